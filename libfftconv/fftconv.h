@@ -1,0 +1,315 @@
+/* libfftconv: long convolutions as matrix products.
+ *
+ * Every call computes, or differentiates, one operation on (B, H, L) rows:
+ *
+ *     z = in_gate . u                   pre-gate
+ *     p = z * k + skip . z              long convolution and skip
+ *     y = out_gate . mask . act(p)      activation, mask, post-gate
+ *
+ * where `*` is causal (linear, cut to L) or circular modulo fft_size, and a
+ * dot is a product per element.  The convolution runs through the order-p
+ * Monarch decomposition of the DFT (FlashFFTConv, arXiv 2311.05908, section 3).
+ *
+ * Manner of use, as in FFTW and cuFFT: make a plan for shapes and types, make a
+ * spectrum of the kernel for that plan, execute as often as you like.  A plan
+ * and a spectrum are immutable and may be shared between threads; nothing is
+ * allocated inside execute where the caller gives the workspace.
+ *
+ * Every function that can fail returns a status; fftconv_last_error() then
+ * holds, for this thread, a message that names the argument, its value and what
+ * is allowed.  Arguments are checked before anything is written.
+ */
+#ifndef FFTCONV_H
+#define FFTCONV_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define FFTCONV_API
+#elif defined(__GNUC__)
+#define FFTCONV_API __attribute__((visibility("default")))
+#else
+#define FFTCONV_API
+#endif
+
+#if defined(__GNUC__)
+#define FFTCONV_MUST_CHECK __attribute__((warn_unused_result))
+#else
+#define FFTCONV_MUST_CHECK
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The binary interface's number; fftconv_abi() returns the library's own. */
+#define FFTCONV_ABI 1
+
+/* The most stages a caller may name, and the largest radix of one stage. */
+#define FFTCONV_MAX_ORDER 16
+#define FFTCONV_MAX_RADIX 128
+
+typedef enum fftconv_status {
+    FFTCONV_OK = 0,
+    FFTCONV_INVALID = 1,     /* an argument is wrong: see the message        */
+    FFTCONV_NO_MEMORY = 2,   /* an allocation failed                         */
+    FFTCONV_UNSUPPORTED = 3, /* right, but not to be had on this machine     */
+} fftconv_status;
+
+typedef enum fftconv_dtype {
+    FFTCONV_FLOAT64 = 1,
+    FFTCONV_FLOAT32 = 2,
+    FFTCONV_FLOAT16 = 3,
+    FFTCONV_BFLOAT16 = 4,
+} fftconv_dtype;
+
+typedef enum fftconv_mode {
+    FFTCONV_CAUSAL = 0,   /* y[t] = sum_{s<=t} k[s] z[t-s]                   */
+    FFTCONV_CIRCULAR = 1, /* the same with t-s modulo fft_size               */
+} fftconv_mode;
+
+/* How a real row becomes a complex one of M points (DESIGN, "form"). */
+typedef enum fftconv_form {
+    FFTCONV_FORM_AUTO = 0,
+    FFTCONV_RIGHT_ANGLE = 1, /* modulo t^M - i: a linear convolution of 2M   */
+    FFTCONV_EVEN_ODD = 2,    /* z[n] = x[2n] + i x[2n+1], fft_size = 2M      */
+    FFTCONV_COMPLEX = 3,     /* imaginary part zero, fft_size = M            */
+} fftconv_form;
+
+typedef enum fftconv_activation {
+    FFTCONV_IDENTITY = 0,
+    FFTCONV_GELU = 1, /* x Phi(x), by erf                                    */
+    FFTCONV_SILU = 2, /* x / (1 + exp(-x))                                   */
+} fftconv_activation;
+
+typedef enum fftconv_direction {
+    FFTCONV_FORWARD = 0,
+    FFTCONV_BACKWARD = 1,
+} fftconv_direction;
+
+typedef struct fftconv_plan fftconv_plan;
+typedef struct fftconv_spectrum fftconv_spectrum;
+
+/* An array the caller owns.  data == NULL: the operand is absent.
+ * shape and stride are of (B, H, L); strides count elements, not bytes, and a
+ * stride of 0 repeats an input along that axis (an output must not).
+ * A kernel is (1, H, Lk), skip is (1, H, 1), mask is (B, H, 1). */
+typedef struct fftconv_tensor {
+    void *data;
+    int32_t dtype; /* fftconv_dtype */
+    int32_t reserved;
+    int64_t shape[3];
+    int64_t stride[3];
+} fftconv_tensor;
+
+/* ---- Library ------------------------------------------------------------ */
+
+FFTCONV_API const char *fftconv_version(void);
+FFTCONV_API int fftconv_abi(void);
+/* The last failure's message on this thread; "" where there was none. */
+FFTCONV_API const char *fftconv_last_error(void);
+/* Instruction sets this build knows, by number from 0; NULL past the last. */
+FFTCONV_API const char *fftconv_isa_name(int index);
+/* 1 if this machine can run it, else 0. */
+FFTCONV_API int fftconv_isa_available(const char *name);
+/* The processors a thread count of 0 means. */
+FFTCONV_API int fftconv_default_threads(void);
+
+/* ---- Plans -------------------------------------------------------------- */
+
+/* Zero it, set `size` to sizeof(fftconv_plan_desc), fill in what you know:
+ * zero always means "the library's choice". */
+typedef struct fftconv_plan_desc {
+    size_t size;
+    int64_t batch, channels, length; /* B, H, L >= 1                          */
+    int64_t kernel_length;           /* Lk >= 1; circular: Lk <= fft_size     */
+    int64_t fft_size;                /* circular only: N >= L; 0 means L      */
+    int32_t mode;                    /* fftconv_mode                          */
+    int32_t dtype;                   /* of u, gates, y; float64 computes in
+                                        float64, the others in float32        */
+    int32_t form;                    /* fftconv_form                          */
+    int32_t dense;                   /* 1: every stage a dense complex matrix
+                                        product instead of a codelet          */
+    int32_t threads;                 /* of a call that names none; 0: all     */
+    int32_t order;                   /* p; radices' length if those are given */
+    const int64_t *radices;          /* N_1 (outermost) ... N_p, each in
+                                        1 ... 128; their product is M, the
+                                        complex transform's length            */
+    const char *isa;                 /* NULL: the best of this machine        */
+} fftconv_plan_desc;
+
+/* Errors: INVALID (any field), UNSUPPORTED (isa), NO_MEMORY. */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_plan_create(
+    fftconv_plan **plan, const fftconv_plan_desc *desc);
+/* NULL is allowed. */
+FFTCONV_API void fftconv_plan_destroy(fftconv_plan *plan);
+
+#define FFTCONV_MAX_STAGES 40
+
+/* What was chosen, and what it costs.  Counts are of one forward call, all
+ * rows, without the kernel's own transform.  Set `size` before the call. */
+typedef struct fftconv_plan_info {
+    size_t size;
+    int32_t form, mode, dtype, dense, threads, lanes;
+    int64_t fft_size;         /* circular: N; causal: 2M                      */
+    int64_t transform_length; /* M                                            */
+    int32_t order;            /* the decomposition as named or chosen         */
+    int32_t stages;           /* the steps it runs as: 32 may run as 4 and 8  */
+    int64_t radices[FFTCONV_MAX_ORDER];
+    int64_t stage_radices[FFTCONV_MAX_STAGES];
+    double stage_flops[FFTCONV_MAX_STAGES]; /* both directions, real flops    */
+    double product_flops;                   /* spectra times spectrum         */
+    double io_bytes;    /* u in, y out: the caller's arrays                   */
+    double l1_bytes;    /* moved by stages whose data sit in L1               */
+    double l2_bytes;    /* ... in L2                                          */
+    double memory_bytes;/* ... beyond L2                                      */
+    int64_t spectrum_bytes;       /* a spectrum of all channels               */
+    int64_t spectra_row_bytes;    /* one row of fftconv_rows_to_spectra       */
+    int64_t forward_workspace_bytes;  /* with this plan's thread count        */
+    int64_t backward_workspace_bytes;
+    double predicted_seconds;     /* the planner's own estimate, one thread   */
+    const char *isa;
+} fftconv_plan_info;
+
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_plan_get_info(
+    const fftconv_plan *plan, fftconv_plan_info *info);
+
+/* Bytes of workspace for one call on `threads` threads (0: the plan's).
+ * Workspace must be aligned to 64 bytes. */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_workspace_bytes(
+    const fftconv_plan *plan, int direction, int threads, int64_t *bytes);
+
+/* ---- Spectra ------------------------------------------------------------ */
+
+/* The transform of k (1, H, Lk), in the order in which the plan's stages leave
+ * it, scaled, ready for any number of calls.  k's dtype: float64 for a float64
+ * plan, else float32, or the plan's own 16-bit type. */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_spectrum_create(
+    fftconv_spectrum **spectrum, const fftconv_plan *plan,
+    const fftconv_tensor *k, int threads);
+/* NULL is allowed. */
+FFTCONV_API void fftconv_spectrum_destroy(fftconv_spectrum *spectrum);
+
+/* ---- The convolution ---------------------------------------------------- */
+
+/* Zero it, set `size`, fill in what takes part.  u, gates, y and their
+ * gradients have the plan's dtype and shape (B, H, L).  Kernels, skip and mask
+ * and their gradients may be float32 where the plan is 16-bit. */
+typedef struct fftconv_operands {
+    size_t size;
+    int32_t activation; /* fftconv_activation                               */
+    int32_t threads;    /* 0: the plan's                                    */
+    fftconv_tensor u;
+    fftconv_tensor k;        /* where no spectrum is given                  */
+    fftconv_tensor in_gate, out_gate;
+    fftconv_tensor skip;     /* (1, H, 1)                                   */
+    fftconv_tensor mask;     /* (B, H, 1)                                   */
+    fftconv_tensor y;        /* forward: the result; may be u itself        */
+    fftconv_tensor dy;       /* backward: the gradient of y                 */
+    fftconv_tensor du, dk, din_gate, dout_gate, dskip; /* what you want of it */
+    void *workspace;         /* NULL: the call allocates its own and frees it */
+    int64_t workspace_bytes;
+} fftconv_operands;
+
+/* y from u.  spectrum NULL: k must be given, and is transformed channel by
+ * channel inside the call. */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_forward(
+    const fftconv_plan *plan, const fftconv_spectrum *spectrum,
+    const fftconv_operands *operands);
+
+/* Gradients from dy; u, gates, skip, mask, activation as in forward, which is
+ * recomputed.  dk (1, H, Lk) and dskip (1, H, 1) are summed over the batch in
+ * a fixed order. */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_backward(
+    const fftconv_plan *plan, const fftconv_spectrum *spectrum,
+    const fftconv_operands *operands);
+
+/* ---- The three primitives ------------------------------------------------
+ * A convolution is spectra_to_rows(multiply(rows_to_spectra(u))).  Spectra are
+ * B*H consecutive rows of info.spectra_row_bytes, in stage order, 64-byte
+ * aligned. */
+
+/* rows: (B, H, L) of the plan's dtype. */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_rows_to_spectra(
+    const fftconv_plan *plan, const fftconv_tensor *rows, void *spectra,
+    int threads);
+/* out = spectrum . in per frequency; out may be in. */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_multiply(
+    const fftconv_plan *plan, const fftconv_spectrum *spectrum, const void *in,
+    void *out, int threads);
+/* The inverse DFT without its 1/M, which a spectrum carries; spectra are
+ * overwritten. */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_spectra_to_rows(
+    const fftconv_plan *plan, void *spectra, const fftconv_tensor *rows,
+    int threads);
+/* Where frequency m = 0 ... M-1 of a row lies: offset[m] counts real numbers
+ * from the row's start to Re X[m]; Im X[m] lies info.lanes further on.  In the
+ * right-angle form X[m] is the value at frequency (m - 1/4)/M. */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_spectra_offsets(
+    const fftconv_plan *plan, int64_t *offset);
+
+/* ---- The transform by itself -------------------------------------------- */
+
+/* count DFTs of n = prod radices points, by decimation in frequency, through
+ * the stage code the convolutions run; interleaved complex64 (FFTCONV_FLOAT32)
+ * or complex128 (FFTCONV_FLOAT64).
+ *
+ * stages < 0: all of them, result in natural order (inverse: with its 1/n).
+ * Otherwise stages 1 ... `stages` only, twiddles included, result in place:
+ * after stage i, digits k_1 ... k_i stand where n_1 ... n_i stood, most
+ * significant first. */
+typedef struct fftconv_dft_desc {
+    size_t size;
+    int64_t n, count;
+    int32_t dtype, inverse, dense, stages;
+    int32_t order;
+    int32_t reserved;
+    const int64_t *radices; /* each in 1 ... 128 */
+    const char *isa;
+    const void *in;
+    void *out; /* may be in */
+} fftconv_dft_desc;
+
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_dft(const fftconv_dft_desc *desc);
+
+/* ---- Cost model: Equation 2 of the paper --------------------------------- */
+
+/* A machine in the paper's four numbers (Table 19). */
+typedef struct fftconv_hardware {
+    size_t size;
+    char name[32];
+    double sigma_h; /* bytes/s of main memory (HBM)                           */
+    double sigma_s; /* bytes/s of the fast memory (SRAM; a CPU's L2)          */
+    double tau_m;   /* flop/s of matrix products                              */
+    double tau_g;   /* flop/s of everything else                              */
+    int64_t mu;     /* smallest radix that runs at tau_m                      */
+    int64_t fast_points; /* the longest sub-transform kept in fast memory     */
+    int32_t measured;    /* 0: from a datasheet                               */
+    int32_t reserved;
+} fftconv_hardware;
+
+/* "A100" (Table 19), "H100" (datasheet), "host" (measured now, about half a
+ * second).  NULL past the last for the names by number. */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_hardware_get(
+    const char *name, fftconv_hardware *hardware);
+FFTCONV_API const char *fftconv_hardware_name(int index);
+
+/* Seconds for B = H = 1 of N = prod radices:
+ *   C = sum_i 16 N N_i / gamma(N_i) + 4 N / omega(i),
+ * gamma = tau_m if N_i >= mu else tau_g; omega(i) = sigma_h while the length
+ * still to be transformed, N / prod_{j<i} N_j, exceeds fast_points. */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_monarch_cost(
+    const int64_t *radices, int order, const fftconv_hardware *hardware,
+    double *seconds);
+/* The most equal powers of two, largest outermost (Figure 4); n = 2^a. */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_balanced_radices(
+    int64_t n, int order, int64_t *radices);
+/* The cheapest powers of two by the model. */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_best_radices(
+    int64_t n, int order, const fftconv_hardware *hardware, int64_t *radices);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
