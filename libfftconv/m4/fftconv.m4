@@ -1,0 +1,107 @@
+# fftconv.m4: the checks that configure.ac makes more than once, or at length.
+
+# FFTCONV_CHECK_FLAG(FLAGS, [IF-YES], [IF-NO], [PROLOGUE])
+# Does the compiler take FLAGS on a program that starts with PROLOGUE?
+# -Werror, because clang only warns of an option it does not know.
+AC_DEFUN([FFTCONV_CHECK_FLAG],
+[fftconv_save_CFLAGS=$CFLAGS
+CFLAGS="$CFLAGS -Werror $1"
+AC_MSG_CHECKING([whether $CC accepts $1])
+AC_COMPILE_IFELSE([AC_LANG_PROGRAM([$4], [])],
+  [fftconv_flag=yes], [fftconv_flag=no])
+AC_MSG_RESULT([$fftconv_flag])
+CFLAGS=$fftconv_save_CFLAGS
+AS_IF([test $fftconv_flag = yes], [$2], [$3])])
+
+# FFTCONV_CHECK_LINK_FLAG(FLAG, [IF-YES], [IF-NO])
+AC_DEFUN([FFTCONV_CHECK_LINK_FLAG],
+[fftconv_save_LDFLAGS=$LDFLAGS
+LDFLAGS="$LDFLAGS $1"
+AC_MSG_CHECKING([whether $CC links with $1])
+AC_LINK_IFELSE([AC_LANG_PROGRAM([], [])],
+  [fftconv_flag=yes], [fftconv_flag=no])
+AC_MSG_RESULT([$fftconv_flag])
+LDFLAGS=$fftconv_save_LDFLAGS
+AS_IF([test $fftconv_flag = yes], [$2], [$3])])
+
+# FFTCONV_ADD_FLAGS(VARIABLE, FLAGS): add FLAGS to VARIABLE if they are taken.
+AC_DEFUN([FFTCONV_ADD_FLAGS],
+[FFTCONV_CHECK_FLAG([$2], [$1="$$1 $2"])])
+
+# FFTCONV_ISA(NAME, FLAGS, MACROS)
+# The conditional HAVE_<NAME>, the substitution <NAME>_CFLAGS and, in config.h,
+# FFTCONV_HAVE_<NAME>, if the compiler takes FLAGS for this host and then
+# defines MACROS.
+AC_DEFUN([FFTCONV_ISA],
+[m4_pushdef([UP], m4_toupper([$1]))dnl
+AS_VAR_SET_IF([ISA_NAMES], [], [ISA_NAMES="baseline wide"])
+AS_CASE([$host_cpu],
+  [x86_64|amd64|i?86],
+  [FFTCONV_CHECK_FLAG([$2], [fftconv_isa=yes], [fftconv_isa=no],
+    [m4_foreach_w([MACRO], [$3], [
+#ifndef MACRO
+#error "MACRO is not defined"
+#endif
+])])],
+  [fftconv_isa=no])
+AS_IF([test $fftconv_isa = yes],
+  [ISA_NAMES="$ISA_NAMES $1"
+   AC_DEFINE([FFTCONV_HAVE_]UP, [1],
+     [Define to 1 if the engine is compiled for the instruction set $1.])])
+AC_SUBST(UP[_CFLAGS], ["$2"])
+AM_CONDITIONAL([HAVE_]UP, [test $fftconv_isa = yes])
+m4_popdef([UP])])
+
+# FFTCONV_SANITIZERS
+# Flags for the library and the C tests, and in SANITIZER_PRELOAD the runtime
+# that a Python without sanitizers must load first.  libstdc++ goes with it:
+# AddressSanitizer looks up the C++ throw before NumPy brings the library in.
+AC_DEFUN([FFTCONV_SANITIZERS],
+[SANITIZER_FLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined"
+AC_MSG_CHECKING([for the AddressSanitizer runtime])
+AS_IF([$CC --version 2>/dev/null | grep -i clang >/dev/null],
+  [SANITIZER_FLAGS="$SANITIZER_FLAGS -shared-libasan"
+   fftconv_asan=`$CC -print-file-name=libclang_rt.asan-$host_cpu.so`],
+  [fftconv_asan=`$CC -print-file-name=libasan.so`])
+fftconv_stdcxx=`$CC -print-file-name=libstdc++.so.6`
+AS_IF([test -f "$fftconv_asan"], [],
+  [AC_MSG_ERROR([--enable-sanitizers was asked for, but $CC has no shared AddressSanitizer])])
+AC_MSG_RESULT([$fftconv_asan])
+SANITIZER_PRELOAD=$fftconv_asan
+AS_IF([test -f "$fftconv_stdcxx"],
+  [SANITIZER_PRELOAD="$SANITIZER_PRELOAD:$fftconv_stdcxx"])
+LIB_CFLAGS="$LIB_CFLAGS $SANITIZER_FLAGS"
+# Named again for the linker: libtool drops -fsanitize from compiler flags of
+# shared libraries unless it comes as a linker flag too.
+LIB_LDFLAGS="$LIB_LDFLAGS $SANITIZER_FLAGS"
+FFTCONV_CHECK_LINK_FLAG([$SANITIZER_FLAGS], [],
+  [AC_MSG_ERROR([--enable-sanitizers was asked for, but $CC cannot link with it])])])
+
+# FFTCONV_CUDA: --with-cuda[=DIR|no]; sets NVCC and CUDA_SUMMARY.
+# Looked for and reported only: no part of the library uses CUDA yet.
+AC_DEFUN([FFTCONV_CUDA],
+[AC_ARG_WITH([cuda],
+  [AS_HELP_STRING([--with-cuda@<:@=DIR@:>@],
+    [look for the CUDA compiler, in DIR/bin if given; reported only, nothing is built with it yet @<:@default=check@:>@])],
+  [], [with_cuda=check])
+AC_ARG_VAR([NVCC], [CUDA compiler])
+AS_CASE([$with_cuda],
+  [no], [NVCC=],
+  [yes|check],
+    [AC_PATH_PROG([NVCC], [nvcc], [], [$PATH$PATH_SEPARATOR/usr/local/cuda/bin])],
+  [AC_PATH_PROG([NVCC], [nvcc], [], [$with_cuda/bin])])
+CUDA_SUMMARY=no
+AS_IF([test -n "$NVCC"],
+  [AC_MSG_CHECKING([whether $NVCC runs])
+   fftconv_cuda=`$NVCC --version 2>/dev/null | sed -n 's/.*release \(@<:@0-9.@:>@*\).*/\1/p'`
+   AS_IF([test -n "$fftconv_cuda"],
+     [AC_MSG_RESULT([yes, release $fftconv_cuda])
+      CUDA_SUMMARY="$NVCC, release $fftconv_cuda, found; not used: this version runs on the CPU only"],
+     [AC_MSG_RESULT([no])
+      NVCC=])])
+AS_CASE([$with_cuda],
+  [no], [CUDA_SUMMARY="not looked for (--without-cuda)"],
+  [check], [AS_IF([test -z "$NVCC"],
+    [CUDA_SUMMARY="no nvcc found; not needed: this version runs on the CPU only"])],
+  [AS_IF([test -z "$NVCC"],
+    [AC_MSG_ERROR([--with-cuda was asked for, but no working nvcc was found; name the toolkit's directory with --with-cuda=DIR])])])])

@@ -1,0 +1,86 @@
+"""Build hook: a wheel py3-none-<platform> that carries the C library.
+
+ctypes loads the library, so the wheel depends on the platform and on no
+version of Python.  The library is configured and built in a copy of its
+sources, so that nothing is left in the tree and a tree that was configured in
+place does no harm.
+"""
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from setuptools import Distribution, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_py import build_py
+
+TOP = Path(__file__).resolve().parent.parent
+# What configure and make need of the tree.
+SOURCES = ["configure.ac", "Makefile.am", "libfftconv", "python", "tests"]
+# ... and of a release, where autoreconf has run already.
+GENERATED = ["configure", "Makefile.in", "aclocal.m4", "config.h.in", "build-aux"]
+
+
+def version():
+    text = (TOP / "configure.ac").read_text()
+    return re.search(r"AC_INIT\(\[libfftconv\], \[([^]]+)\]\)", text).group(1)
+
+
+def run(command, directory):
+    print(f"fftconv: {' '.join(command)}", flush=True)
+    try:
+        subprocess.run(command, cwd=directory, check=True)
+    except FileNotFoundError:
+        raise SystemExit(
+            f"fftconv: {command[0]} not found; building the C library needs a C "
+            "compiler, make, and from a git checkout autoconf, automake, libtool"
+        ) from None
+
+
+def build_library(target):
+    """Configure and build libfftconv in a copy; leave the library at target."""
+    with tempfile.TemporaryDirectory(prefix="fftconv-") as scratch:
+        scratch = Path(scratch)
+        built = shutil.ignore_patterns(
+            "*.o", "*.lo", "*.la", ".libs", ".deps", "build", "__pycache__")
+        for name in SOURCES + GENERATED:
+            source = TOP / name
+            if source.is_dir():
+                shutil.copytree(source, scratch / name, ignore=built)
+            elif source.exists():
+                shutil.copy2(source, scratch / name)
+        if not (scratch / "configure").exists():
+            run(["autoreconf", "--install"], scratch)
+        run(["./configure", "--quiet", "--disable-static", "PYTHON=:"], scratch)
+        run(["make", "--silent", f"-j{os.cpu_count() or 1}", "libfftconv.la"],
+            scratch)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(scratch / ".libs" / "libfftconv.so", target)
+
+
+class BuildPy(build_py):
+    def run(self):
+        super().run()
+        if not self.editable_mode:  # an editable install uses the build tree
+            build_library(Path(self.build_lib) / "fftconv" / "libfftconv.so")
+
+
+class BdistWheel(bdist_wheel):
+    def get_tag(self):
+        return "py3", "none", super().get_tag()[2]
+
+
+class BinaryDistribution(Distribution):
+    """Not the same on every platform: says so to bdist_wheel."""
+
+    def has_ext_modules(self):
+        return True
+
+
+setup(
+    version=version(),
+    distclass=BinaryDistribution,
+    cmdclass={"build_py": BuildPy, "bdist_wheel": BdistWheel},
+)
