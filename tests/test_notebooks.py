@@ -1,0 +1,56 @@
+"""The lessons run, and what is committed is what their sources say."""
+
+import importlib.util
+import pathlib
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+pytest.importorskip("nbclient")
+pytest.importorskip("ipykernel")
+
+NOTEBOOKS = pathlib.Path(__file__).resolve().parents[1] / "notebooks"
+
+spec = importlib.util.spec_from_file_location("notebooks_build",
+                                              NOTEBOOKS / "build.py")
+build = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(build)
+
+LESSONS = build.lessons()
+each_lesson = pytest.mark.parametrize("source", LESSONS, ids=lambda s: s.stem)
+
+
+def test_there_are_lessons():
+    assert [s.stem[:2] for s in LESSONS] == ["01", "02", "03"]
+
+
+@each_lesson
+def test_runs_in_a_fresh_kernel(source):
+    book = build.execute(build.make_notebook(source))  # raises on any error
+    assert all(cell.execution_count for cell in book.cells
+               if cell.cell_type == "code")
+
+
+@each_lesson
+def test_committed_notebook_is_the_source_executed(source):
+    book = nbformat.read(build.notebook_path(source), as_version=4)
+    nbformat.validate(book)
+    cells = [(cell.cell_type, cell.source) for cell in book.cells]
+    assert cells == build.read_percent(source.read_text("utf-8")), (
+        f"{source.name} and its notebook differ: run notebooks/build.py "
+        f"{source.stem[:2]}")
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not [o for o in outputs if o.output_type == "error"]
+    figures = [o for o in outputs if "image/png" in o.get("data", {})]
+    assert len(figures) >= sum(cell.source.count("plt.show()") for cell in code)
+
+
+def test_percent_reader():
+    text = "# %% [markdown]\n# a\n#\n# b\n\n# %%\nx = 1\n\n# a comment\n"
+    assert build.read_percent(text) == [
+        ("markdown", "a\n\nb"), ("code", "x = 1\n\n# a comment")]
+    for wrong in ("x = 1\n# %%\n", "# %% [raw]\n# a\n", "# %% [markdown]\nx = 1\n"):
+        with pytest.raises(ValueError, match="line"):
+            build.read_percent(wrong)
