@@ -1,0 +1,279 @@
+"""Arrays in and out: what the caller has, as pointer, type, shape, strides.
+
+NumPy arrays and CPU torch tensors (bfloat16 too) go straight in; anything else
+that speaks ``__array_interface__``, DLPack or ``__array__`` goes through NumPy,
+without a copy where it allows that.  The same kind comes out.  torch is never
+imported here: where a torch tensor arrives, it is in sys.modules already.
+"""
+
+import operator
+import sys
+
+import numpy as np
+
+from ._gradients import sum_to_shape
+
+DTYPE_NAMES = ("float64", "float32", "float16", "bfloat16")
+ITEM_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+
+# The types a kernel, skip or mask may have, by the type of u; the last is the
+# widest, and what a Python list becomes.
+KERNEL_DTYPES = {"float64": ("float64",), "float32": ("float32",),
+                 "float16": ("float16", "float32"),
+                 "bfloat16": ("bfloat16", "float32")}
+
+# Native NumPy dtypes only: a byte-swapped one is not found here.
+_NAMES = {np.dtype(name): name for name in ("float64", "float32", "float16")}
+
+# For each layout and number of axes: which of the array's axes are B, H, L;
+# None stands for an axis of 1.
+AXES = {"BHL": {3: (0, 1, 2), 2: (None, 0, 1), 1: (None, None, 0)},
+        "BLH": {3: (0, 2, 1), 2: (None, 1, 0), 1: (None, None, 0)}}
+
+
+def size(value, name, low=1):
+    """A whole number from `low` to 2^63 - 1, or ValueError."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number "
+                         f"from {low}") from None
+    if not low <= number < 2 ** 63:
+        raise ValueError(f"{name} is {number}; it must be from {low} to "
+                         "2**63 - 1")
+    return number
+
+
+def choice(value, name, allowed):
+    """allowed[value], or ValueError naming what is allowed."""
+    try:
+        return allowed[value]
+    except (KeyError, TypeError):
+        raise ValueError(f"{name} is {value!r}; allowed: "
+                         f"{', '.join(map(repr, allowed))}") from None
+
+
+def numpy_dtype(name):
+    """The NumPy dtype of a name; bfloat16 is ml_dtypes'."""
+    if name == "bfloat16":
+        import ml_dtypes    # here, so that `import fftconv` stays fast
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
+
+
+def _name_of(dtype):
+    """The name of a native NumPy dtype we compute on, else None."""
+    name = _NAMES.get(dtype)
+    if name is None and dtype.name == "bfloat16" and dtype.isnative:
+        name = _NAMES[dtype] = "bfloat16"
+    return name
+
+
+def dtype_name(dtype, name="dtype"):
+    """'float64', 'float32', 'float16' or 'bfloat16', from a string, a NumPy or
+    ml_dtypes dtype, or a torch dtype."""
+    if isinstance(dtype, str) or type(dtype).__module__ == "torch":
+        found = str(dtype)
+        found = found[6:] if found.startswith("torch.") else found
+    else:
+        try:
+            found = np.dtype(dtype).name if dtype is not None else None
+        except TypeError:
+            found = None
+    if found not in DTYPE_NAMES:
+        raise ValueError(f"{name} is {dtype!r}; allowed: "
+                         f"{', '.join(DTYPE_NAMES)}")
+    return found
+
+
+class View:
+    """An array as the library sees it.
+
+    pointer: address of element 0 ...; dtype: a name; shape; strides in
+    elements; keep: the object that owns the memory; kind: None for NumPy, the
+    torch module, or an array-API namespace.
+    """
+    __slots__ = ("pointer", "dtype", "shape", "strides", "keep", "kind")
+
+    def __init__(self, pointer, dtype, shape, strides, keep, kind):
+        self.pointer = pointer
+        self.dtype = dtype
+        self.shape = shape
+        self.strides = strides
+        self.keep = keep
+        self.kind = kind
+
+
+def _numpy_view(a, dtype, kind=None):
+    item = ITEM_BYTES[dtype]
+    strides = a.strides
+    if len(strides) == 3:
+        s, t, r = strides
+        strides = (s // item, t // item, r // item)
+    else:
+        strides = tuple(s // item for s in strides)
+    return View(a.__array_interface__["data"][0], dtype, a.shape, strides, a,
+                kind)
+
+
+def _torch(x):
+    """The torch module, if x is one of its tensors, else None."""
+    torch = sys.modules.get("torch")
+    tensor = getattr(torch, "Tensor", None)
+    return torch if tensor is not None and isinstance(x, tensor) else None
+
+
+def _torch_view(x, name, torch):
+    if x.device.type != "cpu":
+        raise ValueError(f"{name} is on {x.device}; this build computes on "
+                         f"the CPU: pass {name}.cpu()")
+    if x.layout != torch.strided:
+        raise ValueError(f"{name} has layout {x.layout}; allowed: "
+                         "torch.strided")
+    if x.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{name} requires grad, and this call would not "
+                         f"record one: pass {name}.detach(), or call under "
+                         "torch.no_grad()")
+    found = str(x.dtype)[6:]
+    if found not in DTYPE_NAMES:
+        raise _wrong_dtype(name, found)
+    if x.is_neg():
+        x = x.resolve_neg()
+    return View(x.data_ptr(), found, tuple(x.shape), x.stride(), x, torch)
+
+
+def _wrong_dtype(name, found, allowed=DTYPE_NAMES):
+    cast = allowed[-1] if len(allowed) < len(DTYPE_NAMES) else "float32"
+    return ValueError(f"{name} has dtype {found}; allowed: "
+                      f"{', '.join(allowed)}. Cast it first, for example "
+                      f"{name}.astype('{cast}')")
+
+
+def _to_numpy(x, name):
+    """(array, kind) of whatever is neither ndarray nor torch tensor."""
+    if hasattr(x, "__array_interface__"):
+        return np.asarray(x), None
+    kind = None
+    if hasattr(x, "__dlpack__"):
+        device = x.__dlpack_device__()
+        if device[0] != 1:                                      # kDLCPU
+            raise ValueError(f"{name} is on DLPack device {tuple(device)}; "
+                             "this build computes on the CPU")
+        namespace = getattr(x, "__array_namespace__", None)
+        kind = namespace() if namespace is not None else None
+        try:
+            return np.from_dlpack(x), kind
+        except (BufferError, RuntimeError, TypeError):
+            pass            # a type DLPack or NumPy does not know: bfloat16
+    return np.asarray(x), kind
+
+
+def view(x, name, listed="float64"):
+    """View of an input array; copied only if misaligned or byte-swapped.
+
+    Python numbers and (nested) lists become arrays of dtype `listed`; a View
+    stays as it is.
+    """
+    kind = None
+    if type(x) is not np.ndarray:
+        if type(x) is View:
+            return x
+        if isinstance(x, (int, float, list, tuple)):
+            try:
+                return view(np.asarray(x, np.float64).astype(
+                    numpy_dtype(listed)), name)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{name} cannot be made an array of numbers: "
+                                 f"{error}") from None
+        if (torch := _torch(x)) is not None:
+            return _torch_view(x, name, torch)
+        if (hasattr(x, "__cuda_array_interface__")
+              and not hasattr(x, "__array_interface__")):
+            raise ValueError(f"{name} is on a GPU; this build computes on the "
+                             "CPU")
+        x, kind = _to_numpy(x, name)
+    dtype = _NAMES.get(x.dtype) or _name_of(x.dtype)
+    if dtype is None:
+        native = x.dtype.newbyteorder("=")
+        dtype = _name_of(native)
+        if dtype is None:
+            raise _wrong_dtype(name, x.dtype)
+        x = x.astype(native)
+    elif not x.flags.aligned:
+        x = x.copy()
+    return _numpy_view(x, dtype, kind)
+
+
+def output_view(x, name, shape, dtype):
+    """View of an array to be written: of this shape and dtype, in place."""
+    torch = _torch(x)
+    if torch is not None:
+        found = _torch_view(x, name, torch)
+        if found.keep is not x:
+            raise ValueError(f"{name} is a lazily negated view; pass a plain "
+                             "tensor")
+    elif isinstance(x, np.ndarray):
+        if not x.flags.writeable:
+            raise ValueError(f"{name} is read-only; it must be writeable")
+        if not x.flags.aligned:
+            raise ValueError(f"{name} is misaligned; it must be aligned to "
+                             "its element")
+        known = _name_of(x.dtype)
+        if known is None:
+            raise ValueError(f"{name} has dtype {x.dtype.str}; it must be "
+                             f"{dtype}, in native byte order")
+        found = _numpy_view(x, known)
+    else:
+        raise ValueError(f"{name} is a {type(x).__name__}; it must be a NumPy "
+                         "array or a CPU torch tensor")
+    if found.dtype != dtype:
+        raise ValueError(f"{name} has dtype {found.dtype}; it must be {dtype}, "
+                         "as u")
+    if found.shape != shape:
+        raise ValueError(f"{name} has shape {found.shape}; it must be {shape}, "
+                         "as u")
+    return found
+
+
+def empty(shape, dtype, kind):
+    """(array to hand out, its View); for other namespaces see `finish`."""
+    if kind is not None and kind is sys.modules.get("torch"):
+        x = kind.empty(shape, dtype=getattr(kind, dtype))
+        return x, View(x.data_ptr(), dtype, shape, x.stride(), x, kind)
+    x = np.empty(shape, numpy_dtype(dtype))
+    return x, _numpy_view(x, dtype)
+
+
+def finish(x, kind):
+    """x as an array of `kind`; NumPy arrays and torch tensors as they are."""
+    if kind is None or type(x) is not np.ndarray or kind is np:
+        return x
+    return kind.from_dlpack(x) if x.dtype != numpy_dtype("bfloat16") \
+        else kind.asarray(x)
+
+
+def reduce_to(x, shape):
+    """x summed along the axes that broadcasting `shape` had repeated."""
+    if tuple(x.shape) == tuple(shape):
+        return x
+    if type(x) is np.ndarray:
+        return sum_to_shape(x, shape)
+    wide = x.double() if ITEM_BYTES[str(x.dtype)[6:]] == 8 else x.float()
+    return wide.sum_to_size(shape).to(x.dtype)
+
+
+def check_dtype(v, name, allowed, of):
+    """v.dtype is one of `allowed`, or ValueError."""
+    if v.dtype not in allowed:
+        raise ValueError(f"{name} has dtype {v.dtype}, and u has {of}; "
+                         f"allowed: {', '.join(allowed)}")
+
+
+def broadcast_strides(v, name, shape):
+    """v's strides when repeated to `shape`, by NumPy's rules: 0 where it is."""
+    lead = len(shape) - len(v.shape)
+    if lead < 0 or any(n not in (1, m) for n, m in zip(v.shape, shape[lead:])):
+        raise ValueError(f"{name} has shape {v.shape}; it must be {shape}, or "
+                         "broadcast to it")
+    return (0,) * lead + tuple(
+        0 if n == 1 else s for n, s in zip(v.shape, v.strides))

@@ -1,0 +1,225 @@
+"""The C library: finding it, its prototypes, its structures, its errors.
+
+The library is looked for, in this order:
+
+1. the file named by the environment variable FFTCONV_LIBRARY (and nowhere
+   else, when that is set);
+2. this package's own directory (a wheel carries the library there);
+3. the build tree the package stands in: ``build/.libs``, then ``.libs``;
+4. the system: the prefix the package was installed under, then wherever the
+   dynamic loader looks.
+
+A status other than OK becomes an exception that carries the library's message:
+
+=============  =====================================================
+INVALID        ``ValueError``
+NO_MEMORY      ``MemoryError``
+UNSUPPORTED    ``Unsupported``, a ``RuntimeError``: right, but not to
+               be had on this machine (an instruction set it lacks)
+=============  =====================================================
+"""
+
+import ctypes
+import ctypes.util
+import glob
+import os
+import sys
+from ctypes import (CDLL, POINTER, Structure, c_char, c_char_p, c_double,
+                    c_int, c_int32, c_int64, c_size_t, c_void_p)
+
+ABI = 1                # FFTCONV_ABI of the header this package is written for
+MAX_ORDER = 16         # FFTCONV_MAX_ORDER
+MAX_RADIX = 128        # FFTCONV_MAX_RADIX
+MAX_STAGES = 40        # FFTCONV_MAX_STAGES
+
+OK, INVALID, NO_MEMORY, UNSUPPORTED = range(4)                # fftconv_status
+DTYPES = {"float64": 1, "float32": 2, "float16": 3, "bfloat16": 4}
+MODES = {"causal": 0, "circular": 1}
+FORMS = {"auto": 0, "right_angle": 1, "even_odd": 2, "complex": 3}
+ACTIVATIONS = {None: 0, "gelu": 1, "silu": 2}
+FORWARD, BACKWARD = range(2)                               # fftconv_direction
+
+
+class Unsupported(RuntimeError):
+    """A right request that this machine or build cannot serve."""
+
+
+class Tensor(Structure):
+    """fftconv_tensor: an array the caller owns; strides count elements."""
+    _fields_ = [("data", c_void_p), ("dtype", c_int32), ("reserved", c_int32),
+                ("shape", c_int64 * 3), ("stride", c_int64 * 3)]
+
+
+class PlanDesc(Structure):
+    """fftconv_plan_desc: what a plan is made from; zero means "you choose"."""
+    _fields_ = [("size", c_size_t),
+                ("batch", c_int64), ("channels", c_int64), ("length", c_int64),
+                ("kernel_length", c_int64), ("fft_size", c_int64),
+                ("mode", c_int32), ("dtype", c_int32), ("form", c_int32),
+                ("dense", c_int32), ("threads", c_int32), ("order", c_int32),
+                ("radices", POINTER(c_int64)), ("isa", c_char_p)]
+
+
+class PlanInfo(Structure):
+    """fftconv_plan_info: what was chosen, and what it costs."""
+    _fields_ = [("size", c_size_t),
+                ("form", c_int32), ("mode", c_int32), ("dtype", c_int32),
+                ("dense", c_int32), ("threads", c_int32), ("lanes", c_int32),
+                ("fft_size", c_int64), ("transform_length", c_int64),
+                ("order", c_int32), ("stages", c_int32),
+                ("radices", c_int64 * MAX_ORDER),
+                ("stage_radices", c_int64 * MAX_STAGES),
+                ("stage_flops", c_double * MAX_STAGES),
+                ("product_flops", c_double), ("io_bytes", c_double),
+                ("l1_bytes", c_double), ("l2_bytes", c_double),
+                ("memory_bytes", c_double),
+                ("spectrum_bytes", c_int64), ("spectra_row_bytes", c_int64),
+                ("forward_workspace_bytes", c_int64),
+                ("backward_workspace_bytes", c_int64),
+                ("predicted_seconds", c_double), ("isa", c_char_p)]
+
+
+class Operands(Structure):
+    """fftconv_operands: the arrays of one call."""
+    _fields_ = [("size", c_size_t),
+                ("activation", c_int32), ("threads", c_int32),
+                ("u", Tensor), ("k", Tensor),
+                ("in_gate", Tensor), ("out_gate", Tensor),
+                ("skip", Tensor), ("mask", Tensor),
+                ("y", Tensor), ("dy", Tensor),
+                ("du", Tensor), ("dk", Tensor), ("din_gate", Tensor),
+                ("dout_gate", Tensor), ("dskip", Tensor),
+                ("workspace", c_void_p), ("workspace_bytes", c_int64)]
+
+
+class DftDesc(Structure):
+    """fftconv_dft_desc: the transform by itself."""
+    _fields_ = [("size", c_size_t), ("n", c_int64), ("count", c_int64),
+                ("dtype", c_int32), ("inverse", c_int32), ("dense", c_int32),
+                ("stages", c_int32), ("order", c_int32), ("reserved", c_int32),
+                ("radices", POINTER(c_int64)), ("isa", c_char_p),
+                ("in_", c_void_p), ("out", c_void_p)]
+
+
+class Hardware(Structure):
+    """fftconv_hardware: a machine in the paper's four numbers (Table 19)."""
+    _fields_ = [("size", c_size_t), ("name", c_char * 32),
+                ("sigma_h", c_double), ("sigma_s", c_double),
+                ("tau_m", c_double), ("tau_g", c_double),
+                ("mu", c_int64), ("fast_points", c_int64),
+                ("measured", c_int32), ("reserved", c_int32)]
+
+
+# Opaque handles travel as plain pointers: fftconv_plan *, fftconv_spectrum *.
+_PLAN = _SPECTRUM = c_void_p
+
+# name: (result, [arguments]), one row for each function of fftconv.h, in its
+# order.  A result of STATUS is an int that `_check` turns into an exception.
+STATUS = c_int
+PROTOTYPES = {
+    "fftconv_version": (c_char_p, []),
+    "fftconv_abi": (c_int, []),
+    "fftconv_last_error": (c_char_p, []),
+    "fftconv_isa_name": (c_char_p, [c_int]),
+    "fftconv_isa_available": (c_int, [c_char_p]),
+    "fftconv_default_threads": (c_int, []),
+    "fftconv_plan_create": (STATUS, [POINTER(_PLAN), POINTER(PlanDesc)]),
+    "fftconv_plan_destroy": (None, [_PLAN]),
+    "fftconv_plan_get_info": (STATUS, [_PLAN, POINTER(PlanInfo)]),
+    "fftconv_workspace_bytes": (STATUS, [_PLAN, c_int, c_int,
+                                         POINTER(c_int64)]),
+    "fftconv_spectrum_create": (STATUS, [POINTER(_SPECTRUM), _PLAN,
+                                         POINTER(Tensor), c_int]),
+    "fftconv_spectrum_destroy": (None, [_SPECTRUM]),
+    "fftconv_forward": (STATUS, [_PLAN, _SPECTRUM, POINTER(Operands)]),
+    "fftconv_backward": (STATUS, [_PLAN, _SPECTRUM, POINTER(Operands)]),
+    "fftconv_rows_to_spectra": (STATUS, [_PLAN, POINTER(Tensor), c_void_p,
+                                         c_int]),
+    "fftconv_multiply": (STATUS, [_PLAN, _SPECTRUM, c_void_p, c_void_p,
+                                  c_int]),
+    "fftconv_spectra_to_rows": (STATUS, [_PLAN, c_void_p, POINTER(Tensor),
+                                         c_int]),
+    "fftconv_spectra_offsets": (STATUS, [_PLAN, POINTER(c_int64)]),
+    "fftconv_dft": (STATUS, [POINTER(DftDesc)]),
+    "fftconv_hardware_get": (STATUS, [c_char_p, POINTER(Hardware)]),
+    "fftconv_hardware_name": (c_char_p, [c_int]),
+    "fftconv_monarch_cost": (STATUS, [POINTER(c_int64), c_int,
+                                      POINTER(Hardware), POINTER(c_double)]),
+    "fftconv_balanced_radices": (STATUS, [c_int64, c_int, POINTER(c_int64)]),
+    "fftconv_best_radices": (STATUS, [c_int64, c_int, POINTER(Hardware),
+                                      POINTER(c_int64)]),
+}
+# These return an int that is no status.
+_PLAIN_INT = {"fftconv_abi", "fftconv_isa_available",
+              "fftconv_default_threads"}
+
+_EXCEPTIONS = {INVALID: ValueError, NO_MEMORY: MemoryError,
+               UNSUPPORTED: Unsupported}
+
+
+def _check(status, function, arguments):
+    if status:
+        message = lib.fftconv_last_error().decode("utf-8", "replace")
+        raise _EXCEPTIONS.get(status, RuntimeError)(
+            message or f"{function.__name__}: status {status}")
+    return status
+
+
+def _candidates():
+    """Files that may be the library, in the order of the module's docstring."""
+    named = os.environ.get("FFTCONV_LIBRARY")
+    if named:
+        yield named
+        return
+    suffix = ".dylib" if sys.platform == "darwin" else ".so"
+    patterns = ["libfftconv.*dylib"] if suffix == ".dylib" else \
+               ["libfftconv.so", "libfftconv.so.*"]
+    here = os.path.dirname(os.path.realpath(__file__))
+    tree = os.path.dirname(os.path.dirname(here))
+    prefix_lib = os.path.dirname(os.path.dirname(os.path.dirname(here)))
+    for folder in (here, os.path.join(tree, "build", ".libs"),
+                   os.path.join(tree, ".libs"), prefix_lib):
+        for pattern in patterns:
+            yield from sorted(glob.glob(os.path.join(folder, pattern)))
+    # The file name's number is the ABI's.
+    yield {".so": f"libfftconv.so.{ABI}",
+           ".dylib": f"libfftconv.{ABI}.dylib"}[suffix]
+    found = ctypes.util.find_library("fftconv")
+    if found:
+        yield found
+
+
+def _load():
+    """The first candidate that loads, its ABI checked and prototypes set."""
+    tried = []
+    for path in _candidates():
+        try:
+            library = CDLL(path)
+        except OSError as error:
+            tried.append(str(error))
+            continue
+        if not hasattr(library, "fftconv_abi"):
+            tried.append(f"{path}: no fftconv_abi in it")
+            continue
+        if library.fftconv_abi() != ABI:
+            raise ImportError(
+                f"{path} has ABI number {library.fftconv_abi()}, and this "
+                f"package needs {ABI}: the library and the Python package "
+                "must come from the same version")
+        for name, (result, arguments) in PROTOTYPES.items():
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
+            if result is STATUS and name not in _PLAIN_INT:
+                function.errcheck = _check
+        return library, path
+    raise ImportError(
+        "libfftconv was not found: build it with `make`, or name the file in "
+        "FFTCONV_LIBRARY. Tried: " + ("; ".join(tried) or "nothing to try"))
+
+
+lib, path = _load()
+
+
+def int64s(values):
+    """A C array of int64 from a sequence of checked Python integers."""
+    return (c_int64 * len(values))(*values)
