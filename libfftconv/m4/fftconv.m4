@@ -1,13 +1,13 @@
 # fftconv.m4: the checks that configure.ac makes more than once, or at length.
 
-# FFTCONV_CHECK_FLAG(FLAGS, [IF-YES], [IF-NO], [PROLOGUE])
-# Does the compiler take FLAGS on a program that starts with PROLOGUE?
-# -Werror, because clang only warns of an option it does not know.
+# FFTCONV_CHECK_FLAG(FLAGS, [IF-YES], [IF-NO])
+# Does the compiler take FLAGS?  -Werror, because clang only warns of an option
+# it does not know.
 AC_DEFUN([FFTCONV_CHECK_FLAG],
 [fftconv_save_CFLAGS=$CFLAGS
 CFLAGS="$CFLAGS -Werror $1"
 AC_MSG_CHECKING([whether $CC accepts $1])
-AC_COMPILE_IFELSE([AC_LANG_PROGRAM([$4], [])],
+AC_COMPILE_IFELSE([AC_LANG_PROGRAM([], [])],
   [fftconv_flag=yes], [fftconv_flag=no])
 AC_MSG_RESULT([$fftconv_flag])
 CFLAGS=$fftconv_save_CFLAGS
@@ -28,21 +28,14 @@ AS_IF([test $fftconv_flag = yes], [$2], [$3])])
 AC_DEFUN([FFTCONV_ADD_FLAGS],
 [FFTCONV_CHECK_FLAG([$2], [$1="$$1 $2"])])
 
-# FFTCONV_ISA(NAME, FLAGS, MACROS)
+# FFTCONV_ISA(NAME, FLAGS)
 # The conditional HAVE_<NAME>, the substitution <NAME>_CFLAGS and, in config.h,
-# FFTCONV_HAVE_<NAME>, if the compiler takes FLAGS for this host and then
-# defines MACROS.
+# FFTCONV_HAVE_<NAME>, if the host is x86 and the compiler takes FLAGS.
 AC_DEFUN([FFTCONV_ISA],
 [m4_pushdef([UP], m4_toupper([$1]))dnl
-AS_VAR_SET_IF([ISA_NAMES], [], [ISA_NAMES="baseline wide"])
 AS_CASE([$host_cpu],
   [x86_64|amd64|i?86],
-  [FFTCONV_CHECK_FLAG([$2], [fftconv_isa=yes], [fftconv_isa=no],
-    [m4_foreach_w([MACRO], [$3], [
-#ifndef MACRO
-#error "MACRO is not defined"
-#endif
-])])],
+  [FFTCONV_CHECK_FLAG([$2], [fftconv_isa=yes], [fftconv_isa=no])],
   [fftconv_isa=no])
 AS_IF([test $fftconv_isa = yes],
   [ISA_NAMES="$ISA_NAMES $1"

@@ -1,0 +1,91 @@
+"""What is built, installed and packed: header hygiene, `make install`, the
+wheel, the list of files that a release holds."""
+import re
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from build_tree import (BUILD, CC, HEADER, TOP, clean_environment,
+                        compile_and_run, installed, need, run)
+
+PROGRAM = """
+#include <fftconv.h>
+#include <stdio.h>
+int main(void)
+{
+    puts(fftconv_version());
+    return fftconv_abi() != FFTCONV_ABI;
+}
+"""
+
+
+@pytest.mark.parametrize("language, standard", [
+    ("c", "c11"), ("c", "gnu11"), ("c++", "c++11"), ("c++", "c++17")])
+def test_header_is_clean(language, standard, tmp_path):
+    """The header compiles by itself, twice, as C and as C++, without a warning."""
+    file = tmp_path / "header.c"
+    file.write_text('#include "fftconv.h"\n#include "fftconv.h"\n'
+                    "int main(void) { return FFTCONV_OK; }\n")
+    empty = tmp_path / "empty.c"
+    empty.write_text("int main(void) { return 0; }\n")
+    command = [*CC, "-x", language, f"-std={standard}", "-fsyntax-only"]
+    if subprocess.run([*command, empty], capture_output=True).returncode:
+        pytest.skip(f"{' '.join(CC)} does not compile {language}")
+    run(*command, "-pedantic", "-Wall", "-Wextra", "-Werror",
+        f"-I{HEADER.parent}", file)
+
+
+@pytest.mark.slow
+def test_installed_library(tmp_path):
+    """A C program finds the installed library by its .pc file alone."""
+    version = re.search(r"AC_INIT\(\[libfftconv\], \[([^]]+)\]",
+                        (TOP / "configure.ac").read_text()).group(1)
+    assert compile_and_run(PROGRAM, tmp_path).strip() == version
+
+
+@pytest.mark.slow
+def test_installed_package(tmp_path):
+    """The installed package is imported from an empty directory and uses the
+    library that was installed with it."""
+    site, = {file.parent.parent for file in installed().rglob("fftconv/_lib.py")}
+    script = ("import fftconv, fftconv._lib, sys; print(fftconv.__file__);"
+              "print(open('/proc/self/maps').read())")
+    output = run(sys.executable, "-c", script, cwd=tmp_path,
+                 env=clean_environment(PYTHONPATH=str(site)))
+    assert output.startswith(str(site))
+    used = set(re.findall(r"\S+/libfftconv\.so\S*", output))
+    assert used == {str((installed() / "lib/libfftconv.so").resolve())}
+
+
+@pytest.mark.slow
+def test_wheel(tmp_path):
+    """One wheel for every Python 3 of this platform, with the library inside."""
+    pytest.importorskip("setuptools", "70.1")
+    need("autoreconf")
+    run(sys.executable, "-c",
+        "import sys, build_from_top as b; b.build_wheel(sys.argv[1])",
+        tmp_path, cwd=TOP, env=clean_environment(PYTHONPATH=str(TOP / "python")))
+    wheel, = tmp_path.glob("*.whl")
+    assert re.fullmatch(r"fftconv-[\d.]+-py3-none-(?!any)\w+\.whl", wheel.name)
+    unpacked = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(unpacked)
+    output = run(sys.executable, "-c",
+                 "import fftconv; print(open('/proc/self/maps').read())",
+                 cwd=tmp_path, env=clean_environment(PYTHONPATH=str(unpacked)))
+    used = set(re.findall(r"\S+/libfftconv\.so\S*", output))
+    assert used == {str(unpacked / "fftconv" / "libfftconv.so")}
+
+
+def test_release_lists_every_source():
+    """A source that no Makefile names would be missing from the release."""
+    listed = run("make", "-C", BUILD, "--silent", "print-distfiles").split()
+    listed = {name.replace("../", "") for name in listed}
+    wanted = {str(file.relative_to(TOP))
+              for folder, pattern in [("libfftconv", "**/*.[ch]"),
+                                      ("python/fftconv", "**/*.py"),
+                                      ("tests", "*.py"), ("tests", "*.c")]
+              for file in (TOP / folder).glob(pattern)}
+    assert len(wanted) > 20
+    assert wanted - listed == set()
