@@ -9,6 +9,9 @@ nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbclient")
 pytest.importorskip("ipykernel")
 
+# Measured lessons under sanitizers would only measure the sanitizers.
+pytestmark = pytest.mark.slow
+
 NOTEBOOKS = pathlib.Path(__file__).resolve().parents[1] / "notebooks"
 
 spec = importlib.util.spec_from_file_location("notebooks_build",

@@ -4,8 +4,8 @@
 # This lesson starts from a sequence of numbers and a filter and ends with the
 # way libfftconv turns one long convolution into one short complex transform.
 # You need to know what a matrix and a complex number are, no more. Each step is
-# one idea longer than the last; each claim is followed by an `assert`
-# or by a figure of something measured on the machine that ran it.
+# one idea longer than the last; each claim is followed by an `assert` or by a
+# figure of something measured on the machine that ran it.
 #
 # | step | idea |
 # |---|---|
@@ -51,9 +51,9 @@ print(f"L = {len(u)} letters, {u.mean():.1%} of them G or C")
 #
 # $$y[t] = \sum_{s=0}^{L_k-1} k[s]\, u[t-s], \qquad u[n] = 0 \text{ for } n < 0.$$
 #
-# Tap $k[s]$ says how much of what was there $s$ places ago is still heard
-# now. It never looks ahead, so it is called **causal**. With $k[s] = 1/L_k$
-# the sum is a mean of the last $L_k$ letters: the *GC content* of a window.
+# Tap $k[s]$ says how much of what was there $s$ places ago is still heard now.
+# It never looks ahead, so it is called **causal**. With $k[s] = 1/L_k$ the sum
+# is a mean of the last $L_k$ letters: the *GC content* of a window.
 
 # %%
 def convolve_by_hand(u, k):
@@ -75,7 +75,8 @@ top.bar(range(80), short, width=0.8, color="C0")
 top.set(title="u[n]: 1 where the letter is G or C", yticks=[0, 1])
 bottom.plot(y, "o-", color="C1")
 bottom.axvspan(40 - 11.5, 40.5, color="C1", alpha=0.15, lw=0)
-bottom.annotate("y[40] is the mean\nof these 12 letters", (40, y[40]), (31, 0.72),
+bottom.annotate("y[40] is the mean\nof these 12 letters",
+                (40, y[40]), (31, 0.72),
                 arrowprops={"arrowstyle": "-", "color": "C1", "shrinkB": 4})
 bottom.set(title="y = u * k, the mean of the last 12 letters",
            xlabel="place in the sequence (letters)", ylabel="GC content",
@@ -84,9 +85,9 @@ plt.show()
 
 # %% [markdown]
 # Two facts follow from the sum at once, and the tests of the library lean on
-# them. It is **linear** in $u$, and **shifting** $u$ shifts $y$. So what
-# the filter does to one single 1 (its *impulse response*, $k$ itself) says
-# what it does to everything.
+# them. It is **linear** in $u$, and **shifting** $u$ shifts $y$. So what the
+# filter does to one single 1 (its *impulse response*, $k$ itself) says what it
+# does to everything.
 
 # %%
 a, b = rng.standard_normal((2, 80))
@@ -94,7 +95,8 @@ k = rng.standard_normal(12)
 assert np.allclose(convolve_by_hand(2 * a + b, k),
                    2 * convolve_by_hand(a, k) + convolve_by_hand(b, k))
 shifted = np.concatenate([np.zeros(5), a[:-5]])
-assert np.allclose(convolve_by_hand(shifted, k)[5:], convolve_by_hand(a, k)[:-5])
+assert np.allclose(convolve_by_hand(shifted, k)[5:],
+                   convolve_by_hand(a, k)[:-5])
 impulse = np.eye(80)[0]
 assert np.array_equal(convolve_by_hand(impulse, k)[:12], k)
 
@@ -102,13 +104,13 @@ assert np.array_equal(convolve_by_hand(impulse, k)[:12], k)
 # ## Step 3. The same sum as a matrix
 #
 # A linear map is a matrix. Here $y = Tu$ with $T[t, s] = k[t-s]$: the same
-# number all along each diagonal (a **Toeplitz** matrix), and zero above the main
-# diagonal, because nothing looks ahead.
+# number all along each diagonal (a **Toeplitz** matrix), and zero above the
+# main diagonal, because nothing looks ahead.
 #
-# If we let the index wrap round, $C[t, s] = k[(t-s) \bmod N]$, the
-# matrix is **circulant** and the convolution **circular modulo N**: what falls
-# off the end comes back in at the front. A filter may also be as long as the
-# sequence, and that is the case this library is for.
+# If we let the index wrap round, $C[t, s] = k[(t-s) \bmod N]$, the matrix is
+# **circulant** and the convolution **circular modulo N**: what falls off the
+# end comes back in at the front. A filter may also be as long as the sequence,
+# and that is the case this library is for.
 
 # %%
 L = 12
@@ -132,10 +134,10 @@ assert np.allclose(toeplitz(k, L) @ x, np.convolve(x, k)[:L])
 # %% [markdown]
 # ## Step 4. Padding: a circular convolution that does a causal one's work
 #
-# Why care about the circular kind? Because step 6 makes it cheap. And the causal
-# kind is hidden in it: put $L$ zeros behind $x$ and $k$, take $N = 2L$, and
-# what wraps round is only zeros. In the right-hand matrix below, the upper left
-# quarter *is* the Toeplitz matrix, and the columns on the right meet
+# Why care about the circular kind? Because step 6 makes it cheap. And the
+# causal kind is hidden in it: put $L$ zeros behind $x$ and $k$, take $N = 2L$,
+# and what wraps round is only zeros. In the right-hand matrix below, the upper
+# left quarter *is* the Toeplitz matrix, and the columns on the right meet
 # nothing but padding.
 
 # %%
@@ -151,9 +153,9 @@ for ax, matrix, title in [
         (axes[1], circulant(k, L), "circular modulo L"),
         (axes[2], circulant(k, 2 * L), "circular modulo 2L")]:
     image = ax.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
-    step = len(matrix) // 4
-    ax.set(title=title, xlabel="input place s", ylabel="output place t",
-           xticks=range(0, len(matrix), step), yticks=range(0, len(matrix), step))
+    ticks = range(0, len(matrix), len(matrix) // 4)
+    ax.set(title=title, xticks=ticks, yticks=ticks,
+           xlabel="input place s", ylabel="output place t")
     ax.grid(False)
 axes[2].add_patch(plt.Rectangle((-0.5, -0.5), L, L, fill=False, ec="k", lw=1.5))
 axes[2].axvspan(L - 0.5, 2 * L - 0.5, color="0.8", alpha=0.55, lw=0)
@@ -168,9 +170,9 @@ plt.show()
 #
 # $$F[m, n] = e^{-2\pi i\, mn/N}.$$
 #
-# Row $m$ is a wave that turns $m$ times round the circle. The matrix is symmetric, and
-# its inverse is its own conjugate over $N$. Nothing here is "fast" yet:
-# it is a matrix times a vector, $N^2$ products.
+# Row $m$ is a wave that turns $m$ times round the circle. The matrix is
+# symmetric, and its inverse is its own conjugate over $N$. Nothing here is
+# "fast" yet: it is a matrix times a vector, $N^2$ products.
 
 # %%
 def dft_matrix(N):
@@ -185,7 +187,8 @@ assert np.allclose(F @ z, np.fft.fft(z), rtol=0, atol=1e-13)
 assert np.array_equal(F, F.T)
 assert np.allclose(F.conj() @ F / N, np.eye(N))
 
-fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.4), width_ratios=[1, 1.5])
+fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.4),
+                                  width_ratios=[1, 1.5])
 image = left.imshow(np.angle(F), cmap="twilight", vmin=-np.pi, vmax=np.pi)
 left.set(title="phase of F, N = 16", xlabel="n", ylabel="m",
          xticks=range(0, N, 4), yticks=range(0, N, 4))
@@ -195,7 +198,7 @@ bar = fig.colorbar(image, ax=left, ticks=[-np.pi, 0, np.pi], shrink=0.85,
 bar.ax.set_yticklabels(["−π", "0", "π"])
 fine = np.linspace(0, N - 1, 400)
 for m in range(4):
-    right.plot(fine, np.cos(2 * np.pi * m * fine / N) - 2.6 * m, color="0.8", lw=1)
+    right.plot(fine, np.cos(2 * np.pi * m * fine / N) - 2.6 * m, "0.8", lw=1)
     right.plot(np.arange(N), F[m].real - 2.6 * m, "o", color=f"C{m}")
 right.set(title="real part of its first four rows", xlabel="n",
           yticks=[-2.6 * m for m in range(4)],
@@ -205,15 +208,16 @@ plt.show()
 # %% [markdown]
 # ## Step 6. The DFT turns circular convolution into a product
 #
-# Take a wave of $m$ turns into a circular convolution: shifting a wave only turns it,
-# so the same wave comes out, multiplied by one complex number, $K[m] = (Fk)[m]$. In
-# matrix words the waves are eigenvectors of *every* circulant matrix,
+# Take a wave of $m$ turns into a circular convolution: shifting a wave only
+# turns it, so the same wave comes out, multiplied by one complex number,
+# $K[m] = (Fk)[m]$. In matrix words the waves are eigenvectors of *every*
+# circulant matrix,
 #
 # $$F\, C\, F^{-1} = \operatorname{diag}(F k), \qquad\text{so}\qquad
 #   y = F^{-1}\big(Fk \odot Fu\big).$$
 #
-# This is the **convolution theorem**. The $N^2$ products are now $N$, with three
-# transforms around them.
+# This is the **convolution theorem**. The $N^2$ products are now $N$, with
+# three transforms around them.
 
 # %%
 N = 24
@@ -238,16 +242,16 @@ plt.show()
 # %% [markdown]
 # ## Step 7. Why N log N
 #
-# The three transforms cost $3N^2$ as matrices: nothing is won yet. But $F$ has structure.
-# Sum over even and odd places apart, $n = 2j$ and $n = 2j+1$:
+# The three transforms cost $3N^2$ as matrices: nothing is won yet. But $F$ has
+# structure. Sum over even and odd places apart, $n = 2j$ and $n = 2j+1$:
 #
 # $$X[m] = \sum_j x[2j]\, e^{-2\pi i\, mj/(N/2)} \;+\; e^{-2\pi i\, m/N}
 #   \sum_j x[2j+1]\, e^{-2\pi i\, mj/(N/2)}.$$
 #
 # Both sums are DFTs of *half* the length. They repeat after $N/2$ values of
 # $m$, while the factor in front (the **twiddle**) changes sign. So $N/2$
-# products join two halves. There are $\log_2 N$ halvings, hence $\tfrac N2\log_2 N$
-# products in all. We let the program count them.
+# products join two halves. There are $\log_2 N$ halvings, hence
+# $\tfrac N2\log_2 N$ products in all. We let the program count them.
 
 # %%
 products = 0
@@ -276,9 +280,10 @@ counted = np.array(counted)
 assert np.array_equal(counted, sizes * np.log2(sizes) / 2)
 
 # %% [markdown]
-# And the clock agrees. Three ways to the same causal convolution with a filter as
-# long as the sequence: the sum of step 2, the matrix of step 3, and NumPy's FFT on
-# padded rows. Each is checked first, then timed in turns; the median counts.
+# And the clock agrees. Three ways to the same causal convolution with a filter
+# as long as the sequence: the sum of step 2, the matrix of step 3, and NumPy's
+# FFT on padded rows. Each is checked first, then timed in turns; the median
+# counts.
 
 # %%
 def medians(calls, rounds=5):
@@ -293,6 +298,7 @@ def medians(calls, rounds=5):
     return np.median(taken, axis=0)
 
 
+rfft, irfft = np.fft.rfft, np.fft.irfft
 lengths = 2 ** np.arange(5, 12)
 rows = []
 for L in lengths:
@@ -300,23 +306,25 @@ for L in lengths:
     T = toeplitz(k, L)
     ways = [lambda: convolve_by_hand(x, k),
             lambda: T @ x,
-            lambda: np.fft.irfft(np.fft.rfft(k, 2 * L) * np.fft.rfft(x, 2 * L))[:L]]
+            lambda: irfft(rfft(k, 2 * L) * rfft(x, 2 * L))[:L]]
     for way in ways[1:]:
         assert np.allclose(way(), ways[0](), rtol=0, atol=1e-12 * L)
     rows.append(medians(ways))
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.4))
-left.loglog(sizes, sizes.astype(float) ** 2, "s-", color="C1", label="matrix: N²")
-left.loglog(sizes, counted, "o-", color="C0", label="FFT, counted: (N/2) log₂ N")
+left.loglog(sizes, sizes**2, "s-", color="C1", label="matrix: N²")
+left.loglog(sizes, counted, "o-", color="C0",
+            label="FFT, counted: (N/2) log₂ N")
 left.set(title="complex products of one DFT", xlabel="N (points)",
          ylabel="products")
 left.legend()
 for name, marker, colour, times in zip(
-        ["the sum, in Python", "Toeplitz matrix, built before", "NumPy FFT, padded"],
+        ["the sum, a tap at a time", "Toeplitz matrix, built before",
+         "NumPy FFT, padded"],
         "^so", ["C2", "C1", "C0"], np.transpose(rows)):
     right.loglog(lengths, 1e6 * times, marker + "-", color=colour, label=name)
-right.set(title="one causal convolution, measured here", xlabel="L = Lk (samples)",
-          ylabel="time (µs)")
+right.set(title="one causal convolution, measured here",
+          xlabel="L = Lk (samples)", ylabel="time (µs)")
 right.legend()
 for ax in (left, right):
     ax.set_xscale("log", base=2)
@@ -325,16 +333,20 @@ plt.show()
 # %% [markdown]
 # ## Step 8. A real row costs half: even/odd packing
 #
-# Our rows are real, and a complex transform of a real row does everything twice: $X[-m]
-# = \overline{X[m]}$. To use the room, put the even samples in the real part
-# and the odd ones in the imaginary part of a row of $M = N/2$ complex numbers:
+# Our rows are real, and a complex transform of a real row does everything
+# twice: $X[-m] = \overline{X[m]}$. To use the room, put the even samples in the
+# real part and the odd ones in the imaginary part of a row of $M = N/2$ complex
+# numbers:
 #
 # $$z[n] = x[2n] + i\,x[2n+1].$$
 #
-# Let $E, O$ be the DFTs of length $M$ of the even and the odd samples, $Z^*[m] =
-# \overline{Z[-m]}$, and $W = e^{-2\pi i/M}$. Then $E = (Z + Z^*)/2$, $O =
-# (Z - Z^*)/2i$. (The paper's appendix A.1 prints $-i(Z-Z^*)/2i$ for $O$;
-# that is a slip, as the assert shows.) A circular convolution mixes them so:
+# Let $E, O$ be the DFTs of length $M$ of the even and the odd samples,
+# $Z^*[m] = \overline{Z[-m]}$, and $W = e^{-2\pi i/M}$. Then
+#
+# $$E = \tfrac12 (Z + Z^*), \qquad O = \tfrac1{2i} (Z - Z^*).$$
+#
+# (The paper's appendix A.1 prints $-i(Z-Z^*)/2i$ for $O$; that is a slip, as
+# the assert shows.) A circular convolution mixes them so:
 #
 # $$Y_e = E K_e + W^m O K_o, \qquad Y_o = E K_o + O K_e,$$
 #
@@ -344,8 +356,8 @@ plt.show()
 # $$Y[m] = A[m]\,Z[m] + B[m]\,\overline{Z[-m]},\qquad
 #   A = K_e + \tfrac i2 (1 - W^m) K_o,\quad B = \tfrac i2 (1 + W^m) K_o.$$
 #
-# Untangle, multiply and tangle again have become one product with a **spectrum**
-# $(A, B)$ that depends on $k$ alone and is computed once.
+# Untangle, multiply and tangle again have become one product with a
+# **spectrum** $(A, B)$ that depends on $k$ alone and is computed once.
 
 # %%
 M = 20
@@ -355,7 +367,8 @@ Z = np.fft.fft(z)
 Z_mirror = np.conj(Z[-np.arange(M)])                  # conj Z[-m]
 
 E, O = (Z + Z_mirror) / 2, (Z - Z_mirror) / 2j
-assert np.allclose(E, np.fft.fft(x[0::2])) and np.allclose(O, np.fft.fft(x[1::2]))
+assert np.allclose(E, np.fft.fft(x[0::2]))
+assert np.allclose(O, np.fft.fft(x[1::2]))
 
 W = np.exp(-2j * np.pi * np.arange(M) / M)
 Ke, Ko = np.fft.fft(k[0::2]), np.fft.fft(k[1::2])
@@ -370,17 +383,17 @@ assert np.allclose(y, circulant(k, 2 * M) @ x, rtol=0, atol=1e-13)
 # ## Step 9. The right angle: a causal convolution with no padding at all
 #
 # There is a neater way where the length is ours to choose. Read the row as a
-# polynomial, $u(t) = \sum u[n] t^n$; then $u(t)k(t)$ is the linear convolution, $2M-1$
-# coefficients long. Working circularly modulo $M$ means $t^M = 1$: place $M+j$
-# lands on place $j$ and is lost in it. Choose instead
+# polynomial, $u(t) = \sum u[n] t^n$; then $u(t)k(t)$ is the linear convolution,
+# $2M-1$ coefficients long. Working circularly modulo $M$ means $t^M = 1$: place
+# $M+j$ lands on place $j$ and is lost in it. Choose instead
 #
 # $$t^M = i.$$
 #
-# Now place $M+j$ lands on place $j$ *times i*. As everything is real, the two stay apart: the
-# real part holds samples $0 \dots M-1$ of the convolution, the imaginary part
-# samples $M \dots 2M-1$. The numbers with $t^M = i$ are the $M$-th roots of 1, turned
-# by a quarter of a step, $t_m = \theta e^{-2\pi i m/M}$ with $\theta =
-# e^{i\pi/2M}$. So
+# Now place $M+j$ lands on place $j$ *times i*. As everything is real, the two
+# stay apart: the real part holds samples $0 \dots M-1$ of the convolution, the
+# imaginary part samples $M \dots 2M-1$. The numbers with $t^M = i$ are the
+# $M$-th roots of 1, turned by a quarter of a step,
+# $t_m = \theta e^{-2\pi i m/M}$ with $\theta = e^{i\pi/2M}$. So
 #
 # $$U = \mathrm{DFT}_M\big(u[n]\,\theta^n\big),\qquad Y = K\,U,\qquad
 #   y[n] = \theta^{-n}\, \mathrm{DFT}_M^{-1}(Y)[n].$$
@@ -397,11 +410,13 @@ assert np.allclose(y.real, linear[:M], rtol=0, atol=1e-13)
 assert np.allclose(y.imag[:-1], linear[M:], rtol=0, atol=1e-13)
 assert abs(y.imag[-1]) < 1e-13                        # there is no sample 2M-1
 
-fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.4), width_ratios=[1, 1.7])
+fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.4),
+                                  width_ratios=[1, 1.7])
 circle = np.exp(2j * np.pi * np.linspace(0, 1, 200))
 left.plot(circle.real, circle.imag, color="0.8", lw=1)
 m = np.arange(8)
-for turn, marker, colour, name in [(0, "o", "C4", "t⁸ = 1"), (0.25, "s", "C1", "t⁸ = i")]:
+for turn, marker, colour, name in [(0, "o", "C4", "t⁸ = 1"),
+                                   (0.25, "s", "C1", "t⁸ = i")]:
     roots = np.exp(2j * np.pi * (turn - m) / 8)
     assert np.allclose(roots ** 8, np.exp(2j * np.pi * turn))
     left.plot(roots.real, roots.imag, marker, color=colour, label=name, ms=6)
@@ -409,10 +424,12 @@ left.set(aspect="equal", title="where u(t) is evaluated, M = 8",
          xlabel="real part", ylabel="imaginary part")
 left.legend(loc="center")
 right.plot(linear, color="0.75", lw=5, label="linear convolution, np.convolve")
-right.plot(np.arange(M), y.real, "o", color="C0", label="Re y: samples 0 … M−1")
-right.plot(M + np.arange(M), y.imag, "s", color="C1", label="Im y: samples M … 2M−1")
+right.plot(np.arange(M), y.real, "o", color="C0",
+           label="Re y: samples 0 … M−1")
+right.plot(M + np.arange(M), y.imag, "s", color="C1",
+           label="Im y: samples M … 2M−1")
 right.axvline(M - 0.5, color="0.5", lw=0.8)
-right.set(title=f"{2 * M - 1} samples out of one complex transform of {M} points",
+right.set(title=f"{2 * M - 1} samples from a complex transform of {M} points",
           xlabel="sample", ylabel="value",
           ylim=(linear.min() - 1, linear.max() + 6))
 right.legend(loc="upper right", ncols=1)
@@ -424,23 +441,25 @@ plt.show()
 # %%
 L = 65536
 halvings = lambda n: n / 2 * np.log2(n)
-print("way                 points of one transform   products (step 7)")
-print(f"padded, complex     {2 * L:>12,}              {halvings(2 * L):>12,.0f}")
-print(f"padded, even/odd    {L:>12,}              {halvings(L):>12,.0f}")
-print(f"right angle         {L:>12,}              {halvings(L):>12,.0f}")
+print("way                 points   products of one transform (step 7)")
+for way, n in [("padded, complex", 2 * L), ("padded, even/odd", L),
+               ("right angle", L)]:
+    print(f"{way:17s}{n:>9,}{halvings(n):>12,.0f}")
 
 # %% [markdown]
-# The two real forms transform alike. The product in the middle differs: even/odd takes two per
-# point and brings each value together with its mirror from the other end of memory;
-# the right angle takes one, and its turning by $\theta^n$ can be hidden in the constants of the
-# first stage (lesson 2, step 10).
+# The two real forms transform alike. The product in the middle differs:
+# even/odd takes two per point and brings each value together with its mirror
+# from the other end of memory; the right angle takes one, and its turning by
+# $\theta^n$ can be hidden in the constants of the first stage (lesson 2, step
+# 10).
 #
 # ## Step 10. The library, on the whole genome
 #
-# `fftconv.conv(u, k)` is the sum of step 2 for `u` of shape (B, H, L) and `k` of
-# shape (H, Lk), by the right angle of step 9 and the stages of lesson 2. Three
-# windows are three channels, with one and the same sequence in each. We check against
-# `fftconv.reference`, plain float64 NumPy that never calls the library.
+# `fftconv.conv(u, k)` is the sum of step 2 for `u` of shape (B, H, L) and `k`
+# of shape (H, Lk), by the right angle of step 9 and the stages of lesson 2.
+# Three windows are three channels, with one and the same sequence in each. We
+# check against `fftconv.reference`, plain float64 NumPy that never calls the
+# library.
 
 # %%
 import fftconv
@@ -449,21 +468,23 @@ windows = [101, 1001, 10001]
 k = np.zeros((3, max(windows)), dtype=np.float32)
 for row, width in zip(k, windows):
     row[:width] = 1 / width
-rows = np.ascontiguousarray(np.broadcast_to(u, (1, 3, len(u)))).astype(np.float32)
+rows = np.tile(u.astype(np.float32), (1, 3, 1))          # (B, H, L)
 
 y = fftconv.conv(rows, k)
 truth = fftconv.reference.conv(rows, k, mode="causal")
 error = np.abs(y - truth).max() / np.abs(truth).max()
 print(f"y {y.shape} {y.dtype}, largest error / largest value = {error:.1e}")
 assert error < 1e-6
-assert np.allclose(truth[0, 0, :2000], convolve_by_hand(u[:2000], k[0].astype(float)))
+assert np.allclose(truth[0, 0, :2000],
+                   convolve_by_hand(u[:2000], k[0].astype(np.float64)))
 
 plan = fftconv.Plan(rows.shape, k.shape)
 print(plan)
 
 # %%
 fig, ax = plt.subplots(figsize=(8.6, 3.4))
-for row, width, colour, line in zip(y[0], windows, ["0.8", "C0", "C1"], [0.6, 1.3, 2.2]):
+for row, width, colour, line in zip(y[0], windows, ["0.8", "C0", "C1"],
+                                    [0.6, 1.3, 2.2]):
     # A causal mean of `width` letters belongs to the window's middle.
     centre = (np.arange(len(u)) - (width - 1) / 2)[width - 1:] / 1000
     ax.plot(centre, 100 * row[width - 1:], color=colour, lw=line,
@@ -475,9 +496,9 @@ ax.legend(title="window", loc="upper right", ncols=3)
 plt.show()
 
 # %% [markdown]
-# The left half of the genome, which makes the virus's head and tail, is rich in G and C;
-# the right half is not, and the short window shows the noise that the long
-# ones average away.
+# The left half of the genome, which makes the virus's head and tail, is rich in
+# G and C; the right half is not, and the short window shows the noise that the
+# long ones average away.
 #
-# **Next.** Lesson 2 takes step 7 apart: instead of halving, it splits $N$ into a
-# few large factors, so that the transform becomes a few matrix products.
+# **Next.** Lesson 2 takes step 7 apart: instead of halving, it splits $N$ into
+# a few large factors, so that the transform becomes a few matrix products.

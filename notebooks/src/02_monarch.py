@@ -2,10 +2,10 @@
 # # 2. The FFT as a few matrix products
 #
 # Lesson 1 halved the DFT until nothing was left: $\log_2 N$ small steps, each a
-# few additions. A machine with units for matrix products (a GPU's tensor
-# cores) would rather have a *few big* steps. FlashFFTConv's answer is the **order-p Monarch
-# decomposition**: write $N = N_1 N_2 \cdots N_p$ and do $p$ stages, each a product with
-# a small DFT matrix.
+# few additions. A machine with units for matrix products (a GPU's tensor cores)
+# would rather have a *few big* steps. FlashFFTConv's answer is the **order-p
+# Monarch decomposition**: write $N = N_1 N_2 \cdots N_p$ and do $p$ stages,
+# each a product with a small DFT matrix.
 #
 # | step | idea |
 # |---|---|
@@ -19,6 +19,7 @@
 
 # %%
 import time
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -28,7 +29,7 @@ rng = np.random.default_rng(2)
 
 
 def dft_matrix(N):
-    """F[k, n] = exp(-2 pi i k n / N); the index is reduced first, for accuracy."""
+    """F[k, n] = exp(-2 pi i k n / N), k n reduced modulo N for accuracy."""
     k, n = np.indices((N, N))
     return np.exp(-2j * np.pi * (k * n % N) / N)
 
@@ -37,21 +38,26 @@ def complex_row(N):
     return rng.standard_normal(N) + 1j * rng.standard_normal(N)
 
 
+def dots(radices):
+    return "·".join(map(str, radices))
+
+
 # %% [markdown]
 # ## Step 1. Order 2, one equation per line
 #
-# Write the place of a sample with two digits, and so the frequency, but with the
-# digits' weights **exchanged**:
+# Write the place of a sample with two digits, and so the frequency, but with
+# the digits' weights **exchanged**:
 #
 # $$n = n_1 N_2 + n_2, \qquad k = k_1 + N_1 k_2,$$
 #
-# with $n_1, k_1$ from $0$ to $N_1-1$ and $n_2, k_2$ from $0$ to $N_2-1$. With $W_N =
-# e^{-2\pi i/N}$ the DFT needs $W_N^{nk}$, and the product $nk$ has four terms:
+# with $n_1, k_1$ from $0$ to $N_1-1$ and $n_2, k_2$ from $0$ to $N_2-1$. With
+# $W_N = e^{-2\pi i/N}$ the DFT needs $W_N^{nk}$, and the product $nk$ has four
+# terms:
 #
 # $$nk = n_1 k_1 N_2 \;+\; n_2 k_1 \;+\; n_2 k_2 N_1 \;+\; n_1 k_2 N_1 N_2.$$
 #
-# The last is a multiple of $N$ and turns nothing. As $W_N^{N_2} = W_{N_1}$ and $W_N^{N_1}
-# = W_{N_2}$,
+# The last is a multiple of $N$ and turns nothing. As $W_N^{N_2} = W_{N_1}$ and
+# $W_N^{N_1} = W_{N_2}$,
 #
 # $$X[k_1 + N_1 k_2] = \sum_{n_2} \Big( \underbrace{W_N^{\,n_2 k_1}}_{\text{twiddle}}
 #   \;\sum_{n_1} \underbrace{W_{N_1}^{\,n_1 k_1}}_{F_{N_1}}\, x[n_1 N_2 + n_2] \Big)
@@ -64,18 +70,19 @@ N1, N2 = 4, 8
 N = N1 * N2
 x = complex_row(N)
 
-A = x.reshape(N1, N2)                       # A[n1,n2] = x[n1 N2 + n2]
-B = dft_matrix(N1) @ A                      # B[k1,n2] = sum_n1 W_N1^(n1 k1) A[n1,n2]
+A = x.reshape(N1, N2)       # A[n1,n2] = x[n1 N2 + n2]
 k1, n2 = np.indices((N1, N2))
-C = B * np.exp(-2j * np.pi * k1 * n2 / N)   # C[k1,n2] = W_N^(k1 n2) B[k1,n2]
-D = C @ dft_matrix(N2)                      # D[k1,k2] = sum_n2 C[k1,n2] W_N2^(n2 k2)
-X = D.T.reshape(N)                          # X[k1 + N1 k2] = D[k1,k2]
+T = np.exp(-2j * np.pi * k1 * n2 / N)
+B = dft_matrix(N1) @ A      # B[k1,n2] = sum_n1 W_N1^(n1 k1) A[n1,n2]
+C = B * T                   # C[k1,n2] = W_N^(k1 n2) B[k1,n2]
+D = C @ dft_matrix(N2)      # D[k1,k2] = sum_n2 C[k1,n2] W_N2^(n2 k2)
+X = D.T.reshape(N)          # X[k1 + N1 k2] = D[k1,k2]
 
 assert np.allclose(X, np.fft.fft(x), rtol=0, atol=1e-13)
 
 # %% [markdown]
-# For 16 points, $N_1 = N_2 = 4$, the same five lines as a picture. The number in a
-# square says which sample (or frequency) lies there; colour follows the
+# For 16 points, $N_1 = N_2 = 4$, the same five lines as a picture. The number
+# in a square says which sample (or frequency) lies there; colour follows the
 # square through the picture. A bar joins what one small DFT mixes.
 
 # %%
@@ -101,31 +108,38 @@ frequencies = np.arange(4)[:, None] + 4 * np.arange(4)   # k = k1 + 4 k2
 fig, axes = plt.subplots(1, 5, figsize=(9.6, 2.5))
 draw_grid(axes[0], places, places, "1. fold x:\n$n = 4n_1 + n_2$")
 draw_grid(axes[1], places, places, "2. DFT of columns\n$F_4 A$", "columns")
-turns = np.array([[f"{i * j}/16" if i * j else "0" for j in range(4)] for i in range(4)])
+turns = np.array([[f"{i * j}/16" if i * j else "0" for j in range(4)]
+                  for i in range(4)])
 draw_grid(axes[2], turns, places, "3. twiddle: turns\nof $W_{16}^{k_1 n_2}$")
-draw_grid(axes[3], frequencies, places, "4. DFT of rows $C F_4$:\n$k = k_1 + 4k_2$", "rows")
-draw_grid(axes[4], frequencies.T, places.T, "5. transpose:\nfrequencies in order")
+draw_grid(axes[3], frequencies, places,
+          "4. DFT of rows $C F_4$:\n$k = k_1 + 4k_2$", "rows")
+draw_grid(axes[4], frequencies.T, places.T,
+          "5. transpose:\nfrequencies in order")
 plt.show()
 
 # %% [markdown]
 # ## Step 2. The whole DFT matrix, in four factors
 #
-# Each line is a linear map, so the 16 × 16 matrix $F_{16}$ is their product (read from the right):
+# Each line is a linear map, so the 16 × 16 matrix $F_{16}$ is their product
+# (read from the right):
 #
 # $$F_{16} = P\,(I_4 \otimes F_4)\; T\; (F_4 \otimes I_4).$$
 #
-# $F_4 \otimes I_4$ is the DFT of columns, $T$ a diagonal of twiddles, $I_4 \otimes F_4$ the DFT of rows,
-# $P$ the transpose. A full matrix of 256 entries has become two with 64 that are not zero. Matrices of the
-# form "permutation, blocks, permutation, blocks" are called *Monarch* matrices; hence the name.
+# $F_4 \otimes I_4$ is the DFT of columns, $T$ a diagonal of twiddles,
+# $I_4 \otimes F_4$ the DFT of rows, $P$ the transpose. A full matrix of 256
+# entries has become two with 64 that are not zero. Matrices of the form
+# "permutation, blocks, permutation, blocks" are called *Monarch* matrices;
+# hence the name.
 
 # %%
 F4, I4 = dft_matrix(4), np.eye(4)
 k1, n2 = np.indices((4, 4))
 T = np.diag(np.exp(-2j * np.pi * k1 * n2 / 16).ravel())
-P = np.eye(16)[frequencies.ravel().argsort()]       # row k picks the place of X[k]
+P = np.eye(16)[frequencies.ravel().argsort()]    # row k picks the place of X[k]
 factors = [P, np.kron(I4, F4), T, np.kron(F4, I4)]
-assert np.allclose(np.linalg.multi_dot(factors), dft_matrix(16), rtol=0, atol=1e-14)
-print([int(np.count_nonzero(np.abs(f) > 1e-12)) for f in factors], "entries not zero")
+assert np.allclose(np.linalg.multi_dot(factors), dft_matrix(16),
+                   rtol=0, atol=1e-14)
+print([int(np.count_nonzero(abs(f) > 1e-12)) for f in factors], "entries not 0")
 
 
 def draw_matrix(ax, matrix, title):
@@ -143,7 +157,8 @@ def draw_matrix(ax, matrix, title):
 fig, axes = plt.subplots(1, 5, figsize=(9.6, 2.3))
 for ax, matrix, title in zip(
         axes, [dft_matrix(16), *factors],
-        ["$F_{16}$  =", "$P$", "$I_4 \\otimes F_4$", "$T$", "$F_4 \\otimes I_4$"]):
+        ["$F_{16}$  =", "$P$", "$I_4 \\otimes F_4$", "$T$",
+         "$F_4 \\otimes I_4$"]):
     draw_matrix(ax, matrix, title)
 fig.suptitle("colour is phase, white is zero", fontsize=9, y=0.02)
 plt.show()
@@ -151,23 +166,26 @@ plt.show()
 # %% [markdown]
 # ## Step 3. Twiddles as a phase picture
 #
-# A twiddle has length 1; it only turns, by $k_1 n_2 / N$ of a full circle. Row $k_1 = 0$ and column $n_2 = 0$ do
-# not turn at all; the last corner turns furthest, 9/16 of a circle on the left and 961/1024 on the right.
+# A twiddle has length 1; it only turns, by $k_1 n_2 / N$ of a full circle. Row
+# $k_1 = 0$ and column $n_2 = 0$ do not turn at all; the last corner turns
+# furthest, 9/16 of a circle on the left and 961/1024 on the right.
 
 # %%
-fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.5), width_ratios=[1, 1.15])
+fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.5),
+                                  width_ratios=[1, 1.15])
 k1, n2 = np.indices((4, 4))
 turn = -2 * np.pi * k1 * n2 / 16
 left.quiver(n2, k1, np.cos(turn), np.sin(turn), -turn, cmap="hsv", pivot="mid",
             clim=(0, 2 * np.pi), scale=5.5, width=0.014)
-left.set(xlim=(-0.6, 3.6), ylim=(3.6, -0.6), xticks=range(4), yticks=range(4),
-         title="16 = 4 · 4: each twiddle as an arrow", xlabel="$n_2$", ylabel="$k_1$",
-         aspect="equal")
+left.set(title="16 = 4 · 4: each twiddle as an arrow", aspect="equal",
+         xlim=(-0.6, 3.6), ylim=(3.6, -0.6), xticks=range(4), yticks=range(4),
+         xlabel="$n_2$", ylabel="$k_1$")
 left.grid(False)
 k1, n2 = np.indices((32, 32))
 image = right.imshow(k1 * n2 / 1024, cmap="hsv", vmin=0, vmax=1)
-right.set(title="1024 = 32 · 32: phase as colour", xlabel="$n_2$", ylabel="$k_1$",
-          xticks=range(0, 32, 8), yticks=range(0, 32, 8))
+right.set(title="1024 = 32 · 32: phase as colour",
+          xticks=range(0, 32, 8), yticks=range(0, 32, 8),
+          xlabel="$n_2$", ylabel="$k_1$")
 right.grid(False)
 fig.colorbar(image, ax=right, label="turn, clockwise (full circles)")
 plt.show()
@@ -175,15 +193,17 @@ plt.show()
 # %% [markdown]
 # ## Step 4. The permutation
 #
-# After the stages, place $k_1 N_2 + k_2$ holds frequency $k_1 + N_1 k_2$: the digits are written in the
-# reverse order of their weights. With all radices 2 this is the well-known *bit reversal*. Putting things back in order is
-# pure memory traffic, and for long rows that is the dear part. Step 7 gets rid of it.
+# After the stages, place $k_1 N_2 + k_2$ holds frequency $k_1 + N_1 k_2$: the
+# digits are written in the reverse order of their weights. With all radices 2
+# this is the well-known *bit reversal*. Putting things back in order is pure
+# memory traffic, and for long rows that is the dear part. Step 7 gets rid of
+# it.
 
 # %%
 def stage_order(radices):
-    """stage_order(radices)[place] = the frequency that the stages leave there."""
+    """The frequency that the stages leave at each place."""
     frequency, weight = np.zeros(1, dtype=int), 1
-    for N_i in radices:                    # k = k_1 + N_1 (k_2 + N_2 (k_3 + ...))
+    for N_i in radices:                # k = k_1 + N_1 (k_2 + N_2 (k_3 + ...))
         frequency = (frequency[:, None] + weight * np.arange(N_i)).ravel()
         weight *= N_i
     return frequency
@@ -197,8 +217,9 @@ for ax, radices in zip(axes, [(4, 4), (2, 8), (2, 2, 2, 2)]):
     for place, frequency in enumerate(stage_order(radices)):
         ax.plot([0, 1], [place, frequency], "o-", ms=3.5, lw=1.4,
                 color=plt.cm.viridis(place / 18))
-    ax.set(title=" · ".join(map(str, radices)), xticks=[0, 1], xlim=(-0.15, 1.15),
-           xticklabels=["place after\nthe stages", "frequency"], yticks=range(0, 16, 5))
+    ax.set(title=dots(radices), xlim=(-0.15, 1.15), xticks=[0, 1],
+           xticklabels=["place after\nthe stages", "frequency"],
+           yticks=range(0, 16, 5))
     ax.grid(False)
 axes[0].set_ylabel("index")
 axes[0].invert_yaxis()
@@ -207,13 +228,14 @@ plt.show()
 # %% [markdown]
 # ## Step 5. Orders 3 and 4: the second factor again
 #
-# The rows in step 1's fourth line are themselves DFTs, of length $N_2$. If $N_2$ is still too long for one matrix, split
-# *it* the same way. That is all there is to higher orders: do the first stage on columns, twiddle, and
-# treat each row as a shorter problem.
+# The rows in step 1's fourth line are themselves DFTs, of length $N_2$. If
+# $N_2$ is still too long for one matrix, split *it* the same way. That is all
+# there is to higher orders: do the first stage on columns, twiddle, and treat
+# each row as a shorter problem.
 
 # %%
 def stages(x, radices):
-    """All stages, last axis, result in stage order.  Decimation in frequency."""
+    """All stages along the last axis; the result is in stage order."""
     N1, N = radices[0], x.shape[-1]
     rest = N // N1
     assert N == np.prod(radices)
@@ -235,10 +257,11 @@ def in_order(spectrum, radices):
 N = 4096
 x = complex_row(N)
 truth = np.fft.fft(x)
-for radices in [(64, 64), (16, 16, 16), (8, 8, 8, 8), (128, 32), (32, 8, 4, 4), (2,) * 12]:
+for radices in [(64, 64), (16, 16, 16), (8, 8, 8, 8), (128, 32), (32, 8, 4, 4),
+                (2,) * 12]:
     X = in_order(stages(x, radices), radices)
     error = np.abs(X - truth).max() / np.abs(truth).max()
-    print(f"order {len(radices):2d}   {' · '.join(map(str, radices)):38s} error {error:.1e}")
+    print(f"order {len(radices):2d}   {dots(radices):25s} error {error:.1e}")
     assert error < 1e-13
 
 # %% [markdown]
@@ -253,10 +276,11 @@ for radices in [(3, 5, 7), (11, 13), (6, 10, 9)]:
 # %% [markdown]
 # ## Step 6. What an order costs
 #
-# A stage of radix $N_i$ multiplies every one of the $N$ points with a row of $N_i$ complex numbers, 8 real
-# operations each (4 products, 4 sums): $8 N N_i$ in all. Order $p$ with equal radices costs
-# $8\,p\,N^{1+1/p}$, and $p = \log_2 N$ brings back the FFT. So **a lower order does more
-# arithmetic**, on purpose: it runs in fewer, larger products, and moves the data fewer times.
+# A stage of radix $N_i$ multiplies every one of the $N$ points with a row of
+# $N_i$ complex numbers, 8 real operations each (4 products, 4 sums): $8 N N_i$
+# in all. Order $p$ with equal radices costs $8\,p\,N^{1+1/p}$, and
+# $p = \log_2 N$ brings back the FFT. So **a lower order does more arithmetic**,
+# on purpose: it runs in fewer, larger products, and moves the data fewer times.
 # When that pays is the subject of lesson 3.
 
 # %%
@@ -275,11 +299,13 @@ plt.show()
 # %% [markdown]
 # ## Step 7. Forward and back, and no permutation at all
 #
-# A convolution only wants $F^{-1}(Fk \odot Fu)$. The product in the middle goes point by point: **any order of
-# frequencies will do, as long as $u$ and $k$ have the same**. So leave both in stage order. The way back undoes the
-# stages one by one, the last first: conjugate DFT of rows, conjugate twiddle, conjugate DFT of columns. This is *decimation in frequency*
-# forward and *decimation in time* back, and no sample is ever sorted. A spectrum that comes from elsewhere in natural order
-# is permuted once, not on every call.
+# A convolution only wants $F^{-1}(Fk \odot Fu)$. The product in the middle goes
+# point by point: **any order of frequencies will do, as long as $u$ and $k$
+# have the same**. So leave both in stage order. The way back undoes the stages
+# one by one, the last first: conjugate DFT of rows, conjugate twiddle,
+# conjugate DFT of columns. This is *decimation in frequency* forward and
+# *decimation in time* back, and no sample is ever sorted. A spectrum that comes
+# from elsewhere in natural order is permuted once, not on every call.
 
 # %%
 def unstages(X, radices):
@@ -299,18 +325,21 @@ N = int(np.prod(radices))
 u, k = complex_row(N), complex_row(N)
 assert np.allclose(unstages(stages(u, radices), radices), u, rtol=0, atol=1e-13)
 
-y = unstages(stages(k, radices) * stages(u, radices), radices)   # no permutation
+y = unstages(stages(k, radices) * stages(u, radices), radices)  # no permutation
 truth = np.fft.ifft(np.fft.fft(k) * np.fft.fft(u))
 assert np.allclose(y, truth, rtol=0, atol=1e-12)
 
-K = np.fft.fft(k)[stage_order(radices)]          # a natural spectrum, sorted once
-assert np.allclose(unstages(K * stages(u, radices), radices), truth, rtol=0, atol=1e-12)
+K = np.fft.fft(k)[stage_order(radices)]       # a natural spectrum, sorted once
+assert np.allclose(unstages(K * stages(u, radices), radices), truth,
+                   rtol=0, atol=1e-12)
 
 # %% [markdown]
 # ## Step 8. The library's own stages
 #
-# `fftconv.monarch` runs the stage code that the convolutions run, one stage at a time if asked. The intermediate results must be
-# those of step 5, and so must the order in which they lie: after stage $i$ the digits $k_1 \dots k_i$ stand where $n_1 \dots n_i$ stood.
+# `fftconv.monarch` runs the stage code that the convolutions run, one stage at
+# a time if asked. The intermediate results must be those of step 5, and so must
+# the order in which they lie: after stage $i$ the digits $k_1 \dots k_i$ stand
+# where $n_1 \dots n_i$ stood.
 
 # %%
 from fftconv import monarch
@@ -322,7 +351,7 @@ x = complex_row(N)
 by_hand = x.reshape(1, N)
 ours = x
 for i, N_i in enumerate(radices, 1):
-    # Stage i by hand: the rows left by the stages before it, one column DFT each.
+    # Stage i by hand: every row that stage i - 1 left, DFT of its columns.
     rest = by_hand.shape[-1] // N_i
     k_i, n = np.indices((N_i, rest))
     twiddle = np.exp(-2j * np.pi * k_i * n / by_hand.shape[-1])
@@ -336,14 +365,17 @@ for i, N_i in enumerate(radices, 1):
 
 assert np.array_equal(monarch.digit_reversal(radices), stage_order(radices))
 assert np.allclose(monarch.dft(x, radices), np.fft.fft(x), rtol=0, atol=1e-12)
-assert np.allclose(monarch.idft(monarch.dft(x, radices), radices), x, rtol=0, atol=1e-13)
+assert np.allclose(monarch.idft(monarch.dft(x, radices), radices), x,
+                   rtol=0, atol=1e-13)
 
 # %% [markdown]
 # ## Step 9. Dense, or a codelet
 #
-# On tensor cores a stage really is a dense product with $F_{N_i}$, as above. A CPU core has no such unit, and a small DFT
-# can itself be done with fewer operations: a **codelet** is a DFT of 2 … 16 points written out in
-# additions and a few products, as in lesson 1 step 7. Here is one for 4 points: 16 real additions, where the dense product takes $8 \cdot 4^2 = 128$ operations.
+# On tensor cores a stage really is a dense product with $F_{N_i}$, as above. A
+# CPU core has no such unit, and a small DFT can itself be done with fewer
+# operations: a **codelet** is a DFT of 2 … 16 points written out in additions
+# and a few products, as in lesson 1 step 7. Here is one for 4 points: 16 real
+# additions, where the dense product takes $8 \cdot 4^2 = 128$ operations.
 
 # %%
 def codelet_4(x):
@@ -356,10 +388,12 @@ x = complex_row(4)
 assert np.allclose(codelet_4(x), dft_matrix(4) @ x, rtol=0, atol=1e-15)
 
 # %% [markdown]
-# The library has both. `dense=True` forces the product; the result is the same up to rounding, and a plan's
-# counters say how many operations each stage takes, forward and inverse, over all rows. A radix that has no
-# codelet of its own runs as a chain of smaller ones (64 as 4 · 16, for instance), so forcing radices
-# in the codelet form forces the order of the spectrum and not the arithmetic.
+# The library has both. `dense=True` forces the product; the result is the same
+# up to rounding, and a plan's counters say how many operations each stage
+# takes, forward and inverse, over all rows. A radix that has no codelet of its
+# own runs as a chain of smaller ones (64 as 4 · 16, for instance), so forcing
+# radices in the codelet form forces the order of the spectrum and not the
+# arithmetic.
 
 # %%
 import fftconv
@@ -375,21 +409,24 @@ for radices in [(64, 64), (16, 16, 16)]:
         y = plan(u, plan.spectrum(k))
         error = np.abs(y - truth).max() / np.abs(truth).max()
         assert error < 1e-6
-        steps, flops = plan.counters["stage_radices"], plan.counters["stage_flops"]
-        print(f"{' · '.join(map(str, radices)):13s} {'dense' if dense else 'codelets':9s}"
-              f" runs as {' · '.join(map(str, steps)):14s}"
-              f" {sum(flops) / (B * H * L):7.1f} flops per sample, error {error:.0e}")
+        flops = sum(plan.counters.stage_flops) / (B * H * L)
+        print(f"{dots(radices):10s}{'dense' if dense else 'codelets':10s}"
+              f"runs as {dots(plan.stage_radices):10s}"
+              f"{flops:7.1f} flops per sample, error {error:.0e}")
 
 # %% [markdown]
 # ## Step 10. The right angle, hidden in the first stage
 #
-# Lesson 1 ended with the transform of $u[n]\,\theta^n$, $\theta = e^{i\pi/2M}$. As $\theta^n = e^{-2\pi i\,n(-1/4)/M}$, it
-# evaluates the DFT at frequency $k - \tfrac14$ instead of $k$. Put that into step 1's equation:
+# Lesson 1 ended with the transform of $u[n]\,\theta^n$, $\theta = e^{i\pi/2M}$.
+# As $\theta^n = e^{-2\pi i\,n(-1/4)/M}$, it evaluates the DFT at frequency
+# $k - \tfrac14$ instead of $k$. Put that into step 1's equation:
 #
-# $$n\,(k - \tfrac14) = n_1 (k_1 - \tfrac14) N_2 + n_2 (k_1 - \tfrac14) + n_2 k_2 N_1 + n_1 k_2 N_1 N_2.$$
+# $$n\,(k - \tfrac14) = n_1 (k_1 - \tfrac14) N_2 + n_2 (k_1 - \tfrac14)
+#   + n_2 k_2 N_1 + n_1 k_2 N_1 N_2.$$
 #
-# Only the first stage knows of it: its matrix and its twiddles use $k_1 - \tfrac14$. And its input is
-# real, so its products cost half; the last stage of the way back, of which only the real part is wanted, likewise.
+# Only the first stage knows of it: its matrix and its twiddles use
+# $k_1 - \tfrac14$. And its input is real, so its products cost half; the last
+# stage of the way back, of which only the real part is wanted, likewise.
 
 # %%
 def right_angle_stages(u, radices):
@@ -409,26 +446,35 @@ theta = np.exp(1j * np.pi * np.arange(M) / (2 * M))       # theta^n
 assert np.allclose(in_order(right_angle_stages(u1, radices), radices),
                    np.fft.fft(u1 * theta), rtol=0, atol=1e-12)
 
+plan = fftconv.Plan((1, 1, M), (1, M), dtype="float64", radices=radices,
+                    form="right_angle")
+spectra = plan.rows_to_spectra(u1.reshape(1, 1, M))     # in stage order
+assert np.allclose(plan.natural(spectra).ravel(), np.fft.fft(u1 * theta),
+                   rtol=0, atol=1e-12)
+
 # %% [markdown]
 # ## Step 11. Real times
 #
-# The same causal convolution with forced radices, as codelets and as dense products, on one core of the machine
-# that ran this. Every result is checked before it is timed; the calls take turns and the median counts.
+# The same causal convolution with forced radices, as codelets and as dense
+# products, on one core of the machine that ran this. Every result is checked
+# before it is timed; the calls take turns and the median counts.
 
 # %%
 B, H, L = 2, 16, 4096
 u = rng.standard_normal((B, H, L)).astype(np.float32)
 k = rng.standard_normal((H, L)).astype(np.float32)
 truth = fftconv.reference.conv(u, k, mode="causal")
-choices = [(64, 64), (128, 32), (16, 16, 16), (32, 16, 8), (8, 8, 8, 8), (4,) * 6]
+choices = [(64, 64), (128, 32), (16, 16, 16), (32, 16, 8), (8, 8, 8, 8),
+           (4,) * 6]
 calls = []
 for radices in choices:
     for dense in (False, True):
-        plan = fftconv.Plan(u.shape, k.shape, radices=radices, dense=dense, threads=1)
+        plan = fftconv.Plan(u.shape, k.shape, radices=radices, dense=dense,
+                            threads=1)
         spectrum, y = plan.spectrum(k), np.empty_like(u)
         plan(u, spectrum, out=y)
         assert np.abs(y - truth).max() < 1e-6 * np.abs(truth).max()
-        calls.append(lambda plan=plan, spectrum=spectrum, y=y: plan(u, spectrum, out=y))
+        calls.append(partial(plan, u, spectrum, out=y))
 
 taken = np.zeros((9, len(calls)))
 for round_ in taken:
@@ -445,7 +491,7 @@ for shift, values, colour, name in [(-0.2, codelet_ns, "C0", "codelets"),
                                     (0.2, dense_ns, "C1", "dense products")]:
     bars = ax.barh(place + shift, values, 0.38, color=colour, label=name)
     ax.bar_label(bars, fmt="%.2g", padding=3, fontsize=8.5)
-ax.set(yticks=place, yticklabels=[" · ".join(map(str, r)) for r in choices],
+ax.set(yticks=place, yticklabels=[dots(r) for r in choices],
        xlabel="time per sample (ns), one thread, float32", xscale="log",
        title=f"causal convolution, B = {B}, H = {H}, L = {L}: measured here")
 ax.invert_yaxis()
@@ -455,6 +501,7 @@ ax.set_xlim(right=ax.get_xlim()[1] * 1.6)
 plt.show()
 
 # %% [markdown]
-# On a CPU the dense product follows the operations counted in step 6: smaller radices, less time. It is slower than
-# the codelets throughout, and that is as it should be: its place is a machine that does matrix products at ten times the rate of
-# everything else. Lesson 3 puts that ratio into an equation.
+# On a CPU the dense product follows the operations counted in step 6: smaller
+# radices, less time. It is slower than the codelets throughout, and that is as
+# it should be: its place is a machine that does matrix products at ten times
+# the rate of everything else. Lesson 3 puts that ratio into an equation.
