@@ -3,7 +3,8 @@
 ctypes loads the library, so the wheel depends on the platform and on no
 version of Python.  The library is configured and built in a copy of its
 sources, so that nothing is left in the tree and a tree that was configured in
-place does no harm.
+place does no harm.  FFTCONV_LIBRARY in the environment names a library that is
+built already, and is packed instead.
 """
 import os
 import re
@@ -56,7 +57,6 @@ def build_library(target):
         run(["./configure", "--quiet", "--disable-static", "PYTHON=:"], scratch)
         run(["make", "--silent", f"-j{os.cpu_count() or 1}", "libfftconv.la"],
             scratch)
-        target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(scratch / ".libs" / "libfftconv.so", target)
 
 
@@ -64,7 +64,11 @@ class BuildPy(build_py):
     def run(self):
         super().run()
         if not self.editable_mode:  # an editable install uses the build tree
-            build_library(Path(self.build_lib) / "fftconv" / "libfftconv.so")
+            target = Path(self.build_lib) / "fftconv" / "libfftconv.so"
+            if os.environ.get("FFTCONV_LIBRARY"):
+                shutil.copyfile(os.environ["FFTCONV_LIBRARY"], target)
+            else:
+                build_library(target)
 
 
 class BdistWheel(bdist_wheel):

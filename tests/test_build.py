@@ -1,14 +1,18 @@
 """What is built, installed and packed: header hygiene, `make install`, the
 wheel, the list of files that a release holds."""
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
 
 import pytest
-from build_tree import (BUILD, CC, HEADER, TOP, clean_environment,
+from build_tree import (BUILD, CC, HEADER, LIBRARY, TOP, clean_environment,
                         compile_and_run, installed, need, run)
 
+# What a wheel is built from.
+RELEASE = ["configure.ac", "Makefile.am", "pyproject.toml", "libfftconv",
+           "python", "tests"]
 PROGRAM = """
 #include <fftconv.h>
 #include <stdio.h>
@@ -59,13 +63,28 @@ def test_installed_package(tmp_path):
 
 
 @pytest.mark.slow
-def test_wheel(tmp_path):
-    """One wheel for every Python 3 of this platform, with the library inside."""
+@pytest.mark.parametrize("library", [
+    "packed", pytest.param("built", marks=pytest.mark.big)])
+def test_wheel(library, tmp_path):
+    """One wheel for every Python 3 of this platform, with the library inside:
+    this build's, or one that the wheel's build hook configures and compiles."""
     pytest.importorskip("setuptools", "70.1")
-    need("autoreconf")
+    tree = tmp_path / "tree"  # setuptools writes beside its sources
+    tree.mkdir()
+    for name in RELEASE:
+        if (TOP / name).is_dir():
+            shutil.copytree(TOP / name, tree / name, ignore=shutil.
+                            ignore_patterns("build", "__pycache__", "*.o"))
+        else:
+            shutil.copy2(TOP / name, tree / name)
+    environment = clean_environment(PYTHONPATH=str(tree / "python"))
+    if library == "packed":
+        environment["FFTCONV_LIBRARY"] = str(LIBRARY)
+    else:
+        need("autoreconf")
     run(sys.executable, "-c",
         "import sys, build_from_top as b; b.build_wheel(sys.argv[1])",
-        tmp_path, cwd=TOP, env=clean_environment(PYTHONPATH=str(TOP / "python")))
+        tmp_path, cwd=tree, env=environment)
     wheel, = tmp_path.glob("*.whl")
     assert re.fullmatch(r"fftconv-[\d.]+-py3-none-(?!any)\w+\.whl", wheel.name)
     unpacked = tmp_path / "site"
