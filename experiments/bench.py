@@ -1,0 +1,167 @@
+"""What every experiment shares: options, the machine record, timing, results.
+
+A result is one JSON file, results/<experiment>.json, that says where, when and
+with what it was measured; paper_figures/ draws from these files alone.
+"""
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+import fftconv
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "paper_figures" / "out" / "results"
+
+# The paper's appendix C.4: what every time is scaled to.
+PAPER_BATCH, PAPER_CHANNELS = 64, 768
+
+# A call's error before it is timed: float32, per row, relative to
+# max(||y||, ||k|| ||z||).
+ERROR_LIMIT = 5e-7
+
+
+def options(description):
+    """The command line all experiments have in common, parsed by the caller.
+
+    grid is "quick" (seconds: does it run), "default" or "full".
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    grid = parser.add_mutually_exclusive_group()
+    grid.add_argument("--quick", dest="grid", action="store_const", const="quick",
+                      default="default", help="a tiny grid, seconds: does it run")
+    grid.add_argument("--full", dest="grid", action="store_const", const="full",
+                      help="the long grid, up to N = 4,194,304")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR",
+                        help="where the JSON goes (default: paper_figures/out/results)")
+    parser.add_argument("--seed", type=int, default=20231110,
+                        help="of the random data (default: %(default)s)")
+    return parser
+
+
+def processors():
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _field(path, key):
+    """The first `key : value` of a /proc file, or ""."""
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
+        return ""
+    return next((s.split(":", 1)[1].strip() for s in lines if s.startswith(key)), "")
+
+
+def _git(*arguments):
+    try:
+        run = subprocess.run(["git", "-C", str(ROOT), *arguments],
+                             capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return run.stdout.strip()
+
+
+def machine():
+    """Where a number was measured: processor, memory, system, versions, commit."""
+    memory_kib = _field("/proc/meminfo", "MemTotal").split()
+    versions = {"fftconv": fftconv.__version__, "python": platform.python_version()}
+    for package in ("numpy", "scipy"):
+        versions[package] = importlib.metadata.version(package)
+    return {
+        "cpu": _field("/proc/cpuinfo", "model name") or platform.processor(),
+        "processors": processors(),
+        "memory_gib": round(int(memory_kib[0]) / 2**20, 1) if memory_kib else None,
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "isa": fftconv.Plan((1, 1, 256), (1, 256)).isa,
+        "versions": versions,
+        "commit": _git("rev-parse", "HEAD") or "unknown",
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+    }
+
+
+def interleaved(calls, repeats, threads=1, cap=3.0):
+    """Median seconds of each of `calls` (name: function), run in turn.
+
+    Round after round, each call once, in an order that rotates, so that a
+    drift of the machine meets all of them alike.  A sample of a one-thread
+    call during which the processor was taken away (processor time below 95 %
+    of wall time) is rejected and taken again, up to `repeats` extra rounds.  A
+    call slower than `cap` seconds gets three rounds.  Returns name: dict of
+    median_s, low_s, high_s (quartiles), samples, rejected, disturbed (fewer
+    than three samples were quiet, so all are counted).
+    """
+    quiet = {name: [] for name in calls}
+    every = {name: [] for name in calls}
+    names = list(calls)
+    for name in names:
+        calls[name]()  # pages, caches, plans
+    for turn in range(2 * repeats):
+        wanted = [n for n in names if len(quiet[n]) < repeats
+                  and not (len(quiet[n]) >= 3 and median(quiet[n]) > cap)]
+        if not wanted:
+            break
+        shift = turn % len(wanted)
+        for name in wanted[shift:] + wanted[:shift]:
+            cpu, wall = time.process_time(), time.perf_counter()
+            calls[name]()
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            every[name].append(wall)
+            if threads > 1 or cpu >= 0.95 * wall:
+                quiet[name].append(wall)
+    timing = {}
+    for name in names:
+        disturbed = len(quiet[name]) < min(3, repeats)
+        kept = every[name] if disturbed else quiet[name]
+        low, mid, high = np.percentile(kept, [25, 50, 75])
+        timing[name] = {
+            "median_s": float(mid), "low_s": float(low), "high_s": float(high),
+            "samples": len(kept), "rejected": len(every[name]) - len(kept),
+            "disturbed": disturbed,
+        }
+    return timing
+
+
+def row_error(y, exact, scale):
+    """The worst row's ||y - exact|| / max(||exact||, scale).
+
+    y, exact: (..., L); scale: the size of the row's terms, ||k|| ||z||, so that
+    a row that nearly cancels is not held to its own small norm.
+    """
+    norm = np.linalg.norm
+    size = np.maximum(norm(exact, axis=-1), scale)
+    return float(np.max(norm(y - exact, axis=-1) / size))
+
+
+def check(name, error, limit=ERROR_LIMIT):
+    """Refuse to time what is wrong; returns the error."""
+    if not error <= limit:
+        raise RuntimeError(f"{name}: relative error {error:.3g} is above {limit:.3g}")
+    return error
+
+
+def write(directory, experiment, settings, body, started):
+    """results/<experiment>.json: the machine, the settings, then `body`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    record = {
+        "experiment": experiment,
+        "grid": settings.grid,
+        "seed": settings.seed,
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "seconds": round(time.perf_counter() - started, 2),
+        "machine": machine(),
+        **body,
+    }
+    path = directory / f"{experiment}.json"
+    path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    return path

@@ -1,0 +1,88 @@
+"""The main job: measure, then draw everything into paper_figures/out/.
+
+    make figures               about four minutes on two cores
+    make figures FULL=1        the long grid, N to 4,194,304
+    make.py --quick            seconds: does it all run
+    make.py --draw-only --results experiments/results
+                               redraw from the committed run
+    make.py --snapshot         afterwards copy the run's results to
+                               experiments/results and the README's figure here
+
+Open out/index.html when it is done.
+"""
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import figure4
+import gallery
+import genome_skew
+import readme_figure
+import style
+import tables_11_15
+import tables_16_17
+
+ROOT = style.HERE.parent
+EXPERIMENTS = ["calibrate", "speed", "memory", "genome_convolutions"]
+RESULTS = ["host", "speed", "memory", "genome", "genome_tracks"]
+DRAWINGS = [figure4, tables_11_15, tables_16_17, genome_skew, readme_figure, gallery]
+
+
+def options():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    grid = parser.add_mutually_exclusive_group()
+    grid.add_argument("--quick", action="store_true", help="a tiny grid")
+    grid.add_argument("--full", action="store_true", default=os.environ.get("FULL") == "1",
+                      help="the long grid; FULL=1 in the environment does the same")
+    parser.add_argument("--out", type=Path, default=style.OUT, metavar="DIR",
+                        help="where to draw (default: %(default)s)")
+    parser.add_argument("--results", type=Path, metavar="DIR",
+                        help="where results are put and read (default: OUT/results)")
+    parser.add_argument("--draw-only", action="store_true", help="measure nothing")
+    parser.add_argument("--snapshot", action="store_true",
+                        help="copy results to experiments/results, readme.png here")
+    return parser.parse_args()
+
+
+def timed(name, work):
+    """Run one step and print what it took."""
+    started = time.perf_counter()
+    work()
+    print(f"{name:<22} {time.perf_counter() - started:7.1f} s", flush=True)
+
+
+def measure(experiment, settings):
+    """One experiment, in a process of its own, on one thread unless it asks."""
+    command = [sys.executable, str(ROOT / "experiments" / f"{experiment}.py"),
+               "--results", str(settings.results)]
+    command += ["--quick"] * settings.quick + ["--full"] * (settings.full and not settings.quick)
+    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    subprocess.run(command, check=True, env={**os.environ, **one})
+
+
+def main():
+    settings = options()
+    settings.results = settings.results or settings.out / "results"
+    settings.out.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    if not settings.draw_only:
+        for experiment in EXPERIMENTS:
+            timed(experiment, lambda: measure(experiment, settings))
+    for drawing in DRAWINGS:
+        timed(drawing.__name__, lambda: drawing.draw(settings.results, settings.out))
+    if settings.snapshot:
+        kept = ROOT / "experiments" / "results"
+        kept.mkdir(exist_ok=True)
+        for name in RESULTS:
+            shutil.copy(settings.results / f"{name}.json", kept)
+        shutil.copy(settings.out / "readme.png", style.HERE / "readme.png")
+    print(f"{'all':<22} {time.perf_counter() - started:7.1f} s\n{settings.out / 'index.html'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""What every drawing script shares: the look, the paper's numbers, the output.
+
+Each figure or table is one name: NAME.json (title, caption, columns, rows) and
+NAME.csv (the rows alone), and for a figure NAME.png and NAME.pdf.  A figure's
+rows are the numbers drawn in it.
+"""
+import argparse
+import csv
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+HERE = Path(__file__).resolve().parent
+OUT = HERE / "out"
+PAPER = HERE / "paper"
+
+# Okabe and Ito's colours, told apart by colour-blind readers too; a method has
+# one colour, marker and name in every figure.
+BLUE, ORANGE, GREEN, RED, SKY, PURPLE, GREY = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#777777")
+METHODS = {
+    # name: (label, colour, marker, dashes)
+    "fftconv": ("libfftconv", BLUE, "o", "-"),
+    "fftconv_ready": ("libfftconv, spectrum ready", SKY, "o", "--"),
+    "numpy": ("NumPy", ORANGE, "s", "-"),
+    "numpy_saved": ("NumPy, forward spectra kept", ORANGE, "s", ":"),
+    "scipy": ("SciPy", GREEN, "^", "-"),
+    "scipy_fftconvolve": ("scipy.signal.fftconvolve", RED, "v", "-"),
+    "scipy_oaconvolve": ("scipy.signal.oaconvolve", PURPLE, "D", "-"),
+    "fftconv_threads": ("libfftconv, all threads", BLUE, "o", ":"),
+    "scipy_threads": ("SciPy, all threads", GREEN, "^", ":"),
+}
+
+plt.rcParams.update({
+    "font.family": "DejaVu Sans", "font.size": 9.5,
+    "axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "axes.labelsize": 9.5, "axes.edgecolor": "#888888", "axes.linewidth": 0.8,
+    "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "axes.axisbelow": True,
+    "grid.color": "#e4e4e4", "grid.linewidth": 0.7,
+    "xtick.labelsize": 8.5, "ytick.labelsize": 8.5,
+    "xtick.color": "#444444", "ytick.color": "#444444",
+    "lines.linewidth": 1.8, "lines.markersize": 4.5,
+    "legend.frameon": False, "legend.fontsize": 8.5,
+    "figure.dpi": 100, "savefig.dpi": 180, "savefig.bbox": "tight",
+    "pdf.fonttype": 42,
+})
+
+
+def options(description):
+    """--results DIR, --out DIR."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--results", type=Path, default=OUT / "results", metavar="DIR",
+                        help="the JSON of experiments/ (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=OUT, metavar="DIR",
+                        help="where to draw (default: %(default)s)")
+    return parser
+
+
+def main(draw):
+    """A drawing script by itself."""
+    settings = options(draw.__doc__).parse_args()
+    settings.out.mkdir(parents=True, exist_ok=True)
+    draw(settings.results, settings.out)
+
+
+def read(results, experiment):
+    """The record of one experiment."""
+    return json.loads((results / f"{experiment}.json").read_text())
+
+
+def paper(table):
+    """A table of the paper: FFT size -> dict of floats (None where empty) and note."""
+    with open(PAPER / f"table{table}.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {
+        int(row["fft_size"]): {
+            name: value if name == "note" else float(value) if value else None
+            for name, value in row.items() if name != "fft_size"}
+        for row in rows
+    }
+
+
+def short(n):
+    """256, 1K, 64K, 4M: powers of two as the paper writes them."""
+    for unit, size in (("M", 2**20), ("K", 2**10)):
+        if n >= size and n % size == 0:
+            return f"{n // size}{unit}"
+    return f"{n:,}"
+
+
+# Figure 4's ticks, used wherever the axis is a length.
+TICKS = [2**a for a in range(8, 23, 2)]
+
+
+def length_axis(axis, sizes):
+    """A log-2 x axis over `sizes`, with Figure 4's ticks."""
+    axis.set_xscale("log", base=2)
+    ticks = [n for n in TICKS if min(sizes) <= n <= max(sizes)]
+    axis.set_xticks(ticks, [short(n) for n in ticks])
+    axis.minorticks_off()
+
+
+def plain_log(axis, ticks):
+    """A log y axis whose labels are plain numbers, at `ticks` in its range."""
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    shown = [t for t in ticks if low <= t <= high]
+    axis.set_yticks(shown, [f"{t:g}" for t in shown])
+    axis.minorticks_off()
+
+
+def machine_line(record):
+    """One line that says where a record was measured."""
+    m = record["machine"]
+    versions = ", ".join(f"{k} {v}" for k, v in m["versions"].items())
+    changed = " with uncommitted changes" if m["uncommitted_changes"] else ""
+    return (f"{m['cpu']}, {m['processors']} processors, {m['memory_gib']} GiB, "
+            f"{m['isa']}; {m['system']}; {versions}; commit {m['commit'][:12]}{changed}; "
+            f"grid {record['grid']}, {record['finished']}")
+
+
+def save_table(out, name, title, caption, columns, rows, record, image=False):
+    """NAME.csv and NAME.json.  columns: (key, heading); rows: dicts by key."""
+    keys = [key for key, _ in columns]
+    with open(out / f"{name}.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, keys, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([{key: row.get(key) for key in keys} for row in rows])
+    body = {"name": name, "title": title, "caption": caption, "image": image,
+            "measured_on": machine_line(record), "columns": columns, "rows": rows}
+    (out / f"{name}.json").write_text(json.dumps(body, indent=1, allow_nan=False) + "\n")
+
+
+def save_figure(figure, out, name, title, caption, columns, rows, record):
+    """NAME.png, NAME.pdf, and the numbers drawn as NAME.csv and NAME.json."""
+    figure.savefig(out / f"{name}.png")
+    figure.savefig(out / f"{name}.pdf", metadata={"CreationDate": None})
+    plt.close(figure)
+    save_table(out, name, title, caption, columns, rows, record, image=True)
