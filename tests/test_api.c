@@ -365,6 +365,7 @@ static void test_bad_operands(void)
                              .y = tensor(y, B, H, L)},
                      o;
     int64_t bytes;
+    char *memory;
 
     MUST(fftconv_plan_create(&plan, &desc));
     CHECK_INVALID(fftconv_forward(NULL, NULL, &good), "plan");
@@ -397,7 +398,12 @@ static void test_bad_operands(void)
     REFUSED("out_gate", o.out_gate = tensor(u, B, H + 1, L));
     REFUSED("skip", o.skip = tensor(k, 1, H, 2));
     REFUSED("mask", o.mask = tensor(k, B + 1, H, 1));
-    REFUSED("workspace", (o.workspace = y, o.workspace_bytes = 1));
+    MUST(fftconv_workspace_bytes(plan, FFTCONV_FORWARD, 0, &bytes));
+    memory = aligned_alloc(64, (bytes + 128) / 64 * 64);
+    REFUSED("workspace_bytes",
+            (o.workspace = memory, o.workspace_bytes = bytes - 1));
+    REFUSED("workspace",
+            (o.workspace = memory + 8, o.workspace_bytes = bytes));
 #undef REFUSED
 
     /* Spectra made for another shape or mode. */
@@ -438,7 +444,7 @@ static void test_bad_operands(void)
     fftconv_spectrum_destroy(spectrum);
     fftconv_spectrum_destroy(other);
     fftconv_plan_destroy(plan);
-    free(u), free(k), free(y);
+    free(u), free(k), free(y), free(memory);
 }
 
 /* ---- Threads and fork ---------------------------------------------------- */
