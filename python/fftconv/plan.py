@@ -85,10 +85,10 @@ def kernel_axes(shape, channels, name="k"):
     full = (1,) * (2 - len(shape)) + tuple(shape)
     if len(full) == 3 and full[0] == 1:
         full = full[1:]
-    if len(full) != 2 or full[0] != channels:
+    if len(full) != 2 or full[0] != channels or full[1] < 1:
         raise ValueError(f"{name} has shape {tuple(shape)}; it must be (H, Lk) "
                          f"or (1, H, Lk) with H = {channels}, as u, or (Lk,) "
-                         "if H is 1")
+                         "if H is 1; Lk at least 1")
     return full
 
 

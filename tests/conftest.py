@@ -1,0 +1,66 @@
+"""Settings of the tests: what is left out, and poisoned memory everywhere."""
+
+import os
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import fftconv.plan  # noqa: E402
+
+# The same examples on every run; FFTCONV_EXAMPLES=2000 digs deeper.
+settings.register_profile(
+    "fftconv", derandomize=True, deadline=None, database=None,
+    max_examples=int(os.environ.get("FFTCONV_EXAMPLES", 60)))
+settings.load_profile("fftconv")
+
+
+def pytest_configure(config):
+    for marker in ("big: rows to 2^23; run by `make bigcheck` only",
+                   "slow: left out under sanitizers"):
+        config.addinivalue_line("markers", marker)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Rows to 2^23 only when asked for, by -m or by FFTCONV_TESTS=big."""
+    if config.option.markexpr or os.environ.get("FFTCONV_TESTS") == "big":
+        return
+    left_out = [item for item in items if item.get_closest_marker("big")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture(autouse=True)
+def poison(monkeypatch):
+    """Every output, spectrum and workspace is full of NaN before its call."""
+    module = fftconv.plan
+    new_array, new_bytes = module.empty, module.aligned_bytes
+    at_least = module._Workspace.at_least
+
+    def empty(shape, dtype, kind):
+        array, view = new_array(shape, dtype, kind)
+        array[...] = float("nan")
+        return array, view
+
+    def aligned_bytes(n):
+        buffer, address = new_bytes(n)
+        buffer[...] = 0xff              # a NaN in every type we have
+        return buffer, address
+
+    def workspace(self, size):
+        pointer = at_least(self, size)
+        self._buffer[...] = 0xff
+        return pointer
+
+    monkeypatch.setattr(module, "empty", empty)
+    monkeypatch.setattr(module, "aligned_bytes", aligned_bytes)
+    monkeypatch.setattr(module._Workspace, "at_least", workspace)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)

@@ -1,0 +1,538 @@
+"""The C functions given garbage: a status and a message, and nothing written.
+
+Straight through ctypes, without the checks of the Python package.
+"""
+
+import ctypes
+from ctypes import byref, c_double, c_int64, c_void_p
+
+import numpy as np
+import pytest
+
+import fftconv
+from fftconv import _lib
+from fftconv._lib import (DftDesc, Hardware, Operands, PlanDesc, PlanInfo,
+                          Tensor)
+
+B, H, L, LK = 2, 3, 64, 64
+NULL_PLAN = None
+INVALID = "INVALID"
+ISA = fftconv.isas()[0]
+
+
+def call(name, *arguments):
+    """(status, message) of a C function, no exception raised."""
+    function = ctypes.CDLL(_lib.path)[name]
+    function.restype, function.argtypes = _lib.PROTOTYPES[name]
+    status = function(*arguments)
+    return status, _lib.lib.fftconv_last_error().decode()
+
+
+def refused(name, *arguments, words=()):
+    status, message = call(name, *arguments)
+    assert status == _lib.INVALID, (name, status, message)
+    for word in (words,) if isinstance(words, str) else words:
+        assert word in message, (name, word, message)
+
+
+def desc(**changes):
+    d = PlanDesc(size=ctypes.sizeof(PlanDesc), batch=B, channels=H, length=L,
+                 kernel_length=LK, dtype=_lib.DTYPES["float32"])
+    for name, value in changes.items():
+        setattr(d, name, value)
+    return d
+
+
+def new_plan(**changes):
+    plan = c_void_p()
+    status, message = call("fftconv_plan_create", byref(plan),
+                           byref(desc(**changes)))
+    assert status == _lib.OK, message
+    return plan
+
+
+def dense_strides(shape):
+    return (shape[1] * shape[2], shape[2], 1)
+
+
+def tensor(x, shape=None, strides=None, dtype="float32"):
+    shape = shape or x.shape
+    return Tensor(x.ctypes.data, _lib.DTYPES[dtype], 0,
+                  (c_int64 * 3)(*shape),
+                  (c_int64 * 3)(*(strides or dense_strides(shape))))
+
+
+@pytest.fixture
+def plan():
+    p = new_plan()
+    yield p
+    _lib.lib.fftconv_plan_destroy(p)
+
+
+class Call:
+    """A right call, for tests to spoil one thing of."""
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        rows = (B, H, L)
+        self.arrays = {name: rng.standard_normal(rows).astype("float32")
+                       for name in ("u", "in_gate", "out_gate", "dy")}
+        self.arrays["k"] = rng.standard_normal((1, H, LK)).astype("float32")
+        self.arrays["skip"] = np.ones((1, H, 1), "float32")
+        self.arrays["mask"] = np.ones((B, H, 1), "float32")
+        for name in ("y", "du", "din_gate", "dout_gate"):
+            self.arrays[name] = np.full(rows, 7, "float32")
+        self.arrays["dk"] = np.full((1, H, LK), 7, "float32")
+        self.arrays["dskip"] = np.full((1, H, 1), 7, "float32")
+        self.ops = Operands(size=ctypes.sizeof(Operands))
+        for name, x in self.arrays.items():
+            setattr(self.ops, name, tensor(x))
+
+    def untouched(self):
+        return all(np.all(self.arrays[name] == 7) for name in
+                   ("y", "du", "din_gate", "dout_gate", "dk", "dskip"))
+
+    def refused(self, plan, *, words=(), names=("forward", "backward")):
+        for name in names:
+            refused("fftconv_" + name, plan, None, byref(self.ops),
+                    words=words)
+        assert self.untouched(), words
+
+
+FORWARD, BACKWARD = ("forward",), ("backward",)
+BOTH = FORWARD + BACKWARD
+# Which calls look at an operand.
+USED_BY = {"u": BOTH, "k": BOTH, "in_gate": BOTH, "out_gate": BOTH,
+           "skip": BOTH, "mask": BOTH, "y": FORWARD, "dy": BACKWARD,
+           "du": BACKWARD, "dk": BACKWARD, "din_gate": BACKWARD,
+           "dout_gate": BACKWARD, "dskip": BACKWARD}
+
+
+def test_the_right_call_is_right(plan):
+    """What the others spoil does succeed."""
+    c = Call()
+    for name in BOTH:
+        status, message = call("fftconv_" + name, plan, None, byref(c.ops))
+        assert status == _lib.OK, message
+    assert all(np.isfinite(x).all() for x in c.arrays.values())
+    assert not any(np.all(c.arrays[n] == 7) for n in ("y", "du", "dk"))
+
+
+@pytest.mark.parametrize("name", ["fftconv_forward", "fftconv_backward"])
+def test_null_arguments(plan, name):
+    c = Call()
+    refused(name, None, None, byref(c.ops), words="plan")
+    refused(name, plan, None, None, words="operands")
+    assert c.untouched()
+
+
+@pytest.mark.parametrize("size", [0, 1, ctypes.sizeof(Operands) - 8,
+                                  ctypes.sizeof(Operands) + 8])
+def test_operands_size(plan, size):
+    c = Call()
+    c.ops.size = size
+    c.refused(plan, words="size")
+
+
+@pytest.mark.parametrize("operand", ["u", "y", "k", "dy"])
+def test_missing_operand(plan, operand):
+    c = Call()
+    getattr(c.ops, operand).data = None
+    c.refused(plan, words=operand, names=USED_BY[operand])
+
+
+@pytest.mark.parametrize("operand", sorted(USED_BY))
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("change", [lambda n: n + 1, lambda n: n - 1,
+                                    lambda n: 0, lambda n: -n,
+                                    lambda n: 2 ** 62, lambda n: -2 ** 63],
+                         ids=["+1", "-1", "0", "neg", "2^62", "-2^63"])
+def test_wrong_shape(plan, operand, axis, change):
+    c = Call()
+    shape = getattr(c.ops, operand).shape
+    shape[axis] = change(shape[axis])
+    c.refused(plan, words=operand, names=USED_BY[operand])
+
+
+@pytest.mark.parametrize("operand", sorted(USED_BY))
+@pytest.mark.parametrize("dtype", [0, 1, 3, 4, 5, -1, 2 ** 31 - 1])
+def test_wrong_dtype(plan, operand, dtype):
+    c = Call()
+    getattr(c.ops, operand).dtype = dtype
+    c.refused(plan, words=operand, names=USED_BY[operand])
+
+
+@pytest.mark.parametrize("operand", sorted(USED_BY))
+@pytest.mark.parametrize("offset", [1, 2, 3])
+def test_misaligned(plan, operand, offset):
+    c = Call()
+    getattr(c.ops, operand).data += offset
+    c.refused(plan, words=operand, names=USED_BY[operand])
+
+
+OUTPUTS = ["y", "du", "dk", "din_gate", "dout_gate", "dskip"]
+
+
+@pytest.mark.parametrize("operand", OUTPUTS)
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_outputs_must_not_repeat(plan, operand, axis):
+    c = Call()
+    t = getattr(c.ops, operand)
+    if t.shape[axis] == 1:
+        pytest.skip("an axis of 1 may have any stride")
+    t.stride[axis] = 0
+    c.refused(plan, words=operand, names=USED_BY[operand])
+
+
+@pytest.mark.parametrize("operand", sorted(USED_BY))
+@pytest.mark.parametrize("stride", [2 ** 62, -2 ** 62, 2 ** 63 - 1, -2 ** 63])
+def test_overflowing_strides(plan, operand, stride):
+    c = Call()
+    t = getattr(c.ops, operand)
+    for axis in range(3):
+        if t.shape[axis] > 1:
+            t.stride[axis] = stride
+    c.refused(plan, words=operand, names=USED_BY[operand])
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("other", sorted(USED_BY))
+@pytest.mark.parametrize("shift", [0, 4, -4])
+def test_overlap(plan, output, other, shift):
+    """Only y on u exactly is allowed; the rest is refused, both named."""
+    if other == output or (output, other, shift) == ("y", "u", 0):
+        return
+    names = [n for n in USED_BY[output] if n in USED_BY[other]]
+    c = Call()
+    getattr(c.ops, output).data = getattr(c.ops, other).data + shift
+    kept = {name: x.copy() for name, x in c.arrays.items()}
+    for name in names:
+        refused("fftconv_" + name, plan, None, byref(c.ops),
+                words=("overlap", output))
+    for name, x in kept.items():
+        assert np.array_equal(c.arrays[name], x)
+
+
+def test_y_is_u(plan):
+    c = Call()
+    status, message = call("fftconv_forward", plan, None, byref(c.ops))
+    assert status == _lib.OK, message
+    c.ops.y.data = c.ops.u.data
+    status, message = call("fftconv_forward", plan, None, byref(c.ops))
+    assert status == _lib.OK, message
+    assert np.array_equal(c.arrays["u"], c.arrays["y"])
+
+
+@pytest.mark.parametrize("activation", [-1, 3, 2 ** 31 - 1])
+def test_activation(plan, activation):
+    c = Call()
+    c.ops.activation = activation
+    c.refused(plan, words="activation")
+
+
+@pytest.mark.parametrize("threads", [-1, 2 ** 31 - 1])
+def test_threads(plan, threads):
+    c = Call()
+    c.ops.threads = threads
+    c.refused(plan, words="threads")
+
+
+def test_workspace(plan):
+    """Too small and misaligned are refused; the right one is enough."""
+    for direction, name in enumerate(BOTH):
+        need = c_int64()
+        status, message = call("fftconv_workspace_bytes", plan, direction, 0,
+                               byref(need))
+        assert status == _lib.OK and need.value > 0, message
+        raw = np.full(need.value + 128, 0xff, np.uint8)
+        start = -raw.ctypes.data % 64
+        c = Call()
+        c.ops.workspace = raw.ctypes.data + start
+        for size in (0, 1, need.value - 1, -1, -2 ** 63):
+            c.ops.workspace_bytes = size
+            c.refused(plan, words="workspace", names=(name,))
+        c.ops.workspace_bytes = need.value
+        c.ops.workspace = raw.ctypes.data + start + 1
+        c.refused(plan, words="workspace", names=(name,))
+        c.ops.workspace = raw.ctypes.data + start
+        status, message = call("fftconv_" + name, plan, None, byref(c.ops))
+        assert status == _lib.OK, message
+        assert np.all(raw[start + need.value:] == 0xff), "past the workspace"
+        assert np.all(raw[:start] == 0xff), "before the workspace"
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_workspace_is_enough_for_each_thread_count(threads):
+    p = new_plan(batch=5, length=1000, kernel_length=900)
+    rng = np.random.default_rng(0)
+    u = rng.standard_normal((5, H, 1000)).astype("float32")
+    k = rng.standard_normal((1, H, 900)).astype("float32")
+    y = np.full_like(u, np.nan)
+    need = c_int64()
+    assert call("fftconv_workspace_bytes", p, 0, threads,
+                byref(need))[0] == _lib.OK
+    raw = np.full(need.value + 64 + 4096, 0xff, np.uint8)
+    start = -raw.ctypes.data % 64
+    ops = Operands(size=ctypes.sizeof(Operands), threads=threads, u=tensor(u),
+                   k=tensor(k), y=tensor(y),
+                   workspace=raw.ctypes.data + start,
+                   workspace_bytes=need.value)
+    status, message = call("fftconv_forward", p, None, byref(ops))
+    assert status == _lib.OK, message
+    assert np.all(raw[start + need.value:] == 0xff)
+    assert np.array_equal(y, fftconv.conv(u, k))
+    _lib.lib.fftconv_plan_destroy(p)
+
+
+PLANS = [
+    ("size", 0), ("size", 8), ("size", ctypes.sizeof(PlanDesc) + 8),
+    ("batch", 0), ("batch", -1), ("channels", 0), ("length", 0),
+    ("length", -2 ** 63), ("kernel_length", 0), ("kernel_length", -5),
+    ("batch", 2 ** 62), ("channels", 2 ** 62), ("length", 2 ** 62),
+    ("kernel_length", 2 ** 62), ("length", 2 ** 63 - 1),
+    ("fft_size", -1), ("fft_size", 64),
+    ("mode", 2), ("mode", -1), ("dtype", 0), ("dtype", 5), ("dtype", -1),
+    ("form", 4), ("form", -1), ("dense", 2), ("dense", -1), ("threads", -1),
+    ("threads", 2 ** 31 - 1), ("order", -1), ("order", 17),
+]
+
+
+@pytest.mark.parametrize("field,value", PLANS)
+def test_plan_desc(field, value):
+    handle = c_void_p(123)
+    refused("fftconv_plan_create", byref(handle), byref(desc(**{field: value})),
+            words=field)
+    assert handle.value is None, "a failure leaves NULL behind"
+
+
+def test_plan_null():
+    handle = c_void_p()
+    refused("fftconv_plan_create", None, byref(desc()), words="plan")
+    refused("fftconv_plan_create", byref(handle), None, words="desc")
+    _lib.lib.fftconv_plan_destroy(None)
+    _lib.lib.fftconv_spectrum_destroy(None)
+
+
+@pytest.mark.parametrize("radices,order", [
+    ((0,), 1), ((-8,), 1), ((129,), 1), ((2 ** 62,), 1), ((64, 2 ** 62), 2),
+    ((64,), 0), ((64,), -1), ((64,) * 17, 17), ((128,) * 16, 16)])
+def test_plan_radices(radices, order):
+    handle = c_void_p()
+    refused("fftconv_plan_create", byref(handle),
+            byref(desc(radices=_lib.int64s(radices), order=order)),
+            words=() if order > 16 or order < 1 else "radices")
+
+
+def test_plan_circular():
+    handle = c_void_p()
+    for changes, word in [(dict(fft_size=L - 1), "fft_size"),
+                          (dict(kernel_length=L + 1), "kernel_length"),
+                          (dict(fft_size=2 ** 62), "fft_size"),
+                          (dict(fft_size=-2 ** 63), "fft_size")]:
+        refused("fftconv_plan_create", byref(handle),
+                byref(desc(mode=1, **changes)), words=word)
+
+
+def test_plan_too_large_for_memory():
+    """Sizes whose product overflows, and ones that merely do not fit."""
+    handle = c_void_p()
+    for changes in (dict(batch=2 ** 31, channels=2 ** 31, length=2 ** 31),
+                    dict(batch=2 ** 58, channels=2 ** 58),
+                    dict(length=2 ** 57, kernel_length=2 ** 57)):
+        status, message = call("fftconv_plan_create", byref(handle),
+                               byref(desc(**changes)))
+        assert status in (_lib.INVALID, _lib.NO_MEMORY), message
+        assert message and handle.value is None
+
+
+@pytest.mark.parametrize("isa", [b"", b"none", b"\xff\xfe", b"x" * 10000])
+def test_plan_isa(isa):
+    handle = c_void_p()
+    status, message = call("fftconv_plan_create", byref(handle),
+                           byref(desc(isa=isa)))
+    assert status in (_lib.INVALID, _lib.UNSUPPORTED) and "isa" in message
+
+
+def test_plan_info(plan):
+    info = PlanInfo(size=ctypes.sizeof(PlanInfo))
+    refused("fftconv_plan_get_info", None, byref(info), words="plan")
+    refused("fftconv_plan_get_info", plan, None, words="info")
+    info.size = 4
+    refused("fftconv_plan_get_info", plan, byref(info), words="size")
+    need = c_int64()
+    refused("fftconv_workspace_bytes", None, 0, 0, byref(need), words="plan")
+    refused("fftconv_workspace_bytes", plan, 0, 0, None, words="bytes")
+    refused("fftconv_workspace_bytes", plan, 2, 0, byref(need),
+            words="direction")
+    refused("fftconv_workspace_bytes", plan, 0, -1, byref(need),
+            words="threads")
+
+
+def test_spectrum(plan):
+    k = np.ones((1, H, LK), "float32")
+    handle = c_void_p(123)
+    refused("fftconv_spectrum_create", None, plan, byref(tensor(k)), 0,
+            words="spectrum")
+    for arguments, word in [((None, byref(tensor(k)), 0), "plan"),
+                            ((plan, None, 0), "k"),
+                            ((plan, byref(Tensor()), 0), "k"),
+                            ((plan, byref(tensor(k[:, :2])), 0), "k"),
+                            ((plan, byref(tensor(k, dtype="float64")), 0),
+                             "k"),
+                            ((plan, byref(tensor(k, dtype="float16")), 0),
+                             "k"),
+                            ((plan, byref(tensor(k)), -1), "threads")]:
+        refused("fftconv_spectrum_create", byref(handle), *arguments,
+                words=word)
+        assert handle.value is None
+
+
+def test_spectrum_of_another_plan(plan):
+    other = new_plan(length=128, kernel_length=128)
+    k = np.ones((1, H, 128), "float32")
+    handle = c_void_p()
+    assert call("fftconv_spectrum_create", byref(handle), other,
+                byref(tensor(k)), 0)[0] == _lib.OK
+    c = Call()
+    c.ops.k = Tensor()
+    for name in BOTH:
+        refused("fftconv_" + name, plan, handle, byref(c.ops),
+                words="spectrum")
+    assert c.untouched()
+    _lib.lib.fftconv_spectrum_destroy(handle)
+    _lib.lib.fftconv_plan_destroy(other)
+
+
+def test_primitives(plan):
+    info = PlanInfo(size=ctypes.sizeof(PlanInfo))
+    assert call("fftconv_plan_get_info", plan, byref(info))[0] == _lib.OK
+    raw = np.zeros(B * H * info.spectra_row_bytes + 128, np.uint8)
+    s = raw.ctypes.data + -raw.ctypes.data % 64
+    u = np.ones((B, H, L), "float32")
+    t = tensor(u)
+    for name in ("fftconv_rows_to_spectra", "fftconv_spectra_to_rows"):
+        def arguments(plan, rows, spectra, threads=0, name=name):
+            return ((plan, rows, spectra, threads)
+                    if name == "fftconv_rows_to_spectra"
+                    else (plan, spectra, rows, threads))
+        for bad, word in [(arguments(None, byref(t), s), "plan"),
+                          (arguments(plan, None, s), "rows"),
+                          (arguments(plan, byref(Tensor()), s), "rows"),
+                          (arguments(plan, byref(tensor(u[:1])), s), "rows"),
+                          (arguments(plan, byref(t), None), "spectra"),
+                          (arguments(plan, byref(t), s + 4), "spectra"),
+                          (arguments(plan, byref(t), s, -1), "threads")]:
+            refused(name, *bad, words=word)
+    assert np.all(u == 1) and not raw.any()
+    handle = c_void_p()
+    assert call("fftconv_spectrum_create", byref(handle), plan,
+                byref(tensor(np.ones((1, H, LK), "float32"))), 0)[0] == 0
+    for bad, word in [((None, handle, s, s, 0), "plan"),
+                      ((plan, None, s, s, 0), "spectrum"),
+                      ((plan, handle, None, s, 0), "in"),
+                      ((plan, handle, s, None, 0), "out"),
+                      ((plan, handle, s + 4, s, 0), "in"),
+                      ((plan, handle, s, s + 4, 0), "out"),
+                      ((plan, handle, s, s, -1), "threads")]:
+        refused("fftconv_multiply", *bad, words=word)
+    refused("fftconv_spectra_offsets", None, (c_int64 * 9)(), words="plan")
+    refused("fftconv_spectra_offsets", plan, None, words="offset")
+    _lib.lib.fftconv_spectrum_destroy(handle)
+
+
+def test_dft():
+    x = np.ones(64, np.complex64)
+    out = np.full(64, 7, np.complex64)
+
+    def d(**changes):
+        changes = {"radices": (8, 8), **changes}
+        radices = changes.pop("radices")
+        base = dict(size=ctypes.sizeof(DftDesc), n=64, count=1, dtype=2,
+                    stages=-1, order=2, in_=x.ctypes.data,
+                    out=out.ctypes.data)
+        return DftDesc(**{**base, **changes},
+                       radices=_lib.int64s(radices) if radices else None)
+
+    refused("fftconv_dft", None, words="desc")
+    for changes, word in [
+            (dict(size=3), "size"), (dict(n=0), "n"), (dict(n=63), "n"),
+            (dict(n=2 ** 62), "n"), (dict(count=0), "count"),
+            (dict(count=-1), "count"), (dict(count=2 ** 62), "count"),
+            (dict(dtype=3), "dtype"), (dict(dtype=0), "dtype"),
+            (dict(inverse=2), "inverse"), (dict(dense=2), "dense"),
+            (dict(stages=3), "stages"), (dict(order=0), "order"),
+            (dict(order=17), "order"), (dict(order=-1), "order"),
+            (dict(radices=None), "radices"), (dict(radices=(8, 0)), "radices"),
+            (dict(radices=(8, 129)), "radices"),
+            (dict(radices=(-8, -8)), "radices"),
+            (dict(radices=(8, 16)), "radices"), (dict(in_=None), "in"),
+            (dict(out=None), "out"), (dict(in_=x.ctypes.data + 1), "in"),
+            (dict(out=out.ctypes.data + 1), "out"),
+            (dict(out=x.ctypes.data + 8), "out")]:
+        refused("fftconv_dft", byref(d(**changes)), words=word)
+        assert np.all(out == 7) and np.all(x == 1), changes
+    status, message = call("fftconv_dft", byref(d(isa=b"none")))
+    assert status in (_lib.INVALID, _lib.UNSUPPORTED) and "isa" in message
+    assert call("fftconv_dft", byref(d()))[0] == _lib.OK
+    assert abs(out[0] - 64) < 1e-3
+
+
+def test_cost():
+    hardware = Hardware(size=ctypes.sizeof(Hardware))
+    refused("fftconv_hardware_get", None, byref(hardware), words="name")
+    refused("fftconv_hardware_get", b"Z80", byref(hardware), words="Z80")
+    refused("fftconv_hardware_get", b"A100", None, words="hardware")
+    hardware.size = 3
+    refused("fftconv_hardware_get", b"A100", byref(hardware), words="size")
+    hardware.size = ctypes.sizeof(Hardware)
+    assert call("fftconv_hardware_get", b"A100", byref(hardware))[0] == 0
+    seconds, radices = c_double(), _lib.int64s((16, 16))
+    for bad, word in [((None, 2, byref(hardware), byref(seconds)), "radices"),
+                      ((radices, 0, byref(hardware), byref(seconds)), "order"),
+                      ((radices, 17, byref(hardware), byref(seconds)),
+                       "order"),
+                      ((radices, 2, None, byref(seconds)), "hardware"),
+                      ((radices, 2, byref(hardware), None), "seconds"),
+                      ((_lib.int64s((16, 0)), 2, byref(hardware),
+                        byref(seconds)), "radices"),
+                      ((_lib.int64s((16, -1)), 2, byref(hardware),
+                        byref(seconds)), "radices"),
+                      ((_lib.int64s((2 ** 62, 4)), 2, byref(hardware),
+                        byref(seconds)), "radices")]:
+        refused("fftconv_monarch_cost", *bad, words=word)
+    wrong = Hardware.from_buffer_copy(hardware)
+    wrong.sigma_h = 0
+    refused("fftconv_monarch_cost", radices, 2, byref(wrong), byref(seconds),
+            words="sigma_h")
+    out = (c_int64 * 16)()
+    for name, extra in (("fftconv_balanced_radices", ()),
+                        ("fftconv_best_radices", (byref(hardware),))):
+        for n, order, word in [(0, 2, "n"), (-4, 2, "n"), (6, 2, "n"),
+                               (256, 0, "order"), (256, 17, "order"),
+                               (256, -1, "order")]:
+            refused(name, n, order, *extra, out, words=word)
+        refused(name, 256, 2, *extra, None, words="radices")
+    refused("fftconv_best_radices", 256, 2, None, out, words="hardware")
+
+
+def test_names_by_number():
+    for name in ("fftconv_isa_name", "fftconv_hardware_name"):
+        function = getattr(_lib.lib, name)
+        assert function(0) and function(-1) is None and function(10 ** 6) is None
+    assert _lib.lib.fftconv_isa_available(None) == 0
+    assert _lib.lib.fftconv_isa_available(b"none") == 0
+    assert _lib.lib.fftconv_isa_available(ISA.encode()) == 1
+    assert "host" in fftconv.cost.HARDWARE
+
+
+def test_message_belongs_to_the_thread():
+    """A failure in another thread leaves this one's message alone."""
+    import threading
+    refused("fftconv_plan_create", byref(c_void_p()), byref(desc(batch=0)),
+            words="batch")
+    thread = threading.Thread(target=refused, args=(
+        "fftconv_plan_create", byref(c_void_p()), byref(desc(channels=0))),
+        kwargs={"words": "channels"})
+    thread.start()
+    thread.join()
+    assert "batch" in _lib.lib.fftconv_last_error().decode()

@@ -1,0 +1,298 @@
+"""conv and conv_backward against the float64 oracle, over shapes and types."""
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+import fftconv
+from fftconv import reference
+from support import (ACTIVATIONS, DTYPES, TOLERANCE, Case, big,
+                     check_forward, check_gradients, check_rows, k_dtypes,
+                     norm, normal, slow)
+
+ALL = ("in_gate", "out_gate", "skip", "mask")
+
+# (B, H, L, Lk): even, odd and prime; a kernel shorter, as long, and longer.
+CAUSAL = [(1, 1, 1, 1), (2, 3, 1, 5), (1, 2, 2, 2), (2, 2, 3, 7), (1, 1, 4, 3),
+          (3, 2, 17, 4), (2, 3, 64, 64), (2, 3, 67, 67), (1, 4, 100, 1),
+          (2, 2, 127, 300), (2, 5, 256, 256), (1, 2, 499, 250),
+          (2, 2, 1000, 1000), (1, 3, 1024, 1500), (3, 1, 2048, 2048),
+          (1, 2, 4099, 4099), (1, 1, 10007, 10007), (1, 2, 16384, 16384),
+          (1, 1, 40000, 77), (1, 1, 65536, 65536)]
+# (B, H, L, Lk, N): N prime, 7-smooth odd and even, 2 L, and L (None).
+CIRCULAR = [(2, 3, 1, 1, None), (2, 2, 2, 1, None), (2, 2, 5, 5, None),
+            (1, 1, 1, 1, 7), (2, 3, 64, 64, None), (1, 2, 97, 97, None),
+            (2, 2, 105, 105, None), (2, 3, 210, 50, None),
+            (1, 2, 1000, 1000, None), (2, 2, 1009, 1009, None),
+            (1, 3, 1024, 1024, None), (1, 1, 2310, 2310, None),
+            (1, 1, 6561, 6561, None), (2, 1, 4096, 4096, None),
+            (1, 1, 16384, 16384, None), (1, 1, 20011, 20011, None),
+            (1, 1, 65536, 65536, None), (2, 2, 50, 30, 97), (2, 2, 50, 97, 97),
+            (2, 3, 64, 64, 128), (1, 2, 100, 200, 200), (1, 2, 333, 1000, 1024),
+            (1, 1, 1000, 999, 2047), (2, 1, 130, 200, 315), (1, 2, 3, 4, 5)]
+SHAPES = [s + ("causal", None) for s in CAUSAL] + \
+         [s[:4] + ("circular", s[4]) for s in CIRCULAR]
+
+
+def ids(shape):
+    return "-".join(str(x) for x in shape if x is not None)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=ids)
+def test_forward(shape, dtype):
+    *sizes, mode, fft_size = shape
+    for options, activation in (((), None), (ALL, "gelu")):
+        case = Case(*sizes, dtype, options=options, activation=activation,
+                    mode=mode, fft_size=fft_size)
+        check_forward(case, fftconv.conv(case.u, case.k, **case.arguments))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=ids)
+def test_backward(shape, dtype):
+    *sizes, mode, fft_size = shape
+    for options, activation in (((), None), (ALL, "gelu")):
+        case = Case(*sizes, dtype, options=options, activation=activation,
+                    mode=mode, fft_size=fft_size)
+        check_gradients(case, fftconv.conv_backward(
+            case.dy, case.u, case.k, **case.arguments))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("options", [(), ("in_gate",), ("out_gate",),
+                                     ("in_gate", "out_gate"), ("skip",),
+                                     ("mask",), ALL], ids="+".join)
+@pytest.mark.parametrize("dtypes", k_dtypes(), ids="-".join)
+@pytest.mark.parametrize("mode", ["causal", "circular"])
+def test_every_operand(dtypes, options, activation, mode):
+    case = Case(3, 4, 130, 130, dtypes[0], k_dtype=dtypes[1], options=options,
+                activation=activation, mode=mode)
+    check_forward(case, fftconv.conv(case.u, case.k, **case.arguments))
+    check_gradients(case, fftconv.conv_backward(case.dy, case.u, case.k,
+                                                **case.arguments))
+
+
+@pytest.mark.parametrize("needs", [
+    (), ("u",), ("k",), ("in_gate",), ("out_gate",), ("skip",),
+    ("k", "skip"), ("u", "in_gate"), ("u", "out_gate")], ids="+".join)
+@pytest.mark.parametrize("activation", [None, "silu"])
+@pytest.mark.parametrize("mode", ["causal", "circular"])
+def test_needs(needs, activation, mode):
+    """What is asked for alone is, to the bit, what it is among all."""
+    case = Case(5, 3, 90, 70, options=ALL, activation=activation, mode=mode)
+    some = fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments,
+                                 needs=needs)
+    check_gradients(case, some, needs=needs)
+    every = fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments)
+    for a, b in zip(some, every):
+        assert a is None or np.array_equal(a, b)
+
+
+def test_needs_as_one_string():
+    case = Case(1, 1, 8, 8)
+    got = fftconv.conv_backward(case.dy, case.u, case.k, needs="k")
+    check_gradients(case, got, needs=("k",))
+
+
+SIZES = st.one_of(st.integers(1, 40), st.integers(41, 700),
+                  st.sampled_from([64, 128, 256, 257, 384, 509, 512, 1024]))
+
+
+@st.composite
+def cases(draw):
+    dtype, k_dtype = draw(st.sampled_from(k_dtypes()))
+    mode = draw(st.sampled_from(["causal", "circular"]))
+    length = draw(SIZES)
+    fft_size, taps = None, draw(SIZES)
+    if mode == "circular":
+        fft_size = length + draw(st.one_of(st.just(0), SIZES))
+        taps = min(taps, fft_size)
+    return Case(draw(st.integers(1, 5)), draw(st.integers(1, 4)), length, taps,
+                dtype, k_dtype=k_dtype, mode=mode, fft_size=fft_size,
+                options=draw(st.sets(st.sampled_from(ALL))),
+                activation=draw(st.sampled_from(ACTIVATIONS)),
+                seed=draw(st.integers(0, 99)))
+
+
+@given(cases(), st.integers(1, 3))
+def test_anything(case, threads):
+    check_forward(case, fftconv.conv(case.u, case.k, **case.arguments,
+                                     threads=threads))
+    check_gradients(case, fftconv.conv_backward(
+        case.dy, case.u, case.k, **case.arguments, threads=threads))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("level", [1e-3, 1e3])
+def test_level(dtype, level):
+    """Errors are relative: quiet and loud inputs fare as O(1) ones do."""
+    if dtype == "float16" and level > 1:
+        level = 100.0                       # y must stay below 65504
+    case = Case(2, 3, 1000, 1000, dtype)
+    case.u = (case.u.astype(np.float64) * level).astype(case.u.dtype)
+    if dtype == "float16" and level < 1:
+        # y of 1e-3 has float16's subnormal grid: 2^-25 at most for each.
+        y = fftconv.conv(case.u, case.k).astype(np.float64)
+        want = reference.conv(case.u, case.k)
+        assert np.all(np.abs(y - want) <= np.maximum(
+            2 ** -25 * 1.05, 2 ** -11 * 1.05 * np.abs(want)))
+        return
+    check_forward(case, fftconv.conv(case.u, case.k))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_large_mean(dtype):
+    """A constant of 100 under the noise."""
+    case = Case(2, 3, 1000, 1000, dtype)
+    case.u = (case.u.astype(np.float64) + 100).astype(case.u.dtype)
+    check_forward(case, fftconv.conv(case.u, case.k))
+
+
+def test_axes():
+    """(L,), (H, L) and (B, H, L); k (Lk,), (H, Lk) and (1, H, Lk)."""
+    case = Case(1, 1, 50, 20)
+    want = fftconv.conv(case.u, case.k)
+    for u in (case.u, case.u[0], case.u[0, 0]):
+        for k in (case.k[None], case.k, case.k[0]):
+            y = fftconv.conv(u, k)
+            assert y.shape == u.shape
+            assert np.array_equal(y.reshape(-1), want.reshape(-1))
+            g = fftconv.conv_backward(u, u, k)
+            assert g.du.shape == u.shape and g.dk.shape == k.shape
+    case = Case(1, 3, 50, 20)
+    y = fftconv.conv(case.u[0], case.k, skip=case.k[:, 0],
+                     mask=case.k[None, :, 1])
+    assert y.shape == (3, 50)
+
+
+@pytest.mark.parametrize("mode", ["causal", "circular"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_layout_blh(mode, dtype):
+    """(B, L, H) gives the bits of (B, H, L), axes exchanged."""
+    case = Case(2, 5, 70, 70, dtype, options=ALL, activation="gelu", mode=mode)
+    want = fftconv.conv(case.u, case.k, **case.arguments)
+    gradients = fftconv.conv_backward(case.dy, case.u, case.k,
+                                      **case.arguments)
+    arguments = case.arguments
+    for name in ("in_gate", "out_gate"):
+        arguments[name] = np.ascontiguousarray(
+            arguments[name].transpose(0, 2, 1))
+    u, dy = (np.ascontiguousarray(x.transpose(0, 2, 1))
+             for x in (case.u, case.dy))
+    y = fftconv.conv(u, case.k, **arguments, layout="BLH")
+    assert y.shape == u.shape and y.flags.c_contiguous
+    assert np.array_equal(y.transpose(0, 2, 1), want)
+    got = fftconv.conv_backward(dy, u, case.k, **arguments, layout="BLH")
+    for name, a, b in zip(got._fields, got, gradients):
+        a = a if name in ("dk", "dskip") else a.transpose(0, 2, 1)
+        assert np.array_equal(a, b), name
+    plan = fftconv.Plan(u.shape, case.k.shape, dtype=dtype, mode=mode,
+                        layout="BLH")
+    arguments = {k: v for k, v in arguments.items()
+                 if k not in ("mode", "fft_size")}
+    assert np.array_equal(plan(u, plan.spectrum(case.k), **arguments), y)
+
+
+def test_layout_blh_two_axes():
+    case = Case(1, 3, 40, 40)
+    y = fftconv.conv(case.u[0].T, case.k, layout="BLH")
+    assert np.array_equal(y.T, fftconv.conv(case.u[0], case.k))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_broadcast_gates(dtype):
+    """A gate of fewer values acts as its repetition; its gradient is summed."""
+    case = Case(3, 4, 65, 65, dtype)
+    rng = np.random.default_rng(1)
+    for shape in [(4, 1), (1, 4, 65), (65,), (3, 1, 1), (1,), ()]:
+        gate = np.asarray(normal(rng, shape, dtype))
+        full = np.ascontiguousarray(np.broadcast_to(gate, case.u.shape))
+        y = fftconv.conv(case.u, case.k, gate, gate)
+        assert np.array_equal(y, fftconv.conv(case.u, case.k, full, full))
+        got = fftconv.conv_backward(case.dy, case.u, case.k, gate, gate)
+        each = fftconv.conv_backward(case.dy, case.u, case.k, full, full)
+        want = reference.conv_backward(case.dy, case.u, case.k, gate, gate)
+        for name in ("din_gate", "dout_gate"):
+            x = getattr(got, name)
+            assert x.shape == gate.shape and x.dtype == gate.dtype
+            # The terms carry their own rounding before they are summed.
+            size = np.sqrt((getattr(each, name).astype(np.float64) ** 2).sum())
+            assert np.all(np.abs(x.astype(np.float64) - getattr(want, name))
+                          <= 4 * TOLERANCE[dtype] * max(size, 1))
+
+
+def test_skip_and_mask_of_one_number():
+    case = Case(2, 3, 30, 30)
+    y = fftconv.conv(case.u, case.k, skip=0.5, mask=2.0)
+    want = reference.conv(case.u, case.k, skip=np.full(3, 0.5),
+                          mask=np.full((2, 3), 2.0))
+    check_forward(case, y, want)
+
+
+def test_lists():
+    """Lists of numbers: u becomes float64, the others what u needs."""
+    y = fftconv.conv([1, 2, 3], [1, 1])
+    assert y.dtype == np.float64 and np.allclose(y, [1, 3, 5], atol=1e-14)
+    u = np.array([1, 2, 3], np.float16)
+    y = fftconv.conv(u, [1, 1], in_gate=[2, 2, 2], skip=[1])
+    assert y.dtype == np.float16 and np.allclose(y, [4, 10, 16], atol=0.02)
+
+
+@slow
+@pytest.mark.parametrize("mode", ["causal", "circular"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_long(mode, dtype):
+    """A row of a quarter of a million, gated, there and back."""
+    case = Case(1, 2, 1 << 18, 1 << 18, dtype, k_dtype="float32", mode=mode,
+                options=("in_gate", "out_gate"))
+    check_forward(case, fftconv.conv(case.u, case.k, **case.arguments))
+    check_gradients(case, fftconv.conv_backward(case.dy, case.u, case.k,
+                                                **case.arguments))
+
+
+@slow
+def test_long_float64_and_prime():
+    case = Case(1, 1, 1 << 20, 1 << 20, "float64")
+    check_forward(case, fftconv.conv(case.u, case.k))
+    case = Case(1, 1, 200003, 200003, mode="circular")
+    check_forward(case, fftconv.conv(case.u, case.k, mode="circular"))
+
+
+@big
+@pytest.mark.parametrize("log", [20, 21, 22, 23])
+@pytest.mark.parametrize("mode", ["causal", "circular"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_big(log, mode, dtype):
+    n = 1 << log
+    case = Case(1, 1, n, n, dtype, k_dtype="float32", mode=mode,
+                options=("in_gate", "out_gate"))
+    check_forward(case, fftconv.conv(case.u, case.k, **case.arguments))
+    check_gradients(case, fftconv.conv_backward(case.dy, case.u, case.k,
+                                                **case.arguments))
+
+
+@big
+@pytest.mark.parametrize("n", [(1 << 23) - 15, 3 ** 14, 5 * 7 ** 7])
+@pytest.mark.parametrize("mode", ["causal", "circular"])
+def test_big_odd(n, mode):
+    """A prime (2^23 - 15 is one), and two odd 7-smooth lengths."""
+    case = Case(1, 1, n, n, mode=mode)
+    check_forward(case, fftconv.conv(case.u, case.k, mode=mode))
+
+
+@big
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_big_many_rows(dtype):
+    """More than 2^31 bytes of u, in place: 64-bit addressing."""
+    length = 1 << 20
+    k = np.ones((1, 3), dtype)
+    rows = (1 << 31) // (length * k.itemsize) + 1
+    u = np.zeros((rows, 1, length), dtype)
+    u[0, 0, 5] = u[-1, 0, 7] = 1
+    fftconv.conv(u, k, out=u)
+    for row, at in ((u[0], 5), (u[-1], 7)):
+        want = np.zeros((1, length))
+        want[0, at:at + 3] = 1
+        check_rows("row", row, want, norm(k), TOLERANCE[dtype])
+    assert not u[1:-1].any()

@@ -1,0 +1,302 @@
+"""Plans: every instruction set, form, radix set and stage kind, forced."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, strategies as st
+
+import fftconv
+from fftconv import reference
+from support import (DTYPES, TOLERANCE, Case, check_forward, check_gradients,
+                     norm, same_bits)
+
+ISAS = fftconv.isas()
+ALL = ("in_gate", "out_gate", "skip", "mask")
+# What each mode can be made of.  "circular" in right angle is folded from a
+# linear convolution.
+FORMS = [("causal", "right_angle"), ("circular", "right_angle"),
+         ("circular", "even_odd"), ("circular", "complex")]
+
+
+def check_plan(case, plan):
+    want = reference.conv(case.u, case.k, **case.arguments)
+    gradients = reference.conv_backward(case.dy, case.u, case.k,
+                                        **case.arguments)
+    spectrum = plan.spectrum(case.k)
+    for kernel in (spectrum, case.k):
+        check_forward(case, plan(case.u, kernel, **case.plan_arguments), want)
+        check_gradients(case, plan.backward(case.dy, case.u, kernel,
+                                            **case.plan_arguments), gradients)
+
+
+@pytest.mark.parametrize("form", ["even_odd", "complex"])
+def test_causal_is_right_angle(form):
+    with pytest.raises(ValueError, match=f"form is {form}.*right_angle"):
+        fftconv.Plan((1, 1, 64), (1, 64), form=form)
+
+
+@pytest.mark.parametrize("dense", [False, True], ids=["codelet", "dense"])
+@pytest.mark.parametrize("mode,form", FORMS, ids="-".join)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", ISAS)
+def test_every_path(isa, dtype, mode, form, dense):
+    for length in (2, 96, 360, 1024):
+        case = Case(2, 3, length, length, dtype, mode=mode, options=ALL,
+                    activation="gelu")
+        plan = case.plan(isa=isa, form=form, dense=dense)
+        assert plan.isa == isa and plan.form == form and plan.dense == dense
+        check_plan(case, plan)
+
+
+RADICES = [(2,), (3,), (5,), (7,), (128,), (1, 16), (16, 1), (1, 1, 8),
+           (16, 16), (32, 32), (8, 8, 16), (4, 4, 4, 4), (2,) * 10,
+           (128, 2), (2, 128), (64, 64), (16, 16, 16), (3, 5, 7), (7, 5, 3),
+           (9, 25), (6, 10, 14), (15, 16), (100,), (49, 4), (27, 32),
+           (13, 8), (11, 4, 2), (8, 127), (97, 2), (121, 3)]
+
+
+@pytest.mark.parametrize("dense", [False, True], ids=["codelet", "dense"])
+@pytest.mark.parametrize("mode,form", FORMS, ids="-".join)
+@pytest.mark.parametrize("radices", RADICES, ids=lambda r: "x".join(map(str, r)))
+def test_radices(radices, mode, form, dense):
+    """Named radices are what runs, and the result is right."""
+    m = math.prod(radices)
+    n = m if form == "complex" else 2 * m
+    if mode == "causal":
+        length, fft_size = (m if form == "right_angle" else n // 2), None
+    else:
+        length, fft_size = n, n
+        if form == "right_angle":           # folded: 2 N - 1 <= 2 M
+            length = fft_size = m
+    if length < 1:
+        pytest.skip("no row fits")
+    case = Case(2, 2, length, length, "float32", mode=mode, fft_size=fft_size,
+                options=ALL, activation="silu")
+    try:
+        plan = case.plan(radices=radices, form=form, dense=dense)
+    except (ValueError, fftconv.Unsupported) as error:
+        # Only a radix that no codelet knows may be refused, and by its name.
+        assert not dense and "radi" in str(error), error
+        assert any(largest_prime(r) > 7 for r in radices), error
+        return
+    assert plan.radices == radices
+    assert plan.transform_length == m
+    assert math.prod(plan.stage_radices) == m
+    check_plan(case, plan)
+
+
+def largest_prime(n):
+    p = 2
+    while n > 1 and p * p <= n:
+        if n % p == 0:
+            n //= p
+        else:
+            p += 1
+    return n
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_dense_is_the_codelets(isa, dtype):
+    """Both kinds of stage agree to rounding."""
+    case = Case(2, 2, 512, 512, dtype)
+    a, b = (case.plan(isa=isa, dense=dense)(case.u, case.k)
+            for dense in (False, True))
+    assert np.all(norm(a - b)
+                  <= 2 * TOLERANCE[dtype] * norm(case.k) * norm(case.u))
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_order(order):
+    case = Case(1, 2, 64, 64)
+    plan = case.plan(order=order)
+    assert len(plan.radices) == order
+    check_plan(case, plan)
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.data())
+def test_any_plan(length, taps, data):
+    mode, form = data.draw(st.sampled_from(FORMS))
+    fft_size = None
+    if mode == "circular":
+        fft_size = length + data.draw(st.integers(0, 200))
+        taps = min(taps, fft_size)
+    case = Case(data.draw(st.integers(1, 4)), data.draw(st.integers(1, 3)),
+                length, taps, data.draw(st.sampled_from(DTYPES)), mode=mode,
+                fft_size=fft_size, options=data.draw(st.sets(
+                    st.sampled_from(ALL))))
+    try:
+        plan = case.plan(form=form, isa=data.draw(st.sampled_from(ISAS)),
+                         dense=data.draw(st.booleans()),
+                         threads=data.draw(st.integers(1, 3)))
+    except ValueError as error:
+        # Even/odd needs an even N; complex and even/odd a length with radices.
+        assert form != "right_angle" and "fft_size" in str(error) \
+            or "form" in str(error), error
+        assume(False)
+    check_plan(case, plan)
+
+
+def test_spectrum_is_the_kernel():
+    """Prepared or not, the same bits; and it keeps its plan alive."""
+    case = Case(3, 4, 777, 500, options=("in_gate",), activation="gelu")
+    plan = case.plan()
+    spectrum = plan.spectrum(case.k)
+    assert spectrum.plan is plan
+    assert spectrum.nbytes == plan.counters.spectrum_bytes > 0
+    want = plan(case.u, case.k, **case.plan_arguments)
+    del plan
+    y = spectrum.plan(case.u, spectrum, **case.plan_arguments)
+    assert same_bits(y, want)
+    assert "777" not in repr(spectrum) and "500" in repr(spectrum)
+
+
+def test_conv_is_the_plan():
+    for mode in ("causal", "circular"):
+        case = Case(3, 4, 600, 600, mode=mode)
+        y = fftconv.conv(case.u, case.k, mode=mode)
+        assert same_bits(y, case.plan()(case.u, case.k))
+
+
+def other_isa(plan):
+    """An instruction set of another number of lanes."""
+    return next(isa for isa in ISAS if fftconv.Plan(
+        (1, 1, 8), (1, 8), isa=isa).lanes != plan.lanes)
+
+
+def test_spectrum_of_another_plan():
+    """Refused by name, before anything is written."""
+    case = Case(2, 3, 128, 128)
+    plan = case.plan()
+    others = [Case(2, 3, 256, 128).plan(), Case(2, 4, 128, 128).plan(),
+              Case(2, 3, 128, 128, "float64").plan(),
+              Case(2, 3, 128, 128, mode="circular").plan(),
+              case.plan(radices=(2,) * 7), case.plan(isa=other_isa(plan))]
+    for other in others:
+        channels, taps = other._kernel
+        k = np.ones((channels, taps), other.dtype)
+        spectrum = other.spectrum(k)
+        out = np.full_like(case.u, 7)
+        with pytest.raises(ValueError, match="spectrum"):
+            plan(case.u, spectrum, out=out)
+        assert np.all(out == 7)
+        with pytest.raises(ValueError, match="spectrum"):
+            plan.backward(case.dy, case.u, spectrum)
+        with pytest.raises(ValueError, match="spectrum"):
+            plan.multiply(spectrum, plan.rows_to_spectra(case.u))
+
+
+@pytest.mark.parametrize("mode,form", FORMS, ids="-".join)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_primitives(dtype, mode, form):
+    """A convolution is the composition of the three."""
+    for length in (4, 60, 256, 1000):
+        case = Case(2, 3, length, length, dtype, mode=mode)
+        plan = case.plan(form=form)
+        spectrum = plan.spectrum(case.k)
+        s = plan.rows_to_spectra(case.u)
+        product = plan.multiply(spectrum, s)
+        kept = product.copy()
+        check_forward(case, plan.spectra_to_rows(product))
+        assert np.array_equal(product, kept, equal_nan=True)
+        assert plan.multiply(spectrum, s, out=s) is s
+        check_forward(case, plan.spectra_to_rows(s, overwrite=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("mode,form", [f for f in FORMS if f != FORMS[1]],
+                         ids="-".join)
+def test_natural(mode, form, isa, dtype):
+    """natural() is what the form's formula says, from np.fft."""
+    for length in (2, 60, 256, 2000):
+        case = Case(2, 2, length, length, dtype, mode=mode)
+        plan = case.plan(form=form, isa=isa)
+        got = plan.natural(plan.rows_to_spectra(case.u))
+        m = plan.transform_length
+        x = np.zeros(case.u.shape[:2] + (2 * m,))
+        x[..., :length] = case.u
+        z = {"right_angle": (x[..., :m] + 1j * x[..., m:])
+             * np.exp(0.5j * np.pi * np.arange(m) / m),
+             "even_odd": x[..., ::2] + 1j * x[..., 1::2],
+             "complex": x[..., :m]}[form]
+        want = np.fft.fft(z)
+        assert got.shape == want.shape
+        kind = "float64" if dtype == "float64" else "float32"
+        assert got.dtype == np.result_type(kind, np.complex64)
+        assert np.all(norm(np.abs(got - want))
+                      <= 2 * TOLERANCE[kind] * norm(np.abs(want)))
+
+
+def test_counters():
+    """What a plan counts is what its shapes say."""
+    case = Case(3, 5, 1000, 1000, "float16", k_dtype="float32")
+    plan = case.plan()
+    c = plan.counters
+    assert c.io_bytes == 2 * 3 * 5 * 1000 * 2
+    assert len(c.stage_flops) == len(plan.stage_radices)
+    assert all(f > 0 for f, r in zip(c.stage_flops, plan.stage_radices)
+               if r > 1)
+    assert c.flops == sum(c.stage_flops) + c.product_flops
+    # Two transforms of M points and a product, for each row: between the
+    # bare arithmetic of a radix-8 FFT and that of a dense DFT.
+    rows, m = 15, plan.transform_length
+    assert rows * 2 * 2 * m * math.log2(m) < c.flops < rows * 2 * 8 * m * m
+    assert rows * 6 * m <= c.product_flops <= rows * 20 * m
+    # A spectrum holds at least M complex numbers for each channel.
+    assert 5 * 8 * m <= c.spectrum_bytes <= 4 * 5 * 8 * m + 4096
+    assert c.spectra_row_bytes >= 8 * m
+    assert c.spectra_row_bytes % 64 == 0
+    assert 0 < c.forward_workspace_bytes <= c.backward_workspace_bytes
+    assert c.l1_bytes + c.l2_bytes + c.memory_bytes > 0
+    assert c.predicted_seconds > 0
+    dense = case.plan(radices=plan.radices, dense=True).counters
+    assert dense.flops > c.flops
+    twice = Case(6, 5, 1000, 1000, "float16").plan().counters
+    assert twice.io_bytes == 2 * c.io_bytes
+    with pytest.raises(AttributeError):
+        c.io_bytes = 0
+
+
+def test_workspace_grows_with_threads_not_with_rows():
+    one = Case(64, 64, 1000, 1000).plan(threads=1).counters
+    four = Case(64, 64, 1000, 1000).plan(threads=4).counters
+    fewer = Case(8, 64, 1000, 1000).plan(threads=1).counters
+    assert one.forward_workspace_bytes == fewer.forward_workspace_bytes
+    assert one.forward_workspace_bytes < four.forward_workspace_bytes
+    assert one.forward_workspace_bytes < 64 * 64 * 1000 * 4
+
+
+def test_repr():
+    plan = fftconv.Plan((4, 64, 1024), (64, 1024), radices=(32, 32), threads=3,
+                        isa=ISAS[0])
+    text = repr(plan)
+    for part in ("(4, 64, 1024)", "float32", "causal", "right_angle",
+                 "M=1024", "32·32", ISAS[0], "threads=3",
+                 f"lanes={plan.lanes}", "·".join(map(str, plan.stage_radices))):
+        assert part in text, part
+    assert re.search("fft_size=100", repr(
+        fftconv.Plan((1, 1, 64), (1, 64), mode="circular", fft_size=100)))
+
+
+def test_dtypes_alike():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    for same in (["float32", np.float32, np.dtype("float32"), "torch.float32"],
+                 ["bfloat16", ml_dtypes.bfloat16,
+                  np.dtype(ml_dtypes.bfloat16), "torch.bfloat16"],
+                 ["float64", float, np.float64], ["float16", np.half]):
+        for dtype in same:
+            plan = fftconv.Plan((1, 1, 8), (1, 8), dtype=dtype)
+            assert plan.dtype == same[0]
+
+
+@pytest.mark.parametrize("length", [256, 1000, 4096, 65536])
+def test_sizes_chosen(length):
+    """A causal plan pads by little: L <= M, and M is not much more."""
+    plan = fftconv.Plan((2, 3, length), (3, length))
+    if plan.form == "right_angle":
+        assert 2 * plan.transform_length >= length + 1
+        assert plan.transform_length <= 2 * length
+    assert plan.fft_size == 2 * plan.transform_length

@@ -1,0 +1,221 @@
+"""What any convolution must satisfy: checks that need no second implementation."""
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+import fftconv
+from support import DTYPES, TOLERANCE, Case, norm, normal, same_bits
+
+MODES = ["causal", "circular"]
+LENGTHS = [1, 2, 7, 64, 97, 105, 256, 1000, 1009, 4096]
+
+
+def inner(a, b):
+    return float(np.sum(a.astype(np.float64) * b.astype(np.float64)))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_linearity(length, mode, dtype):
+    """conv(a u + b v, k) = a conv(u, k) + b conv(v, k); in k likewise."""
+    rng = np.random.default_rng(length)
+    u, v = (normal(rng, (2, 3, length), dtype) for _ in range(2))
+    k, j = (normal(rng, (3, length), dtype, length ** -0.5) for _ in range(2))
+    a, b = np.array([0.7, -1.9], dtype)
+    limit = 8 * TOLERANCE[dtype] * np.sqrt(length)
+
+    def conv(x, h):
+        return fftconv.conv(x, h, mode=mode)
+
+    assert norm(conv(a * u + b * v, k)
+                - (a * conv(u, k) + b * conv(v, k))).max() <= limit
+    assert norm(conv(u, a * k + b * j)
+                - (a * conv(u, k) + b * conv(u, j))).max() <= limit
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_impulse(length, mode, dtype):
+    """A one at s gives the kernel from s on, and cut or wrapped."""
+    rng = np.random.default_rng(length)
+    k = normal(rng, (1, length), dtype, length ** -0.5)
+    for s in {0, 1, length // 2, length - 1}:
+        if s >= length:
+            continue
+        u = np.zeros((1, 1, length), dtype=k.dtype)
+        u[0, 0, s] = 1
+        want = np.roll(k[0].astype(np.float64), s)
+        if mode == "causal":
+            want[:s] = 0
+        y = fftconv.conv(u, k, mode=mode)[0, 0].astype(np.float64)
+        assert norm(y - want) <= 2 * TOLERANCE[dtype] * norm(k[0])
+
+
+@pytest.mark.parametrize("length", LENGTHS[1:])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_shift(length, dtype):
+    """A shifted input gives a shifted output."""
+    rng = np.random.default_rng(length)
+    u = normal(rng, (2, 2, length), dtype)
+    k = normal(rng, (2, length), dtype, length ** -0.5)
+    limit = 4 * TOLERANCE[dtype] * norm(k).max() * norm(u).max()
+    s = length // 3 + 1
+    y = fftconv.conv(u, k, mode="circular")
+    shifted = fftconv.conv(np.roll(u, s, -1), k, mode="circular")
+    assert norm(shifted - np.roll(y, s, -1)).max() <= limit
+    delayed = np.zeros_like(u)
+    delayed[..., s:] = u[..., :length - s]
+    y = fftconv.conv(u, k)
+    later = fftconv.conv(delayed, k)
+    assert norm(later[..., s:] - y[..., :length - s]).max() <= limit
+    assert norm(later[..., :s]).max() <= limit
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_adjoint(length, mode, dtype):
+    """<A u, y> = <u, A' y> for the map u -> conv(u, k), and for k -> as well."""
+    rng = np.random.default_rng(length)
+    u, dy = (normal(rng, (3, 2, length), dtype) for _ in range(2))
+    k = normal(rng, (2, length), dtype, length ** -0.5)
+    y = fftconv.conv(u, k, mode=mode)
+    g = fftconv.conv_backward(dy, u, k, mode=mode)
+    scale = np.sqrt(inner(y, y) * inner(dy, dy)) + np.sqrt(
+        inner(u, u) * inner(dy, dy)) * norm(k).max()
+    assert abs(inner(y, dy) - inner(u, g.du)) <= 4 * TOLERANCE[dtype] * scale
+    assert abs(inner(y, dy) - inner(k, g.dk)) <= 4 * TOLERANCE[dtype] * scale
+
+
+@pytest.mark.parametrize("mode,fft_size", [("causal", None), ("circular", None),
+                                           ("circular", 50), ("circular", 37)])
+@pytest.mark.parametrize("activation", [None, "gelu", "silu"])
+def test_finite_differences(mode, fft_size, activation):
+    """Each gradient against (f(x + e d) - f(x - e d)) / 2 e, in float64."""
+    case = Case(2, 3, 29, 25, "float64", mode=mode, fft_size=fft_size,
+                activation=activation,
+                options=("in_gate", "out_gate", "skip", "mask"))
+    names = ("u", "k", "in_gate", "out_gate", "skip")
+    at = {"u": case.u, "k": case.k, **case.arguments}
+    gradients = fftconv.conv_backward(case.dy, **at)
+    rng = np.random.default_rng(7)
+    step = 1e-6
+    for name, gradient in zip(names, gradients):
+        for _ in range(3):
+            d = rng.standard_normal(at[name].shape)
+            f = [inner(case.dy, fftconv.conv(**{**at, name: at[name] + s * d}))
+                 for s in (step, -step)]
+            slope = (f[0] - f[1]) / (2 * step)
+            # Rounding of f over the step, and the step's own third order.
+            assert abs(slope - inner(gradient, d)) <= 1e-7 * (
+                1 + norm(gradient.ravel()) * norm(d.ravel())), name
+
+
+def rows_case(dtype, mode, length, seed=0):
+    return Case(5, 3, length, length, dtype, mode=mode, seed=seed,
+                options=("in_gate", "out_gate", "skip", "mask"),
+                activation="gelu")
+
+
+def outputs(case, **changed):
+    """y and the gradients that belong to one row, for changed operands."""
+    at = {"u": case.u, "k": case.k, **case.arguments, **changed}
+    dy = at.pop("dy", case.dy)
+    g = fftconv.conv_backward(dy, **at, needs=("u", "in_gate", "out_gate"))
+    return [fftconv.conv(**at), g.du, g.din_gate, g.dout_gate]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("length", [3, 64, 97, 256, 1000, 2048])
+def test_rows_are_independent(length, mode, dtype):
+    """A row's bits stay when its neighbours change, turn 10^4 times louder, or
+    become NaN or infinite."""
+    case = rows_case(dtype, mode, length)
+    want = outputs(case)
+    row = (2, 1)
+    others = np.ones((5, 3), bool)
+    others[row] = False
+    loud = {"float16": 100}.get(dtype, 1e4)
+    changes = {
+        "new": normal(np.random.default_rng(9), case.u.shape, dtype),
+        "loud": (case.u.astype(np.float64) * loud).astype(case.u.dtype),
+        "nan": np.full_like(case.u, np.nan),
+        "inf": np.full_like(case.u, np.inf)}
+    for what, new in changes.items():
+        # u of every other row; then their gates and dy as well.
+        for names in (("u",), ("u", "in_gate", "out_gate", "dy")):
+            at = {}
+            for name in names:
+                x = getattr(case, name, case.operands.get(name)).copy()
+                x[others] = new[others]
+                at[name] = x
+            with np.errstate(all="ignore"):
+                got = outputs(case, **at)
+            for a, b in zip(got, want):
+                assert same_bits(a[row], b[row]), (what, names)
+            if what in ("nan", "inf"):
+                bad = ~np.isfinite(got[0][others].astype(np.float64))
+                assert bad.any(axis=-1).all(), "a bad row must not look good"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mode", MODES)
+def test_rows_do_not_depend_on_their_number(mode, dtype):
+    """The same row alone, among two, and among many: the same bits."""
+    case = Case(6, 4, 300, 300, dtype, mode=mode)
+    y = fftconv.conv(case.u, case.k, mode=mode)
+    for b, h in ((0, 0), (3, 2), (5, 3)):
+        alone = fftconv.conv(case.u[b, h], case.k[h], mode=mode)
+        assert same_bits(alone, y[b, h])
+        two = fftconv.conv(case.u[b:b + 2, h:h + 1], case.k[h:h + 1],
+                           mode=mode)
+        assert same_bits(two[0, 0], y[b, h])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_one_nan_in_the_kernel(mode):
+    """A kernel that is not finite spoils its own channel and no other."""
+    case = Case(2, 4, 200, 200, mode=mode)
+    want = fftconv.conv(case.u, case.k, mode=mode)
+    k = case.k.copy()
+    k[1, 17] = np.nan
+    y = fftconv.conv(case.u, k, mode=mode)
+    assert np.isnan(y[:, 1]).any(axis=-1).all()
+    for h in (0, 2, 3):
+        assert same_bits(y[:, h], want[:, h])
+
+
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 1000))
+def test_commutes(a, b, seed):
+    """u * k = k * u over the samples both have, causal."""
+    rng = np.random.default_rng(seed)
+    u, k = rng.standard_normal(a), rng.standard_normal(b)
+    n = min(a, b)
+    left, right = fftconv.conv(u, k)[:n], fftconv.conv(k, u)[:n]
+    assert norm(left - right) <= 1e-13 * (norm(u) * norm(k) + 1e-300)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_in_place_is_the_same(dtype):
+    """y may be u: the same bits, with every operand, in either mode."""
+    for mode in MODES:
+        for length in (5, 64, 1000, 4099):
+            case = rows_case(dtype, mode, length)
+            want = fftconv.conv(case.u, case.k, **case.arguments)
+            u = case.u.copy()
+            assert fftconv.conv(u, case.k, **case.arguments, out=u) is u
+            assert same_bits(u, want)
+
+
+def test_two_runs_agree():
+    """The same call twice: the same bits, sums over the batch included."""
+    case = Case(37, 3, 500, 500, options=("in_gate", "skip"))
+    first, second = (fftconv.conv_backward(case.dy, case.u, case.k,
+                                           **case.arguments)
+                     for _ in range(2))
+    for a, b in zip(first, second):
+        assert a is b is None or same_bits(a, b)

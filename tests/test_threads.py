@@ -1,0 +1,164 @@
+"""Threads: the same bits for any number, one plan for many, and after a fork."""
+
+import gc
+import multiprocessing
+import os
+import threading
+
+import numpy as np
+import pytest
+
+import fftconv
+from support import Case, check_forward, same_bits
+
+ALL = ("in_gate", "out_gate", "skip", "mask")
+# Many rows, few rows, one long row (threads inside the row).
+SHAPES = [(5, 7, 300), (3, 2, 1009), (1, 1, 1 << 16), (2, 1, 100000),
+          (40, 1, 64)]
+
+
+@pytest.mark.parametrize("mode", ["causal", "circular"])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16",
+                                   "bfloat16"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_threads_do_not_change_a_bit(shape, dtype, mode):
+    case = Case(*shape, shape[-1], dtype, options=ALL, activation="gelu",
+                mode=mode)
+    want = None
+    for threads in (1, 2, 3, 7, None):
+        got = [fftconv.conv(case.u, case.k, **case.arguments,
+                            threads=threads),
+               *fftconv.conv_backward(case.dy, case.u, case.k,
+                                      **case.arguments, threads=threads)]
+        want = want or got
+        for a, b in zip(got, want):
+            assert same_bits(a, b), threads
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_one_plan_in_many_threads(threads):
+    """Eight threads call one plan and one spectrum at the same time."""
+    case = Case(4, 3, 1500, 1500, options=("in_gate",))
+    plan = case.plan(threads=threads)
+    spectrum = plan.spectrum(case.k)
+    rng = np.random.default_rng(0)
+    inputs = [rng.standard_normal(case.u.shape).astype("float32")
+              for _ in range(8)]
+    want = [(plan(u, spectrum, **case.plan_arguments),
+             plan.backward(case.dy, u, spectrum, **case.plan_arguments))
+            for u in inputs]
+    failures, gate = [], threading.Barrier(8)
+
+    def work(i):
+        gate.wait()
+        for _ in range(10):
+            y = plan(inputs[i], spectrum, **case.plan_arguments)
+            g = plan.backward(case.dy, inputs[i], spectrum,
+                              **case.plan_arguments)
+            if not (same_bits(y, want[i][0]) and same_bits(g.du, want[i][1].du)
+                    and same_bits(g.dk, want[i][1].dk)):
+                failures.append(i)
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for w in workers:
+        w.start()
+    for w in workers:
+        w.join()
+    assert not failures
+
+
+def test_many_plans_made_at_once():
+    """Plans made and destroyed in threads, while others run."""
+    failures = []
+
+    def work(seed):
+        try:
+            for i in range(10):
+                case = Case(1, 2, 50 + 13 * seed + i, 40, seed=seed)
+                check_forward(case, case.plan(threads=2)(case.u, case.k))
+        except BaseException as error:          # noqa: B902, told below
+            failures.append(error)
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(6)]
+    for w in workers:
+        w.start()
+    for w in workers:
+        w.join()
+    assert not failures, failures[0]
+
+
+def in_child(case, want, queue):
+    y = fftconv.conv(case.u, case.k, threads=3)
+    g = fftconv.conv_backward(case.dy, case.u, case.k, threads=3)
+    queue.put(same_bits(y, want[0]) and same_bits(g.dk, want[1]))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_fork_after_use():
+    """A forked child computes, on threads of its own, and so does its child:
+    what PyTorch's DataLoader does."""
+    case = Case(4, 4, 3000, 3000)
+    want = (fftconv.conv(case.u, case.k, threads=3),
+            fftconv.conv_backward(case.dy, case.u, case.k, threads=3).dk)
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    children = [context.Process(target=in_child, args=(case, want, queue))
+                for _ in range(3)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+        if child.is_alive():
+            child.kill()
+            pytest.fail("a forked child hangs")
+        assert child.exitcode == 0
+    assert all(queue.get() for _ in children)
+    # The parent goes on as before.
+    assert same_bits(fftconv.conv(case.u, case.k, threads=3), want[0])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_fork_during_use():
+    """A fork while another thread computes leaves the child able to."""
+    case = Case(8, 8, 4096, 4096)
+    want = (fftconv.conv(case.u, case.k, threads=3),
+            fftconv.conv_backward(case.dy, case.u, case.k, threads=3).dk)
+    stop = threading.Event()
+
+    def busy():
+        while not stop.is_set():
+            fftconv.conv(case.u, case.k, threads=3)
+
+    thread = threading.Thread(target=busy)
+    thread.start()
+    try:
+        context = multiprocessing.get_context("fork")
+        for _ in range(5):
+            queue = context.SimpleQueue()
+            child = context.Process(target=in_child, args=(case, want, queue))
+            child.start()
+            child.join(60)
+            if child.is_alive():
+                child.kill()
+                pytest.fail("a forked child hangs")
+            assert child.exitcode == 0 and queue.get()
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_destroyed_while_spectrum_lives():
+    """A spectrum outlives the last name of its plan, and both go quietly."""
+    case = Case(1, 2, 100, 100)
+    for _ in range(50):
+        spectrum = case.plan().spectrum(case.k)
+        gc.collect()
+        check_forward(case, spectrum.plan(case.u, spectrum))
+
+
+def test_default_threads():
+    n = fftconv.default_threads()
+    assert 1 <= n <= os.cpu_count()
+    assert fftconv.Plan((64, 64, 64), (64, 64)).threads >= 1
