@@ -1,0 +1,189 @@
+/* Codelets: DFT_R of R complex vectors in registers, in place, natural order.
+ *
+ *     X[k] = sum_r x[r] exp(-2 pi i r k / R)
+ *
+ * The inverse is the same routine with re and im exchanged, since
+ * swap(z) = i conj(z).  To add a radix: write dftR, add a row to CODELETS. */
+
+#ifndef CODELETS
+/* radix, real additions + multiplications of one codelet */
+#define CODELETS(row) \
+    row(2, 4) row(3, 16) row(4, 16) row(5, 44) row(7, 108) row(8, 64) row(16, 168)
+#define COS_2PI_16 0.92387953251128675613 /* cos(pi/8)  */
+#define SIN_2PI_16 0.38268343236508977173 /* sin(pi/8)  */
+#define SQRT_HALF 0.70710678118654752440
+#endif
+
+INLINE void N_(dft2)(V *r, V *i)
+{
+    V a = r[0], b = i[0];
+    r[0] = a + r[1], i[0] = b + i[1];
+    r[1] = a - r[1], i[1] = b - i[1];
+}
+
+INLINE void N_(dft3)(V *r, V *i)
+{
+    const REAL s = (REAL)0.86602540378443864676; /* sin(2 pi / 3) */
+    V tr = r[1] + r[2], ti = i[1] + i[2];
+    V dr = (r[1] - r[2]) * s, di = (i[1] - i[2]) * s;
+    V mr = r[0] - tr * (REAL)0.5, mi = i[0] - ti * (REAL)0.5;
+    r[0] += tr, i[0] += ti;
+    r[1] = mr + di, i[1] = mi - dr;
+    r[2] = mr - di, i[2] = mi + dr;
+}
+
+INLINE void N_(dft4)(V *r, V *i)
+{
+    V ar = r[0] + r[2], ai = i[0] + i[2], br = r[0] - r[2], bi = i[0] - i[2];
+    V cr = r[1] + r[3], ci = i[1] + i[3], dr = r[1] - r[3], di = i[1] - i[3];
+    r[0] = ar + cr, i[0] = ai + ci;
+    r[1] = br + di, i[1] = bi - dr; /* b - i d */
+    r[2] = ar - cr, i[2] = ai - ci;
+    r[3] = br - di, i[3] = bi + dr;
+}
+
+/* Odd R = 2 h + 1: sums and differences of x[j] and x[R - j] separate the
+ * cosines from the sines. */
+INLINE void N_(dft_odd)(int h, const REAL *c, const REAL *s, V *r, V *i)
+{
+    V pr[3], pi[3], mr[3], mi[3];
+    V r0 = r[0], i0 = i[0];
+    const int R = 2 * h + 1;
+#pragma GCC unroll 3
+    for (int j = 1; j <= h; j++) {
+        pr[j - 1] = r[j] + r[R - j], pi[j - 1] = i[j] + i[R - j];
+        mr[j - 1] = r[j] - r[R - j], mi[j - 1] = i[j] - i[R - j];
+        r[0] += pr[j - 1], i[0] += pi[j - 1];
+    }
+#pragma GCC unroll 3
+    for (int k = 1; k <= h; k++) {
+        V er = r0, ei = i0, or = {0}, oi = {0};
+#pragma GCC unroll 3
+        for (int j = 1; j <= h; j++) {
+            int m = j * k % R;
+            REAL sign = m > h ? -1 : 1; /* cos is even, sin odd */
+            m = m > h ? R - m : m;
+            er += pr[j - 1] * c[m - 1], ei += pi[j - 1] * c[m - 1];
+            or += mr[j - 1] * (sign * s[m - 1]);
+            oi += mi[j - 1] * (sign * s[m - 1]);
+        }
+        r[k] = er + oi, i[k] = ei - or; /* e - i o */
+        r[R - k] = er - oi, i[R - k] = ei + or;
+    }
+}
+
+INLINE void N_(dft5)(V *r, V *i)
+{
+    static const REAL c[2] = {(REAL)0.30901699437494742410,
+                              (REAL)-0.80901699437494742410};
+    static const REAL s[2] = {(REAL)0.95105651629515357212,
+                              (REAL)0.58778525229247312917};
+    N_(dft_odd)(2, c, s, r, i);
+}
+
+INLINE void N_(dft7)(V *r, V *i)
+{
+    static const REAL c[3] = {(REAL)0.62348980185873353053,
+                              (REAL)-0.22252093395631440429,
+                              (REAL)-0.90096886790241912624};
+    static const REAL s[3] = {(REAL)0.78183148246802980871,
+                              (REAL)0.97492791218182360702,
+                              (REAL)0.43388373911755812048};
+    N_(dft_odd)(3, c, s, r, i);
+}
+
+/* x *= exp(-i pi / 4) */
+#define EIGHTH(r, i)                            \
+    do {                                        \
+        V t_ = ((r) + (i)) * (REAL)SQRT_HALF;   \
+        (i) = ((i) - (r)) * (REAL)SQRT_HALF;    \
+        (r) = t_;                               \
+    } while (0)
+/* x *= exp(-3 i pi / 4) */
+#define THREE_EIGHTHS(r, i)                     \
+    do {                                        \
+        V t_ = ((i) - (r)) * (REAL)SQRT_HALF;   \
+        (i) = ((r) + (i)) * (REAL)-SQRT_HALF;   \
+        (r) = t_;                               \
+    } while (0)
+/* x *= exp(-i pi / 2) */
+#define QUARTER(r, i)                           \
+    do {                                        \
+        V t_ = (i);                             \
+        (i) = -(r);                             \
+        (r) = t_;                               \
+    } while (0)
+#define ROTATE(r, i, cos_, sin_)                            \
+    do {                                                    \
+        V t_ = (r) * (REAL)(cos_) + (i) * (REAL)(sin_);     \
+        (i) = (i) * (REAL)(cos_) - (r) * (REAL)(sin_);      \
+        (r) = t_;                                           \
+    } while (0)
+
+/* 8 = 2 x 4: n = 4 a + b, k = k1 + 2 k2 */
+INLINE void N_(dft8)(V *r, V *i)
+{
+    V er[4], ei[4], or[4], oi[4];
+#pragma GCC unroll 4
+    for (int b = 0; b < 4; b++) {
+        er[b] = r[b] + r[b + 4], ei[b] = i[b] + i[b + 4];
+        or[b] = r[b] - r[b + 4], oi[b] = i[b] - i[b + 4];
+    }
+    EIGHTH(or[1], oi[1]);
+    QUARTER(or[2], oi[2]);
+    THREE_EIGHTHS(or[3], oi[3]);
+    N_(dft4)(er, ei);
+    N_(dft4)(or, oi);
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++) {
+        r[2 * k] = er[k], i[2 * k] = ei[k];
+        r[2 * k + 1] = or[k], i[2 * k + 1] = oi[k];
+    }
+}
+
+/* 16 = 4 x 4: n = 4 a + b, k = k1 + 4 k2 */
+INLINE void N_(dft16)(V *r, V *i)
+{
+    V ar[4][4], ai[4][4]; /* [k1][b] */
+#pragma GCC unroll 4
+    for (int b = 0; b < 4; b++) {
+        V tr[4] = {r[b], r[b + 4], r[b + 8], r[b + 12]};
+        V ti[4] = {i[b], i[b + 4], i[b + 8], i[b + 12]};
+        N_(dft4)(tr, ti);
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; k++)
+            ar[k][b] = tr[k], ai[k][b] = ti[k];
+    }
+    ROTATE(ar[1][1], ai[1][1], COS_2PI_16, SIN_2PI_16);
+    EIGHTH(ar[1][2], ai[1][2]);
+    ROTATE(ar[1][3], ai[1][3], SIN_2PI_16, COS_2PI_16);
+    EIGHTH(ar[2][1], ai[2][1]);
+    QUARTER(ar[2][2], ai[2][2]);
+    THREE_EIGHTHS(ar[2][3], ai[2][3]);
+    ROTATE(ar[3][1], ai[3][1], SIN_2PI_16, COS_2PI_16);
+    THREE_EIGHTHS(ar[3][2], ai[3][2]);
+    ROTATE(ar[3][3], ai[3][3], -COS_2PI_16, -SIN_2PI_16);
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++) {
+        N_(dft4)(ar[k], ai[k]);
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++)
+            r[k + 4 * j] = ar[k][j], i[k + 4 * j] = ai[k][j];
+    }
+}
+
+#undef EIGHTH
+#undef THREE_EIGHTHS
+#undef QUARTER
+#undef ROTATE
+
+/* R is a constant wherever this is called: one case remains. */
+INLINE void N_(dft)(int R, V *r, V *i)
+{
+    switch (R) {
+#define CASE(R, flops) \
+    case R: N_(dft##R)(r, i); break;
+        CODELETS(CASE)
+#undef CASE
+    }
+}

@@ -1,0 +1,1015 @@
+/* The stages, at one precision and vector width: see engine.c for the
+ * parameters and internal.h ("The transform") for the layout.
+ *
+ * Forward, a stage is a butterfly, then its twiddles (decimation in frequency);
+ * inverse, its twiddles, then the butterfly (decimation in time), with re and
+ * im exchanged, since swap(w* x) = w swap(x) up to the i of codelets.h.  Hence
+ * one set of tables for both, and no permutation anywhere. */
+
+#include "vec.h"
+#include "codelets.h"
+#include "rowio.h"
+
+#define W ((int64_t)LANES)
+
+INLINE V N_(load)(const REAL *p) { return *(const V *)p; }
+INLINE void N_(store)(REAL *p, V v) { *(V *)p = v; }
+
+/* (r + i im) *= (c + i s); s = sin, c = cos of the twiddle */
+#define MULTIPLY(r, im, c, s)              \
+    do {                                   \
+        V t_ = (r) * (c) - (im) * (s);     \
+        (im) = (r) * (s) + (im) * (c);     \
+        (r) = t_;                          \
+    } while (0)
+
+/* ---- The dense stage: a complex matrix times vectors ------------------------ */
+
+/* out[k] = sum_r F[k][r] x[r] with F[k][r] at matrix[k kstep + r rstep];
+ * real_in: x has no imaginary part; real_out: only the real part is wanted. */
+INLINE void N_(matrix_product)(int R, const REAL *matrix, int kstep, int rstep,
+                               bool real_in, bool real_out, const V *xr,
+                               const V *xi, V *yr, V *yi)
+{
+    for (int k = 0; k < R; k++) {
+        const REAL *f = matrix + 2 * (int64_t)k * kstep;
+        V ar = {0}, ai = {0}, br = {0}, bi = {0};
+        for (int r = 0; r < R; r++, f += 2 * rstep) {
+            ar += xr[r] * f[0];
+            if (!real_out)
+                ai += xr[r] * f[1];
+            if (!real_in) {
+                br += xi[r] * f[1];
+                if (!real_out)
+                    bi += xi[r] * f[0];
+            }
+        }
+        yr[k] = ar - br;
+        if (!real_out)
+            yi[k] = ai + bi;
+    }
+}
+
+/* ---- Stage kernels ---------------------------------------------------------- */
+
+/* What a kernel works on: `count` columns of one butterfly block of X.
+ * fine and coarse point at the first column's constants. */
+struct N_(columns) {
+    int R;
+    REAL *x;
+    int64_t sub, count;
+    const REAL *fine, *coarse;
+    const REAL *shift;    /* first and last: exp(2 pi i r / (4 R)), or none  */
+    const REAL *matrix;   /* dense */
+    const REAL *const *zr, *const *zi; /* first: rows of the source          */
+    REAL *const *yr, *const *yi;       /* last: rows of the sink             */
+    int64_t offset;                    /* reals into each of those           */
+};
+
+/* Twiddle k of column j: K of them a column. */
+INLINE void N_(twiddle)(const struct N_(columns) *a, int64_t j, int K, int k, V *r,
+                        V *i, bool coarse)
+{
+    const REAL *f = a->fine + (j * K + k) * 2 * W;
+    V c = N_(load)(f), s = N_(load)(f + W);
+    if (coarse)
+        MULTIPLY(c, s, a->coarse[2 * k], a->coarse[2 * k + 1]);
+    MULTIPLY(*r, *i, c, s);
+}
+
+INLINE void N_(middle_columns)(int R, bool inverse, bool coarse,
+                               const struct N_(columns) *a)
+{
+    for (int64_t j = 0; j < a->count; j++) {
+        V r[R], i[R];
+        REAL *x = a->x + j * 2 * W;
+        const int64_t step = a->sub * 2 * W;
+        const int re = inverse ? LANES : 0, im = inverse ? 0 : LANES;
+#pragma GCC unroll 16
+        for (int k = 0; k < R; k++) {
+            r[k] = N_(load)(x + k * step + re);
+            i[k] = N_(load)(x + k * step + im);
+            if (inverse && k > 0)
+                N_(twiddle)(a, j, R - 1, k - 1, &r[k], &i[k], coarse);
+        }
+        N_(dft)(R, r, i);
+#pragma GCC unroll 16
+        for (int k = 0; k < R; k++) {
+            if (!inverse && k > 0)
+                N_(twiddle)(a, j, R - 1, k - 1, &r[k], &i[k], coarse);
+            N_(store)(x + k * step + re, r[k]);
+            N_(store)(x + k * step + im, i[k]);
+        }
+    }
+}
+
+/* Stage 1 from the source: imag, the rows have an imaginary plane; shift, the
+ * frequencies are k - 1/4 (right angle). */
+INLINE void N_(first_columns)(int R, bool imag, bool shift, bool coarse,
+                              const struct N_(columns) *a)
+{
+    for (int64_t j = 0; j < a->count; j++) {
+        V r[R], i[R];
+        REAL *x = a->x + j * 2 * W;
+#pragma GCC unroll 16
+        for (int k = 0; k < R; k++) {
+            V zr = *(const VU *)(a->zr[k] + a->offset + j * W), zi = {0};
+            if (imag)
+                zi = *(const VU *)(a->zi[k] + a->offset + j * W);
+            if (shift && k > 0) {
+                REAL c = a->shift[2 * k], s = a->shift[2 * k + 1];
+                if (imag)
+                    MULTIPLY(zr, zi, c, s);
+                else
+                    zi = zr * s, zr = zr * c;
+            }
+            r[k] = zr, i[k] = zi;
+        }
+        N_(dft)(R, r, i);
+#pragma GCC unroll 16
+        for (int k = 0; k < R; k++) {
+            N_(twiddle)(a, j, R, k, &r[k], &i[k], coarse);
+            N_(store)(x + k * a->sub * 2 * W, r[k]);
+            N_(store)(x + k * a->sub * 2 * W + W, i[k]);
+        }
+    }
+}
+
+INLINE void N_(last_columns)(int R, bool imag, bool shift, bool coarse,
+                             const struct N_(columns) *a)
+{
+    for (int64_t j = 0; j < a->count; j++) {
+        V r[R], i[R]; /* exchanged: r holds imaginary parts */
+        const REAL *x = a->x + j * 2 * W;
+#pragma GCC unroll 16
+        for (int k = 0; k < R; k++) {
+            i[k] = N_(load)(x + k * a->sub * 2 * W);
+            r[k] = N_(load)(x + k * a->sub * 2 * W + W);
+            N_(twiddle)(a, j, R, k, &r[k], &i[k], coarse);
+        }
+        N_(dft)(R, r, i);
+#pragma GCC unroll 16
+        for (int k = 0; k < R; k++) {
+            V yr = i[k], yi = r[k];
+            if (shift && k > 0) { /* times the conjugate of first's shift */
+                REAL c = a->shift[2 * k], s = a->shift[2 * k + 1];
+                V t = yr * c + yi * s;
+                if (imag)
+                    yi = yi * c - yr * s;
+                yr = t;
+            }
+            *(VU *)(a->yr[k] + a->offset + j * W) = yr;
+            if (imag)
+                *(VU *)(a->yi[k] + a->offset + j * W) = yi;
+        }
+    }
+}
+
+/* Phase 2: T[q][p], the twiddles scalars [m][k - 1]. */
+INLINE void N_(stage_rows)(int R, bool inverse, REAL *t, int64_t width, int64_t sub,
+                           int64_t blocks, const REAL *twiddle)
+{
+    const int64_t step = sub * width * 2 * W;
+    const int re = inverse ? LANES : 0, im = inverse ? 0 : LANES;
+    for (int64_t b = 0; b < blocks; b++, t += R * step)
+        for (int64_t m = 0; m < sub; m++) {
+            const REAL *w = twiddle + m * (R - 1) * 2;
+            for (int64_t j = 0; j < width; j++) {
+                REAL *x = t + (m * width + j) * 2 * W;
+                V r[R], i[R];
+#pragma GCC unroll 16
+                for (int k = 0; k < R; k++) {
+                    r[k] = N_(load)(x + k * step + re);
+                    i[k] = N_(load)(x + k * step + im);
+                    if (inverse && k > 0)
+                        MULTIPLY(r[k], i[k], w[2 * k - 2], w[2 * k - 1]);
+                }
+                N_(dft)(R, r, i);
+#pragma GCC unroll 16
+                for (int k = 0; k < R; k++) {
+                    if (!inverse && k > 0)
+                        MULTIPLY(r[k], i[k], w[2 * k - 2], w[2 * k - 1]);
+                    N_(store)(x + k * step + re, r[k]);
+                    N_(store)(x + k * step + im, i[k]);
+                }
+            }
+        }
+}
+
+/* The innermost stage (sub = 1, no twiddles), times the spectrum, and back. */
+INLINE void N_(product_rows)(int R, REAL *t, int64_t width, int64_t blocks,
+                             const REAL *spectrum)
+{
+    const int64_t step = width * 2 * W;
+    for (int64_t b = 0; b < blocks; b++, t += R * step, spectrum += R * step)
+        for (int64_t j = 0; j < width; j++) {
+            REAL *x = t + j * 2 * W;
+            const REAL *f = spectrum + j * 2 * W;
+            V r[R], i[R];
+#pragma GCC unroll 16
+            for (int k = 0; k < R; k++) {
+                r[k] = N_(load)(x + k * step);
+                i[k] = N_(load)(x + k * step + W);
+            }
+            N_(dft)(R, r, i);
+#pragma GCC unroll 16
+            for (int k = 0; k < R; k++)
+                MULTIPLY(r[k], i[k], N_(load)(f + k * step), N_(load)(f + k * step + W));
+            N_(dft)(R, i, r);
+#pragma GCC unroll 16
+            for (int k = 0; k < R; k++) {
+                N_(store)(x + k * step, r[k]);
+                N_(store)(x + k * step + W, i[k]);
+            }
+        }
+}
+
+/* One function per codelet and direction. */
+#define KERNELS(R, flops)                                                        \
+    static void N_(middle_columns_##R)(const struct N_(columns) *a, bool inverse) \
+    {                                                                            \
+        if (inverse)                                                             \
+            a->coarse ? N_(middle_columns)(R, true, true, a)                     \
+                      : N_(middle_columns)(R, true, false, a);                   \
+        else                                                                     \
+            a->coarse ? N_(middle_columns)(R, false, true, a)                    \
+                      : N_(middle_columns)(R, false, false, a);                  \
+    }                                                                            \
+    static void N_(first_columns_##R)(const struct N_(columns) *a)               \
+    {                                                                            \
+        if (a->coarse)                                                           \
+            a->shift ? a->zi ? N_(first_columns)(R, true, true, true, a)         \
+                             : N_(first_columns)(R, false, true, true, a)        \
+            : a->zi ? N_(first_columns)(R, true, false, true, a)                 \
+                    : N_(first_columns)(R, false, false, true, a);               \
+        else                                                                     \
+            a->shift ? a->zi ? N_(first_columns)(R, true, true, false, a)        \
+                             : N_(first_columns)(R, false, true, false, a)       \
+            : a->zi ? N_(first_columns)(R, true, false, false, a)                \
+                    : N_(first_columns)(R, false, false, false, a);              \
+    }                                                                            \
+    static void N_(last_columns_##R)(const struct N_(columns) *a)                \
+    {                                                                            \
+        if (a->coarse)                                                           \
+            a->shift ? a->yi ? N_(last_columns)(R, true, true, true, a)          \
+                             : N_(last_columns)(R, false, true, true, a)         \
+            : a->yi ? N_(last_columns)(R, true, false, true, a)                  \
+                    : N_(last_columns)(R, false, false, true, a);                \
+        else                                                                     \
+            a->shift ? a->yi ? N_(last_columns)(R, true, true, false, a)         \
+                             : N_(last_columns)(R, false, true, false, a)        \
+            : a->yi ? N_(last_columns)(R, true, false, false, a)                 \
+                    : N_(last_columns)(R, false, false, false, a);               \
+    }                                                                            \
+    static void N_(stage_rows_##R)(REAL *t, int64_t width, int64_t sub,          \
+                                   int64_t blocks, const REAL *w, bool inverse)  \
+    {                                                                            \
+        inverse ? N_(stage_rows)(R, true, t, width, sub, blocks, w)              \
+                : N_(stage_rows)(R, false, t, width, sub, blocks, w);            \
+    }                                                                            \
+    static void N_(product_rows_##R)(REAL *t, int64_t width, int64_t blocks,     \
+                                     const REAL *spectrum)                       \
+    {                                                                            \
+        N_(product_rows)(R, t, width, blocks, spectrum);                         \
+    }
+CODELETS(KERNELS)
+#undef KERNELS
+
+static const struct N_(kernels) {
+    void (*middle)(const struct N_(columns) *, bool inverse);
+    void (*first)(const struct N_(columns) *);
+    void (*last)(const struct N_(columns) *);
+    void (*rows)(REAL *, int64_t, int64_t, int64_t, const REAL *, bool inverse);
+    void (*product)(REAL *, int64_t, int64_t, const REAL *);
+} N_(kernel)[] = {
+#define ROW(R, flops)                                                       \
+    [R] = {N_(middle_columns_##R), N_(first_columns_##R), N_(last_columns_##R), \
+           N_(stage_rows_##R), N_(product_rows_##R)},
+    CODELETS(ROW)
+#undef ROW
+};
+
+/* ---- The same steps, dense ------------------------------------------------- */
+
+#define DENSE_LOCALS \
+    V xr[FFTCONV_MAX_RADIX], xi[FFTCONV_MAX_RADIX], yr[FFTCONV_MAX_RADIX], \
+        yi[FFTCONV_MAX_RADIX]
+
+static void N_(middle_dense)(const struct N_(columns) *a, bool inverse)
+{
+    const int R = a->R;
+    const int re = inverse ? LANES : 0, im = inverse ? 0 : LANES;
+    DENSE_LOCALS;
+    for (int64_t j = 0; j < a->count; j++) {
+        REAL *x = a->x + j * 2 * W;
+        for (int k = 0; k < R; k++) {
+            xr[k] = N_(load)(x + k * a->sub * 2 * W + re);
+            xi[k] = N_(load)(x + k * a->sub * 2 * W + im);
+            if (inverse && k > 0)
+                N_(twiddle)(a, j, R - 1, k - 1, &xr[k], &xi[k], a->coarse);
+        }
+        N_(matrix_product)(R, a->matrix, R, 1, false, false, xr, xi, yr, yi);
+        for (int k = 0; k < R; k++) {
+            if (!inverse && k > 0)
+                N_(twiddle)(a, j, R - 1, k - 1, &yr[k], &yi[k], a->coarse);
+            N_(store)(x + k * a->sub * 2 * W + re, yr[k]);
+            N_(store)(x + k * a->sub * 2 * W + im, yi[k]);
+        }
+    }
+}
+
+/* The matrix carries the right angle: F[k][r] = exp(-2 pi i r (k - 1/4) / R). */
+static void N_(first_dense)(const struct N_(columns) *a)
+{
+    const int R = a->R;
+    DENSE_LOCALS;
+    for (int64_t j = 0; j < a->count; j++) {
+        for (int k = 0; k < R; k++) {
+            xr[k] = *(const VU *)(a->zr[k] + a->offset + j * W);
+            if (a->zi)
+                xi[k] = *(const VU *)(a->zi[k] + a->offset + j * W);
+        }
+        if (a->zi)
+            N_(matrix_product)(R, a->matrix, R, 1, false, false, xr, xi, yr, yi);
+        else
+            N_(matrix_product)(R, a->matrix, R, 1, true, false, xr, xi, yr, yi);
+        REAL *x = a->x + j * 2 * W;
+        for (int k = 0; k < R; k++) {
+            N_(twiddle)(a, j, R, k, &yr[k], &yi[k], a->coarse);
+            N_(store)(x + k * a->sub * 2 * W, yr[k]);
+            N_(store)(x + k * a->sub * 2 * W + W, yi[k]);
+        }
+    }
+}
+
+/* x[r] = sum_k conj(F[k][r]) X[k]: re and im exchanged, F transposed.  Where
+ * only the real part is wanted, only the exchanged imaginary part is. */
+static void N_(last_dense)(const struct N_(columns) *a)
+{
+    const int R = a->R;
+    DENSE_LOCALS;
+    for (int64_t j = 0; j < a->count; j++) {
+        const REAL *x = a->x + j * 2 * W;
+        for (int k = 0; k < R; k++) {
+            xi[k] = N_(load)(x + k * a->sub * 2 * W);
+            xr[k] = N_(load)(x + k * a->sub * 2 * W + W);
+            N_(twiddle)(a, j, R, k, &xr[k], &xi[k], a->coarse);
+        }
+        if (a->yi) {
+            N_(matrix_product)(R, a->matrix, 1, R, false, false, xr, xi, yr, yi);
+        } else {
+            /* Im(F x) = Re(F (-i x)) and -i (xr + i xi) = xi - i xr */
+            for (int k = 0; k < R; k++)
+                xr[k] = -xr[k];
+            N_(matrix_product)(R, a->matrix, 1, R, false, true, xi, xr, yi, yr);
+        }
+        for (int k = 0; k < R; k++) {
+            *(VU *)(a->yr[k] + a->offset + j * W) = yi[k];
+            if (a->yi)
+                *(VU *)(a->yi[k] + a->offset + j * W) = yr[k];
+        }
+    }
+}
+
+static void N_(rows_dense)(const struct stage *st, REAL *t, int64_t width,
+                           bool inverse)
+{
+    const int R = st->radix;
+    const REAL *matrix = st->matrix, *twiddle = st->twiddle.fine;
+    const int64_t step = st->sub * width * 2 * W;
+    const int re = inverse ? LANES : 0, im = inverse ? 0 : LANES;
+    DENSE_LOCALS;
+    for (int64_t b = 0; b < st->blocks; b++, t += R * step)
+        for (int64_t m = 0; m < st->sub; m++) {
+            const REAL *w = twiddle + m * (R - 1) * 2;
+            for (int64_t j = 0; j < width; j++) {
+                REAL *x = t + (m * width + j) * 2 * W;
+                for (int k = 0; k < R; k++) {
+                    xr[k] = N_(load)(x + k * step + re);
+                    xi[k] = N_(load)(x + k * step + im);
+                    if (inverse && k > 0)
+                        MULTIPLY(xr[k], xi[k], w[2 * k - 2], w[2 * k - 1]);
+                }
+                N_(matrix_product)(R, matrix, R, 1, false, false, xr, xi, yr, yi);
+                for (int k = 0; k < R; k++) {
+                    if (!inverse && k > 0)
+                        MULTIPLY(yr[k], yi[k], w[2 * k - 2], w[2 * k - 1]);
+                    N_(store)(x + k * step + re, yr[k]);
+                    N_(store)(x + k * step + im, yi[k]);
+                }
+            }
+        }
+}
+#undef DENSE_LOCALS
+
+/* ---- Stages over whole blocks ----------------------------------------------- */
+
+enum N_(step) { N_(FIRST), N_(MIDDLE), N_(MIDDLE_INVERSE), N_(LAST) };
+
+/* Columns [c0, c0 + count) of one butterfly block, cut where the coarse twiddle
+ * changes. */
+static void N_(run_columns)(const struct stage *st, enum N_(step) step,
+                            struct N_(columns) *a, int64_t c0, int64_t count)
+{
+    const int R = st->radix;
+    const int K = step == N_(FIRST) || step == N_(LAST) ? R : R - 1;
+    REAL *x = a->x;
+    a->R = R;
+    a->sub = st->sub;
+    a->matrix = st->matrix;
+    for (int64_t c = c0; c < c0 + count; c += a->count) {
+        int64_t m = c % st->twiddle.period;
+        a->count = min64(c0 + count - c, st->twiddle.period - m);
+        a->fine = (const REAL *)st->twiddle.fine + m * K * 2 * W;
+        if (st->twiddle.coarse)
+            a->coarse = (const REAL *)st->twiddle.coarse +
+                        c / st->twiddle.period * K * 2;
+        a->x = x + c * 2 * W;
+        a->offset = (c - c0) * W;
+        const struct N_(kernels) *kernel = &N_(kernel)[st->dense ? 0 : R];
+        switch (step) {
+        case N_(FIRST): st->dense ? N_(first_dense)(a) : kernel->first(a); break;
+        case N_(LAST): st->dense ? N_(last_dense)(a) : kernel->last(a); break;
+        default:
+            st->dense ? N_(middle_dense)(a, step == N_(MIDDLE_INVERSE))
+                      : kernel->middle(a, step == N_(MIDDLE_INVERSE));
+        }
+    }
+    a->x = x;
+}
+
+static void N_(middle_stage)(const struct stage *st, bool inverse, REAL *x,
+                             int64_t blocks)
+{
+    for (int64_t b = 0; b < blocks; b++) {
+        struct N_(columns) a = {.x = x + b * st->radix * st->sub * 2 * W};
+        N_(run_columns)(st, inverse ? N_(MIDDLE_INVERSE) : N_(MIDDLE), &a, 0, st->sub);
+    }
+}
+
+static void N_(row_stage)(const struct stage *st, bool inverse, REAL *t, int64_t width)
+{
+    if (st->dense)
+        N_(rows_dense)(st, t, width, inverse);
+    else
+        N_(kernel)[st->radix].rows(t, width, st->sub, st->blocks, st->twiddle.fine,
+                                   inverse);
+}
+
+static void N_(multiply_run)(const REAL *f, const REAL *in, REAL *out, int64_t vectors,
+                             bool adjoint)
+{
+    for (int64_t v = 0; v < vectors; v++, f += 2 * W, in += 2 * W, out += 2 * W) {
+        V r = N_(load)(in), i = N_(load)(in + W), c = N_(load)(f), s = N_(load)(f + W);
+        if (adjoint)
+            s = -s;
+        MULTIPLY(r, i, c, s);
+        N_(store)(out, r);
+        N_(store)(out + W, i);
+    }
+}
+
+/* ---- Leaves ----------------------------------------------------------------- */
+
+/* X's rows p, columns q to T[q][p], and back.  Rows beyond Pl read as zero. */
+static void N_(to_rows)(const struct xform *xf, const REAL *x, REAL *t)
+{
+    for (int64_t pv = 0; pv < xf->Plv; pv++)
+        for (int64_t qv = 0; qv < xf->Qv; qv++)
+            for (int part = 0; part < 2; part++) {
+                V v[LANES];
+                const int64_t rows = min64(W, xf->Pl - pv * W);
+                const REAL *from = x + (pv * W * xf->Qv + qv) * 2 * W + part * W;
+                if (rows == W) {
+#pragma GCC unroll 16
+                    for (int64_t i = 0; i < W; i++)
+                        v[i] = N_(load)(from + i * xf->Qv * 2 * W);
+                } else {
+                    for (int64_t i = 0; i < W; i++)
+                        v[i] = i < rows ? N_(load)(from + i * xf->Qv * 2 * W) : (V){0};
+                }
+                TRANSPOSE(v);
+                const int64_t count = min64(W, xf->Q - qv * W);
+                REAL *to = t + (qv * W * xf->Plv + pv) * 2 * W + part * W;
+                if (count == W) {
+#pragma GCC unroll 16
+                    for (int64_t i = 0; i < W; i++)
+                        N_(store)(to + i * xf->Plv * 2 * W, v[i]);
+                } else {
+                    for (int64_t i = 0; i < count; i++)
+                        N_(store)(to + i * xf->Plv * 2 * W, v[i]);
+                }
+            }
+}
+
+static void N_(from_rows)(const struct xform *xf, const REAL *t, REAL *x)
+{
+    for (int64_t pv = 0; pv < xf->Plv; pv++)
+        for (int64_t qv = 0; qv < xf->Qv; qv++)
+            for (int part = 0; part < 2; part++) {
+                V v[LANES];
+                const int64_t count = min64(W, xf->Q - qv * W);
+                const REAL *from = t + (qv * W * xf->Plv + pv) * 2 * W + part * W;
+                if (count == W) {
+#pragma GCC unroll 16
+                    for (int64_t i = 0; i < W; i++)
+                        v[i] = N_(load)(from + i * xf->Plv * 2 * W);
+                } else {
+                    for (int64_t i = 0; i < W; i++)
+                        v[i] = i < count ? N_(load)(from + i * xf->Plv * 2 * W) : (V){0};
+                }
+                TRANSPOSE(v);
+                const int64_t rows = min64(W, xf->Pl - pv * W);
+                REAL *to = x + (pv * W * xf->Qv + qv) * 2 * W + part * W;
+                if (rows == W) {
+#pragma GCC unroll 16
+                    for (int64_t i = 0; i < W; i++)
+                        N_(store)(to + i * xf->Qv * 2 * W, v[i]);
+                } else {
+                    for (int64_t i = 0; i < rows; i++)
+                        N_(store)(to + i * xf->Qv * 2 * W, v[i]);
+                }
+            }
+}
+
+static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t,
+                     const REAL *spectrum)
+{
+    const struct stage *st = xf->stage;
+    const int top = xf->depth > 1 ? xf->depth : 1, n = xf->stages;
+    const bool both = directions == (FORWARD | INVERSE);
+    /* the product rides on the innermost stage where that is a codelet */
+    const bool fused = both && n > xf->split && !st[n - 1].dense;
+
+    if (directions & FORWARD) {
+        for (int l = top; l < xf->split; l++)
+            N_(middle_stage)(&st[l], false, x, st[l].blocks / xf->leaves);
+        N_(to_rows)(xf, x, t);
+        for (int l = xf->split; l < n - fused; l++)
+            N_(row_stage)(&st[l], false, t, xf->Plv);
+    }
+    if (fused)
+        N_(kernel)[st[n - 1].radix].product(t, xf->Plv, st[n - 1].blocks, spectrum);
+    else if (both)
+        N_(multiply_run)(spectrum, t, t, xf->Q * xf->Plv, false);
+    if (directions & INVERSE) {
+        for (int l = n - 1 - fused; l >= xf->split; l--)
+            N_(row_stage)(&st[l], true, t, xf->Plv);
+        N_(from_rows)(xf, t, x);
+        for (int l = xf->split - 1; l >= top; l--)
+            N_(middle_stage)(&st[l], true, x, st[l].blocks / xf->leaves);
+    }
+}
+
+/* Depth first: a block is transformed, multiplied and transformed back before
+ * the next is touched, and so stays in cache. */
+static void N_(subtree)(const struct xform *xf, int level, int directions, REAL *x,
+                        REAL *s, const REAL *spectrum, REAL *t)
+{
+    if (level >= xf->depth) {
+        N_(leaf)(xf, directions, x, s ? s : t, spectrum);
+        return;
+    }
+    const struct stage *st = &xf->stage[level];
+    int64_t leaves = 1; /* below each child */
+    for (int l = level + 1; l < xf->depth; l++)
+        leaves *= xf->stage[l].radix;
+    const int64_t reals = leaves * xf->leaf_reals;
+    if (directions & FORWARD)
+        N_(middle_stage)(st, false, x, 1);
+    for (int k = 0; k < st->radix; k++)
+        N_(subtree)(xf, level + 1, directions, x + k * st->sub * 2 * W,
+                    s ? s + k * reals : NULL, spectrum ? spectrum + k * reals : NULL, t);
+    if (directions & INVERSE)
+        N_(middle_stage)(st, true, x, 1);
+}
+
+static void N_(middle)(const struct xform *xf, int directions, void *X, void *S,
+                       const void *spectrum, int64_t j0, int64_t j1, void *scratch)
+{
+    if (xf->depth == 0) {
+        N_(leaf)(xf, directions, X, S ? S : scratch, spectrum);
+        return;
+    }
+    const struct stage *st = &xf->stage[0];
+    const int64_t reals = xf->leaves / st->radix * xf->leaf_reals;
+    for (int64_t j = j0; j < j1; j++)
+        N_(subtree)(xf, 1, directions, (REAL *)X + j * st->sub * 2 * W,
+                    S ? (REAL *)S + j * reals : NULL,
+                    spectrum ? (const REAL *)spectrum + j * reals : NULL, scratch);
+}
+
+/* ---- Rows in, rows out -------------------------------------------------------- */
+
+/* Calls act(n, count, at) for each run of real points in columns [c, c + count)
+ * of input r of stage 1: one run, unless rows of X end in padding. */
+#define FOR_RUNS(xf, vector, columns, n_, count_, at_, action)                \
+    do {                                                                      \
+        if ((xf)->Q % W == 0) {                                               \
+            const int64_t n_ = (vector) * W, count_ = (columns) * W, at_ = 0; \
+            action;                                                           \
+        } else {                                                              \
+            int64_t v_ = (vector), left_ = (columns);                         \
+            while (left_ > 0) {                                               \
+                const int64_t p_ = v_ / (xf)->Qv, q_ = v_ % (xf)->Qv;         \
+                const int64_t take_ = min64(left_, (xf)->Qv - q_);            \
+                const int64_t n_ = p_ * (xf)->Q + q_ * W;                     \
+                const int64_t count_ = min64(take_ * W, (xf)->Q - q_ * W);    \
+                const int64_t at_ = ((columns) - left_) * W;                  \
+                action;                                                       \
+                v_ += take_, left_ -= take_;                                  \
+            }                                                                 \
+        }                                                                     \
+    } while (0)
+
+static bool N_(has_imaginary)(int packing, int64_t length, int64_t M)
+{
+    return packing != LINEAR || length > M;
+}
+
+static void N_(read_pairs)(const struct source *s, int64_t n, int64_t count, REAL *re,
+                           REAL *im)
+{
+    REAL both[CHUNK];
+    for (int64_t i = 0; i < count; i += CHUNK / 2) {
+        int64_t m = min64(CHUNK / 2, count - i);
+        N_(read_gated)(s, 2 * (n + i), 2 * m, both);
+        for (int64_t j = 0; j < m; j++)
+            re[i + j] = both[2 * j], im[i + j] = both[2 * j + 1];
+    }
+}
+
+static void N_(first)(const struct xform *xf, const struct source *s, void *X,
+                      int64_t c0, int64_t c1, void *scratch)
+{
+    const struct stage *st = &xf->stage[0];
+    const int R = st->radix;
+    const bool imag = N_(has_imaginary)(s->packing, s->length, xf->M);
+    const bool direct = s->packing == LINEAR && s->x.dtype == REAL_DTYPE &&
+                        s->x.stride == 1 && !s->gate.data && xf->Q % W == 0;
+    const int64_t tile = xf->tile_columns * W;
+    const REAL *zr[FFTCONV_MAX_RADIX], *zi[FFTCONV_MAX_RADIX];
+    for (int64_t c = c0; c < c1; c += xf->tile_columns) {
+        const int64_t columns = min64(xf->tile_columns, c1 - c);
+        for (int r = 0; r < R; r++) {
+            const int64_t vector = r * st->sub + c;
+            REAL *re = (REAL *)scratch + 2 * r * tile, *im = re + tile;
+            if (xf->Q % W)
+                memset(re, 0, (size_t)(2 * tile) * sizeof(REAL));
+            zr[r] = re, zi[r] = im;
+            if (s->packing == PAIRS) {
+                FOR_RUNS(xf, vector, columns, n, count, at,
+                         N_(read_pairs)(s, n, count, re + at, im + at));
+                continue;
+            }
+            for (int plane = 0; plane <= imag; plane++) {
+                const int64_t from = vector * W + plane * xf->M;
+                const REAL **z = plane ? &zi[r] : &zr[r];
+                REAL *to = plane ? im : re;
+                if (direct && from + columns * W <= s->length)
+                    *z = (const REAL *)s->x.data + from;
+                else
+                    FOR_RUNS(xf, vector, columns, n, count, at,
+                             N_(read_plane)(s, n + plane * xf->M, count, to + at));
+            }
+        }
+        struct N_(columns) a = {.x = X, .shift = xf->shift, .zr = zr,
+                                .zi = imag ? zi : NULL};
+        N_(run_columns)(st, N_(FIRST), &a, c, columns);
+    }
+}
+
+/* p at places [n, n + count) of plane 0 or 1 */
+static void N_(write_plane)(const struct xform *xf, const struct sink *s, int plane,
+                            int64_t n, int64_t count, REAL *v)
+{
+    n += plane * xf->M;
+    if (s->packing == PERIODIC)
+        memcpy((REAL *)s->fold + n, v, (size_t)count * sizeof(REAL));
+    else
+        N_(write_run)(s, n, count, v);
+}
+
+static void N_(write_pairs)(const struct sink *s, int64_t n, int64_t count,
+                            const REAL *re, const REAL *im)
+{
+    REAL both[CHUNK];
+    for (int64_t i = 0; i < count; i += CHUNK / 2) {
+        int64_t m = min64(CHUNK / 2, count - i);
+        for (int64_t j = 0; j < m; j++)
+            both[2 * j] = re[i + j], both[2 * j + 1] = im[i + j];
+        N_(write_run)(s, 2 * (n + i), 2 * m, both);
+    }
+}
+
+static void N_(last)(const struct xform *xf, void *X, const struct sink *s, int64_t c0,
+                     int64_t c1, void *scratch)
+{
+    const struct stage *st = &xf->stage[0];
+    const int R = st->radix;
+    const bool imag = N_(has_imaginary)(s->packing, s->length, xf->M);
+    const bool direct = N_(sink_is_plain)(s) && xf->Q % W == 0;
+    const int64_t tile = xf->tile_columns * W;
+    REAL *yr[FFTCONV_MAX_RADIX], *yi[FFTCONV_MAX_RADIX];
+    for (int64_t c = c0; c < c1; c += xf->tile_columns) {
+        const int64_t columns = min64(xf->tile_columns, c1 - c);
+        for (int r = 0; r < R; r++)
+            for (int plane = 0; plane <= imag; plane++) {
+                const int64_t to = (r * st->sub + c) * W + plane * xf->M;
+                (plane ? yi : yr)[r] = direct && to + columns * W <= s->length
+                                           ? (REAL *)s->data + to
+                                           : (REAL *)scratch + (2 * r + plane) * tile;
+            }
+        struct N_(columns) a = {.x = X, .shift = xf->shift, .yr = yr,
+                                .yi = imag ? yi : NULL};
+        N_(run_columns)(st, N_(LAST), &a, c, columns);
+        for (int r = 0; r < R; r++) {
+            const int64_t vector = r * st->sub + c;
+            REAL *re = (REAL *)scratch + 2 * r * tile, *im = re + tile;
+            if (s->packing == PAIRS) {
+                FOR_RUNS(xf, vector, columns, n, count, at,
+                         N_(write_pairs)(s, n, count, re + at, im + at));
+                continue;
+            }
+            if (yr[r] == re)
+                FOR_RUNS(xf, vector, columns, n, count, at,
+                         N_(write_plane)(xf, s, 0, n, count, re + at));
+            if (imag && yi[r] == im)
+                FOR_RUNS(xf, vector, columns, n, count, at,
+                         N_(write_plane)(xf, s, 1, n, count, im + at));
+        }
+    }
+}
+
+/* y[n] = p[n] + p[n + N]: a linear convolution, folded once. */
+static void N_(fold)(const struct xform *xf, const struct sink *s, int64_t n0, int64_t n1)
+{
+    const REAL *p = s->fold;
+    (void)xf;
+    for (int64_t n = n0; n < n1; n += CHUNK) {
+        int64_t m = min64(CHUNK, n1 - n);
+        REAL v[CHUNK];
+        for (int64_t j = 0; j < m; j++)
+            v[j] = p[n + j];
+        int64_t wrapped = max64(0, min64(m, s->extent - s->period - n));
+        for (int64_t j = 0; j < wrapped; j++)
+            v[j] += p[n + j + s->period];
+        N_(write_run)(s, n, m, v);
+    }
+}
+
+/* ---- Spectra -------------------------------------------------------------------
+ *
+ * Right angle and complex: Y = A Z, place by place.  Even/odd pairs frequency m
+ * with -m, and a spectrum is (A, B):
+ *     Y[m] = A[m] Z[m] + B[m] conj Z[-m]
+ *     A = Ke + (i/2) (1 - w^m) Ko,  B = (i/2) (1 + w^m) Ko,  w = exp(-2 pi i / M)
+ * with Ke, Ko the transforms of the even and odd taps. */
+
+typedef struct {
+    V r, i;
+} N_(complex);
+#define C N_(complex)
+
+INLINE C N_(cmul)(C a, C b)
+{
+    return (C){a.r * b.r - a.i * b.i, a.r * b.i + a.i * b.r};
+}
+INLINE C N_(conj)(C a) { return (C){a.r, -a.i}; }
+INLINE C N_(plus)(C a, C b) { return (C){a.r + b.r, a.i + b.i}; }
+INLINE C N_(minus)(C a, C b) { return (C){a.r - b.r, a.i - b.i}; }
+INLINE C N_(scaled)(C a, REAL s) { return (C){a.r * s, a.i * s}; }
+INLINE C N_(times_i)(C a) { return (C){-a.i, a.r}; }
+
+/* Side a or b of a mirror pair: a vector, b's lanes reversed; or LANES points. */
+INLINE C N_(side)(const REAL *s, const struct mirror_pair *p, bool group, bool b)
+{
+    C z = {(V){0}, (V){0}};
+    if (group) {
+        const REAL *v = s + (b ? p->b : p->a);
+        z = (C){N_(load)(v), N_(load)(v + W)};
+        return b ? (C){REVERSE(z.r), REVERSE(z.i)} : z;
+    }
+    for (int i = 0; i < LANES; i++) {
+        const REAL *v = s + (b ? p[i].b : p[i].a);
+        z.r[i] = v[0], z.i[i] = v[W];
+    }
+    return z;
+}
+
+INLINE void N_(put)(REAL *s, const struct mirror_pair *p, bool group, bool b, C z)
+{
+    if (group) {
+        REAL *v = s + (b ? p->b : p->a);
+        N_(store)(v, b ? REVERSE(z.r) : z.r);
+        N_(store)(v + W, b ? REVERSE(z.i) : z.i);
+        return;
+    }
+    for (int i = 0; i < LANES; i++) {
+        REAL *v = s + (b ? p[i].b : p[i].a);
+        v[0] = z.r[i], v[W] = z.i[i];
+    }
+}
+
+enum N_(operation) {
+    N_(MULTIPLY_PAIRS),
+    N_(ADJOINT_PAIRS),
+    N_(ACCUMULATE_PAIRS),
+    N_(PREPARE_PAIRS),
+    N_(PULLBACK_PAIRS)
+};
+
+/* One operation on the pair (m, -m).  f: the spectrum, A then B; x, y: in and
+ * out, or Z and G. */
+INLINE void N_(pair)(enum N_(operation) op, const struct xform *xf, bool group,
+                     const struct mirror_pair *p, REAL *f, const REAL *x, REAL *y)
+{
+    REAL *A = f, *B = f + xf->spectra_reals;
+    const REAL half = (REAL)0.5;
+    const C one = {SPLAT(1), SPLAT(0)};
+    C za = one, zb = one;
+    if (op != N_(PULLBACK_PAIRS))
+        za = N_(side)(x, p, group, false), zb = N_(side)(x, p, group, true);
+
+    switch (op) {
+    case N_(MULTIPLY_PAIRS):
+    case N_(ADJOINT_PAIRS): {
+        /* adjoint: A' = conj A, B'[m] = B[-m] */
+        const bool adjoint = op == N_(ADJOINT_PAIRS);
+        C aa = N_(side)(A, p, group, false), ab = N_(side)(A, p, group, true);
+        C ba = N_(side)(B, p, group, adjoint), bb = N_(side)(B, p, group, !adjoint);
+        if (adjoint)
+            aa = N_(conj)(aa), ab = N_(conj)(ab);
+        N_(put)(y, p, group, false,
+                N_(plus)(N_(cmul)(aa, za), N_(cmul)(ba, N_(conj)(zb))));
+        N_(put)(y, p, group, true,
+                N_(plus)(N_(cmul)(ab, zb), N_(cmul)(bb, N_(conj)(za))));
+        break;
+    }
+    case N_(ACCUMULATE_PAIRS): {
+        /* dA[m] += conj(Z[m]) G[m], dB[m] += G[m] Z[-m]; a point that is its
+         * own mirror is written twice with the same number */
+        C ga = N_(side)(y, p, group, false), gb = N_(side)(y, p, group, true);
+        C aa = N_(side)(A, p, group, false), ab = N_(side)(A, p, group, true);
+        C ba = N_(side)(B, p, group, false), bb = N_(side)(B, p, group, true);
+        N_(put)(A, p, group, false, N_(plus)(aa, N_(cmul)(N_(conj)(za), ga)));
+        N_(put)(A, p, group, true, N_(plus)(ab, N_(cmul)(N_(conj)(zb), gb)));
+        N_(put)(B, p, group, false, N_(plus)(ba, N_(cmul)(ga, zb)));
+        N_(put)(B, p, group, true, N_(plus)(bb, N_(cmul)(gb, za)));
+        break;
+    }
+    case N_(PREPARE_PAIRS): {
+        /* Ke = (Z[m] + conj Z[-m]) / 2, Ko = (Z[m] - conj Z[-m]) / 2i, and
+         * their values at -m are the conjugates; 1/M goes in here */
+        const REAL s = half / (REAL)xf->M;
+        C w = N_(side)(xf->roots, p, group, false);
+        C ke = N_(scaled)(N_(plus)(za, N_(conj)(zb)), s);
+        C iko = N_(scaled)(N_(minus)(za, N_(conj)(zb)), s); /* i Ko */
+        C down = N_(scaled)(N_(minus)(one, w), half);       /* (1 - w) / 2 */
+        C up = N_(scaled)(N_(plus)(one, w), half);
+        /* at -m: conj Ke, i conj Ko = -conj(i Ko), conj w */
+        C miko = N_(scaled)(N_(conj)(iko), -1);
+        N_(put)(A, p, group, false, N_(plus)(ke, N_(cmul)(down, iko)));
+        N_(put)(B, p, group, false, N_(cmul)(up, iko));
+        N_(put)(A, p, group, true,
+                N_(plus)(N_(conj)(ke), N_(cmul)(N_(conj)(down), miko)));
+        N_(put)(B, p, group, true, N_(cmul)(N_(conj)(up), miko));
+        break;
+    }
+    case N_(PULLBACK_PAIRS): {
+        /* dKe = dA, dKo = conj((i/2)(1 - w)) dA + conj((i/2)(1 + w)) dB; taps
+         * are real, so only Hermitian parts act: S = H(dKe) + i H(dKo),
+         * H(E)[m] = (E[m] + conj E[-m]) / 2 */
+        C w = N_(side)(xf->roots, p, group, false);
+        C aa = N_(side)(A, p, group, false), ab = N_(side)(A, p, group, true);
+        C ba = N_(side)(B, p, group, false), bb = N_(side)(B, p, group, true);
+        C down = N_(scaled)(N_(minus)(one, w), half);
+        C up = N_(scaled)(N_(plus)(one, w), half);
+        /* conj(i d) e = -i conj(d) e */
+        C oa = N_(scaled)(N_(times_i)(N_(plus)(N_(cmul)(N_(conj)(down), aa),
+                                               N_(cmul)(N_(conj)(up), ba))), -1);
+        C ob = N_(scaled)(N_(times_i)(N_(plus)(N_(cmul)(down, ab), N_(cmul)(up, bb))),
+                          -1);
+        C e = N_(scaled)(N_(plus)(aa, N_(conj)(ab)), half);
+        C o = N_(scaled)(N_(plus)(oa, N_(conj)(ob)), half);
+        N_(put)(y, p, group, false, N_(plus)(e, N_(times_i)(o)));
+        N_(put)(y, p, group, true,
+                N_(plus)(N_(conj)(e), N_(times_i)(N_(conj)(o))));
+        break;
+    }
+    }
+}
+
+INLINE void N_(all_pairs)(enum N_(operation) op, const struct xform *xf, REAL *f,
+                          const REAL *x, REAL *y, int64_t part, int64_t parts)
+{
+    for (int64_t g = xf->group_count * part / parts;
+         g < xf->group_count * (part + 1) / parts; g++)
+        N_(pair)(op, xf, true, &xf->groups[g], f, x, y);
+    const int64_t sets = xf->point_count / W;
+    for (int64_t g = sets * part / parts; g < sets * (part + 1) / parts; g++)
+        N_(pair)(op, xf, false, &xf->points[g * W], f, x, y);
+}
+
+static void N_(multiply)(const struct xform *xf, const void *spectrum, const void *in,
+                         void *out, bool adjoint, int64_t part, int64_t parts)
+{
+    if (xf->form == FFTCONV_EVEN_ODD) {
+        if (adjoint)
+            N_(all_pairs)(N_(ADJOINT_PAIRS), xf, (REAL *)spectrum, in, out, part, parts);
+        else
+            N_(all_pairs)(N_(MULTIPLY_PAIRS), xf, (REAL *)spectrum, in, out, part, parts);
+        return;
+    }
+    const int64_t vectors = xf->spectra_reals / (2 * W);
+    const int64_t v = vectors * part / parts, end = vectors * (part + 1) / parts;
+    N_(multiply_run)((const REAL *)spectrum + v * 2 * W, (const REAL *)in + v * 2 * W,
+                     (REAL *)out + v * 2 * W, end - v, adjoint);
+}
+
+static void N_(accumulate)(const struct xform *xf, void *dspectrum, const void *Z,
+                           const void *G, int64_t part, int64_t parts)
+{
+    if (xf->form == FFTCONV_EVEN_ODD) {
+        N_(all_pairs)(N_(ACCUMULATE_PAIRS), xf, dspectrum, Z, (REAL *)G, part, parts);
+        return;
+    }
+    REAL *d = dspectrum;
+    const REAL *z = Z, *g = G;
+    const int64_t vectors = xf->spectra_reals / (2 * W);
+    for (int64_t v = vectors * part / parts; v < vectors * (part + 1) / parts; v++) {
+        const int64_t o = v * 2 * W; /* dA += conj(Z) G */
+        V zr = N_(load)(z + o), zi = N_(load)(z + o + W);
+        V gr = N_(load)(g + o), gi = N_(load)(g + o + W);
+        N_(store)(d + o, N_(load)(d + o) + (zr * gr + zi * gi));
+        N_(store)(d + o + W, N_(load)(d + o + W) + (zr * gi - zi * gr));
+    }
+}
+
+static void N_(add)(const struct xform *xf, void *dspectrum, const void *other)
+{
+    REAL *d = dspectrum;
+    const REAL *o = other;
+    const int64_t reals = xf->spectra_reals * (xf->form == FFTCONV_EVEN_ODD ? 2 : 1);
+    for (int64_t i = 0; i < reals; i++)
+        d[i] += o[i];
+}
+
+static void N_(prepare)(const struct xform *xf, const void *S, void *spectrum)
+{
+    if (xf->form == FFTCONV_EVEN_ODD) {
+        N_(all_pairs)(N_(PREPARE_PAIRS), xf, spectrum, S, NULL, 0, 1);
+        return;
+    }
+    const REAL *s = S, scale = (REAL)1 / (REAL)xf->M;
+    REAL *f = spectrum;
+    for (int64_t i = 0; i < xf->spectra_reals; i++)
+        f[i] = s[i] * scale;
+}
+
+static void N_(pullback)(const struct xform *xf, const void *dspectrum, void *S)
+{
+    if (xf->form == FFTCONV_EVEN_ODD)
+        N_(all_pairs)(N_(PULLBACK_PAIRS), xf, (REAL *)dspectrum, NULL, S, 0, 1);
+    else
+        memcpy(S, dspectrum, (size_t)xf->spectra_reals * sizeof(REAL));
+}
+
+static void N_(transform)(const struct stage *st, int count, void *T)
+{
+    for (int l = 0; l < count; l++)
+        N_(row_stage)(&st[l], false, T, 1);
+}
+
+extern const struct engine ENGINE;
+const struct engine ENGINE = {
+    .isa = STRING(FFTCONV_ISA),
+    .lanes = LANES,
+    .real_bytes = sizeof(REAL),
+    .first = N_(first),
+    .middle = N_(middle),
+    .last = N_(last),
+    .fold = N_(fold),
+    .multiply = N_(multiply),
+    .accumulate = N_(accumulate),
+    .add = N_(add),
+    .prepare = N_(prepare),
+    .pullback = N_(pullback),
+    .gradient = N_(gradient),
+    .spread = N_(spread),
+    .get = N_(get),
+    .set = N_(set),
+    .transform = N_(transform),
+};
+
+#undef C
+#undef W
+#undef V
+#undef VU
+#undef VI
+#undef LANES
+#undef SPLAT
+#undef REVERSE
+#undef TRANSPOSE
+#undef MULTIPLY
+#undef FOR_RUNS

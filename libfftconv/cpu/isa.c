@@ -1,0 +1,86 @@
+/* The instruction sets: a row each, the best first. */
+#include "../internal.h"
+
+#include <string.h>
+
+#define DECLARE(name)                              \
+    extern const struct engine fftconv_engine_##name##_f32; \
+    extern const struct engine fftconv_engine_##name##_f64;
+
+DECLARE(baseline)
+DECLARE(wide)
+#ifdef FFTCONV_HAVE_AVX2
+DECLARE(avx2)
+static bool has_avx2(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+#endif
+#ifdef FFTCONV_HAVE_AVX512
+DECLARE(avx512)
+static bool has_avx512(void)
+{
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+static bool always(void) { return true; }
+
+static const struct isa {
+    const char *name;
+    bool (*available)(void);
+    bool automatic; /* chosen unless named */
+    const struct engine *f32, *f64;
+} table[] = {
+#define ROW(name, available, automatic) \
+    {#name, available, automatic, &fftconv_engine_##name##_f32, &fftconv_engine_##name##_f64}
+#ifdef FFTCONV_HAVE_AVX512
+    ROW(avx512, has_avx512, true),
+#endif
+#ifdef FFTCONV_HAVE_AVX2
+    ROW(avx2, has_avx2, true),
+#endif
+    ROW(baseline, always, true),
+    /* 64-byte vectors on any machine, so that what AVX-512 compiles to is
+     * tested where there is none. */
+    ROW(wide, always, false),
+#undef ROW
+};
+enum { ROWS = sizeof table / sizeof table[0] };
+
+const char *fftconv_isa_name(int index)
+{
+    return index >= 0 && index < ROWS ? table[index].name : NULL;
+}
+
+static const struct isa *lookup(const char *name)
+{
+    for (int i = 0; i < ROWS; i++)
+        if (strcmp(table[i].name, name) == 0)
+            return &table[i];
+    return NULL;
+}
+
+int fftconv_isa_available(const char *name)
+{
+    const struct isa *row = name ? lookup(name) : NULL;
+    return row && row->available();
+}
+
+int find_engine(const char *isa, int real_bytes, const struct engine **engine)
+{
+    const struct isa *row = NULL;
+    if (!isa) {
+        for (row = table; !(row->automatic && row->available()); row++)
+            ;
+    } else if (!(row = lookup(isa))) {
+        return fail(FFTCONV_INVALID,
+                    "isa is \"%.32s\", must be one this build knows: avx512, avx2, "
+                    "baseline or wide (fftconv_isa_name lists them)", isa);
+    } else if (!row->available()) {
+        return fail(FFTCONV_UNSUPPORTED, "isa is \"%s\": this machine does not have it",
+                    isa);
+    }
+    *engine = real_bytes == 8 ? row->f64 : row->f32;
+    return FFTCONV_OK;
+}

@@ -1,0 +1,79 @@
+/* The vector vocabulary: the only place that knows how vectors are spelled.
+ *
+ * Included once per precision by engine.c, which sets REAL (float or double),
+ * INT (the signed integer of its size) and N_(name), a prefix per precision;
+ * FFTCONV_VECTOR_BYTES comes from the build.  GCC's and clang's vector
+ * extensions do the rest, on x86, Arm or anything else. */
+
+#define LANES ((int)(FFTCONV_VECTOR_BYTES / sizeof(REAL)))
+
+#ifndef INLINE
+#define INLINE static inline __attribute__((always_inline))
+#endif
+
+#define V N_(vector)
+#define VU N_(vector_unaligned)
+#define VI N_(vector_int)
+
+typedef REAL V __attribute__((vector_size(FFTCONV_VECTOR_BYTES), may_alias));
+typedef REAL VU __attribute__((vector_size(FFTCONV_VECTOR_BYTES), may_alias,
+                               aligned(__alignof__(REAL))));
+typedef INT VI __attribute__((vector_size(FFTCONV_VECTOR_BYTES)));
+
+INLINE V N_(splat)(REAL x)
+{
+    V v = {0};
+    for (int i = 0; i < LANES; i++)
+        v[i] = x;
+    return v;
+}
+#define SPLAT N_(splat)
+
+#if defined(__clang__)
+/* clang's shuffle takes literal indices: the compiler folds these loops. */
+INLINE V N_(pick)(V a, V b, VI index)
+{
+    V v = {0};
+    for (int i = 0; i < LANES; i++)
+        v[i] = index[i] < LANES ? a[index[i] & (LANES - 1)]
+                                : b[index[i] & (LANES - 1)];
+    return v;
+}
+#else
+INLINE V N_(pick)(V a, V b, VI index) { return __builtin_shuffle(a, b, index); }
+#endif
+
+INLINE V N_(reverse)(V a)
+{
+    VI index = {0};
+    for (int i = 0; i < LANES; i++)
+        index[i] = LANES - 1 - i;
+    return N_(pick)(a, a, index);
+}
+#define REVERSE N_(reverse)
+
+/* One round of the transposition by halves: exchange the off-diagonal blocks
+ * of edge `half` between two rows that far apart. */
+INLINE void N_(exchange)(V *a, V *b, int half)
+{
+    VI low = {0}, high = {0};
+    for (int i = 0; i < LANES; i++) {
+        low[i] = i & half ? LANES + i - half : i;
+        high[i] = i & half ? LANES + i : i + half;
+    }
+    V t = N_(pick)(*a, *b, low);
+    *b = N_(pick)(*a, *b, high);
+    *a = t;
+}
+
+/* LANES x LANES, in place */
+INLINE void N_(transpose)(V *v)
+{
+#pragma GCC unroll 8
+    for (int half = LANES / 2; half > 0; half /= 2)
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++)
+            if (!(i & half))
+                N_(exchange)(&v[i], &v[i + half], half);
+}
+#define TRANSPOSE N_(transpose)

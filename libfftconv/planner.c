@@ -1,0 +1,586 @@
+/* Which stages, where phase 1 ends, which part is a leaf; and their tables. */
+#include "internal.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- Radices ------------------------------------------------------------------ */
+
+/* Codelets (cpu/codelets.h): real flops of one, and cycles per vector of complex
+ * points measured on AVX2 and AVX-512 cores in L1, loads and stores included. */
+static const struct codelet {
+    int radix;
+    double flops, cycles;
+} codelets[] = {
+    {16, 168, 13.0}, {8, 64, 8.5}, {7, 108, 15.0}, {5, 44, 9.5},
+    {4, 16, 7.0},    {3, 16, 7.0}, {2, 4, 6.0},
+};
+enum { CODELETS = sizeof codelets / sizeof codelets[0] };
+
+static const struct codelet *find_codelet(int radix)
+{
+    for (int i = 0; i < CODELETS; i++)
+        if (codelets[i].radix == radix)
+            return &codelets[i];
+    return NULL;
+}
+
+bool is_smooth(int64_t n)
+{
+    for (int i = 0; i < 4; i++)
+        for (int p = (int[]){2, 3, 5, 7}[i]; n % p == 0;)
+            n /= p;
+    return n == 1;
+}
+
+/* 32 = 4 x 8, 64 = 8 x 8, 128 = 16 x 8, 96 = 3 x 4 x 8, ... */
+int codelet_chain(int64_t radix, int *chain)
+{
+    int count = 0;
+    if (radix <= 1 || !is_smooth(radix))
+        return 0;
+    for (int i = 2; i < CODELETS; i++) /* odd factors first */
+        for (int p = codelets[i].radix; p % 2 && radix % p == 0; radix /= p)
+            chain[count++] = p;
+    for (int p; radix > 16; radix /= p) {
+        p = radix == 32 ? 4 : radix == 64 ? 8 : 16;
+        chain[count++] = p;
+    }
+    if (radix > 1)
+        chain[count++] = (int)radix;
+    return count;
+}
+
+double radix_flops(int radix, bool dense)
+{
+    const struct codelet *c = dense ? NULL : find_codelet(radix);
+    return c ? c->flops / radix : 8.0 * radix;
+}
+
+int64_t digit_reverse(int64_t place, const int *radices, int count)
+{
+    int64_t m = 0; /* least significant digit of the place is the last one */
+    for (int i = count - 1; i >= 0; i--) {
+        m = m * radices[i] + place % radices[i];
+        place /= radices[i];
+    }
+    return m;
+}
+
+/* ---- The machine ---------------------------------------------------------------- */
+
+static int64_t cache_bytes(int level)
+{
+    long bytes = -1;
+#ifdef _SC_LEVEL1_DCACHE_SIZE
+    bytes = sysconf(level == 1 ? _SC_LEVEL1_DCACHE_SIZE : _SC_LEVEL2_CACHE_SIZE);
+#endif
+    return bytes > 0 ? bytes : level == 1 ? 32 << 10 : 1 << 20;
+}
+
+int memory_level(int64_t bytes)
+{
+    return bytes <= cache_bytes(1) ? 0 : bytes <= cache_bytes(2) ? 1 : 2;
+}
+
+/* ---- One candidate -------------------------------------------------------------- */
+
+/* Bytes per cycle that a stage's data stream at, beside its arithmetic. */
+static const double level_bandwidth[] = {1e9, 32, 12};
+
+static void shape(struct xform *xf, int64_t M, const int *steps, int count, int split,
+                  int depth, int lanes)
+{
+    xf->M = M;
+    xf->stages = count;
+    xf->split = split;
+    xf->depth = depth;
+    xf->P = xf->leaves = 1;
+    for (int l = 0; l < split; l++)
+        xf->P *= steps[l];
+    for (int l = 0; l < depth; l++)
+        xf->leaves *= steps[l];
+    xf->Q = M / xf->P;
+    xf->Qv = ceil_div(xf->Q, lanes);
+    xf->Pl = xf->P / xf->leaves;
+    xf->Plv = ceil_div(xf->Pl, lanes);
+    int64_t blocks = 1, rest = xf->P;
+    for (int l = 0; l < count; l++) {
+        if (l == split)
+            blocks = 1, rest = xf->Q;
+        rest /= steps[l];
+        xf->stage[l].radix = steps[l];
+        xf->stage[l].blocks = blocks;
+        xf->stage[l].sub = l < split ? rest * xf->Qv : rest;
+        blocks *= steps[l];
+    }
+    xf->x_reals = xf->P * xf->Qv * 2 * lanes;
+    xf->leaf_reals = xf->Q * xf->Plv * 2 * lanes;
+    xf->spectra_reals = xf->leaves * xf->leaf_reals;
+}
+
+/* Cycles of a forward and an inverse transform: Equation 2's sum, with codelets
+ * in place of matrices and a CPU's caches in place of SRAM and HBM. */
+static double cycles(const struct xform *xf, int lanes, int real_bytes)
+{
+    const double vector_bytes = 2.0 * lanes * real_bytes;
+    const int64_t leaf_bytes =
+        (xf->Pl * xf->Qv * 2 * lanes + xf->leaf_reals) * real_bytes;
+    double total = 0;
+    for (int l = 0; l < xf->stages; l++) {
+        const struct stage *st = &xf->stage[l];
+        const bool first_phase = l < xf->split;
+        const double vectors = first_phase ? (double)xf->P * (double)xf->Qv
+                                           : (double)xf->leaves * (double)xf->Q *
+                                                 (double)xf->Plv;
+        const struct codelet *c = st->dense ? NULL : find_codelet(st->radix);
+        double per_vector = c ? c->cycles : 4.0 * st->radix + 6;
+        /* a butterfly of 16 does not fit in sixteen registers */
+        if (c && st->radix == 16 && lanes * real_bytes < 64)
+            per_vector += 3;
+        if (l == 0)
+            per_vector += 2; /* conversion, gates, the right angle */
+        const int64_t bytes = first_phase && l < xf->depth
+                                  ? st->radix * st->sub * (int64_t)vector_bytes
+                                  : leaf_bytes;
+        per_vector += 2 * vector_bytes / level_bandwidth[memory_level(bytes)];
+        total += 2 * vectors * per_vector;
+        /* loop and call overhead of short runs */
+        total += 2 * 12.0 * (first_phase ? (double)st->blocks
+                                         : (double)(xf->leaves * st->blocks * st->sub));
+    }
+    if (xf->form == FFTCONV_EVEN_ODD) {
+        /* mirror pairs: by whole vectors from the first level whose places are
+         * a multiple of the lanes on, before that one by one */
+        int64_t single = 1;
+        for (int l = xf->split - 1; l >= 0 && single % lanes; l--)
+            single *= xf->stage[l].radix;
+        if (xf->Pl % lanes)
+            single = xf->P;
+        total += (double)(xf->P - single) * (double)xf->Q / lanes * 14 +
+                 (double)single * (double)xf->Q * 9;
+    }
+    const double tiles = (double)xf->leaves * (double)xf->Plv * (double)xf->Qv;
+    total += 2 * tiles * 2 * (double)lanes * (lanes > 8 ? 6 : 4); /* transpositions */
+    return total + 400;
+}
+
+static bool has_codelet(int radix) { return find_codelet(radix) != NULL; }
+
+/* Keep the cheapest split and depth of these steps, if cheaper than `best`. */
+static double consider(struct xform *xf, double best, int64_t M, const int *steps,
+                       int count, const struct request *request)
+{
+    for (int split = 1; split <= count; split++)
+        for (int depth = 0; depth <= split; depth++) {
+            struct xform candidate = {.form = request->form, .lanes = request->lanes,
+                                      .real_bytes = request->real_bytes};
+            for (int l = 0; l < count; l++)
+                candidate.stage[l].dense = request->dense || !has_codelet(steps[l]);
+            shape(&candidate, M, steps, count, split, depth, request->lanes);
+            double cost = cycles(&candidate, request->lanes, request->real_bytes);
+            if (best < 0 || cost < best) {
+                best = cost;
+                *xf = candidate;
+            }
+        }
+    return best;
+}
+
+/* Steps of named radices. */
+static int expand(const int64_t *radices, int order, bool dense, int *steps)
+{
+    int count = 0;
+    for (int i = 0; i < order; i++) {
+        int chain[MAX_STAGES];
+        int length = dense ? 0 : codelet_chain(radices[i], chain);
+        if (length == 0 && (radices[i] > 1 || order == 1))
+            chain[length++] = (int)radices[i];
+        if (count + length > MAX_STAGES)
+            return 0;
+        memcpy(steps + count, chain, (size_t)length * sizeof *chain);
+        count += length;
+    }
+    if (count == 0)
+        steps[count++] = 1;
+    return count;
+}
+
+/* M as `order` factors, each at most 128, as equal as its primes allow, the
+ * largest first. */
+static bool split_evenly(int64_t M, int order, int64_t *radices)
+{
+    for (int i = 0; i < order; i++)
+        radices[i] = 1;
+    static const int primes[] = {7, 5, 3, 2};
+    for (int i = 0; i < 4; i++)
+        for (; M % primes[i] == 0; M /= primes[i]) {
+            int least = 0;
+            for (int j = 1; j < order; j++)
+                if (radices[j] < radices[least])
+                    least = j;
+            radices[least] *= primes[i];
+        }
+    for (int i = 0; i < order; i++)
+        for (int j = i + 1; j < order; j++)
+            if (radices[j] > radices[i]) {
+                int64_t t = radices[i];
+                radices[i] = radices[j];
+                radices[j] = t;
+            }
+    return M == 1 && radices[0] <= FFTCONV_MAX_RADIX;
+}
+
+/* All ways to write the power of two left over as codelets, and to share them
+ * between the phases; odd factors stand outermost. */
+static double search(struct xform *xf, int64_t M, const struct request *request)
+{
+    int odd[MAX_STAGES], odds = 0, bits = 0;
+    int64_t rest = M;
+    for (; rest % 2 == 0; rest /= 2)
+        bits++;
+    if (rest > 1 && !(odds = codelet_chain(rest, odd)))
+        return -1;
+    static const int sizes[] = {16, 8, 4, 2};
+    double best = -1;
+    for (int n16 = bits / 4; n16 >= 0; n16--)
+        for (int n8 = (bits - 4 * n16) / 3; n8 >= 0; n8--) {
+            int left = bits - 4 * n16 - 3 * n8;
+            if (left > 4)
+                continue;
+            const int counts[4] = {n16, n8, left / 2, left % 2};
+            if (odds + n16 + n8 + counts[2] + counts[3] > 12)
+                continue;
+            /* how many of each size the inner phase takes: at most two steps */
+            int inner[4];
+            for (inner[0] = 0; inner[0] <= counts[0] && inner[0] <= 2; inner[0]++)
+                for (inner[1] = 0; inner[1] <= counts[1] && inner[1] <= 2; inner[1]++)
+                    for (inner[2] = 0; inner[2] <= counts[2] && inner[2] <= 1; inner[2]++)
+                        for (inner[3] = 0; inner[3] <= counts[3]; inner[3]++) {
+                            int steps[MAX_STAGES], count = 0;
+                            if (inner[0] + inner[1] + inner[2] + inner[3] > 2)
+                                continue;
+                            for (int i = 0; i < odds; i++)
+                                steps[count++] = odd[i];
+                            for (int phase = 0; phase < 2; phase++)
+                                for (int i = 0; i < 4; i++)
+                                    for (int j = phase ? inner[i] : counts[i] - inner[i];
+                                         j > 0; j--)
+                                        steps[count++] = sizes[i];
+                            if (count == 0)
+                                steps[count++] = 1;
+                            best = consider(xf, best, M, steps, count, request);
+                        }
+        }
+    return best;
+}
+
+double plan_xform(struct xform *xf, int64_t M, const struct request *request, int *order,
+                  int64_t *radices)
+{
+    double best = -1;
+    int steps[MAX_STAGES], count;
+    if (request->radices || request->order) {
+        *order = request->order;
+        if (request->radices)
+            memcpy(radices, request->radices, (size_t)*order * sizeof *radices);
+        else if (!split_evenly(M, *order, radices))
+            return -1;
+        count = expand(radices, *order, request->dense, steps);
+        if (count > 0)
+            best = consider(xf, -1, M, steps, count, request);
+    } else if (request->dense) {
+        for (*order = 1; *order <= FFTCONV_MAX_ORDER && best < 0; ++*order)
+            if (split_evenly(M, *order, radices) && radices[0] <= 32)
+                best = consider(xf, -1, M, steps,
+                                expand(radices, *order, true, steps), request);
+        --*order;
+    } else {
+        best = search(xf, M, request);
+        if (best >= 0) {
+            *order = xf->stages;
+            for (int l = 0; l < xf->stages; l++)
+                radices[l] = xf->stage[l].radix;
+        }
+    }
+    return best < 0 ? -1 : best / 3.5e9;
+}
+
+/* ---- Tables ---------------------------------------------------------------------- */
+
+/* exp(-2 pi i num / den), the angle reduced to an eighth turn by integers. */
+static void root(int64_t num, int64_t den, double *re, double *im)
+{
+    num %= den;
+    if (num < 0)
+        num += den;
+    int64_t eighths = 8 * num;
+    int octant = (int)(eighths / den);
+    /* distance to the nearest axis */
+    double turn = (octant + 1) / 2 % 4 * 0.25;
+    int64_t off = 4 * num - (int64_t)(turn * 4) * den; /* in turns / (4 den) */
+    if (octant == 7)
+        off = 4 * (num - den);
+    double angle = 1.57079632679489661923 * (double)off / (double)den;
+    double c = cos(angle), s = sin(angle);
+    switch ((octant + 1) / 2 % 4) {
+    case 0: *re = c, *im = -s; break;
+    case 1: *re = -s, *im = -c; break;
+    case 2: *re = -c, *im = s; break;
+    default: *re = s, *im = c; break;
+    }
+}
+
+static void put(void *table, int real_bytes, int64_t index, double value)
+{
+    if (real_bytes == 8)
+        ((double *)table)[index] = value;
+    else
+        ((float *)table)[index] = (float)value;
+}
+
+static void *reals_new(int64_t count, int real_bytes)
+{
+    return aligned_new(count * real_bytes);
+}
+
+/* exp(-2 pi i r (k - shift / 4) / R), [k][r], and nothing else to multiply by */
+static void *dense_matrix(int R, int shift, int real_bytes)
+{
+    void *matrix = reals_new(2 * (int64_t)R * R, real_bytes);
+    for (int k = 0; matrix && k < R; k++)
+        for (int r = 0; r < R; r++) {
+            double re, im;
+            root((int64_t)r * (4 * k - shift), 4 * R, &re, &im);
+            put(matrix, real_bytes, 2 * (k * R + r), re);
+            put(matrix, real_bytes, 2 * (k * R + r) + 1, im);
+        }
+    return matrix;
+}
+
+/* A table beyond this goes as fine times coarse. */
+enum { TWIDDLE_BYTES = 96 << 10, FINE_BYTES = 16 << 10 };
+
+static int columns_build(const struct xform *xf, int l, int shift)
+{
+    struct stage *st = (struct stage *)&xf->stage[l];
+    const int W = xf->lanes, K = l == 0 ? st->radix : st->radix - 1;
+    const int first_k = l == 0 ? 0 : 1;
+    int64_t S = xf->M;
+    for (int i = 0; i < l; i++)
+        S /= xf->stage[i].radix;
+    const int64_t column_bytes = (int64_t)K * 2 * W * xf->real_bytes;
+    int64_t period = st->sub;
+    if (period * column_bytes > TWIDDLE_BYTES)
+        period = min64(st->sub, xf->Qv * max64(1, FINE_BYTES / (column_bytes * xf->Qv)));
+    st->twiddle.period = period;
+    st->twiddle.fine = reals_new(period * K * 2 * W, xf->real_bytes);
+    if (!st->twiddle.fine)
+        return fail_memory(period * column_bytes);
+    for (int64_t c = 0; c < period; c++)
+        for (int k = 0; k < K; k++)
+            for (int i = 0; i < W; i++) {
+                int64_t q = c % xf->Qv * W + i, m = c / xf->Qv * xf->Q + q;
+                double re = 1, im = 0;
+                if (q < xf->Q) /* m < S and 4 k < 512: no overflow below 2^53 */
+                    root((4 * (k + first_k) - shift) * m, 4 * S, &re, &im);
+                int64_t at = (c * K + k) * 2 * W + i;
+                put(st->twiddle.fine, xf->real_bytes, at, re);
+                put(st->twiddle.fine, xf->real_bytes, at + W, im);
+            }
+    if (period == st->sub)
+        return FFTCONV_OK;
+    const int64_t count = ceil_div(st->sub, period);
+    st->twiddle.coarse = reals_new(count * K * 2, xf->real_bytes);
+    if (!st->twiddle.coarse)
+        return fail_memory(count * K * 2 * xf->real_bytes);
+    for (int64_t c = 0; c < count; c++)
+        for (int k = 0; k < K; k++) {
+            double re, im;
+            root((4 * (k + first_k) - shift) * (c * (period / xf->Qv) * xf->Q), 4 * S, &re,
+                 &im);
+            put(st->twiddle.coarse, xf->real_bytes, (c * K + k) * 2, re);
+            put(st->twiddle.coarse, xf->real_bytes, (c * K + k) * 2 + 1, im);
+        }
+    return FFTCONV_OK;
+}
+
+/* Phase 2: scalars [m][k - 1], S the length its stage begins with. */
+static int rows_build(struct stage *st, int64_t S, int real_bytes)
+{
+    const int R = st->radix;
+    st->twiddle.period = st->sub;
+    st->twiddle.fine = reals_new(st->sub * (R - 1) * 2, real_bytes);
+    if (!st->twiddle.fine)
+        return fail_memory(st->sub * (R - 1) * 2 * real_bytes);
+    for (int64_t m = 0; m < st->sub; m++)
+        for (int k = 1; k < R; k++) {
+            double re, im;
+            root(k * m, S, &re, &im);
+            put(st->twiddle.fine, real_bytes, (m * (R - 1) + k - 1) * 2, re);
+            put(st->twiddle.fine, real_bytes, (m * (R - 1) + k - 1) * 2 + 1, im);
+        }
+    if (st->dense && !(st->matrix = dense_matrix(R, 0, real_bytes)))
+        return fail_memory(2 * (int64_t)R * R * real_bytes);
+    return FFTCONV_OK;
+}
+
+/* The place of -m, given the place of m, digits most significant first: zeros
+ * stay, the first other digit k becomes r - k, and the rest r - 1 - k; so the
+ * places sharing their leading zeros are reversed as one block. */
+static int64_t mirror(int64_t place, int64_t size, const struct stage *st)
+{
+    for (; size > 1; st++) {
+        size /= st->radix; /* places per value of this digit */
+        if (place >= size)
+            return (st->radix + 1) * size - 1 - place;
+    }
+    return 0;
+}
+
+static int mirrors_build(struct xform *xf)
+{
+    const int W = xf->lanes;
+    const int64_t vectors = xf->spectra_reals / (2 * W);
+    int radices[MAX_STAGES];
+    for (int l = 0; l < xf->stages; l++)
+        radices[l] = xf->stage[l].radix;
+    xf->roots = reals_new(xf->spectra_reals, xf->real_bytes);
+    xf->groups = aligned_new((vectors / 2 + xf->Q) * (int64_t)sizeof *xf->groups);
+    xf->points = aligned_new((xf->M + W) * (int64_t)sizeof *xf->points);
+    /* exp(-2 pi i m / M) as a product of two table entries */
+    const int64_t step = (int64_t)ceil(sqrt((double)xf->M));
+    double *fine = aligned_new(2 * step * (int64_t)sizeof *fine);
+    double *coarse = aligned_new(2 * step * (int64_t)sizeof *coarse);
+    if (!xf->roots || !xf->groups || !xf->points || !fine || !coarse) {
+        aligned_free(fine);
+        aligned_free(coarse);
+        return fail_memory(xf->spectra_reals * xf->real_bytes);
+    }
+    memset(xf->roots, 0, (size_t)(xf->spectra_reals * xf->real_bytes));
+    for (int64_t j = 0; j < step; j++) {
+        root(j, xf->M, &fine[2 * j], &fine[2 * j + 1]);
+        root(j * step, xf->M, &coarse[2 * j], &coarse[2 * j + 1]);
+    }
+    for (int64_t v = 0; v < xf->P; v++) {
+        const int64_t low = digit_reverse(v, radices, xf->split);
+        for (int64_t q = 0; q < xf->Q; q++) {
+            int64_t m = low + xf->P * digit_reverse(q, radices + xf->split,
+                                                    xf->stages - xf->split);
+            const double *c = &coarse[m / step * 2], *f = &fine[m % step * 2];
+            int64_t at = spectrum_offset(xf, v, q);
+            put(xf->roots, xf->real_bytes, at, c[0] * f[0] - c[1] * f[1]);
+            put(xf->roots, xf->real_bytes, at + W, c[0] * f[1] + c[1] * f[0]);
+        }
+    }
+    aligned_free(fine);
+    aligned_free(coarse);
+
+    for (int64_t v0 = 0; v0 < xf->P; v0 += min64(W, xf->Pl - v0 % xf->Pl)) {
+        const int64_t count = min64(W, xf->Pl - v0 % xf->Pl);
+        const int64_t image = mirror(v0, xf->P, xf->stage);
+        bool group = count == W && v0 > 0 && image % xf->Pl % W == W - 1;
+        for (int64_t j = 1; group && j < W; j++)
+            group = mirror(v0 + j, xf->P, xf->stage) == image - j;
+        for (int64_t j = 0; j < (group ? 1 : count); j++) {
+            const int64_t v = v0 + j, mv = mirror(v, xf->P, xf->stage);
+            for (int64_t q = 0; q < xf->Q; q++) {
+                int64_t mq = v ? xf->Q - 1 - q : mirror(q, xf->Q, xf->stage + xf->split);
+                struct mirror_pair pair = {spectrum_offset(xf, v, q),
+                                           spectrum_offset(xf, mv, mq) -
+                                               (group ? W - 1 : 0)};
+                if (pair.a > pair.b)
+                    continue;
+                if (group)
+                    xf->groups[xf->group_count++] = pair;
+                else
+                    xf->points[xf->point_count++] = pair;
+            }
+        }
+    }
+    while (xf->point_count % W) { /* whole vectors; repeats do no harm */
+        xf->points[xf->point_count] = xf->points[xf->point_count - 1];
+        xf->point_count++;
+    }
+    return FFTCONV_OK;
+}
+
+int xform_build(struct xform *xf)
+{
+    const int shift = xf->form == FFTCONV_RIGHT_ANGLE;
+    const int R = xf->stage[0].radix;
+    int status = FFTCONV_OK;
+    for (int l = 0; l < xf->split && !status; l++) {
+        struct stage *st = &xf->stage[l];
+        status = columns_build(xf, l, l == 0 ? shift : 0);
+        if (!status && st->dense &&
+            !(st->matrix = dense_matrix(st->radix, l == 0 ? shift : 0, xf->real_bytes)))
+            status = fail_memory(2 * (int64_t)st->radix * st->radix * xf->real_bytes);
+    }
+    int64_t S = xf->Q;
+    for (int l = xf->split; l < xf->stages && !status; l++) {
+        status = rows_build(&xf->stage[l], S, xf->real_bytes);
+        S /= xf->stage[l].radix;
+    }
+    if (!status && shift) {
+        if (!(xf->shift = reals_new(2 * R, xf->real_bytes)))
+            status = fail_memory(2 * R * xf->real_bytes);
+        for (int r = 0; !status && r < R; r++) {
+            double re, im;
+            root(-r, 4 * R, &re, &im);
+            put(xf->shift, xf->real_bytes, 2 * r, re);
+            put(xf->shift, xf->real_bytes, 2 * r + 1, im);
+        }
+    }
+    if (!status && xf->form == FFTCONV_EVEN_ODD)
+        status = mirrors_build(xf);
+    /* a tile of stage 1's rows, both planes, in half an L1 */
+    const int64_t column = (int64_t)R * 2 * xf->lanes;
+    xf->tile_columns = max64(1, min64((16 << 10) / (column * xf->real_bytes),
+                                      xf->stage[0].sub));
+    xf->scratch_reals = max64(xf->leaf_reals, xf->tile_columns * column);
+    if (status)
+        xform_clear(xf);
+    return status;
+}
+
+int stages_build(struct stage *st, int count, const int64_t *radices, bool dense,
+                 int real_bytes)
+{
+    int64_t S = 1, blocks = 1;
+    int status = FFTCONV_OK;
+    for (int l = 0; l < count; l++)
+        S *= radices[l];
+    for (int l = 0; l < count && !status; l++) {
+        st[l] = (struct stage){.radix = (int)radices[l], .blocks = blocks,
+                               .sub = S / radices[l],
+                               .dense = dense || !has_codelet((int)radices[l])};
+        status = rows_build(&st[l], S, real_bytes);
+        blocks *= radices[l];
+        S /= radices[l];
+    }
+    return status;
+}
+
+void stages_clear(struct stage *st, int count)
+{
+    for (int l = 0; l < count; l++) {
+        aligned_free(st[l].twiddle.fine);
+        aligned_free(st[l].twiddle.coarse);
+        aligned_free(st[l].matrix);
+        st[l].twiddle.fine = st[l].twiddle.coarse = st[l].matrix = NULL;
+    }
+}
+
+void xform_clear(struct xform *xf)
+{
+    stages_clear(xf->stage, xf->stages);
+    aligned_free(xf->shift);
+    aligned_free(xf->roots);
+    aligned_free(xf->groups);
+    aligned_free(xf->points);
+    xf->shift = xf->roots = NULL;
+    xf->groups = xf->points = NULL;
+}

@@ -1,0 +1,42 @@
+/* Status, messages, memory. */
+#include "internal.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static _Thread_local char message[512];
+
+int fail(int status, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(message, sizeof message, format, args);
+    va_end(args);
+    return status;
+}
+
+int fail_memory(int64_t bytes)
+{
+    return fail(FFTCONV_NO_MEMORY, "out of memory: %lld bytes were not to be had",
+                (long long)bytes);
+}
+
+void *aligned_new(int64_t bytes)
+{
+    void *p = NULL;
+    if (bytes < 0 || posix_memalign(&p, ALIGNMENT, (size_t)max64(bytes, ALIGNMENT)))
+        return NULL;
+    return p;
+}
+
+void aligned_free(void *p) { free(p); }
+
+const char *fftconv_last_error(void) { return message; }
+
+#ifndef PACKAGE_VERSION
+#define PACKAGE_VERSION "0.1.0"
+#endif
+const char *fftconv_version(void) { return PACKAGE_VERSION; }
+
+int fftconv_abi(void) { return FFTCONV_ABI; }
