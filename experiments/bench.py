@@ -3,6 +3,7 @@
 A result is one JSON file, results/<experiment>.json, that says where, when and
 with what it was measured; paper_figures/ draws from these files alone.
 """
+
 import argparse
 import importlib.metadata
 import json
@@ -35,17 +36,38 @@ def options(description):
     grid is "quick" (seconds: does it run), "default" or "full".
     """
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     grid = parser.add_mutually_exclusive_group()
-    grid.add_argument("--quick", dest="grid", action="store_const", const="quick",
-                      default="default", help="a tiny grid, seconds: does it run")
-    grid.add_argument("--full", dest="grid", action="store_const", const="full",
-                      help="the long grid, up to N = 4,194,304")
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR",
-                        help="where the JSON goes (default: paper_figures/out/results)")
-    parser.add_argument("--seed", type=int, default=20231110,
-                        help="of the random data (default: %(default)s)")
+    grid.add_argument(
+        "--quick",
+        dest="grid",
+        action="store_const",
+        const="quick",
+        default="default",
+        help="a tiny grid, seconds: does it run",
+    )
+    grid.add_argument(
+        "--full",
+        dest="grid",
+        action="store_const",
+        const="full",
+        help="the long grid, up to N = 4,194,304",
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=RESULTS,
+        metavar="DIR",
+        help="where the JSON goes (default: paper_figures/out/results)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=20231110,
+        help="of the random data (default: %(default)s)",
+    )
     return parser
 
 
@@ -60,33 +82,48 @@ def _field(path, key):
         lines = Path(path).read_text().splitlines()
     except OSError:
         return ""
-    return next((s.split(":", 1)[1].strip() for s in lines if s.startswith(key)), "")
+    return next(
+        (s.split(":", 1)[1].strip() for s in lines if s.startswith(key)), ""
+    )
 
 
 def _git(*arguments):
     try:
-        run = subprocess.run(["git", "-C", str(ROOT), *arguments],
-                             capture_output=True, text=True, check=True)
+        run = subprocess.run(
+            ["git", "-C", str(ROOT), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     except (OSError, subprocess.CalledProcessError):
         return ""
     return run.stdout.strip()
 
 
 def machine():
-    """Where a number was measured: processor, memory, system, versions, commit."""
+    """Where a number is from: processor, memory, system, versions, commit."""
     memory_kib = _field("/proc/meminfo", "MemTotal").split()
-    versions = {"fftconv": fftconv.__version__, "python": platform.python_version()}
+    versions = {
+        "fftconv": fftconv.__version__,
+        "python": platform.python_version(),
+    }
     for package in ("numpy", "scipy"):
         versions[package] = importlib.metadata.version(package)
     return {
         "cpu": _field("/proc/cpuinfo", "model name") or platform.processor(),
         "processors": processors(),
-        "memory_gib": round(int(memory_kib[0]) / 2**20, 1) if memory_kib else None,
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "memory_gib": (
+            round(int(memory_kib[0]) / 2**20, 1) if memory_kib else None
+        ),
+        "system": " ".join(
+            (platform.system(), platform.release(), platform.machine())
+        ),
         "isa": fftconv.Plan((1, 1, 256), (1, 256)).isa,
         "versions": versions,
         "commit": _git("rev-parse", "HEAD") or "unknown",
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "uncommitted_changes": bool(
+            _git("status", "--porcelain", "--untracked-files=no")
+        ),
     }
 
 
@@ -107,8 +144,12 @@ def interleaved(calls, repeats, threads=1, cap=3.0):
     for name in names:
         calls[name]()  # pages, caches, plans
     for turn in range(2 * repeats):
-        wanted = [n for n in names if len(quiet[n]) < repeats
-                  and not (len(quiet[n]) >= 3 and median(quiet[n]) > cap)]
+        wanted = [
+            n
+            for n in names
+            if len(quiet[n]) < repeats
+            and not (len(quiet[n]) >= 3 and median(quiet[n]) > cap)
+        ]
         if not wanted:
             break
         shift = turn % len(wanted)
@@ -125,8 +166,11 @@ def interleaved(calls, repeats, threads=1, cap=3.0):
         kept = every[name] if disturbed else quiet[name]
         low, mid, high = np.percentile(kept, [25, 50, 75])
         timing[name] = {
-            "median_s": float(mid), "low_s": float(low), "high_s": float(high),
-            "samples": len(kept), "rejected": len(every[name]) - len(kept),
+            "median_s": float(mid),
+            "low_s": float(low),
+            "high_s": float(high),
+            "samples": len(kept),
+            "rejected": len(every[name]) - len(kept),
             "disturbed": disturbed,
         }
     return timing
@@ -146,7 +190,9 @@ def row_error(y, exact, scale):
 def check(name, error, limit=ERROR_LIMIT):
     """Refuse to time what is wrong; returns the error."""
     if not error <= limit:
-        raise RuntimeError(f"{name}: relative error {error:.3g} is above {limit:.3g}")
+        raise RuntimeError(
+            f"{name}: relative error {error:.3g} is above {limit:.3g}"
+        )
     return error
 
 

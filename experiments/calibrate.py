@@ -4,6 +4,7 @@ Writes results/host.json: sigma_h and sigma_s (bytes/s of main and of fast
 memory), tau_m and tau_g (flop/s of matrix products and of everything else), mu
 and fast_points, as the library measures them, with the paper's A100 beside it.
 """
+
 import time
 from dataclasses import asdict
 
@@ -16,12 +17,16 @@ def main():
     settings = bench.options(__doc__).parse_args()
     started = time.perf_counter()
     hardware = {name: asdict(cost.HARDWARE[name]) for name in ("A100", "host")}
-    path = bench.write(settings.results, "host", settings, {"hardware": hardware}, started)
+    path = bench.write(
+        settings.results, "host", settings, {"hardware": hardware}, started
+    )
     host = hardware["host"]
-    print(f"{path}: sigma_H {host['sigma_h'] / 1e9:.1f} GB/s, "
-          f"sigma_S {host['sigma_s'] / 1e9:.1f} GB/s, "
-          f"tau_M {host['tau_m'] / 1e9:.1f} Gflop/s, "
-          f"tau_G {host['tau_g'] / 1e9:.1f} Gflop/s")
+    print(
+        f"{path}: sigma_H {host['sigma_h'] / 1e9:.1f} GB/s, "
+        f"sigma_S {host['sigma_s'] / 1e9:.1f} GB/s, "
+        f"tau_M {host['tau_m'] / 1e9:.1f} Gflop/s, "
+        f"tau_G {host['tau_g'] / 1e9:.1f} Gflop/s"
+    )
 
 
 if __name__ == "__main__":

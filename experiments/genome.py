@@ -1,8 +1,9 @@
 """The genomes in experiments/data, as arrays.
 
-    load(name)      letters as codes 0 ... 3 for A, C, G, T: (L,) uint8
-    one_hot(codes)  one row per base: (4, L), exactly one 1 in each column
+load(name)      letters as codes 0 ... 3 for A, C, G, T: (L,) uint8
+one_hot(codes)  one row per base: (4, L), exactly one 1 in each column
 """
+
 import gzip
 import hashlib
 from pathlib import Path
@@ -43,7 +44,9 @@ def load(name):
     packed = (DATA / file).read_bytes()
     found = hashlib.sha256(packed).hexdigest()
     if found != sha256:
-        raise ValueError(f"{DATA / file}: SHA-256 is {found}; it must be {sha256}")
+        raise ValueError(
+            f"{DATA / file}: SHA-256 is {found}; it must be {sha256}"
+        )
     lines = gzip.decompress(packed).split(b"\n")
     text = np.frombuffer(b"".join(lines[1:]), np.uint8)  # line 0 is the title
     code = np.full(256, 255, np.uint8)
@@ -51,7 +54,8 @@ def load(name):
     codes = code[text]
     if codes.size != length or codes.max() > 3:
         raise ValueError(
-            f"{DATA / file}: {codes.size} letters, the largest code {codes.max()}; "
+            f"{DATA / file}: {codes.size} letters, the largest code "
+            f"{codes.max()}; "
             f"it must hold {length} letters out of {BASES}"
         )
     return codes

@@ -16,6 +16,7 @@ inputs out; its published benchmark counts them, so both are kept.
 
 Writes results/memory.json.
 """
+
 import multiprocessing
 import time
 import tracemalloc
@@ -32,7 +33,9 @@ import speed
 # Elements of u, large beside a page and the allocator's slack; FFT sizes.
 GRIDS = {
     "quick": dict(elements=2**16, sizes=[256, 1024]),
-    "default": dict(elements=2**22, sizes=[2**a for a in range(8, 17, 2)] + [2**20]),
+    "default": dict(
+        elements=2**22, sizes=[2**a for a in range(8, 17, 2)] + [2**20]
+    ),
     "full": dict(elements=2**22, sizes=[2**a for a in range(8, 23)]),
 }
 TABLES = {16: 11, 17: 12}  # the speed table with the same operation
@@ -40,7 +43,7 @@ METHODS = ("fftconv", "fftconv_ready", "numpy", "scipy")
 
 
 def resident(field):
-    """VmRSS (now) or VmHWM (highest since the last reset) of this process, bytes."""
+    """This process's VmRSS (now) or VmHWM (highest since the reset), bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1]) * 1024
@@ -55,7 +58,9 @@ def one_call(table, n, method, elements, seed):
     small = speed.Case(TABLES[table], 256, 1, 1, rng)
     small.method(method)()
     case = speed.Case(TABLES[table], n, batch, channels, rng)
-    inputs = sum(a.nbytes for a in (case.u, case.k, case.w, case.v) if a is not None)
+    inputs = sum(
+        a.nbytes for a in (case.u, case.k, case.w, case.v) if a is not None
+    )
 
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")
@@ -71,11 +76,19 @@ def one_call(table, n, method, elements, seed):
         tracemalloc.start()
         y = case.method(method)()
         counted = tracemalloc.get_traced_memory()[1]
-    return {"table": table, "fft_size": n, "batch": batch, "channels": channels,
-            "method": method, "input_bytes": inputs, "resident_bytes": extra,
-            "counted_bytes": counted, "peak_bytes": inputs + extra,
-            "scale": bench.PAPER_BATCH * bench.PAPER_CHANNELS / (batch * channels),
-            "array_bytes": case.u.nbytes}
+    return {
+        "table": table,
+        "fft_size": n,
+        "batch": batch,
+        "channels": channels,
+        "method": method,
+        "input_bytes": inputs,
+        "resident_bytes": extra,
+        "counted_bytes": counted,
+        "peak_bytes": inputs + extra,
+        "scale": bench.PAPER_BATCH * bench.PAPER_CHANNELS / (batch * channels),
+        "array_bytes": case.u.nbytes,
+    }
 
 
 def main():
@@ -85,13 +98,22 @@ def main():
     rows = []
     work = [(n, t, m) for n in grid["sizes"] for t in TABLES for m in METHODS]
     # maxtasksperchild=1: a process per call.
-    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+    with multiprocessing.get_context("fork").Pool(
+        1, maxtasksperchild=1
+    ) as pool:
         for n, table, method in (bar := tqdm(work, desc="memory", unit="call")):
             bar.set_postfix_str(f"table {table}, N = {n}, {method}")
-            rows.append(pool.apply(
-                one_call, (table, n, method, grid["elements"], settings.seed)))
-    body = {"dtype": "float32", "scaled_to": [bench.PAPER_BATCH, bench.PAPER_CHANNELS],
-            "rows": rows}
+            rows.append(
+                pool.apply(
+                    one_call,
+                    (table, n, method, grid["elements"], settings.seed),
+                )
+            )
+    body = {
+        "dtype": "float32",
+        "scaled_to": [bench.PAPER_BATCH, bench.PAPER_CHANNELS],
+        "rows": rows,
+    }
     print(bench.write(settings.results, "memory", settings, body, started))
 
 

@@ -16,6 +16,7 @@ row, before it is timed; times are medians of interleaved runs.
 
 Writes results/speed.json.
 """
+
 import time
 from functools import partial
 
@@ -32,10 +33,18 @@ import bench
 # Elements of u per call; the least batch; repeats; FFT sizes.
 GRIDS = {
     "quick": dict(elements=2**13, least_batch=2, repeats=1, sizes=[256, 1024]),
-    "default": dict(elements=2**20, least_batch=4, repeats=7,
-                    sizes=[2**a for a in range(8, 17)] + [2**20]),
-    "full": dict(elements=2**22, least_batch=8, repeats=9,
-                 sizes=[2**a for a in range(8, 23)]),
+    "default": dict(
+        elements=2**20,
+        least_batch=4,
+        repeats=7,
+        sizes=[2**a for a in range(8, 17)] + [2**20],
+    ),
+    "full": dict(
+        elements=2**22,
+        least_batch=8,
+        repeats=9,
+        sizes=[2**a for a in range(8, 23)],
+    ),
 }
 
 # Table: (gated, causal, backward).
@@ -49,7 +58,7 @@ TABLES = {
 
 
 def scaled_shape(n, elements, least_batch):
-    """(B, H) with B H n near `elements`: the batch of 64 kept as long as it fits."""
+    """(B, H) with B H n near `elements`, B = 64 as long as that fits."""
     batch = int(np.clip(elements // n, least_batch, bench.PAPER_BATCH))
     channels = int(np.clip(elements // (n * batch), 1, bench.PAPER_CHANNELS))
     return batch, channels
@@ -68,27 +77,42 @@ class Case:
         self.k /= np.float32(np.sqrt(self.length))  # y is then O(1)
         self.w = rng.standard_normal(shape, np.float32) if self.gated else None
         self.v = rng.standard_normal(shape, np.float32) if self.gated else None
-        self.dy = rng.standard_normal(shape, np.float32) if self.backward else None
-        self.how = (dict(mode="causal") if self.causal
-                    else dict(mode="circular", fft_size=n))
+        self.dy = (
+            rng.standard_normal(shape, np.float32) if self.backward else None
+        )
+        self.how = (
+            dict(mode="causal")
+            if self.causal
+            else dict(mode="circular", fft_size=n)
+        )
 
     # ---- ours ----
 
     def ours(self, threads=1):
         if self.backward:
-            g = fftconv.conv_backward(self.dy, self.u, self.k, threads=threads,
-                                      needs=("u", "k"), **self.how)
+            g = fftconv.conv_backward(
+                self.dy,
+                self.u,
+                self.k,
+                threads=threads,
+                needs=("u", "k"),
+                **self.how,
+            )
             return g.du, g.dk
-        return fftconv.conv(self.u, self.k, self.w, self.v, threads=threads, **self.how)
+        return fftconv.conv(
+            self.u, self.k, self.w, self.v, threads=threads, **self.how
+        )
 
     def ours_ready(self):
         """Ours with plan and spectrum made now, once."""
         plan = fftconv.Plan(self.u.shape, self.k.shape, threads=1, **self.how)
         spectrum = plan.spectrum(self.k)
         if self.backward:
+
             def call():
                 g = plan.backward(self.dy, self.u, spectrum, needs=("u", "k"))
                 return g.du, g.dk
+
             return call
         return partial(plan, self.u, spectrum, self.w, self.v)
 
@@ -103,28 +127,33 @@ class Case:
         if self.backward:
             return self.gradients(rfft, irfft, rows, kernel)
         rows *= kernel
-        y = irfft(rows, n)[..., :self.length]
+        y = irfft(rows, n)[..., : self.length]
         return y * self.v if self.gated else y
 
     def gradients(self, rfft, irfft, rows, kernel):
-        """du = dy correlated with k; dk = dy correlated with u, batch summed."""
+        """du = dy correlated with k; dk = dy with u, summed over the batch."""
         slope = rfft(self.dy, self.n)
         dk = irfft(np.sum(slope * rows.conj(), axis=0), self.n)
         slope *= kernel.conj()
         return irfft(slope, self.n), dk
 
     def by_saved_fft(self):
-        """NumPy's backward given the forward pass's spectra, as autograd keeps."""
+        """NumPy's backward given the forward spectra, as autograd keeps."""
         rows, kernel = np.fft.rfft(self.u, self.n), np.fft.rfft(self.k, self.n)
         return partial(self.gradients, np.fft.rfft, np.fft.irfft, rows, kernel)
 
     def by_scipy(self, workers):
-        return partial(self.by_fft, partial(scipy.fft.rfft, workers=workers),
-                       partial(scipy.fft.irfft, workers=workers))
+        return partial(
+            self.by_fft,
+            partial(scipy.fft.rfft, workers=workers),
+            partial(scipy.fft.irfft, workers=workers),
+        )
 
     def by_fftconvolve(self):
         u = self.u * self.w if self.gated else self.u
-        y = scipy.signal.fftconvolve(u, self.k[None], axes=-1)[..., :self.length]
+        y = scipy.signal.fftconvolve(u, self.k[None], axes=-1)[
+            ..., : self.length
+        ]
         return y * self.v if self.gated else y
 
     def method(self, name):
@@ -143,31 +172,43 @@ class Case:
     def methods(self):
         """name: (function, threads), of all that make sense here."""
         names = ["fftconv", "fftconv_ready", "numpy", "scipy"]
-        names += ["scipy_fftconvolve"] * self.causal + ["numpy_saved"] * self.backward
+        names += ["scipy_fftconvolve"] * self.causal + [
+            "numpy_saved"
+        ] * self.backward
         if bench.processors() > 1:
             names += ["fftconv_threads", "scipy_threads"]
-        return {name: (self.method(name),
-                       bench.processors() if name.endswith("_threads") else 1)
-                for name in names}
+        return {
+            name: (
+                self.method(name),
+                bench.processors() if name.endswith("_threads") else 1,
+            )
+            for name in names
+        }
 
     # ---- the oracle ----
 
     def errors(self, methods):
         """name: worst row error against float64; a wrong method raises."""
+
         def norm(x):
             return np.linalg.norm(x.astype(np.float64), axis=-1)
 
         if self.backward:
             g = reference.conv_backward(self.dy, self.u, self.k, **self.how)
             exact = [g.du, g.dk]
-            scales = [norm(self.k) * norm(self.dy),
-                      np.sum(norm(self.dy) * norm(self.u), axis=0)]
+            scales = [
+                norm(self.k) * norm(self.dy),
+                np.sum(norm(self.dy) * norm(self.u), axis=0),
+            ]
         else:
             exact = [reference.conv(self.u, self.k, self.w, self.v, **self.how)]
             if self.gated:
-                # The post-gate multiplies the result: so does its largest value.
-                scales = [norm(self.k) * norm(self.u * self.w)
-                          * np.abs(self.v).max(axis=-1)]
+                # The post-gate multiplies the error too.
+                scales = [
+                    norm(self.k)
+                    * norm(self.u * self.w)
+                    * np.abs(self.v).max(axis=-1)
+                ]
             else:
                 scales = [norm(self.k) * norm(self.u)]
         errors = {}
@@ -175,7 +216,9 @@ class Case:
             found = call()
             found = found if self.backward else (found,)
             worst = max(map(bench.row_error, found, exact, scales))
-            errors[name] = bench.check(f"table {self.table}, N = {self.n}, {name}", worst)
+            errors[name] = bench.check(
+                f"table {self.table}, N = {self.n}, {name}", worst
+            )
         return errors
 
 
@@ -186,17 +229,29 @@ def measure(table, n, grid, rng):
     methods = case.methods()
     errors = case.errors(methods)
     timing = {}
-    for group in sorted({t for _, t in methods.values()}):  # one thread, then all
+    for group in sorted(
+        {t for _, t in methods.values()}
+    ):  # one thread, then all
         calls = {name: f for name, (f, t) in methods.items() if t == group}
         timing |= bench.interleaved(calls, grid["repeats"], threads=group)
     scale = bench.PAPER_BATCH * bench.PAPER_CHANNELS / (batch * channels)
     return [
-        {"table": table, "fft_size": n, "length": case.length, "batch": batch,
-         "channels": channels, "method": name, "threads": methods[name][1],
-         "error": errors[name], "scale": scale,
-         "scaled_ms": 1e3 * scale * timing[name]["median_s"],
-         "ns_per_output": 1e9 * timing[name]["median_s"] / (batch * channels * case.length),
-         **timing[name]}
+        {
+            "table": table,
+            "fft_size": n,
+            "length": case.length,
+            "batch": batch,
+            "channels": channels,
+            "method": name,
+            "threads": methods[name][1],
+            "error": errors[name],
+            "scale": scale,
+            "scaled_ms": 1e3 * scale * timing[name]["median_s"],
+            "ns_per_output": 1e9
+            * timing[name]["median_s"]
+            / (batch * channels * case.length),
+            **timing[name],
+        }
         for name in methods
     ]
 
@@ -211,8 +266,13 @@ def main():
     for n, table in (bar := tqdm(work, desc="speed", unit="case")):
         bar.set_postfix_str(f"table {table}, N = {n}")
         rows += measure(table, n, grid, rng)
-    body = {"dtype": "float32", "elements": grid["elements"], "repeats": grid["repeats"],
-            "scaled_to": [bench.PAPER_BATCH, bench.PAPER_CHANNELS], "rows": rows}
+    body = {
+        "dtype": "float32",
+        "elements": grid["elements"],
+        "repeats": grid["repeats"],
+        "scaled_to": [bench.PAPER_BATCH, bench.PAPER_CHANNELS],
+        "rows": rows,
+    }
     print(bench.write(settings.results, "speed", settings, body, started))
 
 

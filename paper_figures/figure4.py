@@ -1,4 +1,5 @@
-"""Figure 4: the cost model of order-p Monarch decompositions, on two machines."""
+"""Figure 4: the cost model of order-p Monarch decompositions."""
+
 from fftconv import cost
 
 import style
@@ -11,10 +12,20 @@ SIZES = [2**a for a in range(8, 23)]
 # Table 19's name for it; title; unit; the words of the two annotations, the
 # paper's own on its own machine.
 PANELS = [
-    ("A100", "A100, the paper's constants", ("ps", 1),
-     "Matrices Too Small\nfor Tensor Cores", "SRAM Limit"),
-    ("host", "This machine, measured", ("ns", 1000),
-     "Matrices smaller than \N{GREEK SMALL LETTER MU}", "Fast memory limit"),
+    (
+        "A100",
+        "A100, the paper's constants",
+        ("ps", 1),
+        "Matrices Too Small\nfor Tensor Cores",
+        "SRAM Limit",
+    ),
+    (
+        "host",
+        "This machine, measured",
+        ("ns", 1000),
+        "Matrices smaller than \N{GREEK SMALL LETTER MU}",
+        "Fast memory limit",
+    ),
 ]
 
 
@@ -25,28 +36,51 @@ def curves(hardware):
         for n in SIZES:
             radices = cost.balanced_radices(n, order)
             seconds = cost.monarch_cost(n, radices, hardware)
-            rows.append({"hardware": hardware.name, "order": order, "n": n,
-                         "radices": " ".join(map(str, radices)),
-                         "ps_per_token": 1e12 * seconds / n})
+            rows.append(
+                {
+                    "hardware": hardware.name,
+                    "order": order,
+                    "n": n,
+                    "radices": " ".join(map(str, radices)),
+                    "ps_per_token": 1e12 * seconds / n,
+                }
+            )
     return rows
 
 
 def note(axis, text, at, to):
-    axis.annotate(text, xy=at, xytext=to, fontsize=8.5, color="#333333", ha="center",
-                  arrowprops=dict(arrowstyle="-|>", color="#333333", lw=0.9,
-                                  shrinkA=1, shrinkB=4))
+    axis.annotate(
+        text,
+        xy=at,
+        xytext=to,
+        fontsize=8.5,
+        color="#333333",
+        ha="center",
+        arrowprops=dict(
+            arrowstyle="-|>", color="#333333", lw=0.9, shrinkA=1, shrinkB=4
+        ),
+    )
 
 
 def panel(axis, rows, hardware, unit, small_note, limit_note):
     """One machine's curves; unit: (name, picoseconds in one)."""
     value = {}
     for order, colour in ORDERS.items():
-        value[order] = {r["n"]: r["ps_per_token"] / unit[1]
-                        for r in rows if r["order"] == order}
+        value[order] = {
+            r["n"]: r["ps_per_token"] / unit[1]
+            for r in rows
+            if r["order"] == order
+        }
         axis.plot(SIZES, list(value[order].values()), color=colour, marker="o")
-        axis.annotate(f"p = {order}", (SIZES[-1], value[order][SIZES[-1]]), color=colour,
-                      xytext=(7, 0), textcoords="offset points", va="center",
-                      weight="bold")
+        axis.annotate(
+            f"p = {order}",
+            (SIZES[-1], value[order][SIZES[-1]]),
+            color=colour,
+            xytext=(7, 0),
+            textcoords="offset points",
+            va="center",
+            weight="bold",
+        )
     style.length_axis(axis, SIZES)
     every = [c for curve in value.values() for c in curve.values()]
     low, high = min(every), max(every)
@@ -76,14 +110,28 @@ def draw(results, out):
         panel(axis, mine, hardware, *words)
         axis.set_title(title)
         rows += mine
-    figure.suptitle("Cost model for order-p Monarch decompositions", fontsize=12)
+    figure.suptitle(
+        "Cost model for order-p Monarch decompositions", fontsize=12
+    )
     style.save_figure(
-        figure, out, "figure4", "Figure 4: cost model for order-p Monarch decompositions",
-        "Equation 2 per token, B = H = 1, radices the most equal powers of two, largest "
-        "outermost. Left: the A100's constants of Table 19. Right: this machine's, measured. "
-        "The paper prints no unit on its axis; picoseconds fit its ticks of 10 and 100.",
-        [("hardware", "Hardware"), ("order", "p"), ("n", "N"), ("radices", "Radices"),
-         ("ps_per_token", "C/N (ps)")], rows, record)
+        figure,
+        out,
+        "figure4",
+        "Figure 4: cost model for order-p Monarch decompositions",
+        """Equation 2 per token, B = H = 1, radices the most equal powers of
+        two, largest outermost. Left: the A100's constants of Table 19. Right:
+        this machine's, measured. The paper prints no unit on its axis;
+        picoseconds fit its ticks of 10 and 100.""",
+        [
+            ("hardware", "Hardware"),
+            ("order", "p"),
+            ("n", "N"),
+            ("radices", "Radices"),
+            ("ps_per_token", "C/N (ps)"),
+        ],
+        rows,
+        record,
+    )
     return figure
 
 

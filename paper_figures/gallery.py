@@ -1,23 +1,44 @@
 """One offline page of all figures and tables: out/index.html."""
+
 import json
 from html import escape
 
 import style
 
-ORDER = ["figure4", "speed", "table3", "table4", "table11", "table12", "table13", "table14",
-         "table15", "memory", "table16", "table17", "genome", "genome_timing"]
+ORDER = [
+    "figure4",
+    "speed",
+    "table3",
+    "table4",
+    "table11",
+    "table12",
+    "table13",
+    "table14",
+    "table15",
+    "memory",
+    "table16",
+    "table17",
+    "genome",
+    "genome_timing",
+]
+TITLE = "libfftconv: figures and tables"
 STYLE = """
-body { font: 15px/1.5 "DejaVu Sans", Verdana, sans-serif; color: #222; margin: 0 auto;
-       max-width: 1180px; padding: 1.5em; }
-h1 { font-size: 1.6em; margin-bottom: .2em; } h2 { font-size: 1.15em; margin-top: 2.4em; }
-nav a { margin-right: 1em; white-space: nowrap; } a { color: #0072B2; }
-img { width: 100%; } p.caption { max-width: 62em; } .files, .machine { color: #666;
-font-size: .82em; } .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .8em; font-variant-numeric: tabular-nums; }
-th { text-align: right; vertical-align: bottom; border-bottom: 2px solid #888;
-     padding: .3em .7em; max-width: 8.5em; }
-td { text-align: right; padding: .2em .7em; border-bottom: 1px solid #e4e4e4;
-     white-space: nowrap; }
+body { font: 15px/1.5 "DejaVu Sans", Verdana, sans-serif; color: #222;
+       margin: 0 auto; max-width: 1180px; padding: 1.5em; }
+h1 { font-size: 1.6em; margin-bottom: .2em; }
+h2 { font-size: 1.15em; margin-top: 2.4em; }
+a { color: #0072B2; }
+nav a { margin-right: 1em; white-space: nowrap; }
+img { width: 100%; }
+p.caption { max-width: 62em; }
+.files, .machine { color: #666; font-size: .82em; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .8em;
+        font-variant-numeric: tabular-nums; }
+th { text-align: right; vertical-align: bottom; padding: .3em .7em;
+     border-bottom: 2px solid #888; max-width: 8.5em; }
+td { text-align: right; padding: .2em .7em; white-space: nowrap;
+     border-bottom: 1px solid #e4e4e4; }
 td.text { text-align: left; white-space: normal; min-width: 18em; color: #666; }
 td.ours { background: #eaf3f9; font-weight: bold; }
 """
@@ -31,8 +52,11 @@ def shown(value):
         return f"{value:,}"
     if isinstance(value, float):
         if value == 0 or 1e-3 <= abs(value):
-            digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else (
-                2 if abs(value) >= 1 else 3)
+            digits = (
+                0
+                if abs(value) >= 1000
+                else 1 if abs(value) >= 100 else (2 if abs(value) >= 1 else 3)
+            )
             return f"{value:,.{digits}f}"
         return f"{value:.1e}"
     return escape(str(value))
@@ -45,41 +69,63 @@ def table(body):
     for row in body["rows"]:
         cells = []
         for key in keys:
-            kind = ("text" if key == "note" else "ours" if key == "fftconv" else "")
+            kind = (
+                "text" if key == "note" else "ours" if key == "fftconv" else ""
+            )
             value = row.get(key)
             text = "" if key == "note" and not value else shown(value)
             cells.append(f'<td class="{kind}">{text}</td>')
         lines.append("<tr>" + "".join(cells) + "</tr>")
-    return (f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-            f"<tbody>{''.join(lines)}</tbody></table></div>")
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
 
 
 def section(body):
     name = body["name"]
-    endings = ("png", "pdf", "csv", "json") if body["image"] else ("csv", "json")
-    files = " ".join(f'<a href="{name}.{end}">{end.upper()}</a>' for end in endings)
-    content = (f'<img src="{name}.png" alt="{escape(body["title"])}">' if body["image"]
-               else table(body))
-    return (f'<section id="{name}"><h2>{escape(body["title"])}</h2>{content}'
-            f'<p class="caption">{escape(body["caption"])}</p>'
-            f'<p class="files">{files}</p>'
-            f'<p class="machine">Measured on {escape(body["measured_on"])}</p></section>')
+    endings = (
+        ("png", "pdf", "csv", "json") if body["image"] else ("csv", "json")
+    )
+    files = " ".join(
+        f'<a href="{name}.{end}">{end.upper()}</a>' for end in endings
+    )
+    content = (
+        f'<img src="{name}.png" alt="{escape(body["title"])}">'
+        if body["image"]
+        else table(body)
+    )
+    return (
+        f'<section id="{name}"><h2>{escape(body["title"])}</h2>{content}'
+        f'<p class="caption">{escape(body["caption"])}</p>'
+        f'<p class="files">{files}</p>'
+        f'<p class="machine">Measured on {escape(body["measured_on"])}</p>'
+        "</section>"
+    )
 
 
 def draw(results, out):
     """index.html from the JSON the other scripts left in out/."""
     bodies = [json.loads((out / f"{name}.json").read_text()) for name in ORDER]
-    links = "".join(f'<a href="#{b["name"]}">{escape(b["title"].split(":")[0])}</a>'
-                    for b in bodies)
+    links = "".join(
+        f'<a href="#{b["name"]}">{escape(b["title"].split(":")[0])}</a>'
+        for b in bodies
+    )
     machine = escape(style.machine_line(style.read(results, "speed")))
-    (out / "index.html").write_text(
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>libfftconv: figures and tables</title><style>{STYLE}</style></head><body>"
-        "<h1>libfftconv: figures and tables</h1>"
-        "<p>The evaluation of FlashFFTConv (arXiv 2311.05908) on a CPU, by this library, beside "
-        "the paper's printed H100 figures; and a whole genome as real input.</p>"
-        f'<p class="machine">{machine}</p><nav>{links}</nav>'
-        + "".join(map(section, bodies)) + "</body></html>\n")
+    sections = "".join(map(section, bodies))
+    (out / "index.html").write_text(f"""<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><title>{TITLE}</title><style>{STYLE}</style></head>
+<body>
+<h1>{TITLE}</h1>
+<p>The evaluation of FlashFFTConv (arXiv 2311.05908) on a CPU, by this library,
+beside the paper's printed H100 figures; and a whole genome as real input.</p>
+<p class="machine">{machine}</p>
+<nav>{links}</nav>
+{sections}
+</body>
+</html>
+""")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@
 
 Open out/index.html when it is done.
 """
+
 import argparse
 import os
 import shutil
@@ -29,23 +30,50 @@ import tables_16_17
 ROOT = style.HERE.parent
 EXPERIMENTS = ["calibrate", "speed", "memory", "genome_convolutions"]
 RESULTS = ["host", "speed", "memory", "genome", "genome_tracks"]
-DRAWINGS = [figure4, tables_11_15, tables_16_17, genome_skew, readme_figure, gallery]
+DRAWINGS = [
+    figure4,
+    tables_11_15,
+    tables_16_17,
+    genome_skew,
+    readme_figure,
+    gallery,
+]
 
 
 def options():
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     grid = parser.add_mutually_exclusive_group()
     grid.add_argument("--quick", action="store_true", help="a tiny grid")
-    grid.add_argument("--full", action="store_true", default=os.environ.get("FULL") == "1",
-                      help="the long grid; FULL=1 in the environment does the same")
-    parser.add_argument("--out", type=Path, default=style.OUT, metavar="DIR",
-                        help="where to draw (default: %(default)s)")
-    parser.add_argument("--results", type=Path, metavar="DIR",
-                        help="where results are put and read (default: OUT/results)")
-    parser.add_argument("--draw-only", action="store_true", help="measure nothing")
-    parser.add_argument("--snapshot", action="store_true",
-                        help="copy results to experiments/results, readme.png here")
+    grid.add_argument(
+        "--full",
+        action="store_true",
+        default=os.environ.get("FULL") == "1",
+        help="the long grid; FULL=1 in the environment does the same",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=style.OUT,
+        metavar="DIR",
+        help="where to draw (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="DIR",
+        help="where results are put and read (default: OUT/results)",
+    )
+    parser.add_argument(
+        "--draw-only", action="store_true", help="measure nothing"
+    )
+    parser.add_argument(
+        "--snapshot",
+        action="store_true",
+        help="copy results to experiments/results, readme.png here",
+    )
     return parser.parse_args()
 
 
@@ -58,10 +86,18 @@ def timed(name, work):
 
 def measure(experiment, settings):
     """One experiment, in a process of its own, on one thread unless it asks."""
-    command = [sys.executable, str(ROOT / "experiments" / f"{experiment}.py"),
-               "--results", str(settings.results)]
-    command += ["--quick"] * settings.quick + ["--full"] * (settings.full and not settings.quick)
-    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    command = [
+        sys.executable,
+        str(ROOT / "experiments" / f"{experiment}.py"),
+        "--results",
+        str(settings.results),
+    ]
+    command += ["--quick"] * settings.quick + ["--full"] * (
+        settings.full and not settings.quick
+    )
+    one = dict.fromkeys(
+        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
+    )
     subprocess.run(command, check=True, env={**os.environ, **one})
 
 
@@ -74,14 +110,20 @@ def main():
         for experiment in EXPERIMENTS:
             timed(experiment, lambda: measure(experiment, settings))
     for drawing in DRAWINGS:
-        timed(drawing.__name__, lambda: drawing.draw(settings.results, settings.out))
+        timed(
+            drawing.__name__,
+            lambda: drawing.draw(settings.results, settings.out),
+        )
     if settings.snapshot:
         kept = ROOT / "experiments" / "results"
         kept.mkdir(exist_ok=True)
         for name in RESULTS:
             shutil.copy(settings.results / f"{name}.json", kept)
         shutil.copy(settings.out / "readme.png", style.HERE / "readme.png")
-    print(f"{'all':<22} {time.perf_counter() - started:7.1f} s\n{settings.out / 'index.html'}")
+    print(
+        f"{'all':<22} {time.perf_counter() - started:7.1f} s\n"
+        f"{settings.out / 'index.html'}"
+    )
 
 
 if __name__ == "__main__":

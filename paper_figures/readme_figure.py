@@ -1,4 +1,5 @@
 """The README's figure: time per output element of a causal convolution."""
+
 import style
 from style import METHODS, plt
 
@@ -11,12 +12,20 @@ def draw(results, out):
     found = {}
     for row in record["rows"]:
         if row["table"] == 13:
-            found.setdefault(row["method"], {})[row["length"]] = row["ns_per_output"]
+            found.setdefault(row["method"], {})[row["length"]] = row[
+                "ns_per_output"
+            ]
     figure, axis = plt.subplots(figsize=(7.6, 4), layout="constrained")
     for method in SHOWN:
         label, colour, marker, dashes = METHODS[method]
-        axis.plot(found[method].keys(), found[method].values(), color=colour,
-                  marker=marker, ls=dashes, label=label)
+        axis.plot(
+            found[method].keys(),
+            found[method].values(),
+            color=colour,
+            marker=marker,
+            ls=dashes,
+            label=label,
+        )
     lengths = sorted(found["fftconv"])
     axis.set_xscale("log", base=2)
     axis.set_xticks(lengths, [style.short(n) for n in lengths])
@@ -24,16 +33,24 @@ def draw(results, out):
     axis.set_ylabel("ns per output element")
     style.plain_log(axis, [0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200])
     machine = record["machine"]
-    axis.set_title("Causal convolution, float32, one thread\n"
-                   f"{machine['cpu']}, {machine['isa']}")
+    axis.set_title(
+        "Causal convolution, float32, one thread\n"
+        f"{machine['cpu']}, {machine['isa']}"
+    )
     axis.legend(loc="upper left", ncols=2)
     axis.set_ylim(top=axis.get_ylim()[1] * 2)
     style.save_figure(
-        figure, out, "readme", "Time per output element, causal convolution",
-        "Table 13's runs per element: input and kernel of L samples, zero-padded to 2L. The "
-        "kernel's transform is part of every call except under 'spectrum ready'.",
+        figure,
+        out,
+        "readme",
+        "Time per output element, causal convolution",
+        """Table 13's runs per element: input and kernel of L samples. The
+        kernel's transform is part of every call except under 'spectrum
+        ready'.""",
         [("length", "L")] + [(m, METHODS[m][0] + " (ns)") for m in SHOWN],
-        [{"length": n, **{m: found[m][n] for m in SHOWN}} for n in lengths], record)
+        [{"length": n, **{m: found[m][n] for m in SHOWN}} for n in lengths],
+        record,
+    )
     return figure
 
 

@@ -4,6 +4,7 @@ Each figure or table is one name: NAME.json (title, caption, columns, rows) and
 NAME.csv (the rows alone), and for a figure NAME.png and NAME.pdf.  A figure's
 rows are the numbers drawn in it.
 """
+
 import argparse
 import csv
 import json
@@ -21,7 +22,14 @@ PAPER = HERE / "paper"
 # Okabe and Ito's colours, told apart by colour-blind readers too; a method has
 # one colour, marker and name in every figure.
 BLUE, ORANGE, GREEN, RED, SKY, PURPLE, GREY = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#777777")
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#56B4E9",
+    "#CC79A7",
+    "#777777",
+)
 METHODS = {
     # name: (label, colour, marker, dashes)
     "fftconv": ("libfftconv", BLUE, "o", "-"),
@@ -35,29 +43,55 @@ METHODS = {
     "scipy_threads": ("SciPy, all threads", GREEN, "^", ":"),
 }
 
-plt.rcParams.update({
-    "font.family": "DejaVu Sans", "font.size": 9.5,
-    "axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.titlelocation": "left",
-    "axes.labelsize": 9.5, "axes.edgecolor": "#888888", "axes.linewidth": 0.8,
-    "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "axes.axisbelow": True,
-    "grid.color": "#e4e4e4", "grid.linewidth": 0.7,
-    "xtick.labelsize": 8.5, "ytick.labelsize": 8.5,
-    "xtick.color": "#444444", "ytick.color": "#444444",
-    "lines.linewidth": 1.8, "lines.markersize": 4.5,
-    "legend.frameon": False, "legend.fontsize": 8.5,
-    "figure.dpi": 100, "savefig.dpi": 180, "savefig.bbox": "tight",
-    "pdf.fonttype": 42,
-})
+plt.rcParams.update(
+    {
+        "font.family": "DejaVu Sans",
+        "font.size": 9.5,
+        "axes.titlesize": 10.5,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.labelsize": 9.5,
+        "axes.edgecolor": "#888888",
+        "axes.linewidth": 0.8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": "#e4e4e4",
+        "grid.linewidth": 0.7,
+        "xtick.labelsize": 8.5,
+        "ytick.labelsize": 8.5,
+        "xtick.color": "#444444",
+        "ytick.color": "#444444",
+        "lines.linewidth": 1.8,
+        "lines.markersize": 4.5,
+        "legend.frameon": False,
+        "legend.fontsize": 8.5,
+        "figure.dpi": 100,
+        "savefig.dpi": 180,
+        "savefig.bbox": "tight",
+        "pdf.fonttype": 42,
+    }
+)
 
 
 def options(description):
     """--results DIR, --out DIR."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--results", type=Path, default=OUT / "results", metavar="DIR",
-                        help="the JSON of experiments/ (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=OUT, metavar="DIR",
-                        help="where to draw (default: %(default)s)")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=OUT / "results",
+        metavar="DIR",
+        help="the JSON of experiments/ (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=OUT,
+        metavar="DIR",
+        help="where to draw (default: %(default)s)",
+    )
     return parser
 
 
@@ -74,13 +108,15 @@ def read(results, experiment):
 
 
 def paper(table):
-    """A table of the paper: FFT size -> dict of floats (None where empty) and note."""
+    """A table of the paper: FFT size -> dict of floats (or None) and note."""
     with open(PAPER / f"table{table}.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     return {
         int(row["fft_size"]): {
             name: value if name == "note" else float(value) if value else None
-            for name, value in row.items() if name != "fft_size"}
+            for name, value in row.items()
+            if name != "fft_size"
+        }
         for row in rows
     }
 
@@ -119,9 +155,12 @@ def machine_line(record):
     m = record["machine"]
     versions = ", ".join(f"{k} {v}" for k, v in m["versions"].items())
     changed = " with uncommitted changes" if m["uncommitted_changes"] else ""
-    return (f"{m['cpu']}, {m['processors']} processors, {m['memory_gib']} GiB, "
-            f"{m['isa']}; {m['system']}; {versions}; commit {m['commit'][:12]}{changed}; "
-            f"grid {record['grid']}, {record['finished']}")
+    return (
+        f"{m['cpu']}, {m['processors']} processors, {m['memory_gib']} GiB, "
+        f"{m['isa']}; {m['system']}; {versions}; "
+        f"commit {m['commit'][:12]}{changed}; "
+        f"grid {record['grid']}, {record['finished']}"
+    )
 
 
 def save_table(out, name, title, caption, columns, rows, record, image=False):
@@ -131,9 +170,18 @@ def save_table(out, name, title, caption, columns, rows, record, image=False):
         writer = csv.DictWriter(file, keys, lineterminator="\n")
         writer.writeheader()
         writer.writerows([{key: row.get(key) for key in keys} for row in rows])
-    body = {"name": name, "title": title, "caption": caption, "image": image,
-            "measured_on": machine_line(record), "columns": columns, "rows": rows}
-    (out / f"{name}.json").write_text(json.dumps(body, indent=1, allow_nan=False) + "\n")
+    body = {
+        "name": name,
+        "title": title,
+        "caption": " ".join(caption.split()),
+        "image": image,
+        "measured_on": machine_line(record),
+        "columns": columns,
+        "rows": rows,
+    }
+    (out / f"{name}.json").write_text(
+        json.dumps(body, indent=1, allow_nan=False) + "\n"
+    )
 
 
 def save_figure(figure, out, name, title, caption, columns, rows, record):

@@ -1,0 +1,341 @@
+"""The main job: experiments/ and paper_figures/, run whole on the tiny grid."""
+
+import csv
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("scipy")
+pytest.importorskip("tqdm")
+
+pytestmark = pytest.mark.slow
+
+TOP = Path(__file__).resolve().parent.parent
+FIGURES = ("figure4", "speed", "memory", "genome", "readme")
+TABLES = tuple(f"table{n}" for n in (3, 4, 11, 12, 13, 14, 15, 16, 17)) + (
+    "genome_timing",
+)
+RESULTS = ("host", "speed", "memory", "genome", "genome_tracks")
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """Everything `make.py --quick` leaves."""
+    folder = tmp_path_factory.mktemp("figures")
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(TOP / "paper_figures" / "make.py"),
+            "--quick",
+            "--out",
+            str(folder),
+        ],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "MPLCONFIGDIR": str(folder / "matplotlib"),
+            "FULL": "0",
+        },
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    """Makes the programs importable by name."""
+    for folder in ("experiments", "paper_figures"):
+        monkeypatch.syspath_prepend(str(TOP / folder))
+
+
+def result(out, name):
+    return json.loads((out / "results" / f"{name}.json").read_text())
+
+
+def table(out, name):
+    with open(out / f"{name}.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def numbers(value):
+    """Every number inside a JSON value."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [x for item in value for x in numbers(item)]
+    return [value] if isinstance(value, (int, float)) else []
+
+
+# ---- What the run leaves ----------------------------------------------------
+
+
+def test_every_file_is_there(out):
+    wanted = [
+        f"{n}.{end}" for n in FIGURES for end in ("png", "pdf", "csv", "json")
+    ]
+    wanted += [f"{n}.{end}" for n in TABLES for end in ("csv", "json")]
+    wanted += [f"results/{n}.json" for n in RESULTS] + ["index.html"]
+    assert [
+        n
+        for n in wanted
+        if not (out / n).is_file() or not (out / n).stat().st_size
+    ] == []
+
+
+def test_every_number_is_finite(out):
+    for file in [*out.glob("*.json"), *(out / "results").glob("*.json")]:
+        found = numbers(json.loads(file.read_text()))
+        assert found and np.isfinite(found).all(), file.name
+
+
+def test_every_result_names_its_machine(out):
+    for name in set(RESULTS) - {"genome_tracks"}:
+        machine = result(out, name)["machine"]
+        assert machine["cpu"] and machine["isa"] and machine["processors"] >= 1
+        assert {"fftconv", "numpy", "scipy", "python"} <= set(
+            machine["versions"]
+        )
+        assert re.fullmatch(r"[0-9a-f]{40}|unknown", machine["commit"])
+
+
+def test_the_page_needs_no_network_and_all_its_links_exist(out):
+    page = (out / "index.html").read_text()
+    links = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert links and not [x for x in links if "//" in x]
+    files = {x for x in links if not x.startswith("#")}
+    assert {f"{n}.png" for n in FIGURES if n != "readme"} <= files
+    assert [x for x in files if not (out / x).is_file()] == []
+    assert [
+        x for x in links if x.startswith("#") and f'id="{x[1:]}"' not in page
+    ] == []
+
+
+# ---- What is drawn is what was measured -------------------------------------
+
+
+def test_tables_11_to_15_are_the_measured_times(out):
+    record = result(out, "speed")
+    compared = 0
+    for number in range(11, 16):
+        shown = {int(r["fft_size"]): r for r in table(out, f"table{number}")}
+        for row in record["rows"]:
+            if row["table"] == number:
+                scaled = (
+                    1e3
+                    * row["median_s"]
+                    * 64
+                    * 768
+                    / (row["batch"] * row["channels"])
+                )
+                assert float(
+                    shown[row["fft_size"]][row["method"]]
+                ) == pytest.approx(scaled)
+                compared += 1
+    assert compared == len(record["rows"]) > 0
+
+
+def test_tables_3_and_4_are_columns_of_11_and_12(out):
+    for few, many in ((3, 11), (4, 12)):
+        all_rows = {r["fft_size"]: r for r in table(out, f"table{many}")}
+        rows = table(out, f"table{few}")
+        assert rows
+        for row in rows:
+            for method in ("fftconv", "numpy", "scipy"):
+                assert row[method] == all_rows[row["fft_size"]][method]
+
+
+def test_tables_16_and_17_are_the_measured_bytes(out):
+    for row in result(out, "memory")["rows"]:
+        assert row["peak_bytes"] == row["input_bytes"] + row["resident_bytes"]
+        assert (
+            row["counted_bytes"] >= row["array_bytes"]
+        )  # the result, at least
+        shown = next(
+            r
+            for r in table(out, f"table{row['table']}")
+            if int(r["fft_size"]) == row["fft_size"]
+        )
+        scale = 64 * 768 / (row["batch"] * row["channels"])
+        assert float(shown[row["method"] + "_gb"]) == pytest.approx(
+            row["resident_bytes"] * scale / 1e9
+        )
+
+
+def test_lines_of_the_speed_figure(out, scripts, tmp_path):
+    import tables_11_15
+
+    record = result(out, "speed")
+    figure = tables_11_15.draw(out / "results", tmp_path)
+    for column, number in enumerate(range(11, 16)):
+        drawn = [list(line.get_ydata()) for line in figure.axes[column].lines]
+        methods = {
+            r["method"]: []
+            for r in record["rows"]
+            if r["table"] == number and r["threads"] == 1
+        }
+        for row in record["rows"]:
+            if row["table"] == number and row["threads"] == 1:
+                methods[row["method"]].append(row["ns_per_output"])
+        assert sorted(drawn) == sorted(methods.values())
+
+
+def test_lines_of_figure_4(out, scripts, tmp_path):
+    import figure4
+
+    figure = figure4.draw(out / "results", tmp_path)
+    hardware = result(out, "host")["hardware"]
+    with open(TOP / "paper_figures" / "paper" / "table19.csv") as file:
+        (a100,) = csv.DictReader(file)
+    for name, unit in (
+        ("sigma_h", "bytes"),
+        ("sigma_s", "bytes"),
+        ("tau_m", "flop"),
+        ("tau_g", "flop"),
+    ):
+        printed = float(a100[f"{name}_{unit}_per_s"])
+        assert hardware["A100"][name] == printed
+    assert hardware["A100"]["mu"] == int(a100["mu"])
+    for axis, name, unit in zip(figure.axes, ("A100", "host"), (1e-12, 1e-9)):
+        for line, order in zip(axis.lines, (2, 3, 4)):
+            for n, drawn in zip(*line.get_data()):
+                expected = equation_2(int(n), order, hardware[name]) / n / unit
+                assert drawn == pytest.approx(expected, rel=1e-9), (
+                    name,
+                    order,
+                    n,
+                )
+
+
+def equation_2(n, order, machine):
+    """The paper's cost of one row, written out again: seconds."""
+    bits = int(math.log2(n))
+    radices = [2 ** (bits // order + (i < bits % order)) for i in range(order)]
+    seconds, left = 0.0, n
+    for radix in radices:
+        flops = machine["tau_g"] if radix < machine["mu"] else machine["tau_m"]
+        slow = left > machine["fast_points"]
+        seconds += 16 * n * radix / flops
+        seconds += 4 * n / machine["sigma_h" if slow else "sigma_s"]
+        left //= radix
+    return seconds
+
+
+# ---- The genome -------------------------------------------------------------
+
+
+def test_the_genome_was_checked_and_its_mean_kept(out):
+    record, tracks = result(out, "genome"), result(out, "genome_tracks")
+    assert all(0 <= e["error"] <= 5e-7 for e in record["errors"])
+    assert {e["against"] for e in record["errors"]} == {
+        "float64 oracle",
+        "integer sums",
+    }
+    counts = record["counts"]
+    share = (counts["G"] + counts["C"]) / record["bases"]
+    # A window of sum 1 on a ring keeps the mean.
+    for curve in tracks["gc"]:
+        assert np.mean(curve) == pytest.approx(share, abs=1e-3)
+
+
+def test_a_changed_genome_is_refused(scripts, tmp_path, monkeypatch):
+    import genome
+
+    assert np.bincount(genome.load("lambda")).tolist() == [
+        12334,
+        11362,
+        12820,
+        11986,
+    ]
+    file = genome.GENOMES["lambda"][0]
+    packed = bytearray((genome.DATA / file).read_bytes())
+    packed[-1] ^= 1
+    (tmp_path / file).write_bytes(packed)
+    monkeypatch.setattr(genome, "DATA", tmp_path)
+    with pytest.raises(ValueError, match="SHA-256"):
+        genome.load("lambda")
+    with pytest.raises(KeyError, match="yeast"):
+        genome.load("yeast")
+
+
+# ---- The tools --------------------------------------------------------------
+
+
+def test_a_wrong_result_is_not_timed(scripts):
+    import bench
+
+    exact = np.ones((2, 8))
+    assert bench.row_error(exact, exact, 0) == 0
+    wrong = exact.copy()
+    wrong[1, 3] += 1e-3
+    error = bench.row_error(wrong, exact, 0)
+    assert error == pytest.approx(1e-3 / math.sqrt(8))
+    assert bench.row_error(wrong, exact, 1e3) == pytest.approx(1e-6)
+    with pytest.raises(RuntimeError, match="wrong one"):
+        bench.check("wrong one", error)
+    with pytest.raises(RuntimeError):
+        bench.check("nan", float("nan"))
+
+
+def test_interleaved_runs_every_call_every_round(scripts):
+    import bench
+
+    order = []
+    calls = {name: (lambda n=name: order.append(n)) for name in "abc"}
+    timing = bench.interleaved(calls, repeats=3, threads=2)
+    assert order == list("abc") + list("abc") + list("bca") + list("cab")
+    for sample in timing.values():
+        assert sample["samples"] == 3 and sample["rejected"] == 0
+        assert 0 <= sample["low_s"] <= sample["median_s"] <= sample["high_s"]
+
+
+def test_the_papers_printed_ratios_are_those_of_its_rows(scripts):
+    """Every printed quotient agrees with its row, within what rounding allows;
+    where the paper misprints, the row says so."""
+    import style
+
+    names = {
+        n: ("pytorch_ms", "flashfftconv_ms", "speedup")
+        for n in (3, 4, 11, 12, 13, 14, 15)
+    }
+    names |= {
+        n: ("pytorch_gb", "flashfftconv_gb", "reduction") for n in (16, 17)
+    }
+    compared = 0
+    for number, (above, below, ratio) in names.items():
+        for n, row in style.paper(number).items():
+            text = {
+                r["fft_size"]: r
+                for r in csv.DictReader(
+                    open(style.PAPER / f"table{number}.csv", newline="")
+                )
+            }[str(n)]
+            half = {
+                k: 0.5 * 10.0 ** -len(text[k].partition(".")[2])
+                for k in (above, below)
+            }
+            low = (row[above] - half[above]) / (
+                row[below] + half[below]
+            ) - 0.005
+            high = (row[above] + half[above]) / (
+                row[below] - half[below]
+            ) + 0.005
+            assert low <= row[ratio] <= high, (number, n)
+            compared += 1
+    assert compared == 2 * 9 + 7 * 15
+    # The two tables that print the same runs agree, but for the misprint.
+    for few, many in ((3, 11), (4, 12)):
+        whole = style.paper(many)
+        for n, row in style.paper(few).items():
+            same = row["pytorch_ms"] == pytest.approx(
+                whole[n]["pytorch_ms"], rel=5e-3
+            )
+            assert same != ("misprint" in row["note"]), (few, n)
