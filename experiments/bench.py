@@ -5,6 +5,7 @@ with what it was measured; paper_figures/ draws from these files alone.
 """
 
 import argparse
+import ctypes
 import importlib.metadata
 import json
 import os
@@ -125,6 +126,21 @@ def machine():
             _git("status", "--porcelain", "--untracked-files=no")
         ),
     }
+
+
+def keep_freed_memory():
+    """Let malloc keep what was freed, as a long-lived process would.
+
+    Every call then finds its pages mapped, whichever method ran before it; else
+    glibc returns large arrays to the system and the page faults of getting them
+    back are timed too, more or less of them from one size to the next.  It
+    spares NumPy and SciPy most, whose calls allocate most.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # the most it takes
 
 
 def interleaved(calls, repeats, threads=1, cap=3.0):

@@ -6,7 +6,8 @@ kernel's transform is made inside every call, on all sides, as the paper did;
 "fftconv, spectrum ready" is ours with that done beforehand.  All methods get
 the same arrays, allocate their own result, and run on one thread unless the
 name says otherwise.  Every method is compared with the float64 oracle, row by
-row, before it is timed; times are medians of interleaved runs.
+row, before it is timed; times are medians of interleaved runs, in a process
+that keeps its freed memory (bench.keep_freed_memory).
 
     11  forward   y  = u * k              circular, L = N
     12  gated     y  = v . ((u . w) * k)  circular, L = N
@@ -258,6 +259,7 @@ def measure(table, n, grid, rng):
 
 def main():
     settings = bench.options(__doc__).parse_args()
+    bench.keep_freed_memory()
     started = time.perf_counter()
     grid = GRIDS[settings.grid]
     rng = np.random.default_rng(settings.seed)
