@@ -14,7 +14,7 @@ import fftconv.plan  # noqa: E402
 # The same examples on every run; FFTCONV_EXAMPLES=2000 digs deeper.
 settings.register_profile(
     "fftconv", derandomize=True, deadline=None, database=None,
-    max_examples=int(os.environ.get("FFTCONV_EXAMPLES", 60)))
+    max_examples=int(os.environ.get("FFTCONV_EXAMPLES", 200)))
 settings.load_profile("fftconv")
 
 

@@ -38,7 +38,7 @@ def test_causal_is_right_angle(form):
 
 
 @pytest.mark.parametrize("dense", [False, True], ids=["codelet", "dense"])
-@pytest.mark.parametrize("mode,form", FORMS, ids="-".join)
+@pytest.mark.parametrize("mode,form", FORMS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("isa", ISAS)
 def test_every_path(isa, dtype, mode, form, dense):
@@ -58,7 +58,7 @@ RADICES = [(2,), (3,), (5,), (7,), (128,), (1, 16), (16, 1), (1, 1, 8),
 
 
 @pytest.mark.parametrize("dense", [False, True], ids=["codelet", "dense"])
-@pytest.mark.parametrize("mode,form", FORMS, ids="-".join)
+@pytest.mark.parametrize("mode,form", FORMS)
 @pytest.mark.parametrize("radices", RADICES, ids=lambda r: "x".join(map(str, r)))
 def test_radices(radices, mode, form, dense):
     """Named radices are what runs, and the result is right."""
@@ -188,7 +188,7 @@ def test_spectrum_of_another_plan():
             plan.multiply(spectrum, plan.rows_to_spectra(case.u))
 
 
-@pytest.mark.parametrize("mode,form", FORMS, ids="-".join)
+@pytest.mark.parametrize("mode,form", FORMS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_primitives(dtype, mode, form):
     """A convolution is the composition of the three."""
@@ -207,8 +207,7 @@ def test_primitives(dtype, mode, form):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("mode,form", [f for f in FORMS if f != FORMS[1]],
-                         ids="-".join)
+@pytest.mark.parametrize("mode,form", [f for f in FORMS if f != FORMS[1]])
 def test_natural(mode, form, isa, dtype):
     """natural() is what the form's formula says, from np.fft."""
     for length in (2, 60, 256, 2000):

@@ -152,7 +152,7 @@ def test_fork_during_use():
 def test_destroyed_while_spectrum_lives():
     """A spectrum outlives the last name of its plan, and both go quietly."""
     case = Case(1, 2, 100, 100)
-    for _ in range(50):
+    for _ in range(10):
         spectrum = case.plan().spectrum(case.k)
         gc.collect()
         check_forward(case, spectrum.plan(case.u, spectrum))

@@ -6,7 +6,7 @@ from ._array import KERNEL_DTYPES, dtype_name, size, view
 from .plan import Plan, kernel_axes, rows_axes
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=32, typed=True)      # typed: 64.0 is no size, 64 is
 def _plan(rows, kernel_length, dtype, mode, fft_size, threads):
     return Plan(rows, (rows[1], kernel_length), dtype=dtype, mode=mode,
                 fft_size=fft_size, threads=threads)
@@ -24,7 +24,11 @@ def _call(u, k, mode, fft_size, layout, threads):
                          "least 1 long")
     k = view(k, "k", KERNEL_DTYPES[v.dtype][-1])
     _, taps = kernel_axes(k.shape, shape[1])
-    plan = _plan(shape, taps, v.dtype, mode, fft_size, threads)
+    arguments = shape, taps, v.dtype, mode, fft_size, threads
+    try:
+        plan = _plan(*arguments)
+    except TypeError:                           # not hashable: Plan says what
+        plan = _plan.__wrapped__(*arguments)
     return plan, v, axes, k
 
 

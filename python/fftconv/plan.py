@@ -82,6 +82,8 @@ def rows_axes(ndim, layout, name="u"):
 
 def kernel_axes(shape, channels, name="k"):
     """(H, Lk) of a kernel's shape: (H, Lk), (1, H, Lk), or (Lk,) if H is 1."""
+    if len(shape) == 2 and shape[0] == channels and shape[1] > 0:
+        return shape
     full = (1,) * (2 - len(shape)) + tuple(shape)
     if len(full) == 3 and full[0] == 1:
         full = full[1:]
@@ -413,6 +415,11 @@ class Plan:
         handle = None
         if isinstance(kernel, Spectrum):
             handle = kernel._handle
+            if (kernel.plan._kernel != self._kernel
+                    or kernel.k.dtype not in self._kernel_dtypes):
+                raise ValueError(f"spectrum is {kernel!r}; this plan is for k="
+                                 f"{self.k_shape}, "
+                                 f"{' or '.join(self._kernel_dtypes)}")
         else:
             views["k"] = k = view(kernel, "k", self._kernel_dtypes[-1])
             self._pack_kernel(ops, _OFFSET["k"], k)
