@@ -81,7 +81,7 @@ INLINE void N_(middle_columns)(int R, bool inverse, bool coarse,
                                const struct N_(columns) *a)
 {
     for (int64_t j = 0; j < a->count; j++) {
-        V r[R], i[R];
+        V r[16], i[16];
         REAL *x = a->x + j * 2 * W;
         const int64_t step = a->sub * 2 * W;
         const int re = inverse ? LANES : 0, im = inverse ? 0 : LANES;
@@ -109,7 +109,7 @@ INLINE void N_(first_columns)(int R, bool imag, bool shift, bool coarse,
                               const struct N_(columns) *a)
 {
     for (int64_t j = 0; j < a->count; j++) {
-        V r[R], i[R];
+        V r[16], i[16];
         REAL *x = a->x + j * 2 * W;
 #pragma GCC unroll 16
         for (int k = 0; k < R; k++) {
@@ -139,7 +139,7 @@ INLINE void N_(last_columns)(int R, bool imag, bool shift, bool coarse,
                              const struct N_(columns) *a)
 {
     for (int64_t j = 0; j < a->count; j++) {
-        V r[R], i[R]; /* exchanged: r holds imaginary parts */
+        V r[16], i[16]; /* exchanged: r holds imaginary parts */
         const REAL *x = a->x + j * 2 * W;
 #pragma GCC unroll 16
         for (int k = 0; k < R; k++) {
@@ -176,7 +176,7 @@ INLINE void N_(stage_rows)(int R, bool inverse, REAL *t, int64_t width, int64_t 
             const REAL *w = twiddle + m * (R - 1) * 2;
             for (int64_t j = 0; j < width; j++) {
                 REAL *x = t + (m * width + j) * 2 * W;
-                V r[R], i[R];
+                V r[16], i[16];
 #pragma GCC unroll 16
                 for (int k = 0; k < R; k++) {
                     r[k] = N_(load)(x + k * step + re);
@@ -205,7 +205,7 @@ INLINE void N_(product_rows)(int R, REAL *t, int64_t width, int64_t blocks,
         for (int64_t j = 0; j < width; j++) {
             REAL *x = t + j * 2 * W;
             const REAL *f = spectrum + j * 2 * W;
-            V r[R], i[R];
+            V r[16], i[16];
 #pragma GCC unroll 16
             for (int k = 0; k < R; k++) {
                 r[k] = N_(load)(x + k * step);
@@ -784,17 +784,18 @@ INLINE C N_(times_i)(C a) { return (C){-a.i, a.r}; }
 /* Side a or b of a mirror pair: a vector, b's lanes reversed; or LANES points. */
 INLINE C N_(side)(const REAL *s, const struct mirror_pair *p, bool group, bool b)
 {
-    C z = {(V){0}, (V){0}};
     if (group) {
         const REAL *v = s + (b ? p->b : p->a);
-        z = (C){N_(load)(v), N_(load)(v + W)};
+        C z = {N_(load)(v), N_(load)(v + W)};
         return b ? (C){REVERSE(z.r), REVERSE(z.i)} : z;
     }
-    for (int i = 0; i < LANES; i++) {
-        const REAL *v = s + (b ? p[i].b : p[i].a);
-        z.r[i] = v[0], z.i[i] = v[W];
+    REAL r[LANES] __attribute__((aligned(FFTCONV_VECTOR_BYTES)));
+    REAL i[LANES] __attribute__((aligned(FFTCONV_VECTOR_BYTES)));
+    for (int j = 0; j < LANES; j++) {
+        const REAL *v = s + (b ? p[j].b : p[j].a);
+        r[j] = v[0], i[j] = v[W];
     }
-    return z;
+    return (C){N_(load)(r), N_(load)(i)};
 }
 
 INLINE void N_(put)(REAL *s, const struct mirror_pair *p, bool group, bool b, C z)
