@@ -188,6 +188,28 @@ def test_spectrum_of_another_plan():
             plan.multiply(spectrum, plan.rows_to_spectra(case.u))
 
 
+@pytest.mark.parametrize("other", [
+    dict(radices=(8, 16, 16)), dict(radices=(16, 16, 8)), dict(lanes=True)],
+    ids=str)
+def test_spectrum_of_a_like_plan(other):
+    """As many points and stages, but in another order: refused all the same."""
+    case = Case(1, 2, 2048, 2048)
+    plan = case.plan(radices=(16, 8, 16))
+    if "lanes" in other:
+        other = dict(radices=plan.radices, isa=other_isa(plan))
+    spectrum = case.plan(**other).spectrum(case.k)
+    with pytest.raises(ValueError, match="spectrum was made for another plan"):
+        plan(case.u, spectrum)
+
+
+def test_spectrum_for_another_batch():
+    """A plan that differs in B alone takes it, and gives the same bits."""
+    case = Case(6, 2, 500, 500)
+    spectrum = case.plan().spectrum(case.k)
+    few = fftconv.Plan((2, 2, 500), case.k.shape)
+    assert same_bits(few(case.u[:2], spectrum), few(case.u[:2], case.k))
+
+
 @pytest.mark.parametrize("mode,form", FORMS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_primitives(dtype, mode, form):

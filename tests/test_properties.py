@@ -211,6 +211,17 @@ def test_in_place_is_the_same(dtype):
             assert same_bits(u, want)
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_one_long_row_in_place(mode, threads):
+    """Several threads in one row: all is read before anything is written."""
+    case = Case(1, 1, 1 << 16, 1 << 16, options=("in_gate", "skip"), mode=mode)
+    want = fftconv.conv(case.u, case.k, **case.arguments, threads=threads)
+    u = case.u.copy()
+    fftconv.conv(u, case.k, **case.arguments, threads=threads, out=u)
+    assert same_bits(u, want)
+
+
 def test_two_runs_agree():
     """The same call twice: the same bits, sums over the batch included."""
     case = Case(37, 3, 500, 500, options=("in_gate", "skip"))
