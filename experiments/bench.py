@@ -146,48 +146,52 @@ def keep_freed_memory():
 def interleaved(calls, repeats, threads=1, cap=3.0):
     """Median seconds of each of `calls` (name: function), run in turn.
 
-    Round after round, each call once, in an order that rotates, so that a
-    drift of the machine meets all of them alike.  A sample of a one-thread
-    call during which the processor was taken away (processor time below 95 %
-    of wall time) is rejected and taken again, up to `repeats` extra rounds.  A
-    call slower than `cap` seconds gets three rounds.  Returns name: dict of
-    median_s, low_s, high_s (quartiles), samples, rejected, disturbed (fewer
-    than three samples were quiet, so all are counted).
+    Round after round, each call once, in an order that rotates, so that a drift
+    of the machine meets all of them alike.  A sample of a one-thread call
+    during which other work took the processor (processor time below 95 % of
+    wall time) is rejected, and taken again in up to three more rounds.  Where
+    fewer than three are left, the processor time of all samples is reported in
+    place of wall time, and `clock` says "processor".  A call slower than `cap`
+    seconds gets three samples.  Returns name: dict of median_s, low_s, high_s
+    (quartiles), samples, rejected, clock.
     """
-    quiet = {name: [] for name in calls}
-    every = {name: [] for name in calls}
+    samples = {name: [] for name in calls}  # (wall, processor) seconds
     names = list(calls)
+
+    def quiet(name):
+        return [
+            wall
+            for wall, cpu in samples[name]
+            if threads > 1 or cpu >= 0.95 * wall
+        ]
+
+    def wanted(name):
+        enough = 3 if samples[name] and samples[name][0][0] > cap else repeats
+        return len(quiet(name)) < enough
+
     for name in names:
         calls[name]()  # pages, caches, plans
-    for turn in range(2 * repeats):
-        wanted = [
-            n
-            for n in names
-            if len(quiet[n]) < repeats
-            and not (len(quiet[n]) >= 3 and median(quiet[n]) > cap)
-        ]
-        if not wanted:
-            break
-        shift = turn % len(wanted)
-        for name in wanted[shift:] + wanted[:shift]:
+    for turn in range(repeats + 3):
+        left = [name for name in names if wanted(name)]
+        shift = turn % max(1, len(left))
+        for name in left[shift:] + left[:shift]:
             cpu, wall = time.process_time(), time.perf_counter()
             calls[name]()
-            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-            every[name].append(wall)
-            if threads > 1 or cpu >= 0.95 * wall:
-                quiet[name].append(wall)
+            wall = time.perf_counter() - wall
+            samples[name].append((wall, time.process_time() - cpu))
     timing = {}
     for name in names:
-        disturbed = len(quiet[name]) < min(3, repeats)
-        kept = every[name] if disturbed else quiet[name]
+        kept, clock = quiet(name), "wall"
+        if len(kept) < min(3, repeats):
+            kept, clock = [cpu for _, cpu in samples[name]], "processor"
         low, mid, high = np.percentile(kept, [25, 50, 75])
         timing[name] = {
             "median_s": float(mid),
             "low_s": float(low),
             "high_s": float(high),
             "samples": len(kept),
-            "rejected": len(every[name]) - len(kept),
-            "disturbed": disturbed,
+            "rejected": len(samples[name]) - len(kept),
+            "clock": clock,
         }
     return timing
 

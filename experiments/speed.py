@@ -38,7 +38,7 @@ GRIDS = {
         elements=2**20,
         least_batch=4,
         repeats=7,
-        sizes=[2**a for a in range(8, 17)] + [2**20],
+        sizes=[2**a for a in range(8, 17)] + [2**18, 2**20],
     ),
     "full": dict(
         elements=2**22,

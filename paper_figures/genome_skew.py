@@ -258,6 +258,7 @@ def draw(results, out):
             "seconds": r["median_s"],
             "ns_per_output": r["ns_per_output"],
             "error": r["error"],
+            "clock": r["clock"],
         }
         for r in record["timings"]
     ]
@@ -272,6 +273,7 @@ def draw(results, out):
             ("seconds", "Time (s)"),
             ("ns_per_output", "ns per output"),
             ("error", "Error"),
+            ("clock", "Clock"),
         ],
         timings,
         record,

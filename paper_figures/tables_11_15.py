@@ -36,6 +36,16 @@ under 'forward spectra kept', which is given NumPy's spectra of u and k, as
 PyTorch's autograd keeps them."""
 
 
+def clock_text(record):
+    """Says how many times are processor time, if any."""
+    clocks = [r["clock"] for r in record["rows"] if r["threads"] == 1]
+    busy = clocks.count("processor")
+    if not busy:
+        return ""
+    return f""" Other work kept this machine busy: {busy} of {len(clocks)}
+        one-thread times are processor time, not wall time."""
+
+
 def by_case(record):
     """(table, N) -> method -> row of results."""
     cases = {}
@@ -240,7 +250,7 @@ def draw(results, out):
     memory = style.read(results, "memory")
     cases = by_case(record)
     batch, channels = record["scaled_to"]
-    how = METHOD_TEXT.format(b=batch, h=channels)
+    how = METHOD_TEXT.format(b=batch, h=channels) + clock_text(record)
     for table in SELECTED:
         gated = "gated " if table == 4 else ""
         style.save_table(

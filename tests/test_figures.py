@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -238,6 +239,7 @@ def test_the_genome_was_checked_and_its_mean_kept(out):
     assert {e["against"] for e in record["errors"]} == {
         "float64 oracle",
         "integer sums",
+        "integer sums, in float64",
     }
     counts = record["counts"]
     share = (counts["G"] + counts["C"]) / record["bases"]
@@ -295,6 +297,20 @@ def test_interleaved_runs_every_call_every_round(scripts):
     for sample in timing.values():
         assert sample["samples"] == 3 and sample["rejected"] == 0
         assert 0 <= sample["low_s"] <= sample["median_s"] <= sample["high_s"]
+
+
+def test_a_busy_processor_is_noticed(scripts):
+    import bench
+
+    def sleep():  # as good as another program taking the processor
+        time.sleep(0.02)
+
+    timing = bench.interleaved({"sleep": sleep}, repeats=3)["sleep"]
+    assert timing["clock"] == "processor"
+    assert timing["samples"] == 6 and timing["median_s"] < 0.01
+    assert bench.interleaved({"sleep": sleep}, 3, threads=2)["sleep"][
+        "median_s"
+    ] == pytest.approx(0.02, abs=0.01)
 
 
 def test_the_papers_printed_ratios_are_those_of_its_rows(scripts):
