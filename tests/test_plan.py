@@ -1,6 +1,8 @@
 """Plans: every instruction set, form, radix set and stage kind, forced."""
 
+import copy
 import math
+import pickle
 import re
 
 import numpy as np
@@ -300,6 +302,16 @@ def test_repr():
         assert part in text, part
     assert re.search("fft_size=100", repr(
         fftconv.Plan((1, 1, 64), (1, 64), mode="circular", fft_size=100)))
+
+
+def test_copies():
+    """Immutable, so a copy is the thing itself; never pickled."""
+    case = Case(1, 2, 30, 30)
+    plan = case.plan()
+    for x in (plan, plan.spectrum(case.k)):
+        assert copy.copy(x) is x and copy.deepcopy([x])[0] is x
+        with pytest.raises(TypeError, match="cannot be pickled"):
+            pickle.dumps(x)
 
 
 def test_dtypes_alike():

@@ -147,11 +147,10 @@ def _torch_view(x, name, torch):
     return View(x.data_ptr(), found, tuple(x.shape), x.stride(), x, torch)
 
 
-def _wrong_dtype(name, found, allowed=DTYPE_NAMES):
-    cast = allowed[-1] if len(allowed) < len(DTYPE_NAMES) else "float32"
+def _wrong_dtype(name, found):
     return ValueError(f"{name} has dtype {found}; allowed: "
-                      f"{', '.join(allowed)}. Cast it first, for example "
-                      f"{name}.astype('{cast}')")
+                      f"{', '.join(DTYPE_NAMES)}. Cast it first, for example "
+                      "to float32")
 
 
 def _to_numpy(x, name):

@@ -54,7 +54,8 @@ class _Workspace(threading.local):
 
     def at_least(self, size):
         if size > self.size:
-            self.pointer = self._buffer = None      # free before allocating
+            # Freed before allocating; a failure leaves none.
+            self.size, self.pointer, self._buffer = 0, None, None
             self._buffer, self.pointer = aligned_bytes(size)
             self.size = size
         return self.pointer
@@ -94,23 +95,41 @@ def kernel_axes(shape, channels, name="k"):
     return full
 
 
-class Spectrum:
+class _Handle:
+    """What owns an object of the library; its copies are itself."""
+    __slots__ = ()
+
+    def _own(self, handle, destroy):
+        # Not at exit: threads may still run, and the system frees it all.
+        weakref.finalize(self, destroy, handle.value).atexit = False
+        self._handle = handle.value
+
+    def __copy__(self):
+        return self
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __reduce__(self):
+        raise TypeError(f"a {type(self).__name__} lives in its process's "
+                        "memory and cannot be pickled: make one there")
+
+
+class Spectrum(_Handle):
     """A kernel made ready for a plan; made by `Plan.spectrum`.
 
     Immutable, and shared freely between threads.  It keeps its plan alive.
     """
     __slots__ = ("plan", "nbytes", "k", "_handle", "__weakref__")
 
-    def __init__(self, plan, k, threads=0):
+    def __init__(self, plan, k):
         v = view(k, "k", KERNEL_DTYPES[plan.dtype][-1])
         tensor = _lib.Tensor()
         plan._pack_kernel(tensor, 0, v)
         handle = c_void_p()
         _lib.lib.fftconv_spectrum_create(byref(handle), plan._handle,
-                                         byref(tensor), threads)
-        weakref.finalize(self, _lib.lib.fftconv_spectrum_destroy,
-                         handle.value).atexit = False
-        self._handle = handle.value
+                                         byref(tensor), 0)
+        self._own(handle, _lib.lib.fftconv_spectrum_destroy)
         self.plan = plan
         self.nbytes = plan.counters.spectrum_bytes
         # What k was, for its gradient; the taps themselves are not kept.
@@ -121,7 +140,7 @@ class Spectrum:
                 f"{self.nbytes} bytes)")
 
 
-class Plan:
+class Plan(_Handle):
     """A convolution of given shapes: immutable, shared freely by threads.
 
     u_shape: (B, H, L), (H, L) or (L,); in layout "BLH" (B, L, H), (L, H) or
@@ -149,7 +168,6 @@ class Plan:
     def __init__(self, u_shape, k_shape, *, dtype="float32", mode="causal",
                  fft_size=None, radices=None, order=None, layout="BHL",
                  threads=None, isa=None, form=None, dense=False):
-        self._handle = None
         u_shape = _shape(u_shape, "u_shape")
         k_shape = _shape(k_shape, "k_shape")
         self.layout = layout
@@ -193,9 +211,7 @@ class Plan:
 
         handle = c_void_p()
         _lib.lib.fftconv_plan_create(byref(handle), byref(desc))
-        weakref.finalize(self, _lib.lib.fftconv_plan_destroy,
-                         handle.value).atexit = False
-        self._handle = handle.value
+        self._own(handle, _lib.lib.fftconv_plan_destroy)
 
         info = _lib.PlanInfo(size=ctypes.sizeof(_lib.PlanInfo))
         _lib.lib.fftconv_plan_get_info(self._handle, byref(info))
