@@ -1,7 +1,9 @@
 """Plans: every instruction set, form, radix set and stage kind, forced."""
 
 import copy
+import gc
 import math
+import os
 import pickle
 import re
 
@@ -12,7 +14,7 @@ from hypothesis import assume, given, strategies as st
 import fftconv
 from fftconv import reference
 from support import (DTYPES, TOLERANCE, Case, check_forward, check_gradients,
-                     norm, same_bits)
+                     norm, same_bits, slow)
 
 ISAS = fftconv.isas()
 ALL = ("in_gate", "out_gate", "skip", "mask")
@@ -312,6 +314,35 @@ def test_copies():
         assert copy.copy(x) is x and copy.deepcopy([x])[0] is x
         with pytest.raises(TypeError, match="cannot be pickled"):
             pickle.dumps(x)
+
+
+def resident_bytes():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@slow           # a sanitizer keeps freed memory for a while
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"),
+                    reason="no /proc here")
+@pytest.mark.parametrize("mode", ["causal", "circular"])
+def test_nothing_leaks(mode):
+    """Plans, spectra and calls come and go; the memory stays what it was."""
+    case = Case(2, 4, 1 << 15, 1 << 15, mode=mode)
+
+    def use(times):
+        for _ in range(times):
+            plan = case.plan(threads=2)
+            spectrum = plan.spectrum(case.k)
+            plan(case.u, spectrum)
+            plan.backward(case.dy, case.u, spectrum)
+            plan.multiply(spectrum, plan.rows_to_spectra(case.u))
+        gc.collect()
+
+    use(5)
+    before = resident_bytes()
+    use(60)
+    # Any one of plan, spectrum and workspace is more than 100 KB each time.
+    assert resident_bytes() - before < 60 * 100e3 / 2
 
 
 def test_dtypes_alike():
