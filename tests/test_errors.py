@@ -17,6 +17,7 @@ BAD = [
     (dict(u=np.array(["a"])), r"u has dtype"),
     (dict(u="text"), r"u has dtype"),
     (dict(u=None), r"u has dtype object"),
+    (dict(in_gate=np.ma.masked_less(U, 0)), r"in_gate is a masked array"),
     (dict(u=["a", "b"]), r"u cannot be made an array"),
     (dict(u=[[1, 2], [3]]), r"u cannot be made an array"),
     (dict(u=np.ones((1, 2, 3, 4), np.float32)), r"u has 4 axes"),

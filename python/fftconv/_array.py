@@ -155,6 +155,9 @@ def _wrong_dtype(name, found):
 
 def _to_numpy(x, name):
     """(array, kind) of whatever is neither ndarray nor torch tensor."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise ValueError(f"{name} is a masked array, whose mask would be "
+                         f"lost; pass {name}.filled(0), or what suits")
     if hasattr(x, "__array_interface__"):
         return np.asarray(x), None
     kind = None
