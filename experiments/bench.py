@@ -123,7 +123,15 @@ def machine():
         "versions": versions,
         "commit": _git("rev-parse", "HEAD") or "unknown",
         "uncommitted_changes": bool(
-            _git("status", "--porcelain", "--untracked-files=no")
+            _git(
+                "status",
+                "--porcelain",
+                "--untracked-files=no",
+                # What was measured, and what measured it.
+                "libfftconv",
+                "python",
+                "experiments/*.py",
+            )
         ),
     }
 

@@ -92,7 +92,11 @@ def panel(axis, rows, hardware, unit, small_note, limit_note):
     small = [n for n in SIZES if min(cost.balanced_radices(n, 4)) < hardware.mu]
     if small:
         peak = max(small, key=value[4].get)
-        note(axis, small_note, (peak, value[4][peak]), (2**11.5, high))
+        height = value[4][peak]
+        # From above where order 4 is the costliest there, else from below.
+        above = height == max(curve[peak] for curve in value.values())
+        place = (2**11.5, high) if above else (peak, height / 3)
+        note(axis, small_note, (peak, height), place)
     # ... and order 3 once a sub-transform no longer fits the fast memory.
     limit = 2 * hardware.fast_points
     if limit in value[3]:

@@ -40,41 +40,47 @@ th { text-align: right; vertical-align: bottom; padding: .3em .7em;
 td { text-align: right; padding: .2em .7em; white-space: nowrap;
      border-bottom: 1px solid #e4e4e4; }
 td.text { text-align: left; white-space: normal; min-width: 18em; color: #666; }
+th.text { text-align: left; }
 td.ours { background: #eaf3f9; font-weight: bold; }
 """
 
 
-def shown(value):
-    """A cell: four significant digits; the CSV and JSON have them all."""
+def shown(key, value):
+    """A cell: three or four digits of ours, the paper's numbers as printed;
+    the CSV and JSON have all there are."""
     if value is None or value == "":
-        return "\N{EN DASH}"
-    if isinstance(value, int):
+        return "" if key == "note" else "\N{EN DASH}"
+    if isinstance(value, int) or key.startswith("h100"):
         return f"{value:,}"
     if isinstance(value, float):
-        if value == 0 or 1e-3 <= abs(value):
-            digits = (
-                0
-                if abs(value) >= 1000
-                else 1 if abs(value) >= 100 else (2 if abs(value) >= 1 else 3)
-            )
-            return f"{value:,.{digits}f}"
-        return f"{value:.1e}"
+        if abs(value) < 1e-3:
+            return f"{value:.1e}"
+        digits = sum(abs(value) < limit for limit in (1000, 100, 1))
+        return f"{value:,.{digits}f}"
     return escape(str(value))
 
 
+# Columns with a look of their own.
+KINDS = {"note": "text", "fftconv": "ours"}
+
+
 def table(body):
-    keys = [key for key, _ in body["columns"]]
-    head = "".join(f"<th>{escape(words)}</th>" for _, words in body["columns"])
+    """A table's HTML; a column that is empty here, as notes may be, goes."""
+    columns = [
+        (key, words)
+        for key, words in body["columns"]
+        if any(row.get(key) not in (None, "") for row in body["rows"])
+    ]
+    head = "".join(
+        f'<th class="{KINDS.get(key, "")}">{escape(words)}</th>'
+        for key, words in columns
+    )
     lines = []
     for row in body["rows"]:
         cells = []
-        for key in keys:
-            kind = (
-                "text" if key == "note" else "ours" if key == "fftconv" else ""
-            )
-            value = row.get(key)
-            text = "" if key == "note" and not value else shown(value)
-            cells.append(f'<td class="{kind}">{text}</td>')
+        for key, _ in columns:
+            text = shown(key, row.get(key))
+            cells.append(f'<td class="{KINDS.get(key, "")}">{text}</td>')
         lines.append("<tr>" + "".join(cells) + "</tr>")
     return (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
@@ -107,7 +113,7 @@ def section(body):
 def draw(results, out):
     """index.html from the JSON the other scripts left in out/."""
     bodies = [json.loads((out / f"{name}.json").read_text()) for name in ORDER]
-    links = "".join(
+    links = " ".join(
         f'<a href="#{b["name"]}">{escape(b["title"].split(":")[0])}</a>'
         for b in bodies
     )

@@ -31,14 +31,16 @@ def draw(results, out):
     axis.set_xticks(lengths, [style.short(n) for n in lengths])
     axis.set_xlabel("Sequence length L")
     axis.set_ylabel("ns per output element")
-    style.plain_log(axis, [0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200])
     machine = record["machine"]
     axis.set_title(
         "Causal convolution, float32, one thread\n"
         f"{machine['cpu']}, {machine['isa']}"
     )
     axis.legend(loc="upper left", ncols=2)
-    axis.set_ylim(top=axis.get_ylim()[1] * 2)
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    axis.set_ylim(low / 1.3, high * 2)  # room for the legend
+    style.plain_log(axis, [0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200])
     style.save_figure(
         figure,
         out,

@@ -37,8 +37,8 @@ METHODS = {
     "numpy": ("NumPy", ORANGE, "s", "-"),
     "numpy_saved": ("NumPy, forward spectra kept", ORANGE, "s", ":"),
     "scipy": ("SciPy", GREEN, "^", "-"),
-    "scipy_fftconvolve": ("scipy.signal.fftconvolve", RED, "v", "-"),
-    "scipy_oaconvolve": ("scipy.signal.oaconvolve", PURPLE, "D", "-"),
+    "scipy_fftconvolve": ("SciPy fftconvolve", RED, "v", "-"),
+    "scipy_oaconvolve": ("SciPy oaconvolve", PURPLE, "D", "-"),
     "fftconv_threads": ("libfftconv, all threads", BLUE, "o", ":"),
     "scipy_threads": ("SciPy, all threads", GREEN, "^", ":"),
 }
