@@ -267,9 +267,10 @@ def slider(hardwares, titles, start):
         draw_figure_4(ax, hw)
         ax.set(title=title, ylim=(1, 3000))
         file = io.BytesIO()
-        fig.savefig(file, dpi=72)
+        fig.savefig(file, format="webp", dpi=72,
+                    pil_kwargs={"lossless": True})
         plt.close(fig)
-        pictures.append("data:image/png;base64,"
+        pictures.append("data:image/webp;base64,"
                         + base64.b64encode(file.getvalue()).decode())
     return HTML(f"""
         <input type="range" style="width: 500px" value="{start}"
