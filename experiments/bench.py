@@ -158,10 +158,10 @@ def interleaved(calls, repeats, threads=1, cap=3.0):
     of the machine meets all of them alike.  A sample of a one-thread call
     during which other work took the processor (processor time below 95 % of
     wall time) is rejected, and taken again in up to three more rounds.  Where
-    fewer than three are left, the processor time of all samples is reported in
-    place of wall time, and `clock` says "processor".  A call slower than `cap`
-    seconds gets three samples.  Returns name: dict of median_s, low_s, high_s
-    (quartiles), samples, rejected, clock.
+    that leaves fewer than three of any call, the processor time of all samples
+    of all calls is reported in place of wall time, and `clock` says
+    "processor".  A call slower than `cap` seconds gets three samples.  Returns
+    name: dict of median_s, low_s, high_s (quartiles), samples, rejected, clock.
     """
     samples = {name: [] for name in calls}  # (wall, processor) seconds
     names = list(calls)
@@ -187,11 +187,10 @@ def interleaved(calls, repeats, threads=1, cap=3.0):
             calls[name]()
             wall = time.perf_counter() - wall
             samples[name].append((wall, time.process_time() - cpu))
+    disturbed = any(len(quiet(name)) < min(3, repeats) for name in names)
     timing = {}
     for name in names:
-        kept, clock = quiet(name), "wall"
-        if len(kept) < min(3, repeats):
-            kept, clock = [cpu for _, cpu in samples[name]], "processor"
+        kept = [cpu for _, cpu in samples[name]] if disturbed else quiet(name)
         low, mid, high = np.percentile(kept, [25, 50, 75])
         timing[name] = {
             "median_s": float(mid),
@@ -199,7 +198,7 @@ def interleaved(calls, repeats, threads=1, cap=3.0):
             "high_s": float(high),
             "samples": len(kept),
             "rejected": len(samples[name]) - len(kept),
-            "clock": clock,
+            "clock": "processor" if disturbed else "wall",
         }
     return timing
 
