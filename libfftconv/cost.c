@@ -63,10 +63,15 @@ int fftconv_monarch_cost(const int64_t *radices, int order, const fftconv_hardwa
         return fail(FFTCONV_INVALID, "%s is NULL", radices ? "seconds" : "radices");
     if (order < 1 || order > FFTCONV_MAX_ORDER)
         return fail(FFTCONV_INVALID, "order is %d, must be 1 ... %d", order, FFTCONV_MAX_ORDER);
-    for (int i = 0; i < order; i++)
+    int64_t product = 1;
+    for (int i = 0; i < order; i++) {
         if (radices[i] < 1)
             return fail(FFTCONV_INVALID, "radices[%d] is %lld, must be positive", i,
                         (long long)radices[i]);
+        if (__builtin_mul_overflow(product, radices[i], &product))
+            return fail(FFTCONV_INVALID,
+                        "radices have a product above 2^63, must be below that");
+    }
     *seconds = cost_of(radices, order, hardware);
     return FFTCONV_OK;
 }

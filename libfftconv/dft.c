@@ -25,6 +25,11 @@ static int check_dft(const fftconv_dft_desc *d)
     if (!d->radices || !d->in || !d->out)
         return fail(FFTCONV_INVALID, "%s is NULL, must be given",
                     !d->radices ? "radices" : !d->in ? "in" : "out");
+    const unsigned real_bytes = d->dtype == FFTCONV_FLOAT64 ? 8 : 4;
+    if ((uintptr_t)d->in % real_bytes || (uintptr_t)d->out % real_bytes)
+        return fail(FFTCONV_INVALID, "%s is at %p, must be aligned to its %u-byte reals",
+                    (uintptr_t)d->in % real_bytes ? "in" : "out",
+                    (uintptr_t)d->in % real_bytes ? d->in : d->out, real_bytes);
     int64_t product = 1;
     for (int i = 0; i < d->order; i++) {
         if (d->radices[i] < 1 || d->radices[i] > FFTCONV_MAX_RADIX)
@@ -38,6 +43,13 @@ static int check_dft(const fftconv_dft_desc *d)
     if (product != d->n)
         return fail(FFTCONV_INVALID, "n is %lld, must be the product of radices, %lld",
                     (long long)d->n, (long long)product);
+    int64_t bytes;
+    if (__builtin_mul_overflow(product, d->count * 2 * (int64_t)real_bytes, &bytes))
+        return fail(FFTCONV_INVALID, "count is %lld, must keep count * n below 2^59",
+                    (long long)d->count);
+    const intptr_t in = (intptr_t)d->in, out = (intptr_t)d->out;
+    if (in != out && in < out + bytes && out < in + bytes)
+        return fail(FFTCONV_INVALID, "out overlaps in, must be in itself or apart from it");
     if (d->stages > d->order)
         return fail(FFTCONV_INVALID, "stages is %d, must be at most order, %d, or negative "
                     "for all", d->stages, d->order);

@@ -813,18 +813,25 @@ static void multiply_rows_task(void *context, int64_t i, int worker)
                            p->in + i * p->row_bytes, p->out + i * p->row_bytes, false, 0, 1);
 }
 
+static int check_spectra(const char *name, const void *spectra)
+{
+    if (!spectra)
+        return fail(FFTCONV_INVALID, "%s is NULL, must be given", name);
+    if ((uintptr_t)spectra % ALIGNMENT)
+        return fail(FFTCONV_INVALID, "%s is at %p, must be aligned to %d bytes", name, spectra,
+                    ALIGNMENT);
+    return FFTCONV_OK;
+}
+
 static int run_primitive(const struct fftconv_plan *plan, struct primitive *p, task_fn *task,
-                         int threads, const char *name, const fftconv_tensor *rows,
-                         bool output)
+                         int threads, const fftconv_tensor *rows, bool output)
 {
     int status;
     if (!plan)
         return fail(FFTCONV_INVALID, "plan is NULL");
-    if (!p->out || !p->in)
-        return fail(FFTCONV_INVALID, "%s is NULL, must be given", name);
-    if ((uintptr_t)p->out % ALIGNMENT || (uintptr_t)p->in % ALIGNMENT)
-        return fail(FFTCONV_INVALID, "%s is at %p, must be aligned to %d bytes", name,
-                    (uintptr_t)p->out % ALIGNMENT ? (const void *)p->out : p->in, ALIGNMENT);
+    if ((status = check_spectra(rows ? "spectra" : "in", p->in)) ||
+        (status = check_spectra(rows ? "spectra" : "out", p->out)))
+        return status;
     if (rows) {
         if (!rows->data)
             return fail(FFTCONV_INVALID, "rows is NULL, must be given");
@@ -849,7 +856,7 @@ int fftconv_rows_to_spectra(const fftconv_plan *plan, const fftconv_tensor *rows
     struct primitive p = {.in = spectra, .out = spectra};
     if (!rows)
         return fail(FFTCONV_INVALID, "rows is NULL, must be given");
-    return run_primitive(plan, &p, rows_to_spectra_task, threads, "spectra", rows, false);
+    return run_primitive(plan, &p, rows_to_spectra_task, threads, rows, false);
 }
 
 int fftconv_spectra_to_rows(const fftconv_plan *plan, void *spectra,
@@ -858,7 +865,7 @@ int fftconv_spectra_to_rows(const fftconv_plan *plan, void *spectra,
     struct primitive p = {.in = spectra, .out = spectra};
     if (!rows)
         return fail(FFTCONV_INVALID, "rows is NULL, must be given");
-    return run_primitive(plan, &p, spectra_to_rows_task, threads, "spectra", rows, true);
+    return run_primitive(plan, &p, spectra_to_rows_task, threads, rows, true);
 }
 
 int fftconv_multiply(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
@@ -870,7 +877,7 @@ int fftconv_multiply(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
         return fail(FFTCONV_INVALID, "%s is NULL", plan ? "spectrum" : "plan");
     if ((status = check_spectrum(plan, spectrum)))
         return status;
-    return run_primitive(plan, &p, multiply_rows_task, threads, in ? "out" : "in", NULL, true);
+    return run_primitive(plan, &p, multiply_rows_task, threads, NULL, true);
 }
 
 int fftconv_spectra_offsets(const fftconv_plan *plan, int64_t *offset)

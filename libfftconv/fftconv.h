@@ -268,7 +268,7 @@ typedef struct fftconv_dft_desc {
     const int64_t *radices; /* each in 1 ... 128 */
     const char *isa;
     const void *in;
-    void *out; /* may be in */
+    void *out; /* may be in itself; both aligned to their reals */
 } fftconv_dft_desc;
 
 FFTCONV_API FFTCONV_MUST_CHECK int fftconv_dft(const fftconv_dft_desc *desc);

@@ -58,6 +58,7 @@ struct N_(columns) {
     int R;
     REAL *x;
     int64_t sub, count;
+    int64_t blocks; /* middle: consecutive blocks sharing these constants      */
     const REAL *fine, *coarse;
     const REAL *shift;    /* first and last: exp(2 pi i r / (4 R)), or none  */
     const REAL *matrix;   /* dense */
@@ -80,11 +81,13 @@ INLINE void N_(twiddle)(const struct N_(columns) *a, int64_t j, int K, int k, V 
 INLINE void N_(middle_columns)(int R, bool inverse, bool coarse,
                                const struct N_(columns) *a)
 {
+    const int64_t step = a->sub * 2 * W;
+    const int re = inverse ? LANES : 0, im = inverse ? 0 : LANES;
+    REAL *block = a->x;
+    for (int64_t b = 0; b < a->blocks; b++, block += R * step)
     for (int64_t j = 0; j < a->count; j++) {
         V r[16], i[16];
-        REAL *x = a->x + j * 2 * W;
-        const int64_t step = a->sub * 2 * W;
-        const int re = inverse ? LANES : 0, im = inverse ? 0 : LANES;
+        REAL *x = block + j * 2 * W;
 #pragma GCC unroll 16
         for (int k = 0; k < R; k++) {
             r[k] = N_(load)(x + k * step + re);
@@ -299,9 +302,11 @@ static void N_(middle_dense)(const struct N_(columns) *a, bool inverse)
 {
     const int R = a->R;
     const int re = inverse ? LANES : 0, im = inverse ? 0 : LANES;
+    REAL *block = a->x;
     DENSE_LOCALS;
+    for (int64_t b = 0; b < a->blocks; b++, block += R * a->sub * 2 * W)
     for (int64_t j = 0; j < a->count; j++) {
-        REAL *x = a->x + j * 2 * W;
+        REAL *x = block + j * 2 * W;
         for (int k = 0; k < R; k++) {
             xr[k] = N_(load)(x + k * a->sub * 2 * W + re);
             xi[k] = N_(load)(x + k * a->sub * 2 * W + im);
@@ -441,8 +446,11 @@ static void N_(run_columns)(const struct stage *st, enum N_(step) step,
 static void N_(middle_stage)(const struct stage *st, bool inverse, REAL *x,
                              int64_t blocks)
 {
-    for (int64_t b = 0; b < blocks; b++) {
-        struct N_(columns) a = {.x = x + b * st->radix * st->sub * 2 * W};
+    /* whole blocks in one call, unless their constants change on the way */
+    const int64_t together = st->twiddle.coarse ? 1 : blocks;
+    for (int64_t b = 0; b < blocks; b += together) {
+        struct N_(columns) a = {.x = x + b * st->radix * st->sub * 2 * W,
+                                .blocks = together};
         N_(run_columns)(st, inverse ? N_(MIDDLE_INVERSE) : N_(MIDDLE), &a, 0, st->sub);
     }
 }
@@ -471,65 +479,61 @@ static void N_(multiply_run)(const REAL *f, const REAL *in, REAL *out, int64_t v
 
 /* ---- Leaves ----------------------------------------------------------------- */
 
-/* X's rows p, columns q to T[q][p], and back.  Rows beyond Pl read as zero. */
+/* A tile of LANES vectors `from_step` apart to as many `to_step` apart,
+ * transposed: `rows` of them are there (others read as zero), `columns` wanted. */
+INLINE void N_(tile)(const REAL *from, int64_t from_step, int64_t rows, REAL *to,
+                     int64_t to_step, int64_t columns)
+{
+    V v[LANES];
+    if (rows == W) {
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++)
+            v[i] = N_(load)(from + i * from_step);
+    } else {
+        for (int i = 0; i < LANES; i++)
+            v[i] = i < rows ? N_(load)(from + i * from_step) : (V){0};
+    }
+    TRANSPOSE(v);
+    if (columns == W) {
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++)
+            N_(store)(to + i * to_step, v[i]);
+    } else {
+        for (int i = 0; i < columns; i++)
+            N_(store)(to + i * to_step, v[i]);
+    }
+}
+
+/* X's rows p, columns q to T[q][p], or back: `from` has `rows` rows of `width`
+ * vectors, `to` as many rows as `from` has columns. */
+INLINE void N_(transpose_leaf)(const REAL *from, int64_t rows, int64_t from_width, REAL *to,
+                               int64_t columns, int64_t to_width)
+{
+    const int64_t from_step = from_width * 2 * W, to_step = to_width * 2 * W;
+    for (int64_t r = 0; r < to_width; r++)
+        for (int64_t c = 0; c < from_width; c++) {
+            const REAL *f = from + r * W * from_step + c * 2 * W;
+            REAL *t = to + c * W * to_step + r * 2 * W;
+            if (rows % W == 0 && columns % W == 0) {
+                N_(tile)(f, from_step, W, t, to_step, W);
+                N_(tile)(f + W, from_step, W, t + W, to_step, W);
+            } else {
+                const int64_t there = min64(W, rows - r * W);
+                const int64_t wanted = min64(W, columns - c * W);
+                N_(tile)(f, from_step, there, t, to_step, wanted);
+                N_(tile)(f + W, from_step, there, t + W, to_step, wanted);
+            }
+        }
+}
+
 static void N_(to_rows)(const struct xform *xf, const REAL *x, REAL *t)
 {
-    for (int64_t pv = 0; pv < xf->Plv; pv++)
-        for (int64_t qv = 0; qv < xf->Qv; qv++)
-            for (int part = 0; part < 2; part++) {
-                V v[LANES];
-                const int64_t rows = min64(W, xf->Pl - pv * W);
-                const REAL *from = x + (pv * W * xf->Qv + qv) * 2 * W + part * W;
-                if (rows == W) {
-#pragma GCC unroll 16
-                    for (int64_t i = 0; i < W; i++)
-                        v[i] = N_(load)(from + i * xf->Qv * 2 * W);
-                } else {
-                    for (int64_t i = 0; i < W; i++)
-                        v[i] = i < rows ? N_(load)(from + i * xf->Qv * 2 * W) : (V){0};
-                }
-                TRANSPOSE(v);
-                const int64_t count = min64(W, xf->Q - qv * W);
-                REAL *to = t + (qv * W * xf->Plv + pv) * 2 * W + part * W;
-                if (count == W) {
-#pragma GCC unroll 16
-                    for (int64_t i = 0; i < W; i++)
-                        N_(store)(to + i * xf->Plv * 2 * W, v[i]);
-                } else {
-                    for (int64_t i = 0; i < count; i++)
-                        N_(store)(to + i * xf->Plv * 2 * W, v[i]);
-                }
-            }
+    N_(transpose_leaf)(x, xf->Pl, xf->Qv, t, xf->Q, xf->Plv);
 }
 
 static void N_(from_rows)(const struct xform *xf, const REAL *t, REAL *x)
 {
-    for (int64_t pv = 0; pv < xf->Plv; pv++)
-        for (int64_t qv = 0; qv < xf->Qv; qv++)
-            for (int part = 0; part < 2; part++) {
-                V v[LANES];
-                const int64_t count = min64(W, xf->Q - qv * W);
-                const REAL *from = t + (qv * W * xf->Plv + pv) * 2 * W + part * W;
-                if (count == W) {
-#pragma GCC unroll 16
-                    for (int64_t i = 0; i < W; i++)
-                        v[i] = N_(load)(from + i * xf->Plv * 2 * W);
-                } else {
-                    for (int64_t i = 0; i < W; i++)
-                        v[i] = i < count ? N_(load)(from + i * xf->Plv * 2 * W) : (V){0};
-                }
-                TRANSPOSE(v);
-                const int64_t rows = min64(W, xf->Pl - pv * W);
-                REAL *to = x + (pv * W * xf->Qv + qv) * 2 * W + part * W;
-                if (rows == W) {
-#pragma GCC unroll 16
-                    for (int64_t i = 0; i < W; i++)
-                        N_(store)(to + i * xf->Qv * 2 * W, v[i]);
-                } else {
-                    for (int64_t i = 0; i < rows; i++)
-                        N_(store)(to + i * xf->Qv * 2 * W, v[i]);
-                }
-            }
+    N_(transpose_leaf)(t, xf->Q, xf->Plv, x, xf->Pl, xf->Qv);
 }
 
 static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t,
