@@ -358,7 +358,7 @@ static void test_bad_operands(void)
     float *y = poison(B * H * L + 1);
     fftconv_plan_desc desc = plan_desc(B, H, L, L);
     fftconv_plan *plan = NULL, *other_plan = NULL;
-    fftconv_spectrum *spectrum = NULL, *other = NULL;
+    fftconv_spectrum *spectrum = NULL, *other = NULL, *none = NULL;
     fftconv_operands good = {.size = sizeof good,
                              .u = tensor(u, B, H, L),
                              .k = tensor(k, 1, H, L),
@@ -422,8 +422,9 @@ static void test_bad_operands(void)
     CHECK_INVALID(fftconv_forward(plan, other, &o), "spectrum");
 
     CHECK_INVALID(fftconv_spectrum_create(NULL, plan, &good.k, 0), "spectrum");
-    CHECK_INVALID(fftconv_spectrum_create(&other, plan, NULL, 0), "k");
-    CHECK_INVALID(fftconv_spectrum_create(&other, NULL, &good.k, 0), "plan");
+    CHECK_INVALID(fftconv_spectrum_create(&none, plan, NULL, 0), "k");
+    CHECK_INVALID(fftconv_spectrum_create(&none, NULL, &good.k, 0), "plan");
+    CHECK(none == NULL, "a spectrum was made");
     CHECK_INVALID(fftconv_workspace_bytes(plan, 2, 0, &bytes), "direction");
     CHECK_INVALID(fftconv_workspace_bytes(plan, 0, 0, NULL), "bytes");
 
