@@ -14,7 +14,6 @@ import subprocess
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 

@@ -173,9 +173,8 @@ class Case:
     def methods(self):
         """name: (function, threads), of all that make sense here."""
         names = ["fftconv", "fftconv_ready", "numpy", "scipy"]
-        names += ["scipy_fftconvolve"] * self.causal + [
-            "numpy_saved"
-        ] * self.backward
+        names += ["scipy_fftconvolve"] * self.causal
+        names += ["numpy_saved"] * self.backward
         if bench.processors() > 1:
             names += ["fftconv_threads", "scipy_threads"]
         return {
@@ -230,9 +229,7 @@ def measure(table, n, grid, rng):
     methods = case.methods()
     errors = case.errors(methods)
     timing = {}
-    for group in sorted(
-        {t for _, t in methods.values()}
-    ):  # one thread, then all
+    for group in sorted({t for _, t in methods.values()}):  # 1, then all
         calls = {name: f for name, (f, t) in methods.items() if t == group}
         timing |= bench.interleaved(calls, grid["repeats"], threads=group)
     scale = bench.PAPER_BATCH * bench.PAPER_CHANNELS / (batch * channels)

@@ -43,7 +43,8 @@ def clock_text(record):
     if not busy:
         return ""
     return f""" Other work kept this machine busy: {busy} of {len(clocks)}
-        one-thread times are processor time, not wall time."""
+        one-thread times are processor time, not wall time, and the
+        all-threads columns, always wall time, mean little."""
 
 
 def by_case(record):

@@ -230,6 +230,29 @@ def equation_2(n, order, machine):
     return seconds
 
 
+def test_the_committed_run_can_be_drawn(tmp_path):
+    kept = TOP / "experiments" / "results"
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(TOP / "paper_figures" / "make.py"),
+            "--draw-only",
+            "--results",
+            str(kept),
+            "--out",
+            str(tmp_path),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "index.html").is_file()
+    for name in set(RESULTS) - {"genome_tracks"}:
+        record = json.loads((kept / f"{name}.json").read_text())
+        assert record["grid"] in ("default", "full")
+        assert re.fullmatch("[0-9a-f]{40}", record["machine"]["commit"])
+
+
 # ---- The genome -------------------------------------------------------------
 
 
@@ -309,9 +332,8 @@ def test_a_busy_processor_is_noticed(scripts):
     assert {timing["clock"] for timing in both.values()} == {"processor"}
     timing = both["sleep"]
     assert timing["samples"] == 6 and timing["median_s"] < 0.01
-    assert bench.interleaved({"sleep": sleep}, 3, threads=2)["sleep"][
-        "median_s"
-    ] == pytest.approx(0.02, abs=0.01)
+    timing = bench.interleaved({"sleep": sleep}, 3, threads=2)["sleep"]
+    assert timing["clock"] == "wall" and timing["median_s"] > 0.019
 
 
 def test_the_papers_printed_ratios_are_those_of_its_rows(scripts):
