@@ -15,8 +15,6 @@ from fftconv._lib import (DftDesc, Hardware, Operands, PlanDesc, PlanInfo,
                           Tensor)
 
 B, H, L, LK = 2, 3, 64, 64
-NULL_PLAN = None
-INVALID = "INVALID"
 ISA = fftconv.isas()[0]
 
 
@@ -173,14 +171,13 @@ def test_misaligned(plan, operand, offset):
 OUTPUTS = ["y", "du", "dk", "din_gate", "dout_gate", "dskip"]
 
 
-@pytest.mark.parametrize("operand", OUTPUTS)
-@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("operand,axis", [
+    (operand, axis) for operand in OUTPUTS for axis in range(3)
+    if getattr(Call().ops, operand).shape[axis] > 1])
 def test_outputs_must_not_repeat(plan, operand, axis):
+    """An axis of 1 may have any stride; another must not stand still."""
     c = Call()
-    t = getattr(c.ops, operand)
-    if t.shape[axis] == 1:
-        pytest.skip("an axis of 1 may have any stride")
-    t.stride[axis] = 0
+    getattr(c.ops, operand).stride[axis] = 0
     c.refused(plan, words=operand, names=USED_BY[operand])
 
 
