@@ -81,6 +81,7 @@ struct xform {
     int real_bytes;
     int64_t M, P, Q, Qv, Pl, Plv, leaves;
     int stages, split, depth; /* leaves begin below stage `depth`             */
+    bool square; /* a leaf ends in two stages of radix `lanes`, one a phase   */
     struct stage stage[MAX_STAGES];
     void *shift;          /* right angle: exp(2 pi i r / (4 r_1)), r < r_1    */
     int64_t x_reals;      /* of X                                             */

@@ -8,14 +8,15 @@
 
 /* ---- Radices ------------------------------------------------------------------ */
 
-/* Codelets (cpu/codelets.h): real flops of one, and cycles per vector of complex
- * points measured on AVX2 and AVX-512 cores in L1, loads and stores included. */
+/* Codelets (cpu/codelets.h): real flops of one; and cycles per vector of complex
+ * points, loads, stores and scalar twiddles included, measured in L1 on an AVX2
+ * core, whose sixteen registers a radix of 16 overflows. */
 static const struct codelet {
     int radix;
     double flops, cycles;
 } codelets[] = {
-    {16, 168, 13.0}, {8, 64, 8.5}, {7, 108, 15.0}, {5, 44, 9.5},
-    {4, 16, 7.0},    {3, 16, 7.0}, {2, 4, 6.0},
+    {16, 168, 10.8}, {8, 64, 6.4}, {7, 108, 10.2}, {5, 44, 5.4},
+    {4, 16, 4.0},    {3, 16, 3.9}, {2, 4, 2.8},
 };
 enum { CODELETS = sizeof codelets / sizeof codelets[0] };
 
@@ -116,6 +117,9 @@ static void shape(struct xform *xf, int64_t M, const int *steps, int count, int 
         xf->stage[l].sub = l < split ? rest * xf->Qv : rest;
         blocks *= steps[l];
     }
+    xf->square = split >= 2 && depth < split && count == split + 1 &&
+                 steps[split - 1] == lanes && steps[split] == lanes &&
+                 !xf->stage[split - 1].dense && !xf->stage[split].dense;
     xf->x_reals = xf->P * xf->Qv * 2 * lanes;
     xf->leaf_reals = xf->Q * xf->Plv * 2 * lanes;
     xf->spectra_reals = xf->leaves * xf->leaf_reals;
@@ -128,6 +132,7 @@ static double cycles(const struct xform *xf, int lanes, int real_bytes)
     const double vector_bytes = 2.0 * lanes * real_bytes;
     const int64_t leaf_bytes =
         (xf->Pl * xf->Qv * 2 * lanes + xf->leaf_reals) * real_bytes;
+    const bool square = xf->square && xf->form != FFTCONV_EVEN_ODD;
     double total = 0;
     for (int l = 0; l < xf->stages; l++) {
         const struct stage *st = &xf->stage[l];
@@ -137,19 +142,22 @@ static double cycles(const struct xform *xf, int lanes, int real_bytes)
                                                  (double)xf->Plv;
         const struct codelet *c = st->dense ? NULL : find_codelet(st->radix);
         double per_vector = c ? c->cycles : 4.0 * st->radix + 6;
-        /* a butterfly of 16 does not fit in sixteen registers */
-        if (c && st->radix == 16 && lanes * real_bytes < 64)
-            per_vector += 3;
+        if (c && st->radix == 16 && lanes * real_bytes >= 64)
+            per_vector -= 3; /* thirty-two registers are enough */
+        if (first_phase)
+            per_vector += 1; /* twiddles by the vector */
         if (l == 0)
             per_vector += 2; /* conversion, gates, the right angle */
+        if (square && l >= xf->split - 1)
+            per_vector -= 1.5; /* no memory between the two */
         const int64_t bytes = first_phase && l < xf->depth
                                   ? st->radix * st->sub * (int64_t)vector_bytes
                                   : leaf_bytes;
         per_vector += 2 * vector_bytes / level_bandwidth[memory_level(bytes)];
         total += 2 * vectors * per_vector;
         /* loop and call overhead of short runs */
-        total += 2 * 12.0 * (first_phase ? (double)st->blocks
-                                         : (double)(xf->leaves * st->blocks * st->sub));
+        total += 2 * 5.0 * (first_phase ? (double)st->blocks
+                                        : (double)(xf->leaves * st->blocks * st->sub));
     }
     if (xf->form == FFTCONV_EVEN_ODD) {
         /* mirror pairs: by whole vectors from the first level whose places are
@@ -162,9 +170,10 @@ static double cycles(const struct xform *xf, int lanes, int real_bytes)
         total += (double)(xf->P - single) * (double)xf->Q / lanes * 14 +
                  (double)single * (double)xf->Q * 9;
     }
+    /* transpositions, by tiles of lanes x lanes */
     const double tiles = (double)xf->leaves * (double)xf->Plv * (double)xf->Qv;
-    total += 2 * tiles * 2 * (double)lanes * (lanes > 8 ? 6 : 4); /* transpositions */
-    return total + 400;
+    total += tiles * 2 * (double)lanes * (square ? 4 : 8);
+    return total + 600;
 }
 
 static bool has_codelet(int radix) { return find_codelet(radix) != NULL; }

@@ -536,6 +536,50 @@ static void N_(from_rows)(const struct xform *xf, const REAL *t, REAL *x)
     N_(transpose_leaf)(t, xf->Q, xf->Plv, x, xf->Pl, xf->Qv);
 }
 
+/* A leaf's last stage of phase 1 and only stage of phase 2, where both have
+ * radix LANES: the LANES x LANES points of a tile go through both stages, the
+ * product and back without leaving the registers' reach. */
+static void N_(square_tiles)(const struct stage *st, REAL *x, int64_t tiles,
+                             const REAL *spectrum)
+{
+    const REAL *w = st->twiddle.fine;
+    const int64_t step = tiles * 2 * W; /* rows of the spectrum */
+    for (int64_t g = 0; g < tiles; g++, x += 2 * W * W, spectrum += 2 * W) {
+        V r[LANES], i[LANES];
+#pragma GCC unroll 16
+        for (int k = 0; k < LANES; k++)
+            r[k] = N_(load)(x + k * 2 * W), i[k] = N_(load)(x + k * 2 * W + W);
+        N_(dft)(LANES, r, i);
+#pragma GCC unroll 16
+        for (int k = 1; k < LANES; k++) {
+            const REAL *f = w + (k - 1) * 2 * W;
+            MULTIPLY(r[k], i[k], N_(load)(f), N_(load)(f + W));
+        }
+        TRANSPOSE(r);
+        TRANSPOSE(i);
+        N_(dft)(LANES, r, i);
+#pragma GCC unroll 16
+        for (int k = 0; k < LANES; k++) {
+            const REAL *f = spectrum + k * step;
+            MULTIPLY(r[k], i[k], N_(load)(f), N_(load)(f + W));
+        }
+        N_(dft)(LANES, i, r);
+        TRANSPOSE(r);
+        TRANSPOSE(i);
+#pragma GCC unroll 16
+        for (int k = 1; k < LANES; k++) {
+            const REAL *f = w + (k - 1) * 2 * W;
+            MULTIPLY(i[k], r[k], N_(load)(f), N_(load)(f + W));
+        }
+        N_(dft)(LANES, i, r);
+#pragma GCC unroll 16
+        for (int k = 0; k < LANES; k++) {
+            N_(store)(x + k * 2 * W, r[k]);
+            N_(store)(x + k * 2 * W + W, i[k]);
+        }
+    }
+}
+
 static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t,
                      const REAL *spectrum)
 {
@@ -545,6 +589,14 @@ static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t,
     /* the product rides on the innermost stage where that is a codelet */
     const bool fused = both && n > xf->split && !st[n - 1].dense;
 
+    if (both && xf->square) {
+        for (int l = top; l < xf->split - 1; l++)
+            N_(middle_stage)(&st[l], false, x, st[l].blocks / xf->leaves);
+        N_(square_tiles)(&st[xf->split - 1], x, xf->Plv, spectrum);
+        for (int l = xf->split - 2; l >= top; l--)
+            N_(middle_stage)(&st[l], true, x, st[l].blocks / xf->leaves);
+        return;
+    }
     if (directions & FORWARD) {
         for (int l = top; l < xf->split; l++)
             N_(middle_stage)(&st[l], false, x, st[l].blocks / xf->leaves);
