@@ -18,6 +18,7 @@
 # | 11 | real times of forced radices |
 
 # %%
+import platform
 import time
 from functools import partial
 
@@ -279,9 +280,9 @@ for radices in [(3, 5, 7), (11, 13), (6, 10, 9)]:
 # A stage of radix $N_i$ multiplies every one of the $N$ points with a row of
 # $N_i$ complex numbers, 8 real operations each (4 products, 4 sums): $8 N N_i$
 # in all. Order $p$ with equal radices costs $8\,p\,N^{1+1/p}$, and
-# $p = \log_2 N$ brings back the FFT. So **a lower order does more arithmetic**,
-# on purpose: it runs in fewer, larger products, and moves the data fewer times.
-# When that pays is the subject of lesson 3.
+# $p = \log_2 N$ brings back the FFT's $N \log N$. So **a lower order does more
+# arithmetic**, on purpose: it runs in fewer, larger products, and moves the
+# data fewer times. When that pays is the subject of lesson 3.
 
 # %%
 sizes = 2 ** np.arange(4, 23)
@@ -485,6 +486,8 @@ for round_ in taken:
         round_[i] = time.thread_time() - start
 nanoseconds = 1e9 * np.median(taken, axis=0) / u.size
 codelet_ns, dense_ns = nanoseconds[0::2], nanoseconds[1::2]
+print(f"{platform.system()} {platform.machine()}, {plan.isa}, "
+      f"libfftconv {fftconv.__version__}, NumPy {np.__version__}")
 
 fig, ax = plt.subplots(figsize=(7.6, 3.4))
 place = np.arange(len(choices))

@@ -20,6 +20,7 @@
 import base64
 import io
 import json
+import platform
 import time
 from dataclasses import replace
 from functools import partial
@@ -426,6 +427,8 @@ def best_of(M, dense, value):
     return min(chosen, key=lambda q: q[value])["p"]
 
 
+print(f"{platform.system()} {platform.machine()}, {plan.isa}, "
+      f"libfftconv {fftconv.__version__}, NumPy {np.__version__}\n")
 print("ns per sample          Eq. 2   measured   measured   planner's")
 print("    M  radices         (host)     dense   codelets    estimate")
 for dense, codelets in zip(points[0::2], points[1::2]):
@@ -454,13 +457,14 @@ for M in (1024, 4096, 16384):
           f"{best_of(M, False, 'measured'):>9d}")
 
 # %% [markdown]
-# What the numbers say:
+# What the numbers of the stored run say:
 #
 # - **Dense products.** Equation 2 is meant for these, and it does well: it puts
 #   the orders in the right sequence, and for large radices, where arithmetic
-#   is all, it is near in size too. With small radices it is too low: reading
-#   and writing the rows, the twiddles and the product of the spectra are not in
-#   it.
+#   is all, it is near in size too. With small radices it is too low. It charges
+#   them at $\tau_G$, which here is the codelets' rate; it counts bytes of half
+#   precision where ours are float32; and it leaves out the rows' reading and
+#   writing, the twiddles and the product of the spectra.
 # - **Codelets.** Here the model is simply not about what runs. A codelet does
 #   not do $8 N_i$ operations a point, and a radix of 64 runs as two of 8, so all
 #   decompositions of one length take nearly the same time. That is why the
