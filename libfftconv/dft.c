@@ -30,16 +30,10 @@ static int check_dft(const fftconv_dft_desc *d)
         return fail(FFTCONV_INVALID, "%s is at %p, must be aligned to its %u-byte reals",
                     (uintptr_t)d->in % real_bytes ? "in" : "out",
                     (uintptr_t)d->in % real_bytes ? d->in : d->out, real_bytes);
-    int64_t product = 1;
-    for (int i = 0; i < d->order; i++) {
-        if (d->radices[i] < 1 || d->radices[i] > FFTCONV_MAX_RADIX)
-            return fail(FFTCONV_INVALID, "radices[%d] is %lld, must be 1 ... %d", i,
-                        (long long)d->radices[i], FFTCONV_MAX_RADIX);
-        if (__builtin_mul_overflow(product, d->radices[i], &product) ||
-            product > (int64_t)1 << 32)
-            return fail(FFTCONV_INVALID, "radices have a product above 2^32, must be at most "
-                        "that");
-    }
+    int64_t product;
+    int status = check_radices(d->radices, d->order, 32, &product);
+    if (status)
+        return status;
     if (product != d->n)
         return fail(FFTCONV_INVALID, "n is %lld, must be the product of radices, %lld",
                     (long long)d->n, (long long)product);

@@ -260,6 +260,8 @@ struct fftconv_spectrum {
 
 /* Reals of a prepared spectrum's row: (A, B), or A alone. */
 int64_t spectrum_reals(const struct fftconv_plan *plan);
+/* Radices of stages, 1 ... 128 each, with a product of at most 2^bits. */
+int check_radices(const int64_t *radices, int order, int bits, int64_t *product);
 int resolve_threads(const struct fftconv_plan *plan, int threads, int *out);
 
 /* How one call shares its memory out; sizes in bytes, multiples of ALIGNMENT. */

@@ -24,6 +24,21 @@ static int check_choice(const char *name, int value, int low, int high,
     return FFTCONV_OK;
 }
 
+int check_radices(const int64_t *radices, int order, int bits, int64_t *product)
+{
+    *product = 1;
+    for (int i = 0; i < order; i++) {
+        if (radices[i] < 1 || radices[i] > FFTCONV_MAX_RADIX)
+            return fail(FFTCONV_INVALID, "radices[%d] is %lld, must be 1 ... %d", i,
+                        (long long)radices[i], FFTCONV_MAX_RADIX);
+        if (*product > ((int64_t)1 << bits) / radices[i])
+            return fail(FFTCONV_INVALID,
+                        "radices have a product above 2^%d, must be at most that", bits);
+        *product *= radices[i];
+    }
+    return FFTCONV_OK;
+}
+
 static int check_desc(const fftconv_plan_desc *d)
 {
     int status;
@@ -77,16 +92,9 @@ static int check_desc(const fftconv_plan_desc *d)
         if (d->order < 1)
             return fail(FFTCONV_INVALID, "order is %d, must be the number of radices",
                         d->order);
-        int64_t product = 1;
-        for (int i = 0; i < d->order; i++) {
-            if (d->radices[i] < 1 || d->radices[i] > FFTCONV_MAX_RADIX)
-                return fail(FFTCONV_INVALID, "radices[%d] is %lld, must be 1 ... %d", i,
-                            (long long)d->radices[i], FFTCONV_MAX_RADIX);
-            if (__builtin_mul_overflow(product, d->radices[i], &product) ||
-                product > (int64_t)1 << 40)
-                return fail(FFTCONV_INVALID,
-                            "radices have a product above 2^40, must be at most that");
-        }
+        int64_t product;
+        if ((status = check_radices(d->radices, d->order, 40, &product)))
+            return status;
     }
     return FFTCONV_OK;
 }
@@ -133,21 +141,15 @@ static void try_lengths(struct fftconv_plan *plan, const fftconv_plan_desc *d, i
     }
 }
 
-static int64_t product_of(const fftconv_plan_desc *d)
-{
-    int64_t product = 1;
-    for (int i = 0; i < d->order; i++)
-        product *= d->radices[i];
-    return product;
-}
-
 /* The forms that compute this operation, and of each the length(s) it may have. */
 static int choose(struct fftconv_plan *plan, const fftconv_plan_desc *d)
 {
     const int64_t N = plan->N, least = max64(1, (plan->extent + 1) / 2);
     const bool wraps = plan->mode == FFTCONV_CIRCULAR && plan->extent > N;
     const bool any = d->form == FFTCONV_FORM_AUTO;
-    const int64_t given = d->radices ? product_of(d) : 0;
+    int64_t given = 0; /* checked before */
+    if (d->radices)
+        (void)check_radices(d->radices, d->order, 40, &given);
 
     plan->predicted = -1;
     if (any || d->form == FFTCONV_RIGHT_ANGLE) {

@@ -3,9 +3,11 @@
  * Why not OpenMP: GNU OpenMP hangs in a child forked after its first use, which
  * is what a data loader does, and a second OpenMP beside the host program's is
  * trouble of its own.  Here the child of a fork simply starts a new pool. */
+#define _GNU_SOURCE /* sched_getaffinity */
 #include "internal.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <unistd.h>
@@ -121,8 +123,17 @@ void parallel_for(int threads, int64_t n, task_fn *fn, void *context)
     pthread_mutex_unlock(&pool.owner);
 }
 
+/* The processors this process may run on, which containers make fewer than the
+ * machine's. */
 int fftconv_default_threads(void)
 {
-    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    long n = 0;
+#ifdef CPU_COUNT
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0)
+        n = CPU_COUNT(&set);
+#endif
+    if (n < 1)
+        n = sysconf(_SC_NPROCESSORS_ONLN);
     return n < 1 ? 1 : n > MAX_WORKERS ? MAX_WORKERS : (int)n;
 }

@@ -3,7 +3,6 @@
  * FFTCONV_VECTOR_BYTES set. */
 #include "../internal.h"
 
-#include <math.h>
 #include <string.h>
 
 #if defined(__GNUC__) && !defined(__clang__)
@@ -12,30 +11,25 @@
 
 #define STRING_(x) #x
 #define STRING(x) STRING_(x)
+#define N_JOIN(name, suffix) name##suffix
 #define JOIN_(a, b, c) a##_##b##_##c
 #define JOIN(a, b, c) JOIN_(a, b, c)
 
 #define REAL float
 #define INT int32_t
 #define REAL_DTYPE FFTCONV_FLOAT32
-#define ERF erff
-#define EXP expf
-#define N_(name) name##_f32
+#define N_(name) N_JOIN(name, _f32)
 #define ENGINE JOIN(fftconv_engine, FFTCONV_ISA, f32)
 #include "engine_body.h"
 #undef REAL
 #undef INT
 #undef REAL_DTYPE
-#undef ERF
-#undef EXP
 #undef N_
 #undef ENGINE
 
 #define REAL double
 #define INT int64_t
 #define REAL_DTYPE FFTCONV_FLOAT64
-#define ERF erf
-#define EXP exp
-#define N_(name) name##_f64
+#define N_(name) N_JOIN(name, _f64)
 #define ENGINE JOIN(fftconv_engine, FFTCONV_ISA, f64)
 #include "engine_body.h"

@@ -8,6 +8,7 @@
 
 #include "vec.h"
 #include "codelets.h"
+#include "activation.h"
 #include "rowio.h"
 
 #define W ((int64_t)LANES)

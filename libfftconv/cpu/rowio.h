@@ -140,41 +140,21 @@ static void N_(read_plane)(const struct source *s, int64_t n, int64_t count,
 
 /* ---- y = out_gate mask act(p), p = scale v + skip z ------------------------ */
 
-INLINE REAL N_(gelu)(REAL x) /* x Phi(x) */
-{
-    return (REAL)0.5 * x * ((REAL)1 + ERF(x * (REAL)0.70710678118654752440));
-}
-INLINE REAL N_(gelu_slope)(REAL x) /* Phi(x) + x phi(x) */
-{
-    return (REAL)0.5 * ((REAL)1 + ERF(x * (REAL)0.70710678118654752440)) +
-           x * (REAL)0.39894228040143267794 * EXP((REAL)-0.5 * x * x);
-}
-INLINE REAL N_(silu)(REAL x) { return x / ((REAL)1 + EXP(-x)); }
-INLINE REAL N_(silu_slope)(REAL x) /* s + x s (1 - s), s = 1 / (1 + exp(-x)) */
-{
-    REAL s = (REAL)1 / ((REAL)1 + EXP(-x));
-    return s + x * s * ((REAL)1 - s);
-}
-
 static void N_(activate)(int activation, int64_t count, REAL *v)
 {
     if (activation == FFTCONV_GELU)
-        for (int64_t i = 0; i < count; i++)
-            v[i] = N_(gelu)(v[i]);
+        N_(map)(N_(GELU), count, v, v);
     else if (activation == FFTCONV_SILU)
-        for (int64_t i = 0; i < count; i++)
-            v[i] = N_(silu)(v[i]);
+        N_(map)(N_(SILU), count, v, v);
 }
 
 /* slope[i] = act'(p[i]) */
 static void N_(slope)(int activation, int64_t count, const REAL *p, REAL *slope)
 {
     if (activation == FFTCONV_GELU)
-        for (int64_t i = 0; i < count; i++)
-            slope[i] = N_(gelu_slope)(p[i]);
+        N_(map)(N_(GELU_SLOPE), count, p, slope);
     else
-        for (int64_t i = 0; i < count; i++)
-            slope[i] = N_(silu_slope)(p[i]);
+        N_(map)(N_(SILU_SLOPE), count, p, slope);
 }
 
 /* y[n ... n + count) from v, which is overwritten; nothing beyond `length` */

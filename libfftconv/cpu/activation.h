@@ -1,0 +1,116 @@
+/* exp and the normal distribution on vectors, without branches or tables, so
+ * that an activation costs no more than the convolution it follows.
+ * Included by engine_body.h. */
+
+#ifndef FFTCONV_MATH_CONSTANTS
+#define FFTCONV_MATH_CONSTANTS
+/* exp(a^2) erfc(a) in s = (a - 3) / (a + 3), highest power first: Chebyshev fits
+ * on [-1, 1], largest error 1.2e-8 and 6e-16. */
+#define ERFCX_f32                                                                \
+    0.000046864227926654920379, 0.000018319842271031004479,                      \
+        -0.00058122437681921465574, 0.00073222262741505313876,                   \
+        0.0042624629668449485485, -0.024402738492637187134,                      \
+        0.071667006986250063255, -0.15011414848012480982,                        \
+        0.24560374364321775689, -0.32623364866654556819, 0.17900115118138995042
+#define ERFCX_f64                                                                \
+    -3.6410152980124434088e-9, -2.169597799661997243e-9, 3.6544238691851418735e-8, \
+        3.3410056799272449811e-8, -2.2251497924955924286e-7,                     \
+        -2.9859901964989723523e-7, 1.2435316256481859922e-6,                     \
+        2.1229015829545932501e-6, -7.9738896255609920056e-6,                     \
+        -0.000012861691088915682389, 0.000064055285821054289912,                 \
+        0.000045255620861885989333, -0.00059706171865759952648,                  \
+        0.00070774638477670885692, 0.0042691363098486422386,                     \
+        -0.024392499313531438547, 0.071665837199036655555,                       \
+        -0.15011593650100636725, 0.24560380171231647982,                         \
+        -0.32623356004303415328, 0.17900115118138995042
+#endif
+
+#define SINGLE (sizeof(REAL) == 4)
+
+/* mask ? a : b, lane by lane */
+INLINE V N_(select)(VI mask, V a, V b)
+{
+    return (V)((mask & (VI)a) | (~mask & (VI)b));
+}
+
+/* x held between two bounds; NaN stays */
+INLINE V N_(clamp)(V x, REAL low, REAL high)
+{
+    x = N_(select)(x < SPLAT(low), SPLAT(low), x);
+    return N_(select)(x > SPLAT(high), SPLAT(high), x);
+}
+
+/* exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln(2) / 2: Taylor's series to
+ * the precision's last place.  Clamped where the result leaves the normal range. */
+INLINE V N_(exp_vector)(V x)
+{
+    const int digits = SINGLE ? 23 : 52, terms = SINGLE ? 7 : 13;
+    const REAL magic = (REAL)(SINGLE ? 0x1.8p23 : 0x1.8p52);
+    /* ln 2 in two parts, the first with zeros at its end, so that n times it is exact */
+    const REAL ln2_high = (REAL)(SINGLE ? 0x1.62e4p-1 : 0x1.62e42fefap-1);
+    const REAL ln2_low = (REAL)(SINGLE ? 0x1.7f7d1cf79abcap-20 : 0x1.cf79abc9e3b39p-40);
+    x = N_(clamp)(x, (REAL)(SINGLE ? -87 : -708), (REAL)(SINGLE ? 88 : 709));
+    V t = x * (REAL)1.44269504088896340736 + magic; /* n in its last bits */
+    V n = t - magic;
+    V r = x - n * ln2_high - n * ln2_low;
+    static const REAL inverse_factorial[] = {
+        1, 1, (REAL)(1 / 2.0), (REAL)(1 / 6.0), (REAL)(1 / 24.0), (REAL)(1 / 120.0),
+        (REAL)(1 / 720.0), (REAL)(1 / 5040.0), (REAL)(1 / 40320.0), (REAL)(1 / 362880.0),
+        (REAL)(1 / 3628800.0), (REAL)(1 / 39916800.0), (REAL)(1 / 479001600.0),
+        (REAL)(1 / 6227020800.0)};
+    V p = SPLAT(inverse_factorial[terms]);
+#pragma GCC unroll 13
+    for (int k = terms - 1; k >= 0; k--)
+        p = p * r + inverse_factorial[k];
+    return p * (V)(((VI)t << digits) + (VI)SPLAT(1)); /* 1.0's bits plus n 2^digits */
+}
+
+/* Phi(x) = erfc(-x / sqrt 2) / 2, and the density exp(-x^2 / 2) / sqrt(2 pi) */
+INLINE V N_(normal)(V x, V *density)
+{
+    static const REAL c[] = {N_(ERFCX)};
+    const int terms = sizeof c / sizeof *c;
+    V magnitude = N_(select)(x < SPLAT(0), -x, x);
+    /* beyond the clamp the tail is lost beside any x; no subnormals arise */
+    V a = N_(clamp)(magnitude * (REAL)0.70710678118654752440, 0,
+                    (REAL)(SINGLE ? 9 : 26));
+    V s = (a - (REAL)3) / (a + (REAL)3), q = SPLAT(c[0]);
+#pragma GCC unroll 20
+    for (int k = 1; k < terms; k++)
+        q = q * s + c[k];
+    V e = N_(exp_vector)(-a * a);
+    q *= e * (REAL)0.5;
+    *density = e * (REAL)0.39894228040143267794;
+    return N_(select)(x < SPLAT(0), q, (REAL)1 - q);
+}
+
+enum N_(map_kind) { N_(GELU), N_(GELU_SLOPE), N_(SILU), N_(SILU_SLOPE) };
+
+INLINE V N_(map_vector)(enum N_(map_kind) kind, V x)
+{
+    V density, s;
+    switch (kind) {
+    case N_(GELU): return x * N_(normal)(x, &density);
+    case N_(GELU_SLOPE): s = N_(normal)(x, &density); return s + x * density;
+    case N_(SILU): return x / ((REAL)1 + N_(exp_vector)(-x));
+    default: /* s + x s (1 - s), s = 1 / (1 + exp(-x)) */
+        s = (REAL)1 / ((REAL)1 + N_(exp_vector)(-x));
+        return s + x * s * ((REAL)1 - s);
+    }
+}
+
+/* out[i] = f(in[i]); out may be in */
+INLINE void N_(map)(enum N_(map_kind) kind, int64_t count, const REAL *in, REAL *out)
+{
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        *(VU *)(out + i) = N_(map_vector)(kind, *(const VU *)(in + i));
+    if (i < count) {
+        REAL tail[LANES] = {0};
+        memcpy(tail, in + i, (size_t)(count - i) * sizeof(REAL));
+        *(VU *)tail = N_(map_vector)(kind, *(const VU *)tail);
+        memcpy(out + i, tail, (size_t)(count - i) * sizeof(REAL));
+    }
+}
+
+#undef SINGLE
