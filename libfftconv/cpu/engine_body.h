@@ -70,17 +70,16 @@ struct N_(columns) {
 
 /* Twiddle k of column j: K of them a column. */
 INLINE void N_(twiddle)(const struct N_(columns) *a, int64_t j, int K, int k, V *r,
-                        V *i, bool coarse)
+                        V *i)
 {
     const REAL *f = a->fine + (j * K + k) * 2 * W;
     V c = N_(load)(f), s = N_(load)(f + W);
-    if (coarse)
+    if (a->coarse)
         MULTIPLY(c, s, a->coarse[2 * k], a->coarse[2 * k + 1]);
     MULTIPLY(*r, *i, c, s);
 }
 
-INLINE void N_(middle_columns)(int R, bool inverse, bool coarse,
-                               const struct N_(columns) *a)
+INLINE void N_(middle_columns)(int R, bool inverse, const struct N_(columns) *a)
 {
     const int64_t step = a->sub * 2 * W;
     const int re = inverse ? LANES : 0, im = inverse ? 0 : LANES;
@@ -94,13 +93,13 @@ INLINE void N_(middle_columns)(int R, bool inverse, bool coarse,
             r[k] = N_(load)(x + k * step + re);
             i[k] = N_(load)(x + k * step + im);
             if (inverse && k > 0)
-                N_(twiddle)(a, j, R - 1, k - 1, &r[k], &i[k], coarse);
+                N_(twiddle)(a, j, R - 1, k - 1, &r[k], &i[k]);
         }
         N_(dft)(R, r, i);
 #pragma GCC unroll 16
         for (int k = 0; k < R; k++) {
             if (!inverse && k > 0)
-                N_(twiddle)(a, j, R - 1, k - 1, &r[k], &i[k], coarse);
+                N_(twiddle)(a, j, R - 1, k - 1, &r[k], &i[k]);
             N_(store)(x + k * step + re, r[k]);
             N_(store)(x + k * step + im, i[k]);
         }
@@ -109,7 +108,7 @@ INLINE void N_(middle_columns)(int R, bool inverse, bool coarse,
 
 /* Stage 1 from the source: imag, the rows have an imaginary plane; shift, the
  * frequencies are k - 1/4 (right angle). */
-INLINE void N_(first_columns)(int R, bool imag, bool shift, bool coarse,
+INLINE void N_(first_columns)(int R, bool imag, bool shift,
                               const struct N_(columns) *a)
 {
     for (int64_t j = 0; j < a->count; j++) {
@@ -132,14 +131,14 @@ INLINE void N_(first_columns)(int R, bool imag, bool shift, bool coarse,
         N_(dft)(R, r, i);
 #pragma GCC unroll 16
         for (int k = 0; k < R; k++) {
-            N_(twiddle)(a, j, R, k, &r[k], &i[k], coarse);
+            N_(twiddle)(a, j, R, k, &r[k], &i[k]);
             N_(store)(x + k * a->sub * 2 * W, r[k]);
             N_(store)(x + k * a->sub * 2 * W + W, i[k]);
         }
     }
 }
 
-INLINE void N_(last_columns)(int R, bool imag, bool shift, bool coarse,
+INLINE void N_(last_columns)(int R, bool imag, bool shift,
                              const struct N_(columns) *a)
 {
     for (int64_t j = 0; j < a->count; j++) {
@@ -149,7 +148,7 @@ INLINE void N_(last_columns)(int R, bool imag, bool shift, bool coarse,
         for (int k = 0; k < R; k++) {
             i[k] = N_(load)(x + k * a->sub * 2 * W);
             r[k] = N_(load)(x + k * a->sub * 2 * W + W);
-            N_(twiddle)(a, j, R, k, &r[k], &i[k], coarse);
+            N_(twiddle)(a, j, R, k, &r[k], &i[k]);
         }
         N_(dft)(R, r, i);
 #pragma GCC unroll 16
@@ -228,42 +227,27 @@ INLINE void N_(product_rows)(int R, REAL *t, int64_t width, int64_t blocks,
         }
 }
 
-/* One function per codelet and direction. */
+/* One function per codelet; the direction and the planes are constants in it,
+ * unless FFTCONV_COMPACT asks for less to compile. */
+#ifdef FFTCONV_COMPACT
+#define PLANES(kernel, R, imag, a) kernel(R, imag, (a)->shift, a)
+#else
+#define PLANES(kernel, R, imag, a)                                         \
+    ((a)->shift ? (imag) ? kernel(R, true, true, a) : kernel(R, false, true, a) \
+                : (imag) ? kernel(R, true, false, a) : kernel(R, false, false, a))
+#endif
 #define KERNELS(R, flops)                                                        \
     static void N_(middle_columns_##R)(const struct N_(columns) *a, bool inverse) \
     {                                                                            \
-        if (inverse)                                                             \
-            a->coarse ? N_(middle_columns)(R, true, true, a)                     \
-                      : N_(middle_columns)(R, true, false, a);                   \
-        else                                                                     \
-            a->coarse ? N_(middle_columns)(R, false, true, a)                    \
-                      : N_(middle_columns)(R, false, false, a);                  \
+        inverse ? N_(middle_columns)(R, true, a) : N_(middle_columns)(R, false, a); \
     }                                                                            \
     static void N_(first_columns_##R)(const struct N_(columns) *a)               \
     {                                                                            \
-        if (a->coarse)                                                           \
-            a->shift ? a->zi ? N_(first_columns)(R, true, true, true, a)         \
-                             : N_(first_columns)(R, false, true, true, a)        \
-            : a->zi ? N_(first_columns)(R, true, false, true, a)                 \
-                    : N_(first_columns)(R, false, false, true, a);               \
-        else                                                                     \
-            a->shift ? a->zi ? N_(first_columns)(R, true, true, false, a)        \
-                             : N_(first_columns)(R, false, true, false, a)       \
-            : a->zi ? N_(first_columns)(R, true, false, false, a)                \
-                    : N_(first_columns)(R, false, false, false, a);              \
+        PLANES(N_(first_columns), R, a->zi, a);                                  \
     }                                                                            \
     static void N_(last_columns_##R)(const struct N_(columns) *a)                \
     {                                                                            \
-        if (a->coarse)                                                           \
-            a->shift ? a->yi ? N_(last_columns)(R, true, true, true, a)          \
-                             : N_(last_columns)(R, false, true, true, a)         \
-            : a->yi ? N_(last_columns)(R, true, false, true, a)                  \
-                    : N_(last_columns)(R, false, false, true, a);                \
-        else                                                                     \
-            a->shift ? a->yi ? N_(last_columns)(R, true, true, false, a)         \
-                             : N_(last_columns)(R, false, true, false, a)        \
-            : a->yi ? N_(last_columns)(R, true, false, false, a)                 \
-                    : N_(last_columns)(R, false, false, false, a);               \
+        PLANES(N_(last_columns), R, a->yi, a);                                   \
     }                                                                            \
     static void N_(stage_rows_##R)(REAL *t, int64_t width, int64_t sub,          \
                                    int64_t blocks, const REAL *w, bool inverse)  \
@@ -278,6 +262,7 @@ INLINE void N_(product_rows)(int R, REAL *t, int64_t width, int64_t blocks,
     }
 CODELETS(KERNELS)
 #undef KERNELS
+#undef PLANES
 
 static const struct N_(kernels) {
     void (*middle)(const struct N_(columns) *, bool inverse);
@@ -312,12 +297,12 @@ static void N_(middle_dense)(const struct N_(columns) *a, bool inverse)
             xr[k] = N_(load)(x + k * a->sub * 2 * W + re);
             xi[k] = N_(load)(x + k * a->sub * 2 * W + im);
             if (inverse && k > 0)
-                N_(twiddle)(a, j, R - 1, k - 1, &xr[k], &xi[k], a->coarse);
+                N_(twiddle)(a, j, R - 1, k - 1, &xr[k], &xi[k]);
         }
         N_(matrix_product)(R, a->matrix, R, 1, false, false, xr, xi, yr, yi);
         for (int k = 0; k < R; k++) {
             if (!inverse && k > 0)
-                N_(twiddle)(a, j, R - 1, k - 1, &yr[k], &yi[k], a->coarse);
+                N_(twiddle)(a, j, R - 1, k - 1, &yr[k], &yi[k]);
             N_(store)(x + k * a->sub * 2 * W + re, yr[k]);
             N_(store)(x + k * a->sub * 2 * W + im, yi[k]);
         }
@@ -341,7 +326,7 @@ static void N_(first_dense)(const struct N_(columns) *a)
             N_(matrix_product)(R, a->matrix, R, 1, true, false, xr, xi, yr, yi);
         REAL *x = a->x + j * 2 * W;
         for (int k = 0; k < R; k++) {
-            N_(twiddle)(a, j, R, k, &yr[k], &yi[k], a->coarse);
+            N_(twiddle)(a, j, R, k, &yr[k], &yi[k]);
             N_(store)(x + k * a->sub * 2 * W, yr[k]);
             N_(store)(x + k * a->sub * 2 * W + W, yi[k]);
         }
@@ -359,7 +344,7 @@ static void N_(last_dense)(const struct N_(columns) *a)
         for (int k = 0; k < R; k++) {
             xi[k] = N_(load)(x + k * a->sub * 2 * W);
             xr[k] = N_(load)(x + k * a->sub * 2 * W + W);
-            N_(twiddle)(a, j, R, k, &xr[k], &xi[k], a->coarse);
+            N_(twiddle)(a, j, R, k, &xr[k], &xi[k]);
         }
         if (a->yi) {
             N_(matrix_product)(R, a->matrix, 1, R, false, false, xr, xi, yr, yi);
