@@ -159,11 +159,10 @@ static void convolve(const struct lane *lane, const struct source *source,
 
 static struct array array_of(const fftconv_tensor *t, int64_t b, int64_t h)
 {
-    static const int sizes[] = {0, 8, 4, 2, 2};
     struct array a = {.dtype = t->dtype, .stride = t->stride[2]};
     if (t->data)
         a.data = (const char *)t->data +
-                 (b * t->stride[0] + h * t->stride[1]) * sizes[t->dtype];
+                 (b * t->stride[0] + h * t->stride[1]) * dtype_size(t->dtype);
     return a;
 }
 
@@ -212,21 +211,26 @@ static double value_of(const struct fftconv_plan *plan, const fftconv_tensor *t,
 
 /* ---- Checks ------------------------------------------------------------------------ */
 
-static const char *const dtype_name[] = {"none", "float64", "float32", "float16", "bfloat16"};
-static const int dtype_size[] = {0, 8, 4, 2, 2};
-
 /* First and one-past-last byte an operand touches, for any strides. */
 static void span(const fftconv_tensor *t, intptr_t *low, intptr_t *high)
 {
-    intptr_t a = (intptr_t)t->data, b = a + dtype_size[t->dtype];
+    intptr_t a = (intptr_t)t->data, b = a + dtype_size(t->dtype);
     for (int i = 0; i < 3; i++) {
-        intptr_t reach = (intptr_t)((t->shape[i] - 1) * t->stride[i] * dtype_size[t->dtype]);
+        intptr_t reach = (intptr_t)((t->shape[i] - 1) * t->stride[i] * dtype_size(t->dtype));
         if (reach < 0)
             a += reach;
         else
             b += reach;
     }
     *low = a, *high = b;
+}
+
+/* Does the operand touch any of these bytes? */
+static bool touches(const fftconv_tensor *t, const void *memory, int64_t bytes)
+{
+    intptr_t low, high, from = (intptr_t)memory;
+    span(t, &low, &high);
+    return low < from + bytes && from < high;
 }
 
 struct operand {
@@ -242,8 +246,8 @@ static int check_operand(const struct fftconv_plan *plan, const struct operand *
     const bool wide = o->kernel && plan->dtype >= FFTCONV_FLOAT16;
     if (t->dtype != plan->dtype && !(wide && t->dtype == FFTCONV_FLOAT32))
         return fail(FFTCONV_INVALID, "%s has dtype %s, must be %s%s", o->name,
-                    t->dtype >= 1 && t->dtype <= 4 ? dtype_name[t->dtype] : "unknown",
-                    dtype_name[plan->dtype], wide ? " or float32" : "");
+                    dtype_name(t->dtype) ? dtype_name(t->dtype) : "unknown",
+                    dtype_name(plan->dtype), wide ? " or float32" : "");
     for (int i = 0; i < 3; i++)
         if (t->shape[i] != o->shape[i])
             return fail(FFTCONV_INVALID,
@@ -251,9 +255,9 @@ static int check_operand(const struct fftconv_plan *plan, const struct operand *
                         o->name, (long long)t->shape[0], (long long)t->shape[1],
                         (long long)t->shape[2], (long long)o->shape[0],
                         (long long)o->shape[1], (long long)o->shape[2]);
-    if ((uintptr_t)t->data % (unsigned)dtype_size[t->dtype])
+    if ((uintptr_t)t->data % (unsigned)dtype_size(t->dtype))
         return fail(FFTCONV_INVALID, "%s is at %p, must be aligned to its %d-byte elements",
-                    o->name, t->data, dtype_size[t->dtype]);
+                    o->name, t->data, dtype_size(t->dtype));
     int64_t total = 0;
     for (int i = 0; i < 3; i++) {
         int64_t reach;
@@ -314,6 +318,16 @@ static bool reaches(const int64_t *shape, const int64_t *stride, int axes, int64
     return false;
 }
 
+/* The same steps, where there is a step to make. */
+static bool same_strides(const struct operand *a, const struct operand *b)
+{
+    for (int i = 0; i < 3; i++)
+        if (a->shape[i] != b->shape[i] ||
+            (a->shape[i] > 1 && a->t->stride[i] != b->t->stride[i]))
+            return false;
+    return a->t->dtype == b->t->dtype;
+}
+
 static bool overlap(const struct operand *a, const struct operand *b)
 {
     intptr_t alow, ahigh, blow, bhigh;
@@ -321,21 +335,11 @@ static bool overlap(const struct operand *a, const struct operand *b)
     span(b->t, &blow, &bhigh);
     if (ahigh <= blow || bhigh <= alow)
         return false;
-    const int size = dtype_size[a->t->dtype];
+    const int size = dtype_size(a->t->dtype);
     const int64_t delta = (intptr_t)b->t->data - (intptr_t)a->t->data;
-    if (a->t->dtype == b->t->dtype && delta % size == 0 &&
-        memcmp(a->t->stride, b->t->stride, sizeof a->t->stride) == 0 &&
-        memcmp(a->shape, b->shape, sizeof a->shape) == 0)
+    if (same_strides(a, b) && delta % size == 0)
         return reaches(a->shape, a->t->stride, 3, delta / size);
     return true;
-}
-
-/* u and y (or a row's du and dy) may be the very same array: each row is read
- * before it is written. */
-static bool same_array(const struct operand *a, const struct operand *b)
-{
-    return a->t->data == b->t->data && a->t->dtype == b->t->dtype &&
-           memcmp(a->t->stride, b->t->stride, sizeof a->t->stride) == 0;
 }
 
 enum { OPERANDS = 13 };
@@ -398,15 +402,21 @@ static int check_operands(const struct fftconv_plan *plan,
         return fail(FFTCONV_INVALID, "dout_gate is given, must be NULL where out_gate is NULL");
     if (o->dskip.data && back && !o->skip.data)
         return fail(FFTCONV_INVALID, "dskip is given, must be NULL where skip is NULL");
+    /* y may be u: each row is read before it is written */
     for (int i = 7; i < OPERANDS; i++)
         for (int j = 0; j < i; j++)
             if (used[i] && used[j] && overlap(&all[i], &all[j]) &&
-                !(i == 7 && j == 0 && same_array(&all[i], &all[j])))
+                !(i == 7 && j == 0 && o->y.data == o->u.data &&
+                  same_strides(&all[i], &all[j])))
                 return fail(FFTCONV_INVALID, "%s overlaps %s, must not%s", all[i].name,
                             all[j].name, i == 7 && j == 0 ? " unless it is the same array" : "");
     if (o->workspace && (uintptr_t)o->workspace % ALIGNMENT)
         return fail(FFTCONV_INVALID, "workspace is at %p, must be aligned to %d bytes",
                     o->workspace, ALIGNMENT);
+    for (int i = 0; i < OPERANDS; i++)
+        if (o->workspace && used[i] &&
+            touches(all[i].t, o->workspace, max64(0, o->workspace_bytes)))
+            return fail(FFTCONV_INVALID, "workspace overlaps %s, must not", all[i].name);
     return FFTCONV_OK;
 }
 
@@ -417,15 +427,17 @@ static int check_spectrum(const struct fftconv_plan *plan,
     bool fits = s->H == plan->H && s->row_reals == spectrum_reals(plan) && s->M == xf->M &&
                 s->form == xf->form && s->lanes == xf->lanes &&
                 s->real_bytes == xf->real_bytes && s->stages == xf->stages &&
-                s->split == xf->split && s->depth == xf->depth && s->packing == plan->packing;
+                s->split == xf->split && s->depth == xf->depth &&
+                s->packing == plan->packing && s->taps == plan->taps;
     for (int l = 0; fits && l < xf->stages; l++)
         fits = s->radix[l] == xf->stage[l].radix;
     if (!fits)
         return fail(FFTCONV_INVALID,
-                    "spectrum was made for another plan (%lld channels, M %lld, form %d, "
-                    "%d lanes), must be of this one (%lld, %lld, %d, %d) or one that chose "
-                    "the same stages", (long long)s->H, (long long)s->M, s->form, s->lanes,
-                    (long long)plan->H, (long long)xf->M, xf->form, xf->lanes);
+                    "spectrum was made for another plan (%lld channels, %lld taps, M %lld, "
+                    "form %d, %d lanes), must be of this one (%lld, %lld, %lld, %d, %d) or "
+                    "one that chose the same stages", (long long)s->H, (long long)s->taps,
+                    (long long)s->M, s->form, s->lanes, (long long)plan->H,
+                    (long long)plan->taps, (long long)xf->M, xf->form, xf->lanes);
     return FFTCONV_OK;
 }
 
@@ -640,7 +652,7 @@ static void finish_channel(const struct call *c, const struct lane *lane, int64_
         e->pullback(&plan->xf, sum, lane->g);
         transform_back(lane, lane->g, &sink);
         for (int64_t s = plan->taps; s < plan->Lk; s++) /* taps that never act */
-            e->set((char *)dk.data + s * dk.stride * dtype_size[dk.dtype], dk.dtype, 0);
+            e->set((char *)dk.data + s * dk.stride * dtype_size(dk.dtype), dk.dtype, 0);
     }
     if (dskip.data) {
         double total = 0;
@@ -747,7 +759,7 @@ int fftconv_spectrum_create(fftconv_spectrum **out, const fftconv_plan *plan,
         .data = aligned_new(plan->H * row), .H = plan->H, .row_reals = spectrum_reals(plan),
         .form = plan->xf.form, .lanes = plan->xf.lanes, .real_bytes = plan->xf.real_bytes,
         .stages = plan->xf.stages, .split = plan->xf.split, .depth = plan->xf.depth,
-        .packing = plan->packing, .M = plan->xf.M};
+        .packing = plan->packing, .M = plan->xf.M, .taps = plan->taps};
     for (int l = 0; l < s->stages; l++)
         s->radix[l] = plan->xf.stage[l].radix;
     if (!s->data) {
@@ -832,12 +844,17 @@ static int run_primitive(const struct fftconv_plan *plan, struct primitive *p, t
     if ((status = check_spectra(rows ? "spectra" : "in", p->in)) ||
         (status = check_spectra(rows ? "spectra" : "out", p->out)))
         return status;
+    const int64_t bytes = plan->B * plan->H * plan->xf.spectra_reals * plan->xf.real_bytes;
     if (rows) {
         if (!rows->data)
             return fail(FFTCONV_INVALID, "rows is NULL, must be given");
         const struct operand operand = {"rows", rows, {plan->B, plan->H, plan->L}, output, false};
         if ((status = check_operand(plan, &operand)))
             return status;
+        if (touches(rows, p->out, bytes))
+            return fail(FFTCONV_INVALID, "rows overlap spectra, must not");
+    } else if (p->in != p->out && p->in < p->out + bytes && p->out < p->in + bytes) {
+        return fail(FFTCONV_INVALID, "out overlaps in, must not unless it is the same array");
     }
     fftconv_operands o = {.size = sizeof o, .threads = threads};
     void *owned;

@@ -69,7 +69,7 @@ typedef enum fftconv_mode {
     FFTCONV_CIRCULAR = 1, /* the same with t-s modulo fft_size               */
 } fftconv_mode;
 
-/* How a real row becomes a complex one of M points (DESIGN, "form"). */
+/* How a real row becomes a complex one of M points. */
 typedef enum fftconv_form {
     FFTCONV_FORM_AUTO = 0,
     FFTCONV_RIGHT_ANGLE = 1, /* modulo t^M - i: a linear convolution of 2M   */
@@ -122,7 +122,7 @@ FFTCONV_API int fftconv_default_threads(void);
  * zero always means "the library's choice". */
 typedef struct fftconv_plan_desc {
     size_t size;
-    int64_t batch, channels, length; /* B, H, L >= 1                          */
+    int64_t batch, channels, length; /* B, H, L >= 1; L <= 2^40               */
     int64_t kernel_length;           /* Lk >= 1; circular: Lk <= fft_size     */
     int64_t fft_size;                /* circular only: N >= L; 0 means L      */
     int32_t mode;                    /* fftconv_mode                          */
@@ -305,7 +305,7 @@ FFTCONV_API FFTCONV_MUST_CHECK int fftconv_monarch_cost(
 /* The most equal powers of two, largest outermost (Figure 4); n = 2^a. */
 FFTCONV_API FFTCONV_MUST_CHECK int fftconv_balanced_radices(
     int64_t n, int order, int64_t *radices);
-/* The cheapest powers of two by the model. */
+/* The cheapest powers of two by the model; order <= 6. */
 FFTCONV_API FFTCONV_MUST_CHECK int fftconv_best_radices(
     int64_t n, int order, const fftconv_hardware *hardware, int64_t *radices);
 

@@ -22,6 +22,9 @@ static inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b
 int fail(int status, const char *format, ...)
     __attribute__((format(printf, 2, 3), cold));
 int fail_memory(int64_t bytes);
+/* An fftconv_dtype's bytes and name; NULL for a number that is none. */
+int dtype_size(int dtype);
+const char *dtype_name(int dtype);
 /* Aligned memory; NULL where there is none. */
 void *aligned_new(int64_t bytes);
 void aligned_free(void *p);
@@ -254,7 +257,7 @@ struct fftconv_spectrum {
     void *data; /* H rows of spectrum_reals */
     int64_t H, row_reals;
     int form, lanes, real_bytes, stages, split, depth, packing;
-    int64_t M;
+    int64_t M, taps;
     int radix[MAX_STAGES];
 };
 

@@ -1,18 +1,18 @@
 /* Plans: checked arguments, a form, a length, a transform. */
 #include "internal.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* Every size a call derives must fit: B H L elements of 8 bytes, twice over. */
-#define SIZE_LIMIT ((int64_t)1 << 58)
+/* Every size a call derives must fit: B H L elements of 8 bytes, twice over, and
+ * whatever padding a row's transform adds. */
+enum { SIZE_BITS = 58, ROW_BITS = 40 };
 
-static int check_size(const char *name, int64_t value)
+static int check_size(const char *name, int64_t value, int bits)
 {
-    if (value < 1 || value > SIZE_LIMIT)
-        return fail(FFTCONV_INVALID, "%s is %lld, must be 1 ... 2^58", name,
-                    (long long)value);
+    if (value < 1 || value > (int64_t)1 << bits)
+        return fail(FFTCONV_INVALID, "%s is %lld, must be 1 ... 2^%d", name,
+                    (long long)value, bits);
     return FFTCONV_OK;
 }
 
@@ -46,10 +46,10 @@ static int check_desc(const fftconv_plan_desc *d)
         return fail(FFTCONV_INVALID, "desc is NULL");
     if (d->size != sizeof *d)
         return fail(FFTCONV_INVALID, "desc->size is %zu, must be %zu", d->size, sizeof *d);
-    if ((status = check_size("batch", d->batch)) ||
-        (status = check_size("channels", d->channels)) ||
-        (status = check_size("length", d->length)) ||
-        (status = check_size("kernel_length", d->kernel_length)) ||
+    if ((status = check_size("batch", d->batch, SIZE_BITS)) ||
+        (status = check_size("channels", d->channels, SIZE_BITS)) ||
+        (status = check_size("length", d->length, ROW_BITS)) ||
+        (status = check_size("kernel_length", d->kernel_length, ROW_BITS)) ||
         (status = check_choice("mode", d->mode, FFTCONV_CAUSAL, FFTCONV_CIRCULAR,
                                "causal (0) or circular (1)")) ||
         (status = check_choice("dtype", d->dtype, FFTCONV_FLOAT64, FFTCONV_BFLOAT16,
@@ -63,7 +63,7 @@ static int check_desc(const fftconv_plan_desc *d)
         return status;
     int64_t elements;
     if (__builtin_mul_overflow(d->batch, d->channels, &elements) ||
-        __builtin_mul_overflow(elements, d->length, &elements) || elements > SIZE_LIMIT)
+        __builtin_mul_overflow(elements, d->length, &elements) || elements > (int64_t)1 << SIZE_BITS)
         return fail(FFTCONV_INVALID,
                     "batch * channels * length is %lld * %lld * %lld, must be at most 2^58",
                     (long long)d->batch, (long long)d->channels, (long long)d->length);
@@ -73,7 +73,7 @@ static int check_desc(const fftconv_plan_desc *d)
                     "(circular mode is modulo fft_size)", (long long)d->fft_size);
     if (d->mode == FFTCONV_CIRCULAR) {
         int64_t N = d->fft_size ? d->fft_size : d->length;
-        if ((status = check_size("fft_size", N)))
+        if ((status = check_size("fft_size", N, ROW_BITS)))
             return status;
         if (d->length > N)
             return fail(FFTCONV_INVALID,
@@ -93,7 +93,7 @@ static int check_desc(const fftconv_plan_desc *d)
             return fail(FFTCONV_INVALID, "order is %d, must be the number of radices",
                         d->order);
         int64_t product;
-        if ((status = check_radices(d->radices, d->order, 40, &product)))
+        if ((status = check_radices(d->radices, d->order, ROW_BITS, &product)))
             return status;
     }
     return FFTCONV_OK;
@@ -149,7 +149,7 @@ static int choose(struct fftconv_plan *plan, const fftconv_plan_desc *d)
     const bool any = d->form == FFTCONV_FORM_AUTO;
     int64_t given = 0; /* checked before */
     if (d->radices)
-        (void)check_radices(d->radices, d->order, 40, &given);
+        (void)check_radices(d->radices, d->order, ROW_BITS, &given);
 
     plan->predicted = -1;
     if (any || d->form == FFTCONV_RIGHT_ANGLE) {
@@ -159,7 +159,7 @@ static int choose(struct fftconv_plan *plan, const fftconv_plan_desc *d)
         else if (given >= least)
             try_length(plan, d, FFTCONV_RIGHT_ANGLE, packing, given);
     }
-    if (plan->mode == FFTCONV_CIRCULAR && N <= (int64_t)1 << 40) {
+    if (plan->mode == FFTCONV_CIRCULAR) {
         if ((any || d->form == FFTCONV_EVEN_ODD) && N % 2 == 0 &&
             (!given || given == N / 2))
             try_length(plan, d, FFTCONV_EVEN_ODD, PAIRS, N / 2);
@@ -175,7 +175,7 @@ static int choose(struct fftconv_plan *plan, const fftconv_plan_desc *d)
                     plan->mode == FFTCONV_CIRCULAR && N % 2 == 0 ? ", fft_size/2 for even_odd"
                                                                  : "",
                     plan->mode == FFTCONV_CIRCULAR ? ", fft_size for complex" : "");
-    if (d->order)
+    if (d->order && (any || d->form == FFTCONV_RIGHT_ANGLE || is_smooth(N)))
         return fail(FFTCONV_INVALID,
                     "order is %d, must be large enough for radices up to %d at length %lld",
                     d->order, FFTCONV_MAX_RADIX, (long long)plan->L);
@@ -248,6 +248,7 @@ struct layout layout_of(const struct fftconv_plan *plan, int direction, int thre
     struct layout l = {.threads = threads, .inside = 1};
     const int64_t tasks = direction == FFTCONV_FORWARD ? plan->B * plan->H
                                                        : plan->H * plan->chunks;
+    l.threads = (int)min64(threads, tasks);
     const bool uneven = tasks < threads || (tasks % threads && tasks < 4 * threads);
     if (xf->depth > 0 && xf->M >= 16384 && uneven)
         l.threads = 1, l.inside = threads;
@@ -307,9 +308,7 @@ int fftconv_plan_get_info(const fftconv_plan *plan, fftconv_plan_info *info)
                     sizeof *info);
     const struct xform *xf = &plan->xf;
     const double rows = (double)plan->B * (double)plan->H, M = (double)xf->M;
-    const int element = plan->dtype == FFTCONV_FLOAT64   ? 8
-                        : plan->dtype == FFTCONV_FLOAT32 ? 4
-                                                         : 2;
+    const int element = dtype_size(plan->dtype);
     memset(info, 0, sizeof *info);
     info->size = sizeof *info;
     info->form = xf->form;

@@ -22,6 +22,18 @@ int fail_memory(int64_t bytes)
                 (long long)bytes);
 }
 
+int dtype_size(int dtype)
+{
+    static const int size[] = {0, 8, 4, 2, 2};
+    return dtype_name(dtype) ? size[dtype] : 0;
+}
+
+const char *dtype_name(int dtype)
+{
+    static const char *const name[] = {NULL, "float64", "float32", "float16", "bfloat16"};
+    return dtype >= FFTCONV_FLOAT64 && dtype <= FFTCONV_BFLOAT16 ? name[dtype] : NULL;
+}
+
 void *aligned_new(int64_t bytes)
 {
     void *p = NULL;
@@ -34,9 +46,6 @@ void aligned_free(void *p) { free(p); }
 
 const char *fftconv_last_error(void) { return message; }
 
-#ifndef PACKAGE_VERSION
-#define PACKAGE_VERSION "0.1.0"
-#endif
 const char *fftconv_version(void) { return PACKAGE_VERSION; }
 
 int fftconv_abi(void) { return FFTCONV_ABI; }

@@ -71,14 +71,16 @@ INLINE V N_(normal)(V x, V *density)
     static const REAL c[] = {N_(ERFCX)};
     const int terms = sizeof c / sizeof *c;
     V magnitude = N_(select)(x < SPLAT(0), -x, x);
-    /* beyond the clamp the tail is lost beside any x; no subnormals arise */
-    V a = N_(clamp)(magnitude * (REAL)0.70710678118654752440, 0,
-                    (REAL)(SINGLE ? 9 : 26));
+    /* from here on the tail is zero: no subnormals, nothing for x to magnify */
+    const V bound = SPLAT((REAL)(SINGLE ? 9 : 26));
+    V a = magnitude * (REAL)0.70710678118654752440;
+    VI beyond = a > bound;
+    a = N_(select)(beyond, bound, a);
     V s = (a - (REAL)3) / (a + (REAL)3), q = SPLAT(c[0]);
 #pragma GCC unroll 20
     for (int k = 1; k < terms; k++)
         q = q * s + c[k];
-    V e = N_(exp_vector)(-a * a);
+    V e = N_(select)(beyond, SPLAT(0), N_(exp_vector)(-a * a));
     q *= e * (REAL)0.5;
     *density = e * (REAL)0.39894228040143267794;
     return N_(select)(x < SPLAT(0), q, (REAL)1 - q);
@@ -92,10 +94,10 @@ INLINE V N_(map_vector)(enum N_(map_kind) kind, V x)
     switch (kind) {
     case N_(GELU): return x * N_(normal)(x, &density);
     case N_(GELU_SLOPE): s = N_(normal)(x, &density); return s + x * density;
-    case N_(SILU): return x / ((REAL)1 + N_(exp_vector)(-x));
-    default: /* s + x s (1 - s), s = 1 / (1 + exp(-x)) */
+    default: /* x s, and s + x s (1 - s), s = 1 / (1 + exp(-x)) */
         s = (REAL)1 / ((REAL)1 + N_(exp_vector)(-x));
-        return s + x * s * ((REAL)1 - s);
+        s = N_(select)(x < SPLAT((REAL)(SINGLE ? -87 : -708)), SPLAT(0), s);
+        return kind == N_(SILU) ? x * s : s + x * s * ((REAL)1 - s);
     }
 }
 

@@ -236,7 +236,7 @@ INLINE void N_(product_rows)(int R, REAL *t, int64_t width, int64_t blocks,
     ((a)->shift ? (imag) ? kernel(R, true, true, a) : kernel(R, false, true, a) \
                 : (imag) ? kernel(R, true, false, a) : kernel(R, false, false, a))
 #endif
-#define KERNELS(R, flops)                                                        \
+#define KERNELS(R)                                                               \
     static void N_(middle_columns_##R)(const struct N_(columns) *a, bool inverse) \
     {                                                                            \
         inverse ? N_(middle_columns)(R, true, a) : N_(middle_columns)(R, false, a); \
@@ -271,7 +271,7 @@ static const struct N_(kernels) {
     void (*rows)(REAL *, int64_t, int64_t, int64_t, const REAL *, bool inverse);
     void (*product)(REAL *, int64_t, int64_t, const REAL *);
 } N_(kernel)[] = {
-#define ROW(R, flops)                                                       \
+#define ROW(R)                                                              \
     [R] = {N_(middle_columns_##R), N_(first_columns_##R), N_(last_columns_##R), \
            N_(stage_rows_##R), N_(product_rows_##R)},
     CODELETS(ROW)

@@ -75,8 +75,8 @@ int find_engine(const char *isa, int real_bytes, const struct engine **engine)
             ;
     } else if (!(row = lookup(isa))) {
         return fail(FFTCONV_INVALID,
-                    "isa is \"%.32s\", must be one this build knows: avx512, avx2, "
-                    "baseline or wide (fftconv_isa_name lists them)", isa);
+                    "isa is \"%.32s\", must be one this build knows (fftconv_isa_name "
+                    "lists them): %s ... %s", isa, table[0].name, table[ROWS - 1].name);
     } else if (!row->available()) {
         return fail(FFTCONV_UNSUPPORTED, "isa is \"%s\": this machine does not have it",
                     isa);
