@@ -220,6 +220,30 @@ def test_y_is_u(plan):
     assert np.array_equal(c.arrays["u"], c.arrays["y"])
 
 
+def test_y_is_u_whatever_the_stride_of_an_axis_of_one():
+    plan = new_plan(batch=1)
+    u, k = np.ones((1, H, L), "float32"), np.ones((1, H, LK), "float32")
+    ops = Operands(size=ctypes.sizeof(Operands), u=tensor(u), k=tensor(k),
+                   y=tensor(u, strides=(999, L, 1)))
+    status, message = call("fftconv_forward", plan, None, byref(ops))
+    assert status == _lib.OK, message
+    assert np.allclose(u, np.arange(1, L + 1), rtol=1e-5)
+    _lib.lib.fftconv_plan_destroy(plan)
+
+
+def test_workspace_over_an_operand(plan):
+    need = c_int64()
+    assert call("fftconv_workspace_bytes", plan, 0, 0, byref(need))[0] == 0
+    rows = np.full(need.value + B * H * L * 4 + 128, 7, np.uint8)
+    start = rows.ctypes.data + -rows.ctypes.data % 64
+    for name in ("u", "y", "in_gate", "k"):
+        c = Call()
+        c.ops.workspace, c.ops.workspace_bytes = start, need.value
+        getattr(c.ops, name).data = start + need.value - 4
+        c.refused(plan, words=("workspace", name), names=FORWARD)
+        assert np.all(rows == 7)
+
+
 @pytest.mark.parametrize("activation", [-1, 3, 2 ** 31 - 1])
 def test_activation(plan, activation):
     c = Call()
@@ -406,7 +430,8 @@ def test_primitives(plan):
     raw = np.zeros(B * H * info.spectra_row_bytes + 128, np.uint8)
     s = raw.ctypes.data + -raw.ctypes.data % 64
     u = np.ones((B, H, L), "float32")
-    t = tensor(u)
+    t, over = tensor(u), tensor(u)
+    over.data = s + 64
     for name in ("fftconv_rows_to_spectra", "fftconv_spectra_to_rows"):
         def arguments(plan, rows, spectra, threads=0, name=name):
             return ((plan, rows, spectra, threads)
@@ -418,6 +443,7 @@ def test_primitives(plan):
                           (arguments(plan, byref(tensor(u[:1])), s), "rows"),
                           (arguments(plan, byref(t), None), "spectra"),
                           (arguments(plan, byref(t), s + 4), "spectra"),
+                          (arguments(plan, byref(over), s), "rows"),
                           (arguments(plan, byref(t), s, -1), "threads")]:
             refused(name, *bad, words=word)
     assert np.all(u == 1) and not raw.any()
@@ -430,6 +456,7 @@ def test_primitives(plan):
                       ((plan, handle, s, None, 0), "out"),
                       ((plan, handle, s + 4, s, 0), "in"),
                       ((plan, handle, s, s + 4, 0), "out"),
+                      ((plan, handle, s, s + 64, 0), "overlap"),
                       ((plan, handle, s, s, -1), "threads")]:
         refused("fftconv_multiply", *bad, words=word)
     refused("fftconv_spectra_offsets", None, (c_int64 * 9)(), words="plan")

@@ -95,6 +95,24 @@ def test_every_operand(dtypes, options, activation, mode):
                                                 **case.arguments))
 
 
+@pytest.mark.parametrize("activation", ["gelu", "silu"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_activation_everywhere(activation, dtype):
+    """act(p) and act'(p) at p = u, tails included: k is zero, skip one."""
+    x = np.array([0, 1e-6, 0.3, 1, 3, 5, 9, 12.7, 13, 37, 60, 87, 88, 89, 708,
+                  709, 1e3, 1e10, 1e30])
+    u = np.concatenate([x, -x])[None, :, None].astype(dtype)
+    k = np.zeros((u.shape[1], 1), dtype)
+    options = dict(skip=np.ones(u.shape[1], dtype), activation=activation)
+    y = fftconv.conv(u, k, **options)
+    g = fftconv.conv_backward(np.ones_like(u), u, k, needs=["u"], **options)
+    expected = reference.conv(u, k, **options)
+    slope = reference.conv_backward(np.ones_like(u), u, k, **options).du
+    tolerance = 3e-7 if dtype == "float32" else 1e-15
+    assert np.all(abs(y - expected) <= tolerance * np.maximum(1, abs(expected)))
+    assert np.all(abs(g.du - slope) <= 4 * tolerance)
+
+
 @pytest.mark.parametrize("needs", [
     (), ("u",), ("k",), ("in_gate",), ("out_gate",), ("skip",),
     ("k", "skip"), ("u", "in_gate"), ("u", "out_gate")], ids="+".join)

@@ -206,6 +206,17 @@ def test_spectrum_of_a_like_plan(other):
         plan(case.u, spectrum)
 
 
+@pytest.mark.parametrize("made, used", [
+    ((60, 60), (100, 20)), ((60, 200), (64, 200))], ids=str)
+def test_spectrum_of_other_taps(made, used):
+    """The same transform, but a kernel cut elsewhere: refused."""
+    a, b = Case(1, 2, *made), Case(1, 2, *used)
+    radices = (16, 8)
+    spectrum = a.plan(radices=radices).spectrum(a.k)
+    with pytest.raises(ValueError, match="spectrum"):
+        b.plan(radices=radices)(b.u, spectrum)
+
+
 def test_spectrum_for_another_batch():
     """A plan that differs in B alone takes it, and gives the same bits."""
     case = Case(6, 2, 500, 500)
