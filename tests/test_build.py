@@ -105,6 +105,7 @@ def test_release_lists_every_source():
     wanted = {str(file.relative_to(TOP))
               for folder, pattern in [("libfftconv", "**/*.[ch]"),
                                       ("python/fftconv", "**/*.py"),
+                                      ("notebooks", "*.ipynb"),
                                       ("tests", "*.py"), ("tests", "*.c")]
               for file in (TOP / folder).glob(pattern)}
     assert len(wanted) > 20
