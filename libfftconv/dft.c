@@ -80,9 +80,7 @@ int fftconv_dft(const fftconv_dft_desc *d)
     int radices[FFTCONV_MAX_ORDER], count = 0, run = 0;
     for (int i = 0; i < d->order; i++) {
         int chain[MAX_STAGES];
-        int length = d->dense ? 0 : codelet_chain(d->radices[i], chain);
-        if (length == 0)
-            chain[length++] = (int)d->radices[i];
+        int length = steps_of(d->radices[i], d->dense, chain);
         if (count + length > MAX_STAGES)
             return fail(FFTCONV_INVALID, "radices run as more than %d steps, must be fewer",
                         MAX_STAGES);

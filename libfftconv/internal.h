@@ -218,8 +218,9 @@ void xform_clear(struct xform *xf);
 int stages_build(struct stage *st, int count, const int64_t *radices,
                  bool dense, int real_bytes);
 void stages_clear(struct stage *st, int count);
-/* Steps one radix runs as: itself, or a chain of codelets. 0: none known. */
-int codelet_chain(int64_t radix, int *chain);
+/* The steps one radix runs as, and their number: a chain of codelets, or itself
+ * where it is to be dense or has a prime factor above 7. */
+int steps_of(int64_t radix, bool dense, int *chain);
 /* Real flops per complex point of one direction, twiddles apart. */
 double radix_flops(int radix, bool dense);
 /* The place of point n of a decomposition's output, digits reversed. */
@@ -232,8 +233,8 @@ static inline int64_t spectrum_offset(const struct xform *xf, int64_t v, int64_t
            p % xf->lanes;
 }
 bool is_smooth(int64_t n); /* no prime factor above 7 */
-/* Which memory holds this many bytes: 0 L1, 1 L2, 2 beyond. */
-int memory_level(int64_t bytes);
+/* Which memory a stage's data sit in: 0 L1, 1 L2, 2 beyond. */
+int stage_level(const struct xform *xf, int l);
 
 /* ---- plan.c --------------------------------------------------------------- */
 

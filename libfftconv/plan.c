@@ -323,7 +323,6 @@ int fftconv_plan_get_info(const fftconv_plan *plan, fftconv_plan_info *info)
     info->stages = xf->stages;
     memcpy(info->radices, plan->radices, (size_t)plan->order * sizeof *plan->radices);
     double level[3] = {0};
-    int64_t leaf_bytes = (xf->Pl * xf->Qv * 2 * xf->lanes + xf->leaf_reals) * xf->real_bytes;
     for (int l = 0; l < xf->stages; l++) {
         const struct stage *st = &xf->stage[l];
         info->stage_radices[l] = st->radix;
@@ -332,10 +331,8 @@ int fftconv_plan_get_info(const fftconv_plan *plan, fftconv_plan_info *info)
             twiddles = 0;
         info->stage_flops[l] =
             2 * rows * M * (radix_flops(st->radix, st->dense) + twiddles);
-        int64_t bytes = l < xf->depth ? st->radix * st->sub * 2 * xf->lanes * xf->real_bytes
-                                      : leaf_bytes;
         /* both directions read and write M complex points */
-        level[memory_level(bytes)] += rows * 4 * M * 2 * xf->real_bytes;
+        level[stage_level(xf, l)] += rows * 4 * M * 2 * xf->real_bytes;
     }
     info->product_flops = rows * M * (xf->form == FFTCONV_EVEN_ODD ? 14 : 6);
     info->io_bytes = rows * (double)plan->L * 2 * element;

@@ -37,11 +37,13 @@ bool is_smooth(int64_t n)
 }
 
 /* 32 = 4 x 8, 64 = 8 x 8, 128 = 16 x 8, 96 = 3 x 4 x 8, ... */
-int codelet_chain(int64_t radix, int *chain)
+int steps_of(int64_t radix, bool dense, int *chain)
 {
     int count = 0;
-    if (radix <= 1 || !is_smooth(radix))
-        return 0;
+    if (dense || radix == 1 || !is_smooth(radix)) {
+        chain[0] = (int)radix;
+        return 1;
+    }
     for (int i = 2; i < CODELETS; i++) /* odd factors first */
         for (int p = codelets[i].radix; p % 2 && radix % p == 0; radix /= p)
             chain[count++] = p;
@@ -81,8 +83,13 @@ static int64_t cache_bytes(int level)
     return bytes > 0 ? bytes : level == 1 ? 32 << 10 : 1 << 20;
 }
 
-int memory_level(int64_t bytes)
+int stage_level(const struct xform *xf, int l)
 {
+    /* a stage above the leaves passes over a block, the others stay in a leaf */
+    const int64_t reals = l < xf->depth
+                              ? xf->stage[l].radix * xf->stage[l].sub * 2 * xf->lanes
+                              : xf->Pl * xf->Qv * 2 * xf->lanes + xf->leaf_reals;
+    const int64_t bytes = reals * xf->real_bytes;
     return bytes <= cache_bytes(1) ? 0 : bytes <= cache_bytes(2) ? 1 : 2;
 }
 
@@ -130,8 +137,6 @@ static void shape(struct xform *xf, int64_t M, const int *steps, int count, int 
 static double cycles(const struct xform *xf, int lanes, int real_bytes)
 {
     const double vector_bytes = 2.0 * lanes * real_bytes;
-    const int64_t leaf_bytes =
-        (xf->Pl * xf->Qv * 2 * lanes + xf->leaf_reals) * real_bytes;
     const bool square = xf->square && xf->form != FFTCONV_EVEN_ODD;
     double total = 0;
     for (int l = 0; l < xf->stages; l++) {
@@ -150,10 +155,7 @@ static double cycles(const struct xform *xf, int lanes, int real_bytes)
             per_vector += 2; /* conversion, gates, the right angle */
         if (square && l >= xf->split - 1)
             per_vector -= 1.5; /* no memory between the two */
-        const int64_t bytes = first_phase && l < xf->depth
-                                  ? st->radix * st->sub * (int64_t)vector_bytes
-                                  : leaf_bytes;
-        per_vector += 2 * vector_bytes / level_bandwidth[memory_level(bytes)];
+        per_vector += 2 * vector_bytes / level_bandwidth[stage_level(xf, l)];
         total += 2 * vectors * per_vector;
         /* loop and call overhead of short runs */
         total += 2 * 5.0 * (first_phase ? (double)st->blocks
@@ -204,9 +206,9 @@ static int expand(const int64_t *radices, int order, bool dense, int *steps)
     int count = 0;
     for (int i = 0; i < order; i++) {
         int chain[MAX_STAGES];
-        int length = dense ? 0 : codelet_chain(radices[i], chain);
-        if (length == 0 && (radices[i] > 1 || order == 1))
-            chain[length++] = (int)radices[i];
+        if (radices[i] == 1)
+            continue;
+        int length = steps_of(radices[i], dense, chain);
         if (count + length > MAX_STAGES)
             return 0;
         memcpy(steps + count, chain, (size_t)length * sizeof *chain);
@@ -250,8 +252,10 @@ static double search(struct xform *xf, int64_t M, const struct request *request)
     int64_t rest = M;
     for (; rest % 2 == 0; rest /= 2)
         bits++;
-    if (rest > 1 && !(odds = codelet_chain(rest, odd)))
+    if (!is_smooth(rest))
         return -1;
+    if (rest > 1)
+        odds = steps_of(rest, false, odd);
     static const int sizes[] = {16, 8, 4, 2};
     double best = -1;
     for (int n16 = bits / 4; n16 >= 0; n16--)

@@ -190,3 +190,13 @@ def save_figure(figure, out, name, title, caption, columns, rows, record):
     figure.savefig(out / f"{name}.pdf", metadata={"CreationDate": None})
     plt.close(figure)
     save_table(out, name, title, caption, columns, rows, record, image=True)
+
+
+def by_case(record):
+    """(table, N) -> method -> row of results."""
+    cases = {}
+    for row in record["rows"]:
+        cases.setdefault((row["table"], row["fft_size"]), {})[
+            row["method"]
+        ] = row
+    return cases

@@ -47,16 +47,6 @@ def clock_text(record):
         all-threads columns, always wall time, mean little."""
 
 
-def by_case(record):
-    """(table, N) -> method -> row of results."""
-    cases = {}
-    for row in record["rows"]:
-        cases.setdefault((row["table"], row["fft_size"]), {})[
-            row["method"]
-        ] = row
-    return cases
-
-
 def speedup(found, baseline, ours="fftconv"):
     return found[baseline]["median_s"] / found[ours]["median_s"]
 
@@ -249,7 +239,7 @@ def draw(results, out):
     """Tables 3, 4, 11-15, the figure of speeds: speed.json, memory.json."""
     record = style.read(results, "speed")
     memory = style.read(results, "memory")
-    cases = by_case(record)
+    cases = style.by_case(record)
     batch, channels = record["scaled_to"]
     how = METHOD_TEXT.format(b=batch, h=channels) + clock_text(record)
     for table in SELECTED:

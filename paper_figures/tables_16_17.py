@@ -18,15 +18,6 @@ float16; its text says that inputs are left out, its benchmark counts them, in
 units of 1.048576e9 bytes."""
 
 
-def by_case(record):
-    cases = {}
-    for row in record["rows"]:
-        cases.setdefault((row["table"], row["fft_size"]), {})[
-            row["method"]
-        ] = row
-    return cases
-
-
 def in_arrays(gigabytes, n):
     """The paper's GB as a number of float16 (64, 768, N) arrays."""
     return gigabytes * PAPER_GB / (PAPER_ROWS * n * PAPER_ITEM)
@@ -132,7 +123,7 @@ def draw_memory(rows_of):
 def draw(results, out):
     """Tables 16, 17 and the figure of memory from results/memory.json."""
     record = style.read(results, "memory")
-    cases = by_case(record)
+    cases = style.by_case(record)
     rows_of = {table: table_rows(cases, table) for table in TITLES}
     for table, rows in rows_of.items():
         style.save_table(
