@@ -50,6 +50,17 @@ def resident(field):
     raise RuntimeError(f"/proc/self/status has no {field}")
 
 
+def peak_extra(call):
+    """(what call() returns, the peak resident set it adds, bytes)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak, to now
+    except OSError:
+        pass  # not everywhere; a forked process starts with it near there
+    before = resident("VmRSS")
+    found = call()
+    return found, resident("VmHWM") - before
+
+
 def one_call(table, n, method, elements, seed):
     """Measured in this process: the memory of one call, bytes."""
     batch, channels = speed.scaled_shape(n, elements, least_batch=1)
@@ -61,13 +72,8 @@ def one_call(table, n, method, elements, seed):
     inputs = sum(
         a.nbytes for a in (case.u, case.k, case.w, case.v) if a is not None
     )
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak, to now
-    except OSError:
-        pass  # not everywhere; a forked process starts with it near there
-    before = resident("VmRSS")
-    y = case.method(method)()  # fftconv_ready: plan and spectrum included
-    extra = resident("VmHWM") - before
+    # fftconv_ready: plan and spectrum included
+    y, extra = peak_extra(lambda: case.method(method)())
     if method.startswith("fftconv"):
         plan = fftconv.Plan(case.u.shape, case.k.shape, threads=1, **case.how)
         counted = y.nbytes + plan.counters.forward_workspace_bytes

@@ -18,6 +18,11 @@ ORDER = [
     "memory",
     "table16",
     "table17",
+    "partial",
+    "table7",
+    "table7_longer",
+    "sparsity",
+    "table9",
     "genome",
     "genome_timing",
 ]
@@ -53,7 +58,7 @@ def shown(key, value):
     if isinstance(value, int) or key.startswith("h100"):
         return f"{value:,}"
     if isinstance(value, float):
-        if abs(value) < 1e-3:
+        if 0 < abs(value) < 1e-3:
             return f"{value:.1e}"
         digits = sum(abs(value) < limit for limit in (1000, 100, 1))
         return f"{value:,.{digits}f}"

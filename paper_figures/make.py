@@ -24,16 +24,35 @@ import gallery
 import genome_skew
 import readme_figure
 import style
+import table_7
+import table_9
 import tables_11_15
 import tables_16_17
 
 ROOT = style.HERE.parent
-EXPERIMENTS = ["calibrate", "speed", "memory", "genome_convolutions"]
-RESULTS = ["host", "speed", "memory", "genome", "genome_tracks"]
+EXPERIMENTS = [
+    "calibrate",
+    "speed",
+    "memory",
+    "partial",
+    "sparsity",
+    "genome_convolutions",
+]
+RESULTS = [
+    "host",
+    "speed",
+    "memory",
+    "partial",
+    "sparsity",
+    "genome",
+    "genome_tracks",
+]
 DRAWINGS = [
     figure4,
     tables_11_15,
     tables_16_17,
+    table_7,
+    table_9,
     genome_skew,
     readme_figure,
     gallery,

@@ -39,6 +39,8 @@ METHODS = {
     "scipy": ("SciPy", GREEN, "^", "-"),
     "scipy_fftconvolve": ("SciPy fftconvolve", RED, "v", "-"),
     "scipy_oaconvolve": ("SciPy oaconvolve", PURPLE, "D", "-"),
+    "fftconv_backward": ("libfftconv, backward", BLUE, "o", ":"),
+    "fftconv_whole": ("libfftconv, one transform per row", GREY, "o", "--"),
     "fftconv_threads": ("libfftconv, all threads", BLUE, "o", ":"),
     "scipy_threads": ("SciPy, all threads", GREEN, "^", ":"),
 }
@@ -107,18 +109,21 @@ def read(results, experiment):
     return json.loads((results / f"{experiment}.json").read_text())
 
 
-def paper(table):
-    """A table of the paper: FFT size -> dict of floats (or None) and note."""
+def paper(table, keys=("fft_size",)):
+    """A table of the paper: key -> dict of floats (or None) and note.
+
+    The key is the whole number in the column keys[0]; of several, their tuple.
+    """
     with open(PAPER / f"table{table}.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    return {
-        int(row["fft_size"]): {
+    found = {}
+    for row in rows:
+        key = tuple(int(row.pop(name)) for name in keys)
+        found[key if len(keys) > 1 else key[0]] = {
             name: value if name == "note" else float(value) if value else None
             for name, value in row.items()
-            if name != "fft_size"
         }
-        for row in rows
-    }
+    return found
 
 
 def short(n):
