@@ -8,15 +8,18 @@ import numpy as np
 class Gradients(NamedTuple):
     """Gradients of sum(dy * y); None where absent or not asked for.
 
-    Each has the shape and the type of what it is the gradient of: dk and
-    dskip are summed over the batch, and the gradient of a gate that was
-    repeated along an axis is summed along it.
+    Each has the shape and the type of what it is the gradient of: dk, dk_rev
+    and dskip are summed over what shares them, and the gradient of a gate that
+    was repeated along an axis is summed along it.  Where y is complex, the
+    gradients are those of Re sum(conj(dy) * y): dL/dRe x + i dL/dIm x of a
+    complex x, dL/dx of a real one.
     """
     du: Any = None
     dk: Any = None
     din_gate: Any = None
     dout_gate: Any = None
     dskip: Any = None
+    dk_rev: Any = None
 
 
 def sum_to_shape(x, shape):
@@ -27,5 +30,5 @@ def sum_to_shape(x, shape):
     if not axes:
         return x.reshape(shape)
     # A 16-bit sum is accumulated in float32 and rounded once.
-    wide = np.float64 if x.dtype == np.float64 else np.float32
+    wide = np.float32 if x.dtype.itemsize == 2 else x.dtype
     return np.sum(x, axis=axes, dtype=wide).astype(x.dtype).reshape(shape)

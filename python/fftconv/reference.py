@@ -7,8 +7,10 @@ through numpy.fft; both are exact to about 1e-15.
     p = z * k + skip . z                   convolution and skip
     y = out_gate . mask . act(p)           activation, mask, post-gate
 
-u, gates and y are (B, H, L), k is (H, Lk), skip is (H,), mask is (B, H).
-Fewer leading axes do as well: (H, L) with k (H, Lk), or (L,) with k (Lk,).
+u, gates and y are (B, H, L), (H, L) or (L,); gates may broadcast to u.  k is
+(Lk,), (G, Lk), (1, G, Lk) or (B, G, Lk), G a divisor of H: channel h has kernel
+h // (H // G).  skip is (H,), mask is (B, H).  All may be complex but the mask,
+where there is no activation.
 """
 
 import math
@@ -21,18 +23,29 @@ from ._gradients import Gradients, sum_to_shape
 DIRECT_PRODUCTS = 1 << 14
 
 
+def _wide(x):
+    """x in float64, or complex128 if it is complex; None stays None."""
+    if x is None:
+        return None
+    x = np.asarray(x)
+    return x.astype(np.complex128 if np.iscomplexobj(x) else np.float64)
+
+
 def linear_convolution(a, b):
     """Sum_s a[t - s] b[s] for t = 0 ... La + Lb - 2, along the last axis."""
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    a, b = _wide(a), _wide(b)
     length = a.shape[-1] + b.shape[-1] - 1
     if a.shape[-1] * b.shape[-1] > DIRECT_PRODUCTS:
         n = 1 << (length - 1).bit_length()
-        product = np.fft.rfft(a, n) * np.fft.rfft(b, n)
-        return np.fft.irfft(product, n)[..., :length]
+        if np.iscomplexobj(a) or np.iscomplexobj(b):
+            product = np.fft.ifft(np.fft.fft(a, n) * np.fft.fft(b, n))
+        else:
+            product = np.fft.irfft(np.fft.rfft(a, n) * np.fft.rfft(b, n), n)
+        return product[..., :length]
     if a.shape[-1] < b.shape[-1]:
         a, b = b, a
     rows = np.broadcast_shapes(a.shape[:-1], b.shape[:-1])
-    out = np.zeros(rows + (length,))
+    out = np.zeros(rows + (length,), np.result_type(a, b))
     for s in range(b.shape[-1]):
         out[..., s:s + a.shape[-1]] += b[..., s:s + 1] * a
     return out
@@ -40,7 +53,7 @@ def linear_convolution(a, b):
 
 def correlation(g, x):
     """c[tau] = sum_t g[t] x[t - tau], and the tau of its first entry."""
-    x = np.asarray(x, np.float64)
+    x = np.asarray(x)
     return linear_convolution(g, x[..., ::-1]), 1 - x.shape[-1]
 
 
@@ -51,14 +64,14 @@ def fold(full, first, length, n=None):
     a circular one.
     """
     if n is None:
-        out = np.zeros(full.shape[:-1] + (length,))
+        out = np.zeros(full.shape[:-1] + (length,), full.dtype)
         low, high = max(first, 0), min(first + full.shape[-1], length)
         if low < high:
             out[..., low:high] = full[..., low - first:high - first]
         return out
     start = first % n
     blocks = -(-(start + full.shape[-1]) // n)
-    padded = np.zeros(full.shape[:-1] + (blocks * n,))
+    padded = np.zeros(full.shape[:-1] + (blocks * n,), full.dtype)
     padded[..., start:start + full.shape[-1]] = full
     return padded.reshape(full.shape[:-1] + (blocks, n)).sum(-2)[..., :length]
 
@@ -93,18 +106,15 @@ ACTIVATIONS = {
 }
 
 
-def _float64(x):
-    return None if x is None else np.asarray(x).astype(np.float64)
-
-
 def _modulus(u, k, mode, fft_size):
-    """The circular convolution's N; None when causal."""
-    if mode == "causal":
+    """The circular convolution's N; None in the linear modes."""
+    if mode in ("causal", "two_sided"):
         if fft_size is not None:
             raise ValueError("fft_size is for mode='circular' only")
         return None
     if mode != "circular":
-        raise ValueError(f"mode is {mode!r}; allowed: 'causal', 'circular'")
+        raise ValueError(f"mode is {mode!r}; allowed: 'causal', 'circular', "
+                         "'two_sided'")
     n = u.shape[-1] if fft_size is None else fft_size
     if u.shape[-1] > n or k.shape[-1] > n:
         raise ValueError(f"fft_size is {n}; it must be at least the length of "
@@ -112,56 +122,153 @@ def _modulus(u, k, mode, fft_size):
     return n
 
 
+def _full_mask(pattern, n):
+    """(n,) boolean: the bins that a pattern, or a mask of rfft bins, keeps."""
+    if hasattr(pattern, "mask"):
+        return pattern.mask(n)
+    m = np.arange(n)
+    return np.asarray(pattern)[np.minimum(m, n - m)]
+
+
+class _Call:
+    """The operands in three axes and 64 bits, and the products of z and k.
+
+    Kernels are spread to (1 or B, H, Lk); n is the modulus, or None.
+    """
+
+    def __init__(self, u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern,
+                 skip, activation, mask):
+        u, k, w, v, r, d, m = map(
+            _wide, (u, k, in_gate, out_gate, k_rev, skip, mask))
+        self.n = _modulus(u, k, mode, fft_size)
+        if (r is None) == (mode == "two_sided"):
+            raise ValueError("k_rev is for mode='two_sided', and needed there")
+        self.keep = None
+        operands = [x for x in (u, k, w, v, r, d) if x is not None]
+        if any(map(np.iscomplexobj, operands)):
+            if activation is not None or pattern is not None:
+                raise ValueError("activation and pattern are for real "
+                                 "operands")
+        if pattern is not None:
+            if mode != "circular":
+                raise ValueError("pattern is for mode='circular' only")
+            self.keep = _full_mask(pattern, self.n)
+        self.shape = u.shape
+        self.u = u.reshape((1,) * (3 - u.ndim) + u.shape)
+        self.given = {"k": k, "k_rev": r, "in_gate": w, "out_gate": v,
+                      "skip": d}
+        self.w, self.v = (1.0 if x is None else np.broadcast_to(
+            x, u.shape).reshape(self.u.shape) for x in (w, v))
+        self.d = None if d is None else d[..., None]
+        self.m = 1.0 if m is None else m[..., None]
+        self.k, self.r = (None if x is None else self.spread(x)
+                          for x in (k, r))
+        self.z = self.w * self.u
+        self.act, self.derivative = ACTIVATIONS[activation]
+
+    def spread(self, k):
+        k = k.reshape((1,) * (3 - k.ndim) + k.shape)
+        return np.repeat(k, self.u.shape[1] // k.shape[1], axis=1)
+
+    def gather(self, dk, k):
+        """The gradient of k from that of each row's kernel (B, H, Lk)."""
+        batch, channels, taps = dk.shape
+        shape = (1,) * (3 - k.ndim) + k.shape
+        dk = dk.reshape(batch, shape[1], channels // shape[1], taps).sum(2)
+        return sum_to_shape(dk, shape).reshape(k.shape)
+
+    def convolved(self):
+        """z * k + skip . z."""
+        z, n, length = self.z, self.n, self.u.shape[-1]
+        if self.keep is not None:       # Re IDFT(DFT(z) . mask . DFT(k))
+            p = np.fft.ifft(np.fft.fft(z, n) * self.keep * np.fft.fft(
+                self.k, n)).real[..., :length]
+        else:
+            p = fold(linear_convolution(z, self.k), 0, length, n)
+        if self.r is not None:
+            p = p + fold(*correlation(z, self.r), length)
+        return p if self.d is None else p + self.d * z
+
+    def dz(self, g):
+        """The gradient of z: the adjoint of z -> z * k + skip . z."""
+        n, length = self.n, self.u.shape[-1]
+        if self.keep is not None:
+            dz = np.fft.ifft(np.fft.fft(g, n) * np.conj(
+                self.keep * np.fft.fft(self.k, n))).real[..., :length]
+        else:
+            dz = fold(*correlation(g, np.conj(self.k)), length, n)
+        if self.r is not None:
+            dz = dz + fold(linear_convolution(g, np.conj(self.r)), 0, length)
+        return dz if self.d is None else dz + np.conj(self.d) * g
+
+    def dk(self, g):
+        """The gradient of each row's kernel."""
+        taps, z = self.k.shape[-1], np.conj(self.z)
+        if self.keep is not None:
+            return np.fft.ifft(np.fft.fft(g, self.n) * np.conj(
+                self.keep * np.fft.fft(self.z, self.n))).real[..., :taps]
+        return fold(*correlation(g, z), taps, self.n)
+
+    def gradient(self, name, x):
+        """x as the gradient of an operand: of its shape, real if it is."""
+        of = self.given[name]
+        x = x if np.iscomplexobj(of) else x.real
+        if name in ("k", "k_rev"):
+            return self.gather(x, of)
+        if name == "skip":
+            return sum_to_shape(x, of.shape)
+        return sum_to_shape(x.reshape(self.shape), of.shape)
+
+
 def conv(u, k, in_gate=None, out_gate=None, *, mode="causal", fft_size=None,
-         skip=None, activation=None, mask=None):
-    """y as in the module's docstring; float64, of u's shape."""
-    u, k, w, v, d, m = map(_float64, (u, k, in_gate, out_gate, skip, mask))
-    n = _modulus(u, k, mode, fft_size)
-    z = u if w is None else w * u
-    p = fold(linear_convolution(z, k), 0, u.shape[-1], n)
-    if d is not None:
-        p = p + d[..., None] * z
-    y = ACTIVATIONS[activation][0](p)
-    if m is not None:
-        y = m[..., None] * y
-    return y if v is None else v * y
+         k_rev=None, pattern=None, skip=None, activation=None, mask=None):
+    """y as in the module's docstring; float64 or complex128, of u's shape.
+
+    causal:     p[t] = sum_{s<=t} k[s] z[t-s]
+    circular:   the same with t - s modulo fft_size (None: L)
+    two_sided:  causal, and sum_s k_rev[s] z[t+s]; both count lag 0
+
+    pattern, circular only: p = Re IDFT(DFT(z) . mask . DFT(k)), where mask is
+    pattern.mask(fft_size), or a boolean array over the rfft bins and its
+    mirror image.
+    """
+    c = _Call(u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern, skip,
+              activation, mask)
+    return (c.v * (c.m * c.act(c.convolved()))).reshape(c.shape)
 
 
 def conv_backward(dy, u, k, in_gate=None, out_gate=None, *, mode="causal",
-                  fft_size=None, skip=None, activation=None, mask=None):
-    """Gradients of sum(dy * conv(u, k, ...)); float64, by closed formulas.
+                  fft_size=None, k_rev=None, pattern=None, skip=None,
+                  activation=None, mask=None):
+    """Gradients of sum(dy * conv(u, k, ...)); 64 bits, by closed formulas.
 
     With g = dL/dp = act'(p) . mask . out_gate . dy:
 
-        dz[t]     = sum_s k[s] g[t + s] + skip g[t]
+        dz[t]     = sum_s k[s] g[t + s] + sum_s k_rev[s] g[t - s] + skip g[t]
         du        = in_gate . dz            din_gate = u . dz
-        dk[s]     = sum_{b,t} g[t] z[t - s] dskip = sum_{b,t} g[t] z[t]
-        dout_gate = dy . mask . act(p)
+        dk[s]     = sum g[t] z[t - s]       dk_rev[s] = sum g[t] z[t + s]
+        dskip     = sum g[t] z[t]           dout_gate = dy . mask . act(p)
 
-    indices modulo fft_size when circular.
+    indices modulo fft_size when circular; sums over t and whatever shares the
+    operand.  With a pattern dz = Re IDFT(DFT(g) . conj(mask . DFT(k))), dk
+    likewise.  Where operands are complex, the factors of g, dz and dy above are
+    conjugated, and the gradient of a real operand is the real part.
     """
-    dy, u, k, w, v, d, m = map(
-        _float64, (dy, u, k, in_gate, out_gate, skip, mask))
-    n = _modulus(u, k, mode, fft_size)
-    length = u.shape[-1]
-    act, derivative = ACTIVATIONS[activation]
-
-    z = u if w is None else w * u
-    p = fold(linear_convolution(z, k), 0, length, n)
-    if d is not None:
-        p = p + d[..., None] * z
-
-    masked = dy if m is None else m[..., None] * dy
-    g = masked if v is None else v * masked
-    g = derivative(p) * g
-
-    dz = fold(*correlation(g, k), length, n)
-    if d is not None:
-        dz = dz + d[..., None] * g
+    c = _Call(u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern, skip,
+              activation, mask)
+    dy = _wide(dy).reshape(c.u.shape)
+    p = c.convolved()
+    masked = np.conj(c.m) * dy
+    g = c.derivative(p) * (np.conj(c.v) * masked)
+    dz = c.dz(g)
+    every = {"in_gate": lambda: np.conj(c.u) * dz,
+             "out_gate": lambda: masked * np.conj(c.act(p)),
+             "skip": lambda: (g * np.conj(c.z)).sum(-1),
+             "k": lambda: c.dk(g),
+             "k_rev": lambda: fold(*correlation(np.conj(c.z), g),
+                                   c.r.shape[-1])}
+    du = np.conj(c.w) * dz
     return Gradients(
-        du=dz if w is None else w * dz,
-        dk=sum_to_shape(fold(*correlation(g, z), k.shape[-1], n), k.shape),
-        din_gate=None if w is None else sum_to_shape(u * dz, w.shape),
-        dout_gate=None if v is None else sum_to_shape(masked * act(p),
-                                                      v.shape),
-        dskip=None if d is None else sum_to_shape((g * z).sum(-1), d.shape))
+        du=(du if np.iscomplexobj(u) else du.real).reshape(c.shape),
+        **{"d" + name: c.gradient(name, gradient())
+           for name, gradient in every.items() if c.given[name] is not None})
