@@ -1,4 +1,8 @@
-/* Rows through a plan: forward, backward, spectra, the three primitives. */
+/* Rows through a plan: forward, backward, spectra, the three primitives.
+ *
+ * A call's work is cut three ways: into tasks, which threads share; in a task,
+ * into tiles of channels, whose rows are copied together where the caller's are
+ * not contiguous; in a tile, into the blocks of its rows. */
 #include "internal.h"
 
 #include <stdlib.h>
@@ -9,8 +13,9 @@
 /* The memory one row passes through. */
 struct lane {
     const struct fftconv_plan *plan;
+    const struct layout *layout;
     int inside; /* threads within the row */
-    char *x, *fold, *scratch, *z, *g, *spectrum, *p, *dz;
+    char *memory, *x, *scratch, *z, *g, *p, *dz, *taps;
     int64_t scratch_bytes; /* of each thread */
 };
 
@@ -56,15 +61,6 @@ static void last_task(void *context, int64_t i, int worker)
                              lane->scratch + worker * lane->scratch_bytes);
 }
 
-static void fold_task(void *context, int64_t i, int worker)
-{
-    const struct row_job *j = context;
-    const int64_t length = j->sink->length;
-    (void)worker;
-    j->lane->plan->engine->fold(&j->lane->plan->xf, j->sink, length * i / j->parts,
-                                length * (i + 1) / j->parts);
-}
-
 static void multiply_task(void *context, int64_t i, int worker)
 {
     const struct row_job *j = context;
@@ -104,13 +100,10 @@ static void read_row(const struct lane *lane, const struct source *source)
     run(lane, &job, first_task, parts_of(lane));
 }
 
-static void write_row(const struct lane *lane, struct sink *sink)
+static void write_row(const struct lane *lane, const struct sink *sink)
 {
     struct row_job job = {.sink = sink};
-    sink->fold = lane->fold;
     run(lane, &job, last_task, parts_of(lane));
-    if (sink->packing == PERIODIC)
-        run(lane, &job, fold_task, parts_of(lane));
 }
 
 static void middle(const struct lane *lane, int directions, void *S, const void *spectrum)
@@ -127,7 +120,7 @@ static void transform(const struct lane *lane, const struct source *source, void
 }
 
 /* spectra -> rows; S is overwritten */
-static void transform_back(const struct lane *lane, void *S, struct sink *sink)
+static void transform_back(const struct lane *lane, void *S, const struct sink *sink)
 {
     middle(lane, INVERSE, S, NULL);
     write_row(lane, sink);
@@ -142,7 +135,7 @@ static void multiply(const struct lane *lane, const void *spectrum, void *S, boo
 
 /* All three at once; with no mirror in it, the product never leaves the leaf. */
 static void convolve(const struct lane *lane, const struct source *source,
-                     const void *spectrum, struct sink *sink)
+                     const void *spectrum, const struct sink *sink)
 {
     if (lane->plan->xf.form == FFTCONV_EVEN_ODD) {
         transform(lane, source, lane->z);
@@ -155,7 +148,7 @@ static void convolve(const struct lane *lane, const struct source *source,
     write_row(lane, sink);
 }
 
-/* ---- Operands -------------------------------------------------------------------- */
+/* ---- Sources and sinks -------------------------------------------------------------- */
 
 static struct array array_of(const fftconv_tensor *t, int64_t b, int64_t h)
 {
@@ -166,308 +159,168 @@ static struct array array_of(const fftconv_tensor *t, int64_t b, int64_t h)
     return a;
 }
 
-static int packing_of_input(const struct fftconv_plan *plan)
+/* A row of the plan's own arithmetic type in the workspace, from element
+ * `origin` on. */
+static struct array own_row(const struct fftconv_plan *plan, const void *p, int64_t origin)
 {
-    return plan->packing == PERIODIC ? LINEAR : plan->packing;
+    const bool wide = plan->xf.real_bytes == 8;
+    const int dtype = is_complex(plan->dtype) ? (wide ? FFTCONV_COMPLEX128 : FFTCONV_COMPLEX64)
+                                              : (wide ? FFTCONV_FLOAT64 : FFTCONV_FLOAT32);
+    return (struct array){p, dtype, 1, origin};
 }
 
-static struct source source_of(const struct fftconv_plan *plan, int packing, int64_t length,
-                               struct array x, struct array gate)
-{
-    return (struct source){.packing = packing, .length = length, .period = plan->N,
-                           .extent = plan->extent, .x = x, .gate = gate};
-}
-
-static struct sink sink_of(const struct fftconv_plan *plan, int packing, int64_t length,
-                           struct array to)
-{
-    return (struct sink){.packing = packing, .length = length, .period = plan->N,
-                         .extent = plan->extent, .scale = 1, .mask = 1,
-                         .data = (void *)to.data, .dtype = to.dtype, .stride = to.stride};
-}
-
-/* A row of the plan's own arithmetic type in the workspace. */
-static struct array real_row(const struct fftconv_plan *plan, void *p)
-{
-    return (struct array){p, plan->xf.real_bytes == 8 ? FFTCONV_FLOAT64 : FFTCONV_FLOAT32, 1};
-}
-
-static void prepare(const struct lane *lane, const fftconv_tensor *k, int64_t h, void *spectrum)
-{
-    const struct fftconv_plan *plan = lane->plan;
-    struct source source = source_of(plan, packing_of_input(plan), plan->taps,
-                                     array_of(k, 0, h), (struct array){0});
-    transform(lane, &source, lane->z);
-    plan->engine->prepare(&plan->xf, lane->z, spectrum);
-}
-
-/* skip and mask of a row, where there are any */
-static double value_of(const struct fftconv_plan *plan, const fftconv_tensor *t, int64_t b,
-                       int64_t h, double otherwise)
-{
-    struct array a = array_of(t, b, h);
-    return a.data ? plan->engine->get(&a) : otherwise;
-}
-
-/* ---- Checks ------------------------------------------------------------------------ */
-
-/* First and one-past-last byte an operand touches, for any strides. */
-static void span(const fftconv_tensor *t, intptr_t *low, intptr_t *high)
-{
-    intptr_t a = (intptr_t)t->data, b = a + dtype_size(t->dtype);
-    for (int i = 0; i < 3; i++) {
-        intptr_t reach = (intptr_t)((t->shape[i] - 1) * t->stride[i] * dtype_size(t->dtype));
-        if (reach < 0)
-            a += reach;
-        else
-            b += reach;
-    }
-    *low = a, *high = b;
-}
-
-/* Does the operand touch any of these bytes? */
-static bool touches(const fftconv_tensor *t, const void *memory, int64_t bytes)
-{
-    intptr_t low, high, from = (intptr_t)memory;
-    span(t, &low, &high);
-    return low < from + bytes && from < high;
-}
-
-struct operand {
-    const char *name;
-    const fftconv_tensor *t;
-    int64_t shape[3];
-    bool output, kernel; /* kernel: float32 is allowed beside a 16-bit plan    */
+/* Block j: y[t0 ... t1) from z[s ... s + places). */
+struct block {
+    int64_t j, t0, t1, s;
 };
 
-static int check_operand(const struct fftconv_plan *plan, const struct operand *o)
+static struct block block_of(const struct fftconv_plan *plan, int64_t L, int64_t j)
 {
-    const fftconv_tensor *t = o->t;
-    const bool wide = o->kernel && plan->dtype >= FFTCONV_FLOAT16;
-    if (t->dtype != plan->dtype && !(wide && t->dtype == FFTCONV_FLOAT32))
-        return fail(FFTCONV_INVALID, "%s has dtype %s, must be %s%s", o->name,
-                    dtype_name(t->dtype) ? dtype_name(t->dtype) : "unknown",
-                    dtype_name(plan->dtype), wide ? " or float32" : "");
-    for (int i = 0; i < 3; i++)
-        if (t->shape[i] != o->shape[i])
-            return fail(FFTCONV_INVALID,
-                        "%s has shape (%lld, %lld, %lld), must be (%lld, %lld, %lld)",
-                        o->name, (long long)t->shape[0], (long long)t->shape[1],
-                        (long long)t->shape[2], (long long)o->shape[0],
-                        (long long)o->shape[1], (long long)o->shape[2]);
-    if ((uintptr_t)t->data % (unsigned)dtype_size(t->dtype))
-        return fail(FFTCONV_INVALID, "%s is at %p, must be aligned to its %d-byte elements",
-                    o->name, t->data, dtype_size(t->dtype));
-    int64_t total = 0;
-    for (int i = 0; i < 3; i++) {
-        int64_t reach;
-        if (t->stride[i] == INT64_MIN ||
-            __builtin_mul_overflow(t->shape[i] - 1, t->stride[i] < 0 ? -t->stride[i] : t->stride[i],
-                                   &reach) ||
-            __builtin_add_overflow(total, reach, &total) || total > (int64_t)1 << 58)
-            return fail(FFTCONV_INVALID, "%s has stride[%d] %lld, must stay within 2^58 "
-                        "elements", o->name, i, (long long)t->stride[i]);
+    return (struct block){j, j * plan->V, min64(L, (j + 1) * plan->V), j * plan->V - plan->lead};
+}
+
+/* What a row reads before its first element: where a circle closes, or the
+ * history. */
+struct before {
+    struct array x, gate;
+    int64_t to;
+};
+
+static struct source input_source(const struct fftconv_plan *plan, int64_t L,
+                                  const struct block *block, struct array x, struct array gate,
+                                  const struct before *before)
+{
+    struct source s = {.packing = plan->packing, .shift = block->s,
+                       .from = max64(0, block->s), .to = min64(L, block->s + plan->places),
+                       .x = x, .gate = gate};
+    if (before->x.data) {
+        s.from = block->s;
+        s.before = before->x;
+        s.before_gate = before->gate;
+        s.before_to = before->to;
     }
-    if (!o->output)
-        return FFTCONV_OK;
-    /* each axis must step over all that smaller steps reach */
-    int axis[3] = {0, 1, 2};
-    for (int i = 0; i < 3; i++)
-        for (int j = i + 1; j < 3; j++)
-            if (llabs(t->stride[axis[j]]) < llabs(t->stride[axis[i]])) {
-                int s = axis[i];
-                axis[i] = axis[j];
-                axis[j] = s;
-            }
-    int64_t reach = 0;
-    for (int i = 0; i < 3; i++) {
-        const int a = axis[i];
-        if (t->shape[a] == 1)
-            continue;
-        if (llabs(t->stride[a]) <= reach)
-            return fail(FFTCONV_INVALID,
-                        "%s has strides (%lld, %lld, %lld), must give each of its elements "
-                        "a place of its own", o->name, (long long)t->stride[0],
-                        (long long)t->stride[1], (long long)t->stride[2]);
-        reach += (t->shape[a] - 1) * llabs(t->stride[a]);
+    return s;
+}
+
+/* A row in the places of a block's outputs, zeros around it. */
+static struct source output_source(const struct fftconv_plan *plan, const struct block *block,
+                                   struct array x)
+{
+    return (struct source){.packing = plan->packing, .shift = block->s, .from = block->t0,
+                           .to = block->t1, .x = x};
+}
+
+static struct sink output_sink(const struct fftconv_plan *plan, const struct block *block,
+                               struct array y)
+{
+    return (struct sink){.packing = plan->packing, .shift = block->s, .from = block->t0,
+                         .to = block->t1, .scale = 1, .y = y};
+}
+
+/* All places a block's inputs may have come from. */
+static struct sink input_sink(const struct fftconv_plan *plan, int64_t L,
+                              const struct block *block, struct array y)
+{
+    return (struct sink){.packing = plan->packing, .shift = block->s, .from = block->s,
+                         .to = min64(L, block->s + plan->places), .scale = 1, .y = y};
+}
+
+/* ---- Kernels ---------------------------------------------------------------------------- */
+
+static struct taps taps_of(const struct fftconv_plan *plan, const fftconv_tensor *k,
+                           const fftconv_tensor *k_rev, int64_t b, int64_t g)
+{
+    struct taps taps = {.count = plan->taps, .places = plan->places,
+                        .sign = plan->xf.form == FFTCONV_RIGHT_ANGLE ? -1 : 1};
+    if (k)
+        taps.k = array_of(k, b, g);
+    if (plan->rev_taps && k_rev) {
+        taps.rev_count = plan->rev_taps;
+        taps.k_rev = array_of(k_rev, b, g);
     }
-    return FFTCONV_OK;
+    return taps;
 }
 
-/* Is some b s0 + h s1 + l s2 = delta with |b| < shape0, ...?  The strides of an
- * output nest, so that the quotient or its successor is the only candidate. */
-static bool reaches(const int64_t *shape, const int64_t *stride, int axes, int64_t delta)
+/* The transform of a kernel, to S. */
+static void transform_taps(const struct lane *lane, const struct taps *taps, void *S)
 {
-    int widest = -1;
-    for (int i = 0; i < axes; i++)
-        if (shape[i] > 1 && (widest < 0 || llabs(stride[i]) > llabs(stride[widest])))
-            widest = i;
-    if (widest < 0)
-        return delta == 0;
-    int64_t rest_shape[3], rest_stride[3];
-    memcpy(rest_shape, shape, sizeof rest_shape);
-    memcpy(rest_stride, stride, sizeof rest_stride);
-    rest_shape[widest] = 1;
-    const int64_t s = llabs(stride[widest]);
-    if (s == 0)
-        return reaches(rest_shape, rest_stride, axes, delta);
-    for (int64_t n = delta / s - 1; n <= delta / s + 1; n++)
-        if (llabs(n) < shape[widest] &&
-            reaches(rest_shape, rest_stride, axes, delta - n * s))
-            return true;
-    return false;
-}
-
-/* The same steps, where there is a step to make. */
-static bool same_strides(const struct operand *a, const struct operand *b)
-{
-    for (int i = 0; i < 3; i++)
-        if (a->shape[i] != b->shape[i] ||
-            (a->shape[i] > 1 && a->t->stride[i] != b->t->stride[i]))
-            return false;
-    return a->t->dtype == b->t->dtype;
-}
-
-static bool overlap(const struct operand *a, const struct operand *b)
-{
-    intptr_t alow, ahigh, blow, bhigh;
-    span(a->t, &alow, &ahigh);
-    span(b->t, &blow, &bhigh);
-    if (ahigh <= blow || bhigh <= alow)
-        return false;
-    const int size = dtype_size(a->t->dtype);
-    const int64_t delta = (intptr_t)b->t->data - (intptr_t)a->t->data;
-    if (same_strides(a, b) && delta % size == 0)
-        return reaches(a->shape, a->t->stride, 3, delta / size);
-    return true;
-}
-
-enum { OPERANDS = 13 };
-
-static int check_operands(const struct fftconv_plan *plan,
-                          const struct fftconv_spectrum *spectrum,
-                          const fftconv_operands *o, int direction)
-{
-    int status;
-    if (!plan)
-        return fail(FFTCONV_INVALID, "plan is NULL");
-    if (!o)
-        return fail(FFTCONV_INVALID, "operands is NULL");
-    if (o->size != sizeof *o)
-        return fail(FFTCONV_INVALID, "operands->size is %zu, must be %zu", o->size, sizeof *o);
-    if (o->activation < FFTCONV_IDENTITY || o->activation > FFTCONV_SILU)
-        return fail(FFTCONV_INVALID, "activation is %d, must be identity (0), gelu (1) or "
-                    "silu (2)", o->activation);
-    const bool back = direction == FFTCONV_BACKWARD;
-#define ROWS {plan->B, plan->H, plan->L}
-#define KERNEL {1, plan->H, plan->Lk}
-#define CHANNEL {1, plan->H, 1}
-    const struct operand all[OPERANDS] = {
-        {"u", &o->u, ROWS, false, false},
-        {"k", &o->k, KERNEL, false, true},
-        {"in_gate", &o->in_gate, ROWS, false, false},
-        {"out_gate", &o->out_gate, ROWS, false, false},
-        {"skip", &o->skip, CHANNEL, false, true},
-        {"mask", &o->mask, {plan->B, plan->H, 1}, false, true},
-        {"dy", &o->dy, ROWS, false, false},
-        {"y", &o->y, ROWS, true, false},
-        {"du", &o->du, ROWS, true, false},
-        {"dk", &o->dk, KERNEL, true, true},
-        {"din_gate", &o->din_gate, ROWS, true, false},
-        {"dout_gate", &o->dout_gate, ROWS, true, false},
-        {"dskip", &o->dskip, CHANNEL, true, true},
-    };
-#undef ROWS
-#undef KERNEL
-#undef CHANNEL
-    bool used[OPERANDS];
-    for (int i = 0; i < OPERANDS; i++) {
-        const bool forward_only = i == 7, backward_only = i == 6 || i > 7;
-        used[i] = all[i].t->data && !(forward_only && back) && !(backward_only && !back) &&
-                  !(i == 1 && spectrum);
-        if (used[i] && (status = check_operand(plan, &all[i])))
-            return status;
+    const struct fftconv_plan *plan = lane->plan;
+    struct source source = {.packing = plan->packing, .to = taps->count, .x = taps->k};
+    if (taps->k_rev.data) {
+        plan->engine->place_taps(taps, lane->taps);
+        source.to = taps->places;
+        source.x = own_row(plan, lane->taps, 0);
     }
-    if (!o->u.data)
-        return fail(FFTCONV_INVALID, "u is NULL, must be given");
-    if (!spectrum && !o->k.data)
-        return fail(FFTCONV_INVALID, "k is NULL, must be given where spectrum is NULL");
-    if (!back && !o->y.data)
-        return fail(FFTCONV_INVALID, "y is NULL, must be given");
-    if (back && !o->dy.data)
-        return fail(FFTCONV_INVALID, "dy is NULL, must be given");
-    if (o->din_gate.data && back && !o->in_gate.data)
-        return fail(FFTCONV_INVALID, "din_gate is given, must be NULL where in_gate is NULL");
-    if (o->dout_gate.data && back && !o->out_gate.data)
-        return fail(FFTCONV_INVALID, "dout_gate is given, must be NULL where out_gate is NULL");
-    if (o->dskip.data && back && !o->skip.data)
-        return fail(FFTCONV_INVALID, "dskip is given, must be NULL where skip is NULL");
-    /* y may be u: each row is read before it is written */
-    for (int i = 7; i < OPERANDS; i++)
-        for (int j = 0; j < i; j++)
-            if (used[i] && used[j] && overlap(&all[i], &all[j]) &&
-                !(i == 7 && j == 0 && o->y.data == o->u.data &&
-                  same_strides(&all[i], &all[j])))
-                return fail(FFTCONV_INVALID, "%s overlaps %s, must not%s", all[i].name,
-                            all[j].name, i == 7 && j == 0 ? " unless it is the same array" : "");
-    if (o->workspace && (uintptr_t)o->workspace % ALIGNMENT)
-        return fail(FFTCONV_INVALID, "workspace is at %p, must be aligned to %d bytes",
-                    o->workspace, ALIGNMENT);
-    for (int i = 0; i < OPERANDS; i++)
-        if (o->workspace && used[i] &&
-            touches(all[i].t, o->workspace, max64(0, o->workspace_bytes)))
-            return fail(FFTCONV_INVALID, "workspace overlaps %s, must not", all[i].name);
-    return FFTCONV_OK;
+    transform(lane, &source, S);
 }
 
-static int check_spectrum(const struct fftconv_plan *plan,
-                          const struct fftconv_spectrum *s)
+/* The taps of a kernel's gradient from its spectrum S, which is overwritten. */
+static void transform_back_taps(const struct lane *lane, const struct taps *taps, double scale,
+                                void *S)
 {
-    const struct xform *xf = &plan->xf;
-    bool fits = s->H == plan->H && s->row_reals == spectrum_reals(plan) && s->M == xf->M &&
-                s->form == xf->form && s->lanes == xf->lanes &&
-                s->real_bytes == xf->real_bytes && s->stages == xf->stages &&
-                s->split == xf->split && s->depth == xf->depth &&
-                s->packing == plan->packing && s->taps == plan->taps;
-    for (int l = 0; fits && l < xf->stages; l++)
-        fits = s->radix[l] == xf->stage[l].radix;
-    if (!fits)
-        return fail(FFTCONV_INVALID,
-                    "spectrum was made for another plan (%lld channels, %lld taps, M %lld, "
-                    "form %d, %d lanes), must be of this one (%lld, %lld, %lld, %d, %d) or "
-                    "one that chose the same stages", (long long)s->H, (long long)s->taps,
-                    (long long)s->M, s->form, s->lanes, (long long)plan->H,
-                    (long long)plan->taps, (long long)xf->M, xf->form, xf->lanes);
-    return FFTCONV_OK;
+    const struct fftconv_plan *plan = lane->plan;
+    struct sink sink = {.packing = plan->packing, .to = taps->count, .scale = scale,
+                        .y = taps->k};
+    if (taps->k_rev.data) {
+        sink.to = taps->places;
+        sink.y = own_row(plan, lane->taps, 0);
+    }
+    transform_back(lane, S, &sink);
+    if (taps->k_rev.data)
+        plan->engine->take_taps(taps, lane->taps);
 }
 
-/* ---- Calls -------------------------------------------------------------------------- */
+static void zero_elements(const struct fftconv_plan *plan, const struct array *a, int64_t from,
+                          int64_t to)
+{
+    struct array one = *a;
+    for (int64_t n = from; a->data && n < to; n++) {
+        one.data = (const char *)a->data + n * a->stride * dtype_size(a->dtype);
+        plan->engine->set(&one, (struct scalar){0, 0});
+    }
+}
+
+/* ---- Calls ------------------------------------------------------------------------------- */
 
 struct call {
     const struct fftconv_plan *plan;
     const fftconv_operands *o;
+    int64_t L; /* of this call's rows */
     struct layout layout;
     char *workers, *shared;
-    const char *spectra; /* of all channels, or NULL: each worker makes its own */
-    char *sums;          /* backward, chunks > 1: partial dk                    */
-    double *dskips;      /* backward: [h][chunk]                                */
-    char *made;          /* backward: a spectrum for each worker                */
+    const char *spectra; /* of all kernels, or NULL: each worker makes its own */
 };
 
 static struct lane lane_of(const struct call *c, int worker)
 {
     const struct layout *l = &c->layout;
-    struct lane lane = {.plan = c->plan, .inside = l->inside, .scratch_bytes = l->scratch};
-    char *p = c->workers + worker * l->worker;
-    /* in the order of layout_of's sums; what a direction lacks is never touched */
-    lane.x = p, p += l->x;
-    lane.fold = p, p += l->fold;
-    lane.scratch = p, p += l->scratch * l->inside;
-    lane.z = p, p += l->spectra;
-    lane.spectrum = p; /* forward: the channel's; backward: the sum over b */
-    if (c->dskips)
-        p += l->spectrum, lane.g = p, p += l->spectra, lane.p = p, p += l->row, lane.dz = p;
-    return lane;
+    char *m = c->workers + worker * l->worker;
+    return (struct lane){.plan = c->plan, .layout = l, .inside = l->inside, .memory = m,
+                         .x = m + l->x, .scratch = m + l->scratch, .z = m + l->z,
+                         .g = m + l->g, .p = m + l->p, .dz = m + l->dz, .taps = m + l->taps,
+                         .scratch_bytes = l->scratch_bytes};
+}
+
+/* Rows that are not contiguous while channels are: an element a cache line. */
+static bool is_scattered(const fftconv_tensor *t)
+{
+    const int64_t size = dtype_size(t->dtype);
+    return t->data && t->shape[1] > 1 && llabs(t->stride[1]) * size < 64 &&
+           t->stride[1] != 0 && llabs(t->stride[2]) * size >= 32;
+}
+
+static struct shape_of_call shape_of(const struct fftconv_plan *plan, const fftconv_operands *o,
+                                     int direction, int threads, bool prepared)
+{
+    struct shape_of_call call = {.direction = direction, .threads = threads,
+                                 .prepared = prepared};
+    const bool forward = direction == FFTCONV_FORWARD;
+    for (int i = 0; i < ROW_OPERANDS; i++)
+        if (i <= OUT_GATE || (forward ? i == Y : i >= DY))
+            call.staged[i] = is_scattered(row_tensor(o, i));
+    if (forward && plan->blocks > 1 && o->u.data && o->y.data == o->u.data)
+        call.in_place = call.staged[U] = true;
+    return call;
 }
 
 static int begin(struct call *c, const struct fftconv_plan *plan, const fftconv_operands *o,
@@ -478,7 +331,9 @@ static int begin(struct call *c, const struct fftconv_plan *plan, const fftconv_
         return status;
     c->plan = plan;
     c->o = o;
-    c->layout = layout_of(plan, direction, threads, prepared);
+    c->L = plan->history && o->u.data ? o->u.shape[2] : plan->L;
+    const struct shape_of_call call = shape_of(plan, o, direction, threads, prepared);
+    c->layout = layout_of(plan, &call);
     *owned = NULL;
     char *memory = o->workspace;
     if (memory && o->workspace_bytes < c->layout.total)
@@ -491,60 +346,290 @@ static int begin(struct call *c, const struct fftconv_plan *plan, const fftconv_
     return FFTCONV_OK;
 }
 
-/* Spectra of every channel, into consecutive rows. */
+int fftconv_operands_workspace_bytes(const fftconv_plan *plan,
+                                     const fftconv_spectrum *spectrum,
+                                     const fftconv_operands *o, int direction, int64_t *bytes)
+{
+    int threads, status;
+    if (!plan || !o || !bytes)
+        return fail(FFTCONV_INVALID, "%s is NULL", !plan ? "plan" : !o ? "operands" : "bytes");
+    if (o->size != sizeof *o)
+        return fail(FFTCONV_INVALID, "operands->size is %zu, must be %zu", o->size, sizeof *o);
+    if (direction != FFTCONV_FORWARD && direction != FFTCONV_BACKWARD)
+        return fail(FFTCONV_INVALID, "direction is %d, must be forward (0) or backward (1)",
+                    direction);
+    if ((status = resolve_threads(plan, o->threads, &threads)))
+        return status;
+    const struct shape_of_call call = shape_of(plan, o, direction, threads, spectrum != NULL);
+    *bytes = layout_of(plan, &call).total;
+    return FFTCONV_OK;
+}
+
+/* skip and mask of a row, where there are any */
+static struct scalar scalar_of(const struct fftconv_plan *plan, const fftconv_tensor *t,
+                               int64_t b, int64_t h)
+{
+    struct array a = array_of(t, b, h);
+    return a.data ? plan->engine->get(&a) : (struct scalar){0, 0};
+}
+
+static void prepare(const struct lane *lane, const fftconv_operands *o, int64_t b, int64_t g,
+                    void *spectrum)
+{
+    const struct taps taps = taps_of(lane->plan, &o->k, &o->k_rev, b, g);
+    transform_taps(lane, &taps, lane->z);
+    lane->plan->engine->prepare(&lane->plan->xf, lane->z, spectrum);
+}
+
+/* Spectra of every kernel, into consecutive rows. */
 struct prepare_job {
     const struct call *call;
-    const fftconv_tensor *k;
     char *to;
 };
 
-static void prepare_task(void *context, int64_t h, int worker)
+static void prepare_task(void *context, int64_t i, int worker)
 {
     const struct prepare_job *job = context;
-    struct lane lane = lane_of(job->call, worker);
-    prepare(&lane, job->k, h, job->to + h * job->call->layout.spectrum);
+    const struct call *c = job->call;
+    struct lane lane = lane_of(c, worker);
+    prepare(&lane, c->o, i / c->plan->G, i % c->plan->G, job->to + i * c->layout.spectrum);
 }
 
-static void prepare_all(const struct call *c, const fftconv_tensor *k, char *to)
+static void prepare_all(const struct call *c, char *to)
 {
-    struct prepare_job job = {c, k, to};
-    parallel_for(c->layout.threads, c->plan->H, prepare_task, &job);
+    struct prepare_job job = {c, to};
+    parallel_for(c->layout.threads, c->plan->KB * c->plan->G, prepare_task, &job);
 }
 
-static void forward_row(const struct call *c, const struct lane *lane, int64_t b, int64_t h,
-                        const void *spectrum)
+/* ---- Tiles -------------------------------------------------------------------------------
+ *
+ * Rows (b, h0 ... h0 + count) of every operand, block by block.  What is staged
+ * stands in the workspace, row after row, from element `from` on. */
+
+struct tile {
+    const struct call *call;
+    const struct lane *lane;
+    int64_t b, h0, count;
+    struct {
+        int64_t from, to; /* elements there */
+    } staged[ROW_OPERANDS];
+};
+
+/* Element by element for all rows of the tile, so that a line of memory is
+ * visited once; `to` rows begin row_bytes apart. */
+#define COPY_TILE(type)                                                               \
+    for (int64_t n = 0; n < elements; n++)                                            \
+        for (int64_t i = 0; i < count; i++) {                                         \
+            type *far = (type *)(data + (n * t->stride[2] + i * t->stride[1]) * size); \
+            type *near = (type *)(stage + i * row_bytes) + n;                         \
+            if (in)                                                                   \
+                *near = *far;                                                         \
+            else                                                                      \
+                *far = *near;                                                         \
+        }
+
+static void copy_tile(const fftconv_tensor *t, int64_t b, int64_t h0, int64_t count,
+                      int64_t from, int64_t elements, char *stage, int64_t row_bytes, bool in)
+{
+    typedef struct {
+        uint64_t half[2];
+    } pair;
+    const int size = dtype_size(t->dtype);
+    char *data = (char *)t->data +
+                 (b * t->stride[0] + h0 * t->stride[1] + from * t->stride[2]) * size;
+    switch (size) {
+    case 2: COPY_TILE(uint16_t) break;
+    case 4: COPY_TILE(uint32_t) break;
+    case 8: COPY_TILE(uint64_t) break;
+    default: COPY_TILE(pair)
+    }
+}
+#undef COPY_TILE
+
+/* Which elements of an operand a block touches. */
+static void reach_of(const struct call *c, const struct block *block, int operand, int64_t *from,
+                     int64_t *to)
 {
     const struct fftconv_plan *plan = c->plan;
+    *from = block->t0, *to = block->t1;
+    if (operand == U || operand == IN_GATE || operand == DU || operand == DIN_GATE) {
+        *from = max64(0, block->s);
+        *to = min64(c->L, block->s + plan->places);
+    }
+}
+
+static void stage_in(struct tile *tile, const struct block *block)
+{
+    const struct layout *l = tile->lane->layout;
+    for (int i = 0; i < ROW_OPERANDS; i++) {
+        if (!l->call.staged[i])
+            continue;
+        const fftconv_tensor *t = row_tensor(tile->call->o, i);
+        char *stage = tile->lane->memory + l->stage[i];
+        int64_t from, to, have = 0;
+        reach_of(tile->call, block, i, &from, &to);
+        if (l->call.in_place && i == U && block->j > 0) {
+            /* the last block has written over what the two share */
+            have = max64(0, tile->staged[i].to - from);
+            const int64_t size = dtype_size(t->dtype);
+            for (int64_t h = 0; h < tile->count; h++)
+                memmove(stage + h * l->stage_bytes[i],
+                        stage + h * l->stage_bytes[i] + (from - tile->staged[i].from) * size,
+                        (size_t)(have * size));
+        }
+        tile->staged[i].from = from;
+        tile->staged[i].to = to;
+        if (i <= OUT_GATE || i == DY)
+            copy_tile(t, tile->b, tile->h0, tile->count, from + have, to - from - have,
+                      stage + have * dtype_size(t->dtype), l->stage_bytes[i], true);
+    }
+}
+
+/* What operand's elements [from, to) of this block are now known. */
+static void stage_out(const struct tile *tile, int operand, int64_t from, int64_t to)
+{
+    const struct layout *l = tile->lane->layout;
+    if (!l->call.staged[operand] || from >= to)
+        return;
+    const fftconv_tensor *t = row_tensor(tile->call->o, operand);
+    copy_tile(t, tile->b, tile->h0, tile->count, from, to - from,
+              tile->lane->memory + l->stage[operand] +
+                  (from - tile->staged[operand].from) * dtype_size(t->dtype),
+              l->stage_bytes[operand], false);
+}
+
+/* Row i of the tile. */
+static struct array row_of(const struct tile *tile, int operand, int64_t i)
+{
+    const struct layout *l = tile->lane->layout;
+    const fftconv_tensor *t = row_tensor(tile->call->o, operand);
+    if (!l->call.staged[operand])
+        return array_of(t, tile->b, tile->h0 + i);
+    return (struct array){tile->lane->memory + l->stage[operand] + i * l->stage_bytes[operand],
+                          t->dtype, 1, tile->staged[operand].from};
+}
+
+/* Elements below 0 are read from the caller's row: in place, those that come
+ * round are not written before the last block. */
+static struct before before_of(const struct tile *tile, int64_t i)
+{
+    const struct fftconv_plan *plan = tile->call->plan;
+    const fftconv_operands *o = tile->call->o;
+    const int64_t h = tile->h0 + i;
+    struct before before = {0};
+    if (plan->wrap) {
+        before.x = array_of(&o->u, tile->b, h);
+        before.gate = array_of(&o->in_gate, tile->b, h);
+        before.x.origin = before.gate.origin = -plan->N;
+        before.to = tile->call->L - plan->N;
+    } else if (plan->history && plan->behind > 0) {
+        before.x = array_of(&o->history, tile->b, h);
+        before.x.origin = -plan->behind;
+    }
+    return before;
+}
+
+typedef void tile_fn(struct tile *tile, const char *spectra, void *context);
+
+/* Runs [run0, run1) of the rows that kernels [g0, g1) of batch row kb serve, tile
+ * by tile; `spectra` are those kernels'. */
+static void each_tile(const struct call *c, const struct lane *lane, int64_t kb, int64_t g0,
+                      int64_t g1, int64_t row0, int64_t row1, const char *spectra, tile_fn *fn,
+                      void *context)
+{
+    const struct fftconv_plan *plan = c->plan;
+    const int64_t members = plan->members;
+    for (int64_t r = row0, n; r < row1; r += n) {
+        const int64_t m = r % members;
+        n = members > 1 ? min64(min64(c->layout.tile, members - m), row1 - r) : 1;
+        struct tile tile = {.call = c, .lane = lane,
+                            .b = plan->KB > 1 ? kb : r / members,
+                            .h0 = g0 * members + m, .count = members > 1 ? n : g1 - g0};
+        fn(&tile, spectra, context);
+    }
+}
+
+/* The spectrum of row i of a tile: its kernel's, of those the task holds. */
+static const char *spectrum_of(const struct tile *tile, const char *spectra, int64_t i)
+{
+    return spectra + (tile->call->plan->members > 1 ? 0 : i) * tile->call->layout.spectrum;
+}
+
+/* ---- Forward --------------------------------------------------------------------------- */
+
+struct segment {
+    int64_t block0, block1;
+};
+
+static void forward_tile(struct tile *tile, const char *spectra, void *context)
+{
+    const struct segment *segment = context;
+    const struct call *c = tile->call;
+    const struct fftconv_plan *plan = c->plan;
     const fftconv_operands *o = c->o;
-    struct source source = source_of(plan, packing_of_input(plan), plan->L,
-                                     array_of(&o->u, b, h), array_of(&o->in_gate, b, h));
-    struct sink sink = sink_of(plan, plan->packing, plan->L, array_of(&o->y, b, h));
-    sink.x = source.x;
-    sink.gate = source.gate;
-    sink.out_gate = array_of(&o->out_gate, b, h);
-    sink.has_skip = o->skip.data;
-    sink.skip = value_of(plan, &o->skip, 0, h, 0);
-    sink.mask = value_of(plan, &o->mask, b, h, 1);
-    sink.activation = o->activation;
-    convolve(lane, &source, spectrum, &sink);
+    for (int64_t j = segment->block0; j < segment->block1; j++) {
+        const struct block block = block_of(plan, c->L, j);
+        stage_in(tile, &block);
+        for (int64_t i = 0; i < tile->count; i++) {
+            const int64_t h = tile->h0 + i;
+            const struct before before = before_of(tile, i);
+            const struct source source =
+                input_source(plan, c->L, &block, row_of(tile, U, i), row_of(tile, IN_GATE, i),
+                             &before);
+            struct sink sink = output_sink(plan, &block, row_of(tile, Y, i));
+            sink.x = source.x;
+            sink.gate = source.gate;
+            sink.out_gate = row_of(tile, OUT_GATE, i);
+            sink.has_skip = o->skip.data;
+            sink.skip = scalar_of(plan, &o->skip, 0, h);
+            sink.has_mask = o->mask.data;
+            sink.mask = scalar_of(plan, &o->mask, tile->b, h);
+            sink.activation = o->activation;
+            convolve(tile->lane, &source, spectrum_of(tile, spectra, i), &sink);
+        }
+        stage_out(tile, Y, block.t0, block.t1);
+    }
 }
 
-/* A row, channel by channel so that a channel's spectrum stays in cache. */
-static void forward_task(void *context, int64_t i, int worker)
+/* Blocks that this call's rows have. */
+static int64_t blocks_of(const struct call *c) { return ceil_div(c->L, c->plan->V); }
+
+/* One run of rows with one kernel, or a tile of kernels; one segment of blocks. */
+static void forward_task(void *context, int64_t index, int worker)
 {
     const struct call *c = context;
-    struct lane lane = lane_of(c, worker);
-    const int64_t B = c->plan->B;
-    forward_row(c, &lane, i % B, i / B, c->spectra + i / B * c->layout.spectrum);
+    const struct layout *l = &c->layout;
+    const struct fftconv_plan *plan = c->plan;
+    const struct lane lane = lane_of(c, worker);
+    const int64_t s = index % l->segments, run = index / l->segments % l->runs;
+    const int64_t k = index / l->segments / l->runs, blocks = blocks_of(c);
+    const int64_t per_kb = l->kernel_tasks / plan->KB, kb = k / per_kb;
+    const int64_t g0 = k % per_kb * l->kernels, g1 = min64(plan->G, g0 + l->kernels);
+    struct segment segment = {blocks * s / l->segments, blocks * (s + 1) / l->segments};
+    /* runs of one batch row: pieces of its members, each a tile long */
+    const int64_t pieces = ceil_div(plan->members, plan->members > 1 ? l->tile : 1);
+    const int64_t row0 = run / pieces * plan->members + run % pieces * l->tile;
+    const int64_t row1 = min64(run / pieces * plan->members + plan->members,
+                               row0 + (plan->members > 1 ? l->tile : 1));
+    each_tile(c, &lane, kb, g0, g1, row0, row1,
+              c->spectra + (kb * plan->G + g0) * l->spectrum, forward_tile, &segment);
 }
 
-static void forward_channel_task(void *context, int64_t h, int worker)
+/* Kernels made, then all their rows. */
+static void forward_kernel_task(void *context, int64_t k, int worker)
 {
     const struct call *c = context;
-    struct lane lane = lane_of(c, worker);
-    prepare(&lane, &c->o->k, h, lane.spectrum);
-    for (int64_t b = 0; b < c->plan->B; b++)
-        forward_row(c, &lane, b, h, lane.spectrum);
+    const struct layout *l = &c->layout;
+    const struct fftconv_plan *plan = c->plan;
+    const struct lane lane = lane_of(c, worker);
+    const int64_t per_kb = l->kernel_tasks / plan->KB, kb = k / per_kb;
+    const int64_t g0 = k % per_kb * l->kernels, g1 = min64(plan->G, g0 + l->kernels);
+    char *made = lane.memory + l->made;
+    for (int64_t g = g0; g < g1; g++)
+        prepare(&lane, c->o, kb, g, made + (g - g0) * l->spectrum);
+    struct segment all = {0, blocks_of(c)};
+    each_tile(c, &lane, kb, g0, g1, 0, plan->members * (plan->B / plan->KB), made, forward_tile,
+              &all);
 }
 
 int fftconv_forward(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
@@ -556,13 +641,14 @@ int fftconv_forward(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
     if (status || (spectrum && (status = check_spectrum(plan, spectrum))) ||
         (status = begin(&c, plan, o, FFTCONV_FORWARD, spectrum != NULL, &owned)))
         return status;
-    if (c.layout.by_channel) {
-        parallel_for(c.layout.threads, plan->H, forward_channel_task, &c);
+    const struct layout *l = &c.layout;
+    if (l->by_kernel) {
+        parallel_for(l->threads, l->kernel_tasks, forward_kernel_task, &c);
     } else {
-        c.spectra = spectrum ? spectrum->data : c.shared;
+        c.spectra = spectrum ? spectrum->data : c.shared + l->shared_spectra;
         if (!spectrum)
-            prepare_all(&c, &o->k, c.shared);
-        parallel_for(c.layout.threads, plan->B * plan->H, forward_task, &c);
+            prepare_all(&c, c.shared + l->shared_spectra);
+        parallel_for(l->threads, l->kernel_tasks * l->runs * l->segments, forward_task, &c);
     }
     aligned_free(owned);
     return FFTCONV_OK;
@@ -570,131 +656,204 @@ int fftconv_forward(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
 
 /* ---- Backward --------------------------------------------------------------------------
  *
- * With g = dy out_gate mask act'(p), Z and G the transforms of z and g:
- *     dz = inverse(adjoint spectrum . G) + skip g, du = dz in_gate, ...
- *     dk = pullback(sum over b of conj(Z) G)
- * and z, p recomputed, not stored. */
+ * With g = dy conj(out_gate mask) act'(p), Z and G the transforms of z and g:
+ *     dz = inverse(adjoint spectrum . G) + conj(skip) g, du = dz conj(in_gate), ...
+ *     dk = pullback(sum over rows of conj(Z) G)
+ * and z, p recomputed, not stored.  In blocks, the adjoint of overlap-save is
+ * overlap-add: a block's dz reaches `behind` + `ahead` elements into the next,
+ * which are carried over; and what lies below element 0 comes round at the end. */
 
-static void backward_row(const struct call *c, const struct lane *lane, int64_t b, int64_t h,
-                         const void *spectrum, void *sum, double *dskip)
+struct backward {
+    char *sums; /* of the task's kernels, layout.spectrum each, or chunks apart */
+    int64_t sum_step;
+    struct scalar *dskips; /* of this task's channels, by h */
+};
+
+/* Block j of row i: dz from its places, overlapped with what came before, to du
+ * and din_gate as far as it is finished. */
+static void add_up(const struct tile *tile, const struct block *block, int64_t i, char *dz,
+                   int64_t *from, int64_t *to)
 {
+    const struct call *c = tile->call;
+    const struct fftconv_plan *plan = c->plan;
+    const struct engine *e = plan->engine;
+    const struct layout *l = &c->layout;
+    const bool complex = is_complex(plan->dtype), last = block->t1 == c->L;
+    const int64_t element = (1 + complex) * plan->xf.real_bytes;
+    const int64_t span = min64(c->L, block->s + plan->places) - block->s;
+    const int64_t halo = plan->behind + plan->ahead;
+    char *carry = tile->lane->memory + l->carry + i * l->carry_bytes;
+    char *wrapped = tile->lane->memory + l->wrapped + i * l->wrap_bytes;
+    const struct scalar one = {1, 0};
+    if (block->j > 0)
+        e->axpy(complex, min64(halo, span), one, carry, dz);
+    if (!last)
+        memcpy(carry, dz + plan->V * element, (size_t)(halo * element));
+    *from = max64(0, block->s);
+    *to = last ? c->L : max64(0, block->s + plan->V);
+    if (!plan->wrap)
+        return;
+    /* elements s ... 0 come round to N + s ...; a later block adds to those left */
+    const int64_t below = max64(0, min64(last ? span : plan->V, -block->s));
+    memcpy(wrapped + (block->s + plan->behind) * element, dz,
+           below > 0 ? (size_t)(below * element) : 0);
+    if (last) {
+        const int64_t count = max64(0, min64(plan->behind, c->L - plan->N + plan->behind));
+        e->axpy(complex, count, one, wrapped, dz + (plan->N - plan->behind - block->s) * element);
+    }
+}
+
+static void backward_tile(struct tile *tile, const char *spectra, void *context)
+{
+    const struct backward *task = context;
+    const struct call *c = tile->call;
+    const struct lane *lane = tile->lane;
     const struct fftconv_plan *plan = c->plan;
     const struct engine *e = plan->engine;
     const fftconv_operands *o = c->o;
-    const struct array u = array_of(&o->u, b, h), gate = array_of(&o->in_gate, b, h);
-    const double skip = value_of(plan, &o->skip, 0, h, 0);
+    const bool complex = is_complex(plan->dtype);
+    const int64_t element = (1 + complex) * plan->xf.real_bytes;
     const bool need_p = o->activation != FFTCONV_IDENTITY || o->dout_gate.data;
     const bool need_dz = o->du.data || o->din_gate.data;
+    const bool need_dk = o->dk.data || o->dk_rev.data;
 
-    if (need_p || o->dk.data) {
-        struct source source = source_of(plan, packing_of_input(plan), plan->L, u, gate);
-        transform(lane, &source, lane->z);
-    }
-    if (need_p) {
-        struct sink sink = sink_of(plan, plan->packing, plan->L, real_row(plan, lane->p));
-        sink.x = u;
-        sink.gate = gate;
-        sink.has_skip = o->skip.data;
-        sink.skip = skip;
-        memcpy(lane->g, lane->z, (size_t)plan->xf.spectra_reals * plan->xf.real_bytes);
-        multiply(lane, spectrum, lane->g, false);
-        transform_back(lane, lane->g, &sink);
-    }
-    struct array dout = array_of(&o->dout_gate, b, h);
-    struct gradient gradient = {.length = plan->L, .activation = o->activation,
-                                .mask = value_of(plan, &o->mask, b, h, 1),
-                                .p = need_p ? lane->p : NULL, .g = lane->p,
-                                .dy = array_of(&o->dy, b, h),
-                                .out_gate = array_of(&o->out_gate, b, h), .x = u,
-                                .gate = gate, .dout_gate = (void *)dout.data,
-                                .dout_gate_dtype = dout.dtype,
-                                .dout_gate_stride = dout.stride,
-                                .dskip = o->dskip.data ? dskip : NULL};
-    e->gradient(&gradient);
+    for (int64_t j = 0; j < plan->blocks; j++) {
+        const struct block block = block_of(plan, c->L, j);
+        int64_t from = 0, to = 0; /* elements of dz that this block finishes */
+        stage_in(tile, &block);
+        for (int64_t i = 0; i < tile->count; i++) {
+            const int64_t h = tile->h0 + i;
+            const char *spectrum = spectrum_of(tile, spectra, i);
+            const struct array u = row_of(tile, U, i), gate = row_of(tile, IN_GATE, i);
+            const struct scalar skip = scalar_of(plan, &o->skip, 0, h);
+            if (need_p || need_dk) {
+                const struct before before = before_of(tile, i);
+                const struct source source = input_source(plan, c->L, &block, u, gate, &before);
+                transform(lane, &source, lane->z);
+            }
+            if (need_p) {
+                struct sink sink = output_sink(plan, &block, own_row(plan, lane->p, block.t0));
+                sink.x = u;
+                sink.gate = gate;
+                sink.has_skip = o->skip.data;
+                sink.skip = skip;
+                memcpy(lane->g, lane->z, (size_t)plan->xf.spectra_reals * plan->xf.real_bytes);
+                multiply(lane, spectrum, lane->g, false);
+                transform_back(lane, lane->g, &sink);
+            }
+            const struct gradient gradient = {
+                .from = block.t0, .count = block.t1 - block.t0, .activation = o->activation,
+                .has_mask = o->mask.data, .mask = scalar_of(plan, &o->mask, tile->b, h),
+                .p = need_p ? lane->p : NULL, .g = lane->p, .dy = row_of(tile, DY, i),
+                .out_gate = row_of(tile, OUT_GATE, i), .x = u, .gate = gate,
+                .dout_gate = row_of(tile, DOUT_GATE, i),
+                .dskip = o->dskip.data ? &task->dskips[h] : NULL};
+            e->gradient(&gradient);
 
-    if (!need_dz && !o->dk.data)
-        return;
-    struct source source = source_of(plan, plan->packing, plan->L, real_row(plan, lane->p),
-                                     (struct array){0});
-    transform(lane, &source, lane->g);
-    if (o->dk.data) {
-        struct row_job job = {.S = lane->g, .spectrum = sum, .other = lane->z};
-        run(lane, &job, accumulate_task, parts_of(lane));
-    }
-    if (!need_dz)
-        return;
-    struct sink sink = sink_of(plan, packing_of_input(plan), plan->L,
-                               real_row(plan, lane->dz));
-    multiply(lane, spectrum, lane->g, true);
-    transform_back(lane, lane->g, &sink);
-    const struct {
-        const fftconv_tensor *t;
-        struct array factor;
-    } wanted[] = {{&o->du, gate}, {&o->din_gate, u}};
-    for (int i = 0; i < 2; i++) {
-        struct array to = array_of(wanted[i].t, b, h);
-        if (to.data)
-            e->spread(plan->L, lane->dz, skip, lane->p, &wanted[i].factor, (void *)to.data,
-                      to.dtype, to.stride);
+            if (!need_dz && !need_dk)
+                continue;
+            const struct source source =
+                output_source(plan, &block, own_row(plan, lane->p, block.t0));
+            transform(lane, &source, lane->g);
+            if (need_dk) {
+                char *sum = task->sums + (plan->members > 1 ? 0 : i) * task->sum_step;
+                struct row_job job = {.S = lane->g, .spectrum = sum, .other = lane->z};
+                run(lane, &job, accumulate_task, parts_of(lane));
+            }
+            if (!need_dz)
+                continue;
+            struct array dz = own_row(plan, lane->dz, block.s);
+            const struct sink sink = input_sink(plan, c->L, &block, dz);
+            multiply(lane, spectrum, lane->g, true);
+            transform_back(lane, lane->g, &sink);
+            if (o->skip.data)
+                e->axpy(complex, block.t1 - block.t0, (struct scalar){skip.re, -skip.im}, lane->p,
+                        lane->dz + (block.t0 - block.s) * element);
+            add_up(tile, &block, i, lane->dz, &from, &to);
+            const struct array du = row_of(tile, DU, i), din_gate = row_of(tile, DIN_GATE, i);
+            if (du.data)
+                e->spread(from, to - from, &dz, &gate, &du);
+            if (din_gate.data)
+                e->spread(from, to - from, &dz, &u, &din_gate);
+        }
+        stage_out(tile, DOUT_GATE, block.t0, block.t1);
+        stage_out(tile, DU, from, to);
+        stage_out(tile, DIN_GATE, from, to);
     }
 }
 
-/* dk and dskip of a channel from their sums over the batch */
-static void finish_channel(const struct call *c, const struct lane *lane, int64_t h,
-                           const void *sum)
+/* dk and dk_rev of a kernel from its sum over rows */
+static void finish_kernel(const struct call *c, const struct lane *lane, int64_t kb, int64_t g,
+                          const void *sum)
 {
     const struct fftconv_plan *plan = c->plan;
-    const struct engine *e = plan->engine;
-    struct array dk = array_of(&c->o->dk, 0, h), dskip = array_of(&c->o->dskip, 0, h);
-    if (dk.data) {
-        struct sink sink = sink_of(plan, packing_of_input(plan), plan->taps, dk);
-        sink.scale = 1 / (double)plan->xf.M; /* a spectrum carries it; this is none */
-        e->pullback(&plan->xf, sum, lane->g);
-        transform_back(lane, lane->g, &sink);
-        for (int64_t s = plan->taps; s < plan->Lk; s++) /* taps that never act */
-            e->set((char *)dk.data + s * dk.stride * dtype_size(dk.dtype), dk.dtype, 0);
-    }
-    if (dskip.data) {
-        double total = 0;
-        for (int64_t i = 0; i < plan->chunks; i++)
-            total += c->dskips[h * plan->chunks + i];
-        e->set((void *)dskip.data, dskip.dtype, total);
-    }
+    const fftconv_operands *o = c->o;
+    if (!o->dk.data && !o->dk_rev.data)
+        return;
+    const struct taps taps = taps_of(plan, &o->dk, o->dk_rev.data ? &o->dk_rev : NULL, kb, g);
+    plan->engine->pullback(&plan->xf, sum, lane->g);
+    /* a spectrum carries 1/M; this is none */
+    transform_back_taps(lane, &taps, 1 / (double)plan->xf.M, lane->g);
+    zero_elements(plan, &taps.k, plan->taps, plan->Lk); /* taps that never act */
+    zero_elements(plan, &taps.k_rev, plan->rev_taps, plan->Lrev);
 }
 
-/* One channel's chunk of the batch; the chunks are the shape's, not the
- * threads', so the sums come out the same to the bit. */
-static void backward_task(void *context, int64_t i, int worker)
+static struct scalar *dskips_of(const struct call *c, int64_t kb, int64_t chunk)
+{
+    return (struct scalar *)(c->shared + c->layout.shared_dskips) +
+           (kb * c->plan->chunks + chunk) * c->plan->H;
+}
+
+static char *sums_of(const struct call *c, int64_t kernel)
+{
+    return c->shared + c->layout.shared_sums + kernel * c->plan->chunks * c->layout.spectrum;
+}
+
+/* A tile of kernels, and one chunk of each one's rows; the chunks are the shape's,
+ * not the threads', so the sums come out the same to the bit. */
+static void backward_task(void *context, int64_t index, int worker)
 {
     const struct call *c = context;
+    const struct layout *l = &c->layout;
     const struct fftconv_plan *plan = c->plan;
-    struct lane lane = lane_of(c, worker);
-    const int64_t h = i / plan->chunks, chunk = i % plan->chunks;
-    const char *spectrum = c->spectra + h * c->layout.spectrum;
-    char *sum = c->sums ? c->sums + i * c->layout.spectrum : lane.spectrum;
+    const struct lane lane = lane_of(c, worker);
+    const int64_t k = index / plan->chunks, chunk = index % plan->chunks;
+    const int64_t per_kb = l->kernel_tasks / plan->KB, kb = k / per_kb;
+    const int64_t g0 = k % per_kb * l->kernels, g1 = min64(plan->G, g0 + l->kernels);
+    const int64_t rows = plan->members * (plan->B / plan->KB);
+    const char *spectra = c->spectra + (kb * plan->G + g0) * l->spectrum;
     if (!c->spectra) {
-        char *made = c->made + worker * c->layout.spectrum;
-        prepare(&lane, &c->o->k, h, made);
-        spectrum = made;
+        char *made = lane.memory + l->made;
+        for (int64_t g = g0; g < g1; g++)
+            prepare(&lane, c->o, kb, g, made + (g - g0) * l->spectrum);
+        spectra = made;
     }
-    memset(sum, 0, (size_t)c->layout.spectrum);
-    c->dskips[i] = 0;
-    for (int64_t b = plan->B * chunk / plan->chunks; b < plan->B * (chunk + 1) / plan->chunks;
-         b++)
-        backward_row(c, &lane, b, h, spectrum, sum, &c->dskips[i]);
+    struct backward task = {.sums = lane.memory + l->sum, .sum_step = l->spectrum,
+                            .dskips = dskips_of(c, kb, chunk)};
+    if (plan->chunks > 1) {
+        task.sums = sums_of(c, kb * plan->G + g0) + chunk * l->spectrum;
+        task.sum_step = plan->chunks * l->spectrum;
+    }
+    for (int64_t g = g0; g < g1; g++)
+        memset(task.sums + (g - g0) * task.sum_step, 0, (size_t)l->spectrum);
+    memset(task.dskips + g0 * plan->members, 0,
+           (size_t)((g1 - g0) * plan->members) * sizeof *task.dskips);
+    each_tile(c, &lane, kb, g0, g1, rows * chunk / plan->chunks,
+              rows * (chunk + 1) / plan->chunks, spectra, backward_tile, &task);
     if (plan->chunks == 1)
-        finish_channel(c, &lane, h, sum);
+        for (int64_t g = g0; g < g1; g++)
+            finish_kernel(c, &lane, kb, g, task.sums + (g - g0) * task.sum_step);
 }
 
-static void finish_task(void *context, int64_t h, int worker)
+static void finish_task(void *context, int64_t kernel, int worker)
 {
     const struct call *c = context;
-    struct lane lane = lane_of(c, worker);
-    char *sum = c->sums + h * c->plan->chunks * c->layout.spectrum;
-    if (c->o->dk.data)
-        for (int64_t i = 1; i < c->plan->chunks; i++)
-            c->plan->engine->add(&c->plan->xf, sum, sum + i * c->layout.spectrum);
-    finish_channel(c, &lane, h, sum);
+    const struct fftconv_plan *plan = c->plan;
+    const struct lane lane = lane_of(c, worker);
+    char *sum = sums_of(c, kernel);
+    for (int64_t i = 1; i < plan->chunks; i++)
+        plan->engine->add(&plan->xf, sum, sum + i * c->layout.spectrum);
+    finish_kernel(c, &lane, kernel / plan->G, kernel % plan->G, sum);
 }
 
 int fftconv_backward(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
@@ -706,23 +865,25 @@ int fftconv_backward(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
     if (status || (spectrum && (status = check_spectrum(plan, spectrum))) ||
         (status = begin(&c, plan, o, FFTCONV_BACKWARD, spectrum != NULL, &owned)))
         return status;
-    const int64_t tasks = plan->H * plan->chunks;
-    char *p = c.shared;
-    c.dskips = (double *)p;
-    p += round_up(tasks * (int64_t)sizeof(double), ALIGNMENT);
-    if (plan->chunks > 1)
-        c.sums = p, p += tasks * c.layout.spectrum;
+    const struct layout *l = &c.layout;
     if (spectrum) {
         c.spectra = spectrum->data;
-    } else if (plan->chunks > 1 || c.layout.inside > 1) {
-        c.spectra = p;
-        prepare_all(&c, &o->k, p);
-    } else {
-        c.made = p;
+    } else if (!l->by_kernel) {
+        prepare_all(&c, c.shared + l->shared_spectra);
+        c.spectra = c.shared + l->shared_spectra;
     }
-    parallel_for(c.layout.threads, tasks, backward_task, &c);
+    parallel_for(l->threads, l->kernel_tasks * plan->chunks, backward_task, &c);
     if (plan->chunks > 1)
-        parallel_for(c.layout.threads, plan->H, finish_task, &c);
+        parallel_for(l->threads, plan->KB * plan->G, finish_task, &c);
+    for (int64_t h = 0; o->dskip.data && h < plan->H; h++) {
+        struct scalar total = {0, 0};
+        for (int64_t i = 0; i < plan->KB * plan->chunks; i++) {
+            total.re += dskips_of(&c, 0, i)[h].re;
+            total.im += dskips_of(&c, 0, i)[h].im;
+        }
+        const struct array dskip = array_of(&o->dskip, 0, h);
+        plan->engine->set(&dskip, total);
+    }
     aligned_free(owned);
     return FFTCONV_OK;
 }
@@ -730,7 +891,7 @@ int fftconv_backward(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
 /* ---- Spectra ------------------------------------------------------------------------------ */
 
 int fftconv_spectrum_create(fftconv_spectrum **out, const fftconv_plan *plan,
-                            const fftconv_tensor *k, int threads)
+                            const fftconv_tensor *k, const fftconv_tensor *k_rev, int threads)
 {
     int status;
     if (!out)
@@ -740,15 +901,19 @@ int fftconv_spectrum_create(fftconv_spectrum **out, const fftconv_plan *plan,
         return fail(FFTCONV_INVALID, "%s is NULL", plan ? "k" : "plan");
     if (!k->data)
         return fail(FFTCONV_INVALID, "k is NULL, must be given");
-    const struct operand operand = {"k", k, {1, plan->H, plan->Lk}, false, true};
-    fftconv_operands o = {.size = sizeof o, .threads = threads};
-    if ((status = check_operand(plan, &operand)))
+    if (plan->mode == FFTCONV_TWO_SIDED && (!k_rev || !k_rev->data))
+        return fail(FFTCONV_INVALID, "k_rev is NULL, must be given: mode is two_sided (2)");
+    fftconv_operands o = {.size = sizeof o, .threads = threads, .k = *k};
+    if (k_rev)
+        o.k_rev = *k_rev;
+    if ((status = check_kernels(plan, "k", k, "k_rev", k_rev, plan->KB, plan->G, false)))
         return status;
 
     struct call c = {0};
     void *owned;
     int64_t bytes;
-    if (__builtin_mul_overflow(spectrum_reals(plan) * plan->xf.real_bytes + ALIGNMENT, plan->H,
+    const int64_t kernels = plan->KB * plan->G;
+    if (__builtin_mul_overflow(spectrum_reals(plan) * plan->xf.real_bytes + ALIGNMENT, kernels,
                                &bytes))
         return fail_memory(INT64_MAX);
     struct fftconv_spectrum *s = calloc(1, sizeof *s);
@@ -756,21 +921,22 @@ int fftconv_spectrum_create(fftconv_spectrum **out, const fftconv_plan *plan,
         return fail_memory(sizeof *s);
     const int64_t row = round_up(spectrum_reals(plan) * plan->xf.real_bytes, ALIGNMENT);
     *s = (struct fftconv_spectrum){
-        .data = aligned_new(plan->H * row), .H = plan->H, .row_reals = spectrum_reals(plan),
-        .form = plan->xf.form, .lanes = plan->xf.lanes, .real_bytes = plan->xf.real_bytes,
-        .stages = plan->xf.stages, .split = plan->xf.split, .depth = plan->xf.depth,
-        .packing = plan->packing, .M = plan->xf.M, .taps = plan->taps};
+        .data = aligned_new(kernels * row), .kernels = kernels,
+        .row_reals = spectrum_reals(plan), .form = plan->xf.form, .lanes = plan->xf.lanes,
+        .real_bytes = plan->xf.real_bytes, .stages = plan->xf.stages, .split = plan->xf.split,
+        .depth = plan->xf.depth, .packing = plan->packing, .M = plan->xf.M,
+        .taps = plan->taps, .rev_taps = plan->rev_taps, .pattern = plan->pattern};
     for (int l = 0; l < s->stages; l++)
         s->radix[l] = plan->xf.stage[l].radix;
     if (!s->data) {
         free(s);
-        return fail_memory(plan->H * row);
+        return fail_memory(kernels * row);
     }
     if ((status = begin(&c, plan, &o, FFTCONV_FORWARD, false, &owned))) {
         fftconv_spectrum_destroy(s);
         return status;
     }
-    prepare_all(&c, k, s->data);
+    prepare_all(&c, s->data);
     aligned_free(owned);
     *out = s;
     return FFTCONV_OK;
@@ -787,21 +953,46 @@ void fftconv_spectrum_destroy(fftconv_spectrum *spectrum)
 
 struct primitive {
     struct call call;
-    const fftconv_tensor *rows;
+    int side;
+    const fftconv_tensor *rows, *rev;
     const fftconv_spectrum *spectrum;
     const char *in;
     char *out;
     int64_t row_bytes;
 };
 
+/* Row i of (n0, n1, L). */
+static struct array nth_row(const fftconv_tensor *t, int64_t i)
+{
+    return array_of(t, i / t->shape[1], i % t->shape[1]);
+}
+
+/* A row of X in front of element 0 and of the circle's end: the same one. */
+static struct before around(const struct fftconv_plan *plan, struct array x)
+{
+    struct before before = {0};
+    if (plan->wrap) {
+        before.x = x;
+        before.x.origin = -plan->N;
+        before.to = plan->L - plan->N;
+    }
+    return before;
+}
+
 static void rows_to_spectra_task(void *context, int64_t i, int worker)
 {
     const struct primitive *p = context;
     const struct fftconv_plan *plan = p->call.plan;
-    struct lane lane = lane_of(&p->call, worker);
-    struct source source = source_of(plan, packing_of_input(plan), plan->L,
-                                     array_of(p->rows, i / plan->H, i % plan->H),
-                                     (struct array){0});
+    const struct lane lane = lane_of(&p->call, worker);
+    const struct block block = block_of(plan, plan->L, 0);
+    const struct array x = nth_row(p->rows, i);
+    const struct before before = around(plan, x);
+    const struct source source =
+        p->side == FFTCONV_INPUT
+            ? input_source(plan, plan->L, &block, x, (struct array){0}, &before)
+            : output_source(plan, &block, x);
+    if (plan->xf.live) /* the stages leave out what is not kept */
+        memset(p->out + i * p->row_bytes, 0, (size_t)p->row_bytes);
     transform(&lane, &source, p->out + i * p->row_bytes);
 }
 
@@ -809,19 +1000,55 @@ static void spectra_to_rows_task(void *context, int64_t i, int worker)
 {
     const struct primitive *p = context;
     const struct fftconv_plan *plan = p->call.plan;
-    struct lane lane = lane_of(&p->call, worker);
-    struct sink sink = sink_of(plan, plan->packing, plan->L,
-                               array_of(p->rows, i / plan->H, i % plan->H));
-    transform_back(&lane, p->out + i * p->row_bytes, &sink);
+    const struct lane lane = lane_of(&p->call, worker);
+    const struct block block = block_of(plan, plan->L, 0);
+    const struct array y = nth_row(p->rows, i);
+    void *S = p->out + i * p->row_bytes;
+    if (p->side == FFTCONV_OUTPUT || !plan->wrap) {
+        const struct sink sink = p->side == FFTCONV_OUTPUT
+                                     ? output_sink(plan, &block, y)
+                                     : input_sink(plan, plan->L, &block, y);
+        transform_back(&lane, S, &sink);
+        return;
+    }
+    const struct array dz = own_row(plan, lane.dz, block.s);
+    const struct sink sink = input_sink(plan, plan->L, &block, dz);
+    const struct tile tile = {.call = &p->call, .lane = &lane};
+    int64_t from, to;
+    transform_back(&lane, S, &sink);
+    add_up(&tile, &block, 0, lane.dz, &from, &to);
+    plan->engine->spread(from, to - from, &dz, &(struct array){0}, &y);
+}
+
+static void kernels_to_spectra_task(void *context, int64_t i, int worker)
+{
+    const struct primitive *p = context;
+    const struct lane lane = lane_of(&p->call, worker);
+    const int64_t n1 = p->rows->shape[1];
+    const struct taps taps = taps_of(p->call.plan, p->rows, p->rev, i / n1, i % n1);
+    transform_taps(&lane, &taps, p->out + i * p->row_bytes);
+}
+
+static void spectra_to_kernels_task(void *context, int64_t i, int worker)
+{
+    const struct primitive *p = context;
+    const struct fftconv_plan *plan = p->call.plan;
+    const struct lane lane = lane_of(&p->call, worker);
+    const int64_t n1 = p->rows->shape[1];
+    const struct taps taps = taps_of(plan, p->rows, p->rev, i / n1, i % n1);
+    transform_back_taps(&lane, &taps, 1, p->out + i * p->row_bytes);
+    zero_elements(plan, &taps.k, plan->taps, plan->Lk);
+    zero_elements(plan, &taps.k_rev, plan->rev_taps, plan->Lrev);
 }
 
 static void multiply_rows_task(void *context, int64_t i, int worker)
 {
     const struct primitive *p = context;
     const struct fftconv_plan *plan = p->call.plan;
+    const int64_t b = plan->KB > 1 ? i / plan->H : 0, g = i % plan->H / plan->members;
     (void)worker;
     plan->engine->multiply(&plan->xf,
-                           (char *)p->spectrum->data + i % plan->H * p->call.layout.spectrum,
+                           (char *)p->spectrum->data + (b * plan->G + g) * p->call.layout.spectrum,
                            p->in + i * p->row_bytes, p->out + i * p->row_bytes, false, 0, 1);
 }
 
@@ -835,66 +1062,148 @@ static int check_spectra(const char *name, const void *spectra)
     return FFTCONV_OK;
 }
 
-static int run_primitive(const struct fftconv_plan *plan, struct primitive *p, task_fn *task,
-                         int threads, const fftconv_tensor *rows, bool output)
+static int check_single(const struct fftconv_plan *plan)
 {
-    int status;
     if (!plan)
         return fail(FFTCONV_INVALID, "plan is NULL");
-    if ((status = check_spectra(rows ? "spectra" : "in", p->in)) ||
-        (status = check_spectra(rows ? "spectra" : "out", p->out)))
+    if (plan->blocks > 1 || plan->history)
+        return fail(FFTCONV_INVALID, "plan works in %lld blocks%s, must be made with "
+                    "single_block", (long long)plan->blocks,
+                    plan->history ? " with history" : "");
+    return FFTCONV_OK;
+}
+
+/* Rows or kernels of any number, (n0, n1, n), checked against their spectra. */
+static int check_rows(const struct fftconv_plan *plan, const char *name, const fftconv_tensor *t,
+                      int64_t n, bool kernel, bool output, const void *spectra)
+{
+    int status;
+    if (!t || !t->data)
+        return fail(FFTCONV_INVALID, "%s is NULL, must be given", name);
+    int64_t count;
+    if (t->shape[0] < 1 || t->shape[1] < 1 ||
+        __builtin_mul_overflow(t->shape[0], t->shape[1], &count) ||
+        count > ((int64_t)1 << 58) / (plan->xf.spectra_reals * plan->xf.real_bytes))
+        return fail(FFTCONV_INVALID, "%s has shape (%lld, %lld, %lld), must have 1 ... 2^58 "
+                    "bytes of spectra", name, (long long)t->shape[0], (long long)t->shape[1],
+                    (long long)t->shape[2]);
+    const int64_t shape[3] = {t->shape[0], t->shape[1], n};
+    if ((status = check_tensor(plan, name, t, shape, output, kernel)))
         return status;
-    const int64_t bytes = plan->B * plan->H * plan->xf.spectra_reals * plan->xf.real_bytes;
-    if (rows) {
-        if (!rows->data)
-            return fail(FFTCONV_INVALID, "rows is NULL, must be given");
-        const struct operand operand = {"rows", rows, {plan->B, plan->H, plan->L}, output, false};
-        if ((status = check_operand(plan, &operand)))
-            return status;
-        if (touches(rows, p->out, bytes))
-            return fail(FFTCONV_INVALID, "rows overlap spectra, must not");
-    } else if (p->in != p->out && p->in < p->out + bytes && p->out < p->in + bytes) {
-        return fail(FFTCONV_INVALID, "out overlaps in, must not unless it is the same array");
-    }
+    if (touches(t, spectra, count * plan->xf.spectra_reals * plan->xf.real_bytes))
+        return fail(FFTCONV_INVALID, "%s overlaps spectra, must not", name);
+    return FFTCONV_OK;
+}
+
+/* With the memory of a call of that kind. */
+static int run_primitive(const struct fftconv_plan *plan, struct primitive *p, task_fn *task,
+                         int threads, int64_t rows, int direction, bool prepared)
+{
     fftconv_operands o = {.size = sizeof o, .threads = threads};
     void *owned;
-    if ((status = begin(&p->call, plan, &o, FFTCONV_FORWARD, true, &owned)))
+    const int status = begin(&p->call, plan, &o, direction, prepared, &owned);
+    if (status)
         return status;
-    p->rows = rows;
     p->row_bytes = plan->xf.spectra_reals * plan->xf.real_bytes;
-    parallel_for(p->call.layout.threads, plan->B * plan->H, task, p);
+    parallel_for(p->call.layout.threads, rows, task, p);
     aligned_free(owned);
     return FFTCONV_OK;
 }
 
-int fftconv_rows_to_spectra(const fftconv_plan *plan, const fftconv_tensor *rows,
-                            void *spectra, int threads)
+static int rows_primitive(const fftconv_plan *plan, int side, const fftconv_tensor *rows,
+                          void *spectra, int threads, bool output)
 {
-    struct primitive p = {.in = spectra, .out = spectra};
-    if (!rows)
-        return fail(FFTCONV_INVALID, "rows is NULL, must be given");
-    return run_primitive(plan, &p, rows_to_spectra_task, threads, rows, false);
+    int status;
+    if ((status = check_single(plan)) || (status = check_spectra("spectra", spectra)))
+        return status;
+    if (side != FFTCONV_INPUT && side != FFTCONV_OUTPUT)
+        return fail(FFTCONV_INVALID, "side is %d, must be input (0) or output (1)", side);
+    if ((status = check_rows(plan, "rows", rows, plan->L, false, output, spectra)))
+        return status;
+    struct primitive p = {.side = side, .rows = rows, .out = spectra};
+    return run_primitive(plan, &p, output ? spectra_to_rows_task : rows_to_spectra_task, threads,
+                         rows->shape[0] * rows->shape[1],
+                         output ? FFTCONV_BACKWARD : FFTCONV_FORWARD, true);
 }
 
-int fftconv_spectra_to_rows(const fftconv_plan *plan, void *spectra,
+int fftconv_rows_to_spectra(const fftconv_plan *plan, int side, const fftconv_tensor *rows,
+                            void *spectra, int threads)
+{
+    return rows_primitive(plan, side, rows, spectra, threads, false);
+}
+
+int fftconv_spectra_to_rows(const fftconv_plan *plan, int side, void *spectra,
                             const fftconv_tensor *rows, int threads)
 {
-    struct primitive p = {.in = spectra, .out = spectra};
-    if (!rows)
-        return fail(FFTCONV_INVALID, "rows is NULL, must be given");
-    return run_primitive(plan, &p, spectra_to_rows_task, threads, rows, true);
+    return rows_primitive(plan, side, rows, spectra, threads, true);
+}
+
+static int kernels_primitive(const fftconv_plan *plan, const char *const name[2],
+                             const fftconv_tensor *k, const fftconv_tensor *k_rev, void *spectra,
+                             int threads, bool output)
+{
+    int status;
+    if ((status = check_single(plan)) || (status = check_spectra("spectra", spectra)))
+        return status;
+    if (plan->xf.form == FFTCONV_EVEN_ODD)
+        return fail(FFTCONV_INVALID, "plan has form even_odd, must be right_angle or complex");
+    if ((status = check_rows(plan, name[0], k, plan->Lk, true, output, spectra)))
+        return status;
+    const bool rev = k_rev && k_rev->data;
+    if (rev != (plan->mode == FFTCONV_TWO_SIDED))
+        return fail(FFTCONV_INVALID, "%s is %s, must be %s", name[1], rev ? "given" : "NULL",
+                    rev ? "NULL unless mode is two_sided (2)" : "given: mode is two_sided (2)");
+    if (rev && (status = check_rows(plan, name[1], k_rev, plan->Lrev, true, output, spectra)))
+        return status;
+    if (rev && (k_rev->shape[0] != k->shape[0] || k_rev->shape[1] != k->shape[1]))
+        return fail(FFTCONV_INVALID, "%s has shape (%lld, %lld, ...), must be as %s's, "
+                    "(%lld, %lld, ...)", name[1], (long long)k_rev->shape[0],
+                    (long long)k_rev->shape[1], name[0], (long long)k->shape[0],
+                    (long long)k->shape[1]);
+    if (rev && output && tensors_overlap(k, k_rev))
+        return fail(FFTCONV_INVALID, "%s overlaps %s, must not", name[1], name[0]);
+    struct primitive p = {.rows = k, .rev = rev ? k_rev : NULL, .out = spectra};
+    return run_primitive(plan, &p, output ? spectra_to_kernels_task : kernels_to_spectra_task,
+                         threads, k->shape[0] * k->shape[1], FFTCONV_FORWARD, false);
+}
+
+int fftconv_kernels_to_spectra(const fftconv_plan *plan, const fftconv_tensor *k,
+                               const fftconv_tensor *k_rev, void *spectra, int threads)
+{
+    static const char *const name[2] = {"k", "k_rev"};
+    return kernels_primitive(plan, name, k, k_rev, spectra, threads, false);
+}
+
+int fftconv_spectra_to_kernels(const fftconv_plan *plan, void *spectra, const fftconv_tensor *dk,
+                               const fftconv_tensor *dk_rev, int threads)
+{
+    static const char *const name[2] = {"dk", "dk_rev"};
+    return kernels_primitive(plan, name, dk, dk_rev, spectra, threads, true);
 }
 
 int fftconv_multiply(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
                      const void *in, void *out, int threads)
 {
-    struct primitive p = {.in = in, .out = out, .spectrum = spectrum};
     int status;
     if (!plan || !spectrum)
         return fail(FFTCONV_INVALID, "%s is NULL", plan ? "spectrum" : "plan");
-    if ((status = check_spectrum(plan, spectrum)))
+    if ((status = check_single(plan)) || (status = check_spectrum(plan, spectrum)) ||
+        (status = check_spectra("in", in)) || (status = check_spectra("out", out)))
         return status;
-    return run_primitive(plan, &p, multiply_rows_task, threads, NULL, true);
+    const int64_t rows = plan->B * plan->H;
+    const int64_t bytes = rows * plan->xf.spectra_reals * plan->xf.real_bytes;
+    if (in != out && (const char *)in < (char *)out + bytes &&
+        (char *)out < (const char *)in + bytes)
+        return fail(FFTCONV_INVALID, "out overlaps in, must not unless it is the same array");
+    if ((status = resolve_threads(plan, threads, &threads)))
+        return status;
+    struct primitive p = {.call = {.plan = plan}, .in = in, .out = out, .spectrum = spectrum,
+                          .row_bytes = plan->xf.spectra_reals * plan->xf.real_bytes};
+    p.call.layout.spectrum = round_up(spectrum_reals(plan) * plan->xf.real_bytes, ALIGNMENT);
+    if (plan->xf.live && in != out) /* the product leaves out what is not kept */
+        memset(out, 0, (size_t)bytes);
+    parallel_for(threads, rows, multiply_rows_task, &p);
+    return FFTCONV_OK;
 }
 
 int fftconv_spectra_offsets(const fftconv_plan *plan, int64_t *offset)
@@ -902,15 +1211,11 @@ int fftconv_spectra_offsets(const fftconv_plan *plan, int64_t *offset)
     if (!plan || !offset)
         return fail(FFTCONV_INVALID, "%s is NULL", plan ? "offset" : "plan");
     const struct xform *xf = &plan->xf;
-    int radices[MAX_STAGES];
-    for (int l = 0; l < xf->stages; l++)
-        radices[l] = xf->stage[l].radix;
-    for (int64_t v = 0; v < xf->P; v++) {
-        const int64_t low = digit_reverse(v, radices, xf->split);
+    int64_t *low, *high;
+    const int status = frequencies_build(xf, &low, &high);
+    for (int64_t p = 0; !status && p < xf->P; p++)
         for (int64_t q = 0; q < xf->Q; q++)
-            offset[low + xf->P * digit_reverse(q, radices + xf->split,
-                                               xf->stages - xf->split)] =
-                spectrum_offset(xf, v, q);
-    }
-    return FFTCONV_OK;
+            offset[low[p] + high[q]] = spectrum_offset(xf, p, q);
+    aligned_free(low);
+    return status;
 }

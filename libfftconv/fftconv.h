@@ -6,8 +6,8 @@
  *     p = z * k + skip . z              long convolution and skip
  *     y = out_gate . mask . act(p)      activation, mask, post-gate
  *
- * where `*` is causal (linear, cut to L) or circular modulo fft_size, and a
- * dot is a product per element.  The convolution runs through the order-p
+ * where `*` is causal (linear, cut to L), two-sided (k for the past, k_rev for
+ * the future) or circular modulo fft_size, and a dot is a product per element.  The convolution runs through the order-p
  * Monarch decomposition of the DFT (FlashFFTConv, arXiv 2311.05908, section 3).
  *
  * Manner of use, as in FFTW and cuFFT: make a plan for shapes and types, make a
@@ -44,7 +44,7 @@ extern "C" {
 #endif
 
 /* The binary interface's number; fftconv_abi() returns the library's own. */
-#define FFTCONV_ABI 1
+#define FFTCONV_ABI 2
 
 /* The most stages a caller may name, and the largest radix of one stage. */
 #define FFTCONV_MAX_ORDER 16
@@ -62,11 +62,15 @@ typedef enum fftconv_dtype {
     FFTCONV_FLOAT32 = 2,
     FFTCONV_FLOAT16 = 3,
     FFTCONV_BFLOAT16 = 4,
+    FFTCONV_COMPLEX128 = 5, /* interleaved (re, im) */
+    FFTCONV_COMPLEX64 = 6,
 } fftconv_dtype;
 
 typedef enum fftconv_mode {
-    FFTCONV_CAUSAL = 0,   /* y[t] = sum_{s<=t} k[s] z[t-s]                   */
-    FFTCONV_CIRCULAR = 1, /* the same with t-s modulo fft_size               */
+    FFTCONV_CAUSAL = 0,    /* y[t] = sum_{s<=t} k[s] z[t-s]                  */
+    FFTCONV_CIRCULAR = 1,  /* the same with t-s modulo fft_size              */
+    FFTCONV_TWO_SIDED = 2, /* causal, plus sum_s k_rev[s] z[t+s]; both count
+                              lag 0 (hyena-dna's bidirectional convention)   */
 } fftconv_mode;
 
 /* How a real row becomes a complex one of M points. */
@@ -93,8 +97,10 @@ typedef struct fftconv_spectrum fftconv_spectrum;
 
 /* An array the caller owns.  data == NULL: the operand is absent.
  * shape and stride are of (B, H, L); strides count elements, not bytes, and a
- * stride of 0 repeats an input along that axis (an output must not).
- * A kernel is (1, H, Lk), skip is (1, H, 1), mask is (B, H, 1). */
+ * stride of 0 repeats an input along that axis (an output must not).  Any
+ * strides will do: rows that are not contiguous while channels are, (B, L, H),
+ * pass through the workspace a tile of channels at a time.
+ * A kernel is (1 or B, G, Lk), skip is (1, H, 1), mask is (B, H, 1). */
 typedef struct fftconv_tensor {
     void *data;
     int32_t dtype; /* fftconv_dtype */
@@ -124,6 +130,11 @@ typedef struct fftconv_plan_desc {
     size_t size;
     int64_t batch, channels, length; /* B, H, L >= 1; L <= 2^40               */
     int64_t kernel_length;           /* Lk >= 1; circular: Lk <= fft_size     */
+    int64_t reverse_length;          /* two-sided: of k_rev, >= 1             */
+    int64_t kernels;                 /* G, a divisor of H; 0 means H.  Channel
+                                        h has kernel h / (H / G)              */
+    int64_t kernel_batch;            /* 1, or B: kernels for each of the batch;
+                                        0 means 1                             */
     int64_t fft_size;                /* circular only: N >= L; 0 means L      */
     int32_t mode;                    /* fftconv_mode                          */
     int32_t dtype;                   /* of u, gates, y; float64 computes in
@@ -137,6 +148,19 @@ typedef struct fftconv_plan_desc {
                                         1 ... 128; their product is M, the
                                         complex transform's length            */
     const char *isa;                 /* NULL: the best of this machine        */
+    int32_t single_block;            /* 1: each row in one transform, as the
+                                        three primitives need it; 0: short
+                                        kernels in blocks (overlap-save) where
+                                        that costs less.  Radices of less than
+                                        a row needs ask for blocks.           */
+    int32_t history;                 /* 1: causal, forward only: operands give
+                                        the Lk - 1 samples of z before u, and
+                                        rows of 1 ... `length` samples        */
+    const double *weights;           /* circular, real types: fft_size/2 + 1
+                                        factors of K's rfft bins (0 removes a
+                                        bin and what only it needs); NULL: 1.
+                                        fft_size must have no prime factor
+                                        above 7                               */
 } fftconv_plan_desc;
 
 /* Errors: INVALID (any field), UNSUPPORTED (isa), NO_MEMORY. */
@@ -152,7 +176,8 @@ FFTCONV_API void fftconv_plan_destroy(fftconv_plan *plan);
 typedef struct fftconv_plan_info {
     size_t size;
     int32_t form, mode, dtype, dense, threads, lanes;
-    int64_t fft_size;         /* circular: N; causal: 2M                      */
+    int64_t fft_size;         /* circular: N; else what a block is linear in:
+                                 2M, complex types M                          */
     int64_t transform_length; /* M                                            */
     int32_t order;            /* the decomposition as named or chosen         */
     int32_t stages;           /* the steps it runs as: 32 may run as 4 and 8  */
@@ -170,24 +195,30 @@ typedef struct fftconv_plan_info {
     int64_t backward_workspace_bytes;
     double predicted_seconds;     /* the planner's own estimate, one thread   */
     const char *isa;
+    int64_t blocks;               /* transforms a row is cut into             */
+    int64_t block_length;         /* outputs of each, the last one's fewer    */
+    double kept;     /* of fft_size's bins, the part with a weight other than 0 */
+    double computed; /* of M's points, the part the stages and product visit  */
 } fftconv_plan_info;
 
 FFTCONV_API FFTCONV_MUST_CHECK int fftconv_plan_get_info(
     const fftconv_plan *plan, fftconv_plan_info *info);
 
-/* Bytes of workspace for one call on `threads` threads (0: the plan's).
+/* Bytes of workspace for one call on `threads` threads (0: the plan's), its rows
+ * contiguous and y not u; see fftconv_operands_workspace_bytes for others.
  * Workspace must be aligned to 64 bytes. */
 FFTCONV_API FFTCONV_MUST_CHECK int fftconv_workspace_bytes(
     const fftconv_plan *plan, int direction, int threads, int64_t *bytes);
 
 /* ---- Spectra ------------------------------------------------------------ */
 
-/* The transform of k (1, H, Lk), in the order in which the plan's stages leave
- * it, scaled, ready for any number of calls.  k's dtype: float64 for a float64
- * plan, else float32, or the plan's own 16-bit type. */
+/* The transform of k (1 or B, G, Lk), in the order in which the plan's stages
+ * leave it, scaled, ready for any number of calls.  k's dtype: the plan's, or
+ * float32 beside 16 bits.  k_rev: of a two-sided plan, with its own length;
+ * else NULL. */
 FFTCONV_API FFTCONV_MUST_CHECK int fftconv_spectrum_create(
     fftconv_spectrum **spectrum, const fftconv_plan *plan,
-    const fftconv_tensor *k, int threads);
+    const fftconv_tensor *k, const fftconv_tensor *k_rev, int threads);
 /* NULL is allowed. */
 FFTCONV_API void fftconv_spectrum_destroy(fftconv_spectrum *spectrum);
 
@@ -198,16 +229,17 @@ FFTCONV_API void fftconv_spectrum_destroy(fftconv_spectrum *spectrum);
  * and their gradients may be float32 where the plan is 16-bit. */
 typedef struct fftconv_operands {
     size_t size;
-    int32_t activation; /* fftconv_activation                               */
+    int32_t activation; /* fftconv_activation; complex types: identity      */
     int32_t threads;    /* 0: the plan's                                    */
     fftconv_tensor u;
-    fftconv_tensor k;        /* where no spectrum is given                  */
+    fftconv_tensor k, k_rev; /* where no spectrum is given                  */
     fftconv_tensor in_gate, out_gate;
     fftconv_tensor skip;     /* (1, H, 1)                                   */
     fftconv_tensor mask;     /* (B, H, 1)                                   */
+    fftconv_tensor history;  /* (B, H, Lk - 1): z before u, the latest last */
     fftconv_tensor y;        /* forward: the result; may be u itself        */
     fftconv_tensor dy;       /* backward: the gradient of y                 */
-    fftconv_tensor du, dk, din_gate, dout_gate, dskip; /* what you want of it */
+    fftconv_tensor du, dk, dk_rev, din_gate, dout_gate, dskip; /* what you want */
     void *workspace;         /* NULL: the call allocates its own and frees it */
     int64_t workspace_bytes;
 } fftconv_operands;
@@ -219,30 +251,73 @@ FFTCONV_API FFTCONV_MUST_CHECK int fftconv_forward(
     const fftconv_operands *operands);
 
 /* Gradients from dy; u, gates, skip, mask, activation as in forward, which is
- * recomputed.  dk (1, H, Lk) and dskip (1, H, 1) are summed over the batch in
- * a fixed order. */
+ * recomputed.  dk, dk_rev and dskip have their operand's shape, and are summed
+ * over what shares it in a fixed order.  Of complex x, dx is the derivative by
+ * Re x plus i times that by Im x. */
 FFTCONV_API FFTCONV_MUST_CHECK int fftconv_backward(
     const fftconv_plan *plan, const fftconv_spectrum *spectrum,
     const fftconv_operands *operands);
 
-/* ---- The three primitives ------------------------------------------------
- * A convolution is spectra_to_rows(multiply(rows_to_spectra(u))).  Spectra are
- * B*H consecutive rows of info.spectra_row_bytes, in stage order, 64-byte
- * aligned. */
+/* Bytes of workspace for just this call, whatever its strides; workspace itself
+ * is not looked at. */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_operands_workspace_bytes(
+    const fftconv_plan *plan, const fftconv_spectrum *spectrum,
+    const fftconv_operands *operands, int direction, int64_t *bytes);
 
-/* rows: (B, H, L) of the plan's dtype. */
+/* ---- The three primitives ------------------------------------------------
+ * A convolution is spectra_to_rows(multiply(rows_to_spectra(u))), for a plan of
+ * one block.  Spectra are consecutive rows of info.spectra_row_bytes, in stage
+ * order, 64-byte aligned. */
+
+/* Which rows: those of u and its gradient, or those of y and its gradient.
+ * They differ where u is read in more places than one (circular plans of the
+ * right-angle form), and each direction is the other's adjoint. */
+typedef enum fftconv_side {
+    FFTCONV_INPUT = 0,
+    FFTCONV_OUTPUT = 1,
+} fftconv_side;
+
+/* rows: (n0, n1, L) of the plan's dtype, n0 and n1 any; n0 n1 rows of spectra. */
 FFTCONV_API FFTCONV_MUST_CHECK int fftconv_rows_to_spectra(
-    const fftconv_plan *plan, const fftconv_tensor *rows, void *spectra,
-    int threads);
-/* out = spectrum . in per frequency; out may be in. */
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_multiply(
-    const fftconv_plan *plan, const fftconv_spectrum *spectrum, const void *in,
-    void *out, int threads);
+    const fftconv_plan *plan, int side, const fftconv_tensor *rows,
+    void *spectra, int threads);
 /* The inverse DFT without its 1/M, which a spectrum carries; spectra are
  * overwritten. */
 FFTCONV_API FFTCONV_MUST_CHECK int fftconv_spectra_to_rows(
-    const fftconv_plan *plan, void *spectra, const fftconv_tensor *rows,
-    int threads);
+    const fftconv_plan *plan, int side, void *spectra,
+    const fftconv_tensor *rows, int threads);
+/* out = spectrum . in per frequency, B H rows; out may be in. */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_multiply(
+    const fftconv_plan *plan, const fftconv_spectrum *spectrum, const void *in,
+    void *out, int threads);
+
+/* Kernels (n0, n1, Lk) to spectra, without a spectrum's 1/M, and the adjoint;
+ * k_rev as in fftconv_spectrum_create.  Not for the even/odd form. */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_kernels_to_spectra(
+    const fftconv_plan *plan, const fftconv_tensor *k,
+    const fftconv_tensor *k_rev, void *spectra, int threads);
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_spectra_to_kernels(
+    const fftconv_plan *plan, void *spectra, const fftconv_tensor *dk,
+    const fftconv_tensor *dk_rev, int threads);
+
+/* A matrix product at every frequency: with rows of spectra as entries,
+ *     out[r, c] = scale sum_d a[r, d] b[d, c]   (accumulate: added to out)
+ * for r < rows, c < columns, d < depth; strides count entries.  Not for the
+ * even/odd form, whose frequencies come in pairs. */
+typedef struct fftconv_contraction {
+    size_t size;
+    int64_t rows, columns, depth;
+    const void *a, *b;
+    void *out; /* overlaps neither */
+    int64_t a_stride[2], b_stride[2], out_stride[2];
+    double scale;
+    int32_t conjugate_a, conjugate_b, accumulate;
+    int32_t threads;
+} fftconv_contraction;
+
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_contract(
+    const fftconv_plan *plan, const fftconv_contraction *contraction);
+
 /* Where frequency m = 0 ... M-1 of a row lies: offset[m] counts real numbers
  * from the row's start to Re X[m]; Im X[m] lies info.lanes further on.  In the
  * right-angle form X[m] is the value at frequency (m - 1/4)/M. */

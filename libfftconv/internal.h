@@ -25,6 +25,7 @@ int fail_memory(int64_t bytes);
 /* An fftconv_dtype's bytes and name; NULL for a number that is none. */
 int dtype_size(int dtype);
 const char *dtype_name(int dtype);
+static inline bool is_complex(int dtype) { return dtype >= FFTCONV_COMPLEX128; }
 /* Aligned memory; NULL where there is none. */
 void *aligned_new(int64_t bytes);
 void aligned_free(void *p);
@@ -65,6 +66,8 @@ struct twiddle {
 
 struct stage {
     int radix;
+    uint8_t *live; /* phase 1, frequency-sparse: 0 for a block of X that holds
+                      zeros only; NULL: all live                              */
     bool dense;
     int64_t sub;    /* from one input of a butterfly to the next: vectors of
                        X, or rows of T                                        */
@@ -97,58 +100,90 @@ struct xform {
     struct mirror_pair *groups; /* whole vectors, lanes reversed; a <= b      */
     struct mirror_pair *points; /* what is left, one by one                   */
     int64_t group_count, point_count;
+    /* Frequency-sparse: vectors of p, leaf after leaf, that are computed at all;
+     * and of those the places that no pair writes. */
+    uint8_t *live;
+    int64_t *zero_vectors, *zero_points;
+    int64_t zero_vector_count, zero_point_count;
+    void *weights; /* of bins m and M - m, in spectrum order; complex: of m   */
+    double computed, kept;
 };
 
 /* ---- Rows in the caller's memory ------------------------------------------ */
 
+/* Element n is at data + (n - origin) stride. */
 struct array {
     const void *data;
     int dtype;
-    int64_t stride;
+    int64_t stride, origin;
+};
+
+struct scalar {
+    double re, im;
 };
 
 /* How the numbers of a row lie in the M complex points. */
 enum packing {
-    LINEAR,   /* point n: x[n] + i x[n + M]                                   */
-    PAIRS,    /* x[2n] + i x[2n + 1]                                          */
-    PERIODIC, /* in: LINEAR of x[n mod N], n < extent; out: LINEAR, then
-                 y[n] = p[n] + p[n + N] while n + N < extent                  */
+    LINEAR,      /* point n: x[n] + i x[n + M]                                */
+    PAIRS,       /* x[2n] + i x[2n + 1]                                       */
+    COMPLEX_ROW, /* x[n], complex                                             */
 };
 
+/* Place n of a transform takes element n + shift of z = x gate. */
 struct source {
     int packing;
-    int64_t length; /* x[n] = 0 from here on                                  */
-    int64_t period, extent; /* PERIODIC: N and L + Lk - 1 <= 2N - 1           */
+    int64_t shift;
+    int64_t from, to; /* elements; zeros elsewhere                            */
     struct array x, gate;
+    /* elements below 0: what came before, or, circular, what comes round;
+     * zeros again from before_to <= 0 on */
+    struct array before, before_gate;
+    int64_t before_to;
 };
 
+/* Place n gives element n + shift of y. */
 struct sink {
     int packing;
-    int64_t length; /* y[n] is wanted below this                              */
-    int64_t period, extent;
-    double scale; /* applied first                                            */
-    void *data;
-    int dtype;
-    int64_t stride;
+    int64_t shift;
+    int64_t from, to; /* elements wanted                                      */
+    double scale;     /* applied first                                        */
+    struct array y;
     struct array x, gate, out_gate; /* z = x gate, for the skip               */
-    bool has_skip;
-    double skip, mask;
+    bool has_skip, has_mask;
+    struct scalar skip, mask;
     int activation;
-    void *fold; /* PERIODIC: 2M reals to collect p in                         */
 };
 
-/* One row of backward between the two transforms. */
+/* Backward between two transforms, elements [from, from + count). */
 struct gradient {
-    int64_t length;
+    int64_t from, count;
     int activation;
-    double mask;
+    bool has_mask;
+    struct scalar mask;
     const void *p; /* act's argument; NULL where nothing needs it             */
-    void *g;       /* out: dy out_gate mask act'(p); may be p                 */
-    struct array dy, out_gate, x, gate;
-    void *dout_gate;
-    int dout_gate_dtype;
-    int64_t dout_gate_stride;
-    double *dskip; /* += sum g z                                              */
+    void *g;       /* out: dy conj(out_gate mask) act'(p); may be p           */
+    struct array dy, out_gate, x, gate, dout_gate;
+    struct scalar *dskip; /* += sum g conj(z)                                 */
+};
+
+/* Taps of a kernel in a row of `places`: k[s] at s, and k_rev[s] at places - s
+ * times `sign`, which is what t^places is worth. */
+struct taps {
+    struct array k, k_rev;
+    int64_t count, rev_count, places;
+    int sign;
+};
+
+/* out[r, c] = scale sum_d a[r, d] b[d, c] at every point of rows of spectra. */
+struct contraction {
+    int64_t rows, columns, depth;
+    const void *a, *b;
+    void *out;
+    int64_t a_stride[2], b_stride[2], out_stride[2]; /* in reals */
+    double scale;
+    bool conjugate_a, conjugate_b, accumulate;
+    /* a block: what is packed at a time, and stays in cache */
+    int64_t block_rows, block_columns, block_depth, block_vectors;
 };
 
 enum { FORWARD = 1, INVERSE = 2 };
@@ -168,9 +203,6 @@ struct engine {
     /* X to sink, columns [c0, c1) of stage 1. */
     void (*last)(const struct xform *, void *X, const struct sink *, int64_t c0,
                  int64_t c1, void *scratch);
-    /* PERIODIC: fold what `last` collected, y[n0 ... n1). */
-    void (*fold)(const struct xform *, const struct sink *, int64_t n0,
-                 int64_t n1);
     /* Spectra; part i of n, so that threads can share a row. */
     void (*multiply)(const struct xform *, const void *spectrum, const void *in,
                      void *out, bool adjoint, int64_t part, int64_t parts);
@@ -183,13 +215,20 @@ struct engine {
     void (*pullback)(const struct xform *, const void *dspectrum, void *S);
     /* Rows */
     void (*gradient)(const struct gradient *);
-    /* to[n] = (dz[n] + skip g[n]) factor[n] */
-    void (*spread)(int64_t length, const void *dz, double skip, const void *g,
-                   const struct array *factor, void *to, int dtype,
-                   int64_t stride);
-    /* a[0]; data[0] = value */
-    double (*get)(const struct array *a);
-    void (*set)(void *data, int dtype, double value);
+    /* to[n] = dz[n] conj(factor[n]) for elements [from, from + count) */
+    void (*spread)(int64_t from, int64_t count, const struct array *dz,
+                   const struct array *factor, const struct array *to);
+    /* y += a x, rows of the engine's own numbers, complex or not */
+    void (*axpy)(bool complex, int64_t count, struct scalar a, const void *x, void *y);
+    /* taps to a row, and a row's to taps, overwriting */
+    void (*place_taps)(const struct taps *, void *row);
+    void (*take_taps)(const struct taps *, const void *row);
+    /* a[0]; a[0] = value */
+    struct scalar (*get)(const struct array *a);
+    void (*set)(const struct array *a, struct scalar value);
+    /* contract.h: vectors [v0, v1) of every row, at most a block of them; work
+     * holds the packed blocks */
+    void (*contract)(const struct contraction *, int64_t v0, int64_t v1, void *work);
     /* One group of `lanes` DFTs, stages [0, count) of st, on T. */
     void (*transform)(const struct stage *st, int count, void *T);
 };
@@ -199,12 +238,19 @@ int find_engine(const char *isa, int real_bytes, const struct engine **engine);
 
 /* ---- planner.c ------------------------------------------------------------ */
 
+/* What of a spectrum is kept: counts of bins 0 ... N/2 of a real row's N. */
+struct sparsity {
+    int64_t N;
+    const double *weights;
+};
+
 struct request {
     int form; /* never AUTO */
     int lanes, real_bytes;
     bool dense;
     int order;              /* 0: any */
     const int64_t *radices; /* NULL: any */
+    const struct sparsity *sparsity; /* NULL: dense */
 };
 
 /* Radices, split and depth of the cheapest transform of M points; seconds by
@@ -212,7 +258,7 @@ struct request {
 double plan_xform(struct xform *xf, int64_t M, const struct request *request,
                   int *order, int64_t *radices);
 /* The tables plan_xform's choice needs.  Free with xform_clear. */
-int xform_build(struct xform *xf);
+int xform_build(struct xform *xf, const struct sparsity *sparsity);
 void xform_clear(struct xform *xf);
 /* Stages of any radices with scalar twiddles, as phase 2 runs them. */
 int stages_build(struct stage *st, int count, const int64_t *radices,
@@ -232,33 +278,46 @@ static inline int64_t spectrum_offset(const struct xform *xf, int64_t v, int64_t
     return v / xf->Pl * xf->leaf_reals + (q * xf->Plv + p / xf->lanes) * 2 * xf->lanes +
            p % xf->lanes;
 }
+/* The frequency of place (p, q) is low[p] + high[q].  Free with aligned_free(low). */
+int frequencies_build(const struct xform *xf, int64_t **low, int64_t **high);
 bool is_smooth(int64_t n); /* no prime factor above 7 */
 /* Which memory a stage's data sit in: 0 L1, 1 L2, 2 beyond. */
 int stage_level(const struct xform *xf, int l);
 
 /* ---- plan.c --------------------------------------------------------------- */
 
+/* A row goes through its transforms in blocks: block j reads elements
+ * j V - lead ... of z, as many as there are places, and gives the V elements of
+ * y from j V on.  A whole row in one block needs no lead where the places behind
+ * its end are free: what wraps falls there. */
 struct fftconv_plan {
     const struct engine *engine;
     struct xform xf;
-    int64_t B, H, L, Lk;
-    int64_t N;      /* circular: fft_size */
-    int64_t taps;   /* of k that act: min(Lk, L) where causal */
-    int64_t extent; /* places of the linear convolution: L + taps - 1 */
+    int64_t B, H, L, Lk, Lrev;
+    int64_t G, KB;   /* kernels: of a row of the batch; KB = B or 1           */
+    int64_t members; /* channels that share a kernel: H / G                   */
+    int64_t N;       /* circular: fft_size */
+    int64_t taps, rev_taps; /* of k and k_rev that act                        */
+    int64_t behind, ahead;  /* how far y[t] sees                              */
+    int64_t places, lead, V, blocks;
+    bool wrap;    /* circular, by reading round                               */
+    bool history;
     int mode, dtype, threads;
     bool dense;
-    int packing; /* of u, k, y: LINEAR, PAIRS or PERIODIC (fold)              */
+    int packing; /* of u, k, y                                                */
     int order;
     int64_t radices[FFTCONV_MAX_ORDER];
-    double predicted;
-    int64_t chunks; /* the batch is summed in this many fixed parts           */
+    double predicted; /* seconds of a row                                     */
+    int64_t chunks;   /* a kernel's rows are summed in this many fixed parts  */
+    uint64_t pattern; /* a hash of the weights; 0: none                       */
 };
 
 struct fftconv_spectrum {
-    void *data; /* H rows of spectrum_reals */
-    int64_t H, row_reals;
+    void *data; /* KB G rows of spectrum_reals */
+    int64_t kernels, row_reals;
     int form, lanes, real_bytes, stages, split, depth, packing;
-    int64_t M, taps;
+    int64_t M, taps, rev_taps;
+    uint64_t pattern;
     int radix[MAX_STAGES];
 };
 
@@ -268,14 +327,59 @@ int64_t spectrum_reals(const struct fftconv_plan *plan);
 int check_radices(const int64_t *radices, int order, int bits, int64_t *product);
 int resolve_threads(const struct fftconv_plan *plan, int threads, int *out);
 
-/* How one call shares its memory out; sizes in bytes, multiples of ALIGNMENT. */
-struct layout {
-    int threads, inside; /* workers over rows; threads inside one row         */
-    int64_t x, spectra, spectrum, row, fold, scratch; /* one of each          */
-    int64_t worker, shared, total;
-    bool by_channel; /* kernels' spectra are made by the worker that uses them */
+/* Channels whose rows are copied together where they are not contiguous: a
+ * cache line's worth of float32. */
+enum { TILE = 16 };
+
+/* The operands that are rows. */
+enum row_operand { U, IN_GATE, OUT_GATE, Y, DY, DU, DIN_GATE, DOUT_GATE, ROW_OPERANDS };
+
+/* What of a call decides its memory. */
+struct shape_of_call {
+    int direction, threads;
+    bool prepared;               /* a spectrum is given                       */
+    bool staged[ROW_OPERANDS];   /* copied by tiles                           */
+    bool in_place;               /* y is u: the blocks of a row go in order   */
 };
-struct layout layout_of(const struct fftconv_plan *plan, int direction, int threads,
-                        bool prepared);
+
+/* How a call shares its memory out: sizes in bytes, and where in a worker's part
+ * each begins. */
+struct layout {
+    struct shape_of_call call;
+    int threads, inside; /* workers over tasks; threads inside one row        */
+    int tile;            /* channels staged together; 1 where none are        */
+    int kernels;         /* kernels a task takes at a time                    */
+    int64_t kernel_tasks;/* groups of so many kernels                         */
+    int64_t runs;        /* of rows with one kernel, a tile of channels each  */
+    int64_t segments;    /* of a row's blocks, forward                        */
+    int64_t spectra, spectrum; /* of one row */
+    int64_t scratch_bytes, stage_bytes[ROW_OPERANDS], carry_bytes, wrap_bytes;
+    int64_t x, scratch, z, g, made, sum, p, dz, taps, carry, wrapped, stage[ROW_OPERANDS];
+    int64_t worker; /* bytes of one worker */
+    /* shared by all workers */
+    int64_t shared_spectra, shared_sums, shared_dskips, shared;
+    bool by_kernel; /* spectra are made by the worker that uses them          */
+    int64_t total;
+};
+struct layout layout_of(const struct fftconv_plan *plan, const struct shape_of_call *call);
+
+/* ---- operands.c ------------------------------------------------------------- */
+
+int check_operands(const struct fftconv_plan *plan, const struct fftconv_spectrum *spectrum,
+                   const fftconv_operands *operands, int direction);
+int check_spectrum(const struct fftconv_plan *plan, const struct fftconv_spectrum *spectrum);
+/* One tensor by itself: its dtype (float32 too beside 16 bits where `kernel`),
+ * shape, alignment, strides. */
+int check_tensor(const struct fftconv_plan *plan, const char *name, const fftconv_tensor *t,
+                 const int64_t shape[3], bool output, bool kernel);
+/* k, and k_rev as the plan's mode asks. */
+int check_kernels(const struct fftconv_plan *plan, const char *name, const fftconv_tensor *k,
+                  const char *rev_name, const fftconv_tensor *k_rev, int64_t n0, int64_t n1,
+                  bool output);
+/* Does the operand touch any of these bytes? */
+bool touches(const fftconv_tensor *t, const void *memory, int64_t bytes);
+/* Do two share memory? */
+bool tensors_overlap(const fftconv_tensor *a, const fftconv_tensor *b);
+const fftconv_tensor *row_tensor(const fftconv_operands *operands, int row_operand);
 
 #endif

@@ -1,6 +1,7 @@
 /* Plans: checked arguments, a form, a length, a transform. */
 #include "internal.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -50,13 +51,16 @@ static int check_desc(const fftconv_plan_desc *d)
         (status = check_size("channels", d->channels, SIZE_BITS)) ||
         (status = check_size("length", d->length, ROW_BITS)) ||
         (status = check_size("kernel_length", d->kernel_length, ROW_BITS)) ||
-        (status = check_choice("mode", d->mode, FFTCONV_CAUSAL, FFTCONV_CIRCULAR,
-                               "causal (0) or circular (1)")) ||
-        (status = check_choice("dtype", d->dtype, FFTCONV_FLOAT64, FFTCONV_BFLOAT16,
-                               "float64 (1), float32 (2), float16 (3) or bfloat16 (4)")) ||
+        (status = check_choice("mode", d->mode, FFTCONV_CAUSAL, FFTCONV_TWO_SIDED,
+                               "causal (0), circular (1) or two_sided (2)")) ||
+        (status = check_choice("dtype", d->dtype, FFTCONV_FLOAT64, FFTCONV_COMPLEX64,
+                               "float64 (1), float32 (2), float16 (3), bfloat16 (4), "
+                               "complex128 (5) or complex64 (6)")) ||
         (status = check_choice("form", d->form, FFTCONV_FORM_AUTO, FFTCONV_COMPLEX,
                                "auto (0), right_angle (1), even_odd (2) or complex (3)")) ||
         (status = check_choice("dense", d->dense, 0, 1, "0 or 1")) ||
+        (status = check_choice("single_block", d->single_block, 0, 1, "0 or 1")) ||
+        (status = check_choice("history", d->history, 0, 1, "0 or 1")) ||
         (status = check_choice("threads", d->threads, 0, 255, "0 (all) ... 255")) ||
         (status = check_choice("order", d->order, 0, FFTCONV_MAX_ORDER,
                                "0 (any) ... 16")))
@@ -67,10 +71,35 @@ static int check_desc(const fftconv_plan_desc *d)
         return fail(FFTCONV_INVALID,
                     "batch * channels * length is %lld * %lld * %lld, must be at most 2^58",
                     (long long)d->batch, (long long)d->channels, (long long)d->length);
-    if (d->mode == FFTCONV_CAUSAL && d->fft_size != 0)
+    if (d->kernels < 0 || (d->kernels && d->channels % d->kernels))
+        return fail(FFTCONV_INVALID, "kernels is %lld, must divide channels, %lld (or be 0: "
+                    "one each)", (long long)d->kernels, (long long)d->channels);
+    if (d->kernel_batch != 0 && d->kernel_batch != 1 && d->kernel_batch != d->batch)
+        return fail(FFTCONV_INVALID, "kernel_batch is %lld, must be 1 or batch, %lld",
+                    (long long)d->kernel_batch, (long long)d->batch);
+    if (d->mode == FFTCONV_TWO_SIDED) {
+        if ((status = check_size("reverse_length", d->reverse_length, ROW_BITS)))
+            return status;
+    } else if (d->reverse_length != 0) {
+        return fail(FFTCONV_INVALID, "reverse_length is %lld, must be 0 unless mode is "
+                    "two_sided (2)", (long long)d->reverse_length);
+    }
+    if (d->history && d->mode != FFTCONV_CAUSAL)
+        return fail(FFTCONV_INVALID, "history is 1, must be 0 unless mode is causal (0)");
+    if (d->history && d->single_block)
+        return fail(FFTCONV_INVALID, "single_block is 1, must be 0 with history");
+    if (d->mode != FFTCONV_CIRCULAR && d->fft_size != 0)
         return fail(FFTCONV_INVALID,
-                    "fft_size is %lld, must be 0 in causal mode: the library chooses "
-                    "(circular mode is modulo fft_size)", (long long)d->fft_size);
+                    "fft_size is %lld, must be 0 unless mode is circular (1): the library "
+                    "chooses", (long long)d->fft_size);
+    static const char *const form_name[] = {"auto", "right_angle", "even_odd", "complex"};
+    const int only = is_complex(d->dtype)              ? FFTCONV_COMPLEX
+                     : d->mode != FFTCONV_CIRCULAR     ? FFTCONV_RIGHT_ANGLE
+                                                       : FFTCONV_FORM_AUTO;
+    if (d->form != FFTCONV_FORM_AUTO && only != FFTCONV_FORM_AUTO && d->form != only)
+        return fail(FFTCONV_INVALID, "form is %s, must be %s (or auto) %s", form_name[d->form],
+                    form_name[only], is_complex(d->dtype) ? "for complex types"
+                                                          : "unless mode is circular (1)");
     if (d->mode == FFTCONV_CIRCULAR) {
         int64_t N = d->fft_size ? d->fft_size : d->length;
         if ((status = check_size("fft_size", N, ROW_BITS)))
@@ -83,10 +112,22 @@ static int check_desc(const fftconv_plan_desc *d)
             return fail(FFTCONV_INVALID,
                         "kernel_length is %lld, must be at most fft_size, %lld, in "
                         "circular mode", (long long)d->kernel_length, (long long)N);
-    } else if (d->form == FFTCONV_EVEN_ODD || d->form == FFTCONV_COMPLEX) {
-        return fail(FFTCONV_INVALID,
-                    "form is %s, must be right_angle (or auto) in causal mode",
-                    d->form == FFTCONV_EVEN_ODD ? "even_odd" : "complex");
+    }
+    if (d->weights) {
+        const int64_t N = d->fft_size ? d->fft_size : d->length;
+        if (d->mode != FFTCONV_CIRCULAR || is_complex(d->dtype))
+            return fail(FFTCONV_INVALID, "weights are given, must be NULL unless mode is "
+                        "circular (1) and dtype real");
+        if (d->form == FFTCONV_RIGHT_ANGLE)
+            return fail(FFTCONV_INVALID, "form is right_angle, must be even_odd, complex or "
+                        "auto with weights");
+        if (!is_smooth(N))
+            return fail(FFTCONV_INVALID, "fft_size is %lld, must have no prime factor above 7 "
+                        "with weights", (long long)N);
+        for (int64_t m = 0; m <= N / 2; m++)
+            if (!isfinite(d->weights[m]))
+                return fail(FFTCONV_INVALID, "weights[%lld] is %g, must be finite",
+                            (long long)m, d->weights[m]);
     }
     if (d->radices) {
         if (d->order < 1)
@@ -99,83 +140,136 @@ static int check_desc(const fftconv_plan_desc *d)
     return FFTCONV_OK;
 }
 
-/* Try M points in this form; keep it if it is the cheapest so far. */
-static void try_length(struct fftconv_plan *plan, const fftconv_plan_desc *d, int form,
-                       int packing, int64_t M)
+/* One way to compute the operation: M points, and how rows are cut. */
+struct way {
+    int form, packing;
+    int64_t M, places, lead, V, blocks;
+    bool wrap;
+};
+
+/* Blocks of M points in a form whose length is ours to choose; false where a row
+ * does not fit, or not in one. */
+static bool cut(const struct fftconv_plan *plan, const fftconv_plan_desc *d, int form,
+                int64_t M, struct way *way)
 {
-    struct request request = {.form = form, .lanes = plan->engine->lanes,
+    const bool circular = plan->mode == FFTCONV_CIRCULAR;
+    const int64_t halo = plan->behind + plan->ahead;
+    *way = (struct way){.form = form, .M = M, .wrap = circular,
+                        .packing = form == FFTCONV_COMPLEX ? COMPLEX_ROW : LINEAR,
+                        .places = form == FFTCONV_COMPLEX ? M : 2 * M};
+    if (!circular && !plan->history &&
+        way->places >= plan->L + max64(plan->behind, plan->ahead)) {
+        way->V = plan->L;
+        way->blocks = 1;
+        return true;
+    }
+    if (way->places <= halo)
+        return false;
+    way->lead = plan->behind;
+    way->V = min64(plan->L, way->places - halo);
+    way->blocks = ceil_div(plan->L, way->V);
+    return !(d->single_block && way->blocks > 1);
+}
+
+/* Keep this way if it is the cheapest so far. */
+static void try_way(struct fftconv_plan *plan, const fftconv_plan_desc *d, const struct way *way)
+{
+    const struct sparsity sparsity = {plan->N, d->weights};
+    struct request request = {.form = way->form, .lanes = plan->engine->lanes,
                               .real_bytes = plan->engine->real_bytes,
-                              .dense = d->dense, .order = d->order,
-                              .radices = d->radices};
+                              .dense = d->dense, .order = d->order, .radices = d->radices,
+                              .sparsity = d->weights ? &sparsity : NULL};
     struct xform xf;
     int order;
     int64_t radices[FFTCONV_MAX_ORDER];
-    double seconds = plan_xform(&xf, M, &request, &order, radices);
+    double seconds = plan_xform(&xf, way->M, &request, &order, radices);
     if (seconds < 0)
         return;
-    if (packing == PERIODIC) /* collecting and folding */
-        seconds += 1e-9 * (double)plan->extent / plan->engine->lanes * 4;
-    if (packing == LINEAR && plan->L > M) /* both planes */
-        seconds += 1e-9 * (double)M / plan->engine->lanes;
+    if (way->packing == LINEAR && way->lead + way->V > way->M) /* both planes */
+        seconds += 1e-9 * (double)way->M / plan->engine->lanes;
+    seconds *= (double)way->blocks;
     if (plan->predicted >= 0 && seconds >= plan->predicted)
         return;
     plan->predicted = seconds;
     plan->xf = xf;
-    plan->packing = packing;
+    plan->packing = way->packing;
+    plan->places = way->places;
+    plan->lead = way->lead;
+    plan->V = way->V;
+    plan->blocks = way->blocks;
+    plan->wrap = way->wrap;
     plan->order = order;
     memcpy(plan->radices, radices, (size_t)order * sizeof *radices);
 }
 
-/* Lengths worth trying from `least` up: an odd smooth number times the power of
- * two that reaches it. */
-static void try_lengths(struct fftconv_plan *plan, const fftconv_plan_desc *d, int form,
-                        int packing, int64_t least)
+/* Odd smooth numbers times the power of two that reaches `least`; and, where rows
+ * may be cut, shorter lengths down to what the taps allow. */
+static void try_cuts(struct fftconv_plan *plan, const fftconv_plan_desc *d, int form)
 {
     static const int odd[] = {1, 3, 5, 7, 9, 15, 21, 25, 27, 35, 45, 49, 63, 75, 81, 105};
-    for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) {
+    enum { ODDS = sizeof odd / sizeof *odd, SHORT_ODDS = 3 };
+    const int64_t planes = form == FFTCONV_COMPLEX ? 1 : 2, halo = plan->behind + plan->ahead;
+    const bool whole = plan->mode != FFTCONV_CIRCULAR && !plan->history;
+    const int64_t least = max64(1, ceil_div(plan->L + (whole ? max64(plan->behind, plan->ahead)
+                                                             : halo), planes));
+    struct way way;
+    for (int i = 0; i < ODDS; i++) {
         int64_t M = odd[i];
         while (M < least)
             M *= 2;
-        if (M >= 2 && M < 2 * least + 64)
-            try_length(plan, d, form, packing, M);
+        if (M >= 2 && M < 2 * least + 64 && cut(plan, d, form, M, &way))
+            try_way(plan, d, &way);
     }
+    /* a block of which less than a quarter is new costs more than a longer one */
+    const int64_t shortest = max64(16, ceil_div(halo + halo / 3 + 1, planes));
+    for (int i = 0; i < SHORT_ODDS && !d->single_block; i++)
+        for (int64_t M = odd[i]; M < least; M *= 2)
+            if (M >= shortest && cut(plan, d, form, M, &way))
+                try_way(plan, d, &way);
 }
 
 /* The forms that compute this operation, and of each the length(s) it may have. */
 static int choose(struct fftconv_plan *plan, const fftconv_plan_desc *d)
 {
-    const int64_t N = plan->N, least = max64(1, (plan->extent + 1) / 2);
-    const bool wraps = plan->mode == FFTCONV_CIRCULAR && plan->extent > N;
-    const bool any = d->form == FFTCONV_FORM_AUTO;
+    const int64_t N = plan->N;
+    const bool any = d->form == FFTCONV_FORM_AUTO, complex = is_complex(plan->dtype);
+    const bool circular = plan->mode == FFTCONV_CIRCULAR;
     int64_t given = 0; /* checked before */
     if (d->radices)
         (void)check_radices(d->radices, d->order, ROW_BITS, &given);
 
     plan->predicted = -1;
-    if (any || d->form == FFTCONV_RIGHT_ANGLE) {
-        const int packing = wraps ? PERIODIC : LINEAR;
+    const int linear = complex ? FFTCONV_COMPLEX : FFTCONV_RIGHT_ANGLE;
+    struct way way;
+    if ((any || d->form == linear) && !d->weights) {
         if (!given)
-            try_lengths(plan, d, FFTCONV_RIGHT_ANGLE, packing, least);
-        else if (given >= least)
-            try_length(plan, d, FFTCONV_RIGHT_ANGLE, packing, given);
+            try_cuts(plan, d, linear);
+        else if (cut(plan, d, linear, given, &way))
+            try_way(plan, d, &way);
     }
-    if (plan->mode == FFTCONV_CIRCULAR) {
-        if ((any || d->form == FFTCONV_EVEN_ODD) && N % 2 == 0 &&
-            (!given || given == N / 2))
-            try_length(plan, d, FFTCONV_EVEN_ODD, PAIRS, N / 2);
+    if (circular) {
+        way = (struct way){.form = FFTCONV_EVEN_ODD, .packing = PAIRS, .M = N / 2, .places = N,
+                           .V = plan->L, .blocks = 1};
+        if ((any || d->form == FFTCONV_EVEN_ODD) && N % 2 == 0 && !complex &&
+            (!given || given == way.M))
+            try_way(plan, d, &way);
+        way = (struct way){.form = FFTCONV_COMPLEX, .packing = complex ? COMPLEX_ROW : LINEAR,
+                           .M = N, .places = N, .V = plan->L, .blocks = 1};
         if ((any || d->form == FFTCONV_COMPLEX) && (!given || given == N))
-            try_length(plan, d, FFTCONV_COMPLEX, LINEAR, N);
+            try_way(plan, d, &way);
     }
     if (plan->predicted >= 0)
         return FFTCONV_OK;
     if (given)
         return fail(FFTCONV_INVALID,
                     "radices have product %lld, must be the complex length M of the form: "
-                    "at least %lld for right_angle%s%s", (long long)given, (long long)least,
-                    plan->mode == FFTCONV_CIRCULAR && N % 2 == 0 ? ", fft_size/2 for even_odd"
-                                                                 : "",
-                    plan->mode == FFTCONV_CIRCULAR ? ", fft_size for complex" : "");
-    if (d->order && (any || d->form == FFTCONV_RIGHT_ANGLE || is_smooth(N)))
+                    "%s%lld for %s%s%s", (long long)given,
+                    d->single_block ? "all of a row, more than " : "more than ",
+                    (long long)(plan->behind + plan->ahead) / (complex ? 1 : 2),
+                    complex ? "complex" : "right_angle",
+                    circular && N % 2 == 0 && !complex ? ", fft_size/2 for even_odd" : "",
+                    circular ? ", fft_size for complex" : "");
+    if (d->order && (any || d->form == linear || is_smooth(N)))
         return fail(FFTCONV_INVALID,
                     "order is %d, must be large enough for radices up to %d at length %lld",
                     d->order, FFTCONV_MAX_RADIX, (long long)plan->L);
@@ -183,6 +277,15 @@ static int choose(struct fftconv_plan *plan, const fftconv_plan_desc *d)
                 "form is %s, cannot be had for fft_size %lld: even_odd needs an even, "
                 "both need a 7-smooth fft_size (right_angle takes any)",
                 d->form == FFTCONV_EVEN_ODD ? "even_odd" : "complex", (long long)N);
+}
+
+/* FNV-1a; never 0 */
+static uint64_t hash(const void *data, int64_t bytes)
+{
+    uint64_t h = 14695981039346656037u;
+    for (int64_t i = 0; i < bytes; i++)
+        h = (h ^ ((const uint8_t *)data)[i]) * 1099511628211u;
+    return h ? h : 1;
 }
 
 int fftconv_plan_create(fftconv_plan **out, const fftconv_plan_desc *d)
@@ -205,12 +308,28 @@ int fftconv_plan_create(fftconv_plan **out, const fftconv_plan_desc *d)
     plan->dense = d->dense;
     plan->threads = d->threads ? d->threads : fftconv_default_threads();
     plan->N = d->fft_size ? d->fft_size : d->length;
-    plan->taps = d->mode == FFTCONV_CAUSAL ? min64(d->kernel_length, d->length)
-                                           : d->kernel_length;
-    plan->extent = d->length + plan->taps - 1;
-    plan->chunks = plan->H >= 8 ? 1 : min64(plan->B, ceil_div(8, plan->H));
-    if ((status = find_engine(d->isa, d->dtype == FFTCONV_FLOAT64 ? 8 : 4, &plan->engine)) ||
-        (status = choose(plan, d)) || (status = xform_build(&plan->xf))) {
+    plan->Lrev = d->reverse_length;
+    plan->G = d->kernels ? d->kernels : d->channels;
+    plan->KB = d->kernel_batch ? d->kernel_batch : 1;
+    plan->members = plan->H / plan->G;
+    plan->history = d->history;
+    /* taps beyond a row's length meet zeros only; not those that come round, nor
+     * with samples from before */
+    const bool all = d->mode == FFTCONV_CIRCULAR || d->history;
+    plan->taps = all ? d->kernel_length : min64(d->kernel_length, d->length);
+    plan->rev_taps = min64(d->reverse_length, d->length);
+    plan->behind = plan->taps - 1;
+    plan->ahead = max64(0, plan->rev_taps - 1);
+    const int64_t kernels = plan->KB * plan->G;
+    plan->chunks = kernels >= 8 ? 1
+                                : min64(plan->members * (plan->B / plan->KB), ceil_div(8, kernels));
+    const struct sparsity sparsity = {plan->N, d->weights};
+    if (d->weights)
+        plan->pattern = hash(d->weights, (plan->N / 2 + 1) * (int64_t)sizeof *d->weights);
+    if ((status = find_engine(d->isa, dtype_size(d->dtype) >= 8 && d->dtype != FFTCONV_COMPLEX64
+                                          ? 8 : 4, &plan->engine)) ||
+        (status = choose(plan, d)) ||
+        (status = xform_build(&plan->xf, d->weights ? &sparsity : NULL))) {
         free(plan);
         return status;
     }
@@ -239,46 +358,85 @@ int resolve_threads(const struct fftconv_plan *plan, int threads, int *out)
     return FFTCONV_OK;
 }
 
+/* Bytes at the cursor, rounded up; returns where they begin. */
+static int64_t take(int64_t *cursor, int64_t bytes)
+{
+    const int64_t at = *cursor;
+    *cursor += round_up(bytes, ALIGNMENT);
+    return at;
+}
+
 /* Threads go over rows where there are enough of them, else inside one row. */
-struct layout layout_of(const struct fftconv_plan *plan, int direction, int threads,
-                        bool prepared)
+struct layout layout_of(const struct fftconv_plan *plan, const struct shape_of_call *call)
 {
     const struct xform *xf = &plan->xf;
-    const int64_t real = xf->real_bytes;
-    struct layout l = {.threads = threads, .inside = 1};
-    const int64_t tasks = direction == FFTCONV_FORWARD ? plan->B * plan->H
-                                                       : plan->H * plan->chunks;
-    l.threads = (int)min64(threads, tasks);
-    const bool uneven = tasks < threads || (tasks % threads && tasks < 4 * threads);
+    const bool forward = call->direction == FFTCONV_FORWARD;
+    const int64_t reals = (1 + is_complex(plan->dtype)) * xf->real_bytes; /* of an element */
+    struct layout l = {.call = *call, .inside = 1, .tile = 1, .kernels = 1};
+
+    /* A tile is of channels beside each other: with a kernel each, those kernels
+     * are taken together; else it lies within a kernel's channels. */
+    for (int i = 0; i < ROW_OPERANDS; i++)
+        if (call->staged[i])
+            l.tile = (int)min64(TILE, plan->members > 1 ? plan->members : plan->H);
+    if (plan->members == 1)
+        l.tile = l.kernels = (int)min64(l.tile, ceil_div(plan->H, call->threads));
+    l.kernel_tasks = plan->KB * ceil_div(plan->G, l.kernels);
+    l.runs = plan->B / plan->KB * (plan->members > 1 ? ceil_div(plan->members, l.tile) : 1);
+    l.segments = 1;
+    int64_t tasks = l.kernel_tasks * (forward ? l.runs : plan->chunks);
+    if (forward && !call->in_place && tasks < 4 * call->threads)
+        l.segments = min64(plan->blocks, ceil_div(4 * call->threads, tasks));
+    tasks *= l.segments;
+    const bool uneven = tasks < call->threads ||
+                        (tasks % call->threads && tasks < 4 * call->threads);
+    l.threads = (int)min64(call->threads, tasks);
     if (xf->depth > 0 && xf->M >= 16384 && uneven)
-        l.threads = 1, l.inside = threads;
-    l.by_channel = !prepared && direction == FFTCONV_FORWARD && plan->H >= l.threads &&
-                   l.inside == 1;
+        l.threads = 1, l.inside = call->threads;
+    l.by_kernel = !call->prepared && l.inside == 1 &&
+                  (forward ? l.kernel_tasks >= l.threads : plan->chunks == 1);
 
-    l.x = round_up(xf->x_reals * real, ALIGNMENT);
-    l.spectra = round_up(xf->spectra_reals * real, ALIGNMENT);
-    l.spectrum = round_up(spectrum_reals(plan) * real, ALIGNMENT);
-    l.row = round_up(plan->L * real, ALIGNMENT);
-    l.fold = plan->packing == PERIODIC ? round_up(2 * xf->M * real, ALIGNMENT) : 0;
-    l.scratch = round_up(xf->scratch_reals * real, ALIGNMENT);
+    l.spectra = round_up(xf->spectra_reals * xf->real_bytes, ALIGNMENT);
+    l.spectrum = round_up(spectrum_reals(plan) * xf->real_bytes, ALIGNMENT);
+    l.scratch_bytes = round_up(xf->scratch_reals * xf->real_bytes, ALIGNMENT);
+    const int64_t window = min64(plan->places, plan->L);
+    const bool halo = plan->blocks > 1 || plan->wrap;
+    l.carry_bytes = halo ? round_up((plan->behind + plan->ahead) * reals, ALIGNMENT) : 0;
+    l.wrap_bytes = plan->wrap ? round_up(plan->behind * reals, ALIGNMENT) : 0;
 
-    /* forward: X, S where a spectrum passes through memory; backward: X, Z, G,
-     * p and g, dz, and the sum over the batch */
-    const bool stored = xf->form == FFTCONV_EVEN_ODD || !prepared;
-    l.worker = l.x + l.fold + l.scratch * l.inside;
-    if (direction == FFTCONV_FORWARD)
-        l.worker += (stored ? l.spectra : 0) + (l.by_channel ? l.spectrum : 0);
-    else
-        l.worker += 2 * l.spectra + 2 * l.row + l.spectrum;
-    /* spectra that outlive a task: of a few channels, or (prepared elsewhere)
-     * none; and partial sums of a few channels' chunks */
-    if (direction == FFTCONV_FORWARD) {
-        l.shared = !prepared && !l.by_channel ? plan->H * l.spectrum : 0;
-    } else {
-        l.shared = (plan->chunks > 1 ? plan->H * plan->chunks * l.spectrum : 0) +
-                   round_up(plan->H * plan->chunks * (int64_t)sizeof(double), ALIGNMENT);
-        if (!prepared) /* one per worker, or one per channel where those are few */
-            l.shared += (plan->chunks > 1 || l.inside > 1 ? plan->H : l.threads) * l.spectrum;
+    int64_t *at = &l.worker;
+    l.x = take(at, xf->x_reals * xf->real_bytes);
+    l.scratch = take(at, l.scratch_bytes * l.inside);
+    if (xf->form == FFTCONV_EVEN_ODD || !call->prepared || !forward)
+        l.z = take(at, l.spectra);
+    if (l.by_kernel)
+        l.made = take(at, l.spectrum * l.kernels);
+    if (plan->rev_taps && (!call->prepared || !forward))
+        l.taps = take(at, plan->places * reals);
+    if (!forward) {
+        l.g = take(at, l.spectra);
+        l.p = take(at, plan->V * reals);
+        l.dz = take(at, (halo ? plan->places : plan->L) * reals);
+        if (plan->chunks == 1)
+            l.sum = take(at, l.spectrum * l.kernels);
+        l.carry = take(at, l.carry_bytes * l.tile);
+        l.wrapped = take(at, l.wrap_bytes * l.tile);
+    }
+    for (int i = 0; i < ROW_OPERANDS; i++)
+        if (call->staged[i]) {
+            const bool input = i == U || i == IN_GATE || i == DU || i == DIN_GATE;
+            l.stage_bytes[i] = round_up((input ? window : plan->V) * dtype_size(plan->dtype),
+                                        ALIGNMENT);
+            l.stage[i] = take(at, l.stage_bytes[i] * l.tile);
+        }
+
+    if (!call->prepared && !l.by_kernel)
+        l.shared_spectra = take(&l.shared, plan->KB * plan->G * l.spectrum);
+    if (!forward) {
+        if (plan->chunks > 1)
+            l.shared_sums = take(&l.shared, plan->KB * plan->G * plan->chunks * l.spectrum);
+        l.shared_dskips = take(&l.shared, plan->KB * plan->chunks * plan->H *
+                                              (int64_t)sizeof(struct scalar));
     }
     l.total = l.shared + l.worker * l.threads;
     return l;
@@ -294,8 +452,10 @@ int fftconv_workspace_bytes(const fftconv_plan *plan, int direction, int threads
                                "forward (0) or backward (1)")) ||
         (status = resolve_threads(plan, threads, &threads)))
         return status;
-    *bytes = max64(layout_of(plan, direction, threads, false).total,
-                   layout_of(plan, direction, threads, true).total);
+    struct shape_of_call call = {.direction = direction, .threads = threads};
+    *bytes = layout_of(plan, &call).total;
+    call.prepared = true;
+    *bytes = max64(*bytes, layout_of(plan, &call).total);
     return FFTCONV_OK;
 }
 
@@ -308,6 +468,7 @@ int fftconv_plan_get_info(const fftconv_plan *plan, fftconv_plan_info *info)
                     sizeof *info);
     const struct xform *xf = &plan->xf;
     const double rows = (double)plan->B * (double)plan->H, M = (double)xf->M;
+    const double blocks = rows * (double)plan->blocks;
     const int element = dtype_size(plan->dtype);
     memset(info, 0, sizeof *info);
     info->size = sizeof *info;
@@ -317,7 +478,7 @@ int fftconv_plan_get_info(const fftconv_plan *plan, fftconv_plan_info *info)
     info->dense = plan->dense;
     info->threads = plan->threads;
     info->lanes = xf->lanes;
-    info->fft_size = plan->mode == FFTCONV_CIRCULAR ? plan->N : 2 * xf->M;
+    info->fft_size = plan->mode == FFTCONV_CIRCULAR ? plan->N : plan->places;
     info->transform_length = xf->M;
     info->order = plan->order;
     info->stages = xf->stages;
@@ -329,17 +490,23 @@ int fftconv_plan_get_info(const fftconv_plan *plan, fftconv_plan_info *info)
         double twiddles = 6.0 * (st->radix - 1) / st->radix;
         if (l == xf->stages - 1)
             twiddles = 0;
+        double live = l < xf->split ? 0 : xf->computed;
+        for (int64_t b = 0; l < xf->split && b < st->blocks; b++)
+            live += (st->live ? st->live[b] : 1) / (double)st->blocks;
         info->stage_flops[l] =
-            2 * rows * M * (radix_flops(st->radix, st->dense) + twiddles);
+            2 * blocks * live * M * (radix_flops(st->radix, st->dense) + twiddles);
         /* both directions read and write M complex points */
-        level[stage_level(xf, l)] += rows * 4 * M * 2 * xf->real_bytes;
+        level[stage_level(xf, l)] += blocks * live * 4 * M * 2 * xf->real_bytes;
     }
-    info->product_flops = rows * M * (xf->form == FFTCONV_EVEN_ODD ? 14 : 6);
+    const bool pairs = xf->form == FFTCONV_EVEN_ODD;
+    const double products = pairs ? 2.0 * (double)(xf->group_count * xf->lanes + xf->point_count)
+                                  : M * xf->computed;
+    info->product_flops = blocks * (pairs ? 14 * min64((int64_t)products, xf->M) : 6 * products);
     info->io_bytes = rows * (double)plan->L * 2 * element;
     info->l1_bytes = level[0];
     info->l2_bytes = level[1];
     info->memory_bytes = level[2];
-    info->spectrum_bytes = plan->H * spectrum_reals(plan) * xf->real_bytes;
+    info->spectrum_bytes = plan->KB * plan->G * spectrum_reals(plan) * xf->real_bytes;
     info->spectra_row_bytes = xf->spectra_reals * xf->real_bytes;
     int status;
     if ((status = fftconv_workspace_bytes(plan, FFTCONV_FORWARD, 0,
@@ -349,5 +516,9 @@ int fftconv_plan_get_info(const fftconv_plan *plan, fftconv_plan_info *info)
         return status;
     info->predicted_seconds = plan->predicted * rows;
     info->isa = plan->engine->isa;
+    info->blocks = plan->blocks;
+    info->block_length = plan->V;
+    info->kept = xf->kept;
+    info->computed = xf->computed;
     return FFTCONV_OK;
 }

@@ -93,6 +93,71 @@ int stage_level(const struct xform *xf, int l)
     return bytes <= cache_bytes(1) ? 0 : bytes <= cache_bytes(2) ? 1 : 2;
 }
 
+/* ---- Frequency-sparse spectra ------------------------------------------------------
+ *
+ * Even/odd, frequencies m and -m of the M points make bins m and M - m of the row
+ * out of each other, so both are live where either bin is.  A block of stage l
+ * holds the frequencies of one residue modulo r_1 ... r_(l-1). */
+
+struct live {
+    uint8_t *of, *residue; /* M each */
+    int64_t M;
+    struct {
+        int64_t R;
+        double part;
+    } known[64];
+    int count;
+};
+
+/* The bin whose weight plane 0 or 1 of place m has. */
+static int64_t bin_of(int form, int64_t M, int64_t m, int plane)
+{
+    return form == FFTCONV_EVEN_ODD ? (plane ? M - m : m) : min64(m, M - m);
+}
+
+static int live_new(struct live *live, const struct sparsity *sparsity, int form, int64_t M)
+{
+    *live = (struct live){.M = M, .of = aligned_new(2 * M)};
+    if (!live->of)
+        return fail_memory(2 * M);
+    live->residue = live->of + M;
+    for (int64_t m = 0; m < M; m++)
+        live->of[m] = sparsity->weights[bin_of(form, M, m, 0)] != 0 ||
+                      sparsity->weights[bin_of(form, M, m, 1)] != 0;
+    return FFTCONV_OK;
+}
+
+/* residue[c] = is any m = c modulo R live? */
+static void live_residues(struct live *live, int64_t R)
+{
+    memset(live->residue, 0, (size_t)R);
+    for (int64_t m = 0; m < live->M; m += R)
+        for (int64_t c = 0; c < R; c++)
+            live->residue[c] |= live->of[m + c];
+}
+
+/* The part of the residues modulo R that is live; all of it without a pattern. */
+static double live_part(struct live *live, int64_t R)
+{
+    if (!live)
+        return 1;
+    int i = 0;
+    while (i < live->count && live->known[i].R != R)
+        i++;
+    if (i == 64)
+        return 1; /* a row of fewer than 2^40 points has fewer prefixes a search */
+    if (i == live->count) {
+        int64_t count = 0;
+        live_residues(live, R);
+        for (int64_t c = 0; c < R; c++)
+            count += live->residue[c];
+        live->known[i].R = R;
+        live->known[i].part = (double)count / (double)R;
+        live->count++;
+    }
+    return live->known[i].part;
+}
+
 /* ---- One candidate -------------------------------------------------------------- */
 
 /* Bytes per cycle that a stage's data stream at, beside its arithmetic. */
@@ -134,17 +199,25 @@ static void shape(struct xform *xf, int64_t M, const int *steps, int count, int 
 
 /* Cycles of a forward and an inverse transform: Equation 2's sum, with codelets
  * in place of matrices and a CPU's caches in place of SRAM and HBM. */
-static double cycles(const struct xform *xf, int lanes, int real_bytes)
+static double cycles(const struct xform *xf, int lanes, int real_bytes, struct live *live)
 {
+    /* Of the blocks of phase 1 stage by stage; and of its last vectors, counted as
+     * live where any place is that agrees with theirs in the digits above. */
+    int64_t prefix = 1, vector = 1;
+    for (int l = xf->split - 1; live && l >= xf->depth && vector < lanes; l--)
+        vector *= xf->stage[l].radix;
+    const double live_vectors = live_part(live, xf->P / vector);
     const double vector_bytes = 2.0 * lanes * real_bytes;
     const bool square = xf->square && xf->form != FFTCONV_EVEN_ODD;
     double total = 0;
     for (int l = 0; l < xf->stages; l++) {
         const struct stage *st = &xf->stage[l];
         const bool first_phase = l < xf->split;
-        const double vectors = first_phase ? (double)xf->P * (double)xf->Qv
-                                           : (double)xf->leaves * (double)xf->Q *
-                                                 (double)xf->Plv;
+        const double part = first_phase ? live_part(live, prefix) : live_vectors;
+        const double vectors = part * (first_phase ? (double)xf->P * (double)xf->Qv
+                                                   : (double)xf->leaves * (double)xf->Q *
+                                                         (double)xf->Plv);
+        prefix *= st->radix;
         const struct codelet *c = st->dense ? NULL : find_codelet(st->radix);
         double per_vector = c ? c->cycles : 4.0 * st->radix + 6;
         if (c && st->radix == 16 && lanes * real_bytes >= 64)
@@ -158,7 +231,7 @@ static double cycles(const struct xform *xf, int lanes, int real_bytes)
         per_vector += 2 * vector_bytes / level_bandwidth[stage_level(xf, l)];
         total += 2 * vectors * per_vector;
         /* loop and call overhead of short runs */
-        total += 2 * 5.0 * (first_phase ? (double)st->blocks
+        total += part * 2 * 5.0 * (first_phase ? (double)st->blocks
                                         : (double)(xf->leaves * st->blocks * st->sub));
     }
     if (xf->form == FFTCONV_EVEN_ODD) {
@@ -169,11 +242,11 @@ static double cycles(const struct xform *xf, int lanes, int real_bytes)
             single *= xf->stage[l].radix;
         if (xf->Pl % lanes)
             single = xf->P;
-        total += (double)(xf->P - single) * (double)xf->Q / lanes * 14 +
-                 (double)single * (double)xf->Q * 9;
+        total += live_vectors * ((double)(xf->P - single) * (double)xf->Q / lanes * 14 +
+                                 (double)single * (double)xf->Q * 9);
     }
     /* transpositions, by tiles of lanes x lanes */
-    const double tiles = (double)xf->leaves * (double)xf->Plv * (double)xf->Qv;
+    const double tiles = live_vectors * (double)xf->leaves * (double)xf->Plv * (double)xf->Qv;
     total += tiles * 2 * (double)lanes * (square ? 4 : 8);
     return total + 600;
 }
@@ -182,7 +255,7 @@ static bool has_codelet(int radix) { return find_codelet(radix) != NULL; }
 
 /* Keep the cheapest split and depth of these steps, if cheaper than `best`. */
 static double consider(struct xform *xf, double best, int64_t M, const int *steps,
-                       int count, const struct request *request)
+                       int count, const struct request *request, struct live *live)
 {
     for (int split = 1; split <= count; split++)
         for (int depth = 0; depth <= split; depth++) {
@@ -191,7 +264,9 @@ static double consider(struct xform *xf, double best, int64_t M, const int *step
             for (int l = 0; l < count; l++)
                 candidate.stage[l].dense = request->dense || !has_codelet(steps[l]);
             shape(&candidate, M, steps, count, split, depth, request->lanes);
-            double cost = cycles(&candidate, request->lanes, request->real_bytes);
+            if (live)
+                candidate.square = false;
+            double cost = cycles(&candidate, request->lanes, request->real_bytes, live);
             if (best < 0 || cost < best) {
                 best = cost;
                 *xf = candidate;
@@ -244,9 +319,28 @@ static bool split_evenly(int64_t M, int order, int64_t *radices)
     return M == 1 && radices[0] <= FFTCONV_MAX_RADIX;
 }
 
+/* The next order of these numbers, ascending ones first; false after the last. */
+static bool next_order(int *a, int count)
+{
+    int i = count - 2, j = count - 1;
+    while (i >= 0 && a[i] >= a[i + 1])
+        i--;
+    if (i < 0)
+        return false;
+    while (a[j] <= a[i])
+        j--;
+    int t = a[i];
+    a[i] = a[j], a[j] = t;
+    for (i++, j = count - 1; i < j; i++, j--)
+        t = a[i], a[i] = a[j], a[j] = t;
+    return true;
+}
+
 /* All ways to write the power of two left over as codelets, and to share them
- * between the phases; odd factors stand outermost. */
-static double search(struct xform *xf, int64_t M, const struct request *request)
+ * between the phases; odd factors stand outermost.  Their order within phase 1
+ * hardly matters, unless it decides what a pattern leaves to skip. */
+static double search(struct xform *xf, int64_t M, const struct request *request,
+                     struct live *live)
 {
     int odd[MAX_STAGES], odds = 0, bits = 0;
     int64_t rest = M;
@@ -277,14 +371,24 @@ static double search(struct xform *xf, int64_t M, const struct request *request)
                                 continue;
                             for (int i = 0; i < odds; i++)
                                 steps[count++] = odd[i];
-                            for (int phase = 0; phase < 2; phase++)
+                            int outer = 0;
+                            for (int phase = 0; phase < 2; phase++) {
                                 for (int i = 0; i < 4; i++)
                                     for (int j = phase ? inner[i] : counts[i] - inner[i];
                                          j > 0; j--)
                                         steps[count++] = sizes[i];
+                                outer = phase ? outer : count - odds;
+                            }
                             if (count == 0)
                                 steps[count++] = 1;
-                            best = consider(xf, best, M, steps, count, request);
+                            for (int i = 0; live && i < outer / 2; i++) { /* ascending */
+                                int t = steps[odds + i];
+                                steps[odds + i] = steps[odds + outer - 1 - i];
+                                steps[odds + outer - 1 - i] = t;
+                            }
+                            do
+                                best = consider(xf, best, M, steps, count, request, live);
+                            while (live && next_order(steps + odds, outer));
                         }
         }
     return best;
@@ -295,29 +399,37 @@ double plan_xform(struct xform *xf, int64_t M, const struct request *request, in
 {
     double best = -1;
     int steps[MAX_STAGES], count;
+    struct live known, *live = NULL;
+    if (request->sparsity) {
+        if (live_new(&known, request->sparsity, request->form, M))
+            return -1;
+        live = &known;
+    }
     if (request->radices || request->order) {
         *order = request->order;
         if (request->radices)
             memcpy(radices, request->radices, (size_t)*order * sizeof *radices);
-        else if (!split_evenly(M, *order, radices))
-            return -1;
-        count = expand(radices, *order, request->dense, steps);
-        if (count > 0)
-            best = consider(xf, -1, M, steps, count, request);
+        if (request->radices || split_evenly(M, *order, radices)) {
+            count = expand(radices, *order, request->dense, steps);
+            if (count > 0)
+                best = consider(xf, -1, M, steps, count, request, live);
+        }
     } else if (request->dense) {
         for (*order = 1; *order <= FFTCONV_MAX_ORDER && best < 0; ++*order)
             if (split_evenly(M, *order, radices) && radices[0] <= 32)
                 best = consider(xf, -1, M, steps,
-                                expand(radices, *order, true, steps), request);
+                                expand(radices, *order, true, steps), request, live);
         --*order;
     } else {
-        best = search(xf, M, request);
+        best = search(xf, M, request, live);
         if (best >= 0) {
             *order = xf->stages;
             for (int l = 0; l < xf->stages; l++)
                 radices[l] = xf->stage[l].radix;
         }
     }
+    if (live)
+        aligned_free(live->of);
     return best < 0 ? -1 : best / 3.5e9;
 }
 
@@ -453,43 +565,102 @@ static int64_t mirror(int64_t place, int64_t size, const struct stage *st)
     return 0;
 }
 
-static int mirrors_build(struct xform *xf)
+int frequencies_build(const struct xform *xf, int64_t **low, int64_t **high)
 {
-    const int W = xf->lanes;
-    const int64_t vectors = xf->spectra_reals / (2 * W);
     int radices[MAX_STAGES];
     for (int l = 0; l < xf->stages; l++)
         radices[l] = xf->stage[l].radix;
-    xf->roots = reals_new(xf->spectra_reals, xf->real_bytes);
-    xf->groups = aligned_new((vectors / 2 + xf->Q) * (int64_t)sizeof *xf->groups);
-    xf->points = aligned_new((xf->M + W) * (int64_t)sizeof *xf->points);
-    /* exp(-2 pi i m / M) as a product of two table entries */
+    *low = aligned_new((xf->P + xf->Q) * (int64_t)sizeof **low);
+    if (!*low)
+        return fail_memory((xf->P + xf->Q) * (int64_t)sizeof **low);
+    *high = *low + xf->P;
+    for (int64_t p = 0; p < xf->P; p++)
+        (*low)[p] = digit_reverse(p, radices, xf->split);
+    for (int64_t q = 0; q < xf->Q; q++)
+        (*high)[q] = xf->P * digit_reverse(q, radices + xf->split, xf->stages - xf->split);
+    return FFTCONV_OK;
+}
+
+/* exp(-2 pi i m / N), N = 2M, in spectrum order; as a product of two entries. */
+static int roots_build(struct xform *xf, const int64_t *low, const int64_t *high)
+{
     const int64_t step = (int64_t)ceil(sqrt((double)xf->M));
-    double *fine = aligned_new(2 * step * (int64_t)sizeof *fine);
-    double *coarse = aligned_new(2 * step * (int64_t)sizeof *coarse);
-    if (!xf->roots || !xf->groups || !xf->points || !fine || !coarse) {
+    double *fine = aligned_new(4 * step * (int64_t)sizeof *fine), *coarse = fine + 2 * step;
+    xf->roots = reals_new(xf->spectra_reals, xf->real_bytes);
+    if (!xf->roots || !fine) {
         aligned_free(fine);
-        aligned_free(coarse);
         return fail_memory(xf->spectra_reals * xf->real_bytes);
     }
     memset(xf->roots, 0, (size_t)(xf->spectra_reals * xf->real_bytes));
     for (int64_t j = 0; j < step; j++) {
-        root(j, xf->M, &fine[2 * j], &fine[2 * j + 1]);
-        root(j * step, xf->M, &coarse[2 * j], &coarse[2 * j + 1]);
+        root(j, 2 * xf->M, &fine[2 * j], &fine[2 * j + 1]);
+        root(j * step, 2 * xf->M, &coarse[2 * j], &coarse[2 * j + 1]);
     }
-    for (int64_t v = 0; v < xf->P; v++) {
-        const int64_t low = digit_reverse(v, radices, xf->split);
+    for (int64_t p = 0; p < xf->P; p++)
         for (int64_t q = 0; q < xf->Q; q++) {
-            int64_t m = low + xf->P * digit_reverse(q, radices + xf->split,
-                                                    xf->stages - xf->split);
+            const int64_t m = low[p] + high[q], at = spectrum_offset(xf, p, q);
             const double *c = &coarse[m / step * 2], *f = &fine[m % step * 2];
-            int64_t at = spectrum_offset(xf, v, q);
             put(xf->roots, xf->real_bytes, at, c[0] * f[0] - c[1] * f[1]);
-            put(xf->roots, xf->real_bytes, at + W, c[0] * f[1] + c[1] * f[0]);
+            put(xf->roots, xf->real_bytes, at + xf->lanes, c[0] * f[1] + c[1] * f[0]);
         }
-    }
     aligned_free(fine);
-    aligned_free(coarse);
+    return FFTCONV_OK;
+}
+
+/* Weights of the bins in spectrum order, and which blocks are live. */
+static int sparsity_build(struct xform *xf, const struct sparsity *sparsity, struct live *live,
+                          const int64_t *low, const int64_t *high)
+{
+    const int W = xf->lanes;
+    xf->weights = reals_new(xf->spectra_reals, xf->real_bytes);
+    xf->live = aligned_new(xf->leaves * xf->Plv);
+    if (!xf->weights || !xf->live)
+        return fail_memory(xf->spectra_reals * xf->real_bytes);
+    memset(xf->weights, 0, (size_t)(xf->spectra_reals * xf->real_bytes));
+    memset(xf->live, 0, (size_t)(xf->leaves * xf->Plv));
+    for (int64_t p = 0; p < xf->P; p++)
+        for (int64_t q = 0; q < xf->Q; q++)
+            for (int plane = 0; plane < 2; plane++)
+                put(xf->weights, xf->real_bytes, spectrum_offset(xf, p, q) + plane * W,
+                    sparsity->weights[bin_of(xf->form, xf->M, low[p] + high[q], plane)]);
+    int radices[MAX_STAGES];
+    int64_t R = 1, points = 0, bins = 0;
+    for (int l = 0; l <= xf->split; R *= l < xf->split ? xf->stage[l].radix : 1, l++) {
+        live_residues(live, R);
+        if (l == xf->split)
+            break;
+        struct stage *st = &xf->stage[l];
+        radices[l] = st->radix;
+        if (!(st->live = aligned_new(st->blocks)))
+            return fail_memory(st->blocks);
+        for (int64_t b = 0; b < st->blocks; b++)
+            st->live[b] = live->residue[digit_reverse(b, radices, l)];
+    }
+    xf->stage[0].live[0] = 1; /* a pattern that keeps nothing */
+    for (int64_t p = 0; p < xf->P; p++)
+        xf->live[p / xf->Pl * xf->Plv + p % xf->Pl / W] |= live->residue[low[p]];
+    for (int64_t p = 0; p < xf->P; p++)
+        points += xf->live[p / xf->Pl * xf->Plv + p % xf->Pl / W];
+    for (int64_t m = 0; m <= sparsity->N / 2; m++) /* a bin and its mirror */
+        bins += sparsity->weights[m] != 0 ? (m == 0 || 2 * m == sparsity->N ? 1 : 2) : 0;
+    xf->computed = (double)points / (double)xf->P;
+    xf->kept = (double)bins / (double)sparsity->N;
+    return FFTCONV_OK;
+}
+
+static int mirrors_build(struct xform *xf, const struct live *live, const int64_t *low,
+                         const int64_t *high)
+{
+    const int W = xf->lanes;
+    const int64_t vectors = xf->spectra_reals / (2 * W);
+    xf->groups = aligned_new((vectors / 2 + xf->Q) * (int64_t)sizeof *xf->groups);
+    xf->points = aligned_new((xf->M + W) * (int64_t)sizeof *xf->points);
+    if (live) {
+        xf->zero_vectors = aligned_new(vectors * (int64_t)sizeof *xf->zero_vectors);
+        xf->zero_points = aligned_new(xf->M * (int64_t)sizeof *xf->zero_points);
+    }
+    if (!xf->groups || !xf->points || (live && (!xf->zero_vectors || !xf->zero_points)))
+        return fail_memory(xf->M * (int64_t)sizeof *xf->points);
 
     for (int64_t v0 = 0; v0 < xf->P; v0 += min64(W, xf->Pl - v0 % xf->Pl)) {
         const int64_t count = min64(W, xf->Pl - v0 % xf->Pl);
@@ -497,16 +668,26 @@ static int mirrors_build(struct xform *xf)
         bool group = count == W && v0 > 0 && image % xf->Pl % W == W - 1;
         for (int64_t j = 1; group && j < W; j++)
             group = mirror(v0 + j, xf->P, xf->stage) == image - j;
-        for (int64_t j = 0; j < (group ? 1 : count); j++) {
-            const int64_t v = v0 + j, mv = mirror(v, xf->P, xf->stage);
-            for (int64_t q = 0; q < xf->Q; q++) {
-                int64_t mq = v ? xf->Q - 1 - q : mirror(q, xf->Q, xf->stage + xf->split);
+        if (xf->live && !xf->live[v0 / xf->Pl * xf->Plv + v0 % xf->Pl / W])
+            continue; /* never read */
+        for (int64_t q = 0; q < xf->Q; q++) {
+            bool some = !live;
+            for (int64_t j = 0; !some && j < count; j++)
+                some = live->of[low[v0 + j] + high[q]];
+            if (!some) {
+                xf->zero_vectors[xf->zero_vector_count++] = spectrum_offset(xf, v0, q);
+                continue;
+            }
+            for (int64_t j = 0; j < (group ? 1 : count); j++) {
+                const int64_t v = v0 + j, mv = mirror(v, xf->P, xf->stage);
+                const int64_t mq = v ? xf->Q - 1 - q : mirror(q, xf->Q, xf->stage + xf->split);
                 struct mirror_pair pair = {spectrum_offset(xf, v, q),
-                                           spectrum_offset(xf, mv, mq) -
-                                               (group ? W - 1 : 0)};
-                if (pair.a > pair.b)
+                                           spectrum_offset(xf, mv, mq) - (group ? W - 1 : 0)};
+                if (!group && live && !live->of[low[v] + high[q]])
+                    xf->zero_points[xf->zero_point_count++] = pair.a;
+                else if (pair.a > pair.b)
                     continue;
-                if (group)
+                else if (group)
                     xf->groups[xf->group_count++] = pair;
                 else
                     xf->points[xf->point_count++] = pair;
@@ -520,7 +701,23 @@ static int mirrors_build(struct xform *xf)
     return FFTCONV_OK;
 }
 
-int xform_build(struct xform *xf)
+/* What the spectrum of these forms needs beside stages. */
+static int spectrum_build(struct xform *xf, const struct sparsity *sparsity)
+{
+    int64_t *low, *high;
+    struct live live = {0};
+    int status = frequencies_build(xf, &low, &high);
+    if (!status && sparsity && !(status = live_new(&live, sparsity, xf->form, xf->M)))
+        status = sparsity_build(xf, sparsity, &live, low, high);
+    if (!status && xf->form == FFTCONV_EVEN_ODD &&
+        !(status = roots_build(xf, low, high)))
+        status = mirrors_build(xf, sparsity ? &live : NULL, low, high);
+    aligned_free(live.of);
+    aligned_free(low);
+    return status;
+}
+
+int xform_build(struct xform *xf, const struct sparsity *sparsity)
 {
     const int shift = xf->form == FFTCONV_RIGHT_ANGLE;
     const int R = xf->stage[0].radix;
@@ -547,8 +744,9 @@ int xform_build(struct xform *xf)
             put(xf->shift, xf->real_bytes, 2 * r + 1, im);
         }
     }
-    if (!status && xf->form == FFTCONV_EVEN_ODD)
-        status = mirrors_build(xf);
+    xf->computed = xf->kept = 1;
+    if (!status && (sparsity || xf->form == FFTCONV_EVEN_ODD))
+        status = spectrum_build(xf, sparsity);
     /* a tile of stage 1's rows, both planes, in half an L1 */
     const int64_t column = (int64_t)R * 2 * xf->lanes;
     xf->tile_columns = max64(1, min64((16 << 10) / (column * xf->real_bytes),
@@ -583,17 +781,17 @@ void stages_clear(struct stage *st, int count)
         aligned_free(st[l].twiddle.fine);
         aligned_free(st[l].twiddle.coarse);
         aligned_free(st[l].matrix);
+        aligned_free(st[l].live);
         st[l].twiddle.fine = st[l].twiddle.coarse = st[l].matrix = NULL;
+        st[l].live = NULL;
     }
 }
 
 void xform_clear(struct xform *xf)
 {
     stages_clear(xf->stage, xf->stages);
-    aligned_free(xf->shift);
-    aligned_free(xf->roots);
-    aligned_free(xf->groups);
-    aligned_free(xf->points);
-    xf->shift = xf->roots = NULL;
-    xf->groups = xf->points = NULL;
+    void *tables[] = {xf->shift, xf->roots, xf->groups, xf->points, xf->live,
+                      xf->zero_vectors, xf->zero_points, xf->weights};
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
+        aligned_free(tables[i]);
 }

@@ -24,14 +24,15 @@ int fail_memory(int64_t bytes)
 
 int dtype_size(int dtype)
 {
-    static const int size[] = {0, 8, 4, 2, 2};
+    static const int size[] = {0, 8, 4, 2, 2, 16, 8};
     return dtype_name(dtype) ? size[dtype] : 0;
 }
 
 const char *dtype_name(int dtype)
 {
-    static const char *const name[] = {NULL, "float64", "float32", "float16", "bfloat16"};
-    return dtype >= FFTCONV_FLOAT64 && dtype <= FFTCONV_BFLOAT16 ? name[dtype] : NULL;
+    static const char *const name[] = {NULL,       "float64",    "float32",  "float16",
+                                       "bfloat16", "complex128", "complex64"};
+    return dtype >= FFTCONV_FLOAT64 && dtype <= FFTCONV_COMPLEX64 ? name[dtype] : NULL;
 }
 
 void *aligned_new(int64_t bytes)

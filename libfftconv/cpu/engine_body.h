@@ -168,16 +168,17 @@ INLINE void N_(last_columns)(int R, bool imag, bool shift,
     }
 }
 
-/* Phase 2: T[q][p], the twiddles scalars [m][k - 1]. */
-INLINE void N_(stage_rows)(int R, bool inverse, REAL *t, int64_t width, int64_t sub,
-                           int64_t blocks, const REAL *twiddle)
+/* Phase 2: `count` columns of T[q][p], rows of `width` vectors; the twiddles are
+ * scalars [m][k - 1]. */
+INLINE void N_(stage_rows)(int R, bool inverse, REAL *t, int64_t width, int64_t count,
+                           int64_t sub, int64_t blocks, const REAL *twiddle)
 {
     const int64_t step = sub * width * 2 * W;
     const int re = inverse ? LANES : 0, im = inverse ? 0 : LANES;
     for (int64_t b = 0; b < blocks; b++, t += R * step)
         for (int64_t m = 0; m < sub; m++) {
             const REAL *w = twiddle + m * (R - 1) * 2;
-            for (int64_t j = 0; j < width; j++) {
+            for (int64_t j = 0; j < count; j++) {
                 REAL *x = t + (m * width + j) * 2 * W;
                 V r[16], i[16];
 #pragma GCC unroll 16
@@ -200,12 +201,12 @@ INLINE void N_(stage_rows)(int R, bool inverse, REAL *t, int64_t width, int64_t 
 }
 
 /* The innermost stage (sub = 1, no twiddles), times the spectrum, and back. */
-INLINE void N_(product_rows)(int R, REAL *t, int64_t width, int64_t blocks,
-                             const REAL *spectrum)
+INLINE void N_(product_rows)(int R, REAL *t, int64_t width, int64_t count,
+                             int64_t blocks, const REAL *spectrum)
 {
     const int64_t step = width * 2 * W;
     for (int64_t b = 0; b < blocks; b++, t += R * step, spectrum += R * step)
-        for (int64_t j = 0; j < width; j++) {
+        for (int64_t j = 0; j < count; j++) {
             REAL *x = t + j * 2 * W;
             const REAL *f = spectrum + j * 2 * W;
             V r[16], i[16];
@@ -249,16 +250,17 @@ INLINE void N_(product_rows)(int R, REAL *t, int64_t width, int64_t blocks,
     {                                                                            \
         PLANES(N_(last_columns), R, a->yi, a);                                   \
     }                                                                            \
-    static void N_(stage_rows_##R)(REAL *t, int64_t width, int64_t sub,          \
-                                   int64_t blocks, const REAL *w, bool inverse)  \
+    static void N_(stage_rows_##R)(REAL *t, int64_t width, int64_t count,        \
+                                   int64_t sub, int64_t blocks, const REAL *w,   \
+                                   bool inverse)                                 \
     {                                                                            \
-        inverse ? N_(stage_rows)(R, true, t, width, sub, blocks, w)              \
-                : N_(stage_rows)(R, false, t, width, sub, blocks, w);            \
+        inverse ? N_(stage_rows)(R, true, t, width, count, sub, blocks, w)       \
+                : N_(stage_rows)(R, false, t, width, count, sub, blocks, w);     \
     }                                                                            \
-    static void N_(product_rows_##R)(REAL *t, int64_t width, int64_t blocks,     \
-                                     const REAL *spectrum)                       \
+    static void N_(product_rows_##R)(REAL *t, int64_t width, int64_t count,      \
+                                     int64_t blocks, const REAL *spectrum)       \
     {                                                                            \
-        N_(product_rows)(R, t, width, blocks, spectrum);                         \
+        N_(product_rows)(R, t, width, count, blocks, spectrum);                  \
     }
 CODELETS(KERNELS)
 #undef KERNELS
@@ -268,8 +270,8 @@ static const struct N_(kernels) {
     void (*middle)(const struct N_(columns) *, bool inverse);
     void (*first)(const struct N_(columns) *);
     void (*last)(const struct N_(columns) *);
-    void (*rows)(REAL *, int64_t, int64_t, int64_t, const REAL *, bool inverse);
-    void (*product)(REAL *, int64_t, int64_t, const REAL *);
+    void (*rows)(REAL *, int64_t, int64_t, int64_t, int64_t, const REAL *, bool inverse);
+    void (*product)(REAL *, int64_t, int64_t, int64_t, const REAL *);
 } N_(kernel)[] = {
 #define ROW(R)                                                              \
     [R] = {N_(middle_columns_##R), N_(first_columns_##R), N_(last_columns_##R), \
@@ -363,7 +365,7 @@ static void N_(last_dense)(const struct N_(columns) *a)
 }
 
 static void N_(rows_dense)(const struct stage *st, REAL *t, int64_t width,
-                           bool inverse)
+                           int64_t count, bool inverse)
 {
     const int R = st->radix;
     const REAL *matrix = st->matrix, *twiddle = st->twiddle.fine;
@@ -373,7 +375,7 @@ static void N_(rows_dense)(const struct stage *st, REAL *t, int64_t width,
     for (int64_t b = 0; b < st->blocks; b++, t += R * step)
         for (int64_t m = 0; m < st->sub; m++) {
             const REAL *w = twiddle + m * (R - 1) * 2;
-            for (int64_t j = 0; j < width; j++) {
+            for (int64_t j = 0; j < count; j++) {
                 REAL *x = t + (m * width + j) * 2 * W;
                 for (int k = 0; k < R; k++) {
                     xr[k] = N_(load)(x + k * step + re);
@@ -429,24 +431,43 @@ static void N_(run_columns)(const struct stage *st, enum N_(step) step,
     a->x = x;
 }
 
-static void N_(middle_stage)(const struct stage *st, bool inverse, REAL *x,
+/* The next run of live entries of n, from *at on: its length, 0 past the last.
+ * No flags: all are live. */
+INLINE int64_t N_(next_run)(const uint8_t *live, int64_t n, int64_t *at)
+{
+    if (!live)
+        return n - *at;
+    while (*at < n && !live[*at])
+        ++*at;
+    int64_t end = *at;
+    while (end < n && live[end])
+        end++;
+    return end - *at;
+}
+
+/* Blocks [b0, b0 + blocks) of a stage of phase 1, the first at x. */
+static void N_(middle_stage)(const struct stage *st, bool inverse, REAL *x, int64_t b0,
                              int64_t blocks)
 {
-    /* whole blocks in one call, unless their constants change on the way */
-    const int64_t together = st->twiddle.coarse ? 1 : blocks;
-    for (int64_t b = 0; b < blocks; b += together) {
-        struct N_(columns) a = {.x = x + b * st->radix * st->sub * 2 * W,
-                                .blocks = together};
-        N_(run_columns)(st, inverse ? N_(MIDDLE_INVERSE) : N_(MIDDLE), &a, 0, st->sub);
+    const uint8_t *live = st->live ? st->live + b0 : NULL;
+    for (int64_t b = 0, run; (run = N_(next_run)(live, blocks, &b)) > 0; b += run) {
+        /* whole blocks in one call, unless their constants change on the way */
+        const int64_t together = st->twiddle.coarse ? 1 : run;
+        for (int64_t i = b; i < b + run; i += together) {
+            struct N_(columns) a = {.x = x + i * st->radix * st->sub * 2 * W,
+                                    .blocks = together};
+            N_(run_columns)(st, inverse ? N_(MIDDLE_INVERSE) : N_(MIDDLE), &a, 0, st->sub);
+        }
     }
 }
 
-static void N_(row_stage)(const struct stage *st, bool inverse, REAL *t, int64_t width)
+static void N_(row_stage)(const struct stage *st, bool inverse, REAL *t, int64_t width,
+                          int64_t count)
 {
     if (st->dense)
-        N_(rows_dense)(st, t, width, inverse);
+        N_(rows_dense)(st, t, width, count, inverse);
     else
-        N_(kernel)[st->radix].rows(t, width, st->sub, st->blocks, st->twiddle.fine,
+        N_(kernel)[st->radix].rows(t, width, count, st->sub, st->blocks, st->twiddle.fine,
                                    inverse);
 }
 
@@ -490,14 +511,16 @@ INLINE void N_(tile)(const REAL *from, int64_t from_step, int64_t rows, REAL *to
     }
 }
 
-/* X's rows p, columns q to T[q][p], or back: `from` has `rows` rows of `width`
- * vectors, `to` as many rows as `from` has columns. */
+/* Tiles of `from`, which has `rows` rows of from_width vectors, to `to`, which has
+ * as many rows as `from` has columns: vectors [r0, r1) of its rows, and of `from`
+ * the vectors [c0, c1). */
 INLINE void N_(transpose_leaf)(const REAL *from, int64_t rows, int64_t from_width, REAL *to,
-                               int64_t columns, int64_t to_width)
+                               int64_t columns, int64_t to_width, int64_t r0, int64_t r1,
+                               int64_t c0, int64_t c1)
 {
     const int64_t from_step = from_width * 2 * W, to_step = to_width * 2 * W;
-    for (int64_t r = 0; r < to_width; r++)
-        for (int64_t c = 0; c < from_width; c++) {
+    for (int64_t r = r0; r < r1; r++)
+        for (int64_t c = c0; c < c1; c++) {
             const REAL *f = from + r * W * from_step + c * 2 * W;
             REAL *t = to + c * W * to_step + r * 2 * W;
             if (rows % W == 0 && columns % W == 0) {
@@ -512,14 +535,16 @@ INLINE void N_(transpose_leaf)(const REAL *from, int64_t rows, int64_t from_widt
         }
 }
 
-static void N_(to_rows)(const struct xform *xf, const REAL *x, REAL *t)
+/* X's rows p to columns of T[q][p], vectors [v0, v1) of them; and back */
+static void N_(to_rows)(const struct xform *xf, const REAL *x, REAL *t, int64_t v0, int64_t v1)
 {
-    N_(transpose_leaf)(x, xf->Pl, xf->Qv, t, xf->Q, xf->Plv);
+    N_(transpose_leaf)(x, xf->Pl, xf->Qv, t, xf->Q, xf->Plv, v0, v1, 0, xf->Qv);
 }
 
-static void N_(from_rows)(const struct xform *xf, const REAL *t, REAL *x)
+static void N_(from_rows)(const struct xform *xf, const REAL *t, REAL *x, int64_t v0,
+                          int64_t v1)
 {
-    N_(transpose_leaf)(t, xf->Q, xf->Plv, x, xf->Pl, xf->Qv);
+    N_(transpose_leaf)(t, xf->Q, xf->Plv, x, xf->Pl, xf->Qv, 0, xf->Qv, v0, v1);
 }
 
 /* A leaf's last stage of phase 1 and only stage of phase 2, where both have
@@ -567,49 +592,83 @@ static void N_(square_tiles)(const struct stage *st, REAL *x, int64_t tiles,
 }
 
 static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t,
-                     const REAL *spectrum)
+                     const REAL *spectrum, int64_t leaf)
 {
     const struct stage *st = xf->stage;
     const int top = xf->depth > 1 ? xf->depth : 1, n = xf->stages;
     const bool both = directions == (FORWARD | INVERSE);
     /* the product rides on the innermost stage where that is a codelet */
     const bool fused = both && n > xf->split && !st[n - 1].dense;
+#define BLOCKS(l) leaf * (st[l].blocks / xf->leaves), st[l].blocks / xf->leaves
 
     if (both && xf->square) {
         for (int l = top; l < xf->split - 1; l++)
-            N_(middle_stage)(&st[l], false, x, st[l].blocks / xf->leaves);
+            N_(middle_stage)(&st[l], false, x, BLOCKS(l));
         N_(square_tiles)(&st[xf->split - 1], x, xf->Plv, spectrum);
         for (int l = xf->split - 2; l >= top; l--)
-            N_(middle_stage)(&st[l], true, x, st[l].blocks / xf->leaves);
+            N_(middle_stage)(&st[l], true, x, BLOCKS(l));
         return;
     }
-    if (directions & FORWARD) {
+    if (directions & FORWARD)
         for (int l = top; l < xf->split; l++)
-            N_(middle_stage)(&st[l], false, x, st[l].blocks / xf->leaves);
-        N_(to_rows)(xf, x, t);
-        for (int l = xf->split; l < n - fused; l++)
-            N_(row_stage)(&st[l], false, t, xf->Plv);
+            N_(middle_stage)(&st[l], false, x, BLOCKS(l));
+
+    const uint8_t *live = xf->live ? xf->live + leaf * xf->Plv : NULL;
+    if (live && directions & INVERSE) /* what no vector writes below */
+        for (int64_t v = 0; v < xf->Plv; v++)
+            if (!live[v])
+                memset(x + v * W * xf->Qv * 2 * W, 0,
+                       (size_t)(min64(W, xf->Pl - v * W) * xf->Qv * 2 * W) * sizeof(REAL));
+    for (int64_t v = 0, run; (run = N_(next_run)(live, xf->Plv, &v)) > 0; v += run) {
+        REAL *columns = t + v * 2 * W;
+        const REAL *f = spectrum ? spectrum + v * 2 * W : NULL;
+        if (directions & FORWARD) {
+            N_(to_rows)(xf, x, t, v, v + run);
+            for (int l = xf->split; l < n - fused; l++)
+                N_(row_stage)(&st[l], false, columns, xf->Plv, run);
+        }
+        if (fused)
+            N_(kernel)[st[n - 1].radix].product(columns, xf->Plv, run, st[n - 1].blocks, f);
+        else if (both)
+            for (int64_t q = 0; q < xf->Q; q++) {
+                REAL *row = columns + q * xf->Plv * 2 * W;
+                N_(multiply_run)(f + q * xf->Plv * 2 * W, row, row, run, false);
+            }
+        if (directions & INVERSE) {
+            for (int l = n - 1 - fused; l >= xf->split; l--)
+                N_(row_stage)(&st[l], true, columns, xf->Plv, run);
+            N_(from_rows)(xf, t, x, v, v + run);
+        }
     }
-    if (fused)
-        N_(kernel)[st[n - 1].radix].product(t, xf->Plv, st[n - 1].blocks, spectrum);
-    else if (both)
-        N_(multiply_run)(spectrum, t, t, xf->Q * xf->Plv, false);
-    if (directions & INVERSE) {
-        for (int l = n - 1 - fused; l >= xf->split; l--)
-            N_(row_stage)(&st[l], true, t, xf->Plv);
-        N_(from_rows)(xf, t, x);
+    if (directions & INVERSE)
         for (int l = xf->split - 1; l >= top; l--)
-            N_(middle_stage)(&st[l], true, x, st[l].blocks / xf->leaves);
-    }
+            N_(middle_stage)(&st[l], true, x, BLOCKS(l));
+#undef BLOCKS
+}
+
+static void N_(subtree)(const struct xform *xf, int level, int directions, REAL *x,
+                        REAL *s, const REAL *spectrum, REAL *t, int64_t node);
+
+/* Child k of node `parent` above stage `level`; dead, it stays as it is forward,
+ * and is zeros inverse. */
+INLINE void N_(child)(const struct xform *xf, int level, int directions, REAL *x, REAL *s,
+                      const REAL *spectrum, REAL *t, int64_t node)
+{
+    const uint8_t *live = level < xf->split ? xf->stage[level].live : xf->live;
+    if (!live || live[node]) /* below the last stage of phase 1, a node is a vector */
+        N_(subtree)(xf, level, directions, x, s, spectrum, t, node);
+    else if (directions & INVERSE)
+        memset(x, 0, (size_t)(xf->stage[level - 1].sub * 2 * W) * sizeof(REAL));
 }
 
 /* Depth first: a block is transformed, multiplied and transformed back before
- * the next is touched, and so stays in cache. */
+ * the next is touched, and so stays in cache.  A node at a level is a block of
+ * that stage. */
 static void N_(subtree)(const struct xform *xf, int level, int directions, REAL *x,
-                        REAL *s, const REAL *spectrum, REAL *t)
+                        REAL *s, const REAL *spectrum, REAL *t, int64_t node)
 {
     if (level >= xf->depth) {
-        N_(leaf)(xf, directions, x, s ? s : t, spectrum);
+        N_(leaf)(xf, directions, x, s ? s : t, spectrum, node);
         return;
     }
     const struct stage *st = &xf->stage[level];
@@ -618,27 +677,28 @@ static void N_(subtree)(const struct xform *xf, int level, int directions, REAL 
         leaves *= xf->stage[l].radix;
     const int64_t reals = leaves * xf->leaf_reals;
     if (directions & FORWARD)
-        N_(middle_stage)(st, false, x, 1);
+        N_(middle_stage)(st, false, x, node, 1);
     for (int k = 0; k < st->radix; k++)
-        N_(subtree)(xf, level + 1, directions, x + k * st->sub * 2 * W,
-                    s ? s + k * reals : NULL, spectrum ? spectrum + k * reals : NULL, t);
+        N_(child)(xf, level + 1, directions, x + k * st->sub * 2 * W,
+                  s ? s + k * reals : NULL, spectrum ? spectrum + k * reals : NULL, t,
+                  node * st->radix + k);
     if (directions & INVERSE)
-        N_(middle_stage)(st, true, x, 1);
+        N_(middle_stage)(st, true, x, node, 1);
 }
 
 static void N_(middle)(const struct xform *xf, int directions, void *X, void *S,
                        const void *spectrum, int64_t j0, int64_t j1, void *scratch)
 {
     if (xf->depth == 0) {
-        N_(leaf)(xf, directions, X, S ? S : scratch, spectrum);
+        N_(leaf)(xf, directions, X, S ? S : scratch, spectrum, 0);
         return;
     }
     const struct stage *st = &xf->stage[0];
     const int64_t reals = xf->leaves / st->radix * xf->leaf_reals;
     for (int64_t j = j0; j < j1; j++)
-        N_(subtree)(xf, 1, directions, (REAL *)X + j * st->sub * 2 * W,
-                    S ? (REAL *)S + j * reals : NULL,
-                    spectrum ? (const REAL *)spectrum + j * reals : NULL, scratch);
+        N_(child)(xf, 1, directions, (REAL *)X + j * st->sub * 2 * W,
+                  S ? (REAL *)S + j * reals : NULL,
+                  spectrum ? (const REAL *)spectrum + j * reals : NULL, scratch, j);
 }
 
 /* ---- Rows in, rows out -------------------------------------------------------- */
@@ -664,18 +724,21 @@ static void N_(middle)(const struct xform *xf, int directions, void *X, void *S,
         }                                                                     \
     } while (0)
 
-static bool N_(has_imaginary)(int packing, int64_t length, int64_t M)
+/* Do elements below `to` reach the second plane? */
+static bool N_(has_imaginary)(int packing, int64_t to, int64_t shift, int64_t M)
 {
-    return packing != LINEAR || length > M;
+    return packing != LINEAR || to - shift > M;
 }
 
+/* Points [n, n + count): even and odd elements, or real and imaginary parts */
 static void N_(read_pairs)(const struct source *s, int64_t n, int64_t count, REAL *re,
                            REAL *im)
 {
+    const int64_t elements = s->packing == PAIRS ? 2 : 1;
     REAL both[CHUNK];
     for (int64_t i = 0; i < count; i += CHUNK / 2) {
         int64_t m = min64(CHUNK / 2, count - i);
-        N_(read_gated)(s, 2 * (n + i), 2 * m, both);
+        N_(read_places)(s, elements * (n + i), elements * m, both);
         for (int64_t j = 0; j < m; j++)
             re[i + j] = both[2 * j], im[i + j] = both[2 * j + 1];
     }
@@ -686,10 +749,10 @@ static void N_(first)(const struct xform *xf, const struct source *s, void *X,
 {
     const struct stage *st = &xf->stage[0];
     const int R = st->radix;
-    const bool imag = N_(has_imaginary)(s->packing, s->length, xf->M);
+    const bool imag = N_(has_imaginary)(s->packing, s->to, s->shift, xf->M);
     const bool direct = s->packing == LINEAR && s->x.dtype == REAL_DTYPE &&
                         s->x.stride == 1 && !s->gate.data && xf->Q % W == 0;
-    const int64_t tile = xf->tile_columns * W;
+    const int64_t tile = xf->tile_columns * W, from = max64(0, s->from);
     const REAL *zr[FFTCONV_MAX_RADIX], *zi[FFTCONV_MAX_RADIX];
     for (int64_t c = c0; c < c1; c += xf->tile_columns) {
         const int64_t columns = min64(xf->tile_columns, c1 - c);
@@ -699,20 +762,20 @@ static void N_(first)(const struct xform *xf, const struct source *s, void *X,
             if (xf->Q % W)
                 memset(re, 0, (size_t)(2 * tile) * sizeof(REAL));
             zr[r] = re, zi[r] = im;
-            if (s->packing == PAIRS) {
+            if (s->packing != LINEAR) {
                 FOR_RUNS(xf, vector, columns, n, count, at,
                          N_(read_pairs)(s, n, count, re + at, im + at));
                 continue;
             }
             for (int plane = 0; plane <= imag; plane++) {
-                const int64_t from = vector * W + plane * xf->M;
+                const int64_t e = vector * W + plane * xf->M + s->shift;
                 const REAL **z = plane ? &zi[r] : &zr[r];
                 REAL *to = plane ? im : re;
-                if (direct && from + columns * W <= s->length)
-                    *z = (const REAL *)s->x.data + from;
+                if (direct && e >= from && e + columns * W <= s->to)
+                    *z = (const REAL *)s->x.data + (e - s->x.origin);
                 else
                     FOR_RUNS(xf, vector, columns, n, count, at,
-                             N_(read_plane)(s, n + plane * xf->M, count, to + at));
+                             N_(read_places)(s, n + plane * xf->M, count, to + at));
             }
         }
         struct N_(columns) a = {.x = X, .shift = xf->shift, .zr = zr,
@@ -721,26 +784,16 @@ static void N_(first)(const struct xform *xf, const struct source *s, void *X,
     }
 }
 
-/* p at places [n, n + count) of plane 0 or 1 */
-static void N_(write_plane)(const struct xform *xf, const struct sink *s, int plane,
-                            int64_t n, int64_t count, REAL *v)
-{
-    n += plane * xf->M;
-    if (s->packing == PERIODIC)
-        memcpy((REAL *)s->fold + n, v, (size_t)count * sizeof(REAL));
-    else
-        N_(write_run)(s, n, count, v);
-}
-
 static void N_(write_pairs)(const struct sink *s, int64_t n, int64_t count,
                             const REAL *re, const REAL *im)
 {
+    const int64_t elements = s->packing == PAIRS ? 2 : 1;
     REAL both[CHUNK];
     for (int64_t i = 0; i < count; i += CHUNK / 2) {
         int64_t m = min64(CHUNK / 2, count - i);
         for (int64_t j = 0; j < m; j++)
             both[2 * j] = re[i + j], both[2 * j + 1] = im[i + j];
-        N_(write_run)(s, 2 * (n + i), 2 * m, both);
+        N_(write_run)(s, elements * (n + i), elements * m, both);
     }
 }
 
@@ -749,7 +802,7 @@ static void N_(last)(const struct xform *xf, void *X, const struct sink *s, int6
 {
     const struct stage *st = &xf->stage[0];
     const int R = st->radix;
-    const bool imag = N_(has_imaginary)(s->packing, s->length, xf->M);
+    const bool imag = N_(has_imaginary)(s->packing, s->to, s->shift, xf->M);
     const bool direct = N_(sink_is_plain)(s) && xf->Q % W == 0;
     const int64_t tile = xf->tile_columns * W;
     REAL *yr[FFTCONV_MAX_RADIX], *yi[FFTCONV_MAX_RADIX];
@@ -757,10 +810,11 @@ static void N_(last)(const struct xform *xf, void *X, const struct sink *s, int6
         const int64_t columns = min64(xf->tile_columns, c1 - c);
         for (int r = 0; r < R; r++)
             for (int plane = 0; plane <= imag; plane++) {
-                const int64_t to = (r * st->sub + c) * W + plane * xf->M;
-                (plane ? yi : yr)[r] = direct && to + columns * W <= s->length
-                                           ? (REAL *)s->data + to
-                                           : (REAL *)scratch + (2 * r + plane) * tile;
+                const int64_t e = (r * st->sub + c) * W + plane * xf->M + s->shift;
+                (plane ? yi : yr)[r] =
+                    direct && e >= s->from && e + columns * W <= s->to
+                        ? (REAL *)s->y.data + (e - s->y.origin)
+                        : (REAL *)scratch + (2 * r + plane) * tile;
             }
         struct N_(columns) a = {.x = X, .shift = xf->shift, .yr = yr,
                                 .yi = imag ? yi : NULL};
@@ -768,35 +822,18 @@ static void N_(last)(const struct xform *xf, void *X, const struct sink *s, int6
         for (int r = 0; r < R; r++) {
             const int64_t vector = r * st->sub + c;
             REAL *re = (REAL *)scratch + 2 * r * tile, *im = re + tile;
-            if (s->packing == PAIRS) {
+            if (s->packing != LINEAR) {
                 FOR_RUNS(xf, vector, columns, n, count, at,
                          N_(write_pairs)(s, n, count, re + at, im + at));
                 continue;
             }
             if (yr[r] == re)
                 FOR_RUNS(xf, vector, columns, n, count, at,
-                         N_(write_plane)(xf, s, 0, n, count, re + at));
+                         N_(write_run)(s, n, count, re + at));
             if (imag && yi[r] == im)
                 FOR_RUNS(xf, vector, columns, n, count, at,
-                         N_(write_plane)(xf, s, 1, n, count, im + at));
+                         N_(write_run)(s, n + xf->M, count, im + at));
         }
-    }
-}
-
-/* y[n] = p[n] + p[n + N]: a linear convolution, folded once. */
-static void N_(fold)(const struct xform *xf, const struct sink *s, int64_t n0, int64_t n1)
-{
-    const REAL *p = s->fold;
-    (void)xf;
-    for (int64_t n = n0; n < n1; n += CHUNK) {
-        int64_t m = min64(CHUNK, n1 - n);
-        REAL v[CHUNK];
-        for (int64_t j = 0; j < m; j++)
-            v[j] = p[n + j];
-        int64_t wrapped = max64(0, min64(m, s->extent - s->period - n));
-        for (int64_t j = 0; j < wrapped; j++)
-            v[j] += p[n + j + s->period];
-        N_(write_run)(s, n, m, v);
     }
 }
 
@@ -805,8 +842,10 @@ static void N_(fold)(const struct xform *xf, const struct sink *s, int64_t n0, i
  * Right angle and complex: Y = A Z, place by place.  Even/odd pairs frequency m
  * with -m, and a spectrum is (A, B):
  *     Y[m] = A[m] Z[m] + B[m] conj Z[-m]
- *     A = Ke + (i/2) (1 - w^m) Ko,  B = (i/2) (1 + w^m) Ko,  w = exp(-2 pi i / M)
- * with Ke, Ko the transforms of the even and odd taps. */
+ *     A = Ke + (i/2) (1 - w^2) Ko,  B = (i/2) (1 + w^2) Ko,  w = exp(-2 pi i m / N)
+ * with Ke, Ko the transforms of the even and odd taps.  Bin m of K is Ke + w Ko,
+ * bin M - m the conjugate of Ke - w Ko; times weights a and b they are those of
+ *     Ke' = s Ke + d w Ko,  Ko' = s Ko + d conj(w) Ke,  s, d = (a +- b) / 2. */
 
 typedef struct {
     V r, i;
@@ -821,6 +860,7 @@ INLINE C N_(conj)(C a) { return (C){a.r, -a.i}; }
 INLINE C N_(plus)(C a, C b) { return (C){a.r + b.r, a.i + b.i}; }
 INLINE C N_(minus)(C a, C b) { return (C){a.r - b.r, a.i - b.i}; }
 INLINE C N_(scaled)(C a, REAL s) { return (C){a.r * s, a.i * s}; }
+INLINE C N_(times)(C a, V s) { return (C){a.r * s, a.i * s}; }
 INLINE C N_(times_i)(C a) { return (C){-a.i, a.r}; }
 
 /* Side a or b of a mirror pair: a vector, b's lanes reversed; or LANES points. */
@@ -869,10 +909,19 @@ INLINE void N_(pair)(enum N_(operation) op, const struct xform *xf, bool group,
 {
     REAL *A = f, *B = f + xf->spectra_reals;
     const REAL half = (REAL)0.5;
-    const C one = {SPLAT(1), SPLAT(0)};
-    C za = one, zb = one;
+    C za = {0}, zb = {0}, w = {0}, up = {0}, down = {0};
+    V s = {0}, d = {0}; /* weights */
     if (op != N_(PULLBACK_PAIRS))
         za = N_(side)(x, p, group, false), zb = N_(side)(x, p, group, true);
+    if (op == N_(PREPARE_PAIRS) || op == N_(PULLBACK_PAIRS)) {
+        w = N_(side)(xf->roots, p, group, false); /* (1 -+ w^2) / 2, |w| = 1: */
+        down = (C){w.i * w.i, -w.r * w.i};
+        up = (C){w.r * w.r, w.r * w.i};
+        if (xf->weights) {
+            C ab = N_(side)(xf->weights, p, group, false);
+            s = (ab.r + ab.i) * half, d = (ab.r - ab.i) * half;
+        }
+    }
 
     switch (op) {
     case N_(MULTIPLY_PAIRS):
@@ -904,13 +953,16 @@ INLINE void N_(pair)(enum N_(operation) op, const struct xform *xf, bool group,
     case N_(PREPARE_PAIRS): {
         /* Ke = (Z[m] + conj Z[-m]) / 2, Ko = (Z[m] - conj Z[-m]) / 2i, and
          * their values at -m are the conjugates; 1/M goes in here */
-        const REAL s = half / (REAL)xf->M;
-        C w = N_(side)(xf->roots, p, group, false);
-        C ke = N_(scaled)(N_(plus)(za, N_(conj)(zb)), s);
-        C iko = N_(scaled)(N_(minus)(za, N_(conj)(zb)), s); /* i Ko */
-        C down = N_(scaled)(N_(minus)(one, w), half);       /* (1 - w) / 2 */
-        C up = N_(scaled)(N_(plus)(one, w), half);
-        /* at -m: conj Ke, i conj Ko = -conj(i Ko), conj w */
+        const REAL scale = half / (REAL)xf->M;
+        C ke = N_(scaled)(N_(plus)(za, N_(conj)(zb)), scale);
+        C iko = N_(scaled)(N_(minus)(za, N_(conj)(zb)), scale); /* i Ko */
+        if (xf->weights) {
+            C old = ke;
+            ke = N_(plus)(N_(times)(ke, s), N_(times_i)(N_(times)(N_(cmul)(w, iko), -d)));
+            iko = N_(plus)(N_(times)(iko, s),
+                           N_(times_i)(N_(times)(N_(cmul)(N_(conj)(w), old), d)));
+        }
+        /* at -m: conj Ke, i conj Ko = -conj(i Ko), conj w^2 */
         C miko = N_(scaled)(N_(conj)(iko), -1);
         N_(put)(A, p, group, false, N_(plus)(ke, N_(cmul)(down, iko)));
         N_(put)(B, p, group, false, N_(cmul)(up, iko));
@@ -920,14 +972,11 @@ INLINE void N_(pair)(enum N_(operation) op, const struct xform *xf, bool group,
         break;
     }
     case N_(PULLBACK_PAIRS): {
-        /* dKe = dA, dKo = conj((i/2)(1 - w)) dA + conj((i/2)(1 + w)) dB; taps
+        /* dKe = dA, dKo = conj((i/2)(1 - w^2)) dA + conj((i/2)(1 + w^2)) dB; taps
          * are real, so only Hermitian parts act: S = H(dKe) + i H(dKo),
          * H(E)[m] = (E[m] + conj E[-m]) / 2 */
-        C w = N_(side)(xf->roots, p, group, false);
         C aa = N_(side)(A, p, group, false), ab = N_(side)(A, p, group, true);
         C ba = N_(side)(B, p, group, false), bb = N_(side)(B, p, group, true);
-        C down = N_(scaled)(N_(minus)(one, w), half);
-        C up = N_(scaled)(N_(plus)(one, w), half);
         /* conj(i d) e = -i conj(d) e */
         C oa = N_(scaled)(N_(times_i)(N_(plus)(N_(cmul)(N_(conj)(down), aa),
                                                N_(cmul)(N_(conj)(up), ba))), -1);
@@ -935,6 +984,11 @@ INLINE void N_(pair)(enum N_(operation) op, const struct xform *xf, bool group,
                           -1);
         C e = N_(scaled)(N_(plus)(aa, N_(conj)(ab)), half);
         C o = N_(scaled)(N_(plus)(oa, N_(conj)(ob)), half);
+        if (xf->weights) { /* the map is its own adjoint */
+            C old = e;
+            e = N_(plus)(N_(times)(e, s), N_(times)(N_(cmul)(w, o), d));
+            o = N_(plus)(N_(times)(o, s), N_(times)(N_(cmul)(N_(conj)(w), old), d));
+        }
         N_(put)(y, p, group, false, N_(plus)(e, N_(times_i)(o)));
         N_(put)(y, p, group, true,
                 N_(plus)(N_(conj)(e), N_(times_i)(N_(conj)(o))));
@@ -946,12 +1000,19 @@ INLINE void N_(pair)(enum N_(operation) op, const struct xform *xf, bool group,
 INLINE void N_(all_pairs)(enum N_(operation) op, const struct xform *xf, REAL *f,
                           const REAL *x, REAL *y, int64_t part, int64_t parts)
 {
-    for (int64_t g = xf->group_count * part / parts;
-         g < xf->group_count * (part + 1) / parts; g++)
+#define PART(count, i) \
+    for (int64_t i = (count) * part / parts; i < (count) * (part + 1) / parts; i++)
+    PART(xf->group_count, g)
         N_(pair)(op, xf, true, &xf->groups[g], f, x, y);
-    const int64_t sets = xf->point_count / W;
-    for (int64_t g = sets * part / parts; g < sets * (part + 1) / parts; g++)
+    PART(xf->point_count / W, g)
         N_(pair)(op, xf, false, &xf->points[g * W], f, x, y);
+    if (op == N_(ACCUMULATE_PAIRS) || op == N_(PREPARE_PAIRS))
+        return;
+    PART(xf->zero_vector_count, i)
+        memset(y + xf->zero_vectors[i], 0, (size_t)(2 * W) * sizeof(REAL));
+    PART(xf->zero_point_count, i)
+        y[xf->zero_points[i]] = y[xf->zero_points[i] + W] = 0;
+#undef PART
 }
 
 static void N_(multiply)(const struct xform *xf, const void *spectrum, const void *in,
@@ -998,30 +1059,37 @@ static void N_(add)(const struct xform *xf, void *dspectrum, const void *other)
         d[i] += o[i];
 }
 
+#include "contract.h"
+
 static void N_(prepare)(const struct xform *xf, const void *S, void *spectrum)
 {
     if (xf->form == FFTCONV_EVEN_ODD) {
         N_(all_pairs)(N_(PREPARE_PAIRS), xf, spectrum, S, NULL, 0, 1);
         return;
     }
-    const REAL *s = S, scale = (REAL)1 / (REAL)xf->M;
+    const REAL *s = S, *weights = xf->weights, scale = (REAL)1 / (REAL)xf->M;
     REAL *f = spectrum;
     for (int64_t i = 0; i < xf->spectra_reals; i++)
-        f[i] = s[i] * scale;
+        f[i] = weights ? s[i] * (weights[i] * scale) : s[i] * scale;
 }
 
 static void N_(pullback)(const struct xform *xf, const void *dspectrum, void *S)
 {
-    if (xf->form == FFTCONV_EVEN_ODD)
+    if (xf->form == FFTCONV_EVEN_ODD) {
         N_(all_pairs)(N_(PULLBACK_PAIRS), xf, (REAL *)dspectrum, NULL, S, 0, 1);
-    else
-        memcpy(S, dspectrum, (size_t)xf->spectra_reals * sizeof(REAL));
+        return;
+    }
+    memcpy(S, dspectrum, (size_t)xf->spectra_reals * sizeof(REAL));
+    const REAL *weights = xf->weights;
+    REAL *s = S;
+    for (int64_t i = 0; weights && i < xf->spectra_reals; i++)
+        s[i] *= weights[i];
 }
 
 static void N_(transform)(const struct stage *st, int count, void *T)
 {
     for (int l = 0; l < count; l++)
-        N_(row_stage)(&st[l], false, T, 1);
+        N_(row_stage)(&st[l], false, T, 1, 1);
 }
 
 extern const struct engine ENGINE;
@@ -1032,7 +1100,6 @@ const struct engine ENGINE = {
     .first = N_(first),
     .middle = N_(middle),
     .last = N_(last),
-    .fold = N_(fold),
     .multiply = N_(multiply),
     .accumulate = N_(accumulate),
     .add = N_(add),
@@ -1040,9 +1107,13 @@ const struct engine ENGINE = {
     .pullback = N_(pullback),
     .gradient = N_(gradient),
     .spread = N_(spread),
+    .axpy = N_(axpy),
+    .place_taps = N_(place_taps),
+    .take_taps = N_(take_taps),
     .get = N_(get),
     .set = N_(set),
     .transform = N_(transform),
+    .contract = N_(contract),
 };
 
 #undef C

@@ -51,12 +51,21 @@ static inline uint16_t float_to_bfloat(float f)
     row(FFTCONV_FLOAT16, uint16_t, half_to_float, float_to_half) \
     row(FFTCONV_BFLOAT16, uint16_t, bfloat_to_float, float_to_bfloat)
 
-enum { CHUNK = 512 }; /* elements of a row taken at a time */
+/* dtype, its components' C type */
+#define COMPLEX_TYPES(row)            \
+    row(FFTCONV_COMPLEX128, double)   \
+    row(FFTCONV_COMPLEX64, float)
+
+enum { CHUNK = 512 }; /* reals of a row taken at a time */
 #endif
+
+/* Elements are one real each, or two where the type is complex; `reals` below
+ * says which.  All rows of a call are of one kind. */
 
 /* dst[i] = a[n + i] */
 static void N_(read)(const struct array *a, int64_t n, int64_t count, REAL *dst)
 {
+    n -= a->origin;
     switch (a->dtype) {
 #define CASE(dtype, type, load, store)                                   \
     case dtype: {                                                        \
@@ -71,71 +80,134 @@ static void N_(read)(const struct array *a, int64_t n, int64_t count, REAL *dst)
     }
         ROW_TYPES(CASE)
 #undef CASE
+#define CASE(dtype, type)                                                \
+    case dtype: {                                                        \
+        const type *p = (const type *)a->data + 2 * n * a->stride;       \
+        for (int64_t i = 0; i < count; i++, p += 2 * a->stride)          \
+            dst[2 * i] = (REAL)p[0], dst[2 * i + 1] = (REAL)p[1];        \
+        break;                                                           \
     }
-}
-
-static void N_(write)(void *data, int dtype, int64_t stride, int64_t n,
-                      int64_t count, const REAL *src)
-{
-    switch (dtype) {
-#define CASE(dtype, type, load, store)                          \
-    case dtype: {                                               \
-        type *p = (type *)data + n * stride;                    \
-        if (stride == 1)                                        \
-            for (int64_t i = 0; i < count; i++)                 \
-                p[i] = store(src[i]);                           \
-        else                                                    \
-            for (int64_t i = 0; i < count; i++)                 \
-                p[i * stride] = store(src[i]);                  \
-        break;                                                  \
-    }
-        ROW_TYPES(CASE)
+        COMPLEX_TYPES(CASE)
 #undef CASE
     }
 }
 
-/* v[i] *= a[n + i], where there is an a */
-static void N_(scale_by)(const struct array *a, int64_t n, int64_t count, REAL *v)
+static void N_(write)(const struct array *a, int64_t n, int64_t count, const REAL *src)
+{
+    n -= a->origin;
+    switch (a->dtype) {
+#define CASE(dtype, type, load, store)                          \
+    case dtype: {                                               \
+        type *p = (type *)a->data + n * a->stride;              \
+        if (a->stride == 1)                                     \
+            for (int64_t i = 0; i < count; i++)                 \
+                p[i] = store(src[i]);                           \
+        else                                                    \
+            for (int64_t i = 0; i < count; i++)                 \
+                p[i * a->stride] = store(src[i]);               \
+        break;                                                  \
+    }
+        ROW_TYPES(CASE)
+#undef CASE
+#define CASE(dtype, type)                                       \
+    case dtype: {                                               \
+        type *p = (type *)a->data + 2 * n * a->stride;          \
+        for (int64_t i = 0; i < count; i++, p += 2 * a->stride) \
+            p[0] = (type)src[2 * i], p[1] = (type)src[2 * i + 1]; \
+        break;                                                  \
+    }
+        COMPLEX_TYPES(CASE)
+#undef CASE
+    }
+}
+
+/* v[i] *= f[i], or its conjugate */
+INLINE void N_(product)(bool complex, bool conjugate, int64_t count, const REAL *f, REAL *v)
+{
+    if (!complex) {
+        for (int64_t i = 0; i < count; i++)
+            v[i] *= f[i];
+        return;
+    }
+    for (int64_t i = 0; i < count; i++) {
+        REAL c = f[2 * i], s = conjugate ? -f[2 * i + 1] : f[2 * i + 1];
+        REAL re = v[2 * i] * c - v[2 * i + 1] * s;
+        v[2 * i + 1] = v[2 * i] * s + v[2 * i + 1] * c;
+        v[2 * i] = re;
+    }
+}
+
+/* v[i] *= a */
+INLINE void N_(scale)(bool complex, bool conjugate, int64_t count, struct scalar a, REAL *v)
+{
+    const REAL c = (REAL)a.re, s = (REAL)(conjugate ? -a.im : a.im);
+    if (!complex) {
+        for (int64_t i = 0; i < count; i++)
+            v[i] *= c;
+        return;
+    }
+    for (int64_t i = 0; i < count; i++) {
+        REAL re = v[2 * i] * c - v[2 * i + 1] * s;
+        v[2 * i + 1] = v[2 * i] * s + v[2 * i + 1] * c;
+        v[2 * i] = re;
+    }
+}
+
+static void N_(axpy)(bool complex, int64_t count, struct scalar a, const void *x_, void *y_)
+{
+    const REAL c = (REAL)a.re, s = (REAL)a.im, *x = x_;
+    REAL *y = y_;
+    if (!complex) {
+        for (int64_t i = 0; i < count; i++)
+            y[i] += c * x[i];
+        return;
+    }
+    for (int64_t i = 0; i < count; i++) {
+        y[2 * i] += c * x[2 * i] - s * x[2 * i + 1];
+        y[2 * i + 1] += c * x[2 * i + 1] + s * x[2 * i];
+    }
+}
+
+/* v[i] *= a[n + i], or its conjugate, where there is an a */
+static void N_(scale_by)(const struct array *a, bool conjugate, int64_t n, int64_t count,
+                         REAL *v)
 {
     if (!a->data)
         return;
+    const bool complex = is_complex(a->dtype);
+    const int64_t reals = 1 + complex, step = CHUNK / reals;
     REAL factor[CHUNK];
-    for (int64_t i = 0; i < count; i += CHUNK) {
-        int64_t m = min64(CHUNK, count - i);
+    for (int64_t i = 0; i < count; i += step) {
+        int64_t m = min64(step, count - i);
         N_(read)(a, n + i, m, factor);
-        for (int64_t j = 0; j < m; j++)
-            v[i + j] *= factor[j];
+        N_(product)(complex, conjugate, m, factor, v + reals * i);
     }
 }
 
-/* z[n ... n + count) = x gate, zero from `length` on */
-static void N_(read_gated)(const struct source *s, int64_t n, int64_t count,
-                           REAL *dst)
+/* z = x gate, elements [n, n + count) */
+static void N_(read_gated)(const struct array *x, const struct array *gate, int64_t n,
+                           int64_t count, REAL *dst)
 {
-    int64_t valid = max64(0, min64(count, s->length - n));
-    if (valid > 0) {
-        N_(read)(&s->x, n, valid, dst);
-        N_(scale_by)(&s->gate, n, valid, dst);
-    }
-    memset(dst + valid, 0, (size_t)(count - valid) * sizeof(REAL));
-}
-
-/* One run of real numbers from place n of a source's 2M. */
-static void N_(read_plane)(const struct source *s, int64_t n, int64_t count,
-                           REAL *dst)
-{
-    if (s->packing != PERIODIC) {
-        N_(read_gated)(s, n, count, dst);
+    if (count <= 0)
         return;
-    }
-    const int64_t N = s->period;
-    int64_t once = max64(0, min64(count, N - n));
-    int64_t end = max64(once, min64(count, s->extent - n));
-    if (once > 0)
-        N_(read_gated)(s, n, once, dst);
-    if (end > once)
-        N_(read_gated)(s, n + once - N, end - once, dst + once);
-    memset(dst + end, 0, (size_t)(count - end) * sizeof(REAL));
+    N_(read)(x, n, count, dst);
+    N_(scale_by)(gate, false, n, count, dst);
+}
+
+/* Places [n, n + count) of a source. */
+static void N_(read_places)(const struct source *s, int64_t n, int64_t count, REAL *dst)
+{
+    const int64_t reals = 1 + is_complex(s->x.dtype), e = n + s->shift;
+#define UP_TO(element) max64(0, min64(count, (element) - e))
+    const int64_t from = UP_TO(s->from), to = max64(from, UP_TO(s->to));
+    const int64_t before = min64(to, max64(from, UP_TO(s->before_to)));
+    const int64_t now = min64(to, max64(before, UP_TO(0)));
+#undef UP_TO
+    memset(dst, 0, (size_t)(from * reals) * sizeof(REAL));
+    N_(read_gated)(&s->before, &s->before_gate, e + from, before - from, dst + from * reals);
+    memset(dst + before * reals, 0, (size_t)((now - before) * reals) * sizeof(REAL));
+    N_(read_gated)(&s->x, &s->gate, e + now, to - now, dst + now * reals);
+    memset(dst + to * reals, 0, (size_t)((count - to) * reals) * sizeof(REAL));
 }
 
 /* ---- y = out_gate mask act(p), p = scale v + skip z ------------------------ */
@@ -157,102 +229,145 @@ static void N_(slope)(int activation, int64_t count, const REAL *p, REAL *slope)
         N_(map)(N_(SILU_SLOPE), count, p, slope);
 }
 
-/* y[n ... n + count) from v, which is overwritten; nothing beyond `length` */
+/* y from v at places [n, n + count), which is overwritten; elements outside
+ * [from, to) are left out */
 static void N_(write_run)(const struct sink *s, int64_t n, int64_t count, REAL *v)
 {
-    count = min64(count, s->length - n);
-    for (int64_t i = 0; i < count; i += CHUNK) {
-        int64_t m = min64(CHUNK, count - i);
-        REAL *w = v + i;
+    const bool complex = is_complex(s->y.dtype);
+    const int64_t reals = 1 + complex, step = CHUNK / reals;
+    const int64_t e = n + s->shift, first = max64(0, s->from - e);
+    count = min64(count, s->to - e);
+    for (int64_t i = first; i < count; i += step) {
+        int64_t m = min64(step, count - i);
+        REAL *w = v + i * reals;
         if (s->scale != 1)
-            for (int64_t j = 0; j < m; j++)
+            for (int64_t j = 0; j < m * reals; j++)
                 w[j] *= (REAL)s->scale;
         if (s->has_skip) {
             REAL z[CHUNK];
-            N_(read)(&s->x, n + i, m, z);
-            N_(scale_by)(&s->gate, n + i, m, z);
-            for (int64_t j = 0; j < m; j++)
-                w[j] += (REAL)s->skip * z[j];
+            N_(read_gated)(&s->x, &s->gate, e + i, m, z);
+            N_(axpy)(complex, m, s->skip, z, w);
         }
         N_(activate)(s->activation, m, w);
-        if (s->mask != 1)
-            for (int64_t j = 0; j < m; j++)
-                w[j] *= (REAL)s->mask;
-        N_(scale_by)(&s->out_gate, n + i, m, w);
-        N_(write)(s->data, s->dtype, s->stride, n + i, m, w);
+        if (s->has_mask)
+            N_(scale)(complex, false, m, s->mask, w);
+        N_(scale_by)(&s->out_gate, false, e + i, m, w);
+        N_(write)(&s->y, e + i, m, w);
     }
 }
 
 /* Is y[n] = v[n] all there is to do, so that v may be the caller's memory? */
 static bool N_(sink_is_plain)(const struct sink *s)
 {
-    return s->packing == LINEAR && s->dtype == REAL_DTYPE && s->stride == 1 &&
-           s->scale == 1 && s->mask == 1 && !s->has_skip && !s->out_gate.data &&
+    return s->packing == LINEAR && s->y.dtype == REAL_DTYPE && s->y.stride == 1 &&
+           s->scale == 1 && !s->has_mask && !s->has_skip && !s->out_gate.data &&
            s->activation == FFTCONV_IDENTITY;
 }
 
 static void N_(gradient)(const struct gradient *a)
 {
-    double dskip = 0;
-    for (int64_t n = 0; n < a->length; n += CHUNK) {
-        int64_t m = min64(CHUNK, a->length - n);
+    const bool complex = is_complex(a->dy.dtype);
+    const int64_t reals = 1 + complex, step = CHUNK / reals;
+    struct scalar dskip = {0, 0};
+    for (int64_t i = 0; i < a->count; i += step) {
+        const int64_t m = min64(step, a->count - i), n = a->from + i;
         REAL g[CHUNK], t[CHUNK];
-        const REAL *p = a->p ? (const REAL *)a->p + n : NULL;
+        const REAL *p = a->p ? (const REAL *)a->p + i * reals : NULL;
         N_(read)(&a->dy, n, m, g);
-        for (int64_t j = 0; j < m; j++)
-            g[j] *= (REAL)a->mask;
-        if (a->dout_gate) { /* dy mask act(p) */
-            memcpy(t, p, (size_t)m * sizeof(REAL));
+        if (a->has_mask)
+            N_(scale)(complex, true, m, a->mask, g);
+        if (a->dout_gate.data) { /* dy conj(mask act(p)) */
+            memcpy(t, p, (size_t)(m * reals) * sizeof(REAL));
             N_(activate)(a->activation, m, t);
-            for (int64_t j = 0; j < m; j++)
-                t[j] *= g[j];
-            N_(write)(a->dout_gate, a->dout_gate_dtype, a->dout_gate_stride, n, m, t);
+            if (complex) /* conj(p) g */
+                for (int64_t j = 0; j < m; j++)
+                    t[2 * j + 1] = -t[2 * j + 1];
+            N_(product)(complex, false, m, g, t);
+            N_(write)(&a->dout_gate, n, m, t);
         }
-        N_(scale_by)(&a->out_gate, n, m, g);
+        N_(scale_by)(&a->out_gate, true, n, m, g);
         if (a->activation != FFTCONV_IDENTITY) {
             N_(slope)(a->activation, m, p, t);
-            for (int64_t j = 0; j < m; j++)
-                g[j] *= t[j];
+            N_(product)(false, false, m, t, g);
         }
         if (a->dskip) {
-            N_(read)(&a->x, n, m, t);
-            N_(scale_by)(&a->gate, n, m, t);
-            for (int64_t j = 0; j < m; j++)
-                dskip += (double)g[j] * (double)t[j];
+            N_(read_gated)(&a->x, &a->gate, n, m, t);
+            if (complex)
+                for (int64_t j = 0; j < m; j++) { /* g conj(z) */
+                    const double gr = (double)g[2 * j], gi = (double)g[2 * j + 1];
+                    const double zr = (double)t[2 * j], zi = (double)t[2 * j + 1];
+                    dskip.re += gr * zr + gi * zi;
+                    dskip.im += gi * zr - gr * zi;
+                }
+            else
+                for (int64_t j = 0; j < m; j++)
+                    dskip.re += (double)g[j] * (double)t[j];
         }
-        memcpy((REAL *)a->g + n, g, (size_t)m * sizeof(REAL));
+        memcpy((REAL *)a->g + i * reals, g, (size_t)(m * reals) * sizeof(REAL));
     }
-    if (a->dskip)
-        *a->dskip += dskip;
+    if (a->dskip) {
+        a->dskip->re += dskip.re;
+        a->dskip->im += dskip.im;
+    }
 }
 
-static double N_(get)(const struct array *a)
+static void N_(spread)(int64_t from, int64_t count, const struct array *dz,
+                       const struct array *factor, const struct array *to)
 {
-    REAL v = 0;
-    N_(read)(a, 0, 1, &v);
-    return (double)v;
-}
-
-static void N_(set)(void *data, int dtype, double value)
-{
-    REAL v = (REAL)value;
-    N_(write)(data, dtype, 1, 0, 1, &v);
-}
-
-static void N_(spread)(int64_t length, const void *dz, double skip, const void *g,
-                       const struct array *factor, void *to, int dtype,
-                       int64_t stride)
-{
-    const REAL *pdz = dz, *pg = g;
-    for (int64_t n = 0; n < length; n += CHUNK) {
-        int64_t m = min64(CHUNK, length - n);
+    const int64_t reals = 1 + is_complex(to->dtype), step = CHUNK / reals;
+    for (int64_t i = 0; i < count; i += step) {
+        int64_t m = min64(step, count - i);
         REAL t[CHUNK];
-        if (skip != 0)
-            for (int64_t j = 0; j < m; j++)
-                t[j] = pdz[n + j] + (REAL)skip * pg[n + j];
-        else
-            memcpy(t, pdz + n, (size_t)m * sizeof(REAL));
-        N_(scale_by)(factor, n, m, t);
-        N_(write)(to, dtype, stride, n, m, t);
+        N_(read)(dz, from + i, m, t);
+        N_(scale_by)(factor, true, from + i, m, t);
+        N_(write)(to, from + i, m, t);
+    }
+}
+
+static struct scalar N_(get)(const struct array *a)
+{
+    REAL v[2] = {0, 0};
+    N_(read)(a, 0, 1, v);
+    return (struct scalar){(double)v[0], (double)v[1]};
+}
+
+static void N_(set)(const struct array *a, struct scalar value)
+{
+    const REAL v[2] = {(REAL)value.re, (REAL)value.im};
+    N_(write)(a, 0, 1, v);
+}
+
+/* ---- Taps -------------------------------------------------------------------- */
+
+static void N_(place_taps)(const struct taps *t, void *row_)
+{
+    const int64_t reals = 1 + is_complex(t->k.dtype);
+    const REAL sign = (REAL)t->sign;
+    REAL *row = row_;
+    N_(read)(&t->k, 0, t->count, row);
+    memset(row + t->count * reals, 0,
+           (size_t)((t->places - t->count) * reals) * sizeof(REAL));
+    for (int64_t s = 0; s < t->rev_count; s++) {
+        REAL v[2];
+        N_(read)(&t->k_rev, s, 1, v);
+        for (int64_t i = 0; i < reals; i++)
+            if (s == 0)
+                row[i] += v[i];
+            else
+                row[(t->places - s) * reals + i] = sign * v[i];
+    }
+}
+
+static void N_(take_taps)(const struct taps *t, const void *row_)
+{
+    const int64_t reals = 1 + is_complex(t->k.dtype ? t->k.dtype : t->k_rev.dtype);
+    const REAL sign = (REAL)t->sign, *row = row_;
+    if (t->k.data)
+        N_(write)(&t->k, 0, t->count, row);
+    for (int64_t s = 0; t->k_rev.data && s < t->rev_count; s++) {
+        REAL v[2] = {0, 0};
+        for (int64_t i = 0; i < reals; i++)
+            v[i] = s == 0 ? row[i] : sign * row[(t->places - s) * reals + i];
+        N_(write)(&t->k_rev, s, 1, v);
     }
 }

@@ -1,0 +1,288 @@
+/* What a call is given: checked before anything is written. */
+#include "internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* First and one-past-last byte an operand touches, for any strides. */
+static void span(const fftconv_tensor *t, intptr_t *low, intptr_t *high)
+{
+    intptr_t a = (intptr_t)t->data, b = a + dtype_size(t->dtype);
+    for (int i = 0; i < 3; i++) {
+        intptr_t reach = (intptr_t)((t->shape[i] - 1) * t->stride[i] * dtype_size(t->dtype));
+        if (reach < 0)
+            a += reach;
+        else
+            b += reach;
+    }
+    *low = a, *high = b;
+}
+
+/* Does the operand touch any of these bytes? */
+bool touches(const fftconv_tensor *t, const void *memory, int64_t bytes)
+{
+    intptr_t low, high, from = (intptr_t)memory;
+    span(t, &low, &high);
+    return low < from + bytes && from < high;
+}
+
+int check_tensor(const struct fftconv_plan *plan, const char *name, const fftconv_tensor *t,
+                 const int64_t shape[3], bool output, bool kernel)
+{
+    const bool wide = kernel && (plan->dtype == FFTCONV_FLOAT16 || plan->dtype == FFTCONV_BFLOAT16);
+    if (t->dtype != plan->dtype && !(wide && t->dtype == FFTCONV_FLOAT32))
+        return fail(FFTCONV_INVALID, "%s has dtype %s, must be %s%s", name,
+                    dtype_name(t->dtype) ? dtype_name(t->dtype) : "unknown",
+                    dtype_name(plan->dtype), wide ? " or float32" : "");
+    for (int i = 0; i < 3; i++)
+        if (t->shape[i] != shape[i])
+            return fail(FFTCONV_INVALID,
+                        "%s has shape (%lld, %lld, %lld), must be (%lld, %lld, %lld)", name,
+                        (long long)t->shape[0], (long long)t->shape[1], (long long)t->shape[2],
+                        (long long)shape[0], (long long)shape[1], (long long)shape[2]);
+    const int alignment = dtype_size(t->dtype) / (is_complex(t->dtype) ? 2 : 1);
+    if ((uintptr_t)t->data % (unsigned)alignment)
+        return fail(FFTCONV_INVALID, "%s is at %p, must be aligned to its %d-byte numbers",
+                    name, t->data, alignment);
+    int64_t total = 0;
+    for (int i = 0; i < 3; i++) {
+        int64_t reach;
+        if (t->stride[i] == INT64_MIN ||
+            __builtin_mul_overflow(t->shape[i] - 1, t->stride[i] < 0 ? -t->stride[i] : t->stride[i],
+                                   &reach) ||
+            __builtin_add_overflow(total, reach, &total) || total > (int64_t)1 << 58)
+            return fail(FFTCONV_INVALID, "%s has stride[%d] %lld, must stay within 2^58 "
+                        "elements", name, i, (long long)t->stride[i]);
+    }
+    if (!output)
+        return FFTCONV_OK;
+    /* each axis must step over all that smaller steps reach */
+    int axis[3] = {0, 1, 2};
+    for (int i = 0; i < 3; i++)
+        for (int j = i + 1; j < 3; j++)
+            if (llabs(t->stride[axis[j]]) < llabs(t->stride[axis[i]])) {
+                int s = axis[i];
+                axis[i] = axis[j];
+                axis[j] = s;
+            }
+    int64_t reach = 0;
+    for (int i = 0; i < 3; i++) {
+        const int a = axis[i];
+        if (t->shape[a] == 1)
+            continue;
+        if (llabs(t->stride[a]) <= reach)
+            return fail(FFTCONV_INVALID,
+                        "%s has strides (%lld, %lld, %lld), must give each of its elements "
+                        "a place of its own", name, (long long)t->stride[0],
+                        (long long)t->stride[1], (long long)t->stride[2]);
+        reach += (t->shape[a] - 1) * llabs(t->stride[a]);
+    }
+    return FFTCONV_OK;
+}
+
+/* Is some b s0 + h s1 + l s2 = delta with |b| < shape0, ...?  The strides of an
+ * output nest, so that the quotient or its successor is the only candidate. */
+static bool reaches(const int64_t *shape, const int64_t *stride, int axes, int64_t delta)
+{
+    int widest = -1;
+    for (int i = 0; i < axes; i++)
+        if (shape[i] > 1 && (widest < 0 || llabs(stride[i]) > llabs(stride[widest])))
+            widest = i;
+    if (widest < 0)
+        return delta == 0;
+    int64_t rest_shape[3], rest_stride[3];
+    memcpy(rest_shape, shape, sizeof rest_shape);
+    memcpy(rest_stride, stride, sizeof rest_stride);
+    rest_shape[widest] = 1;
+    const int64_t s = llabs(stride[widest]);
+    if (s == 0)
+        return reaches(rest_shape, rest_stride, axes, delta);
+    for (int64_t n = delta / s - 1; n <= delta / s + 1; n++)
+        if (llabs(n) < shape[widest] &&
+            reaches(rest_shape, rest_stride, axes, delta - n * s))
+            return true;
+    return false;
+}
+
+/* The same steps, where there is a step to make. */
+static bool same_strides(const fftconv_tensor *a, const fftconv_tensor *b)
+{
+    for (int i = 0; i < 3; i++)
+        if (a->shape[i] != b->shape[i] || (a->shape[i] > 1 && a->stride[i] != b->stride[i]))
+            return false;
+    return a->dtype == b->dtype;
+}
+
+bool tensors_overlap(const fftconv_tensor *a, const fftconv_tensor *b)
+{
+    intptr_t alow, ahigh, blow, bhigh;
+    span(a, &alow, &ahigh);
+    span(b, &blow, &bhigh);
+    if (ahigh <= blow || bhigh <= alow)
+        return false;
+    const int size = dtype_size(a->dtype);
+    const int64_t delta = (intptr_t)b->data - (intptr_t)a->data;
+    if (same_strides(a, b) && delta % size == 0)
+        return reaches(a->shape, a->stride, 3, delta / size);
+    return true;
+}
+
+const fftconv_tensor *row_tensor(const fftconv_operands *o, int row_operand)
+{
+    const fftconv_tensor *const table[ROW_OPERANDS] = {
+        [U] = &o->u,   [IN_GATE] = &o->in_gate,   [OUT_GATE] = &o->out_gate, [Y] = &o->y,
+        [DY] = &o->dy, [DU] = &o->du, [DIN_GATE] = &o->din_gate, [DOUT_GATE] = &o->dout_gate};
+    return table[row_operand];
+}
+
+int check_kernels(const struct fftconv_plan *plan, const char *name, const fftconv_tensor *k,
+                  const char *rev_name, const fftconv_tensor *k_rev, int64_t n0, int64_t n1,
+                  bool output)
+{
+    int status;
+    const int64_t shape[3] = {n0, n1, plan->Lk}, rev_shape[3] = {n0, n1, plan->Lrev};
+    if (k && k->data && (status = check_tensor(plan, name, k, shape, output, true)))
+        return status;
+    if (!k_rev || !k_rev->data)
+        return FFTCONV_OK;
+    if (plan->mode != FFTCONV_TWO_SIDED)
+        return fail(FFTCONV_INVALID, "%s is given, must be NULL unless mode is two_sided (2)",
+                    rev_name);
+    return check_tensor(plan, rev_name, k_rev, rev_shape, output, true);
+}
+
+int check_operands(const struct fftconv_plan *plan, const struct fftconv_spectrum *spectrum,
+                   const fftconv_operands *o, int direction)
+{
+    int status;
+    if (!plan)
+        return fail(FFTCONV_INVALID, "plan is NULL");
+    if (!o)
+        return fail(FFTCONV_INVALID, "operands is NULL");
+    if (o->size != sizeof *o)
+        return fail(FFTCONV_INVALID, "operands->size is %zu, must be %zu", o->size, sizeof *o);
+    if (o->activation < FFTCONV_IDENTITY || o->activation > FFTCONV_SILU)
+        return fail(FFTCONV_INVALID, "activation is %d, must be identity (0), gelu (1) or "
+                    "silu (2)", o->activation);
+    if (o->activation != FFTCONV_IDENTITY && is_complex(plan->dtype))
+        return fail(FFTCONV_INVALID, "activation is %d, must be identity (0) for %s",
+                    o->activation, dtype_name(plan->dtype));
+    const bool back = direction == FFTCONV_BACKWARD;
+    if (back && plan->history)
+        return fail(FFTCONV_UNSUPPORTED, "plan was made with history, which has no backward");
+    if (!o->u.data)
+        return fail(FFTCONV_INVALID, "u is NULL, must be given");
+    const int64_t L = plan->history ? o->u.shape[2] : plan->L;
+    if (L < 1 || L > plan->L)
+        return fail(FFTCONV_INVALID, "u has length %lld, must be 1 ... %lld", (long long)L,
+                    (long long)plan->L);
+
+    enum { FORWARD_ONLY = 1, BACKWARD_ONLY = 2, OUTPUT = 4, KERNEL = 8 };
+    const struct {
+        const char *name;
+        const fftconv_tensor *t;
+        int64_t n0, n1, n2;
+        int is;
+    } all[] = {
+#define ROWS plan->B, plan->H, L
+#define TAPS plan->KB, plan->G
+        {"u", &o->u, ROWS, 0},
+        {"k", &o->k, TAPS, plan->Lk, KERNEL},
+        {"k_rev", &o->k_rev, TAPS, plan->Lrev, KERNEL},
+        {"in_gate", &o->in_gate, ROWS, 0},
+        {"out_gate", &o->out_gate, ROWS, 0},
+        {"skip", &o->skip, 1, plan->H, 1, KERNEL},
+        {"mask", &o->mask, plan->B, plan->H, 1, KERNEL},
+        {"history", &o->history, plan->B, plan->H, plan->behind, FORWARD_ONLY},
+        {"dy", &o->dy, ROWS, BACKWARD_ONLY},
+        {"y", &o->y, ROWS, FORWARD_ONLY | OUTPUT},
+        {"du", &o->du, ROWS, BACKWARD_ONLY | OUTPUT},
+        {"dk", &o->dk, TAPS, plan->Lk, BACKWARD_ONLY | OUTPUT | KERNEL},
+        {"dk_rev", &o->dk_rev, TAPS, plan->Lrev, BACKWARD_ONLY | OUTPUT | KERNEL},
+        {"din_gate", &o->din_gate, ROWS, BACKWARD_ONLY | OUTPUT},
+        {"dout_gate", &o->dout_gate, ROWS, BACKWARD_ONLY | OUTPUT},
+        {"dskip", &o->dskip, 1, plan->H, 1, BACKWARD_ONLY | OUTPUT | KERNEL},
+#undef ROWS
+#undef TAPS
+    };
+    enum { COUNT = sizeof all / sizeof *all };
+    bool used[COUNT];
+    for (int i = 0; i < COUNT; i++) {
+        const bool taps = all[i].t == &o->k || all[i].t == &o->k_rev;
+        const bool nothing = all[i].t == &o->history && plan->history && plan->behind == 0;
+        used[i] = all[i].t->data && !nothing && !(back && all[i].is & FORWARD_ONLY) &&
+                  !(!back && all[i].is & BACKWARD_ONLY) && !(taps && spectrum);
+        if (!used[i])
+            continue;
+        if ((all[i].t == &o->k_rev || all[i].t == &o->dk_rev) && plan->mode != FFTCONV_TWO_SIDED)
+            return fail(FFTCONV_INVALID, "%s is given, must be NULL unless mode is two_sided "
+                        "(2)", all[i].name);
+        if (all[i].t == &o->history && !plan->history)
+            return fail(FFTCONV_INVALID, "history is given, must be NULL unless the plan was "
+                        "made with history");
+        const int64_t shape[3] = {all[i].n0, all[i].n1, all[i].n2};
+        if ((status = check_tensor(plan, all[i].name, all[i].t, shape, all[i].is & OUTPUT,
+                                   all[i].is & KERNEL)))
+            return status;
+    }
+    if (!spectrum && !o->k.data)
+        return fail(FFTCONV_INVALID, "k is NULL, must be given where spectrum is NULL");
+    if (!spectrum && !o->k_rev.data && plan->mode == FFTCONV_TWO_SIDED)
+        return fail(FFTCONV_INVALID, "k_rev is NULL, must be given where spectrum is NULL and "
+                    "mode is two_sided (2)");
+    if (plan->history && plan->behind > 0 && !o->history.data)
+        return fail(FFTCONV_INVALID, "history is NULL, must be given: the plan was made for it");
+    if (!back && !o->y.data)
+        return fail(FFTCONV_INVALID, "y is NULL, must be given");
+    if (back && !o->dy.data)
+        return fail(FFTCONV_INVALID, "dy is NULL, must be given");
+    if (o->din_gate.data && back && !o->in_gate.data)
+        return fail(FFTCONV_INVALID, "din_gate is given, must be NULL where in_gate is NULL");
+    if (o->dout_gate.data && back && !o->out_gate.data)
+        return fail(FFTCONV_INVALID, "dout_gate is given, must be NULL where out_gate is NULL");
+    if (o->dskip.data && back && !o->skip.data)
+        return fail(FFTCONV_INVALID, "dskip is given, must be NULL where skip is NULL");
+    /* y may be u: what a block reads is read before it is written */
+    for (int i = 0; i < COUNT; i++)
+        for (int j = 0; j < COUNT; j++) {
+            const bool before = !(all[j].is & OUTPUT) || j < i;
+            if (!(all[i].is & OUTPUT) || !before || i == j || !used[i] || !used[j] ||
+                !tensors_overlap(all[i].t, all[j].t))
+                continue;
+            const bool may = all[i].t == &o->y && all[j].t == &o->u;
+            if (!(may && o->y.data == o->u.data && same_strides(&o->y, &o->u)))
+                return fail(FFTCONV_INVALID, "%s overlaps %s, must not%s", all[i].name,
+                            all[j].name, may ? " unless it is the same array" : "");
+        }
+    if (o->workspace && (uintptr_t)o->workspace % ALIGNMENT)
+        return fail(FFTCONV_INVALID, "workspace is at %p, must be aligned to %d bytes",
+                    o->workspace, ALIGNMENT);
+    for (int i = 0; i < COUNT; i++)
+        if (o->workspace && used[i] &&
+            touches(all[i].t, o->workspace, max64(0, o->workspace_bytes)))
+            return fail(FFTCONV_INVALID, "workspace overlaps %s, must not", all[i].name);
+    return FFTCONV_OK;
+}
+
+int check_spectrum(const struct fftconv_plan *plan, const struct fftconv_spectrum *s)
+{
+    const struct xform *xf = &plan->xf;
+    bool fits = s->kernels == plan->KB * plan->G && s->row_reals == spectrum_reals(plan) &&
+                s->M == xf->M && s->form == xf->form && s->lanes == xf->lanes &&
+                s->real_bytes == xf->real_bytes && s->stages == xf->stages &&
+                s->split == xf->split && s->depth == xf->depth && s->packing == plan->packing &&
+                s->taps == plan->taps && s->rev_taps == plan->rev_taps &&
+                s->pattern == plan->pattern;
+    for (int l = 0; fits && l < xf->stages; l++)
+        fits = s->radix[l] == xf->stage[l].radix;
+    if (!fits)
+        return fail(FFTCONV_INVALID,
+                    "spectrum was made for another plan (%lld kernels of %lld and %lld taps, "
+                    "M %lld, form %d, %d lanes%s), must be of this one (%lld, %lld, %lld, %lld, "
+                    "%d, %d%s) or one that chose the same stages", (long long)s->kernels,
+                    (long long)s->taps, (long long)s->rev_taps, (long long)s->M, s->form,
+                    s->lanes, s->pattern ? ", a pattern" : "", (long long)(plan->KB * plan->G),
+                    (long long)plan->taps, (long long)plan->rev_taps, (long long)xf->M, xf->form,
+                    xf->lanes, plan->pattern ? ", its pattern" : "");
+    return FFTCONV_OK;
+}
