@@ -323,8 +323,9 @@ static struct shape_of_call shape_of(const struct fftconv_plan *plan, const fftc
     return call;
 }
 
+/* rows: of a primitive; 0: the plan's */
 static int begin(struct call *c, const struct fftconv_plan *plan, const fftconv_operands *o,
-                 int direction, bool prepared, void **owned)
+                 int direction, bool prepared, int64_t rows, void **owned)
 {
     int threads, status = resolve_threads(plan, o->threads, &threads);
     if (status)
@@ -332,7 +333,8 @@ static int begin(struct call *c, const struct fftconv_plan *plan, const fftconv_
     c->plan = plan;
     c->o = o;
     c->L = plan->history && o->u.data ? o->u.shape[2] : plan->L;
-    const struct shape_of_call call = shape_of(plan, o, direction, threads, prepared);
+    struct shape_of_call call = shape_of(plan, o, direction, threads, prepared);
+    call.rows = rows;
     c->layout = layout_of(plan, &call);
     *owned = NULL;
     char *memory = o->workspace;
@@ -639,7 +641,7 @@ int fftconv_forward(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
     void *owned;
     int status = check_operands(plan, spectrum, o, FFTCONV_FORWARD);
     if (status || (spectrum && (status = check_spectrum(plan, spectrum))) ||
-        (status = begin(&c, plan, o, FFTCONV_FORWARD, spectrum != NULL, &owned)))
+        (status = begin(&c, plan, o, FFTCONV_FORWARD, spectrum != NULL, 0, &owned)))
         return status;
     const struct layout *l = &c.layout;
     if (l->by_kernel) {
@@ -863,7 +865,7 @@ int fftconv_backward(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
     void *owned;
     int status = check_operands(plan, spectrum, o, FFTCONV_BACKWARD);
     if (status || (spectrum && (status = check_spectrum(plan, spectrum))) ||
-        (status = begin(&c, plan, o, FFTCONV_BACKWARD, spectrum != NULL, &owned)))
+        (status = begin(&c, plan, o, FFTCONV_BACKWARD, spectrum != NULL, 0, &owned)))
         return status;
     const struct layout *l = &c.layout;
     if (spectrum) {
@@ -932,7 +934,7 @@ int fftconv_spectrum_create(fftconv_spectrum **out, const fftconv_plan *plan,
         free(s);
         return fail_memory(kernels * row);
     }
-    if ((status = begin(&c, plan, &o, FFTCONV_FORWARD, false, &owned))) {
+    if ((status = begin(&c, plan, &o, FFTCONV_FORWARD, false, kernels, &owned))) {
         fftconv_spectrum_destroy(s);
         return status;
     }
@@ -1101,7 +1103,7 @@ static int run_primitive(const struct fftconv_plan *plan, struct primitive *p, t
 {
     fftconv_operands o = {.size = sizeof o, .threads = threads};
     void *owned;
-    const int status = begin(&p->call, plan, &o, direction, prepared, &owned);
+    const int status = begin(&p->call, plan, &o, direction, prepared, rows, &owned);
     if (status)
         return status;
     p->row_bytes = plan->xf.spectra_reals * plan->xf.real_bytes;

@@ -236,7 +236,8 @@ typedef struct fftconv_operands {
     fftconv_tensor in_gate, out_gate;
     fftconv_tensor skip;     /* (1, H, 1)                                   */
     fftconv_tensor mask;     /* (B, H, 1)                                   */
-    fftconv_tensor history;  /* (B, H, Lk - 1): z before u, the latest last */
+    fftconv_tensor history;  /* (B, H, Lk - 1): z before u, the latest last;
+                                float32 beside 16 bits, too                 */
     fftconv_tensor y;        /* forward: the result; may be u itself        */
     fftconv_tensor dy;       /* backward: the gradient of y                 */
     fftconv_tensor du, dk, dk_rev, din_gate, dout_gate, dskip; /* what you want */

@@ -340,6 +340,7 @@ struct shape_of_call {
     bool prepared;               /* a spectrum is given                       */
     bool staged[ROW_OPERANDS];   /* copied by tiles                           */
     bool in_place;               /* y is u: the blocks of a row go in order   */
+    int64_t rows;                /* of a primitive; 0: the plan's B H         */
 };
 
 /* How a call shares its memory out: sizes in bytes, and where in a worker's part

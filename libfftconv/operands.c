@@ -193,7 +193,7 @@ int check_operands(const struct fftconv_plan *plan, const struct fftconv_spectru
         {"out_gate", &o->out_gate, ROWS, 0},
         {"skip", &o->skip, 1, plan->H, 1, KERNEL},
         {"mask", &o->mask, plan->B, plan->H, 1, KERNEL},
-        {"history", &o->history, plan->B, plan->H, plan->behind, FORWARD_ONLY},
+        {"history", &o->history, plan->B, plan->H, plan->behind, FORWARD_ONLY | KERNEL},
         {"dy", &o->dy, ROWS, BACKWARD_ONLY},
         {"y", &o->y, ROWS, FORWARD_ONLY | OUTPUT},
         {"du", &o->du, ROWS, BACKWARD_ONLY | OUTPUT},

@@ -387,7 +387,7 @@ struct layout layout_of(const struct fftconv_plan *plan, const struct shape_of_c
     int64_t tasks = l.kernel_tasks * (forward ? l.runs : plan->chunks);
     if (forward && !call->in_place && tasks < 4 * call->threads)
         l.segments = min64(plan->blocks, ceil_div(4 * call->threads, tasks));
-    tasks *= l.segments;
+    tasks = call->rows ? call->rows : tasks * l.segments;
     const bool uneven = tasks < call->threads ||
                         (tasks % call->threads && tasks < 4 * call->threads);
     l.threads = (int)min64(call->threads, tasks);
