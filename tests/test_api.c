@@ -36,6 +36,30 @@ static atomic_int failures, checks;
             return;                                                            \
     } while (0)
 
+/* Is `word` in `text`, with no letter, digit or _ on either side? */
+static int names(const char *text, const char *word)
+{
+    const char *letters = "abcdefghijklmnopqrstuvwxyz"
+                          "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_";
+    size_t n = strlen(word);
+
+    for (const char *p = text; (p = strstr(p, word)); p++)
+        if ((p == text || !strchr(letters, p[-1])) &&
+            (!p[n] || !strchr(letters, p[n])))
+            return 1;
+    return 0;
+}
+
+/* `status` must be FFTCONV_INVALID, and the message name `argument`. */
+#define CHECK_INVALID(call, argument)                                          \
+    do {                                                                       \
+        int status_ = (call);                                                  \
+        CHECK(status_ == FFTCONV_INVALID, "%s: status %d", argument, status_); \
+        CHECK(names(fftconv_last_error(), argument),                           \
+              "the message does not name %s: \"%s\"", argument,                \
+              fftconv_last_error());                                           \
+    } while (0)
+
 /* ---- Data and the oracle ------------------------------------------------- */
 
 /* Uniform in (-1, 1), the same on every run and machine. */
@@ -190,7 +214,7 @@ static void test_shape(int64_t B, int64_t H, int64_t L, int64_t Lk, int64_t N)
     CHECK(!memcmp(y, again, B * H * L * sizeof *y),
           "B=%d H=%d L=%d: 1 and 2 threads differ", (int)B, (int)H, (int)L);
 
-    MUST(fftconv_spectrum_create(&spectrum, plan, &o.k, 0));
+    MUST(fftconv_spectrum_create(&spectrum, plan, &o.k, NULL, 0));
     o.k = (fftconv_tensor){0};
     for (int64_t i = 0; i < B * H * L; i++)
         again[i] = NAN;
@@ -253,31 +277,299 @@ static void test_backward(void)
     free(u), free(k), free(dy), free(y), free(du), free(dk);
 }
 
-/* ---- Bad arguments ------------------------------------------------------- */
+/* ---- Two-sided, streamed, complex, over channels ---------------------------- */
 
-/* Is `word` in `text`, with no letter, digit or _ on either side? */
-static int names(const char *text, const char *word)
+/* y[t] += sum_s k_rev[s] z[t+s] */
+static void add_reverse(double *y, const float *k_rev, int64_t Lrev,
+                        const float *z, int64_t L)
 {
-    const char *letters = "abcdefghijklmnopqrstuvwxyz"
-                          "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_";
-    size_t n = strlen(word);
-
-    for (const char *p = text; (p = strstr(p, word)); p++)
-        if ((p == text || !strchr(letters, p[-1])) &&
-            (!p[n] || !strchr(letters, p[n])))
-            return 1;
-    return 0;
+    for (int64_t t = 0; t < L; t++)
+        for (int64_t s = 0; s < Lrev && t + s < L; s++)
+            y[t] += (double)k_rev[s] * z[t + s];
 }
 
-/* `status` must be FFTCONV_INVALID, and the message name `argument`. */
-#define CHECK_INVALID(call, argument)                                          \
-    do {                                                                       \
-        int status_ = (call);                                                  \
-        CHECK(status_ == FFTCONV_INVALID, "%s: status %d", argument, status_); \
-        CHECK(names(fftconv_last_error(), argument),                           \
-              "the message does not name %s: \"%s\"", argument,                \
-              fftconv_last_error());                                           \
-    } while (0)
+/* Against the sums, kernels in the call and as a spectrum; and <y, dy> =
+ * <u, du> = <k, dk> + <k_rev, dk_rev>. */
+static void test_two_sided(void)
+{
+    enum { B = 2, H = 3, L = 100, Lk = 60, Lrev = 130 };
+    float *u = random_floats(B * H * L, 10), *k = random_floats(H * Lk, 11);
+    float *rev = random_floats(H * Lrev, 12), *dy = random_floats(B * H * L, 13);
+    float *y = poison(B * H * L), *du = poison(B * H * L);
+    float *dk = poison(H * Lk), *drev = poison(H * Lrev);
+    fftconv_plan_desc desc = plan_desc(B, H, L, Lk);
+    fftconv_plan *plan = NULL;
+    fftconv_spectrum *spectrum = NULL;
+    fftconv_operands o = {.size = sizeof o,
+                          .u = tensor(u, B, H, L),
+                          .k = tensor(k, 1, H, Lk),
+                          .k_rev = tensor(rev, 1, H, Lrev),
+                          .y = tensor(y, B, H, L)};
+    fftconv_operands back = {.size = sizeof back,
+                             .u = o.u,
+                             .k = o.k,
+                             .k_rev = o.k_rev,
+                             .dy = tensor(dy, B, H, L),
+                             .du = tensor(du, B, H, L),
+                             .dk = tensor(dk, 1, H, Lk),
+                             .dk_rev = tensor(drev, 1, H, Lrev)};
+    double want[L], by_y, by_u, by_k, scale;
+
+    desc.mode = FFTCONV_TWO_SIDED;
+    desc.reverse_length = Lrev;
+    MUST(fftconv_plan_create(&plan, &desc));
+    MUST(fftconv_spectrum_create(&spectrum, plan, &o.k, &o.k_rev, 0));
+    for (int given = 0; given < 2; given++) {
+        for (int i = 0; i < B * H * L; i++)
+            y[i] = NAN;
+        MUST(fftconv_forward(plan, given ? spectrum : NULL, &o));
+        for (int row = 0; row < B * H; row++) {
+            const float *z = u + row * L;
+            int h = row % H;
+            double error;
+
+            direct(want, k + h * Lk, Lk, z, L, 0);
+            add_reverse(want, rev + h * Lrev, Lrev, z, L);
+            error = row_error(y + row * L, want, L,
+                              hypot(norm(k + h * Lk, Lk),
+                                    norm(rev + h * Lrev, Lrev)) * norm(z, L));
+            CHECK(error <= 5e-7, "row %d: error %g", row, error);
+        }
+        MUST(fftconv_backward(plan, given ? spectrum : NULL, &back));
+        by_y = dot(y, dy, B * H * L);
+        by_u = dot(u, du, B * H * L);
+        by_k = dot(k, dk, H * Lk) + dot(rev, drev, H * Lrev);
+        scale = norm(y, B * H * L) * norm(dy, B * H * L);
+        CHECK(fabs(by_y - by_u) <= 1e-6 * scale, "%g, %g", by_y, by_u);
+        CHECK(fabs(by_y - by_k) <= 1e-6 * scale, "%g, %g", by_y, by_k);
+    }
+    /* taps that no sample meets */
+    for (int h = 0; h < H; h++)
+        for (int s = L; s < Lrev; s++)
+            CHECK(drev[h * Lrev + s] == 0, "%g", (double)drev[h * Lrev + s]);
+    fftconv_spectrum_destroy(spectrum);
+    fftconv_plan_destroy(plan);
+    free(u), free(k), free(rev), free(dy), free(y), free(du), free(dk), free(drev);
+}
+
+/* Pieces of any length up to the plan's, each with the samples before it, are
+ * the whole. */
+static void test_history(void)
+{
+    enum { B = 2, H = 2, L = 300, Lk = 40, piece = 64 };
+    static const int64_t lengths[] = {64, 1, 63, 7, 64, 39, 2, 60};
+    float *u = random_floats(B * H * L, 14), *k = random_floats(H * Lk, 15);
+    float *y = poison(B * H * L), *past = poison(B * H * (Lk - 1));
+    fftconv_plan_desc desc = plan_desc(B, H, piece, Lk);
+    fftconv_plan *plan = NULL;
+    fftconv_spectrum *spectrum = NULL;
+    fftconv_operands o = {.size = sizeof o,
+                          .history = tensor(past, B, H, Lk - 1)};
+    fftconv_tensor kernel = tensor(k, 1, H, Lk);
+    int64_t t = 0;
+
+    desc.history = 1;
+    MUST(fftconv_plan_create(&plan, &desc));
+    MUST(fftconv_spectrum_create(&spectrum, plan, &kernel, NULL, 0));
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+        for (int row = 0; row < B * H; row++)
+            for (int64_t s = 0; s < Lk - 1; s++) {
+                int64_t at = t - (Lk - 1) + s;
+                past[row * (Lk - 1) + s] = at < 0 ? 0 : u[row * L + at];
+            }
+        o.u = tensor(u + t, B, H, L); /* a part of longer rows */
+        o.y = tensor(y + t, B, H, L);
+        o.u.shape[2] = o.y.shape[2] = lengths[i];
+        MUST(fftconv_forward(plan, spectrum, &o));
+        t += lengths[i];
+    }
+    CHECK(t == L, "%d", (int)t);
+    check_rows("pieces", y, k, u, B, H, L, Lk, 0);
+    fftconv_spectrum_destroy(spectrum);
+    fftconv_plan_destroy(plan);
+    free(u), free(k), free(y), free(past);
+}
+
+/* A complex product of rows is four real ones; conjugate gradients make
+ * Re <dy, y> = Re <du, u> = Re <dk, k>. */
+static void test_complex(void)
+{
+    enum { H = 2, L = 90, Lk = 50 };
+    float *u = random_floats(2 * H * L, 16), *k = random_floats(2 * H * Lk, 17);
+    float *dy = random_floats(2 * H * L, 18), *y = poison(2 * H * L);
+    float *du = poison(2 * H * L), *dk = poison(2 * H * Lk);
+    fftconv_plan_desc desc = plan_desc(1, H, L, Lk);
+    fftconv_plan *plan = NULL;
+    fftconv_operands o = {.size = sizeof o,
+                          .u = tensor(u, 1, H, L),
+                          .k = tensor(k, 1, H, Lk),
+                          .y = tensor(y, 1, H, L)},
+                     back;
+    double by_y, scale;
+
+    desc.dtype = FFTCONV_COMPLEX64;
+    o.u.dtype = o.k.dtype = o.y.dtype = FFTCONV_COMPLEX64;
+    MUST(fftconv_plan_create(&plan, &desc));
+    MUST(fftconv_forward(plan, NULL, &o));
+    for (int h = 0; h < H; h++) {
+        double want[2][L] = {{0}}, product[L], error;
+        float z[2][L], taps[2][Lk], got[2][L];
+
+        for (int i = 0; i < 2 * L; i++) {
+            z[i % 2][i / 2] = u[2 * h * L + i];
+            got[i % 2][i / 2] = y[2 * h * L + i];
+        }
+        for (int i = 0; i < 2 * Lk; i++)
+            taps[i % 2][i / 2] = k[2 * h * Lk + i];
+        for (int a = 0; a < 2; a++)
+            for (int b = 0; b < 2; b++) {
+                direct(product, taps[a], Lk, z[b], L, 0);
+                for (int t = 0; t < L; t++)
+                    want[(a + b) % 2][t] += a && b ? -product[t] : product[t];
+            }
+        scale = norm(k + 2 * h * Lk, 2 * Lk) * norm(u + 2 * h * L, 2 * L);
+        for (int part = 0; part < 2; part++) {
+            error = row_error(got[part], want[part], L, scale);
+            CHECK(error <= 5e-7, "row %d, part %d: error %g", h, part, error);
+        }
+    }
+    back = (fftconv_operands){.size = sizeof back, .u = o.u, .k = o.k, .dy = o.u,
+                              .du = o.u, .dk = o.k};
+    back.dy.data = dy;
+    back.du.data = du;
+    back.dk.data = dk;
+    MUST(fftconv_backward(plan, NULL, &back));
+    by_y = dot(y, dy, 2 * H * L);
+    scale = norm(y, 2 * H * L) * norm(dy, 2 * H * L);
+    CHECK(fabs(by_y - dot(u, du, 2 * H * L)) <= 1e-6 * scale, "du");
+    CHECK(fabs(by_y - dot(k, dk, 2 * H * Lk)) <= 1e-6 * scale, "dk");
+    fftconv_plan_destroy(plan);
+    free(u), free(k), free(dy), free(y), free(du), free(dk);
+}
+
+/* Weights of 1 change nothing, of 0 leave nothing; without bin 0, y sums to 0. */
+static void test_weights(void)
+{
+    enum { B = 2, H = 2, N = 96 };
+    float *u = random_floats(B * H * N, 19), *k = random_floats(H * N, 20);
+    float *y = poison(B * H * N);
+    fftconv_operands o = {.size = sizeof o,
+                          .u = tensor(u, B, H, N),
+                          .k = tensor(k, 1, H, N),
+                          .y = tensor(y, B, H, N)};
+
+    for (int which = 0; which < 3; which++) {
+        fftconv_plan_desc desc = plan_desc(B, H, N, N);
+        fftconv_plan_info info = {.size = sizeof info};
+        fftconv_plan *plan = NULL;
+        double weights[N / 2 + 1], kept;
+
+        for (int m = 0; m <= N / 2; m++)
+            weights[m] = which == 0 ? 1 : which == 1 ? 0 : m > 0;
+        desc.mode = FFTCONV_CIRCULAR;
+        desc.weights = weights;
+        MUST(fftconv_plan_create(&plan, &desc));
+        MUST(fftconv_plan_get_info(plan, &info));
+        kept = which == 0 ? 1 : which == 1 ? 0 : (N - 1.) / N;
+        CHECK(fabs(info.kept - kept) <= 1e-12, "%g, not %g", info.kept, kept);
+        for (int i = 0; i < B * H * N; i++)
+            y[i] = NAN;
+        MUST(fftconv_forward(plan, NULL, &o));
+        if (which == 0)
+            check_rows("weights of 1", y, k, u, B, H, N, N, N);
+        for (int row = 0; which && row < B * H; row++) {
+            double sum = 0;
+
+            for (int t = 0; t < N; t++) {
+                sum += y[row * N + t];
+                CHECK(which == 2 || y[row * N + t] == 0, "%g",
+                      (double)y[row * N + t]);
+            }
+            CHECK(fabs(sum) <= 1e-4 && (which == 1 || norm(y + row * N, N) > 1),
+                  "sum %g", sum);
+        }
+        fftconv_plan_destroy(plan);
+    }
+    free(u), free(k), free(y);
+}
+
+/* y_o = sum_i k_oi * u_i by the primitives; and dk by their adjoints, whose
+ * <k, dk> = <y, dy>. */
+static void test_contract(void)
+{
+    enum { B = 3, IN = 2, OUT = 5, L = 70, Lk = 33 };
+    float *u = random_floats(B * IN * L, 21), *k = random_floats(OUT * IN * Lk, 22);
+    float *dy = random_floats(B * OUT * L, 23);
+    float *y = poison(B * OUT * L), *dk = poison(OUT * IN * Lk);
+    fftconv_plan_desc desc = plan_desc(1, 1, L, Lk);
+    fftconv_plan_info info = {.size = sizeof info};
+    fftconv_plan *plan = NULL;
+    fftconv_tensor rows = tensor(u, B, IN, L), result = tensor(y, B, OUT, L);
+    fftconv_tensor kernels = tensor(k, OUT, IN, Lk), cotangent = tensor(dy, B, OUT, L);
+    fftconv_tensor gradient = tensor(dk, OUT, IN, Lk);
+    char *U, *K, *Y;
+    double want[L], product[L], by_y, by_k, scale;
+
+    desc.single_block = 1;
+    MUST(fftconv_plan_create(&plan, &desc));
+    MUST(fftconv_plan_get_info(plan, &info));
+    U = aligned_alloc(64, B * IN * info.spectra_row_bytes);
+    K = aligned_alloc(64, OUT * IN * info.spectra_row_bytes);
+    Y = aligned_alloc(64, B * OUT * info.spectra_row_bytes);
+    MUST(fftconv_rows_to_spectra(plan, FFTCONV_INPUT, &rows, U, 0));
+    MUST(fftconv_kernels_to_spectra(plan, &kernels, NULL, K, 0));
+    fftconv_contraction c = {.size = sizeof c,
+                             .rows = B, .columns = OUT, .depth = IN,
+                             .a = U, .b = K, .out = Y,
+                             .a_stride = {IN, 1},
+                             .b_stride = {1, IN},
+                             .out_stride = {OUT, 1},
+                             .scale = 1. / (double)info.transform_length};
+    CHECK_INVALID(fftconv_contract(NULL, &c), "plan");
+    CHECK_INVALID(fftconv_contract(plan, NULL), "contraction");
+    c.out_stride[1] = 0;
+    CHECK_INVALID(fftconv_contract(plan, &c), "out_stride");
+    c.out_stride[1] = 1;
+    MUST(fftconv_contract(plan, &c));
+    MUST(fftconv_spectra_to_rows(plan, FFTCONV_OUTPUT, Y, &result, 0));
+    for (int b = 0; b < B; b++)
+        for (int o = 0; o < OUT; o++) {
+            double error;
+
+            for (int t = 0; t < L; t++)
+                want[t] = 0;
+            for (int i = 0; i < IN; i++) {
+                direct(product, k + (o * IN + i) * Lk, Lk, u + (b * IN + i) * L, L, 0);
+                for (int t = 0; t < L; t++)
+                    want[t] += product[t];
+            }
+            error = row_error(y + (b * OUT + o) * L, want, L,
+                              norm(k + o * IN * Lk, IN * Lk) * norm(u + b * IN * L, IN * L));
+            CHECK(error <= 5e-7, "row %d, output %d: error %g", b, o, error);
+        }
+
+    /* dK[o, i] = sum_b G[b, o] conj U[b, i] */
+    MUST(fftconv_rows_to_spectra(plan, FFTCONV_OUTPUT, &cotangent, Y, 0));
+    c = (fftconv_contraction){.size = sizeof c,
+                              .rows = OUT, .columns = IN, .depth = B,
+                              .a = Y, .b = U, .out = K,
+                              .a_stride = {1, OUT},
+                              .b_stride = {IN, 1},
+                              .out_stride = {IN, 1},
+                              .scale = 1. / (double)info.transform_length,
+                              .conjugate_b = 1};
+    MUST(fftconv_contract(plan, &c));
+    MUST(fftconv_spectra_to_kernels(plan, K, &gradient, NULL, 0));
+    by_y = dot(y, dy, B * OUT * L);
+    by_k = dot(k, dk, OUT * IN * Lk);
+    scale = norm(y, B * OUT * L) * norm(dy, B * OUT * L);
+    CHECK(fabs(by_y - by_k) <= 1e-6 * scale, "%g, %g", by_y, by_k);
+    fftconv_plan_destroy(plan);
+    free(U), free(K), free(Y);
+    free(u), free(k), free(dy), free(y), free(dk);
+}
+
+/* ---- Bad arguments ------------------------------------------------------- */
 
 static void test_bad_plans(void)
 {
@@ -306,6 +598,13 @@ static void test_bad_plans(void)
         CASE(threads, -1),
         CASE(order, -2),
         CASE(order, FFTCONV_MAX_ORDER + 1),
+        CASE(single_block, 2),
+        CASE(history, -1),
+        CASE(kernels, -1),
+        CASE(kernels, 3),
+        CASE(kernel_batch, -1),
+        CASE(kernel_batch, 3),
+        CASE(reverse_length, 5),
         CASE(size, 0),
 #undef CASE
     };
@@ -398,6 +697,8 @@ static void test_bad_operands(void)
     REFUSED("out_gate", o.out_gate = tensor(u, B, H + 1, L));
     REFUSED("skip", o.skip = tensor(k, 1, H, 2));
     REFUSED("mask", o.mask = tensor(k, B + 1, H, 1));
+    REFUSED("k_rev", o.k_rev = tensor(k, 1, H, L));
+    REFUSED("history", o.history = tensor(k, B, H, L - 1));
     MUST(fftconv_workspace_bytes(plan, FFTCONV_FORWARD, 0, &bytes));
     memory = aligned_alloc(64, (bytes + 128) / 64 * 64);
     REFUSED("workspace_bytes",
@@ -407,7 +708,7 @@ static void test_bad_operands(void)
 #undef REFUSED
 
     /* Spectra made for another shape or mode. */
-    MUST(fftconv_spectrum_create(&spectrum, plan, &good.k, 0));
+    MUST(fftconv_spectrum_create(&spectrum, plan, &good.k, NULL, 0));
     desc = plan_desc(B, H, L / 2, L / 2);
     MUST(fftconv_plan_create(&other_plan, &desc));
     o = good;
@@ -415,15 +716,19 @@ static void test_bad_operands(void)
     o.u.shape[2] = o.y.shape[2] = L / 2;
     CHECK_INVALID(fftconv_forward(other_plan, spectrum, &o), "spectrum");
     o.k = tensor(k, 1, H, L / 2);
-    MUST(fftconv_spectrum_create(&other, other_plan, &o.k, 0));
+    MUST(fftconv_spectrum_create(&other, other_plan, &o.k, NULL, 0));
     fftconv_plan_destroy(other_plan);
     o = good;
     o.k = (fftconv_tensor){0};
     CHECK_INVALID(fftconv_forward(plan, other, &o), "spectrum");
 
-    CHECK_INVALID(fftconv_spectrum_create(NULL, plan, &good.k, 0), "spectrum");
-    CHECK_INVALID(fftconv_spectrum_create(&none, plan, NULL, 0), "k");
-    CHECK_INVALID(fftconv_spectrum_create(&none, NULL, &good.k, 0), "plan");
+    CHECK_INVALID(fftconv_spectrum_create(NULL, plan, &good.k, NULL, 0),
+                  "spectrum");
+    CHECK_INVALID(fftconv_spectrum_create(&none, plan, NULL, NULL, 0), "k");
+    CHECK_INVALID(fftconv_spectrum_create(&none, NULL, &good.k, NULL, 0),
+                  "plan");
+    CHECK_INVALID(fftconv_spectrum_create(&none, plan, &good.k, &good.k, 0),
+                  "k_rev");
     CHECK(none == NULL, "a spectrum was made");
     CHECK_INVALID(fftconv_workspace_bytes(plan, 2, 0, &bytes), "direction");
     CHECK_INVALID(fftconv_workspace_bytes(plan, 0, 0, NULL), "bytes");
@@ -500,7 +805,7 @@ static void test_threads_and_fork(void)
     pid_t child;
 
     MUST(fftconv_plan_create(&plan, &desc));
-    MUST(fftconv_spectrum_create(&spectrum, plan, &kernel, 0));
+    MUST(fftconv_spectrum_create(&spectrum, plan, &kernel, NULL, 0));
     MUST(fftconv_forward(plan, spectrum, &o));
     check_rows("before the threads", job.want, k, job.u, JOB_B, JOB_H, JOB_L,
                JOB_L, 0);
@@ -579,6 +884,11 @@ int main(void)
     test_shape(2, 2, 101, 101, 101); /* a prime modulus */
     test_shape(1, 2, 1000, 1024, 1024);
     test_backward();
+    test_two_sided();
+    test_history();
+    test_complex();
+    test_weights();
+    test_contract();
     test_bad_plans();
     test_bad_operands();
     test_threads_and_fork();

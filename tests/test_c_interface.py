@@ -11,10 +11,10 @@ import pytest
 
 import fftconv
 from fftconv import _lib
-from fftconv._lib import (DftDesc, Hardware, Operands, PlanDesc, PlanInfo,
-                          Tensor)
+from fftconv._lib import (Contraction, DftDesc, Hardware, Operands, PlanDesc,
+                          PlanInfo, Tensor)
 
-B, H, L, LK = 2, 3, 64, 64
+B, H, L, LK, LREV = 2, 3, 64, 64, 32
 ISA = fftconv.isas()[0]
 
 
@@ -41,6 +41,10 @@ def desc(**changes):
     return d
 
 
+CAUSAL, CIRCULAR, TWO_SIDED = range(3)
+RIGHT_ANGLE, EVEN_ODD, COMPLEX = 1, 2, 3
+
+
 def new_plan(**changes):
     plan = c_void_p()
     status, message = call("fftconv_plan_create", byref(plan),
@@ -62,7 +66,8 @@ def tensor(x, shape=None, strides=None, dtype="float32"):
 
 @pytest.fixture
 def plan():
-    p = new_plan()
+    """Of a call that all operands take part in but history."""
+    p = new_plan(mode=TWO_SIDED, reverse_length=LREV)
     yield p
     _lib.lib.fftconv_plan_destroy(p)
 
@@ -76,19 +81,21 @@ class Call:
         self.arrays = {name: rng.standard_normal(rows).astype("float32")
                        for name in ("u", "in_gate", "out_gate", "dy")}
         self.arrays["k"] = rng.standard_normal((1, H, LK)).astype("float32")
+        self.arrays["k_rev"] = rng.standard_normal((1, H, LREV)).astype(
+            "float32")
         self.arrays["skip"] = np.ones((1, H, 1), "float32")
         self.arrays["mask"] = np.ones((B, H, 1), "float32")
         for name in ("y", "du", "din_gate", "dout_gate"):
             self.arrays[name] = np.full(rows, 7, "float32")
         self.arrays["dk"] = np.full((1, H, LK), 7, "float32")
+        self.arrays["dk_rev"] = np.full((1, H, LREV), 7, "float32")
         self.arrays["dskip"] = np.full((1, H, 1), 7, "float32")
         self.ops = Operands(size=ctypes.sizeof(Operands))
         for name, x in self.arrays.items():
             setattr(self.ops, name, tensor(x))
 
     def untouched(self):
-        return all(np.all(self.arrays[name] == 7) for name in
-                   ("y", "du", "din_gate", "dout_gate", "dk", "dskip"))
+        return all(np.all(self.arrays[name] == 7) for name in OUTPUTS)
 
     def refused(self, plan, *, words=(), names=("forward", "backward")):
         for name in names:
@@ -100,10 +107,11 @@ class Call:
 FORWARD, BACKWARD = ("forward",), ("backward",)
 BOTH = FORWARD + BACKWARD
 # Which calls look at an operand.
-USED_BY = {"u": BOTH, "k": BOTH, "in_gate": BOTH, "out_gate": BOTH,
-           "skip": BOTH, "mask": BOTH, "y": FORWARD, "dy": BACKWARD,
-           "du": BACKWARD, "dk": BACKWARD, "din_gate": BACKWARD,
-           "dout_gate": BACKWARD, "dskip": BACKWARD}
+USED_BY = {"u": BOTH, "k": BOTH, "k_rev": BOTH, "in_gate": BOTH,
+           "out_gate": BOTH, "skip": BOTH, "mask": BOTH, "y": FORWARD,
+           "dy": BACKWARD, "du": BACKWARD, "dk": BACKWARD, "dk_rev": BACKWARD,
+           "din_gate": BACKWARD, "dout_gate": BACKWARD, "dskip": BACKWARD}
+OUTPUTS = ["y", "du", "dk", "dk_rev", "din_gate", "dout_gate", "dskip"]
 
 
 def test_the_right_call_is_right(plan):
@@ -113,7 +121,7 @@ def test_the_right_call_is_right(plan):
         status, message = call("fftconv_" + name, plan, None, byref(c.ops))
         assert status == _lib.OK, message
     assert all(np.isfinite(x).all() for x in c.arrays.values())
-    assert not any(np.all(c.arrays[n] == 7) for n in ("y", "du", "dk"))
+    assert not any(np.all(c.arrays[n] == 7) for n in OUTPUTS)
 
 
 @pytest.mark.parametrize("name", ["fftconv_forward", "fftconv_backward"])
@@ -132,7 +140,7 @@ def test_operands_size(plan, size):
     c.refused(plan, words="size")
 
 
-@pytest.mark.parametrize("operand", ["u", "y", "k", "dy"])
+@pytest.mark.parametrize("operand", ["u", "y", "k", "k_rev", "dy"])
 def test_missing_operand(plan, operand):
     c = Call()
     getattr(c.ops, operand).data = None
@@ -153,7 +161,7 @@ def test_wrong_shape(plan, operand, axis, change):
 
 
 @pytest.mark.parametrize("operand", sorted(USED_BY))
-@pytest.mark.parametrize("dtype", [0, 1, 3, 4, 5, -1, 2 ** 31 - 1])
+@pytest.mark.parametrize("dtype", [0, 1, 3, 4, 5, 6, 7, -1, 2 ** 31 - 1])
 def test_wrong_dtype(plan, operand, dtype):
     c = Call()
     getattr(c.ops, operand).dtype = dtype
@@ -166,9 +174,6 @@ def test_misaligned(plan, operand, offset):
     c = Call()
     getattr(c.ops, operand).data += offset
     c.refused(plan, words=operand, names=USED_BY[operand])
-
-
-OUTPUTS = ["y", "du", "dk", "din_gate", "dout_gate", "dskip"]
 
 
 @pytest.mark.parametrize("operand,axis", [
@@ -312,9 +317,14 @@ PLANS = [
     ("batch", 2 ** 62), ("channels", 2 ** 62), ("length", 2 ** 62),
     ("kernel_length", 2 ** 62), ("length", 2 ** 63 - 1),
     ("fft_size", -1), ("fft_size", 64),
-    ("mode", 2), ("mode", -1), ("dtype", 0), ("dtype", 5), ("dtype", -1),
-    ("form", 4), ("form", -1), ("dense", 2), ("dense", -1), ("threads", -1),
-    ("threads", 2 ** 31 - 1), ("order", -1), ("order", 17),
+    ("mode", 3), ("mode", -1), ("dtype", 0), ("dtype", 7), ("dtype", -1),
+    ("form", 4), ("form", -1), ("form", EVEN_ODD), ("form", COMPLEX),
+    ("dense", 2), ("dense", -1), ("threads", -1), ("threads", 2 ** 31 - 1),
+    ("order", -1), ("order", 17), ("single_block", 2), ("single_block", -1),
+    ("history", 2), ("history", -1), ("kernels", -1), ("kernels", 2),
+    ("kernels", 2 * H), ("kernels", -2 ** 63), ("kernel_batch", -1),
+    ("kernel_batch", 3), ("kernel_batch", -2 ** 63), ("reverse_length", 1),
+    ("reverse_length", -1), ("reverse_length", -2 ** 63),
 ]
 
 
@@ -324,6 +334,47 @@ def test_plan_desc(field, value):
     refused("fftconv_plan_create", byref(handle), byref(desc(**{field: value})),
             words=field)
     assert handle.value is None, "a failure leaves NULL behind"
+
+
+@pytest.mark.parametrize("changes,word", [
+    (dict(mode=TWO_SIDED), "reverse_length"),
+    (dict(mode=TWO_SIDED, reverse_length=-1), "reverse_length"),
+    (dict(mode=TWO_SIDED, reverse_length=2 ** 62), "reverse_length"),
+    (dict(mode=TWO_SIDED, reverse_length=LREV, fft_size=256), "fft_size"),
+    (dict(mode=TWO_SIDED, reverse_length=LREV, form=EVEN_ODD), "form"),
+    (dict(mode=TWO_SIDED, reverse_length=LREV, history=1), "history"),
+    (dict(mode=CIRCULAR, reverse_length=LREV), "reverse_length"),
+    (dict(mode=CIRCULAR, history=1), "history"),
+    (dict(mode=CIRCULAR, fft_size=127, form=EVEN_ODD), "form"),
+    (dict(history=1, single_block=1), "single_block"),
+    (dict(dtype=6, form=RIGHT_ANGLE), "form"),
+    (dict(dtype=5, mode=CIRCULAR, form=EVEN_ODD), "form")])
+def test_plan_fields_that_do_not_go_together(changes, word):
+    handle = c_void_p(123)
+    refused("fftconv_plan_create", byref(handle), byref(desc(**changes)),
+            words=word)
+    assert handle.value is None
+
+
+def weights(values):
+    return (c_double * len(values))(*values)
+
+
+@pytest.mark.parametrize("changes,word", [
+    (dict(mode=CAUSAL), "weights"),
+    (dict(mode=TWO_SIDED, reverse_length=LREV), "weights"),
+    (dict(dtype=5), "weights"), (dict(dtype=6), "weights"),
+    (dict(form=RIGHT_ANGLE), "form"),
+    (dict(fft_size=88), "fft_size"), (dict(fft_size=2 * 67), "fft_size"),
+    *((dict(weights=weights([1.0] * at + [bad] + [1.0] * (32 - at))),
+       f"weights[{at}]") for bad in (np.nan, np.inf, -np.inf)
+      for at in (0, 17, 32))])
+def test_plan_weights(changes, word):
+    handle = c_void_p(123)
+    right = dict(mode=CIRCULAR, weights=weights([1.0] * 100))
+    refused("fftconv_plan_create", byref(handle),
+            byref(desc(**{**right, **changes})), words=word)
+    assert handle.value is None
 
 
 def test_plan_null():
@@ -390,32 +441,63 @@ def test_plan_info(plan):
 
 
 def test_spectrum(plan):
-    k = np.ones((1, H, LK), "float32")
+    k, k_rev = np.ones((1, H, LK), "float32"), np.ones((1, H, LREV), "float32")
     handle = c_void_p(123)
-    refused("fftconv_spectrum_create", None, plan, byref(tensor(k)), 0,
+    right = byref(tensor(k)), byref(tensor(k_rev))
+    refused("fftconv_spectrum_create", None, plan, *right, 0,
             words="spectrum")
-    for arguments, word in [((None, byref(tensor(k)), 0), "plan"),
-                            ((plan, None, 0), "k"),
-                            ((plan, byref(Tensor()), 0), "k"),
-                            ((plan, byref(tensor(k[:, :2])), 0), "k"),
-                            ((plan, byref(tensor(k, dtype="float64")), 0),
-                             "k"),
-                            ((plan, byref(tensor(k, dtype="float16")), 0),
-                             "k"),
-                            ((plan, byref(tensor(k)), -1), "threads")]:
+    for arguments, word in [
+            ((None, *right, 0), "plan"),
+            ((plan, None, right[1], 0), "k"),
+            ((plan, byref(Tensor()), right[1], 0), "k"),
+            ((plan, byref(tensor(k[:, :2])), right[1], 0), "k"),
+            ((plan, byref(tensor(k, dtype="float64")), right[1], 0), "k"),
+            ((plan, byref(tensor(k, dtype="float16")), right[1], 0), "k"),
+            ((plan, right[0], None, 0), "k_rev"),
+            ((plan, right[0], byref(Tensor()), 0), "k_rev"),
+            ((plan, right[0], right[0], 0), "k_rev"),
+            ((plan, right[0], byref(tensor(k_rev, dtype="float64")), 0),
+             "k_rev"),
+            ((plan, *right, -1), "threads")]:
         refused("fftconv_spectrum_create", byref(handle), *arguments,
                 words=word)
         assert handle.value is None
+    causal = new_plan()
+    refused("fftconv_spectrum_create", byref(handle), causal, *right, 0,
+            words="k_rev")
+    _lib.lib.fftconv_plan_destroy(causal)
 
 
-def test_spectrum_of_another_plan(plan):
-    other = new_plan(length=128, kernel_length=128)
-    k = np.ones((1, H, 128), "float32")
+def new_spectrum(plan, k, k_rev=None):
     handle = c_void_p()
-    assert call("fftconv_spectrum_create", byref(handle), other,
-                byref(tensor(k)), 0)[0] == _lib.OK
+    status, message = call("fftconv_spectrum_create", byref(handle), plan,
+                           byref(tensor(k)),
+                           None if k_rev is None else byref(tensor(k_rev)), 0)
+    assert status == _lib.OK, message
+    return handle
+
+
+@pytest.mark.parametrize("changes", [
+    dict(length=128, kernel_length=128), dict(reverse_length=LREV - 1),
+    dict(kernels=1), dict(kernel_batch=B), dict(dtype=1), dict(mode=CAUSAL),
+    dict(radices=_lib.int64s((8, 4, 4)), order=3)])
+def test_spectrum_of_another_plan(plan, changes):
+    changes = {"mode": TWO_SIDED, "reverse_length": LREV, **changes}
+    if changes["mode"] == CAUSAL:
+        del changes["reverse_length"]
+    other = new_plan(**changes)
+    shape = (changes.get("kernel_batch", 1), changes.get("kernels", H))
+    dtype = "float64" if "dtype" in changes else "float32"
+    k = np.ones((*shape, changes.get("kernel_length", LK)), dtype)
+    rev = np.ones((*shape, changes.get("reverse_length", 1)), dtype)
+    handle = c_void_p()
+    status, message = call(
+        "fftconv_spectrum_create", byref(handle), other,
+        byref(tensor(k, dtype=dtype)), byref(tensor(rev, dtype=dtype))
+        if "reverse_length" in changes else None, 0)
+    assert status == _lib.OK, message
     c = Call()
-    c.ops.k = Tensor()
+    c.ops.k = c.ops.k_rev = Tensor()
     for name in BOTH:
         refused("fftconv_" + name, plan, handle, byref(c.ops),
                 words="spectrum")
@@ -424,32 +506,229 @@ def test_spectrum_of_another_plan(plan):
     _lib.lib.fftconv_plan_destroy(other)
 
 
-def test_primitives(plan):
+def test_spectrum_of_another_pattern():
+    """The same stages, other weights."""
+    plans = [new_plan(mode=CIRCULAR, weights=weights([w] * 33))
+             for w in (1.0, 0.5)] + [new_plan(mode=CIRCULAR)]
+    k = np.ones((1, H, LK), "float32")
+    spectra = [new_spectrum(p, k) for p in plans]
+    c = Call()
+    c.ops.k = c.ops.k_rev = c.ops.dk_rev = Tensor()
+    for i, plan in enumerate(plans):
+        for j, spectrum in enumerate(spectra):
+            if i != j:
+                refused("fftconv_forward", plan, spectrum, byref(c.ops),
+                        words="spectrum")
+    assert c.untouched()
+    for plan, spectrum in zip(plans, spectra):
+        assert call("fftconv_forward", plan, spectrum,
+                    byref(c.ops))[0] == _lib.OK
+        _lib.lib.fftconv_spectrum_destroy(spectrum)
+        _lib.lib.fftconv_plan_destroy(plan)
+
+
+def test_kernels_of_a_group_and_of_a_batch():
+    """k's shape is (kernel_batch, kernels, Lk), and nothing else."""
+    for changes, right in [(dict(kernels=1), (1, 1)),
+                           (dict(kernel_batch=B), (B, H)),
+                           (dict(kernels=1, kernel_batch=B), (B, 1))]:
+        plan = new_plan(**changes)
+        taps = np.ones((B, H, LK), "float32")
+        for shape in ((1, 1), (1, H), (B, 1), (B, H)):
+            c = Call()
+            c.ops.k_rev = c.ops.dk_rev = Tensor()
+            c.ops.k = tensor(taps, shape=(*shape, LK))
+            c.arrays["dk"] = np.full((B, H, LK), 7, "float32")
+            c.ops.dk = tensor(c.arrays["dk"], shape=(*right, LK))
+            if shape != right:
+                c.refused(plan, words="k has shape")
+                c.ops.k = tensor(taps, shape=(*right, LK))
+                c.ops.dk = tensor(c.arrays["dk"], shape=(*shape, LK))
+                c.refused(plan, words="dk has shape", names=BACKWARD)
+                continue
+            for name in BOTH:
+                status, message = call("fftconv_" + name, plan, None,
+                                       byref(c.ops))
+                assert status == _lib.OK, message
+            written = (c.arrays["dk"] != 7).sum()
+            assert written == right[0] * right[1] * LK
+        _lib.lib.fftconv_plan_destroy(plan)
+
+
+def test_k_rev_without_a_two_sided_plan():
+    plan = new_plan()
+    for name, names in (("k_rev", BOTH), ("dk_rev", BACKWARD)):
+        c = Call()
+        for other in {"k_rev", "dk_rev"} - {name}:
+            setattr(c.ops, other, Tensor())
+        c.refused(plan, words=name, names=names)
+    _lib.lib.fftconv_plan_destroy(plan)
+
+
+def test_history():
+    """Given where the plan was made for it, and only there; rows of any
+    length up to the plan's; no backward."""
+    plan, plain = new_plan(history=1), new_plan()
+    past = np.zeros((B, H, LK - 1), "float32")
+
+    def new_call(length=L):
+        c = Call()
+        c.ops.k_rev = c.ops.dk_rev = Tensor()
+        c.ops.history = tensor(past)
+        for name in ("u", "y", "in_gate", "out_gate"):
+            getattr(c.ops, name).shape[2] = length
+        return c
+
+    new_call().refused(plain, words="history", names=FORWARD)
+    for spoil in (lambda t: setattr(t, "data", None),
+                  lambda t: setattr(t, "data", past.ctypes.data + 2),
+                  lambda t: setattr(t, "dtype", 1),
+                  lambda t: t.shape.__setitem__(0, 1),
+                  lambda t: t.shape.__setitem__(1, H + 1),
+                  lambda t: t.shape.__setitem__(2, LK),
+                  lambda t: t.stride.__setitem__(1, 2 ** 62)):
+        c = new_call()
+        spoil(c.ops.history)
+        c.refused(plan, words="history", names=FORWARD)
+    c = new_call()
+    c.ops.history.data = c.ops.y.data
+    c.refused(plan, words=("history", "overlap"), names=FORWARD)
+    for length in (0, -1, L + 1, 2 ** 62):
+        new_call(length).refused(plan, words="u", names=FORWARD)
+    c = new_call(5)
+    c.ops.y.shape[2] = 6
+    c.refused(plan, words="y", names=FORWARD)
+    c = new_call()
+    status, message = call("fftconv_backward", plan, None, byref(c.ops))
+    assert status == _lib.UNSUPPORTED and "history" in message
+    assert c.untouched()
+    for length in (1, 5, L):
+        c = new_call(length)
+        status, message = call("fftconv_forward", plan, None, byref(c.ops))
+        assert status == _lib.OK, message
+        assert np.all(c.arrays["y"][..., :length] != 7)
+        assert np.all(c.arrays["y"][..., length:] == 7)
+    for p in (plan, plain):
+        _lib.lib.fftconv_plan_destroy(p)
+
+
+def test_complex_operands():
+    """No activation; aligned to its reals, which is all it needs."""
+    plan = new_plan(dtype=_lib.DTYPES["complex64"])
+    raw = np.zeros(2 * B * H * L + 1, "float32")
+    raw[1:] = 1
+    u = raw[1:].view("complex64").reshape(B, H, L)
+    k = np.ones((1, H, LK), "complex64")
+    y = np.full((B, H, L), 7, "complex64")
+    ops = Operands(size=ctypes.sizeof(Operands),
+                   u=tensor(u, dtype="complex64"),
+                   k=tensor(k, dtype="complex64"),
+                   y=tensor(y, dtype="complex64"))
+    for activation in (1, 2):
+        ops.activation = activation
+        refused("fftconv_forward", plan, None, byref(ops), words="activation")
+    ops.activation = 0
+    ops.u.data += 2
+    refused("fftconv_forward", plan, None, byref(ops), words="u")
+    ops.u.data -= 2
+    for dtype in ("float32", "float64", "complex128"):
+        ops.k.dtype = _lib.DTYPES[dtype]
+        refused("fftconv_forward", plan, None, byref(ops), words="k")
+    ops.k.dtype = _lib.DTYPES["complex64"]
+    assert np.all(y == 7)
+    assert call("fftconv_forward", plan, None, byref(ops))[0] == _lib.OK
+    assert np.allclose(y, (1 + 1j) * np.arange(1, L + 1), rtol=1e-5)
+    _lib.lib.fftconv_plan_destroy(plan)
+
+
+def test_operands_workspace(plan):
+    c, need, most = Call(), c_int64(-5), c_int64()
+    for bad, word in [((None, None, byref(c.ops), 0, byref(need)), "plan"),
+                      ((plan, None, None, 0, byref(need)), "operands"),
+                      ((plan, None, byref(c.ops), 0, None), "bytes"),
+                      ((plan, None, byref(c.ops), 2, byref(need)),
+                       "direction"),
+                      ((plan, None, byref(c.ops), -1, byref(need)),
+                       "direction")]:
+        refused("fftconv_operands_workspace_bytes", *bad, words=word)
+    c.ops.size = 8
+    refused("fftconv_operands_workspace_bytes", plan, None, byref(c.ops), 0,
+            byref(need), words="size")
+    assert need.value == -5
+    for direction, name in enumerate(BOTH):
+        c = Call()
+        for scattered in (False, True):
+            if scattered:                   # (B, L, H): rows by tiles
+                for rows in ("u", "in_gate", "out_gate", "y", "dy", "du",
+                             "din_gate", "dout_gate"):
+                    getattr(c.ops, rows).stride[:] = (L * H, 1, H)
+            status, message = call("fftconv_operands_workspace_bytes", plan,
+                                   None, byref(c.ops), direction, byref(need))
+            assert status == _lib.OK and need.value > 0, message
+            raw = np.full(need.value + 192, 0xff, np.uint8)
+            start = -raw.ctypes.data % 64
+            c.ops.workspace = raw.ctypes.data + start
+            c.ops.workspace_bytes = need.value
+            status, message = call("fftconv_" + name, plan, None,
+                                   byref(c.ops))
+            assert status == _lib.OK, message
+            assert np.all(raw[start + need.value:] == 0xff)
+            c.ops.workspace_bytes = need.value - 1
+            refused("fftconv_" + name, plan, None, byref(c.ops),
+                    words="workspace_bytes")
+            c.ops.workspace, c.ops.workspace_bytes = None, 0
+            if not scattered:
+                assert call("fftconv_workspace_bytes", plan, direction, 0,
+                            byref(most))[0] == _lib.OK
+                assert need.value <= most.value
+
+
+def row_bytes(plan):
     info = PlanInfo(size=ctypes.sizeof(PlanInfo))
     assert call("fftconv_plan_get_info", plan, byref(info))[0] == _lib.OK
-    raw = np.zeros(B * H * info.spectra_row_bytes + 128, np.uint8)
-    s = raw.ctypes.data + -raw.ctypes.data % 64
+    return info.spectra_row_bytes
+
+
+def aligned(raw):
+    return raw.ctypes.data + -raw.ctypes.data % 64
+
+
+def test_primitives(plan):
+    raw = np.zeros(B * H * row_bytes(plan) + 128, np.uint8)
+    s = aligned(raw)
     u = np.ones((B, H, L), "float32")
     t, over = tensor(u), tensor(u)
     over.data = s + 64
     for name in ("fftconv_rows_to_spectra", "fftconv_spectra_to_rows"):
-        def arguments(plan, rows, spectra, threads=0, name=name):
-            return ((plan, rows, spectra, threads)
+        def arguments(plan, rows, spectra, threads=0, side=0, name=name):
+            return ((plan, side, rows, spectra, threads)
                     if name == "fftconv_rows_to_spectra"
-                    else (plan, spectra, rows, threads))
-        for bad, word in [(arguments(None, byref(t), s), "plan"),
-                          (arguments(plan, None, s), "rows"),
-                          (arguments(plan, byref(Tensor()), s), "rows"),
-                          (arguments(plan, byref(tensor(u[:1])), s), "rows"),
-                          (arguments(plan, byref(t), None), "spectra"),
-                          (arguments(plan, byref(t), s + 4), "spectra"),
-                          (arguments(plan, byref(over), s), "rows"),
-                          (arguments(plan, byref(t), s, -1), "threads")]:
+                    else (plan, side, spectra, rows, threads))
+        for bad, word in [
+                (arguments(None, byref(t), s), "plan"),
+                (arguments(plan, None, s), "rows"),
+                (arguments(plan, byref(Tensor()), s), "rows"),
+                (arguments(plan, byref(tensor(u, shape=(B, H, L - 1))), s),
+                 "rows"),
+                (arguments(plan, byref(tensor(u, shape=(0, H, L))), s),
+                 "rows"),
+                (arguments(plan, byref(tensor(u, shape=(B, -H, L))), s),
+                 "rows"),
+                (arguments(plan, byref(tensor(u, shape=(2 ** 40, 2 ** 40, L),
+                                              strides=(0, 0, 1))), s),
+                 "rows"),
+                (arguments(plan, byref(tensor(u, dtype="float64")), s),
+                 "rows"),
+                (arguments(plan, byref(t), None), "spectra"),
+                (arguments(plan, byref(t), s + 4), "spectra"),
+                (arguments(plan, byref(over), s), "rows"),
+                (arguments(plan, byref(t), s, -1), "threads"),
+                (arguments(plan, byref(t), s, 0, 2), "side"),
+                (arguments(plan, byref(t), s, 0, -1), "side")]:
             refused(name, *bad, words=word)
     assert np.all(u == 1) and not raw.any()
-    handle = c_void_p()
-    assert call("fftconv_spectrum_create", byref(handle), plan,
-                byref(tensor(np.ones((1, H, LK), "float32"))), 0)[0] == 0
+    handle = new_spectrum(plan, np.ones((1, H, LK), "float32"),
+                          np.ones((1, H, LREV), "float32"))
     for bad, word in [((None, handle, s, s, 0), "plan"),
                       ((plan, None, s, s, 0), "spectrum"),
                       ((plan, handle, None, s, 0), "in"),
@@ -462,6 +741,152 @@ def test_primitives(plan):
     refused("fftconv_spectra_offsets", None, (c_int64 * 9)(), words="plan")
     refused("fftconv_spectra_offsets", plan, None, words="offset")
     _lib.lib.fftconv_spectrum_destroy(handle)
+
+
+KERNEL_PRIMITIVES = {"fftconv_kernels_to_spectra": ("k", "k_rev"),
+                     "fftconv_spectra_to_kernels": ("dk", "dk_rev")}
+
+
+@pytest.mark.parametrize("name", sorted(KERNEL_PRIMITIVES))
+def test_kernel_primitives(plan, name):
+    names = KERNEL_PRIMITIVES[name]
+    raw = np.zeros(2 * H * row_bytes(plan) + 128, np.uint8)
+    s = aligned(raw)
+    k, rev = np.full((2, H, LK), 7, "float32"), np.full((2, H, LREV), 7,
+                                                        "float32")
+
+    def run(*, plan=plan, k=tensor(k), rev=tensor(rev), spectra=s, threads=0):
+        kernels = [x and byref(x) for x in (k, rev)]
+        return ((plan, *kernels, spectra, threads)
+                if name == "fftconv_kernels_to_spectra"
+                else (plan, spectra, *kernels, threads))
+
+    over, over_rev = tensor(k), tensor(rev)
+    over.data = over_rev.data = s + 64
+    bad = [(dict(plan=None), "plan"), (dict(k=None), names[0]),
+           (dict(k=Tensor()), names[0]), (dict(k=over), names[0]),
+           (dict(k=tensor(k, shape=(2, H, LK - 1))), names[0]),
+           (dict(k=tensor(k, shape=(0, H, LK))), names[0]),
+           (dict(k=tensor(k, dtype="float64")), names[0]),
+           (dict(rev=None), names[1]), (dict(rev=Tensor()), names[1]),
+           (dict(rev=over_rev), names[1]),
+           (dict(rev=tensor(rev, shape=(2, H, LREV + 1))), names[1]),
+           (dict(rev=tensor(rev, shape=(1, H, LREV))), names[1]),
+           (dict(spectra=None), "spectra"), (dict(spectra=s + 8), "spectra"),
+           (dict(threads=-1), "threads")]
+    if name == "fftconv_spectra_to_kernels":
+        same = tensor(k, shape=(2, H, LREV), strides=(H * LK, LK, 1))
+        bad += [(dict(rev=same), names[1]),
+                (dict(k=tensor(k, strides=(0, LK, 1))), names[0])]
+    for changes, word in bad:
+        refused(name, *run(**changes), words=word)
+    causal = new_plan(single_block=1)
+    refused(name, *run(plan=causal), words=names[1])
+    assert not raw.any() and np.all(k == 7) and np.all(rev == 7)
+    status, message = call(name, *run())
+    assert status == _lib.OK, message
+    _lib.lib.fftconv_plan_destroy(causal)
+
+
+def test_primitives_of_plans_they_are_not_for():
+    """Rows in blocks have no one spectrum; even/odd pairs frequencies."""
+    raw = np.zeros(1 << 16, np.uint8)
+    s = aligned(raw)
+    blocks = new_plan(length=512, kernel_length=4,
+                      radices=_lib.int64s((8, 4)), order=2)
+    info = PlanInfo(size=ctypes.sizeof(PlanInfo))
+    assert call("fftconv_plan_get_info", blocks, byref(info))[0] == _lib.OK
+    assert info.blocks > 1
+    u, k = np.ones((1, 1, 512), "float32"), np.ones((1, H, 4), "float32")
+    spectrum = new_spectrum(blocks, k)
+    for name, arguments in [
+            ("rows_to_spectra", (0, byref(tensor(u)), s, 0)),
+            ("spectra_to_rows", (0, s, byref(tensor(u)), 0)),
+            ("kernels_to_spectra", (byref(tensor(k)), None, s, 0)),
+            ("spectra_to_kernels", (s, byref(tensor(k)), None, 0)),
+            ("multiply", (spectrum, s, s, 0))]:
+        refused("fftconv_" + name, blocks, *arguments, words="block")
+    even = new_plan(mode=CIRCULAR, form=EVEN_ODD)
+    k = np.ones((1, H, LK), "float32")
+    for name, arguments in [
+            ("kernels_to_spectra", (byref(tensor(k)), None, s, 0)),
+            ("spectra_to_kernels", (s, byref(tensor(k)), None, 0)),
+            ("contract", (byref(Product(even, (1, 1, 1)).c),))]:
+        refused("fftconv_" + name, even, *arguments, words="even_odd")
+    assert not raw.any() and np.all(u == 1) and np.all(k == 1)
+    _lib.lib.fftconv_spectrum_destroy(spectrum)
+    for p in (blocks, even):
+        _lib.lib.fftconv_plan_destroy(p)
+
+
+class Product:
+    """A right contraction (rows, columns, depth), for tests to spoil."""
+
+    def __init__(self, plan, sizes=(2, 3, 4)):
+        rows, columns, depth = sizes
+        row = row_bytes(plan)
+        entries = {"a": rows * depth, "b": depth * columns,
+                   "out": rows * columns}
+        self.raw = {name: np.full(n * row + 64, 7, np.uint8)
+                    for name, n in entries.items()}
+        self.c = Contraction(
+            size=ctypes.sizeof(Contraction), rows=rows, columns=columns,
+            depth=depth, scale=1, a_stride=(depth, 1), b_stride=(columns, 1),
+            out_stride=(columns, 1),
+            **{name: aligned(x) for name, x in self.raw.items()})
+        self.row = row
+
+    def untouched(self):
+        return all(np.all(x == 7) for x in self.raw.values())
+
+
+@pytest.mark.parametrize("spoil,word", [
+    (lambda c, row: setattr(c, "size", 8), "size"),
+    (lambda c, row: setattr(c, "size", c.size + 8), "size"),
+    *((lambda c, row, f=field, v=value: setattr(c, f, v), field)
+      for field in ("rows", "columns", "depth")
+      for value in (0, -1, -2 ** 63)),
+    *((lambda c, row, f=field: setattr(c, f, None), field)
+      for field in ("a", "b", "out")),
+    *((lambda c, row, f=field: setattr(c, f, getattr(c, f) + 32), field)
+      for field in ("a", "b", "out")),
+    *((lambda c, row, f=field, i=axis, v=value:
+       getattr(c, f).__setitem__(i, v), f"{field}[{axis}]")
+      for field in ("a_stride", "b_stride", "out_stride") for axis in (0, 1)
+      for value in (2 ** 62, -2 ** 62, 2 ** 63 - 1, -2 ** 63, 2 ** 56)),
+    (lambda c, row: setattr(c, "rows", 2 ** 62), "a_stride"),
+    (lambda c, row: setattr(c, "depth", 2 ** 60), "a_stride"),
+    (lambda c, row: c.out_stride.__setitem__(0, 0), "out_stride"),
+    (lambda c, row: c.out_stride.__setitem__(1, 0), "out_stride"),
+    (lambda c, row: c.out_stride.__setitem__(0, 2), "out_stride"),
+    (lambda c, row: c.out_stride.__setitem__(0, -2), "out_stride"),
+    (lambda c, row: c.out_stride.__setitem__(1, 3), "out_stride"),
+    (lambda c, row: setattr(c, "out", c.a), ("out", "overlaps a")),
+    (lambda c, row: setattr(c, "out", c.b), ("out", "overlaps b")),
+    (lambda c, row: setattr(c, "out", c.a + 7 * row), ("out", "overlaps a")),
+    (lambda c, row: setattr(c, "out", c.a - 5 * row), ("out", "overlaps a")),
+    (lambda c, row: setattr(c, "threads", -1), "threads"),
+    (lambda c, row: setattr(c, "threads", 256), "threads"),
+])
+def test_contract(plan, spoil, word):
+    p = Product(plan)
+    spoil(p.c, p.row)
+    refused("fftconv_contract", plan, byref(p.c), words=word)
+    assert p.untouched()
+
+
+def test_contract_right_and_null(plan):
+    p = Product(plan)
+    refused("fftconv_contract", None, byref(p.c), words="plan")
+    refused("fftconv_contract", plan, None, words="contraction")
+    assert p.untouched()
+    assert call("fftconv_contract", plan, byref(p.c))[0] == _lib.OK
+    assert not np.all(p.raw["out"] == 7)
+    assert np.all(p.raw["a"] == 7) and np.all(p.raw["b"] == 7)
+    # one entry of each: any stride will do
+    p = Product(plan, (1, 1, 1))
+    p.c.a_stride = p.c.out_stride = (c_int64 * 2)(0, 2 ** 62)
+    assert call("fftconv_contract", plan, byref(p.c))[0] == _lib.OK
 
 
 def test_dft():

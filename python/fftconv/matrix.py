@@ -1,0 +1,299 @@
+"""Convolutions that mix channels: a kernel for each (output, input) pair.
+
+    y[b, o] = sum_i k[o, i] * u[b, i]            `*`: causal, circular, two-sided
+
+Every row is transformed once, and at each frequency m the channels meet in a
+matrix product,
+
+    Y[b, o, m] = sum_i U[b, i, m] K[o, i, m],
+
+so that a row costs one transform and not one for each kernel.  Kernels are
+transformed a block at a time: beside the spectra of u and y's rows, a call
+holds `BLOCK_BYTES` of theirs, and nothing of size (B, M, H_out, H_in).
+"""
+
+import ctypes
+from ctypes import byref
+from functools import lru_cache
+
+from . import _lib
+from ._array import (COMPLEX_OF, ITEM_BYTES, KERNEL_DTYPES, PROMOTED, View,
+                     check_dtype, demoted, empty, finish, output_view,
+                     promoted, view)
+from ._gradients import Gradients
+from .plan import Plan, _needs, _pack, aligned_bytes, check_reverse
+
+#: What a block of kernels' spectra may take.
+BLOCK_BYTES = 32 << 20
+
+
+@lru_cache(maxsize=32, typed=True)
+def _plan(length, taps, reverse, dtype, mode, fft_size, threads):
+    """The plan of one row; the primitives take any number of them."""
+    # Even/odd has its frequencies in pairs, which a matrix product would have
+    # to take together.
+    return Plan((1, 1, length), (1, 1, taps), dtype=dtype, mode=mode,
+                fft_size=fft_size, k_rev_length=reverse, threads=threads,
+                form=None if dtype in PROMOTED else "right_angle",
+                single_block=True)
+
+
+class _Call:
+    """The checked operands of one call, and what its steps are made of.
+
+    u, k, k_rev: Views; kernels: those of k and k_rev that are there, by name;
+    blocks: (first output, last + 1, first input, last + 1) of each block of
+    kernels, all inputs of an output in turn.
+    """
+
+    def __init__(self, u, k, mode, fft_size, k_rev, threads):
+        u = view(u, "u")
+        k = view(k, "k", KERNEL_DTYPES[u.dtype][-1])
+        if len(u.shape) != 3 or 0 in u.shape:
+            raise ValueError(f"u has shape {u.shape}; it must be (B, H_in, L), "
+                             "each at least 1")
+        if len(k.shape) != 3 or 0 in k.shape or k.shape[1] != u.shape[1]:
+            raise ValueError(f"k has shape {k.shape}; it must be (H_out, H_in, "
+                             f"Lk) with H_in = {u.shape[1]}, as u, and the "
+                             "others at least 1")
+        kernels, reverse = {"k": k}, None
+        check_reverse(k_rev, mode)
+        if k_rev is not None:
+            k_rev = view(k_rev, "k_rev", KERNEL_DTYPES[u.dtype][-1])
+            if (len(k_rev.shape) != 3 or k_rev.shape[:2] != k.shape[:2]
+                    or k_rev.shape[2] < 1):
+                raise ValueError(f"k_rev has shape {k_rev.shape}; it must be "
+                                 f"k's, {k.shape}, but for the length, at "
+                                 "least 1")
+            kernels["k_rev"], reverse = k_rev, k_rev.shape[2]
+        dtypes = {u.dtype, *(v.dtype for v in kernels.values())}
+        self.dtype = u.dtype
+        if dtypes & {"complex64", "complex128"}:
+            widest = {COMPLEX_OF[name] for name in dtypes}
+            self.dtype = ("complex128" if "complex128" in widest
+                          else "complex64")
+        self.u = self._rows(u, "u")
+        self.kernels = {name: self._typed(v, name, KERNEL_DTYPES[self.dtype])
+                        for name, v in kernels.items()}
+
+        arguments = (u.shape[2], k.shape[2], reverse, self.dtype, mode,
+                     fft_size, threads)
+        try:
+            self.plan = _plan(*arguments)
+        except TypeError:                       # not hashable: Plan says what
+            self.plan = _plan.__wrapped__(*arguments)
+        self.row_bytes = self.plan.counters.spectra_row_bytes
+        self.outputs, self.inputs = k.shape[:2]
+        inputs = min(self.inputs, max(1, BLOCK_BYTES // self.row_bytes))
+        outputs = min(self.outputs, max(
+            1, BLOCK_BYTES // (self.row_bytes * inputs)))
+        self.blocks = [(o, min(o + outputs, self.outputs),
+                        i, min(i + inputs, self.inputs))
+                       for o in range(0, self.outputs, outputs)
+                       for i in range(0, self.inputs, inputs)]
+
+    def _typed(self, v, name, allowed):
+        """v in one of the allowed dtypes, promoted where those are complex."""
+        if self.dtype in PROMOTED:
+            return promoted(v, name, self.dtype)
+        check_dtype(v, name, allowed, self.dtype)
+        return v
+
+    def _rows(self, v, name):
+        return self._typed(v, name, (self.dtype,))
+
+    def new_spectra(self, n0, n1):
+        """(n0, n1, reals), aligned; what is in it is left over."""
+        data, _ = aligned_bytes(n0 * n1 * self.row_bytes)
+        return data.view(self.plan._real_dtype()).reshape(n0, n1, -1)
+
+    def spectra_of(self, rows, side):
+        """The spectra of rows (n0, n1, L), a View."""
+        s = self.new_spectra(*rows.shape[:2])
+        _lib.lib.fftconv_rows_to_spectra(
+            self.plan._handle, side, byref(_tensor(rows)), s.ctypes.data, 0)
+        return s
+
+    def rows_from(self, s, side, rows):
+        """Rows, a View, from their spectra, which are overwritten."""
+        _lib.lib.fftconv_spectra_to_rows(
+            self.plan._handle, side, s.ctypes.data, byref(_tensor(rows)), 0)
+
+    def spectra_of_kernels(self, block, memory):
+        """The spectra of a block (H_out, H_in) of kernels, in `memory`."""
+        tensors = [_tensor(_block(v, *block)) for v in self.kernels.values()]
+        s = _first(memory, *tensors[0].shape[:2])
+        _lib.lib.fftconv_kernels_to_spectra(
+            self.plan._handle, *_pair(tensors), s.ctypes.data, 0)
+        return s
+
+    def kernels_from(self, s, block, gradients):
+        """A block of the kernels' gradients, Views, from its spectra."""
+        tensors = [_tensor(_block(v, *block)) for v in gradients]
+        _lib.lib.fftconv_spectra_to_kernels(
+            self.plan._handle, s.ctypes.data, *_pair(tensors), 0)
+
+    def contract(self, a, b, out, *, conjugate_b=False, accumulate=False):
+        """out[r, c] = (1 / M) sum_d a[r, d] b[d, c] at every frequency; the
+        transforms leave the inverse DFT's 1/M to this."""
+        c = _lib.Contraction(
+            size=ctypes.sizeof(_lib.Contraction), rows=a.shape[0],
+            columns=b.shape[1], depth=a.shape[1], a=a.ctypes.data,
+            b=b.ctypes.data, out=out.ctypes.data,
+            scale=1 / self.plan.transform_length,
+            conjugate_b=conjugate_b, accumulate=accumulate)
+        for name, x in ("a", a), ("b", b), ("out", out):
+            getattr(c, name + "_stride")[:] = [
+                s // self.row_bytes for s in x.strides[:2]]
+        _lib.lib.fftconv_contract(self.plan._handle, byref(c))
+
+
+def _tensor(v):
+    tensor = _lib.Tensor()
+    _pack(tensor, 0, v)
+    return tensor
+
+
+def _pair(tensors):
+    """Arguments for k and k_rev, the latter NULL where there is none."""
+    return [byref(t) for t in tensors] + [None] * (2 - len(tensors))
+
+
+def _block(v, o, o_end, i, i_end):
+    """Entries [o, o_end) x [i, i_end) of a View (H_out, H_in, L)."""
+    start = o * v.strides[0] + i * v.strides[1]
+    return View(v.pointer + start * ITEM_BYTES[v.dtype], v.dtype,
+                (o_end - o, i_end - i, v.shape[2]), v.strides, v.keep, v.kind)
+
+
+def _first(memory, n0, n1):
+    """The first n0 n1 rows of spectra, as (n0, n1, reals)."""
+    rows = memory.reshape(-1, memory.shape[-1])[:n0 * n1]
+    return rows.reshape(n0, n1, -1)
+
+
+def _span(v):
+    """First and one-past-last byte of a View."""
+    reach = [(n - 1) * s * ITEM_BYTES[v.dtype]
+             for n, s in zip(v.shape, v.strides)]
+    return (v.pointer + sum(r for r in reach if r < 0),
+            v.pointer + sum(r for r in reach if r > 0) + ITEM_BYTES[v.dtype])
+
+
+def conv_matrix(u, k, *, mode="causal", fft_size=None, k_rev=None,
+                threads=None, out=None):
+    """y[b, o] = sum_i k[o, i] * u[b, i]: a dense convolution over channels.
+
+    Args:
+        u: (B, H_in, L); any dtype and kind of `conv`, any strides.
+        k: (H_out, H_in, Lk); u's dtype, or float32 beside 16 bits.
+        mode: "causal", sum_{s<=t} k[s] u[t-s]; "circular", the same with t - s
+            modulo fft_size; "two_sided", causal and
+            sum_{s>=0} k_rev[s] u[t+s], so that lag 0 counts in both.
+        fft_size: circular only: at least L and Lk; None means L.
+        k_rev: two-sided only, and needed there: (H_out, H_in, its own length).
+        threads: None means all processors. The result does not depend on it.
+        out: where to put y: (B, H_out, L), the result's dtype; may be u
+            itself, and must not overlap k or k_rev.
+
+    Where u, k or k_rev is complex, so is y, in the complex type of the widest
+    of them.
+
+    Returns y (B, H_out, L), of u's kind. Products and sums are in float32
+    (float64 for float64 and complex128), those over H_in in a fixed order. A
+    row of the batch depends on no other, to the bit. Memory beside the
+    operands: spectra of u's rows, of a block of outputs, and `BLOCK_BYTES`
+    (32 MiB) of kernels' spectra, or one kernel's where that is more.
+
+    Raises ValueError naming the argument, before anything is written;
+    MemoryError.
+    """
+    call = _Call(u, k, mode, fft_size, k_rev, threads)
+    batch, _, length = call.u.shape
+    shape = (batch, call.outputs, length)
+    if out is None:
+        result, y = empty(shape, call.dtype, call.u.kind)
+    else:
+        result, y = out, output_view(out, "out", shape, call.dtype)
+        low, high = _span(y)
+        for name, v in call.kernels.items():
+            first, last = _span(v)
+            if low < last and first < high:
+                raise ValueError(f"out overlaps {name}; it must not")
+
+    U = call.spectra_of(call.u, _lib.INPUT)
+    o, o_end, i, i_end = call.blocks[0]
+    kernels = call.new_spectra(o_end - o, i_end - i)
+    outputs = call.new_spectra(batch, o_end - o)
+    for block in call.blocks:
+        o, o_end, i, i_end = block
+        K = call.spectra_of_kernels(block, kernels)
+        Y = _first(outputs, batch, o_end - o)
+        call.contract(U[:, i:i_end], K.swapaxes(0, 1), Y, accumulate=i > 0)
+        if i_end == call.inputs:
+            call.rows_from(Y, _lib.OUTPUT, View(
+                y.pointer + o * y.strides[1] * ITEM_BYTES[y.dtype], y.dtype,
+                (batch, o_end - o, length), y.strides, y.keep, y.kind))
+    return result if out is not None else finish(result, call.u.kind)
+
+
+def conv_matrix_backward(dy, u, k, *, mode="causal", fft_size=None, k_rev=None,
+                         threads=None, needs=None):
+    """`Gradients` (du, dk, dk_rev) of sum(dy . y), y that of `conv_matrix`.
+
+        dU[b, i] = sum_o conj(K[o, i]) G[b, o]
+        dK[o, i] = sum_b conj(U[b, i]) G[b, o]        G the spectra of dy
+
+    dy: (B, H_out, L), y's dtype; the other arguments are those of
+    `conv_matrix`.  needs: which gradients, out of "u", "k", "k_rev"; None
+    means all whose operand is given; the others are None.  Each has its
+    operand's shape, dtype and kind: the gradient of a complex operand x is
+    dL/dRe x + i dL/dIm x, that of a real one real.  Sums run in float32 or
+    better and in a fixed order.  Memory as in `conv_matrix`, and the spectra of
+    dy's and du's rows.
+
+    Raises ValueError naming the argument; MemoryError.
+    """
+    call = _Call(u, k, mode, fft_size, k_rev, threads)
+    batch, inputs, length = call.u.shape
+    d = view(dy, "dy", call.dtype)
+    if d.shape != (batch, call.outputs, length):
+        raise ValueError(f"dy has shape {d.shape}; it must be "
+                         f"{(batch, call.outputs, length)}, as y")
+    d = call._rows(d, "dy")
+    operands = {"u": call.u, **call.kernels}
+    needs = _needs(needs, operands)
+    if not needs:
+        return Gradients()
+    results = {name: empty(operands[name].shape, operands[name].dtype,
+                           operands[name].kind) for name in needs}
+
+    G = call.spectra_of(d, _lib.OUTPUT)
+    o, o_end, i, i_end = call.blocks[0]
+    kernels = call.new_spectra(o_end - o, i_end - i)
+    if "u" in needs:
+        dU = call.new_spectra(batch, inputs)
+    # The transform gives k and k_rev together; one that is not asked for
+    # goes nowhere.
+    gradients = {name: results[name][1] if name in results
+                 else empty(v.shape, v.dtype, None)[1]
+                 for name, v in call.kernels.items()}
+    want_kernels = len(needs) > ("u" in needs)
+    if want_kernels:
+        U = call.spectra_of(call.u, _lib.INPUT)
+    for block in call.blocks:
+        o, o_end, i, i_end = block
+        if "u" in needs:
+            K = call.spectra_of_kernels(block, kernels)
+            call.contract(G[:, o:o_end], K, dU[:, i:i_end], conjugate_b=True,
+                          accumulate=o > 0)
+        if want_kernels:
+            dK = _first(kernels, o_end - o, i_end - i)
+            call.contract(G[:, o:o_end].swapaxes(0, 1), U[:, i:i_end], dK,
+                          conjugate_b=True)
+            call.kernels_from(dK, block, gradients.values())
+    if "u" in needs:
+        call.rows_from(dU, _lib.INPUT, results["u"][1])
+    return Gradients(**{
+        "d" + name: finish(demoted(results[name][0], operands[name]),
+                           operands[name].kind) for name in needs})
