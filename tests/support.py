@@ -17,12 +17,13 @@ from fftconv import reference
 from fftconv._array import KERNEL_DTYPES, numpy_dtype
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
+COMPLEX = ("complex128", "complex64")
 ACTIVATIONS = (None, "gelu", "silu")
 
 # Forward, rows of 64 samples or more, the rounding of y included.  Backward is
 # held to twice of it.
 TOLERANCE = {"float64": 1e-13, "float32": 5e-7, "float16": 3e-4,
-             "bfloat16": 2e-3}
+             "bfloat16": 2e-3, "complex128": 1e-13, "complex64": 5e-7}
 
 slow = pytest.mark.slow
 big = pytest.mark.big
@@ -34,62 +35,108 @@ def tolerance(dtype, length):
 
 
 def normal(rng, shape, dtype, scale=1.0):
-    """Normal numbers of the given dtype."""
-    return (scale * rng.standard_normal(shape)).astype(numpy_dtype(dtype))
+    """Normal numbers of the given dtype, of mean square scale^2."""
+    dtype = numpy_dtype(dtype)
+    if dtype.kind == "c":
+        x = rng.standard_normal((2, *shape)) / np.sqrt(2)
+        return (scale * (x[0] + 1j * x[1])).astype(dtype)
+    return (scale * rng.standard_normal(shape)).astype(dtype)
+
+
+def wide(x):
+    """x in float64, or complex128 if it is complex."""
+    return x.astype(np.complex128 if x.dtype.kind == "c" else np.float64)
 
 
 class Case:
     """Random operands of one call, O(1): |k| is about 1 for each channel.
 
     options: any of "in_gate", "out_gate", "skip", "mask".
+    kernels: k's axes before the last; None means (channels,).
+    reverse: k_rev's length; None means taps in mode "two_sided".
     """
 
     def __init__(self, batch, channels, length, taps, dtype="float32", *,
                  options=(), activation=None, mode="causal", fft_size=None,
-                 k_dtype=None, seed=0):
+                 reverse=None, pattern=None, kernels=None, k_dtype=None,
+                 seed=0):
         rng = np.random.default_rng([seed, batch, channels, length, taps])
         k_dtype = k_dtype or dtype
         rows = (batch, channels, length)
+        kernels = (channels,) if kernels is None else tuple(kernels)
+        if mode == "two_sided":
+            reverse = reverse or taps
         self.dtype, self.k_dtype = dtype, k_dtype
         self.u = normal(rng, rows, dtype)
-        self.k = normal(rng, (channels, taps), k_dtype, taps ** -0.5)
+        scale = (taps + (reverse or 0)) ** -0.5
+        self.k = normal(rng, kernels + (taps,), k_dtype, scale)
         self.dy = normal(rng, rows, dtype)
+        real = {"complex128": "float64", "complex64": "float32"}
         shapes = {"in_gate": (rows, dtype), "out_gate": (rows, dtype),
                   "skip": ((channels,), k_dtype),
-                  "mask": ((batch, channels), k_dtype)}
+                  "mask": ((batch, channels), real.get(k_dtype, k_dtype))}
         every = {name: normal(rng, shape, of)
                  for name, (shape, of) in shapes.items()}
         self.operands = {name: every[name] for name in options}
         self.mode = {"mode": mode, "fft_size": fft_size}
+        self.pattern = pattern
+        self.k_rev = (None if reverse is None else
+                      normal(rng, kernels + (reverse,), k_dtype, scale))
         self.activation = activation
 
     def __repr__(self):
+        reverse = "" if self.k_rev is None else f"k_rev {self.k_rev.shape}, "
+        pattern = "" if self.pattern is None else f"{self.pattern}, "
         return (f"Case({self.u.shape}, {self.k.shape}, {self.dtype}, "
-                f"k {self.k_dtype}, {self.mode}, {self.activation}, "
-                f"{sorted(self.operands)})")
+                f"k {self.k_dtype}, {reverse}{pattern}{self.mode}, "
+                f"{self.activation}, {sorted(self.operands)})")
 
     @property
     def arguments(self):
         """Keywords of conv, conv_backward and of the reference alike."""
-        return {**self.operands, **self.mode, "activation": self.activation}
+        return {**self.operands, **self.mode, "k_rev": self.k_rev,
+                "pattern": self.pattern, "activation": self.activation}
 
     @property
     def plan_arguments(self):
-        """Keywords of a plan's calls."""
+        """Keywords of a plan's calls, beside a spectrum."""
         return {**self.operands, "activation": self.activation}
 
+    @property
+    def kernel_arguments(self):
+        """Keywords of a plan's calls, beside the kernel itself."""
+        return {**self.plan_arguments, "k_rev": self.k_rev}
+
     def plan(self, **choices):
-        return fftconv.Plan(self.u.shape, self.k.shape, dtype=self.dtype,
-                            **self.mode, **choices)
+        reverse = None if self.k_rev is None else self.k_rev.shape[-1]
+        return fftconv.Plan(self.u.shape, self.k.shape, **{
+            "dtype": self.dtype, **self.mode, "k_rev_length": reverse,
+            "pattern": self.pattern, **choices})
 
     def wide(self, name):
-        """An operand in float64; 1 where it is absent."""
+        """An operand in 64 bits; 1 where it is absent."""
         x = self.operands.get(name)
-        return 1.0 if x is None else x.astype(np.float64)
+        return 1.0 if x is None else wide(x)
+
+    def kernel_norms(self):
+        """|k|, k_rev included, of each row: (1 or B, H)."""
+        square = norm(self.k) ** 2
+        if self.k_rev is not None:
+            square = square + norm(self.k_rev) ** 2
+        square = np.atleast_1d(square)
+        square = square.reshape((-1, square.shape[-1]))
+        return np.sqrt(np.repeat(square, self.u.shape[1] // square.shape[1],
+                                 axis=1))
+
+    def shared(self, rows):
+        """(B, H) summed over the rows that share a kernel: k's leading axes."""
+        batch, groups = ((1, 1) + self.k.shape[:-1])[-2:]
+        rows = rows.reshape(rows.shape[0], groups, -1).sum(2)
+        return (rows if batch > 1 else rows.sum(0)).reshape(self.k.shape[:-1])
 
 
 def norm(x, axis=-1):
-    return np.sqrt(np.sum(np.square(x.astype(np.float64)), axis=axis))
+    return np.sqrt(np.sum(np.square(np.abs(wide(x))), axis=axis))
 
 
 def check_rows(name, got, want, scale, length, factor=1):
@@ -100,10 +147,12 @@ def check_rows(name, got, want, scale, length, factor=1):
     nearest to x is, and 2 |e|.
     """
     assert got.shape == want.shape, f"{name}: {got.shape}, not {want.shape}"
-    assert np.isfinite(got.astype(np.float32)).all(), f"{name}: not finite"
+    assert np.isfinite(wide(got)).all(), f"{name}: not finite"
+    if got.ndim == 1:
+        got, want = got[None], want[None]
     size = np.maximum(norm(want), scale)
     size = np.where(size > 0, size, 1)
-    error = norm(got.astype(np.float64) - want) / size
+    error = norm(wide(got) - want) / size
     if got.dtype.itemsize == 2:
         rounded = want.astype(got.dtype).astype(np.float64)
         limit = (norm(rounded - want) / size
@@ -121,9 +170,11 @@ def check_forward(case, y, want=None):
     """y against the oracle."""
     if want is None:
         want = reference.conv(case.u, case.k, **case.arguments)
-    z = case.u.astype(np.float64) * case.wide("in_gate")
-    assert y.dtype == case.u.dtype
-    check_rows(f"y of {case}", y, want, norm(case.k) * norm(z),
+    z = wide(case.u) * case.wide("in_gate")
+    operands = (case.u, case.k, *case.operands.values())
+    if not any(x.dtype.kind == "c" for x in operands):
+        assert y.dtype == case.u.dtype
+    check_rows(f"y of {case}", y, want, case.kernel_norms() * norm(z),
                case.u.shape[-1])
 
 
@@ -132,24 +183,25 @@ def check_gradients(case, got, want=None, needs=None):
     if want is None:
         want = reference.conv_backward(case.dy, case.u, case.k,
                                        **case.arguments)
-    k, u = norm(case.k), case.u.astype(np.float64)
-    z = u * case.wide("in_gate")
+    k, z = case.kernel_norms(), wide(case.u) * case.wide("in_gate")
     mask = case.wide("mask")
-    g = (case.dy.astype(np.float64) * case.wide("out_gate")
+    g = (wide(case.dy) * case.wide("out_gate")
          * (mask if np.isscalar(mask) else mask[..., None]))
-    # Cauchy-Schwarz over the batch for what is summed over it.
-    summed = norm(norm(g).T) * norm(norm(z).T)
-    scales = {"du": k * norm(g), "dk": summed, "din_gate": k * norm(g),
-              "dout_gate": k * norm(z), "dskip": summed}
+    # Cauchy-Schwarz over the rows for what is summed over them.
+    g, z = norm(g), norm(z)
+    shared = np.sqrt(case.shared(g ** 2) * case.shared(z ** 2))
+    scales = {"du": k * g, "dk": shared, "dk_rev": shared, "din_gate": k * g,
+              "dout_gate": k * z, "dskip": norm(g.T) * norm(z.T)}
     for name, reference_gradient in want._asdict().items():
         x = getattr(got, name)
         if reference_gradient is None or (needs is not None
                                           and name[1:] not in needs):
             assert x is None, f"{name} was not asked for"
             continue
-        of = case.k if name == "dk" else case.operands.get(name[1:], case.u)
+        of = {"du": case.u, "dk": case.k, "dk_rev": case.k_rev,
+              **{"d" + n: x for n, x in case.operands.items()}}[name]
         assert x.dtype == of.dtype and x.shape == of.shape
-        length = want.dk.shape[-1] if name == "dk" else case.u.shape[-1]
+        length = of.shape[-1]
         if name == "dskip":
             x, reference_gradient = x[:, None], reference_gradient[:, None]
             length = 1

@@ -9,21 +9,33 @@ imported here: where a torch tensor arrives, it is in sys.modules already.
 import operator
 import sys
 from ctypes import addressof, c_char
+from types import SimpleNamespace
 
 import numpy as np
 
 from ._gradients import sum_to_shape
 
-DTYPE_NAMES = ("float64", "float32", "float16", "bfloat16")
-ITEM_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+DTYPE_NAMES = ("float64", "float32", "float16", "bfloat16", "complex128",
+               "complex64")
+ITEM_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2,
+              "complex128": 16, "complex64": 8}
 
 # The types a kernel, skip or mask may have, by the type of u; the last is the
 # widest, and what a Python list becomes.
 KERNEL_DTYPES = {"float64": ("float64",), "float32": ("float32",),
                  "float16": ("float16", "float32"),
-                 "bfloat16": ("bfloat16", "float32")}
+                 "bfloat16": ("bfloat16", "float32"),
+                 "complex128": ("complex128",), "complex64": ("complex64",)}
 
-_DTYPES = {name: np.dtype(name) for name in ("float64", "float32", "float16")}
+# What becomes of each type beside a complex one; by the result, what may.
+COMPLEX_OF = {"float64": "complex128", "complex128": "complex128",
+              "float32": "complex64", "float16": "complex64",
+              "bfloat16": "complex64", "complex64": "complex64"}
+PROMOTED = {"complex128": DTYPE_NAMES,
+            "complex64": tuple(name for name, to in COMPLEX_OF.items()
+                               if to == "complex64")}
+
+_DTYPES = {name: np.dtype(name) for name in DTYPE_NAMES if name != "bfloat16"}
 # Native NumPy dtypes only: a byte-swapped one is not found here.
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
@@ -72,8 +84,8 @@ def _name_of(dtype):
 
 
 def dtype_name(dtype, name="dtype"):
-    """'float64', 'float32', 'float16' or 'bfloat16', from a string, a NumPy or
-    ml_dtypes dtype, or a torch dtype."""
+    """One of DTYPE_NAMES, from a string, a NumPy or ml_dtypes dtype, or a torch
+    dtype."""
     if isinstance(dtype, str) or type(dtype).__module__ == "torch":
         found = str(dtype)
         found = found[6:] if found.startswith("torch.") else found
@@ -93,17 +105,41 @@ class View:
 
     pointer: address of element 0 ...; dtype: a name; shape; strides in
     elements; keep: the object that owns the memory; kind: None for NumPy, the
-    torch module, or an array-API namespace.
+    torch module, or an array-API namespace; was: the dtype before `promoted`.
     """
-    __slots__ = ("pointer", "dtype", "shape", "strides", "keep", "kind")
+    __slots__ = ("pointer", "dtype", "shape", "strides", "keep", "kind", "was")
 
-    def __init__(self, pointer, dtype, shape, strides, keep, kind):
+    def __init__(self, pointer, dtype, shape, strides, keep, kind, was=None):
         self.pointer = pointer
         self.dtype = dtype
         self.shape = shape
         self.strides = strides
         self.keep = keep
         self.kind = kind
+        self.was = was or dtype
+
+    def reshaped(self, shape, strides):
+        """The same memory in other axes."""
+        return View(self.pointer, self.dtype, shape, strides, self.keep,
+                    self.kind, self.was)
+
+    def part(self, start, stop):
+        """Samples start ... stop - 1 of the last axis."""
+        return View(self.pointer + start * self.strides[-1]
+                    * ITEM_BYTES[self.dtype], self.dtype,
+                    (*self.shape[:-1], stop - start), self.strides, self.keep,
+                    self.kind, self.was)
+
+    def numpy(self):
+        """A NumPy array on the same memory."""
+        dtype = numpy_dtype(self.dtype)
+        raw = np.dtype("uint16") if self.dtype == "bfloat16" else dtype
+        return np.asarray(SimpleNamespace(
+            keep=self.keep, __array_interface__={
+                "version": 3, "data": (self.pointer, False),
+                "typestr": raw.str, "shape": tuple(self.shape),
+                "strides": tuple(s * raw.itemsize for s in self.strides)})
+        ).view(dtype)
 
 
 def _numpy_view(a, dtype, kind=None):
@@ -144,6 +180,8 @@ def _torch_view(x, name, torch):
         raise _wrong_dtype(name, found)
     if x.is_neg():
         x = x.resolve_neg()
+    if x.is_conj():
+        x = x.resolve_conj()
     return View(x.data_ptr(), found, tuple(x.shape), x.stride(), x, torch)
 
 
@@ -185,10 +223,14 @@ def view(x, name, listed="float64"):
     if type(x) is not np.ndarray:
         if type(x) is View:
             return x
-        if isinstance(x, (int, float, list, tuple)):
+        if isinstance(x, (int, float, complex, list, tuple)):
             try:
-                return view(np.asarray(x, np.float64).astype(
-                    numpy_dtype(listed)), name)
+                x = np.asarray(x)
+                if x.dtype.kind == "c":
+                    listed = COMPLEX_OF[listed]
+                else:
+                    x = x.astype(np.float64)
+                return view(x.astype(numpy_dtype(listed)), name)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{name} cannot be made an array of numbers: "
                                  f"{error}") from None
@@ -217,8 +259,8 @@ def output_view(x, name, shape, dtype):
     if torch is not None:
         found = _torch_view(x, name, torch)
         if found.keep is not x:
-            raise ValueError(f"{name} is a lazily negated view; pass a plain "
-                             "tensor")
+            raise ValueError(f"{name} is a lazily negated or conjugated view; "
+                             "pass a plain tensor")
     elif isinstance(x, np.ndarray):
         if not x.flags.writeable:
             raise ValueError(f"{name} is read-only; it must be writeable")
@@ -235,7 +277,7 @@ def output_view(x, name, shape, dtype):
                          "array or a CPU torch tensor")
     if found.dtype != dtype:
         raise ValueError(f"{name} has dtype {found.dtype}; it must be {dtype}, "
-                         "as u")
+                         "as the result")
     if found.shape != shape:
         raise ValueError(f"{name} has shape {found.shape}; it must be {shape}, "
                          "as u")
@@ -265,8 +307,30 @@ def reduce_to(x, shape):
         return x
     if type(x) is np.ndarray:
         return sum_to_shape(x, shape)
-    wide = x.double() if ITEM_BYTES[str(x.dtype)[6:]] == 8 else x.float()
+    wide = x.float() if x.element_size() == 2 else x
     return wide.sum_to_size(shape).to(x.dtype)
+
+
+def promoted(v, name, dtype):
+    """v in the complex type `dtype`, a copy where it has another; or
+    ValueError where that would lose digits."""
+    if v.dtype == dtype:
+        return v
+    check_dtype(v, name, PROMOTED[dtype], dtype)
+    wide = _numpy_view(v.numpy().astype(numpy_dtype(dtype)), dtype, v.kind)
+    wide.was = v.dtype
+    return wide
+
+
+def demoted(x, v):
+    """A gradient in the dtype that v had: the real part where it was real."""
+    if v.was == v.dtype:
+        return x
+    if v.was not in PROMOTED:
+        x = x.real
+    if type(x) is np.ndarray:
+        return x.astype(numpy_dtype(v.was))
+    return x.to(getattr(v.kind, v.was))
 
 
 def check_dtype(v, name, allowed, of):

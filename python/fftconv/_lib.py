@@ -27,17 +27,19 @@ import sys
 from ctypes import (CDLL, POINTER, Structure, c_char, c_char_p, c_double,
                     c_int, c_int32, c_int64, c_size_t, c_void_p)
 
-ABI = 1                # FFTCONV_ABI of the header this package is written for
+ABI = 2                # FFTCONV_ABI of the header this package is written for
 MAX_ORDER = 16         # FFTCONV_MAX_ORDER
 MAX_RADIX = 128        # FFTCONV_MAX_RADIX
 MAX_STAGES = 40        # FFTCONV_MAX_STAGES
 
 OK, INVALID, NO_MEMORY, UNSUPPORTED = range(4)                # fftconv_status
-DTYPES = {"float64": 1, "float32": 2, "float16": 3, "bfloat16": 4}
-MODES = {"causal": 0, "circular": 1}
+DTYPES = {"float64": 1, "float32": 2, "float16": 3, "bfloat16": 4,
+          "complex128": 5, "complex64": 6}
+MODES = {"causal": 0, "circular": 1, "two_sided": 2}
 FORMS = {"auto": 0, "right_angle": 1, "even_odd": 2, "complex": 3}
 ACTIVATIONS = {None: 0, "gelu": 1, "silu": 2}
 FORWARD, BACKWARD = range(2)                               # fftconv_direction
+INPUT, OUTPUT = range(2)                                        # fftconv_side
 
 
 class Unsupported(RuntimeError):
@@ -54,10 +56,14 @@ class PlanDesc(Structure):
     """fftconv_plan_desc: what a plan is made from; zero means "you choose"."""
     _fields_ = [("size", c_size_t),
                 ("batch", c_int64), ("channels", c_int64), ("length", c_int64),
-                ("kernel_length", c_int64), ("fft_size", c_int64),
+                ("kernel_length", c_int64), ("reverse_length", c_int64),
+                ("kernels", c_int64), ("kernel_batch", c_int64),
+                ("fft_size", c_int64),
                 ("mode", c_int32), ("dtype", c_int32), ("form", c_int32),
                 ("dense", c_int32), ("threads", c_int32), ("order", c_int32),
-                ("radices", POINTER(c_int64)), ("isa", c_char_p)]
+                ("radices", POINTER(c_int64)), ("isa", c_char_p),
+                ("single_block", c_int32), ("history", c_int32),
+                ("weights", POINTER(c_double))]
 
 
 class PlanInfo(Structure):
@@ -76,20 +82,34 @@ class PlanInfo(Structure):
                 ("spectrum_bytes", c_int64), ("spectra_row_bytes", c_int64),
                 ("forward_workspace_bytes", c_int64),
                 ("backward_workspace_bytes", c_int64),
-                ("predicted_seconds", c_double), ("isa", c_char_p)]
+                ("predicted_seconds", c_double), ("isa", c_char_p),
+                ("blocks", c_int64), ("block_length", c_int64),
+                ("kept", c_double), ("computed", c_double)]
 
 
 class Operands(Structure):
     """fftconv_operands: the arrays of one call."""
     _fields_ = [("size", c_size_t),
                 ("activation", c_int32), ("threads", c_int32),
-                ("u", Tensor), ("k", Tensor),
+                ("u", Tensor), ("k", Tensor), ("k_rev", Tensor),
                 ("in_gate", Tensor), ("out_gate", Tensor),
-                ("skip", Tensor), ("mask", Tensor),
+                ("skip", Tensor), ("mask", Tensor), ("history", Tensor),
                 ("y", Tensor), ("dy", Tensor),
-                ("du", Tensor), ("dk", Tensor), ("din_gate", Tensor),
-                ("dout_gate", Tensor), ("dskip", Tensor),
+                ("du", Tensor), ("dk", Tensor), ("dk_rev", Tensor),
+                ("din_gate", Tensor), ("dout_gate", Tensor),
+                ("dskip", Tensor),
                 ("workspace", c_void_p), ("workspace_bytes", c_int64)]
+
+
+class Contraction(Structure):
+    """fftconv_contraction: a matrix product at every frequency."""
+    _fields_ = [("size", c_size_t),
+                ("rows", c_int64), ("columns", c_int64), ("depth", c_int64),
+                ("a", c_void_p), ("b", c_void_p), ("out", c_void_p),
+                ("a_stride", c_int64 * 2), ("b_stride", c_int64 * 2),
+                ("out_stride", c_int64 * 2), ("scale", c_double),
+                ("conjugate_a", c_int32), ("conjugate_b", c_int32),
+                ("accumulate", c_int32), ("threads", c_int32)]
 
 
 class DftDesc(Structure):
@@ -129,16 +149,26 @@ PROTOTYPES = {
     "fftconv_workspace_bytes": (STATUS, [_PLAN, c_int, c_int,
                                          POINTER(c_int64)]),
     "fftconv_spectrum_create": (STATUS, [POINTER(_SPECTRUM), _PLAN,
-                                         POINTER(Tensor), c_int]),
+                                         POINTER(Tensor), POINTER(Tensor),
+                                         c_int]),
     "fftconv_spectrum_destroy": (None, [_SPECTRUM]),
     "fftconv_forward": (STATUS, [_PLAN, _SPECTRUM, POINTER(Operands)]),
     "fftconv_backward": (STATUS, [_PLAN, _SPECTRUM, POINTER(Operands)]),
-    "fftconv_rows_to_spectra": (STATUS, [_PLAN, POINTER(Tensor), c_void_p,
-                                         c_int]),
+    "fftconv_operands_workspace_bytes": (STATUS, [_PLAN, _SPECTRUM,
+                                                  POINTER(Operands), c_int,
+                                                  POINTER(c_int64)]),
+    "fftconv_rows_to_spectra": (STATUS, [_PLAN, c_int, POINTER(Tensor),
+                                         c_void_p, c_int]),
+    "fftconv_spectra_to_rows": (STATUS, [_PLAN, c_int, c_void_p,
+                                         POINTER(Tensor), c_int]),
     "fftconv_multiply": (STATUS, [_PLAN, _SPECTRUM, c_void_p, c_void_p,
                                   c_int]),
-    "fftconv_spectra_to_rows": (STATUS, [_PLAN, c_void_p, POINTER(Tensor),
-                                         c_int]),
+    "fftconv_kernels_to_spectra": (STATUS, [_PLAN, POINTER(Tensor),
+                                            POINTER(Tensor), c_void_p,
+                                            c_int]),
+    "fftconv_spectra_to_kernels": (STATUS, [_PLAN, c_void_p, POINTER(Tensor),
+                                            POINTER(Tensor), c_int]),
+    "fftconv_contract": (STATUS, [_PLAN, POINTER(Contraction)]),
     "fftconv_spectra_offsets": (STATUS, [_PLAN, POINTER(c_int64)]),
     "fftconv_dft": (STATUS, [POINTER(DftDesc)]),
     "fftconv_hardware_get": (STATUS, [c_char_p, POINTER(Hardware)]),

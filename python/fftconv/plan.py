@@ -4,25 +4,29 @@ import ctypes
 import struct
 import threading
 import weakref
-from ctypes import byref, c_int64, c_void_p
+from ctypes import POINTER, byref, c_double, c_int64, c_void_p
 from dataclasses import dataclass
 
 import numpy as np
 
 from . import _lib
-from ._array import (AXES, KERNEL_DTYPES, View, broadcast_strides, check_dtype,
-                     choice, dtype_name, empty, finish, output_view,
-                     reduce_to, size, view)
+from ._array import (AXES, KERNEL_DTYPES, PROMOTED, View, broadcast_strides,
+                     check_dtype, choice, demoted, dtype_name, empty, finish,
+                     numpy_dtype, output_view, promoted, reduce_to, size,
+                     view)
 from ._gradients import Gradients
+from .pattern import as_pattern
 
 _lib_forward = _lib.lib.fftconv_forward
 _lib_backward = _lib.lib.fftconv_backward
+_lib_workspace = _lib.lib.fftconv_operands_workspace_bytes
+_need = c_int64
 _OPERANDS_BYTES = ctypes.sizeof(_lib.Operands)
 _OFFSET = {name: getattr(_lib.Operands, name).offset
            for name, kind in _lib.Operands._fields_ if kind is _lib.Tensor}
 _pack_tensor = struct.Struct("@Pii3q3q").pack_into
 
-NEEDS = ("u", "k", "in_gate", "out_gate", "skip")
+NEEDS = ("u", "k", "in_gate", "out_gate", "skip", "k_rev")
 
 
 @dataclass(frozen=True)
@@ -81,18 +85,49 @@ def rows_axes(ndim, layout, name="u"):
     return axes
 
 
-def kernel_axes(shape, channels, name="k"):
-    """(H, Lk) of a kernel's shape: (H, Lk), (1, H, Lk), or (Lk,) if H is 1."""
-    if len(shape) == 2 and shape[0] == channels and shape[1] > 0:
-        return shape
-    full = (1,) * (2 - len(shape)) + tuple(shape)
-    if len(full) == 3 and full[0] == 1:
-        full = full[1:]
-    if len(full) != 2 or full[0] != channels or full[1] < 1:
-        raise ValueError(f"{name} has shape {tuple(shape)}; it must be (H, Lk) "
-                         f"or (1, H, Lk) with H = {channels}, as u, or (Lk,) "
-                         "if H is 1; Lk at least 1")
-    return full
+def kernel_axes(shape, batch, channels, name="k"):
+    """(1 or B, G, Lk) of a kernel's shape, or ValueError."""
+    axes = (1,) * (3 - len(shape)) + tuple(shape)
+    if (not 1 <= len(shape) <= 3 or axes[0] not in (1, batch) or axes[1] < 1
+            or channels % axes[1] or axes[2] < 1):
+        raise ValueError(
+            f"{name} has shape {tuple(shape)}; it must be (Lk,), (G, Lk), "
+            f"(1, G, Lk) or (B, G, Lk) with B = {batch} and H = {channels}, "
+            "as u, G a divisor of H, and Lk at least 1")
+    return axes
+
+
+def reverse_axes(shape, kernel, name="k_rev"):
+    """The length of k_rev, whose leading axes must be k's; or ValueError."""
+    axes = (1,) * (3 - len(shape)) + tuple(shape)
+    if not 1 <= len(shape) <= 3 or axes[:2] != kernel[:2] or axes[2] < 1:
+        raise ValueError(f"{name} has shape {tuple(shape)}; it must be k's, "
+                         f"{kernel}, but for the length, at least 1")
+    return axes[2]
+
+
+def check_reverse(k_rev, mode, name="k_rev"):
+    """k_rev, or its length, is there if and only if the mode is two-sided."""
+    if (k_rev is None) == (mode == "two_sided"):
+        what = "None" if k_rev is None else "given"
+        must = "be given" if k_rev is None else "be None"
+        raise ValueError(f"{name} is {what}; with mode={mode!r} it must "
+                         f"{must}")
+
+
+def _is_smooth(n):
+    """n has no prime factor above 7: what the library has stages for."""
+    for prime in (2, 3, 5, 7):
+        while n % prime == 0:
+            n //= prime
+    return n == 1
+
+
+def _pack(struct_, offset, v):
+    """A tensor of a View, missing axes in front being 1."""
+    n = len(v.shape)
+    _pack_tensor(struct_, offset, v.pointer, _lib.DTYPES[v.dtype], 0,
+                 *(1, 1, 1)[n:], *v.shape, *(0, 0, 0)[n:], *v.strides)
 
 
 class _Handle:
@@ -120,20 +155,28 @@ class Spectrum(_Handle):
 
     Immutable, and shared freely between threads.  It keeps its plan alive.
     """
-    __slots__ = ("plan", "nbytes", "k", "_handle", "__weakref__")
+    __slots__ = ("plan", "nbytes", "k", "k_rev", "_handle", "__weakref__")
 
-    def __init__(self, plan, k):
-        v = view(k, "k", KERNEL_DTYPES[plan.dtype][-1])
-        tensor = _lib.Tensor()
-        plan._pack_kernel(tensor, 0, v)
+    def __init__(self, plan, k, k_rev):
+        views = plan._kernels(k, k_rev)
+        tensors = {name: _lib.Tensor() for name in views}
+        sent = views
+        if plan._filter is not None:
+            sent = {"k": plan._filtered_kernel(views["k"])}
+        for name, v in sent.items():
+            _pack(tensors[name], 0, v)
         handle = c_void_p()
-        _lib.lib.fftconv_spectrum_create(byref(handle), plan._handle,
-                                         byref(tensor), 0)
+        _lib.lib.fftconv_spectrum_create(
+            byref(handle), plan._handle, *(
+                byref(tensors[name]) if name in tensors else None
+                for name in ("k", "k_rev")), 0)
         self._own(handle, _lib.lib.fftconv_spectrum_destroy)
         self.plan = plan
         self.nbytes = plan.counters.spectrum_bytes
-        # What k was, for its gradient; the taps themselves are not kept.
-        self.k = View(None, v.dtype, v.shape, None, None, v.kind)
+        # What they were, for their gradients; the taps are not kept.
+        self.k, self.k_rev = (
+            v and View(None, v.dtype, v.shape, None, None, v.kind, v.was)
+            for v in map(views.get, ("k", "k_rev")))
 
     def __repr__(self):
         return (f"Spectrum(k={self.k.shape}, {self.k.dtype}, "
@@ -144,54 +187,81 @@ class Plan(_Handle):
     """A convolution of given shapes: immutable, shared freely by threads.
 
     u_shape: (B, H, L), (H, L) or (L,); in layout "BLH" (B, L, H), (L, H) or
-    (L,).  k_shape: (H, Lk), (1, H, Lk), or (Lk,) if H is 1; in every layout.
+    (L,).  k_shape: (Lk,), (G, Lk), (1, G, Lk) or (B, G, Lk), G a divisor of H;
+    in every layout.  Channel h has kernel h // (H // G).
 
-    dtype: of u, gates and y: "float64", "float32", "float16" or "bfloat16",
-        by string, NumPy or torch dtype.  k, skip and mask have it too, or
-        float32 beside 16 bits.
-    mode: "causal", the linear convolution cut to L, or "circular", modulo
-        fft_size.
+    dtype: of u, gates and y: "float64", "float32", "float16", "bfloat16",
+        "complex128" or "complex64", by string, NumPy or torch dtype.  k, skip
+        and mask have it too, or float32 beside 16 bits; a complex plan
+        promotes what is real or narrower.
+    mode: "causal", the linear convolution cut to L, "circular", modulo
+        fft_size, or "two_sided", causal and sum_{s>=0} k_rev[s] z[t+s].
     fft_size: circular only: N >= L, Lk; None means L.
+    k_rev_length: two_sided only, and needed there: k_rev's length.
+    pattern: circular and real only: a `Pattern`, or a boolean mask of the
+        fft_size // 2 + 1 rfft bins; None keeps all.
     radices: N_1 (outermost) ... N_p of the Monarch transform, each 1 ... 128,
-        or None: the cheapest; order: p alone.
+        or None: the cheapest; order: p alone.  A product of less than a row
+        needs asks for blocks.
     threads: of every call; None means all processors.  Results do not depend
         on it.
     isa: one of `fftconv.isas()`; None means the best of this machine.
     form: how a real row becomes a complex one: "right_angle", "even_odd",
         "complex", or None: the plan's choice.
     dense: every stage as a dense complex matrix product, not a codelet.
+    single_block: each row in one transform, as the three primitives need it.
+        Otherwise a short kernel runs in blocks (overlap-save) where that costs
+        less.
+
+    What was chosen: ``form``, ``radices``, ``stage_radices``, ``isa``,
+    ``lanes``, ``threads``, ``transform_length`` M, ``fft_size`` N (2M, of
+    complex types M, where no N is named), ``blocks`` of ``block_length``
+    outputs; ``kept``, the part of N's bins whose weight is not 0, ``computed``,
+    the part of M's points that are visited; ``counters``.
 
     Raises ValueError for what is wrong, `Unsupported` for an instruction set
     this machine lacks, MemoryError.
     """
 
+    _history = 0            # 1 for what `Stream` runs
+
     def __init__(self, u_shape, k_shape, *, dtype="float32", mode="causal",
-                 fft_size=None, radices=None, order=None, layout="BHL",
-                 threads=None, isa=None, form=None, dense=False):
+                 fft_size=None, k_rev_length=None, pattern=None, radices=None,
+                 order=None, layout="BHL", threads=None, isa=None, form=None,
+                 dense=False, single_block=False):
         u_shape = _shape(u_shape, "u_shape")
         k_shape = _shape(k_shape, "k_shape")
         self.layout = layout
         self._axes = rows_axes(len(u_shape), layout, "u_shape")
         self._rows = tuple(1 if a is None else u_shape[a] for a in self._axes)
         batch, channels, length = self._rows
-        self._kernel = kernel_axes(k_shape, channels, "k_shape")
+        self._kernel = kernel_axes(k_shape, batch, channels, "k_shape")
         self.u_shape, self.k_shape = u_shape, k_shape
         self.dtype = dtype_name(dtype)
+        self._complex = self.dtype in PROMOTED
         self.mode = mode
+        self.pattern = as_pattern(pattern)
 
         desc = _lib.PlanDesc(
             size=ctypes.sizeof(_lib.PlanDesc), batch=batch, channels=channels,
-            length=length, kernel_length=self._kernel[1],
+            length=length, kernel_length=self._kernel[2],
+            kernels=self._kernel[1], kernel_batch=self._kernel[0],
             mode=choice(mode, "mode", _lib.MODES),
             dtype=_lib.DTYPES[self.dtype],
             form=choice(form if form is not None else "auto", "form",
                         _lib.FORMS),
-            dense=1 if dense else 0, threads=thread_count(threads))
+            dense=1 if dense else 0, threads=thread_count(threads),
+            single_block=1 if single_block else 0, history=self._history)
         if fft_size is not None:
             if mode != "circular":
                 raise ValueError(f"fft_size is {fft_size!r}; with "
                                  f"mode={mode!r} it must be None")
             desc.fft_size = size(fft_size, "fft_size")
+        check_reverse(k_rev_length, mode, "k_rev_length")
+        self._reverse = None
+        if k_rev_length is not None:
+            self._reverse = size(k_rev_length, "k_rev_length")
+            desc.reverse_length = self._reverse
         if radices is not None:
             radices = [size(r, "radices") for r in radices]
             if not radices:
@@ -208,6 +278,17 @@ class Plan(_Handle):
             if not isinstance(isa, str):
                 raise ValueError(f"isa is {isa!r}; it must be a name or None")
             desc.isa = isa.encode()
+        # Weights of the rfft bins: the library's work, or where it has no
+        # stages for fft_size, k's own before it goes there.
+        self._filter = weights = None
+        if self.pattern is not None:
+            weights = self._weights(desc.fft_size or length)
+            if _is_smooth(desc.fft_size or length):
+                desc.weights = weights.ctypes.data_as(POINTER(c_double))
+            else:
+                self._filter = weights
+                desc.kernel_length = max(desc.kernel_length,
+                                         desc.fft_size or length)
 
         handle = c_void_p()
         _lib.lib.fftconv_plan_create(byref(handle), byref(desc))
@@ -224,77 +305,117 @@ class Plan(_Handle):
         self.transform_length = info.transform_length
         self.radices = tuple(info.radices[:info.order])
         self.stage_radices = tuple(info.stage_radices[:info.stages])
+        self.blocks = info.blocks
+        self.block_length = info.block_length
+        self.kept = (info.kept if self._filter is None
+                     else self.pattern.kept(self.fft_size))
+        self.computed = info.computed
         self.counters = Counters(
             stage_flops=tuple(info.stage_flops[:info.stages]),
             **{name: getattr(info, name) for name in Counters.__annotations__
                if name != "stage_flops"})
         self._code = _lib.DTYPES[self.dtype]
         self._kernel_dtypes = KERNEL_DTYPES[self.dtype]
-        self._gate_dtypes = (self.dtype,)
         self._workspace_bytes = (self.counters.forward_workspace_bytes,
                                  self.counters.backward_workspace_bytes)
+        # Plans of the same arguments and another pattern, by pattern.
+        self._siblings = {}
+        self._arguments = dict(
+            dtype=dtype, mode=mode, fft_size=fft_size,
+            k_rev_length=k_rev_length, radices=radices, order=order,
+            layout=layout, threads=threads, isa=isa, form=form, dense=dense,
+            single_block=single_block)
 
     def __repr__(self):
         def dots(numbers):
             return "·".join(map(str, numbers))
 
         where = f", fft_size={self.fft_size}" if self.mode == "circular" else ""
+        if self._reverse is not None:
+            where = f", k_rev_length={self._reverse}"
+        if self.pattern is not None:
+            where += f", {self.pattern!r}"
         kind = "dense" if self.dense else "stages " + dots(self.stage_radices)
+        blocks = ("" if self.blocks == 1
+                  else f"{self.blocks} blocks of {self.block_length}, ")
         return (f"Plan(u={self.u_shape}, k={self.k_shape}, {self.dtype}, "
-                f"{self.mode}{where}: {self.form}, M={self.transform_length} "
+                f"{self.mode}{where}: {blocks}{self.form}, "
+                f"M={self.transform_length} "
                 f"= {dots(self.radices)}, {kind}, {self.isa}, "
                 f"lanes={self.lanes}, threads={self.threads})")
 
     # ---- Calls ----------------------------------------------------------
 
-    def spectrum(self, k):
-        """The `Spectrum` of kernels k (H, Lk), ready for any number of calls.
+    def spectrum(self, k, k_rev=None, pattern=None):
+        """The `Spectrum` of kernels k, ready for any number of calls.
 
-        k: the plan's dtype, or float32 beside 16 bits.  Raises ValueError.
+        k: of the plan's k_shape, axes of 1 in front left out or not; the
+        plan's dtype, or float32 beside 16 bits.  k_rev: two-sided only, and
+        needed there: k's leading axes and its own length.
+
+        pattern: a `Pattern` or a boolean mask of the rfft bins, where it is
+        not the plan's own.  The spectrum is then that of another plan, made
+        with the same arguments and this pattern and kept by this one:
+        ``spectrum.plan``, which is also what runs ``plan(u, spectrum)``.
+        Raises ValueError.
         """
-        return Spectrum(self, k)
+        pattern = as_pattern(pattern)
+        plan = self
+        if pattern is not None and pattern != self.pattern:
+            plan = self._siblings.get(pattern)
+            if plan is None:
+                plan = self._siblings.setdefault(pattern, type(self)(
+                    self.u_shape, self.k_shape, pattern=pattern,
+                    **self._arguments))
+        return Spectrum(plan, k, k_rev)
 
-    def __call__(self, u, spectrum, in_gate=None, out_gate=None, *, skip=None,
-                 activation=None, mask=None, out=None):
+    def __call__(self, u, spectrum, in_gate=None, out_gate=None, *, k_rev=None,
+                 skip=None, activation=None, mask=None, out=None):
         """y = out_gate . mask . act((in_gate . u) * k + skip . in_gate . u).
 
         u: the plan's shape and dtype.  spectrum: from `spectrum`, or the
-        kernels k themselves.  in_gate, out_gate: u's shape, or broadcast to
-        it.  skip: (H,); mask: (B, H); activation: None, "gelu" (by erf) or
-        "silu".  out: where to put y; may be u itself.  Returns y, of u's
-        shape and kind.  Raises ValueError, before anything is written.
+        kernels k themselves, k_rev then beside them.  in_gate, out_gate: u's
+        shape, or broadcast to it.  skip: (H,); mask: (B, H), real; activation:
+        None, "gelu" (by erf) or "silu".  out: where to put y; may be u itself.
+        Returns y, of u's shape and kind.  Raises ValueError, before anything
+        is written.
         """
-        v = self._rows_view(u, "u")
-        return self._forward(v, self._axes, spectrum, in_gate, out_gate, skip,
-                             activation, mask, out)
+        plan = self._that_runs(spectrum) if self._siblings else self
+        v = plan._rows_view(u, "u")
+        return plan._forward(v, plan._axes, spectrum, k_rev, in_gate, out_gate,
+                             skip, activation, mask, out)
 
     def backward(self, dy, u, spectrum, in_gate=None, out_gate=None, *,
-                 skip=None, activation=None, mask=None, needs=None):
+                 k_rev=None, skip=None, activation=None, mask=None,
+                 needs=None):
         """`Gradients` of sum(dy . y), y the forward result of the same
         arguments, which is computed again.
 
-        needs: which, out of "u", "k", "in_gate", "out_gate", "skip"; None
-        means all that are there.  dk and dskip are summed over the batch in a
-        fixed order.  Raises ValueError.
+        needs: which, out of "u", "k", "in_gate", "out_gate", "skip", "k_rev";
+        None means all that are there.  dk, dk_rev and dskip are summed over
+        what shares them in a fixed order.  Raises ValueError.
         """
-        v = self._rows_view(u, "u")
-        return self._backward(dy, v, self._axes, spectrum, in_gate, out_gate,
-                              skip, activation, mask, needs)
+        plan = self._that_runs(spectrum) if self._siblings else self
+        v = plan._rows_view(u, "u")
+        return plan._backward(dy, v, plan._axes, spectrum, k_rev, in_gate,
+                              out_gate, skip, activation, mask, needs)
 
     # ---- The three primitives -------------------------------------------
 
     def rows_to_spectra(self, u):
         """The spectra of u's rows, in the order the stages leave them.
 
-        Returns (B, H, reals) float32 (float64 for a float64 plan), 64-byte
-        aligned; `natural` reads it.
+        For a plan of one block.  Returns (B, H, reals) float32 (float64 for a
+        float64 or complex128 plan), 64-byte aligned; `natural` reads it.
         """
         v = self._rows_view(u, "u")
+        if v.dtype != self.dtype:
+            v = self._converted(v, "u")
         s = self._new_spectra()
         tensor = _lib.Tensor()
         self._pack_rows(tensor, 0, v.pointer, v.strides, self._axes)
-        _lib.lib.fftconv_rows_to_spectra(self._handle, byref(tensor),
-                                         s.ctypes.data, 0)
+        _lib.lib.fftconv_rows_to_spectra(
+            self._handle, _lib.INPUT, byref(tensor), s.ctypes.data, 0)
         return s
 
     def multiply(self, spectrum, s, out=None):
@@ -319,8 +440,8 @@ class Plan(_Handle):
         y, v = empty(self.u_shape, self.dtype, None)
         tensor = _lib.Tensor()
         self._pack_rows(tensor, 0, v.pointer, v.strides, self._axes)
-        _lib.lib.fftconv_spectra_to_rows(self._handle, s.ctypes.data,
-                                         byref(tensor), 0)
+        _lib.lib.fftconv_spectra_to_rows(
+            self._handle, _lib.OUTPUT, s.ctypes.data, byref(tensor), 0)
         return y
 
     def natural(self, s):
@@ -331,17 +452,46 @@ class Plan(_Handle):
         """
         self._check_spectra(s, "s")
         offset = np.empty(self.transform_length, np.int64)
-        _lib.lib.fftconv_spectra_offsets(
-            self._handle, offset.ctypes.data_as(ctypes.POINTER(c_int64)))
-        out = np.empty(s.shape[:2] + offset.shape,
-                       np.result_type(s.dtype, np.complex64))
-        out.real, out.imag = s[..., offset], s[..., offset + self.lanes]
-        return out
+        _lib.lib.fftconv_spectra_offsets(self._handle, offset.ctypes.data_as(
+            ctypes.POINTER(c_int64)))
+        return s[..., offset] + 1j * s[..., offset + self.lanes]
 
-    # ---- Inside ---------------------------------------------------------
+    # ---- Within the package ---------------------------------------------
+
+    def _weights(self, fft_size):
+        """The pattern's weights, or ValueError where it cannot be."""
+        if self.mode != "circular":
+            raise ValueError(f"pattern is {self.pattern!r}; with "
+                             f"mode={self.mode!r} it must be None")
+        if self._complex:
+            raise ValueError(f"pattern is {self.pattern!r}; with dtype "
+                             f"{self.dtype} it must be None: a pattern acts on "
+                             "real rows")
+        return self.pattern.weights(fft_size)
+
+    def _filtered(self, x, n):
+        """irfft(rfft(x, N) . weights, N), the first n samples: a kernel by its
+        pattern, where the library does not do it, and the adjoint."""
+        bins = np.fft.rfft(x.astype(np.float64), self.fft_size) * self._filter
+        return np.fft.irfft(bins, self.fft_size)[..., :n]
+
+    def _filtered_kernel(self, v):
+        """A kernel's View, filtered; in the widest of the plan's types."""
+        dtype = numpy_dtype(self._kernel_dtypes[-1])
+        return view(self._filtered(v.numpy(), self.fft_size).astype(dtype),
+                    "k")
+
+    def _that_runs(self, spectrum):
+        """The sibling a spectrum belongs to, else this plan."""
+        if isinstance(spectrum, Spectrum):
+            sibling = self._siblings.get(spectrum.plan.pattern)
+            if sibling is spectrum.plan:
+                return sibling
+        return self
 
     def _real_dtype(self):
-        return np.dtype("float64" if self.dtype == "float64" else "float32")
+        return np.dtype("float64" if self.dtype in ("float64", "complex128")
+                        else "float32")
 
     def _new_spectra(self):
         batch, channels, _ = self._rows
@@ -362,19 +512,38 @@ class Plan(_Handle):
                 f"{getattr(s, 'shape', '')} {getattr(s, 'dtype', '')}")
 
     def _check_spectrum(self, spectrum):
+        """It is one, of kernels and a pattern such as this plan's."""
         if not isinstance(spectrum, Spectrum):
             raise ValueError(f"spectrum is a {type(spectrum).__name__}; it "
                              "must be a Spectrum, from Plan.spectrum")
+        made = spectrum.plan
+        if made is not self and (
+                made._kernel != self._kernel or made._reverse != self._reverse
+                or spectrum.k.dtype not in self._kernel_dtypes):
+            reverse = ("" if self._reverse is None
+                       else f" and k_rev of length {self._reverse}")
+            raise ValueError(f"spectrum is {spectrum!r}; this plan is for k="
+                             f"{self.k_shape}{reverse}, "
+                             f"{' or '.join(self._kernel_dtypes)}")
+        if made.pattern != self.pattern:
+            raise ValueError(f"spectrum is {spectrum!r}; this plan's pattern "
+                             f"is {self.pattern!r}")
 
     def _rows_view(self, x, name):
         v = view(x, name, self.dtype)
         if v.shape != self.u_shape:
             raise ValueError(f"{name} has shape {v.shape}; this plan is for "
                              f"{self.u_shape}")
-        if v.dtype != self.dtype:
+        if v.dtype != self.dtype and not self._complex:
             raise ValueError(f"{name} has dtype {v.dtype}; this plan is for "
                              f"{self.dtype}")
         return v
+
+    def _converted(self, v, name, allowed=()):
+        """v in a complex plan's dtype; ValueError where the plan is real."""
+        if not self._complex:
+            check_dtype(v, name, allowed or (self.dtype,), self.dtype)
+        return promoted(v, name, self.dtype)
 
     def _pack_rows(self, struct_, offset, pointer, strides, axes):
         """A tensor of this plan's rows; strides in the caller's axes."""
@@ -383,21 +552,32 @@ class Plan(_Handle):
         _pack_tensor(struct_, offset, pointer, self._code, 0, *self._rows,
                      *strides)
 
-    def _pack_kernel(self, struct_, offset, v):
-        channels, length = kernel_axes(v.shape, self._rows[1])
-        if length != self._kernel[1]:
-            raise ValueError(f"k has length {length}; this plan is for "
-                             f"{self._kernel[1]}")
-        if v.dtype not in self._kernel_dtypes:
-            check_dtype(v, "k", self._kernel_dtypes, self.dtype)
-        strides = v.strides[-2:] if len(v.shape) > 1 else (length,) + v.strides
-        _pack_tensor(struct_, offset, v.pointer, _lib.DTYPES[v.dtype], 0,
-                     1, channels, length, 0, *strides)
+    def _kernels(self, k, k_rev):
+        """Views of k, and of k_rev where the plan is two-sided, checked."""
+        views = {"k": view(k, "k", self._kernel_dtypes[-1])}
+        axes = kernel_axes(views["k"].shape, *self._rows[:2])
+        if axes[2] != self._kernel[2]:
+            raise ValueError(f"k has length {axes[2]}; this plan is for "
+                             f"{self._kernel[2]}")
+        if axes != self._kernel:
+            raise ValueError(f"k has shape {views['k'].shape}; this plan is "
+                             f"for {self.k_shape}")
+        if k_rev is not None or self._reverse is not None:
+            check_reverse(k_rev, self.mode)
+            views["k_rev"] = view(k_rev, "k_rev", self._kernel_dtypes[-1])
+            length = reverse_axes(views["k_rev"].shape, axes)
+            if length != self._reverse:
+                raise ValueError(f"k_rev has length {length}; this plan is "
+                                 f"for {self._reverse}")
+        for name, v in views.items():
+            if v.dtype not in self._kernel_dtypes:
+                views[name] = self._converted(v, name, self._kernel_dtypes)
+        return views
 
     def _pack_gate(self, ops, name, gate, v, axes):
         g = view(gate, name, self.dtype)
         if g.dtype != self.dtype:
-            check_dtype(g, name, (self.dtype,), self.dtype)
+            g = self._converted(g, name)
         strides = (g.strides if g.shape == v.shape
                    else broadcast_strides(g, name, v.shape))
         self._pack_rows(ops, _OFFSET[name], g.pointer, strides, axes)
@@ -406,8 +586,10 @@ class Plan(_Handle):
     def _pack_channels(self, ops, name, x, batch):
         """skip (H,) as (1, H, 1), or mask (B, H) as (B, H, 1)."""
         v = view(x, name, self._kernel_dtypes[-1])
+        if self._complex and name == "mask" and v.dtype in PROMOTED:
+            raise ValueError(f"mask has dtype {v.dtype}; it must be real")
         if v.dtype not in self._kernel_dtypes:
-            check_dtype(v, name, self._kernel_dtypes, self.dtype)
+            v = self._converted(v, name, self._kernel_dtypes)
         channels = self._rows[1]
         shape = (channels,) if name == "skip" else (batch, channels)
         strides = broadcast_strides(v, name, shape)
@@ -415,8 +597,8 @@ class Plan(_Handle):
                      batch, channels, 1, *((0,) + strides)[-2:], 1)
         return v
 
-    def _operands(self, v, axes, kernel, in_gate, out_gate, skip, activation,
-                  mask):
+    def _operands(self, v, axes, kernel, k_rev, in_gate, out_gate, skip,
+                  activation, mask):
         """The inputs: (Operands, the spectrum's handle, name: View).
 
         The views keep copies alive; the caller holds them during the call.
@@ -426,19 +608,25 @@ class Plan(_Handle):
         if activation is not None:
             ops.activation = choice(activation, "activation",
                                     _lib.ACTIVATIONS)
-        views = {"u": v}
+        if v.dtype != self.dtype:
+            v = self._converted(v, "u")
         self._pack_rows(ops, _OFFSET["u"], v.pointer, v.strides, axes)
         handle = None
         if isinstance(kernel, Spectrum):
+            if kernel.plan is not self:
+                self._check_spectrum(kernel)
+            if k_rev is not None:
+                raise ValueError("k_rev is given; a Spectrum has its own: it "
+                                 "must be None")
             handle = kernel._handle
-            if (kernel.plan._kernel != self._kernel
-                    or kernel.k.dtype not in self._kernel_dtypes):
-                raise ValueError(f"spectrum is {kernel!r}; this plan is for k="
-                                 f"{self.k_shape}, "
-                                 f"{' or '.join(self._kernel_dtypes)}")
+            views = {"u": v}
         else:
-            views["k"] = k = view(kernel, "k", self._kernel_dtypes[-1])
-            self._pack_kernel(ops, _OFFSET["k"], k)
+            views = self._kernels(kernel, k_rev)
+            for name, k in views.items():
+                if self._filter is not None:
+                    ops.filtered = k = self._filtered_kernel(k)
+                _pack(ops, _OFFSET[name], k)
+            views["u"] = v
         if in_gate is not None:
             views["in_gate"] = self._pack_gate(ops, "in_gate", in_gate, v,
                                                axes)
@@ -453,16 +641,16 @@ class Plan(_Handle):
         return ops, handle, views
 
     def _execute(self, execute, direction, handle, ops):
-        need = self._workspace_bytes[direction]
-        if need:
-            ops.workspace = _workspace.at_least(need)
-            ops.workspace_bytes = need
+        need = _need()
+        _lib_workspace(self._handle, handle, ops, direction, need)
+        ops.workspace = _workspace.at_least(need.value)
+        ops.workspace_bytes = need.value
         execute(self._handle, handle, ops)
 
-    def _forward(self, v, axes, kernel, in_gate, out_gate, skip, activation,
-                 mask, out):
+    def _forward(self, v, axes, kernel, k_rev, in_gate, out_gate, skip,
+                 activation, mask, out):
         ops, handle, views = self._operands(
-            v, axes, kernel, in_gate, out_gate, skip, activation, mask)
+            v, axes, kernel, k_rev, in_gate, out_gate, skip, activation, mask)
         if out is None:
             result, y = empty(v.shape, self.dtype, v.kind)
         else:
@@ -471,40 +659,50 @@ class Plan(_Handle):
         self._execute(_lib_forward, _lib.FORWARD, handle, ops)
         return result if out is not None else finish(result, v.kind)
 
-    def _backward(self, dy, v, axes, kernel, in_gate, out_gate, skip,
+    def _backward(self, dy, v, axes, kernel, k_rev, in_gate, out_gate, skip,
                   activation, mask, needs):
         ops, handle, views = self._operands(
-            v, axes, kernel, in_gate, out_gate, skip, activation, mask)
-        if handle is not None:
-            views["k"] = kernel.k       # shape, dtype and kind; not the taps
+            v, axes, kernel, k_rev, in_gate, out_gate, skip, activation, mask)
+        if handle is not None:      # shape, dtype and kind; not the taps
+            views["k"] = kernel.k
+            if kernel.k_rev is not None:
+                views["k_rev"] = kernel.k_rev
         d = view(dy, "dy", self.dtype)
         if d.shape != v.shape:
             raise ValueError(f"dy has shape {d.shape}; it must be {v.shape}, "
                              "as u")
         if d.dtype != self.dtype:
-            check_dtype(d, "dy", (self.dtype,), self.dtype)
+            d = self._converted(d, "dy")
         self._pack_rows(ops, _OFFSET["dy"], d.pointer, d.strides, axes)
 
         results = {}
         for name in _needs(needs, views):
             # Of the full shape; summed to a repeated operand's afterwards.
             of = views[name]
-            shape = {"k": of.shape, "skip": (self._rows[1],)}.get(name,
-                                                                  v.shape)
-            results[name], g = empty(shape, of.dtype, of.kind)
             field = _OFFSET["d" + name]
-            if name == "k":
-                self._pack_kernel(ops, field, g)
+            if name in ("k", "k_rev"):
+                results[name], g = empty(of.shape, of.dtype, of.kind)
+                if self._filter is not None:
+                    filtered, g = empty(of.shape[:-1] + (self.fft_size,),
+                                        self._kernel_dtypes[-1], None)
+                _pack(ops, field, g)
             elif name == "skip":
+                shape = (self._rows[1],)
+                results[name], g = empty(shape, of.dtype, of.kind)
                 _pack_tensor(ops, field, g.pointer, _lib.DTYPES[g.dtype], 0,
                              1, shape[0], 1, shape[0], 1, 1)
             else:
+                results[name], g = empty(v.shape, of.dtype, of.kind)
                 self._pack_rows(ops, field, g.pointer, g.strides, axes)
         if results:
             self._execute(_lib_backward, _lib.BACKWARD, handle, ops)
+        if self._filter is not None and "k" in results:
+            dk = results["k"]
+            view(dk, "dk").numpy()[...] = self._filtered(filtered,
+                                                            dk.shape[-1])
         return Gradients(**{
-            "d" + name: finish(reduce_to(x, views[name].shape),
-                               views[name].kind)
+            "d" + name: finish(demoted(reduce_to(x, views[name].shape),
+                                       views[name]), views[name].kind)
             for name, x in results.items()})
 
 
