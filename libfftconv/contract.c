@@ -78,9 +78,9 @@ static int check(const struct fftconv_plan *plan, const fftconv_contraction *c)
     if (c->size != sizeof *c)
         return fail(FFTCONV_INVALID, "contraction->size is %zu, must be %zu", c->size,
                     sizeof *c);
-    if (plan->xf.form == FFTCONV_EVEN_ODD)
-        return fail(FFTCONV_INVALID, "plan has form even_odd, whose frequencies come in pairs; "
-                    "must be right_angle or complex");
+    if (plan->form == FFTCONV_FOLDED)
+        return fail(FFTCONV_INVALID, "plan has form folded, whose parts are scaled apart; must "
+                    "be right_angle or complex");
     const struct {
         const char *name;
         int64_t value;
@@ -96,9 +96,9 @@ static int check(const struct fftconv_plan *plan, const fftconv_contraction *c)
     };
     intptr_t low[3], high[3];
     for (int i = 0; i < 3; i++) {
-        if ((status = check_matrix(&matrices[i], plan->xf.spectra_reals)))
+        if ((status = check_matrix(&matrices[i], spectra_reals(plan))))
             return status;
-        span(&matrices[i], plan->xf.spectra_reals * plan->xf.real_bytes, &low[i], &high[i]);
+        span(&matrices[i], spectra_reals(plan) * plan->part[0].real_bytes, &low[i], &high[i]);
     }
     if (!entries_apart(&matrices[2]))
         return fail(FFTCONV_INVALID, "out_stride is (%lld, %lld), must give each of (%lld, "
@@ -115,11 +115,11 @@ int fftconv_contract(const fftconv_plan *plan, const fftconv_contraction *c)
     int threads, status;
     if ((status = check(plan, c)) || (status = resolve_threads(plan, c->threads, &threads)))
         return status;
-    const struct xform *xf = &plan->xf;
+    const struct xform *xf = &plan->part[0];
     const int64_t vector_bytes = 2 * xf->lanes * xf->real_bytes;
     struct job job = {
         .engine = plan->engine,
-        .vectors = xf->spectra_reals / (2 * xf->lanes),
+        .vectors = spectra_reals(plan) / (2 * xf->lanes),
         .c = {.rows = c->rows, .columns = c->columns, .depth = c->depth,
               .a = c->a, .b = c->b, .out = c->out, .scale = c->scale,
               .conjugate_a = c->conjugate_a, .conjugate_b = c->conjugate_b,
@@ -128,9 +128,9 @@ int fftconv_contract(const fftconv_plan *plan, const fftconv_contraction *c)
               .block_columns = min64(c->columns, BLOCK_EDGE),
               .block_depth = min64(c->depth, BLOCK_DEPTH)}};
     for (int i = 0; i < 2; i++) {
-        job.c.a_stride[i] = c->a_stride[i] * xf->spectra_reals;
-        job.c.b_stride[i] = c->b_stride[i] * xf->spectra_reals;
-        job.c.out_stride[i] = c->out_stride[i] * xf->spectra_reals;
+        job.c.a_stride[i] = c->a_stride[i] * spectra_reals(plan);
+        job.c.b_stride[i] = c->b_stride[i] * spectra_reals(plan);
+        job.c.out_stride[i] = c->out_stride[i] * spectra_reals(plan);
     }
     struct contraction *k = &job.c;
     const int64_t block = (k->block_depth * (k->block_rows + k->block_columns) +

@@ -15,12 +15,13 @@ struct lane {
     const struct fftconv_plan *plan;
     const struct layout *layout;
     int inside; /* threads within the row */
-    char *memory, *x, *scratch, *z, *g, *p, *dz, *taps;
+    char *memory, *x, *row, *scratch, *z, *g, *p, *dz, *taps;
     int64_t scratch_bytes; /* of each thread */
 };
 
 struct row_job {
     const struct lane *lane;
+    const struct xform *xf;
     const struct source *source;
     const struct sink *sink;
     int directions;
@@ -35,9 +36,8 @@ static void first_task(void *context, int64_t i, int worker)
 {
     const struct row_job *j = context;
     const struct lane *lane = j->lane;
-    const struct xform *xf = &lane->plan->xf;
-    const int64_t columns = xf->stage[0].sub;
-    lane->plan->engine->first(xf, j->source, lane->x, columns * i / j->parts,
+    const int64_t columns = j->xf->stage[0].sub;
+    lane->plan->engine->first(j->xf, j->source, lane->x, columns * i / j->parts,
                               columns * (i + 1) / j->parts,
                               lane->scratch + worker * lane->scratch_bytes);
 }
@@ -46,35 +46,47 @@ static void middle_task(void *context, int64_t i, int worker)
 {
     const struct row_job *j = context;
     const struct lane *lane = j->lane;
-    lane->plan->engine->middle(&lane->plan->xf, j->directions, lane->x, j->S, j->spectrum,
-                               i, i + 1, lane->scratch + worker * lane->scratch_bytes);
+    lane->plan->engine->middle(j->xf, j->directions, lane->x, j->S, j->spectrum, i, i + 1,
+                               lane->scratch + worker * lane->scratch_bytes);
 }
 
 static void last_task(void *context, int64_t i, int worker)
 {
     const struct row_job *j = context;
     const struct lane *lane = j->lane;
-    const struct xform *xf = &lane->plan->xf;
-    const int64_t columns = xf->stage[0].sub;
-    lane->plan->engine->last(xf, lane->x, j->sink, columns * i / j->parts,
+    const int64_t columns = j->xf->stage[0].sub;
+    lane->plan->engine->last(j->xf, lane->x, j->sink, columns * i / j->parts,
                              columns * (i + 1) / j->parts,
                              lane->scratch + worker * lane->scratch_bytes);
+}
+
+static void fold_task(void *context, int64_t i, int worker)
+{
+    const struct row_job *j = context;
+    const struct fftconv_plan *plan = j->lane->plan;
+    const int levels = plan->parts - 1;
+    const int64_t last = plan->places >> levels;
+    (void)worker;
+    if (j->source)
+        plan->engine->fold(j->source, plan->places, levels, j->lane->row, last * i / j->parts,
+                           last * (i + 1) / j->parts);
+    else
+        plan->engine->unfold(j->lane->row, plan->places, levels, j->sink, last * i / j->parts,
+                             last * (i + 1) / j->parts);
 }
 
 static void multiply_task(void *context, int64_t i, int worker)
 {
     const struct row_job *j = context;
     (void)worker;
-    j->lane->plan->engine->multiply(&j->lane->plan->xf, j->spectrum, j->S, j->S, j->adjoint,
-                                    i, j->parts);
+    j->lane->plan->engine->multiply(j->xf, j->spectrum, j->S, j->S, j->adjoint, i, j->parts);
 }
 
 static void accumulate_task(void *context, int64_t i, int worker)
 {
     const struct row_job *j = context;
     (void)worker;
-    j->lane->plan->engine->accumulate(&j->lane->plan->xf, (void *)j->spectrum, j->other,
-                                      j->S, i, j->parts);
+    j->lane->plan->engine->accumulate(j->xf, j->S, j->other, j->spectrum, i, j->parts);
 }
 
 static void run(const struct lane *lane, struct row_job *job, task_fn *task, int64_t n)
@@ -84,68 +96,144 @@ static void run(const struct lane *lane, struct row_job *job, task_fn *task, int
     parallel_for(lane->inside, n, task, job);
 }
 
-static int64_t parts_of(const struct lane *lane)
+static int64_t parts_of(const struct lane *lane, const struct xform *xf)
 {
-    return lane->inside > 1 ? min64(4 * lane->inside, lane->plan->xf.stage[0].sub) : 1;
+    return lane->inside > 1 ? min64(4 * lane->inside, xf->stage[0].sub) : 1;
 }
 
-static int64_t units_of(const struct lane *lane)
+static void read_row(const struct lane *lane, const struct xform *xf, const struct source *source)
 {
-    return lane->plan->xf.depth > 0 ? lane->plan->xf.stage[0].radix : 1;
+    struct row_job job = {.xf = xf, .source = source};
+    run(lane, &job, first_task, parts_of(lane, xf));
 }
 
-static void read_row(const struct lane *lane, const struct source *source)
+static void write_row(const struct lane *lane, const struct xform *xf, const struct sink *sink)
 {
-    struct row_job job = {.source = source};
-    run(lane, &job, first_task, parts_of(lane));
+    struct row_job job = {.xf = xf, .sink = sink};
+    run(lane, &job, last_task, parts_of(lane, xf));
 }
 
-static void write_row(const struct lane *lane, const struct sink *sink)
+static void middle(const struct lane *lane, const struct xform *xf, int directions, void *S,
+                   const void *spectrum)
 {
-    struct row_job job = {.sink = sink};
-    run(lane, &job, last_task, parts_of(lane));
+    struct row_job job = {.xf = xf, .directions = directions, .S = S, .spectrum = spectrum};
+    run(lane, &job, middle_task, xf->depth > 0 ? xf->stage[0].radix : 1);
 }
 
-static void middle(const struct lane *lane, int directions, void *S, const void *spectrum)
+/* ---- A row and its parts ------------------------------------------------------- */
+
+/* Folds (or unfolds) in pieces that stay in cache through all levels. */
+static void fold(const struct lane *lane, const struct source *source, const struct sink *sink)
 {
-    struct row_job job = {.directions = directions, .S = S, .spectrum = spectrum};
-    run(lane, &job, middle_task, units_of(lane));
+    struct row_job job = {.source = source, .sink = sink};
+    const int levels = lane->plan->parts - 1;
+    run(lane, &job, fold_task, ceil_div(lane->plan->places >> levels, 512));
+}
+
+static struct array own_row(const struct fftconv_plan *plan, const void *p, int64_t origin);
+
+/* Part i of the folded row. */
+static struct source part_source(const struct lane *lane, int i)
+{
+    const struct xform *xf = &lane->plan->part[i];
+    return (struct source){
+        .packing = LINEAR, .to = xf->form == FFTCONV_RIGHT_ANGLE ? 2 * xf->M : xf->M,
+        .x = own_row(lane->plan, lane->row + xf->row * xf->real_bytes, 0)};
+}
+
+static struct sink part_sink(const struct lane *lane, int i)
+{
+    const struct source same = part_source(lane, i);
+    return (struct sink){.packing = LINEAR, .to = same.to, .scale = 1, .y = same.x};
+}
+
+static void *at_part(const struct fftconv_plan *plan, int i, const void *spectra)
+{
+    return (char *)spectra + plan->part[i].spectra * plan->part[i].real_bytes;
 }
 
 /* rows -> spectra */
 static void transform(const struct lane *lane, const struct source *source, void *S)
 {
-    read_row(lane, source);
-    middle(lane, FORWARD, S, NULL);
+    const struct fftconv_plan *plan = lane->plan;
+    if (plan->parts > 1)
+        fold(lane, source, NULL);
+    for (int i = 0; i < plan->parts; i++) {
+        const struct source part = plan->parts > 1 ? part_source(lane, i) : *source;
+        read_row(lane, &plan->part[i], &part);
+        middle(lane, &plan->part[i], FORWARD, at_part(plan, i, S), NULL);
+    }
 }
 
 /* spectra -> rows; S is overwritten */
 static void transform_back(const struct lane *lane, void *S, const struct sink *sink)
 {
-    middle(lane, INVERSE, S, NULL);
-    write_row(lane, sink);
+    const struct fftconv_plan *plan = lane->plan;
+    for (int i = 0; i < plan->parts; i++) {
+        const struct sink part = plan->parts > 1 ? part_sink(lane, i) : *sink;
+        middle(lane, &plan->part[i], INVERSE, at_part(plan, i, S), NULL);
+        write_row(lane, &plan->part[i], &part);
+    }
+    if (plan->parts > 1)
+        fold(lane, NULL, sink);
 }
 
 /* The contraction per frequency. */
 static void multiply(const struct lane *lane, const void *spectrum, void *S, bool adjoint)
 {
-    struct row_job job = {.S = S, .spectrum = spectrum, .adjoint = adjoint};
-    run(lane, &job, multiply_task, parts_of(lane));
+    const struct fftconv_plan *plan = lane->plan;
+    for (int i = 0; i < plan->parts; i++) {
+        struct row_job job = {.xf = &plan->part[i], .S = at_part(plan, i, S),
+                              .spectrum = at_part(plan, i, spectrum), .adjoint = adjoint};
+        run(lane, &job, multiply_task, parts_of(lane, job.xf));
+    }
 }
 
-/* All three at once; with no mirror in it, the product never leaves the leaf. */
+/* All three at once: the product never leaves the leaf. */
 static void convolve(const struct lane *lane, const struct source *source,
                      const void *spectrum, const struct sink *sink)
 {
-    if (lane->plan->xf.form == FFTCONV_EVEN_ODD) {
-        transform(lane, source, lane->z);
-        multiply(lane, spectrum, lane->z, false);
-        transform_back(lane, lane->z, sink);
-        return;
+    const struct fftconv_plan *plan = lane->plan;
+    if (plan->parts > 1)
+        fold(lane, source, NULL);
+    for (int i = 0; i < plan->parts; i++) {
+        const struct source from = plan->parts > 1 ? part_source(lane, i) : *source;
+        const struct sink to = plan->parts > 1 ? part_sink(lane, i) : *sink;
+        read_row(lane, &plan->part[i], &from);
+        middle(lane, &plan->part[i], FORWARD | INVERSE, NULL, at_part(plan, i, spectrum));
+        write_row(lane, &plan->part[i], &to);
     }
-    read_row(lane, source);
-    middle(lane, FORWARD | INVERSE, NULL, spectrum);
-    write_row(lane, sink);
+    if (plan->parts > 1)
+        fold(lane, NULL, sink);
+}
+
+/* sum += conj(Z) G */
+static void accumulate(const struct lane *lane, void *sum, const void *Z, const void *G)
+{
+    const struct fftconv_plan *plan = lane->plan;
+    for (int i = 0; i < plan->parts; i++) {
+        struct row_job job = {.xf = &plan->part[i], .S = at_part(plan, i, sum),
+                              .other = at_part(plan, i, Z), .spectrum = at_part(plan, i, G)};
+        run(lane, &job, accumulate_task, parts_of(lane, job.xf));
+    }
+}
+
+/* What the way back leaves out: 1/M, and a half for each level unfolded. */
+static double part_scale(const struct fftconv_plan *plan, int i)
+{
+    const int levels = plan->parts > 1 ? (int)min64(i + 1, plan->parts - 1) : 0;
+    return 1 / ((double)plan->part[i].M * (double)((int64_t)1 << levels));
+}
+
+/* The transform of k, in S, times the weights and (scaled) what the way back leaves
+ * out: a spectrum.  The same again makes of its gradient that of k's transform. */
+static void weigh(const struct fftconv_plan *plan, bool scaled, const void *S, void *to)
+{
+    for (int i = 0; i < plan->parts; i++) {
+        const struct xform *xf = &plan->part[i];
+        plan->engine->weigh(xf, scaled ? part_scale(plan, i) : 1, at_part(plan, i, S),
+                            at_part(plan, i, to));
+    }
 }
 
 /* ---- Sources and sinks -------------------------------------------------------------- */
@@ -163,7 +251,7 @@ static struct array array_of(const fftconv_tensor *t, int64_t b, int64_t h)
  * `origin` on. */
 static struct array own_row(const struct fftconv_plan *plan, const void *p, int64_t origin)
 {
-    const bool wide = plan->xf.real_bytes == 8;
+    const bool wide = plan->part[0].real_bytes == 8;
     const int dtype = is_complex(plan->dtype) ? (wide ? FFTCONV_COMPLEX128 : FFTCONV_COMPLEX64)
                                               : (wide ? FFTCONV_FLOAT64 : FFTCONV_FLOAT32);
     return (struct array){p, dtype, 1, origin};
@@ -231,7 +319,8 @@ static struct taps taps_of(const struct fftconv_plan *plan, const fftconv_tensor
                            const fftconv_tensor *k_rev, int64_t b, int64_t g)
 {
     struct taps taps = {.count = plan->taps, .places = plan->places,
-                        .sign = plan->xf.form == FFTCONV_RIGHT_ANGLE ? -1 : 1};
+                        
+                        .sign = plan->form == FFTCONV_RIGHT_ANGLE ? -1 : 1};
     if (k)
         taps.k = array_of(k, b, g);
     if (plan->rev_taps && k_rev) {
@@ -296,7 +385,7 @@ static struct lane lane_of(const struct call *c, int worker)
     const struct layout *l = &c->layout;
     char *m = c->workers + worker * l->worker;
     return (struct lane){.plan = c->plan, .layout = l, .inside = l->inside, .memory = m,
-                         .x = m + l->x, .scratch = m + l->scratch, .z = m + l->z,
+                         .x = m + l->x, .row = m + l->row, .scratch = m + l->scratch, .z = m + l->z,
                          .g = m + l->g, .p = m + l->p, .dz = m + l->dz, .taps = m + l->taps,
                          .scratch_bytes = l->scratch_bytes};
 }
@@ -380,7 +469,7 @@ static void prepare(const struct lane *lane, const fftconv_operands *o, int64_t 
 {
     const struct taps taps = taps_of(lane->plan, &o->k, &o->k_rev, b, g);
     transform_taps(lane, &taps, lane->z);
-    lane->plan->engine->prepare(&lane->plan->xf, lane->z, spectrum);
+    weigh(lane->plan, true, lane->z, spectrum);
 }
 
 /* Spectra of every kernel, into consecutive rows. */
@@ -394,7 +483,7 @@ static void prepare_task(void *context, int64_t i, int worker)
     const struct prepare_job *job = context;
     const struct call *c = job->call;
     struct lane lane = lane_of(c, worker);
-    prepare(&lane, c->o, i / c->plan->G, i % c->plan->G, job->to + i * c->layout.spectrum);
+    prepare(&lane, c->o, i / c->plan->G, i % c->plan->G, job->to + i * c->layout.spectra);
 }
 
 static void prepare_all(const struct call *c, char *to)
@@ -554,7 +643,7 @@ static void each_tile(const struct call *c, const struct lane *lane, int64_t kb,
 /* The spectrum of row i of a tile: its kernel's, of those the task holds. */
 static const char *spectrum_of(const struct tile *tile, const char *spectra, int64_t i)
 {
-    return spectra + (tile->call->plan->members > 1 ? 0 : i) * tile->call->layout.spectrum;
+    return spectra + (tile->call->plan->members > 1 ? 0 : i) * tile->call->layout.spectra;
 }
 
 /* ---- Forward --------------------------------------------------------------------------- */
@@ -614,7 +703,7 @@ static void forward_task(void *context, int64_t index, int worker)
     const int64_t row1 = min64(run / pieces * plan->members + plan->members,
                                row0 + (plan->members > 1 ? l->tile : 1));
     each_tile(c, &lane, kb, g0, g1, row0, row1,
-              c->spectra + (kb * plan->G + g0) * l->spectrum, forward_tile, &segment);
+              c->spectra + (kb * plan->G + g0) * l->spectra, forward_tile, &segment);
 }
 
 /* Kernels made, then all their rows. */
@@ -628,7 +717,7 @@ static void forward_kernel_task(void *context, int64_t k, int worker)
     const int64_t g0 = k % per_kb * l->kernels, g1 = min64(plan->G, g0 + l->kernels);
     char *made = lane.memory + l->made;
     for (int64_t g = g0; g < g1; g++)
-        prepare(&lane, c->o, kb, g, made + (g - g0) * l->spectrum);
+        prepare(&lane, c->o, kb, g, made + (g - g0) * l->spectra);
     struct segment all = {0, blocks_of(c)};
     each_tile(c, &lane, kb, g0, g1, 0, plan->members * (plan->B / plan->KB), made, forward_tile,
               &all);
@@ -666,7 +755,7 @@ int fftconv_forward(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
  * which are carried over; and what lies below element 0 comes round at the end. */
 
 struct backward {
-    char *sums; /* of the task's kernels, layout.spectrum each, or chunks apart */
+    char *sums; /* of the task's kernels, layout.spectra each, or chunks apart */
     int64_t sum_step;
     struct scalar *dskips; /* of this task's channels, by h */
 };
@@ -681,7 +770,7 @@ static void add_up(const struct tile *tile, const struct block *block, int64_t i
     const struct engine *e = plan->engine;
     const struct layout *l = &c->layout;
     const bool complex = is_complex(plan->dtype), last = block->t1 == c->L;
-    const int64_t element = (1 + complex) * plan->xf.real_bytes;
+    const int64_t element = (1 + complex) * plan->part[0].real_bytes;
     const int64_t span = min64(c->L, block->s + plan->places) - block->s;
     const int64_t halo = plan->behind + plan->ahead;
     char *carry = tile->lane->memory + l->carry + i * l->carry_bytes;
@@ -714,7 +803,7 @@ static void backward_tile(struct tile *tile, const char *spectra, void *context)
     const struct engine *e = plan->engine;
     const fftconv_operands *o = c->o;
     const bool complex = is_complex(plan->dtype);
-    const int64_t element = (1 + complex) * plan->xf.real_bytes;
+    const int64_t element = (1 + complex) * plan->part[0].real_bytes;
     const bool need_p = o->activation != FFTCONV_IDENTITY || o->dout_gate.data;
     const bool need_dz = o->du.data || o->din_gate.data;
     const bool need_dk = o->dk.data || o->dk_rev.data;
@@ -739,7 +828,7 @@ static void backward_tile(struct tile *tile, const char *spectra, void *context)
                 sink.gate = gate;
                 sink.has_skip = o->skip.data;
                 sink.skip = skip;
-                memcpy(lane->g, lane->z, (size_t)plan->xf.spectra_reals * plan->xf.real_bytes);
+                memcpy(lane->g, lane->z, (size_t)c->layout.spectra);
                 multiply(lane, spectrum, lane->g, false);
                 transform_back(lane, lane->g, &sink);
             }
@@ -759,8 +848,7 @@ static void backward_tile(struct tile *tile, const char *spectra, void *context)
             transform(lane, &source, lane->g);
             if (need_dk) {
                 char *sum = task->sums + (plan->members > 1 ? 0 : i) * task->sum_step;
-                struct row_job job = {.S = lane->g, .spectrum = sum, .other = lane->z};
-                run(lane, &job, accumulate_task, parts_of(lane));
+                accumulate(lane, sum, lane->z, lane->g);
             }
             if (!need_dz)
                 continue;
@@ -793,9 +881,8 @@ static void finish_kernel(const struct call *c, const struct lane *lane, int64_t
     if (!o->dk.data && !o->dk_rev.data)
         return;
     const struct taps taps = taps_of(plan, &o->dk, o->dk_rev.data ? &o->dk_rev : NULL, kb, g);
-    plan->engine->pullback(&plan->xf, sum, lane->g);
-    /* a spectrum carries 1/M; this is none */
-    transform_back_taps(lane, &taps, 1 / (double)plan->xf.M, lane->g);
+    weigh(plan, true, sum, lane->g); /* scaled: the way back leaves the same out */
+    transform_back_taps(lane, &taps, 1, lane->g);
     zero_elements(plan, &taps.k, plan->taps, plan->Lk); /* taps that never act */
     zero_elements(plan, &taps.k_rev, plan->rev_taps, plan->Lrev);
 }
@@ -808,7 +895,7 @@ static struct scalar *dskips_of(const struct call *c, int64_t kb, int64_t chunk)
 
 static char *sums_of(const struct call *c, int64_t kernel)
 {
-    return c->shared + c->layout.shared_sums + kernel * c->plan->chunks * c->layout.spectrum;
+    return c->shared + c->layout.shared_sums + kernel * c->plan->chunks * c->layout.spectra;
 }
 
 /* A tile of kernels, and one chunk of each one's rows; the chunks are the shape's,
@@ -823,21 +910,21 @@ static void backward_task(void *context, int64_t index, int worker)
     const int64_t per_kb = l->kernel_tasks / plan->KB, kb = k / per_kb;
     const int64_t g0 = k % per_kb * l->kernels, g1 = min64(plan->G, g0 + l->kernels);
     const int64_t rows = plan->members * (plan->B / plan->KB);
-    const char *spectra = c->spectra + (kb * plan->G + g0) * l->spectrum;
+    const char *spectra = c->spectra + (kb * plan->G + g0) * l->spectra;
     if (!c->spectra) {
         char *made = lane.memory + l->made;
         for (int64_t g = g0; g < g1; g++)
-            prepare(&lane, c->o, kb, g, made + (g - g0) * l->spectrum);
+            prepare(&lane, c->o, kb, g, made + (g - g0) * l->spectra);
         spectra = made;
     }
-    struct backward task = {.sums = lane.memory + l->sum, .sum_step = l->spectrum,
+    struct backward task = {.sums = lane.memory + l->sum, .sum_step = l->spectra,
                             .dskips = dskips_of(c, kb, chunk)};
     if (plan->chunks > 1) {
-        task.sums = sums_of(c, kb * plan->G + g0) + chunk * l->spectrum;
-        task.sum_step = plan->chunks * l->spectrum;
+        task.sums = sums_of(c, kb * plan->G + g0) + chunk * l->spectra;
+        task.sum_step = plan->chunks * l->spectra;
     }
     for (int64_t g = g0; g < g1; g++)
-        memset(task.sums + (g - g0) * task.sum_step, 0, (size_t)l->spectrum);
+        memset(task.sums + (g - g0) * task.sum_step, 0, (size_t)l->spectra);
     memset(task.dskips + g0 * plan->members, 0,
            (size_t)((g1 - g0) * plan->members) * sizeof *task.dskips);
     each_tile(c, &lane, kb, g0, g1, rows * chunk / plan->chunks,
@@ -854,7 +941,9 @@ static void finish_task(void *context, int64_t kernel, int worker)
     const struct lane lane = lane_of(c, worker);
     char *sum = sums_of(c, kernel);
     for (int64_t i = 1; i < plan->chunks; i++)
-        plan->engine->add(&plan->xf, sum, sum + i * c->layout.spectrum);
+        for (int part = 0; part < plan->parts; part++)
+            plan->engine->add(&plan->part[part], at_part(plan, part, sum),
+                              at_part(plan, part, sum + i * c->layout.spectra));
     finish_kernel(c, &lane, kernel / plan->G, kernel % plan->G, sum);
 }
 
@@ -915,21 +1004,18 @@ int fftconv_spectrum_create(fftconv_spectrum **out, const fftconv_plan *plan,
     void *owned;
     int64_t bytes;
     const int64_t kernels = plan->KB * plan->G;
-    if (__builtin_mul_overflow(spectrum_reals(plan) * plan->xf.real_bytes + ALIGNMENT, kernels,
+    if (__builtin_mul_overflow(spectra_reals(plan) * plan->part[0].real_bytes + ALIGNMENT, kernels,
                                &bytes))
         return fail_memory(INT64_MAX);
     struct fftconv_spectrum *s = calloc(1, sizeof *s);
     if (!s)
         return fail_memory(sizeof *s);
-    const int64_t row = round_up(spectrum_reals(plan) * plan->xf.real_bytes, ALIGNMENT);
+    const int64_t row = round_up(spectra_reals(plan) * plan->part[0].real_bytes, ALIGNMENT);
     *s = (struct fftconv_spectrum){
-        .data = aligned_new(kernels * row), .kernels = kernels,
-        .row_reals = spectrum_reals(plan), .form = plan->xf.form, .lanes = plan->xf.lanes,
-        .real_bytes = plan->xf.real_bytes, .stages = plan->xf.stages, .split = plan->xf.split,
-        .depth = plan->xf.depth, .packing = plan->packing, .M = plan->xf.M,
-        .taps = plan->taps, .rev_taps = plan->rev_taps, .pattern = plan->pattern};
-    for (int l = 0; l < s->stages; l++)
-        s->radix[l] = plan->xf.stage[l].radix;
+        .data = aligned_new(kernels * row), .kernels = kernels, .taps = plan->taps,
+        .rev_taps = plan->rev_taps, .form = plan->form, .parts = plan->parts,
+        .packing = plan->packing, .pattern = plan->pattern};
+    memcpy(s->part, plan->part, sizeof s->part);
     if (!s->data) {
         free(s);
         return fail_memory(kernels * row);
@@ -993,7 +1079,7 @@ static void rows_to_spectra_task(void *context, int64_t i, int worker)
         p->side == FFTCONV_INPUT
             ? input_source(plan, plan->L, &block, x, (struct array){0}, &before)
             : output_source(plan, &block, x);
-    if (plan->xf.live) /* the stages leave out what is not kept */
+    if (plan->part[0].live) /* the stages leave out what is not kept */
         memset(p->out + i * p->row_bytes, 0, (size_t)p->row_bytes);
     transform(&lane, &source, p->out + i * p->row_bytes);
 }
@@ -1049,9 +1135,12 @@ static void multiply_rows_task(void *context, int64_t i, int worker)
     const struct fftconv_plan *plan = p->call.plan;
     const int64_t b = plan->KB > 1 ? i / plan->H : 0, g = i % plan->H / plan->members;
     (void)worker;
-    plan->engine->multiply(&plan->xf,
-                           (char *)p->spectrum->data + (b * plan->G + g) * p->call.layout.spectrum,
-                           p->in + i * p->row_bytes, p->out + i * p->row_bytes, false, 0, 1);
+    const char *spectrum =
+        (char *)p->spectrum->data + (b * plan->G + g) * p->call.layout.spectra;
+    for (int part = 0; part < plan->parts; part++)
+        plan->engine->multiply(&plan->part[part], at_part(plan, part, spectrum),
+                               at_part(plan, part, p->in + i * p->row_bytes),
+                               at_part(plan, part, p->out + i * p->row_bytes), false, 0, 1);
 }
 
 static int check_spectra(const char *name, const void *spectra)
@@ -1085,14 +1174,14 @@ static int check_rows(const struct fftconv_plan *plan, const char *name, const f
     int64_t count;
     if (t->shape[0] < 1 || t->shape[1] < 1 ||
         __builtin_mul_overflow(t->shape[0], t->shape[1], &count) ||
-        count > ((int64_t)1 << 58) / (plan->xf.spectra_reals * plan->xf.real_bytes))
+        count > ((int64_t)1 << 58) / (spectra_reals(plan) * plan->part[0].real_bytes))
         return fail(FFTCONV_INVALID, "%s has shape (%lld, %lld, %lld), must have 1 ... 2^58 "
                     "bytes of spectra", name, (long long)t->shape[0], (long long)t->shape[1],
                     (long long)t->shape[2]);
     const int64_t shape[3] = {t->shape[0], t->shape[1], n};
     if ((status = check_tensor(plan, name, t, shape, output, kernel)))
         return status;
-    if (touches(t, spectra, count * plan->xf.spectra_reals * plan->xf.real_bytes))
+    if (touches(t, spectra, count * spectra_reals(plan) * plan->part[0].real_bytes))
         return fail(FFTCONV_INVALID, "%s overlaps spectra, must not", name);
     return FFTCONV_OK;
 }
@@ -1106,7 +1195,7 @@ static int run_primitive(const struct fftconv_plan *plan, struct primitive *p, t
     const int status = begin(&p->call, plan, &o, direction, prepared, rows, &owned);
     if (status)
         return status;
-    p->row_bytes = plan->xf.spectra_reals * plan->xf.real_bytes;
+    p->row_bytes = spectra_reals(plan) * plan->part[0].real_bytes;
     parallel_for(p->call.layout.threads, rows, task, p);
     aligned_free(owned);
     return FFTCONV_OK;
@@ -1147,8 +1236,9 @@ static int kernels_primitive(const fftconv_plan *plan, const char *const name[2]
     int status;
     if ((status = check_single(plan)) || (status = check_spectra("spectra", spectra)))
         return status;
-    if (plan->xf.form == FFTCONV_EVEN_ODD)
-        return fail(FFTCONV_INVALID, "plan has form even_odd, must be right_angle or complex");
+    if (plan->form == FFTCONV_FOLDED)
+        return fail(FFTCONV_INVALID, "plan has form folded, whose parts are scaled apart; must "
+                    "be right_angle or complex");
     if ((status = check_rows(plan, name[0], k, plan->Lk, true, output, spectra)))
         return status;
     const bool rev = k_rev && k_rev->data;
@@ -1193,16 +1283,16 @@ int fftconv_multiply(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
         (status = check_spectra("in", in)) || (status = check_spectra("out", out)))
         return status;
     const int64_t rows = plan->B * plan->H;
-    const int64_t bytes = rows * plan->xf.spectra_reals * plan->xf.real_bytes;
+    const int64_t bytes = rows * spectra_reals(plan) * plan->part[0].real_bytes;
     if (in != out && (const char *)in < (char *)out + bytes &&
         (char *)out < (const char *)in + bytes)
         return fail(FFTCONV_INVALID, "out overlaps in, must not unless it is the same array");
     if ((status = resolve_threads(plan, threads, &threads)))
         return status;
     struct primitive p = {.call = {.plan = plan}, .in = in, .out = out, .spectrum = spectrum,
-                          .row_bytes = plan->xf.spectra_reals * plan->xf.real_bytes};
-    p.call.layout.spectrum = round_up(spectrum_reals(plan) * plan->xf.real_bytes, ALIGNMENT);
-    if (plan->xf.live && in != out) /* the product leaves out what is not kept */
+                          .row_bytes = spectra_reals(plan) * plan->part[0].real_bytes};
+    p.call.layout.spectra = round_up(spectra_reals(plan) * plan->part[0].real_bytes, ALIGNMENT);
+    if (plan->part[0].live && in != out) /* the product leaves out what is not kept */
         memset(out, 0, (size_t)bytes);
     parallel_for(threads, rows, multiply_rows_task, &p);
     return FFTCONV_OK;
@@ -1212,12 +1302,22 @@ int fftconv_spectra_offsets(const fftconv_plan *plan, int64_t *offset)
 {
     if (!plan || !offset)
         return fail(FFTCONV_INVALID, "%s is NULL", plan ? "offset" : "plan");
-    const struct xform *xf = &plan->xf;
-    int64_t *low, *high;
-    const int status = frequencies_build(xf, &low, &high);
-    for (int64_t p = 0; !status && p < xf->P; p++)
-        for (int64_t q = 0; q < xf->Q; q++)
-            offset[low[p] + high[q]] = spectrum_offset(xf, p, q);
-    aligned_free(low);
-    return status;
+    for (int i = 0; i < plan->parts; i++) {
+        const struct xform *xf = &plan->part[i];
+        int64_t *low, *high;
+        const int status = frequencies_build(xf, &low, &high);
+        if (status)
+            return status;
+        for (int64_t p = 0; p < xf->P; p++)
+            for (int64_t q = 0; q < xf->Q; q++) {
+                const int64_t m = low[p] + high[q], at = xf->spectra + spectrum_offset(xf, p, q);
+                const int64_t bin = plan->parts > 1 ? signed_bin(xf->form, plan->N, i, m) : m;
+                if (bin >= 0)
+                    offset[bin] = at;
+                else
+                    offset[-1 - bin] = -1 - at;
+            }
+        aligned_free(low);
+    }
+    return FFTCONV_OK;
 }

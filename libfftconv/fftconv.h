@@ -77,7 +77,8 @@ typedef enum fftconv_mode {
 typedef enum fftconv_form {
     FFTCONV_FORM_AUTO = 0,
     FFTCONV_RIGHT_ANGLE = 1, /* modulo t^M - i: a linear convolution of 2M   */
-    FFTCONV_EVEN_ODD = 2,    /* z[n] = x[2n] + i x[2n+1], fft_size = 2M      */
+    FFTCONV_FOLDED = 2,      /* circular: right angles of fft_size/4, /8, ...
+                                points, and a rest                           */
     FFTCONV_COMPLEX = 3,     /* imaginary part zero, fft_size = M            */
 } fftconv_form;
 
@@ -178,12 +179,13 @@ typedef struct fftconv_plan_info {
     int32_t form, mode, dtype, dense, threads, lanes;
     int64_t fft_size;         /* circular: N; else what a block is linear in:
                                  2M, complex types M                          */
-    int64_t transform_length; /* M                                            */
-    int32_t order;            /* the decomposition as named or chosen         */
+    int64_t transform_length; /* M; folded: of the longest part               */
+    int32_t order;            /* its decomposition, as named or chosen        */
     int32_t stages;           /* the steps it runs as: 32 may run as 4 and 8  */
     int64_t radices[FFTCONV_MAX_ORDER];
     int64_t stage_radices[FFTCONV_MAX_STAGES];
-    double stage_flops[FFTCONV_MAX_STAGES]; /* both directions, real flops    */
+    double stage_flops[FFTCONV_MAX_STAGES]; /* both directions, real flops;
+                                               folded: of all parts           */
     double product_flops;                   /* spectra times spectrum         */
     double io_bytes;    /* u in, y out: the caller's arrays                   */
     double l1_bytes;    /* moved by stages whose data sit in L1               */
@@ -198,7 +200,8 @@ typedef struct fftconv_plan_info {
     int64_t blocks;               /* transforms a row is cut into             */
     int64_t block_length;         /* outputs of each, the last one's fewer    */
     double kept;     /* of fft_size's bins, the part with a weight other than 0 */
-    double computed; /* of M's points, the part the stages and product visit  */
+    double computed; /* of the points, the part the stages and product visit  */
+    double fold_flops; /* folded: sums and differences, both directions       */
 } fftconv_plan_info;
 
 FFTCONV_API FFTCONV_MUST_CHECK int fftconv_plan_get_info(
@@ -282,8 +285,8 @@ typedef enum fftconv_side {
 FFTCONV_API FFTCONV_MUST_CHECK int fftconv_rows_to_spectra(
     const fftconv_plan *plan, int side, const fftconv_tensor *rows,
     void *spectra, int threads);
-/* The inverse DFT without its 1/M, which a spectrum carries; spectra are
- * overwritten. */
+/* The inverse DFT without its 1/M, which a spectrum carries (folded, each part its
+ * own); spectra are overwritten. */
 FFTCONV_API FFTCONV_MUST_CHECK int fftconv_spectra_to_rows(
     const fftconv_plan *plan, int side, void *spectra,
     const fftconv_tensor *rows, int threads);
@@ -293,7 +296,7 @@ FFTCONV_API FFTCONV_MUST_CHECK int fftconv_multiply(
     void *out, int threads);
 
 /* Kernels (n0, n1, Lk) to spectra, without a spectrum's 1/M, and the adjoint;
- * k_rev as in fftconv_spectrum_create.  Not for the even/odd form. */
+ * k_rev as in fftconv_spectrum_create.  Not for the folded form. */
 FFTCONV_API FFTCONV_MUST_CHECK int fftconv_kernels_to_spectra(
     const fftconv_plan *plan, const fftconv_tensor *k,
     const fftconv_tensor *k_rev, void *spectra, int threads);
@@ -303,8 +306,8 @@ FFTCONV_API FFTCONV_MUST_CHECK int fftconv_spectra_to_kernels(
 
 /* A matrix product at every frequency: with rows of spectra as entries,
  *     out[r, c] = scale sum_d a[r, d] b[d, c]   (accumulate: added to out)
- * for r < rows, c < columns, d < depth; strides count entries.  Not for the
- * even/odd form, whose frequencies come in pairs. */
+ * for r < rows, c < columns, d < depth; strides count entries.  Not for the folded
+ * form. */
 typedef struct fftconv_contraction {
     size_t size;
     int64_t rows, columns, depth;
@@ -319,9 +322,11 @@ typedef struct fftconv_contraction {
 FFTCONV_API FFTCONV_MUST_CHECK int fftconv_contract(
     const fftconv_plan *plan, const fftconv_contraction *contraction);
 
-/* Where frequency m = 0 ... M-1 of a row lies: offset[m] counts real numbers
- * from the row's start to Re X[m]; Im X[m] lies info.lanes further on.  In the
- * right-angle form X[m] is the value at frequency (m - 1/4)/M. */
+/* Where a frequency lies: offset[m] counts real numbers from the row's start to
+ * Re X[m]; Im X[m] lies info.lanes further on.  For m = 0 ... M-1; in the
+ * right-angle form X[m] is the value at frequency (m - 1/4)/M.  Folded, for the
+ * rfft bins m = 0 ... fft_size/2, of which the conjugate lies at -1 - offset[m]
+ * where that is negative. */
 FFTCONV_API FFTCONV_MUST_CHECK int fftconv_spectra_offsets(
     const fftconv_plan *plan, int64_t *offset);
 

@@ -76,11 +76,6 @@ struct stage {
     void *matrix; /* dense: exp(-2 pi i r (k - shift) / radix), [k][r]        */
 };
 
-/* Two places of a row's spectrum whose frequencies are each other's negative */
-struct mirror_pair {
-    int64_t a, b;
-};
-
 struct xform {
     int form;
     int lanes;
@@ -95,18 +90,13 @@ struct xform {
     int64_t spectra_reals;/* of one row's spectrum                            */
     int64_t tile_columns; /* vectors a first or last stage takes at a time    */
     int64_t scratch_reals;/* T and the tiles                                  */
-    /* even/odd only */
-    void *roots;                /* exp(-2 pi i m / M) in spectrum order       */
-    struct mirror_pair *groups; /* whole vectors, lanes reversed; a <= b      */
-    struct mirror_pair *points; /* what is left, one by one                   */
-    int64_t group_count, point_count;
     /* Frequency-sparse: vectors of p, leaf after leaf, that are computed at all;
-     * and of those the places that no pair writes. */
+     * and the weights of the bins, in spectrum order, re as im. */
     uint8_t *live;
-    int64_t *zero_vectors, *zero_points;
-    int64_t zero_vector_count, zero_point_count;
-    void *weights; /* of bins m and M - m, in spectrum order; complex: of m   */
-    double computed, kept;
+    void *weights;
+    double computed; /* the part of P that is                                 */
+    int64_t row, spectra; /* folded: where its reals begin in the folded row,
+                             and in a row's spectra                           */
 };
 
 /* ---- Rows in the caller's memory ------------------------------------------ */
@@ -125,7 +115,6 @@ struct scalar {
 /* How the numbers of a row lie in the M complex points. */
 enum packing {
     LINEAR,      /* point n: x[n] + i x[n + M]                                */
-    PAIRS,       /* x[2n] + i x[2n + 1]                                       */
     COMPLEX_ROW, /* x[n], complex                                             */
 };
 
@@ -203,6 +192,12 @@ struct engine {
     /* X to sink, columns [c0, c1) of stage 1. */
     void (*last)(const struct xform *, void *X, const struct sink *, int64_t c0,
                  int64_t c1, void *scratch);
+    /* Folded: a source's `places` to sums and differences, level after level, of
+     * [i0, i1) of the last level's length; and back. */
+    void (*fold)(const struct source *, int64_t places, int levels, void *row, int64_t i0,
+                 int64_t i1);
+    void (*unfold)(void *row, int64_t places, int levels, const struct sink *, int64_t i0,
+                   int64_t i1);
     /* Spectra; part i of n, so that threads can share a row. */
     void (*multiply)(const struct xform *, const void *spectrum, const void *in,
                      void *out, bool adjoint, int64_t part, int64_t parts);
@@ -210,9 +205,8 @@ struct engine {
                        const void *G, int64_t part, int64_t parts);
     /* dspectrum += other */
     void (*add)(const struct xform *, void *dspectrum, const void *other);
-    /* The transform of k, in S, to a spectrum; and its adjoint. */
-    void (*prepare)(const struct xform *, const void *S, void *spectrum);
-    void (*pullback)(const struct xform *, const void *dspectrum, void *S);
+    /* S times the weights, and a factor */
+    void (*weigh)(const struct xform *, double scale, const void *S, void *to);
     /* Rows */
     void (*gradient)(const struct gradient *);
     /* to[n] = dz[n] conj(factor[n]) for elements [from, from + count) */
@@ -238,9 +232,12 @@ int find_engine(const char *isa, int real_bytes, const struct engine **engine);
 
 /* ---- planner.c ------------------------------------------------------------ */
 
-/* What of a spectrum is kept: counts of bins 0 ... N/2 of a real row's N. */
+/* What of a spectrum is kept: weights of bins 0 ... N/2 of a real row; `level`:
+ * of the parts of a folded row, whose bins are (4m - 1) 2^level in the right
+ * angle, else m 2^level. */
 struct sparsity {
     int64_t N;
+    int level;
     const double *weights;
 };
 
@@ -280,11 +277,19 @@ static inline int64_t spectrum_offset(const struct xform *xf, int64_t v, int64_t
 }
 /* The frequency of place (p, q) is low[p] + high[q].  Free with aligned_free(low). */
 int frequencies_build(const struct xform *xf, int64_t **low, int64_t **high);
+/* Which bin of a row of N place m of a folded row's part at `level` has; below 0:
+ * -1 - bin has the conjugate. */
+int64_t signed_bin(int form, int64_t N, int level, int64_t m);
 bool is_smooth(int64_t n); /* no prime factor above 7 */
 /* Which memory a stage's data sit in: 0 L1, 1 L2, 2 beyond. */
 int stage_level(const struct xform *xf, int l);
 
 /* ---- plan.c --------------------------------------------------------------- */
+
+/* Folded: t^N - 1 = (t^(N/2) - 1) (t^(N/2) + 1), so a row of N splits into the sums
+ * x[n] + x[n + N/2], circular of N/2, and the differences, of the right angle with
+ * M = N/4; the sums split again, and the last of them go in as complex numbers. */
+enum { MAX_PARTS = 10 };
 
 /* A row goes through its transforms in blocks: block j reads elements
  * j V - lead ... of z, as many as there are places, and gives the V elements of
@@ -292,7 +297,8 @@ int stage_level(const struct xform *xf, int l);
  * its end are free: what wraps falls there. */
 struct fftconv_plan {
     const struct engine *engine;
-    struct xform xf;
+    struct xform part[MAX_PARTS]; /* one, unless the form is folded           */
+    int parts, form;
     int64_t B, H, L, Lk, Lrev;
     int64_t G, KB;   /* kernels: of a row of the batch; KB = B or 1           */
     int64_t members; /* channels that share a kernel: H / G                   */
@@ -310,19 +316,19 @@ struct fftconv_plan {
     double predicted; /* seconds of a row                                     */
     int64_t chunks;   /* a kernel's rows are summed in this many fixed parts  */
     uint64_t pattern; /* a hash of the weights; 0: none                       */
+    double kept;      /* of the bins, those with a weight                     */
 };
 
 struct fftconv_spectrum {
-    void *data; /* KB G rows of spectrum_reals */
-    int64_t kernels, row_reals;
-    int form, lanes, real_bytes, stages, split, depth, packing;
-    int64_t M, taps, rev_taps;
+    void *data; /* KB G rows of spectra_reals */
+    int64_t kernels, taps, rev_taps;
+    int form, parts, packing;
     uint64_t pattern;
-    int radix[MAX_STAGES];
+    struct xform part[MAX_PARTS]; /* the shapes alone */
 };
 
-/* Reals of a prepared spectrum's row: (A, B), or A alone. */
-int64_t spectrum_reals(const struct fftconv_plan *plan);
+/* Reals of a row's spectra, all parts. */
+int64_t spectra_reals(const struct fftconv_plan *plan);
 /* Radices of stages, 1 ... 128 each, with a product of at most 2^bits. */
 int check_radices(const int64_t *radices, int order, int bits, int64_t *product);
 int resolve_threads(const struct fftconv_plan *plan, int threads, int *out);
@@ -353,9 +359,9 @@ struct layout {
     int64_t kernel_tasks;/* groups of so many kernels                         */
     int64_t runs;        /* of rows with one kernel, a tile of channels each  */
     int64_t segments;    /* of a row's blocks, forward                        */
-    int64_t spectra, spectrum; /* of one row */
+    int64_t spectra; /* of one row, and of one kernel */
     int64_t scratch_bytes, stage_bytes[ROW_OPERANDS], carry_bytes, wrap_bytes;
-    int64_t x, scratch, z, g, made, sum, p, dz, taps, carry, wrapped, stage[ROW_OPERANDS];
+    int64_t x, row, scratch, z, g, made, sum, p, dz, taps, carry, wrapped, stage[ROW_OPERANDS];
     int64_t worker; /* bytes of one worker */
     /* shared by all workers */
     int64_t shared_spectra, shared_sums, shared_dskips, shared;

@@ -266,23 +266,26 @@ int check_operands(const struct fftconv_plan *plan, const struct fftconv_spectru
 
 int check_spectrum(const struct fftconv_plan *plan, const struct fftconv_spectrum *s)
 {
-    const struct xform *xf = &plan->xf;
-    bool fits = s->kernels == plan->KB * plan->G && s->row_reals == spectrum_reals(plan) &&
-                s->M == xf->M && s->form == xf->form && s->lanes == xf->lanes &&
-                s->real_bytes == xf->real_bytes && s->stages == xf->stages &&
-                s->split == xf->split && s->depth == xf->depth && s->packing == plan->packing &&
-                s->taps == plan->taps && s->rev_taps == plan->rev_taps &&
+    bool fits = s->kernels == plan->KB * plan->G && s->taps == plan->taps &&
+                s->rev_taps == plan->rev_taps && s->form == plan->form &&
+                s->parts == plan->parts && s->packing == plan->packing &&
                 s->pattern == plan->pattern;
-    for (int l = 0; fits && l < xf->stages; l++)
-        fits = s->radix[l] == xf->stage[l].radix;
+    for (int i = 0; fits && i < plan->parts; i++) {
+        const struct xform *a = &s->part[i], *b = &plan->part[i];
+        fits = a->M == b->M && a->lanes == b->lanes && a->real_bytes == b->real_bytes &&
+               a->stages == b->stages && a->split == b->split && a->depth == b->depth;
+        for (int l = 0; fits && l < b->stages; l++)
+            fits = a->stage[l].radix == b->stage[l].radix;
+    }
     if (!fits)
         return fail(FFTCONV_INVALID,
                     "spectrum was made for another plan (%lld kernels of %lld and %lld taps, "
                     "M %lld, form %d, %d lanes%s), must be of this one (%lld, %lld, %lld, %lld, "
                     "%d, %d%s) or one that chose the same stages", (long long)s->kernels,
-                    (long long)s->taps, (long long)s->rev_taps, (long long)s->M, s->form,
-                    s->lanes, s->pattern ? ", a pattern" : "", (long long)(plan->KB * plan->G),
-                    (long long)plan->taps, (long long)plan->rev_taps, (long long)xf->M, xf->form,
-                    xf->lanes, plan->pattern ? ", its pattern" : "");
+                    (long long)s->taps, (long long)s->rev_taps, (long long)s->part[0].M, s->form,
+                    s->part[0].lanes, s->pattern ? ", a pattern" : "",
+                    (long long)(plan->KB * plan->G), (long long)plan->taps,
+                    (long long)plan->rev_taps, (long long)plan->part[0].M, plan->form,
+                    plan->part[0].lanes, plan->pattern ? ", its pattern" : "");
     return FFTCONV_OK;
 }

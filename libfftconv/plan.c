@@ -57,7 +57,7 @@ static int check_desc(const fftconv_plan_desc *d)
                                "float64 (1), float32 (2), float16 (3), bfloat16 (4), "
                                "complex128 (5) or complex64 (6)")) ||
         (status = check_choice("form", d->form, FFTCONV_FORM_AUTO, FFTCONV_COMPLEX,
-                               "auto (0), right_angle (1), even_odd (2) or complex (3)")) ||
+                               "auto (0), right_angle (1), folded (2) or complex (3)")) ||
         (status = check_choice("dense", d->dense, 0, 1, "0 or 1")) ||
         (status = check_choice("single_block", d->single_block, 0, 1, "0 or 1")) ||
         (status = check_choice("history", d->history, 0, 1, "0 or 1")) ||
@@ -92,7 +92,7 @@ static int check_desc(const fftconv_plan_desc *d)
         return fail(FFTCONV_INVALID,
                     "fft_size is %lld, must be 0 unless mode is circular (1): the library "
                     "chooses", (long long)d->fft_size);
-    static const char *const form_name[] = {"auto", "right_angle", "even_odd", "complex"};
+    static const char *const form_name[] = {"auto", "right_angle", "folded", "complex"};
     const int only = is_complex(d->dtype)              ? FFTCONV_COMPLEX
                      : d->mode != FFTCONV_CIRCULAR     ? FFTCONV_RIGHT_ANGLE
                                                        : FFTCONV_FORM_AUTO;
@@ -119,7 +119,7 @@ static int check_desc(const fftconv_plan_desc *d)
             return fail(FFTCONV_INVALID, "weights are given, must be NULL unless mode is "
                         "circular (1) and dtype real");
         if (d->form == FFTCONV_RIGHT_ANGLE)
-            return fail(FFTCONV_INVALID, "form is right_angle, must be even_odd, complex or "
+            return fail(FFTCONV_INVALID, "form is right_angle, must be folded, complex or "
                         "auto with weights");
         if (!is_smooth(N))
             return fail(FFTCONV_INVALID, "fft_size is %lld, must have no prime factor above 7 "
@@ -147,12 +147,18 @@ struct way {
     bool wrap;
 };
 
+/* Circular, do any products meet beyond the circle's end? */
+static bool comes_round(const struct fftconv_plan *plan)
+{
+    return plan->mode == FFTCONV_CIRCULAR && plan->L + plan->behind > plan->N;
+}
+
 /* Blocks of M points in a form whose length is ours to choose; false where a row
  * does not fit, or not in one. */
 static bool cut(const struct fftconv_plan *plan, const fftconv_plan_desc *d, int form,
                 int64_t M, struct way *way)
 {
-    const bool circular = plan->mode == FFTCONV_CIRCULAR;
+    const bool circular = comes_round(plan);
     const int64_t halo = plan->behind + plan->ahead;
     *way = (struct way){.form = form, .M = M, .wrap = circular,
                         .packing = form == FFTCONV_COMPLEX ? COMPLEX_ROW : LINEAR,
@@ -171,14 +177,36 @@ static bool cut(const struct fftconv_plan *plan, const fftconv_plan_desc *d, int
     return !(d->single_block && way->blocks > 1);
 }
 
+static struct request request_of(const struct fftconv_plan *plan, const fftconv_plan_desc *d,
+                                 int form, const struct sparsity *sparsity)
+{
+    return (struct request){.form = form, .lanes = plan->engine->lanes,
+                            .real_bytes = plan->engine->real_bytes, .dense = d->dense,
+                            .order = d->order, .radices = d->radices,
+                            .sparsity = d->weights ? sparsity : NULL};
+}
+
 /* Keep this way if it is the cheapest so far. */
+static bool is_cheapest(struct fftconv_plan *plan, const struct way *way, double seconds)
+{
+    if (seconds < 0 || (plan->predicted >= 0 && seconds >= plan->predicted))
+        return false;
+    plan->predicted = seconds;
+    plan->form = way->form;
+    plan->parts = 1;
+    plan->packing = way->packing;
+    plan->places = way->places;
+    plan->lead = way->lead;
+    plan->V = way->V;
+    plan->blocks = way->blocks;
+    plan->wrap = way->wrap;
+    return true;
+}
+
 static void try_way(struct fftconv_plan *plan, const fftconv_plan_desc *d, const struct way *way)
 {
-    const struct sparsity sparsity = {plan->N, d->weights};
-    struct request request = {.form = way->form, .lanes = plan->engine->lanes,
-                              .real_bytes = plan->engine->real_bytes,
-                              .dense = d->dense, .order = d->order, .radices = d->radices,
-                              .sparsity = d->weights ? &sparsity : NULL};
+    const struct sparsity sparsity = {plan->N, 0, d->weights};
+    const struct request request = request_of(plan, d, way->form, &sparsity);
     struct xform xf;
     int order;
     int64_t radices[FFTCONV_MAX_ORDER];
@@ -187,19 +215,55 @@ static void try_way(struct fftconv_plan *plan, const fftconv_plan_desc *d, const
         return;
     if (way->packing == LINEAR && way->lead + way->V > way->M) /* both planes */
         seconds += 1e-9 * (double)way->M / plan->engine->lanes;
-    seconds *= (double)way->blocks;
-    if (plan->predicted >= 0 && seconds >= plan->predicted)
+    if (!is_cheapest(plan, way, seconds * (double)way->blocks))
         return;
-    plan->predicted = seconds;
-    plan->xf = xf;
-    plan->packing = way->packing;
-    plan->places = way->places;
-    plan->lead = way->lead;
-    plan->V = way->V;
-    plan->blocks = way->blocks;
-    plan->wrap = way->wrap;
+    plan->part[0] = xf;
     plan->order = order;
     memcpy(plan->radices, radices, (size_t)order * sizeof *radices);
+}
+
+/* Right angles of N/4, N/8, ... points, as many as pay, and the rest.  Named
+ * radices are the first part's. */
+static void try_folds(struct fftconv_plan *plan, const fftconv_plan_desc *d, int64_t given)
+{
+    const int64_t N = plan->N;
+    const struct way way = {.form = FFTCONV_FOLDED, .packing = LINEAR, .M = N / 4, .places = N,
+                            .V = plan->L, .blocks = 1};
+    struct xform part[MAX_PARTS];
+    int order, rest_order;
+    int64_t radices[FFTCONV_MAX_ORDER], rest_radices[FFTCONV_MAX_ORDER];
+    double angles = 0;
+    for (int level = 0; level < MAX_PARTS - 1 && (N >> level) % 4 == 0; level++) {
+        const int64_t M = N >> (level + 2);
+        struct sparsity sparsity = {N, level, d->weights};
+        struct request request = request_of(plan, d, FFTCONV_RIGHT_ANGLE, &sparsity);
+        if (level > 0)
+            request.radices = NULL, request.order = 0;
+        else if (given && given != M)
+            return;
+        double seconds = plan_xform(&part[level], M, &request, level ? &rest_order : &order,
+                                    level ? rest_radices : radices);
+        if (seconds < 0)
+            return;
+        part[level].row = N >> (level + 1);
+        /* both planes; sums and differences, there and back */
+        angles += seconds + 1e-9 * (double)M / plan->engine->lanes +
+                  1e-9 * (double)(N >> level) / plan->engine->lanes;
+        sparsity.level = level + 1;
+        request = request_of(plan, d, FFTCONV_COMPLEX, &sparsity);
+        request.radices = NULL, request.order = 0;
+        seconds = plan_xform(&part[level + 1], N >> (level + 1), &request, &rest_order,
+                             rest_radices);
+        if (seconds < 0)
+            return;
+        part[level + 1].row = 0;
+        if (!is_cheapest(plan, &way, angles + seconds))
+            continue;
+        plan->parts = level + 2;
+        memcpy(plan->part, part, sizeof part);
+        plan->order = order;
+        memcpy(plan->radices, radices, (size_t)order * sizeof *radices);
+    }
 }
 
 /* Odd smooth numbers times the power of two that reaches `least`; and, where rows
@@ -209,7 +273,7 @@ static void try_cuts(struct fftconv_plan *plan, const fftconv_plan_desc *d, int 
     static const int odd[] = {1, 3, 5, 7, 9, 15, 21, 25, 27, 35, 45, 49, 63, 75, 81, 105};
     enum { ODDS = sizeof odd / sizeof *odd, SHORT_ODDS = 3 };
     const int64_t planes = form == FFTCONV_COMPLEX ? 1 : 2, halo = plan->behind + plan->ahead;
-    const bool whole = plan->mode != FFTCONV_CIRCULAR && !plan->history;
+    const bool whole = !comes_round(plan) && !plan->history;
     const int64_t least = max64(1, ceil_div(plan->L + (whole ? max64(plan->behind, plan->ahead)
                                                              : halo), planes));
     struct way way;
@@ -248,11 +312,8 @@ static int choose(struct fftconv_plan *plan, const fftconv_plan_desc *d)
             try_way(plan, d, &way);
     }
     if (circular) {
-        way = (struct way){.form = FFTCONV_EVEN_ODD, .packing = PAIRS, .M = N / 2, .places = N,
-                           .V = plan->L, .blocks = 1};
-        if ((any || d->form == FFTCONV_EVEN_ODD) && N % 2 == 0 && !complex &&
-            (!given || given == way.M))
-            try_way(plan, d, &way);
+        if ((any || d->form == FFTCONV_FOLDED) && !complex)
+            try_folds(plan, d, given);
         way = (struct way){.form = FFTCONV_COMPLEX, .packing = complex ? COMPLEX_ROW : LINEAR,
                            .M = N, .places = N, .V = plan->L, .blocks = 1};
         if ((any || d->form == FFTCONV_COMPLEX) && (!given || given == N))
@@ -267,16 +328,16 @@ static int choose(struct fftconv_plan *plan, const fftconv_plan_desc *d)
                     d->single_block ? "all of a row, more than " : "more than ",
                     (long long)(plan->behind + plan->ahead) / (complex ? 1 : 2),
                     complex ? "complex" : "right_angle",
-                    circular && N % 2 == 0 && !complex ? ", fft_size/2 for even_odd" : "",
+                    circular && N % 4 == 0 && !complex ? ", fft_size/4 for folded" : "",
                     circular ? ", fft_size for complex" : "");
     if (d->order && (any || d->form == linear || is_smooth(N)))
         return fail(FFTCONV_INVALID,
                     "order is %d, must be large enough for radices up to %d at length %lld",
                     d->order, FFTCONV_MAX_RADIX, (long long)plan->L);
     return fail(FFTCONV_INVALID,
-                "form is %s, cannot be had for fft_size %lld: even_odd needs an even, "
-                "both need a 7-smooth fft_size (right_angle takes any)",
-                d->form == FFTCONV_EVEN_ODD ? "even_odd" : "complex", (long long)N);
+                "form is %s, cannot be had for fft_size %lld: folded needs a multiple of 4, "
+                "both need one without prime factors above 7 (right_angle takes any)",
+                d->form == FFTCONV_FOLDED ? "folded" : "complex", (long long)N);
 }
 
 /* FNV-1a; never 0 */
@@ -286,6 +347,20 @@ static uint64_t hash(const void *data, int64_t bytes)
     for (int64_t i = 0; i < bytes; i++)
         h = (h ^ ((const uint8_t *)data)[i]) * 1099511628211u;
     return h ? h : 1;
+}
+
+static int build(struct fftconv_plan *plan, const double *weights)
+{
+    int64_t spectra = 0;
+    for (int i = 0; i < plan->parts; i++) {
+        const struct sparsity sparsity = {plan->N, i, weights};
+        const int status = xform_build(&plan->part[i], weights ? &sparsity : NULL);
+        if (status)
+            return status;
+        plan->part[i].spectra = spectra;
+        spectra += plan->part[i].spectra_reals;
+    }
+    return FFTCONV_OK;
 }
 
 int fftconv_plan_create(fftconv_plan **out, const fftconv_plan_desc *d)
@@ -323,14 +398,18 @@ int fftconv_plan_create(fftconv_plan **out, const fftconv_plan_desc *d)
     const int64_t kernels = plan->KB * plan->G;
     plan->chunks = kernels >= 8 ? 1
                                 : min64(plan->members * (plan->B / plan->KB), ceil_div(8, kernels));
-    const struct sparsity sparsity = {plan->N, d->weights};
-    if (d->weights)
+    plan->kept = 1;
+    if (d->weights) {
+        int64_t bins = 0;
+        for (int64_t m = 0; m <= plan->N / 2; m++) /* a bin and its mirror */
+            bins += d->weights[m] == 0 ? 0 : m == 0 || 2 * m == plan->N ? 1 : 2;
+        plan->kept = (double)bins / (double)plan->N;
         plan->pattern = hash(d->weights, (plan->N / 2 + 1) * (int64_t)sizeof *d->weights);
+    }
     if ((status = find_engine(d->isa, dtype_size(d->dtype) >= 8 && d->dtype != FFTCONV_COMPLEX64
                                           ? 8 : 4, &plan->engine)) ||
-        (status = choose(plan, d)) ||
-        (status = xform_build(&plan->xf, d->weights ? &sparsity : NULL))) {
-        free(plan);
+        (status = choose(plan, d)) || (status = build(plan, d->weights))) {
+        fftconv_plan_destroy(plan);
         return status;
     }
     *out = plan;
@@ -339,14 +418,15 @@ int fftconv_plan_create(fftconv_plan **out, const fftconv_plan_desc *d)
 
 void fftconv_plan_destroy(fftconv_plan *plan)
 {
-    if (plan)
-        xform_clear(&plan->xf);
+    for (int i = 0; plan && i < plan->parts; i++)
+        xform_clear(&plan->part[i]);
     free(plan);
 }
 
-int64_t spectrum_reals(const struct fftconv_plan *plan)
+int64_t spectra_reals(const struct fftconv_plan *plan)
 {
-    return plan->xf.spectra_reals * (plan->xf.form == FFTCONV_EVEN_ODD ? 2 : 1);
+    const struct xform *last = &plan->part[plan->parts - 1];
+    return last->spectra + last->spectra_reals;
 }
 
 int resolve_threads(const struct fftconv_plan *plan, int threads, int *out)
@@ -369,7 +449,7 @@ static int64_t take(int64_t *cursor, int64_t bytes)
 /* Threads go over rows where there are enough of them, else inside one row. */
 struct layout layout_of(const struct fftconv_plan *plan, const struct shape_of_call *call)
 {
-    const struct xform *xf = &plan->xf;
+    const struct xform *xf = &plan->part[0];
     const bool forward = call->direction == FFTCONV_FORWARD;
     const int64_t reals = (1 + is_complex(plan->dtype)) * xf->real_bytes; /* of an element */
     struct layout l = {.call = *call, .inside = 1, .tile = 1, .kernels = 1};
@@ -396,21 +476,27 @@ struct layout layout_of(const struct fftconv_plan *plan, const struct shape_of_c
     l.by_kernel = !call->prepared && l.inside == 1 &&
                   (forward ? l.kernel_tasks >= l.threads : plan->chunks == 1);
 
-    l.spectra = round_up(xf->spectra_reals * xf->real_bytes, ALIGNMENT);
-    l.spectrum = round_up(spectrum_reals(plan) * xf->real_bytes, ALIGNMENT);
-    l.scratch_bytes = round_up(xf->scratch_reals * xf->real_bytes, ALIGNMENT);
+    l.spectra = round_up(spectra_reals(plan) * xf->real_bytes, ALIGNMENT);
+    int64_t x = 0, scratch = 0;
+    for (int i = 0; i < plan->parts; i++) {
+        x = max64(x, plan->part[i].x_reals);
+        scratch = max64(scratch, plan->part[i].scratch_reals);
+    }
+    l.scratch_bytes = round_up(scratch * xf->real_bytes, ALIGNMENT);
     const int64_t window = min64(plan->places, plan->L);
     const bool halo = plan->blocks > 1 || plan->wrap;
     l.carry_bytes = halo ? round_up((plan->behind + plan->ahead) * reals, ALIGNMENT) : 0;
     l.wrap_bytes = plan->wrap ? round_up(plan->behind * reals, ALIGNMENT) : 0;
 
     int64_t *at = &l.worker;
-    l.x = take(at, xf->x_reals * xf->real_bytes);
+    l.x = take(at, x * xf->real_bytes);
+    if (plan->parts > 1)
+        l.row = take(at, plan->places * reals);
     l.scratch = take(at, l.scratch_bytes * l.inside);
-    if (xf->form == FFTCONV_EVEN_ODD || !call->prepared || !forward)
+    if (!call->prepared || !forward)
         l.z = take(at, l.spectra);
     if (l.by_kernel)
-        l.made = take(at, l.spectrum * l.kernels);
+        l.made = take(at, l.spectra * l.kernels);
     if (plan->rev_taps && (!call->prepared || !forward))
         l.taps = take(at, plan->places * reals);
     if (!forward) {
@@ -418,7 +504,7 @@ struct layout layout_of(const struct fftconv_plan *plan, const struct shape_of_c
         l.p = take(at, plan->V * reals);
         l.dz = take(at, (halo ? plan->places : plan->L) * reals);
         if (plan->chunks == 1)
-            l.sum = take(at, l.spectrum * l.kernels);
+            l.sum = take(at, l.spectra * l.kernels);
         l.carry = take(at, l.carry_bytes * l.tile);
         l.wrapped = take(at, l.wrap_bytes * l.tile);
     }
@@ -431,10 +517,10 @@ struct layout layout_of(const struct fftconv_plan *plan, const struct shape_of_c
         }
 
     if (!call->prepared && !l.by_kernel)
-        l.shared_spectra = take(&l.shared, plan->KB * plan->G * l.spectrum);
+        l.shared_spectra = take(&l.shared, plan->KB * plan->G * l.spectra);
     if (!forward) {
         if (plan->chunks > 1)
-            l.shared_sums = take(&l.shared, plan->KB * plan->G * plan->chunks * l.spectrum);
+            l.shared_sums = take(&l.shared, plan->KB * plan->G * plan->chunks * l.spectra);
         l.shared_dskips = take(&l.shared, plan->KB * plan->chunks * plan->H *
                                               (int64_t)sizeof(struct scalar));
     }
@@ -466,13 +552,13 @@ int fftconv_plan_get_info(const fftconv_plan *plan, fftconv_plan_info *info)
     if (info->size != sizeof *info)
         return fail(FFTCONV_INVALID, "info->size is %zu, must be %zu", info->size,
                     sizeof *info);
-    const struct xform *xf = &plan->xf;
-    const double rows = (double)plan->B * (double)plan->H, M = (double)xf->M;
+    const struct xform *xf = &plan->part[0];
+    const double rows = (double)plan->B * (double)plan->H;
     const double blocks = rows * (double)plan->blocks;
     const int element = dtype_size(plan->dtype);
     memset(info, 0, sizeof *info);
     info->size = sizeof *info;
-    info->form = xf->form;
+    info->form = plan->form;
     info->mode = plan->mode;
     info->dtype = plan->dtype;
     info->dense = plan->dense;
@@ -481,33 +567,37 @@ int fftconv_plan_get_info(const fftconv_plan *plan, fftconv_plan_info *info)
     info->fft_size = plan->mode == FFTCONV_CIRCULAR ? plan->N : plan->places;
     info->transform_length = xf->M;
     info->order = plan->order;
-    info->stages = xf->stages;
     memcpy(info->radices, plan->radices, (size_t)plan->order * sizeof *plan->radices);
-    double level[3] = {0};
-    for (int l = 0; l < xf->stages; l++) {
-        const struct stage *st = &xf->stage[l];
-        info->stage_radices[l] = st->radix;
-        double twiddles = 6.0 * (st->radix - 1) / st->radix;
-        if (l == xf->stages - 1)
-            twiddles = 0;
-        double live = l < xf->split ? 0 : xf->computed;
-        for (int64_t b = 0; l < xf->split && b < st->blocks; b++)
-            live += (st->live ? st->live[b] : 1) / (double)st->blocks;
-        info->stage_flops[l] =
-            2 * blocks * live * M * (radix_flops(st->radix, st->dense) + twiddles);
-        /* both directions read and write M complex points */
-        level[stage_level(xf, l)] += blocks * live * 4 * M * 2 * xf->real_bytes;
+    double level[3] = {0}, points = 0, computed = 0;
+    for (int i = 0; i < plan->parts; i++) {
+        xf = &plan->part[i];
+        const double M = (double)xf->M;
+            for (int l = 0; l < xf->stages; l++) {
+            const struct stage *st = &xf->stage[l];
+            if (i == 0)
+                info->stage_radices[l] = st->radix;
+            const double twiddles = l < xf->stages - 1 ? 6.0 * (st->radix - 1) / st->radix : 0;
+            double live = l < xf->split ? 0 : xf->computed;
+            for (int64_t b = 0; l < xf->split && b < st->blocks; b++)
+                live += (st->live ? st->live[b] : 1) / (double)st->blocks;
+            info->stage_flops[min64(l, plan->part[0].stages - 1)] +=
+                2 * blocks * live * M * (radix_flops(st->radix, st->dense) + twiddles);
+            /* both directions read and write M complex points */
+            level[stage_level(xf, l)] += blocks * live * 4 * M * 2 * xf->real_bytes;
+        }
+        info->product_flops += 6 * blocks * M * xf->computed;
+        if (i < plan->parts - 1) /* sums and differences, there and back */
+            info->fold_flops += blocks * 8 * M;
+        points += M;
+        computed += M * xf->computed;
     }
-    const bool pairs = xf->form == FFTCONV_EVEN_ODD;
-    const double products = pairs ? 2.0 * (double)(xf->group_count * xf->lanes + xf->point_count)
-                                  : M * xf->computed;
-    info->product_flops = blocks * (pairs ? 14 * min64((int64_t)products, xf->M) : 6 * products);
+    info->stages = plan->part[0].stages;
     info->io_bytes = rows * (double)plan->L * 2 * element;
     info->l1_bytes = level[0];
     info->l2_bytes = level[1];
     info->memory_bytes = level[2];
-    info->spectrum_bytes = plan->KB * plan->G * spectrum_reals(plan) * xf->real_bytes;
-    info->spectra_row_bytes = xf->spectra_reals * xf->real_bytes;
+    info->spectrum_bytes = plan->KB * plan->G * spectra_reals(plan) * xf->real_bytes;
+    info->spectra_row_bytes = spectra_reals(plan) * xf->real_bytes;
     int status;
     if ((status = fftconv_workspace_bytes(plan, FFTCONV_FORWARD, 0,
                                           &info->forward_workspace_bytes)) ||
@@ -518,7 +608,7 @@ int fftconv_plan_get_info(const fftconv_plan *plan, fftconv_plan_info *info)
     info->isa = plan->engine->isa;
     info->blocks = plan->blocks;
     info->block_length = plan->V;
-    info->kept = xf->kept;
-    info->computed = xf->computed;
+    info->kept = plan->kept;
+    info->computed = computed / points;
     return FFTCONV_OK;
 }

@@ -95,9 +95,8 @@ int stage_level(const struct xform *xf, int l)
 
 /* ---- Frequency-sparse spectra ------------------------------------------------------
  *
- * Even/odd, frequencies m and -m of the M points make bins m and M - m of the row
- * out of each other, so both are live where either bin is.  A block of stage l
- * holds the frequencies of one residue modulo r_1 ... r_(l-1). */
+ * A place is live where its bin has a weight.  A block of stage l holds the
+ * frequencies of one residue modulo r_1 ... r_(l-1). */
 
 struct live {
     uint8_t *of, *residue; /* M each */
@@ -109,10 +108,17 @@ struct live {
     int count;
 };
 
-/* The bin whose weight plane 0 or 1 of place m has. */
-static int64_t bin_of(int form, int64_t M, int64_t m, int plane)
+int64_t signed_bin(int form, int64_t N, int level, int64_t m)
 {
-    return form == FFTCONV_EVEN_ODD ? (plane ? M - m : m) : min64(m, M - m);
+    const int64_t b = form == FFTCONV_RIGHT_ANGLE ? 4 * m - 1 : m;
+    const int64_t period = N >> level, bin = b < 0 ? b + period : b;
+    return bin <= period / 2 ? bin << level : -1 - ((period - bin) << level);
+}
+
+static int64_t bin_of(int form, const struct sparsity *sparsity, int64_t m)
+{
+    const int64_t bin = signed_bin(form, sparsity->N, sparsity->level, m);
+    return bin < 0 ? -1 - bin : bin;
 }
 
 static int live_new(struct live *live, const struct sparsity *sparsity, int form, int64_t M)
@@ -122,8 +128,7 @@ static int live_new(struct live *live, const struct sparsity *sparsity, int form
         return fail_memory(2 * M);
     live->residue = live->of + M;
     for (int64_t m = 0; m < M; m++)
-        live->of[m] = sparsity->weights[bin_of(form, M, m, 0)] != 0 ||
-                      sparsity->weights[bin_of(form, M, m, 1)] != 0;
+        live->of[m] = sparsity->weights[bin_of(form, sparsity, m)] != 0;
     return FFTCONV_OK;
 }
 
@@ -208,7 +213,6 @@ static double cycles(const struct xform *xf, int lanes, int real_bytes, struct l
         vector *= xf->stage[l].radix;
     const double live_vectors = live_part(live, xf->P / vector);
     const double vector_bytes = 2.0 * lanes * real_bytes;
-    const bool square = xf->square && xf->form != FFTCONV_EVEN_ODD;
     double total = 0;
     for (int l = 0; l < xf->stages; l++) {
         const struct stage *st = &xf->stage[l];
@@ -226,7 +230,7 @@ static double cycles(const struct xform *xf, int lanes, int real_bytes, struct l
             per_vector += 1; /* twiddles by the vector */
         if (l == 0)
             per_vector += 2; /* conversion, gates, the right angle */
-        if (square && l >= xf->split - 1)
+        if (xf->square && l >= xf->split - 1)
             per_vector -= 1.5; /* no memory between the two */
         per_vector += 2 * vector_bytes / level_bandwidth[stage_level(xf, l)];
         total += 2 * vectors * per_vector;
@@ -234,20 +238,9 @@ static double cycles(const struct xform *xf, int lanes, int real_bytes, struct l
         total += part * 2 * 5.0 * (first_phase ? (double)st->blocks
                                         : (double)(xf->leaves * st->blocks * st->sub));
     }
-    if (xf->form == FFTCONV_EVEN_ODD) {
-        /* mirror pairs: by whole vectors from the first level whose places are
-         * a multiple of the lanes on, before that one by one */
-        int64_t single = 1;
-        for (int l = xf->split - 1; l >= 0 && single % lanes; l--)
-            single *= xf->stage[l].radix;
-        if (xf->Pl % lanes)
-            single = xf->P;
-        total += live_vectors * ((double)(xf->P - single) * (double)xf->Q / lanes * 14 +
-                                 (double)single * (double)xf->Q * 9);
-    }
     /* transpositions, by tiles of lanes x lanes */
     const double tiles = live_vectors * (double)xf->leaves * (double)xf->Plv * (double)xf->Qv;
-    total += tiles * 2 * (double)lanes * (square ? 4 : 8);
+    total += tiles * 2 * (double)lanes * (xf->square ? 4 : 8);
     return total + 600;
 }
 
@@ -552,19 +545,6 @@ static int rows_build(struct stage *st, int64_t S, int real_bytes)
     return FFTCONV_OK;
 }
 
-/* The place of -m, given the place of m, digits most significant first: zeros
- * stay, the first other digit k becomes r - k, and the rest r - 1 - k; so the
- * places sharing their leading zeros are reversed as one block. */
-static int64_t mirror(int64_t place, int64_t size, const struct stage *st)
-{
-    for (; size > 1; st++) {
-        size /= st->radix; /* places per value of this digit */
-        if (place >= size)
-            return (st->radix + 1) * size - 1 - place;
-    }
-    return 0;
-}
-
 int frequencies_build(const struct xform *xf, int64_t **low, int64_t **high)
 {
     int radices[MAX_STAGES];
@@ -581,35 +561,9 @@ int frequencies_build(const struct xform *xf, int64_t **low, int64_t **high)
     return FFTCONV_OK;
 }
 
-/* exp(-2 pi i m / N), N = 2M, in spectrum order; as a product of two entries. */
-static int roots_build(struct xform *xf, const int64_t *low, const int64_t *high)
-{
-    const int64_t step = (int64_t)ceil(sqrt((double)xf->M));
-    double *fine = aligned_new(4 * step * (int64_t)sizeof *fine), *coarse = fine + 2 * step;
-    xf->roots = reals_new(xf->spectra_reals, xf->real_bytes);
-    if (!xf->roots || !fine) {
-        aligned_free(fine);
-        return fail_memory(xf->spectra_reals * xf->real_bytes);
-    }
-    memset(xf->roots, 0, (size_t)(xf->spectra_reals * xf->real_bytes));
-    for (int64_t j = 0; j < step; j++) {
-        root(j, 2 * xf->M, &fine[2 * j], &fine[2 * j + 1]);
-        root(j * step, 2 * xf->M, &coarse[2 * j], &coarse[2 * j + 1]);
-    }
-    for (int64_t p = 0; p < xf->P; p++)
-        for (int64_t q = 0; q < xf->Q; q++) {
-            const int64_t m = low[p] + high[q], at = spectrum_offset(xf, p, q);
-            const double *c = &coarse[m / step * 2], *f = &fine[m % step * 2];
-            put(xf->roots, xf->real_bytes, at, c[0] * f[0] - c[1] * f[1]);
-            put(xf->roots, xf->real_bytes, at + xf->lanes, c[0] * f[1] + c[1] * f[0]);
-        }
-    aligned_free(fine);
-    return FFTCONV_OK;
-}
-
 /* Weights of the bins in spectrum order, and which blocks are live. */
-static int sparsity_build(struct xform *xf, const struct sparsity *sparsity, struct live *live,
-                          const int64_t *low, const int64_t *high)
+static int sparsity_tables(struct xform *xf, const struct sparsity *sparsity, struct live *live,
+                           const int64_t *low, const int64_t *high)
 {
     const int W = xf->lanes;
     xf->weights = reals_new(xf->spectra_reals, xf->real_bytes);
@@ -619,99 +573,40 @@ static int sparsity_build(struct xform *xf, const struct sparsity *sparsity, str
     memset(xf->weights, 0, (size_t)(xf->spectra_reals * xf->real_bytes));
     memset(xf->live, 0, (size_t)(xf->leaves * xf->Plv));
     for (int64_t p = 0; p < xf->P; p++)
-        for (int64_t q = 0; q < xf->Q; q++)
-            for (int plane = 0; plane < 2; plane++)
-                put(xf->weights, xf->real_bytes, spectrum_offset(xf, p, q) + plane * W,
-                    sparsity->weights[bin_of(xf->form, xf->M, low[p] + high[q], plane)]);
+        for (int64_t q = 0; q < xf->Q; q++) {
+            const int64_t at = spectrum_offset(xf, p, q);
+            const double weight = sparsity->weights[bin_of(xf->form, sparsity, low[p] + high[q])];
+            put(xf->weights, xf->real_bytes, at, weight);
+            put(xf->weights, xf->real_bytes, at + W, weight);
+        }
     int radices[MAX_STAGES];
-    int64_t R = 1, points = 0, bins = 0;
-    for (int l = 0; l <= xf->split; R *= l < xf->split ? xf->stage[l].radix : 1, l++) {
-        live_residues(live, R);
-        if (l == xf->split)
-            break;
+    int64_t R = 1, points = 0;
+    for (int l = 0; l < xf->split; R *= xf->stage[l].radix, l++) {
         struct stage *st = &xf->stage[l];
         radices[l] = st->radix;
         if (!(st->live = aligned_new(st->blocks)))
             return fail_memory(st->blocks);
+        live_residues(live, R);
         for (int64_t b = 0; b < st->blocks; b++)
             st->live[b] = live->residue[digit_reverse(b, radices, l)];
     }
     xf->stage[0].live[0] = 1; /* a pattern that keeps nothing */
+    live_residues(live, xf->P);
     for (int64_t p = 0; p < xf->P; p++)
         xf->live[p / xf->Pl * xf->Plv + p % xf->Pl / W] |= live->residue[low[p]];
     for (int64_t p = 0; p < xf->P; p++)
         points += xf->live[p / xf->Pl * xf->Plv + p % xf->Pl / W];
-    for (int64_t m = 0; m <= sparsity->N / 2; m++) /* a bin and its mirror */
-        bins += sparsity->weights[m] != 0 ? (m == 0 || 2 * m == sparsity->N ? 1 : 2) : 0;
     xf->computed = (double)points / (double)xf->P;
-    xf->kept = (double)bins / (double)sparsity->N;
     return FFTCONV_OK;
 }
 
-static int mirrors_build(struct xform *xf, const struct live *live, const int64_t *low,
-                         const int64_t *high)
-{
-    const int W = xf->lanes;
-    const int64_t vectors = xf->spectra_reals / (2 * W);
-    xf->groups = aligned_new((vectors / 2 + xf->Q) * (int64_t)sizeof *xf->groups);
-    xf->points = aligned_new((xf->M + W) * (int64_t)sizeof *xf->points);
-    if (live) {
-        xf->zero_vectors = aligned_new(vectors * (int64_t)sizeof *xf->zero_vectors);
-        xf->zero_points = aligned_new(xf->M * (int64_t)sizeof *xf->zero_points);
-    }
-    if (!xf->groups || !xf->points || (live && (!xf->zero_vectors || !xf->zero_points)))
-        return fail_memory(xf->M * (int64_t)sizeof *xf->points);
-
-    for (int64_t v0 = 0; v0 < xf->P; v0 += min64(W, xf->Pl - v0 % xf->Pl)) {
-        const int64_t count = min64(W, xf->Pl - v0 % xf->Pl);
-        const int64_t image = mirror(v0, xf->P, xf->stage);
-        bool group = count == W && v0 > 0 && image % xf->Pl % W == W - 1;
-        for (int64_t j = 1; group && j < W; j++)
-            group = mirror(v0 + j, xf->P, xf->stage) == image - j;
-        if (xf->live && !xf->live[v0 / xf->Pl * xf->Plv + v0 % xf->Pl / W])
-            continue; /* never read */
-        for (int64_t q = 0; q < xf->Q; q++) {
-            bool some = !live;
-            for (int64_t j = 0; !some && j < count; j++)
-                some = live->of[low[v0 + j] + high[q]];
-            if (!some) {
-                xf->zero_vectors[xf->zero_vector_count++] = spectrum_offset(xf, v0, q);
-                continue;
-            }
-            for (int64_t j = 0; j < (group ? 1 : count); j++) {
-                const int64_t v = v0 + j, mv = mirror(v, xf->P, xf->stage);
-                const int64_t mq = v ? xf->Q - 1 - q : mirror(q, xf->Q, xf->stage + xf->split);
-                struct mirror_pair pair = {spectrum_offset(xf, v, q),
-                                           spectrum_offset(xf, mv, mq) - (group ? W - 1 : 0)};
-                if (!group && live && !live->of[low[v] + high[q]])
-                    xf->zero_points[xf->zero_point_count++] = pair.a;
-                else if (pair.a > pair.b)
-                    continue;
-                else if (group)
-                    xf->groups[xf->group_count++] = pair;
-                else
-                    xf->points[xf->point_count++] = pair;
-            }
-        }
-    }
-    while (xf->point_count % W) { /* whole vectors; repeats do no harm */
-        xf->points[xf->point_count] = xf->points[xf->point_count - 1];
-        xf->point_count++;
-    }
-    return FFTCONV_OK;
-}
-
-/* What the spectrum of these forms needs beside stages. */
-static int spectrum_build(struct xform *xf, const struct sparsity *sparsity)
+static int sparsity_build(struct xform *xf, const struct sparsity *sparsity)
 {
     int64_t *low, *high;
     struct live live = {0};
     int status = frequencies_build(xf, &low, &high);
-    if (!status && sparsity && !(status = live_new(&live, sparsity, xf->form, xf->M)))
-        status = sparsity_build(xf, sparsity, &live, low, high);
-    if (!status && xf->form == FFTCONV_EVEN_ODD &&
-        !(status = roots_build(xf, low, high)))
-        status = mirrors_build(xf, sparsity ? &live : NULL, low, high);
+    if (!status && !(status = live_new(&live, sparsity, xf->form, xf->M)))
+        status = sparsity_tables(xf, sparsity, &live, low, high);
     aligned_free(live.of);
     aligned_free(low);
     return status;
@@ -744,9 +639,9 @@ int xform_build(struct xform *xf, const struct sparsity *sparsity)
             put(xf->shift, xf->real_bytes, 2 * r + 1, im);
         }
     }
-    xf->computed = xf->kept = 1;
-    if (!status && (sparsity || xf->form == FFTCONV_EVEN_ODD))
-        status = spectrum_build(xf, sparsity);
+    xf->computed = 1;
+    if (!status && sparsity)
+        status = sparsity_build(xf, sparsity);
     /* a tile of stage 1's rows, both planes, in half an L1 */
     const int64_t column = (int64_t)R * 2 * xf->lanes;
     xf->tile_columns = max64(1, min64((16 << 10) / (column * xf->real_bytes),
@@ -790,8 +685,9 @@ void stages_clear(struct stage *st, int count)
 void xform_clear(struct xform *xf)
 {
     stages_clear(xf->stage, xf->stages);
-    void *tables[] = {xf->shift, xf->roots, xf->groups, xf->points, xf->live,
-                      xf->zero_vectors, xf->zero_points, xf->weights};
-    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
-        aligned_free(tables[i]);
+    aligned_free(xf->shift);
+    aligned_free(xf->live);
+    aligned_free(xf->weights);
+    xf->shift = xf->live = NULL;
+    xf->weights = NULL;
 }

@@ -730,15 +730,14 @@ static bool N_(has_imaginary)(int packing, int64_t to, int64_t shift, int64_t M)
     return packing != LINEAR || to - shift > M;
 }
 
-/* Points [n, n + count): even and odd elements, or real and imaginary parts */
+/* Points [n, n + count) of complex elements */
 static void N_(read_pairs)(const struct source *s, int64_t n, int64_t count, REAL *re,
                            REAL *im)
 {
-    const int64_t elements = s->packing == PAIRS ? 2 : 1;
     REAL both[CHUNK];
     for (int64_t i = 0; i < count; i += CHUNK / 2) {
         int64_t m = min64(CHUNK / 2, count - i);
-        N_(read_places)(s, elements * (n + i), elements * m, both);
+        N_(read_places)(s, n + i, m, both);
         for (int64_t j = 0; j < m; j++)
             re[i + j] = both[2 * j], im[i + j] = both[2 * j + 1];
     }
@@ -787,13 +786,12 @@ static void N_(first)(const struct xform *xf, const struct source *s, void *X,
 static void N_(write_pairs)(const struct sink *s, int64_t n, int64_t count,
                             const REAL *re, const REAL *im)
 {
-    const int64_t elements = s->packing == PAIRS ? 2 : 1;
     REAL both[CHUNK];
     for (int64_t i = 0; i < count; i += CHUNK / 2) {
         int64_t m = min64(CHUNK / 2, count - i);
         for (int64_t j = 0; j < m; j++)
             both[2 * j] = re[i + j], both[2 * j + 1] = im[i + j];
-        N_(write_run)(s, elements * (n + i), elements * m, both);
+        N_(write_run)(s, n + i, m, both);
     }
 }
 
@@ -837,194 +835,81 @@ static void N_(last)(const struct xform *xf, void *X, const struct sink *s, int6
     }
 }
 
-/* ---- Spectra -------------------------------------------------------------------
+/* ---- Folded rows ---------------------------------------------------------------
  *
- * Right angle and complex: Y = A Z, place by place.  Even/odd pairs frequency m
- * with -m, and a spectrum is (A, B):
- *     Y[m] = A[m] Z[m] + B[m] conj Z[-m]
- *     A = Ke + (i/2) (1 - w^2) Ko,  B = (i/2) (1 + w^2) Ko,  w = exp(-2 pi i m / N)
- * with Ke, Ko the transforms of the even and odd taps.  Bin m of K is Ke + w Ko,
- * bin M - m the conjugate of Ke - w Ko; times weights a and b they are those of
- *     Ke' = s Ke + d w Ko,  Ko' = s Ko + d conj(w) Ke,  s, d = (a +- b) / 2. */
+ * Level l has the sums of the level above in [0, 2h), h = places / 2^(l+1), and
+ * leaves their sums in [0, h) and differences in [h, 2h). */
 
-typedef struct {
-    V r, i;
-} N_(complex);
-#define C N_(complex)
-
-INLINE C N_(cmul)(C a, C b)
+/* [i, i + count) of both halves of the row */
+static void N_(fold_run)(const REAL *a, const REAL *b, REAL *sum, REAL *difference,
+                         int64_t count)
 {
-    return (C){a.r * b.r - a.i * b.i, a.r * b.i + a.i * b.r};
-}
-INLINE C N_(conj)(C a) { return (C){a.r, -a.i}; }
-INLINE C N_(plus)(C a, C b) { return (C){a.r + b.r, a.i + b.i}; }
-INLINE C N_(minus)(C a, C b) { return (C){a.r - b.r, a.i - b.i}; }
-INLINE C N_(scaled)(C a, REAL s) { return (C){a.r * s, a.i * s}; }
-INLINE C N_(times)(C a, V s) { return (C){a.r * s, a.i * s}; }
-INLINE C N_(times_i)(C a) { return (C){-a.i, a.r}; }
-
-/* Side a or b of a mirror pair: a vector, b's lanes reversed; or LANES points. */
-INLINE C N_(side)(const REAL *s, const struct mirror_pair *p, bool group, bool b)
-{
-    if (group) {
-        const REAL *v = s + (b ? p->b : p->a);
-        C z = {N_(load)(v), N_(load)(v + W)};
-        return b ? (C){REVERSE(z.r), REVERSE(z.i)} : z;
-    }
-    REAL r[LANES] __attribute__((aligned(FFTCONV_VECTOR_BYTES)));
-    REAL i[LANES] __attribute__((aligned(FFTCONV_VECTOR_BYTES)));
-    for (int j = 0; j < LANES; j++) {
-        const REAL *v = s + (b ? p[j].b : p[j].a);
-        r[j] = v[0], i[j] = v[W];
-    }
-    return (C){N_(load)(r), N_(load)(i)};
-}
-
-INLINE void N_(put)(REAL *s, const struct mirror_pair *p, bool group, bool b, C z)
-{
-    if (group) {
-        REAL *v = s + (b ? p->b : p->a);
-        N_(store)(v, b ? REVERSE(z.r) : z.r);
-        N_(store)(v + W, b ? REVERSE(z.i) : z.i);
-        return;
-    }
-    for (int i = 0; i < LANES; i++) {
-        REAL *v = s + (b ? p[i].b : p[i].a);
-        v[0] = z.r[i], v[W] = z.i[i];
+    for (int64_t j = 0; j < count; j++) {
+        const REAL x = a[j], y = b[j];
+        sum[j] = x + y;
+        difference[j] = x - y;
     }
 }
 
-enum N_(operation) {
-    N_(MULTIPLY_PAIRS),
-    N_(ADJOINT_PAIRS),
-    N_(ACCUMULATE_PAIRS),
-    N_(PREPARE_PAIRS),
-    N_(PULLBACK_PAIRS)
-};
-
-/* One operation on the pair (m, -m).  f: the spectrum, A then B; x, y: in and
- * out, or Z and G. */
-INLINE void N_(pair)(enum N_(operation) op, const struct xform *xf, bool group,
-                     const struct mirror_pair *p, REAL *f, const REAL *x, REAL *y)
+static void N_(fold)(const struct source *s, int64_t places, int levels, void *row_,
+                     int64_t i0, int64_t i1)
 {
-    REAL *A = f, *B = f + xf->spectra_reals;
-    const REAL half = (REAL)0.5;
-    C za = {0}, zb = {0}, w = {0}, up = {0}, down = {0};
-    V s = {0}, d = {0}; /* weights */
-    if (op != N_(PULLBACK_PAIRS))
-        za = N_(side)(x, p, group, false), zb = N_(side)(x, p, group, true);
-    if (op == N_(PREPARE_PAIRS) || op == N_(PULLBACK_PAIRS)) {
-        w = N_(side)(xf->roots, p, group, false); /* (1 -+ w^2) / 2, |w| = 1: */
-        down = (C){w.i * w.i, -w.r * w.i};
-        up = (C){w.r * w.r, w.r * w.i};
-        if (xf->weights) {
-            C ab = N_(side)(xf->weights, p, group, false);
-            s = (ab.r + ab.i) * half, d = (ab.r - ab.i) * half;
-        }
-    }
-
-    switch (op) {
-    case N_(MULTIPLY_PAIRS):
-    case N_(ADJOINT_PAIRS): {
-        /* adjoint: A' = conj A, B'[m] = B[-m] */
-        const bool adjoint = op == N_(ADJOINT_PAIRS);
-        C aa = N_(side)(A, p, group, false), ab = N_(side)(A, p, group, true);
-        C ba = N_(side)(B, p, group, adjoint), bb = N_(side)(B, p, group, !adjoint);
-        if (adjoint)
-            aa = N_(conj)(aa), ab = N_(conj)(ab);
-        N_(put)(y, p, group, false,
-                N_(plus)(N_(cmul)(aa, za), N_(cmul)(ba, N_(conj)(zb))));
-        N_(put)(y, p, group, true,
-                N_(plus)(N_(cmul)(ab, zb), N_(cmul)(bb, N_(conj)(za))));
-        break;
-    }
-    case N_(ACCUMULATE_PAIRS): {
-        /* dA[m] += conj(Z[m]) G[m], dB[m] += G[m] Z[-m]; a point that is its
-         * own mirror is written twice with the same number */
-        C ga = N_(side)(y, p, group, false), gb = N_(side)(y, p, group, true);
-        C aa = N_(side)(A, p, group, false), ab = N_(side)(A, p, group, true);
-        C ba = N_(side)(B, p, group, false), bb = N_(side)(B, p, group, true);
-        N_(put)(A, p, group, false, N_(plus)(aa, N_(cmul)(N_(conj)(za), ga)));
-        N_(put)(A, p, group, true, N_(plus)(ab, N_(cmul)(N_(conj)(zb), gb)));
-        N_(put)(B, p, group, false, N_(plus)(ba, N_(cmul)(ga, zb)));
-        N_(put)(B, p, group, true, N_(plus)(bb, N_(cmul)(gb, za)));
-        break;
-    }
-    case N_(PREPARE_PAIRS): {
-        /* Ke = (Z[m] + conj Z[-m]) / 2, Ko = (Z[m] - conj Z[-m]) / 2i, and
-         * their values at -m are the conjugates; 1/M goes in here */
-        const REAL scale = half / (REAL)xf->M;
-        C ke = N_(scaled)(N_(plus)(za, N_(conj)(zb)), scale);
-        C iko = N_(scaled)(N_(minus)(za, N_(conj)(zb)), scale); /* i Ko */
-        if (xf->weights) {
-            C old = ke;
-            ke = N_(plus)(N_(times)(ke, s), N_(times_i)(N_(times)(N_(cmul)(w, iko), -d)));
-            iko = N_(plus)(N_(times)(iko, s),
-                           N_(times_i)(N_(times)(N_(cmul)(N_(conj)(w), old), d)));
-        }
-        /* at -m: conj Ke, i conj Ko = -conj(i Ko), conj w^2 */
-        C miko = N_(scaled)(N_(conj)(iko), -1);
-        N_(put)(A, p, group, false, N_(plus)(ke, N_(cmul)(down, iko)));
-        N_(put)(B, p, group, false, N_(cmul)(up, iko));
-        N_(put)(A, p, group, true,
-                N_(plus)(N_(conj)(ke), N_(cmul)(N_(conj)(down), miko)));
-        N_(put)(B, p, group, true, N_(cmul)(N_(conj)(up), miko));
-        break;
-    }
-    case N_(PULLBACK_PAIRS): {
-        /* dKe = dA, dKo = conj((i/2)(1 - w^2)) dA + conj((i/2)(1 + w^2)) dB; taps
-         * are real, so only Hermitian parts act: S = H(dKe) + i H(dKo),
-         * H(E)[m] = (E[m] + conj E[-m]) / 2 */
-        C aa = N_(side)(A, p, group, false), ab = N_(side)(A, p, group, true);
-        C ba = N_(side)(B, p, group, false), bb = N_(side)(B, p, group, true);
-        /* conj(i d) e = -i conj(d) e */
-        C oa = N_(scaled)(N_(times_i)(N_(plus)(N_(cmul)(N_(conj)(down), aa),
-                                               N_(cmul)(N_(conj)(up), ba))), -1);
-        C ob = N_(scaled)(N_(times_i)(N_(plus)(N_(cmul)(down, ab), N_(cmul)(up, bb))),
-                          -1);
-        C e = N_(scaled)(N_(plus)(aa, N_(conj)(ab)), half);
-        C o = N_(scaled)(N_(plus)(oa, N_(conj)(ob)), half);
-        if (xf->weights) { /* the map is its own adjoint */
-            C old = e;
-            e = N_(plus)(N_(times)(e, s), N_(times)(N_(cmul)(w, o), d));
-            o = N_(plus)(N_(times)(o, s), N_(times)(N_(cmul)(N_(conj)(w), old), d));
-        }
-        N_(put)(y, p, group, false, N_(plus)(e, N_(times_i)(o)));
-        N_(put)(y, p, group, true,
-                N_(plus)(N_(conj)(e), N_(times_i)(N_(conj)(o))));
-        break;
-    }
+    REAL *row = row_;
+    const bool direct = s->x.dtype == REAL_DTYPE && s->x.stride == 1 && !s->gate.data &&
+                        s->shift == 0 && s->from == 0 && s->to == places;
+    const int64_t last = places >> levels; /* [i0, i1) of it */
+    for (int l = 0; l < levels; l++) {
+        const int64_t h = places >> (l + 1);
+        for (int64_t c = 0; c < h; c += last)
+            for (int64_t i = c + i0; i < c + i1; i += CHUNK) {
+                const int64_t count = min64(CHUNK, c + i1 - i);
+                REAL a[CHUNK], b[CHUNK];
+                const REAL *pa = row + i, *pb = row + i + h;
+                if (l == 0 && direct) {
+                    pa = (const REAL *)s->x.data + (i - s->x.origin);
+                    pb = pa + h;
+                } else if (l == 0) {
+                    N_(read_places)(s, i, count, a);
+                    N_(read_places)(s, i + h, count, b);
+                    pa = a, pb = b;
+                }
+                N_(fold_run)(pa, pb, row + i, row + i + h, count);
+            }
     }
 }
 
-INLINE void N_(all_pairs)(enum N_(operation) op, const struct xform *xf, REAL *f,
-                          const REAL *x, REAL *y, int64_t part, int64_t parts)
+static void N_(unfold)(void *row_, int64_t places, int levels, const struct sink *s,
+                       int64_t i0, int64_t i1)
 {
-#define PART(count, i) \
-    for (int64_t i = (count) * part / parts; i < (count) * (part + 1) / parts; i++)
-    PART(xf->group_count, g)
-        N_(pair)(op, xf, true, &xf->groups[g], f, x, y);
-    PART(xf->point_count / W, g)
-        N_(pair)(op, xf, false, &xf->points[g * W], f, x, y);
-    if (op == N_(ACCUMULATE_PAIRS) || op == N_(PREPARE_PAIRS))
-        return;
-    PART(xf->zero_vector_count, i)
-        memset(y + xf->zero_vectors[i], 0, (size_t)(2 * W) * sizeof(REAL));
-    PART(xf->zero_point_count, i)
-        y[xf->zero_points[i]] = y[xf->zero_points[i] + W] = 0;
-#undef PART
+    REAL *row = row_;
+    const bool direct = N_(sink_is_plain)(s) && s->shift == 0 && s->from == 0 &&
+                        s->to == places;
+    const int64_t last = places >> levels;
+    for (int l = levels - 1; l >= 0; l--) {
+        const int64_t h = places >> (l + 1);
+        for (int64_t c = 0; c < h; c += last)
+            for (int64_t i = c + i0; i < c + i1; i += CHUNK) {
+                const int64_t count = min64(CHUNK, c + i1 - i);
+                REAL a[CHUNK], b[CHUNK];
+                REAL *to = row;
+                if (l == 0 && direct)
+                    to = (REAL *)s->y.data - s->y.origin;
+                if (l > 0 || direct) {
+                    N_(fold_run)(row + i, row + i + h, to + i, to + i + h, count);
+                    continue;
+                }
+                N_(fold_run)(row + i, row + i + h, a, b, count);
+                N_(write_run)(s, i, count, a);
+                N_(write_run)(s, i + h, count, b);
+            }
+    }
 }
+
+/* ---- Spectra: place by place ---------------------------------------------------- */
 
 static void N_(multiply)(const struct xform *xf, const void *spectrum, const void *in,
                          void *out, bool adjoint, int64_t part, int64_t parts)
 {
-    if (xf->form == FFTCONV_EVEN_ODD) {
-        if (adjoint)
-            N_(all_pairs)(N_(ADJOINT_PAIRS), xf, (REAL *)spectrum, in, out, part, parts);
-        else
-            N_(all_pairs)(N_(MULTIPLY_PAIRS), xf, (REAL *)spectrum, in, out, part, parts);
-        return;
-    }
     const int64_t vectors = xf->spectra_reals / (2 * W);
     const int64_t v = vectors * part / parts, end = vectors * (part + 1) / parts;
     N_(multiply_run)((const REAL *)spectrum + v * 2 * W, (const REAL *)in + v * 2 * W,
@@ -1034,10 +919,6 @@ static void N_(multiply)(const struct xform *xf, const void *spectrum, const voi
 static void N_(accumulate)(const struct xform *xf, void *dspectrum, const void *Z,
                            const void *G, int64_t part, int64_t parts)
 {
-    if (xf->form == FFTCONV_EVEN_ODD) {
-        N_(all_pairs)(N_(ACCUMULATE_PAIRS), xf, dspectrum, Z, (REAL *)G, part, parts);
-        return;
-    }
     REAL *d = dspectrum;
     const REAL *z = Z, *g = G;
     const int64_t vectors = xf->spectra_reals / (2 * W);
@@ -1054,37 +935,19 @@ static void N_(add)(const struct xform *xf, void *dspectrum, const void *other)
 {
     REAL *d = dspectrum;
     const REAL *o = other;
-    const int64_t reals = xf->spectra_reals * (xf->form == FFTCONV_EVEN_ODD ? 2 : 1);
-    for (int64_t i = 0; i < reals; i++)
+    for (int64_t i = 0; i < xf->spectra_reals; i++)
         d[i] += o[i];
 }
 
-#include "contract.h"
-
-static void N_(prepare)(const struct xform *xf, const void *S, void *spectrum)
+static void N_(weigh)(const struct xform *xf, double scale, const void *S, void *to)
 {
-    if (xf->form == FFTCONV_EVEN_ODD) {
-        N_(all_pairs)(N_(PREPARE_PAIRS), xf, spectrum, S, NULL, 0, 1);
-        return;
-    }
-    const REAL *s = S, *weights = xf->weights, scale = (REAL)1 / (REAL)xf->M;
-    REAL *f = spectrum;
+    const REAL *s = S, *weights = xf->weights, c = (REAL)scale;
+    REAL *t = to;
     for (int64_t i = 0; i < xf->spectra_reals; i++)
-        f[i] = weights ? s[i] * (weights[i] * scale) : s[i] * scale;
+        t[i] = weights ? s[i] * (weights[i] * c) : s[i] * c;
 }
 
-static void N_(pullback)(const struct xform *xf, const void *dspectrum, void *S)
-{
-    if (xf->form == FFTCONV_EVEN_ODD) {
-        N_(all_pairs)(N_(PULLBACK_PAIRS), xf, (REAL *)dspectrum, NULL, S, 0, 1);
-        return;
-    }
-    memcpy(S, dspectrum, (size_t)xf->spectra_reals * sizeof(REAL));
-    const REAL *weights = xf->weights;
-    REAL *s = S;
-    for (int64_t i = 0; weights && i < xf->spectra_reals; i++)
-        s[i] *= weights[i];
-}
+#include "contract.h"
 
 static void N_(transform)(const struct stage *st, int count, void *T)
 {
@@ -1100,11 +963,12 @@ const struct engine ENGINE = {
     .first = N_(first),
     .middle = N_(middle),
     .last = N_(last),
+    .fold = N_(fold),
+    .unfold = N_(unfold),
     .multiply = N_(multiply),
     .accumulate = N_(accumulate),
     .add = N_(add),
-    .prepare = N_(prepare),
-    .pullback = N_(pullback),
+    .weigh = N_(weigh),
     .gradient = N_(gradient),
     .spread = N_(spread),
     .axpy = N_(axpy),
@@ -1116,14 +980,12 @@ const struct engine ENGINE = {
     .contract = N_(contract),
 };
 
-#undef C
 #undef W
 #undef V
 #undef VU
 #undef VI
 #undef LANES
 #undef SPLAT
-#undef REVERSE
 #undef TRANSPOSE
 #undef MULTIPLY
 #undef FOR_RUNS

@@ -43,15 +43,6 @@ INLINE V N_(pick)(V a, V b, VI index)
 INLINE V N_(pick)(V a, V b, VI index) { return __builtin_shuffle(a, b, index); }
 #endif
 
-INLINE V N_(reverse)(V a)
-{
-    VI index = {0};
-    for (int i = 0; i < LANES; i++)
-        index[i] = LANES - 1 - i;
-    return N_(pick)(a, a, index);
-}
-#define REVERSE N_(reverse)
-
 /* One round of the transposition by halves: exchange the off-diagonal blocks
  * of edge `half` between two rows that far apart. */
 INLINE void N_(exchange)(V *a, V *b, int half)
