@@ -36,7 +36,7 @@ OK, INVALID, NO_MEMORY, UNSUPPORTED = range(4)                # fftconv_status
 DTYPES = {"float64": 1, "float32": 2, "float16": 3, "bfloat16": 4,
           "complex128": 5, "complex64": 6}
 MODES = {"causal": 0, "circular": 1, "two_sided": 2}
-FORMS = {"auto": 0, "right_angle": 1, "even_odd": 2, "complex": 3}
+FORMS = {"auto": 0, "right_angle": 1, "folded": 2, "complex": 3}
 ACTIVATIONS = {None: 0, "gelu": 1, "silu": 2}
 FORWARD, BACKWARD = range(2)                               # fftconv_direction
 INPUT, OUTPUT = range(2)                                        # fftconv_side
@@ -84,7 +84,8 @@ class PlanInfo(Structure):
                 ("backward_workspace_bytes", c_int64),
                 ("predicted_seconds", c_double), ("isa", c_char_p),
                 ("blocks", c_int64), ("block_length", c_int64),
-                ("kept", c_double), ("computed", c_double)]
+                ("kept", c_double), ("computed", c_double),
+                ("fold_flops", c_double)]
 
 
 class Operands(Structure):

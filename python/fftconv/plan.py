@@ -35,6 +35,7 @@ class Counters:
     transform.  Counted, not measured."""
     stage_flops: tuple      #: real flops of each step run, both directions
     product_flops: float    #: real flops of spectra times spectrum
+    fold_flops: float       #: form "folded": sums and differences, both ways
     io_bytes: float         #: u in, y out: the caller's arrays
     l1_bytes: float         #: moved by stages whose data sit in L1
     l2_bytes: float         #: ... in L2
@@ -48,7 +49,7 @@ class Counters:
     @property
     def flops(self):
         """All real flops of a forward call."""
-        return sum(self.stage_flops) + self.product_flops
+        return sum(self.stage_flops) + self.product_flops + self.fold_flops
 
 
 class _Workspace(threading.local):
@@ -206,7 +207,7 @@ class Plan(_Handle):
     threads: of every call; None means all processors.  Results do not depend
         on it.
     isa: one of `fftconv.isas()`; None means the best of this machine.
-    form: how a real row becomes a complex one: "right_angle", "even_odd",
+    form: how a real row becomes a complex one: "right_angle", "folded",
         "complex", or None: the plan's choice.
     dense: every stage as a dense complex matrix product, not a codelet.
     single_block: each row in one transform, as the three primitives need it.
@@ -445,16 +446,22 @@ class Plan(_Handle):
         return y
 
     def natural(self, s):
-        """Spectra in natural order: (B, H, M) complex, a copy.
+        """Spectra in natural order, a complex copy.
 
-        Entry m is frequency m / M of the row made complex; in the right-angle
-        form it is frequency (m - 1/4) / M.
+        (B, H, M): entry m is frequency m / M of the row made complex; in the
+        right-angle form it is frequency (m - 1/4) / M.  In the folded form
+        (B, H, N // 2 + 1): the row's rfft, N = fft_size.
         """
         self._check_spectra(s, "s")
-        offset = np.empty(self.transform_length, np.int64)
+        folded = self.form == "folded"
+        count = self.fft_size // 2 + 1 if folded else self.transform_length
+        offset = np.empty(count, np.int64)
         _lib.lib.fftconv_spectra_offsets(self._handle, offset.ctypes.data_as(
             ctypes.POINTER(c_int64)))
-        return s[..., offset] + 1j * s[..., offset + self.lanes]
+        conjugate = offset < 0
+        offset[conjugate] = -1 - offset[conjugate]
+        bins = s[..., offset] + 1j * s[..., offset + self.lanes]
+        return np.where(conjugate, np.conj(bins), bins)
 
     # ---- Within the package ---------------------------------------------
 
