@@ -127,10 +127,13 @@ int fftconv_contract(const fftconv_plan *plan, const fftconv_contraction *c)
               .block_rows = min64(c->rows, BLOCK_EDGE),
               .block_columns = min64(c->columns, BLOCK_EDGE),
               .block_depth = min64(c->depth, BLOCK_DEPTH)}};
+    /* an axis of one entry may have any stride, and needs none */
+    const int64_t a_shape[2] = {c->rows, c->depth}, b_shape[2] = {c->depth, c->columns},
+                  out_shape[2] = {c->rows, c->columns};
     for (int i = 0; i < 2; i++) {
-        job.c.a_stride[i] = c->a_stride[i] * spectra_reals(plan);
-        job.c.b_stride[i] = c->b_stride[i] * spectra_reals(plan);
-        job.c.out_stride[i] = c->out_stride[i] * spectra_reals(plan);
+        job.c.a_stride[i] = a_shape[i] > 1 ? c->a_stride[i] * spectra_reals(plan) : 0;
+        job.c.b_stride[i] = b_shape[i] > 1 ? c->b_stride[i] * spectra_reals(plan) : 0;
+        job.c.out_stride[i] = out_shape[i] > 1 ? c->out_stride[i] * spectra_reals(plan) : 0;
     }
     struct contraction *k = &job.c;
     const int64_t block = (k->block_depth * (k->block_rows + k->block_columns) +
