@@ -42,7 +42,7 @@ def desc(**changes):
 
 
 CAUSAL, CIRCULAR, TWO_SIDED = range(3)
-RIGHT_ANGLE, EVEN_ODD, COMPLEX = 1, 2, 3
+RIGHT_ANGLE, FOLDED, COMPLEX = 1, 2, 3
 
 
 def new_plan(**changes):
@@ -318,7 +318,7 @@ PLANS = [
     ("kernel_length", 2 ** 62), ("length", 2 ** 63 - 1),
     ("fft_size", -1), ("fft_size", 64),
     ("mode", 3), ("mode", -1), ("dtype", 0), ("dtype", 7), ("dtype", -1),
-    ("form", 4), ("form", -1), ("form", EVEN_ODD), ("form", COMPLEX),
+    ("form", 4), ("form", -1), ("form", FOLDED), ("form", COMPLEX),
     ("dense", 2), ("dense", -1), ("threads", -1), ("threads", 2 ** 31 - 1),
     ("order", -1), ("order", 17), ("single_block", 2), ("single_block", -1),
     ("history", 2), ("history", -1), ("kernels", -1), ("kernels", 2),
@@ -341,14 +341,14 @@ def test_plan_desc(field, value):
     (dict(mode=TWO_SIDED, reverse_length=-1), "reverse_length"),
     (dict(mode=TWO_SIDED, reverse_length=2 ** 62), "reverse_length"),
     (dict(mode=TWO_SIDED, reverse_length=LREV, fft_size=256), "fft_size"),
-    (dict(mode=TWO_SIDED, reverse_length=LREV, form=EVEN_ODD), "form"),
+    (dict(mode=TWO_SIDED, reverse_length=LREV, form=FOLDED), "form"),
     (dict(mode=TWO_SIDED, reverse_length=LREV, history=1), "history"),
     (dict(mode=CIRCULAR, reverse_length=LREV), "reverse_length"),
     (dict(mode=CIRCULAR, history=1), "history"),
-    (dict(mode=CIRCULAR, fft_size=127, form=EVEN_ODD), "form"),
+    (dict(mode=CIRCULAR, fft_size=127, form=FOLDED), "form"),
     (dict(history=1, single_block=1), "single_block"),
     (dict(dtype=6, form=RIGHT_ANGLE), "form"),
-    (dict(dtype=5, mode=CIRCULAR, form=EVEN_ODD), "form")])
+    (dict(dtype=5, mode=CIRCULAR, form=FOLDED), "form")])
 def test_plan_fields_that_do_not_go_together(changes, word):
     handle = c_void_p(123)
     refused("fftconv_plan_create", byref(handle), byref(desc(**changes)),
@@ -789,7 +789,7 @@ def test_kernel_primitives(plan, name):
 
 
 def test_primitives_of_plans_they_are_not_for():
-    """Rows in blocks have no one spectrum; even/odd pairs frequencies."""
+    """Rows in blocks have no one spectrum; a folded row has several."""
     raw = np.zeros(1 << 16, np.uint8)
     s = aligned(raw)
     blocks = new_plan(length=512, kernel_length=4,
@@ -806,16 +806,16 @@ def test_primitives_of_plans_they_are_not_for():
             ("spectra_to_kernels", (s, byref(tensor(k)), None, 0)),
             ("multiply", (spectrum, s, s, 0))]:
         refused("fftconv_" + name, blocks, *arguments, words="block")
-    even = new_plan(mode=CIRCULAR, form=EVEN_ODD)
+    folded = new_plan(mode=CIRCULAR, form=FOLDED)
     k = np.ones((1, H, LK), "float32")
     for name, arguments in [
             ("kernels_to_spectra", (byref(tensor(k)), None, s, 0)),
             ("spectra_to_kernels", (s, byref(tensor(k)), None, 0)),
-            ("contract", (byref(Product(even, (1, 1, 1)).c),))]:
-        refused("fftconv_" + name, even, *arguments, words="even_odd")
+            ("contract", (byref(Product(folded, (1, 1, 1)).c),))]:
+        refused("fftconv_" + name, folded, *arguments, words="folded")
     assert not raw.any() and np.all(u == 1) and np.all(k == 1)
     _lib.lib.fftconv_spectrum_destroy(spectrum)
-    for p in (blocks, even):
+    for p in (blocks, folded):
         _lib.lib.fftconv_plan_destroy(p)
 
 

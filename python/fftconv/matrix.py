@@ -30,8 +30,7 @@ BLOCK_BYTES = 32 << 20
 @lru_cache(maxsize=32, typed=True)
 def _plan(length, taps, reverse, dtype, mode, fft_size, threads):
     """The plan of one row; the primitives take any number of them."""
-    # Even/odd has its frequencies in pairs, which a matrix product would have
-    # to take together.
+    # Not folded: a row's spectrum would be several, each with its own 1/M.
     return Plan((1, 1, length), (1, 1, taps), dtype=dtype, mode=mode,
                 fft_size=fft_size, k_rev_length=reverse, threads=threads,
                 form=None if dtype in PROMOTED else "right_angle",
