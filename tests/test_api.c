@@ -793,7 +793,7 @@ static void test_threads_and_fork(void)
     float *k = random_floats(JOB_H * JOB_L, 8);
     fftconv_plan_desc desc = plan_desc(JOB_B, JOB_H, JOB_L, JOB_L);
     fftconv_tensor kernel = tensor(k, 1, JOB_H, JOB_L);
-    fftconv_plan *plan = NULL;
+    fftconv_plan *plan = NULL, *none = NULL;
     fftconv_spectrum *spectrum = NULL;
     struct job job = {.u = random_floats(n, 9), .want = poison(n)};
     fftconv_operands o = {.size = sizeof o,
@@ -812,7 +812,7 @@ static void test_threads_and_fork(void)
     job.plan = plan;
     job.spectrum = spectrum;
 
-    CHECK_INVALID(fftconv_plan_create(&plan, NULL), "desc");
+    CHECK_INVALID(fftconv_plan_create(&none, NULL), "desc");
     for (int i = 0; i < CALLERS; i++)
         CHECK(!pthread_create(&thread[i], NULL, caller, &job), "thread %d", i);
     for (int i = 0; i < CALLERS; i++)
