@@ -62,7 +62,7 @@ def test_strides(how, dtype, mode):
         assert same_bits(fftconv.conv(u, k, **arguments), want)
         got = fftconv.conv_backward(dy, u, k, **arguments)
         for name, a, b in zip(got._fields, got, gradients):
-            assert np.array_equal(a.reshape(b.shape), b), name
+            assert b is None or np.array_equal(a.reshape(b.shape), b), name
         assert np.array_equal(u, before), "an input was written to"
         fftconv.conv(u, k, **arguments, out=u)              # in place
         assert same_bits(np.ascontiguousarray(u), want)
@@ -259,7 +259,7 @@ def test_other_kinds():
                                   **at)
         if wrap is DLPack:
             assert all(type(x) is DLPack for x in (y, g.du, g.dk, g.din_gate))
-            y, g = y.x, type(g)(*(x if x is None else x.x for x in g))
+            y, g = y.x, type(g)(*(x and x.x for x in g))
         assert type(y) is np.ndarray and same_bits(y, want)
         check_gradients(case, g)
 
@@ -314,7 +314,8 @@ def test_torch(dtype):
     assert bits(y) == want.tobytes()
     got = fftconv.conv_backward(tensor(case.dy), u, tensor(case.k), **at)
     for a, b in zip(got, gradients):
-        assert bits(a) == b.tobytes() and tuple(a.shape) == b.shape
+        assert a is b is None or (bits(a) == b.tobytes()
+                                  and tuple(a.shape) == b.shape)
     out = torch.empty_like(u)
     assert fftconv.conv(u, tensor(case.k), **at, out=out) is out
     assert bits(out) == want.tobytes()

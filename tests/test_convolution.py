@@ -219,12 +219,13 @@ def test_layout_blh(mode, dtype):
     assert np.array_equal(y.transpose(0, 2, 1), want)
     got = fftconv.conv_backward(dy, u, case.k, **arguments, layout="BLH")
     for name, a, b in zip(got._fields, got, gradients):
-        a = a if name in ("dk", "dskip") else a.transpose(0, 2, 1)
-        assert np.array_equal(a, b), name
+        if name not in ("dk", "dskip", "dk_rev"):
+            a = a.transpose(0, 2, 1)
+        assert a is b is None or np.array_equal(a, b), name
     plan = fftconv.Plan(u.shape, case.k.shape, dtype=dtype, mode=mode,
                         layout="BLH")
     arguments = {k: v for k, v in arguments.items()
-                 if k not in ("mode", "fft_size")}
+                 if k not in ("mode", "fft_size", "pattern")}
     assert np.array_equal(plan(u, plan.spectrum(case.k), **arguments), y)
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import fftconv
+from fftconv import Pattern
 
 U = np.ones((2, 3, 40), np.float32)
 K = np.ones((3, 40), np.float32)
@@ -13,7 +14,7 @@ K = np.ones((3, 40), np.float32)
 BAD = [
     (dict(u=U.astype(np.int64)), r"u has dtype int64; allowed: float64.*Cast"),
     (dict(u=U.astype(bool)), r"u has dtype bool"),
-    (dict(u=U.astype(np.complex64)), r"u has dtype complex64"),
+    (dict(u=U.astype(np.clongdouble)), r"u has dtype complex\d+; allowed: "),
     (dict(u=np.array(["a"])), r"u has dtype"),
     (dict(u="text"), r"u has dtype"),
     (dict(u=None), r"u has dtype object"),
@@ -25,9 +26,14 @@ BAD = [
     (dict(u=U[:0]), r"u has shape \(0, 3, 40\)"),
     (dict(u=U[..., :0]), r"u has shape \(2, 3, 0\)"),
     (dict(k=K[:2]), r"k has shape \(2, 40\).*H = 3"),
-    (dict(k=K[0]), r"k has shape \(40,\).*H = 3"),
+    (dict(k=K[0, 0]), r"k has shape \(\); it must be \(Lk,\), \(G, Lk\)"),
+    (dict(k=K[None, None]), r"k has shape \(1, 1, 3, 40\)"),
     (dict(k=K[:, :0]), r"k has shape \(3, 0\).*Lk at least 1"),
-    (dict(k=np.ones((2, 3, 40), np.float32)), r"k has shape \(2, 3, 40\)"),
+    (dict(k=np.ones((3, 3, 40), np.float32)),
+     r"k has shape \(3, 3, 40\).*B = 2"),
+    (dict(k=np.ones((2, 2, 40), np.float32)),
+     r"k has shape \(2, 2, 40\).*G a divisor of H"),
+    (dict(k=np.ones((6, 40), np.float32)), r"k has shape \(6, 40\).*divisor"),
     (dict(k=K.astype(np.float64)), r"k has dtype float64, and u has float32; "
                                    r"allowed: float32"),
     (dict(k=K.astype(np.float16)), r"k has dtype float16"),
@@ -45,7 +51,32 @@ BAD = [
     (dict(skip=np.ones(3)), r"skip has dtype float64"),
     (dict(mask=np.ones((3, 2), np.float32)), r"mask has shape \(3, 2\)"),
     (dict(mask=np.ones((2, 3), bool)), r"mask has dtype bool"),
-    (dict(mode="valid"), r"mode is 'valid'; allowed: 'causal', 'circular'"),
+    (dict(mode="valid"), r"mode is 'valid'; allowed: 'causal', 'circular', "
+                         r"'two_sided'"),
+    (dict(mode="two_sided"), r"k_rev is None; with mode='two_sided' it must be "
+                             r"given"),
+    (dict(k_rev=K), r"k_rev is given; with mode='causal' it must be None"),
+    (dict(mode="circular", k_rev=K), r"k_rev is given; with mode='circular'"),
+    (dict(mode="two_sided", k_rev=K[:1]),
+     r"k_rev has shape \(1, 40\); it must be k's, \(1, 3, 40\), but for"),
+    (dict(mode="two_sided", k_rev=K[:, :0]), r"k_rev has shape \(3, 0\)"),
+    (dict(mode="two_sided", k_rev=K.astype(np.float64)),
+     r"k_rev has dtype float64, and u has float32"),
+    (dict(mode="two_sided", k_rev="text"), r"k_rev has dtype"),
+    (dict(mode="two_sided", k_rev=K, fft_size=80), r"fft_size is 80.*two_sided"),
+    (dict(pattern=Pattern.lowpass(8)),
+     r"pattern is Pattern.lowpass\(8\); with mode='causal' it must be None"),
+    (dict(mode="two_sided", k_rev=K, pattern=Pattern.lowpass(8)),
+     r"pattern is .*; with mode='two_sided' it must be None"),
+    (dict(mode="circular", pattern=Pattern((6, 7), (1, 1))),
+     r"pattern has shape \(6, 7\), whose product is 42; it must be fft_size = "
+     r"40"),
+    (dict(mode="circular", pattern=np.ones(40, bool)),
+     r"pattern has 40 bins; for fft_size = 40 there must be 21"),
+    (dict(mode="circular", pattern=np.ones(21)), r"mask has dtype float64"),
+    (dict(mode="circular", pattern="lowpass"), r"pattern is a str; it must be a "
+                                               r"Pattern"),
+    (dict(mode="circular", pattern=8), r"pattern is a int"),
     (dict(mode=None), r"mode is None"),
     (dict(mode=["causal"]), r"mode is \['causal'\]"),
     (dict(activation="relu"), r"activation is 'relu'; allowed:.*'gelu'"),
@@ -78,6 +109,40 @@ def test_conv(arguments, message):
         fftconv.conv_backward(U, **arguments)
 
 
+Z = U.astype(np.complex64)
+COMPLEX = [
+    (dict(u=Z, activation="gelu"), r"activation is .*identity.*complex64"),
+    (dict(k=K.astype(np.complex64), activation="silu"), r"activation"),
+    (dict(u=Z, mask=np.ones((2, 3), np.complex64)),
+     r"mask has dtype complex64; it must be real"),
+    (dict(mask=np.ones((2, 3), np.complex64)), r"mask has dtype complex64"),
+    (dict(u=Z, mode="circular", pattern=np.ones(21, bool)),
+     r"pattern is .*; with dtype complex64 it must be None"),
+    (dict(u=Z, k=K.astype(np.int32)), r"k has dtype int32"),
+    (dict(u=Z, mask=np.ones((2, 3))), r"mask has dtype float64"),
+]
+
+
+@pytest.mark.parametrize("arguments,message", COMPLEX,
+                         ids=[m[:40] for _, m in COMPLEX])
+def test_complex(arguments, message):
+    out = np.full_like(Z, 7)
+    arguments = {"u": U, "k": K, **arguments}
+    with pytest.raises(ValueError, match=message):
+        fftconv.conv(**arguments, out=out)
+    assert np.all(out == 7), "written to"
+    with pytest.raises(ValueError, match=message):
+        fftconv.conv_backward(Z, **arguments)
+
+
+def test_out_of_a_complex_result():
+    for out in (np.zeros_like(U), np.zeros(U.shape, np.complex128)):
+        with pytest.raises(ValueError, match="out has dtype .*; it must be "
+                                             "complex64, as the result"):
+            fftconv.conv(Z, K, out=out)
+        assert not out.any()
+
+
 @pytest.mark.parametrize("dy,message", [
     (U[:1], r"dy has shape \(1, 3, 40\)"), (U.astype(int), "dy has dtype"),
     (U.astype(np.float64), "dy has dtype float64"), (None, "dy has dtype")])
@@ -87,14 +152,14 @@ def test_dy(dy, message):
 
 
 @pytest.mark.parametrize("needs", ["in_gate", ("u", "skip"), ("du",), "mask",
-                                   (1,)])
+                                   (1,), "k_rev"])
 def test_needs(needs):
     with pytest.raises(ValueError, match="needs names .*allowed here: 'u', 'k'"):
         fftconv.conv_backward(U, U, K, needs=needs)
 
 
 PLANS = [
-    (dict(u_shape=(2, 3)), r"k_shape has shape.*H = 2"),
+    (dict(u_shape=(2, 2, 3)), r"k_shape has shape.*H = 2"),
     (dict(u_shape=(1, 2, 3, 4)), r"u_shape has 4 axes"),
     (dict(u_shape=()), r"u_shape has 0 axes"),
     (dict(u_shape=40), r"u_shape is 40"),
@@ -105,6 +170,19 @@ PLANS = [
     (dict(u_shape=(2 ** 40, 3, 2 ** 40)), r"batch"),
     (dict(u_shape=(2, 3, 2 ** 62)), r"length is 4611686018427387904"),
     (dict(k_shape=(4, 40)), r"k_shape has shape \(4, 40\)"),
+    (dict(k_shape=(3, 3, 40)), r"k_shape has shape \(3, 3, 40\).*B = 2"),
+    (dict(k_shape=()), r"k_shape has shape \(\)"),
+    (dict(mode="two_sided"), r"k_rev_length is None; with mode='two_sided'"),
+    (dict(k_rev_length=4), r"k_rev_length is given; with mode='causal'"),
+    (dict(mode="two_sided", k_rev_length=0), r"k_rev_length is 0"),
+    (dict(mode="two_sided", k_rev_length=1.5), r"k_rev_length is 1.5"),
+    (dict(mode="two_sided", k_rev_length=2 ** 62), r"reverse_length"),
+    (dict(pattern=Pattern.lowpass(4)), r"pattern is .* with mode='causal'"),
+    (dict(mode="circular", dtype="complex64", pattern=Pattern.lowpass(4)),
+     r"pattern is .* with dtype complex64"),
+    (dict(mode="circular", fft_size=44, k_shape=(3, 45),
+          pattern=Pattern.lowpass(4)), r"kernel_length is 45.*fft_size.*44"),
+    (dict(radices=(4, 8), single_block=True), r"radices.*product"),
     (dict(k_shape=(3, 2 ** 62)), r"kernel_length"),
     (dict(dtype="float8"), r"dtype is 'float8'; allowed: float64"),
     (dict(dtype=None), r"dtype is None"),
@@ -115,7 +193,7 @@ PLANS = [
     (dict(radices=(8, -8)), r"radices is -8"),
     (dict(radices=(256,)), r"radices\[0\] is 256.*128"),
     (dict(radices=(2, 2 ** 32 + 2)), r"radices\[1\] is 4294967298"),
-    (dict(radices=(2, 2)), r"radices.*product.* 4.*at least 40"),
+    (dict(radices=(2, 2)), r"radices.*product.* 4"),
     (dict(radices=(2,) * 17), r"order is 17.*16"),
     (dict(radices=(128,) * 8), r"radices.*product"),
     (dict(radices=(8, 8), order=3), r"order is 3, and radices names 2"),
@@ -157,6 +235,38 @@ def test_plan_called_with_another_shape():
         plan.spectrum(K.astype(np.float16))
     with pytest.raises(ValueError, match="k has dtype object"):
         plan(U, None)
+    with pytest.raises(ValueError, match=r"k has shape \(1, 40\); this plan is "
+                                         r"for \(3, 40\)"):
+        plan.spectrum(K[:1])
+    with pytest.raises(ValueError, match="k_rev is given; with mode='causal'"):
+        plan.spectrum(K, K)
+    with pytest.raises(ValueError, match="k_rev is given; a Spectrum has its"):
+        plan(U, spectrum, k_rev=K)
+    with pytest.raises(ValueError, match="pattern is .* with mode='causal'"):
+        plan.spectrum(K, pattern=Pattern.lowpass(8))
+    with pytest.raises(ValueError, match="pattern is a str"):
+        plan.spectrum(K, pattern="all")
+
+
+def test_two_sided_plan():
+    plan = fftconv.Plan(U.shape, K.shape, mode="two_sided", k_rev_length=20)
+    spectrum = plan.spectrum(K, K[:, :20])
+    for call in (lambda k_rev: plan.spectrum(K, k_rev),
+                 lambda k_rev: plan(U, K, k_rev=k_rev),
+                 lambda k_rev: plan.backward(U, U, K, k_rev=k_rev)):
+        for k_rev, message in [
+                (None, "k_rev is None; with mode='two_sided' it must be given"),
+                (K[:, :19], "k_rev has length 19; this plan is for 20"),
+                (K[:1, :20], r"k_rev has shape \(1, 20\)"),
+                (K[:, :20].astype(np.float16), "k_rev has dtype float16")]:
+            with pytest.raises(ValueError, match=message):
+                call(k_rev)
+    with pytest.raises(ValueError, match="k_rev is given; a Spectrum has its"):
+        plan(U, spectrum, k_rev=K[:, :20])
+    with pytest.raises(ValueError, match="spectrum is Spectrum.*k_rev of "
+                                         "length 21"):
+        fftconv.Plan(U.shape, K.shape, mode="two_sided", k_rev_length=21)(
+            U, spectrum)
 
 
 def test_spectra_are_checked():
