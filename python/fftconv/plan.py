@@ -697,7 +697,7 @@ class Plan(_Handle):
                 shape = (self._rows[1],)
                 results[name], g = empty(shape, of.dtype, of.kind)
                 _pack_tensor(ops, field, g.pointer, _lib.DTYPES[g.dtype], 0,
-                             1, shape[0], 1, shape[0], 1, 1)
+                             1, shape[0], 1, 0, *g.strides, 1)
             else:
                 results[name], g = empty(v.shape, of.dtype, of.kind)
                 self._pack_rows(ops, field, g.pointer, g.strides, axes)
