@@ -247,6 +247,7 @@ struct request {
     bool dense;
     int order;              /* 0: any */
     const int64_t *radices; /* NULL: any */
+    bool both_planes;       /* rows reach the second                          */
     const struct sparsity *sparsity; /* NULL: dense */
 };
 

@@ -206,15 +206,14 @@ static bool is_cheapest(struct fftconv_plan *plan, const struct way *way, double
 static void try_way(struct fftconv_plan *plan, const fftconv_plan_desc *d, const struct way *way)
 {
     const struct sparsity sparsity = {plan->N, 0, d->weights};
-    const struct request request = request_of(plan, d, way->form, &sparsity);
+    struct request request = request_of(plan, d, way->form, &sparsity);
+    request.both_planes = way->packing != LINEAR || way->lead + way->V > way->M;
     struct xform xf;
     int order;
     int64_t radices[FFTCONV_MAX_ORDER];
     double seconds = plan_xform(&xf, way->M, &request, &order, radices);
     if (seconds < 0)
         return;
-    if (way->packing == LINEAR && way->lead + way->V > way->M) /* both planes */
-        seconds += 1e-9 * (double)way->M / plan->engine->lanes;
     if (!is_cheapest(plan, way, seconds * (double)way->blocks))
         return;
     plan->part[0] = xf;
@@ -237,6 +236,7 @@ static void try_folds(struct fftconv_plan *plan, const fftconv_plan_desc *d, int
         const int64_t M = N >> (level + 2);
         struct sparsity sparsity = {N, level, d->weights};
         struct request request = request_of(plan, d, FFTCONV_RIGHT_ANGLE, &sparsity);
+        request.both_planes = true;
         if (level > 0)
             request.radices = NULL, request.order = 0;
         else if (given && given != M)
@@ -246,9 +246,8 @@ static void try_folds(struct fftconv_plan *plan, const fftconv_plan_desc *d, int
         if (seconds < 0)
             return;
         part[level].row = N >> (level + 1);
-        /* both planes; sums and differences, there and back */
-        angles += seconds + 1e-9 * (double)M / plan->engine->lanes +
-                  1e-9 * (double)(N >> level) / plan->engine->lanes;
+        /* sums and differences, there and back */
+        angles += seconds + 1e-9 * (double)(N >> level) / plan->engine->lanes;
         sparsity.level = level + 1;
         request = request_of(plan, d, FFTCONV_COMPLEX, &sparsity);
         request.radices = NULL, request.order = 0;

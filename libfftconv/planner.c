@@ -15,7 +15,7 @@ static const struct codelet {
     int radix;
     double flops, cycles;
 } codelets[] = {
-    {16, 168, 10.8}, {8, 64, 6.4}, {7, 108, 10.2}, {5, 44, 5.4},
+    {16, 168, 15.0}, {8, 64, 6.4}, {7, 108, 10.2}, {5, 44, 5.4},
     {4, 16, 4.0},    {3, 16, 3.9}, {2, 4, 2.8},
 };
 enum { CODELETS = sizeof codelets / sizeof codelets[0] };
@@ -204,8 +204,9 @@ static void shape(struct xform *xf, int64_t M, const int *steps, int count, int 
 
 /* Cycles of a forward and an inverse transform: Equation 2's sum, with codelets
  * in place of matrices and a CPU's caches in place of SRAM and HBM. */
-static double cycles(const struct xform *xf, int lanes, int real_bytes, struct live *live)
+static double cycles(const struct xform *xf, const struct request *request, struct live *live)
 {
+    const int lanes = request->lanes, real_bytes = request->real_bytes;
     /* Of the blocks of phase 1 stage by stage; and of its last vectors, counted as
      * live where any place is that agrees with theirs in the digits above. */
     int64_t prefix = 1, vector = 1;
@@ -225,11 +226,13 @@ static double cycles(const struct xform *xf, int lanes, int real_bytes, struct l
         const struct codelet *c = st->dense ? NULL : find_codelet(st->radix);
         double per_vector = c ? c->cycles : 4.0 * st->radix + 6;
         if (c && st->radix == 16 && lanes * real_bytes >= 64)
-            per_vector -= 3; /* thirty-two registers are enough */
+            per_vector -= 7; /* thirty-two registers are enough */
         if (first_phase)
             per_vector += 1; /* twiddles by the vector */
         if (l == 0)
             per_vector += 2; /* conversion, gates, the right angle */
+        if (l == 0 && request->both_planes)
+            per_vector += st->radix % 2 ? 7 : 3.5; /* registers, above all */
         if (xf->square && l >= xf->split - 1)
             per_vector -= 1.5; /* no memory between the two */
         per_vector += 2 * vector_bytes / level_bandwidth[stage_level(xf, l)];
@@ -257,9 +260,7 @@ static double consider(struct xform *xf, double best, int64_t M, const int *step
             for (int l = 0; l < count; l++)
                 candidate.stage[l].dense = request->dense || !has_codelet(steps[l]);
             shape(&candidate, M, steps, count, split, depth, request->lanes);
-            if (live)
-                candidate.square = false;
-            double cost = cycles(&candidate, request->lanes, request->real_bytes, live);
+            double cost = cycles(&candidate, request, live);
             if (best < 0 || cost < best) {
                 best = cost;
                 *xf = candidate;
@@ -330,7 +331,8 @@ static bool next_order(int *a, int count)
 }
 
 /* All ways to write the power of two left over as codelets, and to share them
- * between the phases; odd factors stand outermost.  Their order within phase 1
+ * between the phases; odd factors stand
+ * outermost, or next to it.  Their order within phase 1
  * hardly matters, unless it decides what a pattern leaves to skip. */
 static double search(struct xform *xf, int64_t M, const struct request *request,
                      struct live *live)
@@ -382,6 +384,12 @@ static double search(struct xform *xf, int64_t M, const struct request *request,
                             do
                                 best = consider(xf, best, M, steps, count, request, live);
                             while (live && next_order(steps + odds, outer));
+                            if (odds > 0 && outer > 0) { /* an even step before them */
+                                const int first = steps[odds];
+                                memmove(steps + 1, steps, (size_t)odds * sizeof *steps);
+                                steps[0] = first;
+                                best = consider(xf, best, M, steps, count, request, live);
+                            }
                         }
         }
     return best;

@@ -550,11 +550,11 @@ static void N_(from_rows)(const struct xform *xf, const REAL *t, REAL *x, int64_
 /* A leaf's last stage of phase 1 and only stage of phase 2, where both have
  * radix LANES: the LANES x LANES points of a tile go through both stages, the
  * product and back without leaving the registers' reach. */
-static void N_(square_tiles)(const struct stage *st, REAL *x, int64_t tiles,
+static void N_(square_tiles)(const struct stage *st, REAL *x, int64_t tiles, int64_t width,
                              const REAL *spectrum)
 {
     const REAL *w = st->twiddle.fine;
-    const int64_t step = tiles * 2 * W; /* rows of the spectrum */
+    const int64_t step = width * 2 * W; /* rows of the spectrum */
     for (int64_t g = 0; g < tiles; g++, x += 2 * W * W, spectrum += 2 * W) {
         V r[LANES], i[LANES];
 #pragma GCC unroll 16
@@ -601,16 +601,10 @@ static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t,
     const bool fused = both && n > xf->split && !st[n - 1].dense;
 #define BLOCKS(l) leaf * (st[l].blocks / xf->leaves), st[l].blocks / xf->leaves
 
-    if (both && xf->square) {
-        for (int l = top; l < xf->split - 1; l++)
-            N_(middle_stage)(&st[l], false, x, BLOCKS(l));
-        N_(square_tiles)(&st[xf->split - 1], x, xf->Plv, spectrum);
-        for (int l = xf->split - 2; l >= top; l--)
-            N_(middle_stage)(&st[l], true, x, BLOCKS(l));
-        return;
-    }
+    const bool square = both && xf->square;
+    const int bottom = xf->split - square; /* what comes before the tiles */
     if (directions & FORWARD)
-        for (int l = top; l < xf->split; l++)
+        for (int l = top; l < bottom; l++)
             N_(middle_stage)(&st[l], false, x, BLOCKS(l));
 
     const uint8_t *live = xf->live ? xf->live + leaf * xf->Plv : NULL;
@@ -622,6 +616,10 @@ static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t,
     for (int64_t v = 0, run; (run = N_(next_run)(live, xf->Plv, &v)) > 0; v += run) {
         REAL *columns = t + v * 2 * W;
         const REAL *f = spectrum ? spectrum + v * 2 * W : NULL;
+        if (square) {
+            N_(square_tiles)(&st[bottom], x + v * 2 * W * W, run, xf->Plv, f);
+            continue;
+        }
         if (directions & FORWARD) {
             N_(to_rows)(xf, x, t, v, v + run);
             for (int l = xf->split; l < n - fused; l++)
@@ -641,7 +639,7 @@ static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t,
         }
     }
     if (directions & INVERSE)
-        for (int l = xf->split - 1; l >= top; l--)
+        for (int l = bottom - 1; l >= top; l--)
             N_(middle_stage)(&st[l], true, x, BLOCKS(l));
 #undef BLOCKS
 }
