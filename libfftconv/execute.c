@@ -506,18 +506,24 @@ struct tile {
     } staged[ROW_OPERANDS];
 };
 
-/* Element by element for all rows of the tile, so that a line of memory is
- * visited once; `to` rows begin row_bytes apart. */
-#define COPY_TILE(type)                                                               \
-    for (int64_t n = 0; n < elements; n++)                                            \
-        for (int64_t i = 0; i < count; i++) {                                         \
-            type *far = (type *)(data + (n * t->stride[2] + i * t->stride[1]) * size); \
-            type *near = (type *)(stage + i * row_bytes) + n;                         \
-            if (in)                                                                   \
-                *near = *far;                                                         \
-            else                                                                      \
-                *far = *near;                                                         \
-        }
+/* By squares, so that a line of memory is visited once on either side. */
+#define COPY_TILE(type)                                                             \
+    for (int64_t n0 = 0; n0 < elements; n0 += TILE) {                               \
+        type square[TILE][TILE];                                                    \
+        const int64_t m = min64(TILE, elements - n0);                               \
+        const int64_t far_n = t->stride[2], far_h = t->stride[1];                   \
+        type *far = (type *)data + n0 * far_n;                                      \
+        for (int64_t i = 0; !in && i < count; i++)                                  \
+            memcpy(square[i], stage + i * row_bytes + n0 * size, (size_t)(m * size)); \
+        for (int64_t n = 0; n < m; n++)                                             \
+            for (int64_t i = 0; i < count; i++)                                     \
+                if (in)                                                             \
+                    square[i][n] = far[n * far_n + i * far_h];                      \
+                else                                                                \
+                    far[n * far_n + i * far_h] = square[i][n];                      \
+        for (int64_t i = 0; in && i < count; i++)                                   \
+            memcpy(stage + i * row_bytes + n0 * size, square[i], (size_t)(m * size)); \
+    }
 
 static void copy_tile(const fftconv_tensor *t, int64_t b, int64_t h0, int64_t count,
                       int64_t from, int64_t elements, char *stage, int64_t row_bytes, bool in)

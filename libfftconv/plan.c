@@ -510,8 +510,9 @@ struct layout layout_of(const struct fftconv_plan *plan, const struct shape_of_c
     for (int i = 0; i < ROW_OPERANDS; i++)
         if (call->staged[i]) {
             const bool input = i == U || i == IN_GATE || i == DU || i == DIN_GATE;
+            /* an odd number of lines, so that rows do not meet in one set of a cache */
             l.stage_bytes[i] = round_up((input ? window : plan->V) * dtype_size(plan->dtype),
-                                        ALIGNMENT);
+                                        2 * ALIGNMENT) + ALIGNMENT;
             l.stage[i] = take(at, l.stage_bytes[i] * l.tile);
         }
 
