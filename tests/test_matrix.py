@@ -133,6 +133,7 @@ CASES = [
     ((2, 3, 2, 45, 61), dict(mode="circular", fft_size=61)),
     ((2, 2, 2, 50, 9), dict(mode="circular", fft_size=128)),
     ((1, 2, 1, 1, 1), dict(mode="circular", fft_size=7)),
+    ((1, 2, 2, 512, 512), dict(mode="circular")),   # folded, were it a plan's
     ((2, 3, 2, 40, 40), dict(mode="two_sided", reverse=13)),
     ((1, 2, 3, 99, 3), dict(mode="two_sided", reverse=99)),
     ((2, 1, 1, 10, 30), dict(mode="two_sided", reverse=25)),
@@ -223,7 +224,7 @@ def test_needs():
 
 @pytest.mark.parametrize("strides", ["reversed", "transposed", "sliced"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "complex64"])
-def test_strides(strides, dtype):
+def test_strides(strides, dtype, blocks):
     def embed(x):
         if strides == "reversed":
             return np.ascontiguousarray(x[::-1, ::-1, ::-1])[::-1, ::-1, ::-1]
@@ -235,6 +236,7 @@ def test_strides(strides, dtype):
         return big[1:, ::2, 2:-3]
 
     case = Matrix(2, 3, 4, 50, 20, dtype=dtype)
+    blocks(6, 50, 20, dtype=dtype)              # two outputs at a time
     y, gradients = case.conv(), case.backward()
     case.u, case.k, case.dy = map(embed, (case.u, case.k, case.dy))
     assert not case.k.flags.c_contiguous
@@ -362,10 +364,27 @@ def test_out_refused():
                        ([1, 2], "out is a list"),
                        (np.broadcast_to(good[:1], good.shape), "read-only"),
                        (case.k.reshape(-1)[:240].reshape(2, 3, 40),
+                        "out overlaps k"),
+                       (case.k.reshape(-1)[-240:].reshape(2, 3, 40)[::-1],
                         "out overlaps k")]:
         with pytest.raises(ValueError, match=words):
             case.conv(out=out)
     assert np.all(good == 7)
+    case = Matrix(1, 4, 3, 40, 40, mode="two_sided", reverse=40)
+    with pytest.raises(ValueError, match="out overlaps k_rev"):
+        case.conv(out=case.k_rev[:, 1].reshape(1, 3, 40))
+    y = case.conv()
+    memory = np.full(3 * 40 + case.k.size, np.nan, "float32")
+    memory[120:] = case.k.reshape(-1)           # beside it is not over it
+    case.k = memory[120:].reshape(case.k.shape)
+    assert same_bits(case.conv(out=memory[:120].reshape(1, 3, 40)), y)
+
+
+def test_no_plan_is_folded():
+    """A product at every frequency is of one transform, whatever the planner
+    would take for a circular row of this length."""
+    plan = matrix._plan(512, 512, None, "float32", "circular", None, None)
+    assert plan.form == "right_angle"
 
 
 def test_backward_refused():
