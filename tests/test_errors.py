@@ -202,7 +202,7 @@ PLANS = [
     (dict(isa="sse9"), r"isa"),
     (dict(isa=3), r"isa is 3"),
     (dict(form="left_angle"), r"form is 'left_angle'; allowed:.*'right_angle'"),
-    (dict(form="even_odd", mode="circular", fft_size=101), r"form.*101"),
+    (dict(form="folded", mode="circular", fft_size=102), r"form.*102"),
     (dict(form="complex", mode="circular", fft_size=101), r"form.*101"),
     (dict(fft_size=80), r"fft_size is 80"),
     (dict(layout="LBH"), r"layout is 'LBH'"),

@@ -18,10 +18,9 @@ from support import (DTYPES, TOLERANCE, Case, check_forward, check_gradients,
 
 ISAS = fftconv.isas()
 ALL = ("in_gate", "out_gate", "skip", "mask")
-# What each mode can be made of.  "circular" in right angle is folded from a
-# linear convolution.
+# What each mode can be made of.  "circular" in right angle reads its row round.
 FORMS = [("causal", "right_angle"), ("circular", "right_angle"),
-         ("circular", "even_odd"), ("circular", "complex")]
+         ("circular", "folded"), ("circular", "complex")]
 
 
 def check_plan(case, plan):
@@ -35,7 +34,7 @@ def check_plan(case, plan):
                                             **case.plan_arguments), gradients)
 
 
-@pytest.mark.parametrize("form", ["even_odd", "complex"])
+@pytest.mark.parametrize("form", ["folded", "complex"])
 def test_causal_is_right_angle(form):
     with pytest.raises(ValueError, match=f"form is {form}.*right_angle"):
         fftconv.Plan((1, 1, 64), (1, 64), form=form)
@@ -46,7 +45,7 @@ def test_causal_is_right_angle(form):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("isa", ISAS)
 def test_every_path(isa, dtype, mode, form, dense):
-    for length in (2, 96, 360, 1024):
+    for length in (4 if form == "folded" else 2, 96, 360, 1024):
         case = Case(2, 3, length, length, dtype, mode=mode, options=ALL,
                     activation="gelu")
         plan = case.plan(isa=isa, form=form, dense=dense)
@@ -67,22 +66,18 @@ RADICES = [(2,), (3,), (5,), (7,), (128,), (1, 16), (16, 1), (1, 1, 8),
 def test_radices(radices, mode, form, dense):
     """Named radices are what runs, and the result is right."""
     m = math.prod(radices)
-    n = m if form == "complex" else 2 * m
-    if mode == "causal":
-        length, fft_size = (m if form == "right_angle" else n // 2), None
-    else:
-        length, fft_size = n, n
-        if form == "right_angle":           # folded: 2 N - 1 <= 2 M
-            length = fft_size = m
-    if length < 1:
-        pytest.skip("no row fits")
+    # Folded: the longest part has N/4 points.  Right angle: a linear
+    # convolution of 2M.
+    length = 4 * m if form == "folded" else m
+    fft_size = None if mode == "causal" else length
     case = Case(2, 2, length, length, "float32", mode=mode, fft_size=fft_size,
                 options=ALL, activation="silu")
     try:
         plan = case.plan(radices=radices, form=form, dense=dense)
     except (ValueError, fftconv.Unsupported) as error:
-        # Only a radix that no codelet knows may be refused, and by its name.
-        assert not dense and "radi" in str(error), error
+        # Only a radix that no codelet knows may be refused, and by its name;
+        # the folded form has no dense product for its shorter parts.
+        assert (not dense or form == "folded") and "radi" in str(error), error
         assert any(largest_prime(r) > 7 for r in radices), error
         return
     assert plan.radices == radices
@@ -136,7 +131,7 @@ def test_any_plan(length, taps, data):
                          dense=data.draw(st.booleans()),
                          threads=data.draw(st.integers(1, 3)))
     except ValueError as error:
-        # Even/odd needs an even N; complex and even/odd a length with radices.
+        # Folded needs a multiple of 4, and both a length with radices.
         assert form != "right_angle" and "fft_size" in str(error) \
             or "form" in str(error), error
         assume(False)
@@ -246,18 +241,21 @@ def test_primitives(dtype, mode, form):
 @pytest.mark.parametrize("mode,form", [f for f in FORMS if f != FORMS[1]])
 def test_natural(mode, form, isa, dtype):
     """natural() is what the form's formula says, from np.fft."""
-    for length in (2, 60, 256, 2000):
+    for length in (4 if form == "folded" else 2, 60, 256, 2000):
         case = Case(2, 2, length, length, dtype, mode=mode)
         plan = case.plan(form=form, isa=isa)
         got = plan.natural(plan.rows_to_spectra(case.u))
-        m = plan.transform_length
-        x = np.zeros(case.u.shape[:2] + (2 * m,))
-        x[..., :length] = case.u
-        z = {"right_angle": (x[..., :m] + 1j * x[..., m:])
-             * np.exp(0.5j * np.pi * np.arange(m) / m),
-             "even_odd": x[..., ::2] + 1j * x[..., 1::2],
-             "complex": x[..., :m]}[form]
-        want = np.fft.fft(z)
+        x = case.u.astype(np.float64)
+        if form == "folded":
+            want = np.fft.rfft(x)
+        elif form == "complex":
+            want = np.fft.fft(x)
+        else:
+            m = plan.transform_length
+            x = np.concatenate([x, np.zeros(x.shape[:2] + (2 * m - length,))],
+                               -1)
+            want = np.fft.fft((x[..., :m] + 1j * x[..., m:])
+                              * np.exp(0.5j * np.pi * np.arange(m) / m))
         assert got.shape == want.shape
         kind = "float64" if dtype == "float64" else "float32"
         assert got.dtype == np.result_type(kind, np.complex64)

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 import fftconv
-from support import DTYPES, TOLERANCE, Case, norm, normal, same_bits
+from fftconv import Pattern
+from support import DTYPES, TOLERANCE, Case, norm, normal, same_bits, wide
 
 MODES = ["causal", "circular"]
 LENGTHS = [1, 2, 7, 64, 97, 105, 256, 1000, 1009, 4096]
@@ -90,21 +91,25 @@ def test_adjoint(length, mode, dtype):
     assert abs(inner(y, dy) - inner(k, g.dk)) <= 4 * TOLERANCE[dtype] * scale
 
 
-@pytest.mark.parametrize("mode,fft_size", [("causal", None), ("circular", None),
-                                           ("circular", 50), ("circular", 37)])
+@pytest.mark.parametrize("mode,fft_size,pattern", [
+    ("causal", None, None), ("circular", None, None), ("circular", 50, None),
+    ("circular", 37, None), ("two_sided", None, None),
+    ("circular", 32, Pattern((4, 8), (2, 3))),
+    ("circular", 37, Pattern.lowpass(20))], ids=str)
 @pytest.mark.parametrize("activation", [None, "gelu", "silu"])
-def test_finite_differences(mode, fft_size, activation):
+def test_finite_differences(mode, fft_size, pattern, activation):
     """Each gradient against (f(x + e d) - f(x - e d)) / 2 e, in float64."""
-    case = Case(2, 3, 29, 25, "float64", mode=mode, fft_size=fft_size,
-                activation=activation,
+    case = Case(2, 4, 29, 25, "float64", mode=mode, fft_size=fft_size,
+                pattern=pattern, activation=activation, kernels=(2, 2),
                 options=("in_gate", "out_gate", "skip", "mask"))
-    names = ("u", "k", "in_gate", "out_gate", "skip")
+    names = ("u", "k", "in_gate", "out_gate", "skip", "k_rev")
     at = {"u": case.u, "k": case.k, **case.arguments}
     gradients = fftconv.conv_backward(case.dy, **at)
     rng = np.random.default_rng(7)
     step = 1e-6
     for name, gradient in zip(names, gradients):
-        for _ in range(3):
+        assert (gradient is None) == (at[name] is None)
+        for _ in range(3 if gradient is not None else 0):
             d = rng.standard_normal(at[name].shape)
             f = [inner(case.dy, fftconv.conv(**{**at, name: at[name] + s * d}))
                  for s in (step, -step)]
@@ -230,3 +235,124 @@ def test_two_runs_agree():
                      for _ in range(2))
     for a, b in zip(first, second):
         assert same_bits(a, b)
+
+
+# ---- Every mode, kernel shape, pattern and layout, without an activation -----
+
+ALL = ("in_gate", "out_gate", "skip", "mask")
+
+
+@st.composite
+def linear_cases(draw, options=st.sets(st.sampled_from(ALL)),
+                 modes=("causal", "circular", "two_sided")):
+    """A Case in 64 bits; y is linear in u, in each gate, and in the kernels
+    and skip together."""
+    mode = draw(st.sampled_from(modes))
+    dtype = draw(st.sampled_from(["float64", "complex128"]))
+    length, taps = draw(st.integers(1, 700)), draw(st.integers(1, 150))
+    batch, members, groups = (draw(st.integers(1, 3)) for _ in range(3))
+    fft_size = reverse = pattern = None
+    if mode == "circular":
+        fft_size = max(length, taps) + draw(st.integers(0, 40))
+        bins = fft_size // 2 + 1
+        if dtype == "float64":
+            pattern = draw(st.sampled_from([
+                None, Pattern.lowpass(max(1, fft_size // 3)),
+                np.arange(bins) % 3 > 0]))
+    if mode == "two_sided":
+        reverse = draw(st.integers(1, 150))
+    kernels = draw(st.sampled_from([(), (groups,), (1, groups),
+                                    (batch, groups)]))
+    return Case(batch, groups * members, length, taps, dtype, mode=mode,
+                fft_size=fft_size, reverse=reverse, pattern=pattern,
+                kernels=kernels, options=draw(options),
+                seed=draw(st.integers(0, 99)))
+
+
+def real_inner(a, b):
+    return np.sum(np.conj(wide(a)) * wide(b)).real
+
+
+def size_of(case):
+    """A bound on the rows' norms, all O(1) beside it."""
+    z = wide(case.u) * case.wide("in_gate")
+    return 10 + np.abs(case.wide("out_gate")).max() * np.abs(
+        case.wide("mask")).max() * norm(z.ravel()) * (
+            2 + case.kernel_norms().max() + np.abs(case.wide("skip")).max())
+
+
+@given(linear_cases())
+def test_adjoints(case):
+    """Re <dy, y> is Re <dx, x> for x = u, either gate, and the sum of it over
+    k, k_rev and skip."""
+    y = fftconv.conv(case.u, case.k, **case.arguments)
+    g = fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments)
+    want = real_inner(case.dy, y)
+    limit = 1e-12 * norm(case.dy.ravel()) * size_of(case)
+    assert abs(real_inner(g.du, case.u) - want) <= limit
+    for name in {"in_gate", "out_gate"} & set(case.operands):
+        gradient = getattr(g, "d" + name)
+        assert abs(real_inner(gradient, case.operands[name]) - want) <= limit
+    taps = [(g.dk, case.k), (g.dk_rev, case.k_rev),
+            (g.dskip, case.operands.get("skip"))]
+    assert abs(sum(real_inner(dx, x) for dx, x in taps if x is not None)
+               - want) <= limit
+
+
+@given(linear_cases(), st.sampled_from(["BHL", "BLH"]))
+def test_linear(case, layout):
+    """conv(a u + v) = a conv(u) + conv(v), whichever way the rows lie."""
+    def conv(u):
+        at = case.arguments
+        if layout == "BHL":
+            return fftconv.conv(u, case.k, **at)
+        for name in {"in_gate", "out_gate"} & set(case.operands):
+            at[name] = at[name].transpose(0, 2, 1)
+        return fftconv.conv(np.ascontiguousarray(u.transpose(0, 2, 1)), case.k,
+                            **at, layout="BLH").transpose(0, 2, 1)
+
+    a = -1.7 + (0.6j if case.u.dtype.kind == "c" else 0)
+    left, right = conv(a * case.u + case.dy), a * conv(case.u) + conv(case.dy)
+    size = size_of(case) + norm(case.dy.ravel()) * size_of(case)
+    assert norm((left - right).ravel()) <= 1e-12 * size
+
+
+@given(linear_cases(modes=("causal", "two_sided")), st.data())
+def test_reach(case, data):
+    """What u does outside t - Lk + 1 ... t + length of k_rev - 1 leaves y[t]
+    alone, to rounding: no look-ahead where there is no k_rev."""
+    length = case.u.shape[-1]
+    t = data.draw(st.integers(0, length - 1))
+    ahead = 0 if case.k_rev is None else case.k_rev.shape[-1] - 1
+    low, high = t - case.k.shape[-1] + 1, t + ahead
+    y = fftconv.conv(case.u, case.k, **case.arguments)
+    u = case.u.copy()
+    u[..., :max(low, 0)] = 3
+    u[..., high + 1:] = -5
+    other = fftconv.conv(u, case.k, **case.arguments)
+    assert np.abs(other[..., t] - y[..., t]).max() <= 1e-12 * (
+        size_of(case) * 10 * length ** 0.5)
+
+
+@given(linear_cases(options=st.sets(st.sampled_from(["skip", "mask"]))),
+       st.integers(0, 1000))
+def test_shifts(case, s):
+    """Moved rows give moved results: round, or with zeros behind."""
+    arguments = case.arguments
+    batch, channels, length = case.u.shape
+    if case.mode["mode"] == "circular":
+        n = case.mode["fft_size"]
+        u = np.zeros((batch, channels, n), case.u.dtype)
+        u[..., :length] = case.u
+        y = np.roll(fftconv.conv(u, case.k, **arguments), s, -1)
+        other = fftconv.conv(np.roll(u, s, -1), case.k, **arguments)
+    else:
+        ahead = 0 if case.k_rev is None else case.k_rev.shape[-1] - 1
+        s %= 300
+        u = np.zeros((batch, channels, length + s + ahead), case.u.dtype)
+        u[..., ahead:ahead + length] = case.u
+        moved = np.zeros_like(u)
+        moved[..., s:] = u[..., :u.shape[-1] - s]
+        y = fftconv.conv(u, case.k, **arguments)[..., :u.shape[-1] - s]
+        other = fftconv.conv(moved, case.k, **arguments)[..., s:]
+    assert norm((other - y).ravel()) <= 1e-12 * size_of(case)
