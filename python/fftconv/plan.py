@@ -88,6 +88,8 @@ def rows_axes(ndim, layout, name="u"):
 
 def kernel_axes(shape, batch, channels, name="k"):
     """(1 or B, G, Lk) of a kernel's shape, or ValueError."""
+    if len(shape) == 2 and shape[0] == channels and shape[1] > 0:
+        return (1, *shape)                      # the usual case, at once
     axes = (1,) * (3 - len(shape)) + tuple(shape)
     if (not 1 <= len(shape) <= 3 or axes[0] not in (1, batch) or axes[1] < 1
             or channels % axes[1] or axes[2] < 1):
@@ -317,6 +319,9 @@ class Plan(_Handle):
                if name != "stage_flops"})
         self._code = _lib.DTYPES[self.dtype]
         self._kernel_dtypes = KERNEL_DTYPES[self.dtype]
+        # Axes of 1 in front may be left out.
+        self._kernel_shapes = [self._kernel[i:] for i in range(3)
+                               if self._kernel[:i] == (1,) * i]
         self._workspace_bytes = (self.counters.forward_workspace_bytes,
                                  self.counters.backward_workspace_bytes)
         # Plans of the same arguments and another pattern, by pattern.
@@ -561,18 +566,19 @@ class Plan(_Handle):
 
     def _kernels(self, k, k_rev):
         """Views of k, and of k_rev where the plan is two-sided, checked."""
-        views = {"k": view(k, "k", self._kernel_dtypes[-1])}
-        axes = kernel_axes(views["k"].shape, *self._rows[:2])
-        if axes[2] != self._kernel[2]:
-            raise ValueError(f"k has length {axes[2]}; this plan is for "
-                             f"{self._kernel[2]}")
-        if axes != self._kernel:
-            raise ValueError(f"k has shape {views['k'].shape}; this plan is "
-                             f"for {self.k_shape}")
+        v = view(k, "k", self._kernel_dtypes[-1])
+        if v.shape not in self._kernel_shapes:
+            length = kernel_axes(v.shape, *self._rows[:2])[2]
+            if length != self._kernel[2]:
+                raise ValueError(f"k has length {length}; this plan is for "
+                                 f"{self._kernel[2]}")
+            raise ValueError(f"k has shape {tuple(v.shape)}; this plan is for "
+                             f"{self.k_shape}")
+        views = {"k": v}
         if k_rev is not None or self._reverse is not None:
             check_reverse(k_rev, self.mode)
-            views["k_rev"] = view(k_rev, "k_rev", self._kernel_dtypes[-1])
-            length = reverse_axes(views["k_rev"].shape, axes)
+            views["k_rev"] = v = view(k_rev, "k_rev", self._kernel_dtypes[-1])
+            length = reverse_axes(v.shape, self._kernel)
             if length != self._reverse:
                 raise ValueError(f"k_rev has length {length}; this plan is "
                                  f"for {self._reverse}")
