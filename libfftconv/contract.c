@@ -41,13 +41,14 @@ static void span(const struct matrix *m, int64_t entry_bytes, intptr_t *low, int
     }
 }
 
-static int check_matrix(const struct matrix *m, int64_t entry_reals)
+/* alignment: of a vector, which every row of spectra has. */
+static int check_matrix(const struct matrix *m, int64_t entry_reals, int alignment)
 {
     if (!m->data)
         return fail(FFTCONV_INVALID, "%s is NULL, must be given", m->name);
-    if ((uintptr_t)m->data % ALIGNMENT)
+    if ((uintptr_t)m->data % (unsigned)alignment)
         return fail(FFTCONV_INVALID, "%s is at %p, must be aligned to %d bytes", m->name,
-                    (const void *)m->data, ALIGNMENT);
+                    (const void *)m->data, alignment);
     int64_t total = entry_reals;
     for (int i = 0; i < 2; i++) {
         int64_t reach;
@@ -96,7 +97,8 @@ static int check(const struct fftconv_plan *plan, const fftconv_contraction *c)
     };
     intptr_t low[3], high[3];
     for (int i = 0; i < 3; i++) {
-        if ((status = check_matrix(&matrices[i], spectra_reals(plan))))
+        if ((status = check_matrix(&matrices[i], spectra_reals(plan),
+                                   plan->engine->lanes * plan->engine->real_bytes)))
             return status;
         span(&matrices[i], spectra_reals(plan) * plan->part[0].real_bytes, &low[i], &high[i]);
     }

@@ -848,7 +848,7 @@ class Product:
       for value in (0, -1, -2 ** 63)),
     *((lambda c, row, f=field: setattr(c, f, None), field)
       for field in ("a", "b", "out")),
-    *((lambda c, row, f=field: setattr(c, f, getattr(c, f) + 32), field)
+    *((lambda c, row, f=field: setattr(c, f, getattr(c, f) + 8), field)
       for field in ("a", "b", "out")),
     *((lambda c, row, f=field, i=axis, v=value:
        getattr(c, f).__setitem__(i, v), f"{field}[{axis}]")

@@ -495,6 +495,16 @@ def test_contract_strides():
     assert np.array_equal(whole[untouched], kept[untouched])
 
 
+@pytest.mark.parametrize("isa", fftconv.isas())
+def test_contract_at_any_row(isa):
+    """Operands that begin within an array of spectra, whose rows need not be
+    a multiple of 64 bytes long."""
+    p = Product(2, 3, 4, length=3, isa=isa)
+    p.a, p.b = p.spectra(3, 5)[1:, 1:], p.spectra(5, 4)[1:, 1:]
+    p.out = p.spectra(5, 5)[2:4, 1:4]
+    p.check()
+
+
 def test_contract_threads_agree_to_the_bit():
     p = Product(5, 7, 40, length=3000)
     p.run(1)
