@@ -29,7 +29,8 @@ struct row_job {
     const void *spectrum;
     const void *other;
     bool adjoint;
-    int64_t parts;
+    int levels; /* of a fold */
+    int64_t length, parts;
 };
 
 static void first_task(void *context, int64_t i, int worker)
@@ -63,16 +64,10 @@ static void last_task(void *context, int64_t i, int worker)
 static void fold_task(void *context, int64_t i, int worker)
 {
     const struct row_job *j = context;
-    const struct fftconv_plan *plan = j->lane->plan;
-    const int levels = plan->parts - 1;
-    const int64_t last = plan->places >> levels;
+    const int64_t step = j->length >> j->levels;
     (void)worker;
-    if (j->source)
-        plan->engine->fold(j->source, plan->places, levels, j->lane->row, last * i / j->parts,
-                           last * (i + 1) / j->parts);
-    else
-        plan->engine->unfold(j->lane->row, plan->places, levels, j->sink, last * i / j->parts,
-                             last * (i + 1) / j->parts);
+    j->lane->plan->engine->fold(j->adjoint, j->levels, j->length, j->source, j->sink,
+                                j->lane->row, step * i / j->parts, step * (i + 1) / j->parts);
 }
 
 static void multiply_task(void *context, int64_t i, int worker)
@@ -122,12 +117,27 @@ static void middle(const struct lane *lane, const struct xform *xf, int directio
 
 /* ---- A row and its parts ------------------------------------------------------- */
 
-/* Folds (or unfolds) in pieces that stay in cache through all levels. */
-static void fold(const struct lane *lane, const struct source *source, const struct sink *sink)
+/* Two levels a pass, what is left last. */
+static void fold(const struct lane *lane, const struct source *source)
 {
-    struct row_job job = {.source = source, .sink = sink};
     const int levels = lane->plan->parts - 1;
-    run(lane, &job, fold_task, ceil_div(lane->plan->places >> levels, 512));
+    for (int l = 0; l < levels; l += 2) {
+        struct row_job job = {.source = l == 0 ? source : NULL,
+                              .levels = (int)min64(2, levels - l),
+                              .length = lane->plan->places >> l};
+        run(lane, &job, fold_task, lane->inside > 1 ? 4 * lane->inside : 1);
+    }
+}
+
+static void unfold(const struct lane *lane, const struct sink *sink)
+{
+    const int levels = lane->plan->parts - 1;
+    for (int l = (levels - 1) / 2 * 2; l >= 0; l -= 2) {
+        struct row_job job = {.sink = l == 0 ? sink : NULL, .adjoint = true,
+                              .levels = (int)min64(2, levels - l),
+                              .length = lane->plan->places >> l};
+        run(lane, &job, fold_task, lane->inside > 1 ? 4 * lane->inside : 1);
+    }
 }
 
 static struct array own_row(const struct fftconv_plan *plan, const void *p, int64_t origin);
@@ -157,7 +167,7 @@ static void transform(const struct lane *lane, const struct source *source, void
 {
     const struct fftconv_plan *plan = lane->plan;
     if (plan->parts > 1)
-        fold(lane, source, NULL);
+        fold(lane, source);
     for (int i = 0; i < plan->parts; i++) {
         const struct source part = plan->parts > 1 ? part_source(lane, i) : *source;
         read_row(lane, &plan->part[i], &part);
@@ -175,7 +185,7 @@ static void transform_back(const struct lane *lane, void *S, const struct sink *
         write_row(lane, &plan->part[i], &part);
     }
     if (plan->parts > 1)
-        fold(lane, NULL, sink);
+        unfold(lane, sink);
 }
 
 /* The contraction per frequency. */
@@ -189,13 +199,24 @@ static void multiply(const struct lane *lane, const void *spectrum, void *S, boo
     }
 }
 
+/* May a sink's own memory hold the folded row, the way back ending in place? */
+static bool holds_row(const struct fftconv_plan *plan, const struct sink *s)
+{
+    return s->y.dtype == own_row(plan, NULL, 0).dtype && s->y.stride == 1 &&
+           s->to - s->from == plan->places && !s->has_skip && !s->has_mask &&
+           !s->out_gate.data && s->activation == FFTCONV_IDENTITY;
+}
+
 /* All three at once: the product never leaves the leaf. */
-static void convolve(const struct lane *lane, const struct source *source,
+static void convolve(const struct lane *given, const struct source *source,
                      const void *spectrum, const struct sink *sink)
 {
-    const struct fftconv_plan *plan = lane->plan;
+    const struct fftconv_plan *plan = given->plan;
+    struct lane here = *given, *lane = &here;
+    if (plan->parts > 1 && holds_row(plan, sink))
+        here.row = (char *)sink->y.data;
     if (plan->parts > 1)
-        fold(lane, source, NULL);
+        fold(lane, source);
     for (int i = 0; i < plan->parts; i++) {
         const struct source from = plan->parts > 1 ? part_source(lane, i) : *source;
         const struct sink to = plan->parts > 1 ? part_sink(lane, i) : *sink;
@@ -204,7 +225,7 @@ static void convolve(const struct lane *lane, const struct source *source,
         write_row(lane, &plan->part[i], &to);
     }
     if (plan->parts > 1)
-        fold(lane, NULL, sink);
+        unfold(lane, sink);
 }
 
 /* sum += conj(Z) G */

@@ -192,12 +192,11 @@ struct engine {
     /* X to sink, columns [c0, c1) of stage 1. */
     void (*last)(const struct xform *, void *X, const struct sink *, int64_t c0,
                  int64_t c1, void *scratch);
-    /* Folded: a source's `places` to sums and differences, level after level, of
-     * [i0, i1) of the last level's length; and back. */
-    void (*fold)(const struct source *, int64_t places, int levels, void *row, int64_t i0,
-                 int64_t i1);
-    void (*unfold)(void *row, int64_t places, int levels, const struct sink *, int64_t i0,
-                   int64_t i1);
+    /* One or two levels of a folded row of `length`, there or back, elements
+     * [i0, i1) of its halves or quarters; the first level from a source, the last
+     * one back to a sink, all others in place. */
+    void (*fold)(bool back, int levels, int64_t length, const struct source *,
+                 const struct sink *, void *row, int64_t i0, int64_t i1);
     /* Spectra; part i of n, so that threads can share a row. */
     void (*multiply)(const struct xform *, const void *spectrum, const void *in,
                      void *out, bool adjoint, int64_t part, int64_t parts);

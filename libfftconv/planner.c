@@ -231,8 +231,8 @@ static double cycles(const struct xform *xf, const struct request *request, stru
             per_vector += 1; /* twiddles by the vector */
         if (l == 0)
             per_vector += 2; /* conversion, gates, the right angle */
-        if (l == 0 && request->both_planes)
-            per_vector += st->radix % 2 ? 7 : 3.5; /* registers, above all */
+        if (l == 0 && request->both_planes) /* twice the inputs for the registers */
+            per_vector += st->radix <= 4 || lanes * real_bytes >= 64 ? 2.5 : 8;
         if (xf->square && l >= xf->split - 1)
             per_vector -= 1.5; /* no memory between the two */
         per_vector += 2 * vector_bytes / level_bandwidth[stage_level(xf, l)];
@@ -353,7 +353,8 @@ static double search(struct xform *xf, int64_t M, const struct request *request,
             if (left > 4)
                 continue;
             const int counts[4] = {n16, n8, left / 2, left % 2};
-            if (odds + n16 + n8 + counts[2] + counts[3] > 12)
+            /* every step is a pass: few more than eights would take */
+            if (n16 + n8 + counts[2] + counts[3] > (bits + 2) / 3 + 1)
                 continue;
             /* how many of each size the inner phase takes: at most two steps */
             int inner[4];
@@ -384,11 +385,16 @@ static double search(struct xform *xf, int64_t M, const struct request *request,
                             do
                                 best = consider(xf, best, M, steps, count, request, live);
                             while (live && next_order(steps + odds, outer));
-                            if (odds > 0 && outer > 0) { /* an even step before them */
-                                const int first = steps[odds];
-                                memmove(steps + 1, steps, (size_t)odds * sizeof *steps);
-                                steps[0] = first;
-                                best = consider(xf, best, M, steps, count, request, live);
+                            /* another step before them all: the largest even one,
+                             * or the smallest */
+                            for (int i = odds; outer > 0 && i < odds + outer;
+                                 i += max64(1, outer - 1)) {
+                                int other[MAX_STAGES];
+                                memcpy(other + 1, steps, (size_t)i * sizeof *steps);
+                                memcpy(other + i + 1, steps + i + 1,
+                                       (size_t)(count - i - 1) * sizeof *steps);
+                                other[0] = steps[i];
+                                best = consider(xf, best, M, other, count, request, live);
                             }
                         }
         }

@@ -835,73 +835,82 @@ static void N_(last)(const struct xform *xf, void *X, const struct sink *s, int6
 
 /* ---- Folded rows ---------------------------------------------------------------
  *
- * Level l has the sums of the level above in [0, 2h), h = places / 2^(l+1), and
- * leaves their sums in [0, h) and differences in [h, 2h). */
+ * A level leaves the sums of a row's halves in the lower and the differences in the
+ * upper; two levels go through in one pass, of quarters a, b, c, d:
+ *     (a + c) + (b + d),  (a + c) - (b + d),  a - c,  b - d
+ * Each is its own way back, but for a factor of 2 a level. */
 
-/* [i, i + count) of both halves of the row */
-static void N_(fold_run)(const REAL *a, const REAL *b, REAL *sum, REAL *difference,
-                         int64_t count)
-{
-    for (int64_t j = 0; j < count; j++) {
-        const REAL x = a[j], y = b[j];
-        sum[j] = x + y;
-        difference[j] = x - y;
-    }
-}
+enum { N_(QUARTERS) = 4 };
 
-static void N_(fold)(const struct source *s, int64_t places, int levels, void *row_,
-                     int64_t i0, int64_t i1)
-{
-    REAL *row = row_;
-    const bool direct = s->x.dtype == REAL_DTYPE && s->x.stride == 1 && !s->gate.data &&
-                        s->shift == 0 && s->from == 0 && s->to == places;
-    const int64_t last = places >> levels; /* [i0, i1) of it */
-    for (int l = 0; l < levels; l++) {
-        const int64_t h = places >> (l + 1);
-        for (int64_t c = 0; c < h; c += last)
-            for (int64_t i = c + i0; i < c + i1; i += CHUNK) {
-                const int64_t count = min64(CHUNK, c + i1 - i);
-                REAL a[CHUNK], b[CHUNK];
-                const REAL *pa = row + i, *pb = row + i + h;
-                if (l == 0 && direct) {
-                    pa = (const REAL *)s->x.data + (i - s->x.origin);
-                    pb = pa + h;
-                } else if (l == 0) {
-                    N_(read_places)(s, i, count, a);
-                    N_(read_places)(s, i + h, count, b);
-                    pa = a, pb = b;
-                }
-                N_(fold_run)(pa, pb, row + i, row + i + h, count);
-            }
-    }
-}
+/* At element j, a vector of them or one; y may be x. */
+#define AT(T, p) (*(T *)((p) + j))
+#define FOLD_HALVES(T)                                            \
+    const T a = AT(T, x[0]), b = AT(T, x[1]);                     \
+    AT(T, y[0]) = a + b, AT(T, y[1]) = a - b;
+#define FOLD_QUARTERS(T)                                          \
+    const T a = AT(T, x[0]), b = AT(T, x[1]), c = AT(T, x[2]), d = AT(T, x[3]); \
+    const T even = a + c, odd = b + d;                            \
+    AT(T, y[0]) = even + odd, AT(T, y[1]) = even - odd;           \
+    AT(T, y[2]) = a - c, AT(T, y[3]) = b - d;
+#define UNFOLD_QUARTERS(T)                                        \
+    const T a = AT(T, x[0]), b = AT(T, x[1]), c = AT(T, x[2]), d = AT(T, x[3]); \
+    const T even = a + b, odd = a - b;                            \
+    AT(T, y[0]) = even + c, AT(T, y[1]) = odd + d;                \
+    AT(T, y[2]) = even - c, AT(T, y[3]) = odd - d;
+#define RUN(kind)                                                 \
+    do {                                                          \
+        int64_t j = 0;                                            \
+        for (; j + W <= count; j += W) {                          \
+            kind(VU)                                              \
+        }                                                         \
+        for (; j < count; j++) {                                  \
+            kind(REAL)                                            \
+        }                                                         \
+    } while (0)
 
-static void N_(unfold)(void *row_, int64_t places, int levels, const struct sink *s,
-                       int64_t i0, int64_t i1)
+/* [i0, i1) of each of the 2^levels pieces of a row of `length`; source: it is read
+ * from there, sink: it is written there, else in the row. */
+static void N_(fold)(bool back, int levels, int64_t length, const struct source *source,
+                     const struct sink *sink, void *row_, int64_t i0, int64_t i1)
 {
     REAL *row = row_;
-    const bool direct = N_(sink_is_plain)(s) && s->shift == 0 && s->from == 0 &&
-                        s->to == places;
-    const int64_t last = places >> levels;
-    for (int l = levels - 1; l >= 0; l--) {
-        const int64_t h = places >> (l + 1);
-        for (int64_t c = 0; c < h; c += last)
-            for (int64_t i = c + i0; i < c + i1; i += CHUNK) {
-                const int64_t count = min64(CHUNK, c + i1 - i);
-                REAL a[CHUNK], b[CHUNK];
-                REAL *to = row;
-                if (l == 0 && direct)
-                    to = (REAL *)s->y.data - s->y.origin;
-                if (l > 0 || direct) {
-                    N_(fold_run)(row + i, row + i + h, to + i, to + i + h, count);
-                    continue;
-                }
-                N_(fold_run)(row + i, row + i + h, a, b, count);
-                N_(write_run)(s, i, count, a);
-                N_(write_run)(s, i + h, count, b);
-            }
+    const int pieces = 1 << levels;
+    const int64_t step = length >> levels;
+    const bool from_x = source && source->x.dtype == REAL_DTYPE && source->x.stride == 1 &&
+                        !source->gate.data && source->shift == 0 && source->from == 0 &&
+                        source->to == length;
+    const bool to_y = sink && N_(sink_is_plain)(sink) && sink->shift == 0 &&
+                      sink->from == 0 && sink->to == length;
+    for (int64_t i = i0; i < i1; i += CHUNK) {
+        const int64_t count = min64(CHUNK, i1 - i);
+        REAL buffer[2][N_(QUARTERS)][CHUNK], *x[N_(QUARTERS)], *y[N_(QUARTERS)];
+        for (int k = 0; k < pieces; k++) {
+            x[k] = y[k] = row + i + k * step;
+            if (from_x)
+                x[k] = (REAL *)source->x.data + (i + k * step - source->x.origin);
+            else if (source)
+                N_(read_places)(source, i + k * step, count, x[k] = buffer[0][k]);
+            if (to_y)
+                y[k] = (REAL *)sink->y.data + (i + k * step - sink->y.origin);
+            else if (sink)
+                y[k] = buffer[1][k];
+        }
+        if (levels == 1)
+            RUN(FOLD_HALVES);
+        else if (back)
+            RUN(UNFOLD_QUARTERS);
+        else
+            RUN(FOLD_QUARTERS);
+        for (int k = 0; sink && !to_y && k < pieces; k++)
+            N_(write_run)(sink, i + k * step, count, y[k]);
     }
 }
+
+#undef AT
+#undef FOLD_HALVES
+#undef FOLD_QUARTERS
+#undef UNFOLD_QUARTERS
+#undef RUN
 
 /* ---- Spectra: place by place ---------------------------------------------------- */
 
@@ -962,7 +971,6 @@ const struct engine ENGINE = {
     .middle = N_(middle),
     .last = N_(last),
     .fold = N_(fold),
-    .unfold = N_(unfold),
     .multiply = N_(multiply),
     .accumulate = N_(accumulate),
     .add = N_(add),
