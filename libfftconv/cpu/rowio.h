@@ -348,7 +348,7 @@ static void N_(place_taps)(const struct taps *t, void *row_)
     memset(row + t->count * reals, 0,
            (size_t)((t->places - t->count) * reals) * sizeof(REAL));
     for (int64_t s = 0; s < t->rev_count; s++) {
-        REAL v[2];
+        REAL v[2] = {0, 0};
         N_(read)(&t->k_rev, s, 1, v);
         for (int64_t i = 0; i < reals; i++)
             if (s == 0)
