@@ -53,7 +53,7 @@ def poison(monkeypatch):
 
     def workspace(self, size):
         pointer = at_least(self, size)
-        self._buffer[...] = 0xff
+        self._buffer[:size] = 0xff      # of what may be a far larger one
         return pointer
 
     monkeypatch.setattr(module, "empty", empty)

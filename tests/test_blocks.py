@@ -232,15 +232,18 @@ def test_chosen(choices):
 
 
 def test_less_work_for_fewer_taps():
-    """Workspace, spectrum, flops and bytes moved fall with Lk; each at most
-    what the longer kernel needs."""
+    """Workspace, spectrum, time and flops fall with Lk: each is at most what
+    the longer kernel needs (flops, of which the plan may spend a few to save
+    time, nearly)."""
     length = 1 << 20
     found = [counters(length, length >> shift)[1] for shift in
              (0, 2, 4, 6, 8, 10, 12, 14)]
     for of in ("spectrum_bytes", "forward_workspace_bytes",
                "backward_workspace_bytes", "flops", "predicted_seconds"):
         values = [getattr(c, of) for c in found]
-        assert all(b <= a for a, b in zip(values, values[1:])), (of, values)
+        slack = 1.05 if of == "flops" else 1
+        assert all(b <= slack * a for a, b in zip(values, values[1:])), (
+            of, values)
         assert values[-1] < values[0], (of, values)
     # A kernel a thousandth of the row: its spectrum is, too, up to the few
     # taps' worth of outputs that a block gives.
