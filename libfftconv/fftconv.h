@@ -306,7 +306,8 @@ FFTCONV_API FFTCONV_MUST_CHECK int fftconv_spectra_to_kernels(
 
 /* A matrix product at every frequency: with rows of spectra as entries,
  *     out[r, c] = scale sum_d a[r, d] b[d, c]   (accumulate: added to out)
- * for r < rows, c < columns, d < depth; strides count entries.  Not for the folded
+ * for r < rows, c < columns, d < depth; strides count entries, and a, b and out
+ * may begin at any row of spectra.  Not for the folded
  * form. */
 typedef struct fftconv_contraction {
     size_t size;

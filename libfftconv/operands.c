@@ -129,10 +129,12 @@ bool tensors_overlap(const fftconv_tensor *a, const fftconv_tensor *b)
 
 const fftconv_tensor *row_tensor(const fftconv_operands *o, int row_operand)
 {
-    const fftconv_tensor *const table[ROW_OPERANDS] = {
-        [U] = &o->u,   [IN_GATE] = &o->in_gate,   [OUT_GATE] = &o->out_gate, [Y] = &o->y,
-        [DY] = &o->dy, [DU] = &o->du, [DIN_GATE] = &o->din_gate, [DOUT_GATE] = &o->dout_gate};
-    return table[row_operand];
+#define AT(name) offsetof(fftconv_operands, name)
+    static const size_t at[ROW_OPERANDS] = {
+        [U] = AT(u),   [IN_GATE] = AT(in_gate), [OUT_GATE] = AT(out_gate), [Y] = AT(y),
+        [DY] = AT(dy), [DU] = AT(du), [DIN_GATE] = AT(din_gate), [DOUT_GATE] = AT(dout_gate)};
+#undef AT
+    return (const fftconv_tensor *)((const char *)o + at[row_operand]);
 }
 
 int check_kernels(const struct fftconv_plan *plan, const char *name, const fftconv_tensor *k,
@@ -206,14 +208,16 @@ int check_operands(const struct fftconv_plan *plan, const struct fftconv_spectru
 #undef TAPS
     };
     enum { COUNT = sizeof all / sizeof *all };
-    bool used[COUNT];
+    int used[COUNT], count = 0;
     for (int i = 0; i < COUNT; i++) {
+        if (!all[i].t->data)
+            continue;
         const bool taps = all[i].t == &o->k || all[i].t == &o->k_rev;
         const bool nothing = all[i].t == &o->history && plan->history && plan->behind == 0;
-        used[i] = all[i].t->data && !nothing && !(back && all[i].is & FORWARD_ONLY) &&
-                  !(!back && all[i].is & BACKWARD_ONLY) && !(taps && spectrum);
-        if (!used[i])
+        if (nothing || (back && all[i].is & FORWARD_ONLY) ||
+            (!back && all[i].is & BACKWARD_ONLY) || (taps && spectrum))
             continue;
+        used[count++] = i;
         if ((all[i].t == &o->k_rev || all[i].t == &o->dk_rev) && plan->mode != FFTCONV_TWO_SIDED)
             return fail(FFTCONV_INVALID, "%s is given, must be NULL unless mode is two_sided "
                         "(2)", all[i].name);
@@ -243,11 +247,11 @@ int check_operands(const struct fftconv_plan *plan, const struct fftconv_spectru
     if (o->dskip.data && back && !o->skip.data)
         return fail(FFTCONV_INVALID, "dskip is given, must be NULL where skip is NULL");
     /* y may be u: what a block reads is read before it is written */
-    for (int i = 0; i < COUNT; i++)
-        for (int j = 0; j < COUNT; j++) {
+    for (int a = 0; a < count; a++)
+        for (int b = 0; all[used[a]].is & OUTPUT && b < count; b++) {
+            const int i = used[a], j = used[b];
             const bool before = !(all[j].is & OUTPUT) || j < i;
-            if (!(all[i].is & OUTPUT) || !before || i == j || !used[i] || !used[j] ||
-                !tensors_overlap(all[i].t, all[j].t))
+            if (!before || i == j || !tensors_overlap(all[i].t, all[j].t))
                 continue;
             const bool may = all[i].t == &o->y && all[j].t == &o->u;
             if (!(may && o->y.data == o->u.data && same_strides(&o->y, &o->u)))
@@ -257,10 +261,9 @@ int check_operands(const struct fftconv_plan *plan, const struct fftconv_spectru
     if (o->workspace && (uintptr_t)o->workspace % ALIGNMENT)
         return fail(FFTCONV_INVALID, "workspace is at %p, must be aligned to %d bytes",
                     o->workspace, ALIGNMENT);
-    for (int i = 0; i < COUNT; i++)
-        if (o->workspace && used[i] &&
-            touches(all[i].t, o->workspace, max64(0, o->workspace_bytes)))
-            return fail(FFTCONV_INVALID, "workspace overlaps %s, must not", all[i].name);
+    for (int a = 0; o->workspace && a < count; a++)
+        if (touches(all[used[a]].t, o->workspace, max64(0, o->workspace_bytes)))
+            return fail(FFTCONV_INVALID, "workspace overlaps %s, must not", all[used[a]].name);
     return FFTCONV_OK;
 }
 

@@ -20,7 +20,6 @@ from .pattern import as_pattern
 _lib_forward = _lib.lib.fftconv_forward
 _lib_backward = _lib.lib.fftconv_backward
 _lib_workspace = _lib.lib.fftconv_operands_workspace_bytes
-_need = c_int64
 _OPERANDS_BYTES = ctypes.sizeof(_lib.Operands)
 _OFFSET = {name: getattr(_lib.Operands, name).offset
            for name, kind in _lib.Operands._fields_ if kind is _lib.Tensor}
@@ -653,11 +652,16 @@ class Plan(_Handle):
                                                 self._rows[0])
         return ops, handle, views
 
-    def _execute(self, execute, direction, handle, ops):
-        need = _need()
-        _lib_workspace(self._handle, handle, ops, direction, need)
-        ops.workspace = _workspace.at_least(need.value)
-        ops.workspace_bytes = need.value
+    def _execute(self, execute, direction, handle, ops, plain=False):
+        """plain: rows are contiguous, and no output is an input."""
+        if plain:
+            need = self._workspace_bytes[direction]
+        else:
+            bytes_ = c_int64()
+            _lib_workspace(self._handle, handle, ops, direction, bytes_)
+            need = bytes_.value
+        ops.workspace = _workspace.at_least(need)
+        ops.workspace_bytes = need
         execute(self._handle, handle, ops)
 
     def _forward(self, v, axes, kernel, k_rev, in_gate, out_gate, skip,
@@ -669,7 +673,10 @@ class Plan(_Handle):
         else:
             result, y = out, output_view(out, "out", v.shape, self.dtype)
         self._pack_rows(ops, _OFFSET["y"], y.pointer, y.strides, axes)
-        self._execute(_lib_forward, _lib.FORWARD, handle, ops)
+        plain = (axes == (0, 1, 2) and v.strides[-1] == y.strides[-1] == 1
+                 and in_gate is out_gate is None
+                 and (out is None or self.blocks == 1))
+        self._execute(_lib_forward, _lib.FORWARD, handle, ops, plain)
         return result if out is not None else finish(result, v.kind)
 
     def _backward(self, dy, v, axes, kernel, k_rev, in_gate, out_gate, skip,
