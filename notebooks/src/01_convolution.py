@@ -13,7 +13,7 @@
 # | 3–4 | the same sum as a matrix; causal, circular, padded |
 # | 5–6 | the DFT as a matrix; it makes every circular convolution a product |
 # | 7 | why the fast transform costs N log N |
-# | 8–9 | a real row costs half: even/odd packing, the right angle |
+# | 8–9 | a real row costs half: even/odd packing, the right angle, folds |
 # | 10 | the library, on a whole genome |
 
 # %%
@@ -455,6 +455,40 @@ for way, n in [("padded, complex", 2 * L), ("padded, even/odd", L),
 # from the other end of memory; the right angle takes one, and its turning by
 # $\theta^n$ can be hidden in the constants of the first stage (lesson 2, step
 # 10).
+#
+# A row that must wrap around $N$ gets there too. As
+# $t^N - 1 = (t^{N/2} - 1)(t^{N/2} + 1)$, fold it in halves: the sums
+# $x[n] + x[n + N/2]$ wrap around $N/2$, and the differences $x[n] - x[n + N/2]$
+# live where $t^{N/2} = -1$, which is a right angle of $M = N/4$ points. The sums
+# fold again.
+
+# %%
+def right_angle(x, k):
+    """x k modulo t^2M = -1, by M complex points."""
+    M = len(x) // 2
+    theta = np.exp(1j * np.pi * np.arange(M) / (2 * M))
+    X, K = (np.fft.fft((z[:M] + 1j * z[M:]) * theta) for z in (x, k))
+    y = np.fft.ifft(X * K) / theta
+    return np.concatenate([y.real, y.imag])
+
+
+def circular(x, k):
+    N = len(x)
+    if N % 4:
+        return np.fft.ifft(np.fft.fft(x) * np.fft.fft(k)).real
+    (x0, x1), (k0, k1) = np.split(x, 2), np.split(k, 2)
+    sums, differences = circular(x0 + x1, k0 + k1), right_angle(x0 - x1, k0 - k1)
+    return np.concatenate([sums + differences, sums - differences]) / 2
+
+
+x, k = rng.standard_normal((2, 48))
+assert np.allclose(circular(x, k), [(x[(n - np.arange(48)) % 48] * k).sum()
+                                    for n in range(48)], rtol=0, atol=1e-13)
+
+# %% [markdown]
+# Together the right angles have $N/4 + N/8 + \dots$ points, as many as even/odd
+# packing, and nothing has to meet its mirror. That is the library's form
+# "folded".
 #
 # ## Step 10. The library, on the whole genome
 #
