@@ -399,6 +399,7 @@ struct call {
     struct layout layout;
     char *workers, *shared;
     const char *spectra; /* of all kernels, or NULL: each worker makes its own */
+    const struct fftconv_spectrum *direct; /* whose taps are summed, or NULL      */
 };
 
 static struct lane lane_of(const struct call *c, int worker)
@@ -703,7 +704,17 @@ static void forward_tile(struct tile *tile, const char *spectra, void *context)
             sink.has_mask = o->mask.data;
             sink.mask = scalar_of(plan, &o->mask, tile->b, h);
             sink.activation = o->activation;
-            convolve(tile->lane, &source, spectrum_of(tile, spectra, i), &sink);
+            if (c->direct) {
+                const int64_t kernel = (plan->KB > 1 ? tile->b : 0) * plan->G + h / plan->members;
+                sink.shift = 0;
+                plan->engine->direct(&source,
+                                     (char *)c->direct->reversed +
+                                         kernel * c->direct->reversed_bytes,
+                                     plan->taps, c->L, &sink,
+                                     tile->lane->memory + tile->lane->layout->direct);
+            } else {
+                convolve(tile->lane, &source, spectrum_of(tile, spectra, i), &sink);
+            }
         }
         stage_out(tile, Y, block.t0, block.t1);
     }
@@ -764,6 +775,8 @@ int fftconv_forward(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
         parallel_for(l->threads, l->kernel_tasks, forward_kernel_task, &c);
     } else {
         c.spectra = spectrum ? spectrum->data : c.shared + l->shared_spectra;
+        if (spectrum && spectrum->reversed && c.L <= plan->direct)
+            c.direct = spectrum;
         if (!spectrum)
             prepare_all(&c, c.shared + l->shared_spectra);
         parallel_for(l->threads, l->kernel_tasks * l->runs * l->segments, forward_task, &c);
@@ -1047,6 +1060,21 @@ int fftconv_spectrum_create(fftconv_spectrum **out, const fftconv_plan *plan,
         free(s);
         return fail_memory(kernels * row);
     }
+    if (plan->direct) {
+        const int real = plan->part[0].real_bytes, lanes = plan->part[0].lanes;
+        const int64_t padded = round_up(plan->taps, lanes);
+        s->reversed_bytes = padded * real;
+        s->reversed = aligned_new(kernels * s->reversed_bytes);
+        for (int64_t i = 0; s->reversed && i < kernels; i++) {
+            const struct array taps = array_of(k, i / plan->G, i % plan->G);
+            plan->engine->reverse_taps(&taps, plan->taps, padded,
+                                       (char *)s->reversed + i * s->reversed_bytes);
+        }
+        if (!s->reversed) {
+            fftconv_spectrum_destroy(s);
+            return fail_memory(kernels * s->reversed_bytes);
+        }
+    }
     if ((status = begin(&c, plan, &o, FFTCONV_FORWARD, false, kernels, &owned))) {
         fftconv_spectrum_destroy(s);
         return status;
@@ -1059,8 +1087,10 @@ int fftconv_spectrum_create(fftconv_spectrum **out, const fftconv_plan *plan,
 
 void fftconv_spectrum_destroy(fftconv_spectrum *spectrum)
 {
-    if (spectrum)
+    if (spectrum) {
         aligned_free(spectrum->data);
+        aligned_free(spectrum->reversed);
+    }
     free(spectrum);
 }
 

@@ -197,6 +197,12 @@ struct engine {
      * one back to a sink, all others in place. */
     void (*fold)(bool back, int levels, int64_t length, const struct source *,
                  const struct sink *, void *row, int64_t i0, int64_t i1);
+    /* Few outputs of a real row by their sum: y[j] = sum_i taps[i] z[j + i], taps
+     * in reverse and padded to whole vectors, z the source's places from 0 on;
+     * work holds count + n and two vectors. */
+    void (*direct)(const struct source *, const void *taps, int64_t count, int64_t n,
+                   const struct sink *, void *work);
+    void (*reverse_taps)(const struct array *k, int64_t count, int64_t padded, void *taps);
     /* Spectra; part i of n, so that threads can share a row. */
     void (*multiply)(const struct xform *, const void *spectrum, const void *in,
                      void *out, bool adjoint, int64_t part, int64_t parts);
@@ -317,6 +323,7 @@ struct fftconv_plan {
     int64_t chunks;   /* a kernel's rows are summed in this many fixed parts  */
     uint64_t pattern; /* a hash of the weights; 0: none                       */
     double kept;      /* of the bins, those with a weight                     */
+    int64_t direct;   /* history: as many outputs cost less as sums           */
 };
 
 struct fftconv_spectrum {
@@ -325,6 +332,8 @@ struct fftconv_spectrum {
     int form, parts, packing;
     uint64_t pattern;
     struct xform part[MAX_PARTS]; /* the shapes alone */
+    void *reversed; /* history: the taps themselves, last first, in whole vectors */
+    int64_t reversed_bytes; /* of one kernel                                  */
 };
 
 /* Reals of a row's spectra, all parts. */
@@ -361,7 +370,8 @@ struct layout {
     int64_t segments;    /* of a row's blocks, forward                        */
     int64_t spectra; /* of one row, and of one kernel */
     int64_t scratch_bytes, stage_bytes[ROW_OPERANDS], carry_bytes, wrap_bytes;
-    int64_t x, row, scratch, z, g, made, sum, p, dz, taps, carry, wrapped, stage[ROW_OPERANDS];
+    int64_t x, row, scratch, z, g, made, sum, p, dz, taps, carry, wrapped,
+        direct, stage[ROW_OPERANDS];
     int64_t worker; /* bytes of one worker */
     /* shared by all workers */
     int64_t shared_spectra, shared_sums, shared_dskips, shared;

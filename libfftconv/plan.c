@@ -411,6 +411,10 @@ int fftconv_plan_create(fftconv_plan **out, const fftconv_plan_desc *d)
         fftconv_plan_destroy(plan);
         return status;
     }
+    /* about four products a cycle, and as many outputs as a block has at most */
+    if (plan->history && !is_complex(plan->dtype))
+        plan->direct = min64(plan->V, (int64_t)(plan->predicted / (double)plan->blocks * 1.4e10 /
+                                                (double)plan->taps));
     *out = plan;
     return FFTCONV_OK;
 }
@@ -507,6 +511,8 @@ struct layout layout_of(const struct fftconv_plan *plan, const struct shape_of_c
         l.carry = take(at, l.carry_bytes * l.tile);
         l.wrapped = take(at, l.wrap_bytes * l.tile);
     }
+    if (plan->direct)
+        l.direct = take(at, (plan->taps + plan->direct + 2 * xf->lanes) * reals);
     for (int i = 0; i < ROW_OPERANDS; i++)
         if (call->staged[i]) {
             const bool input = i == U || i == IN_GATE || i == DU || i == DIN_GATE;

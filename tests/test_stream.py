@@ -232,3 +232,16 @@ def test_errors_take_nothing_in(call, message):
 def test_construction_errors(arguments, message):
     with pytest.raises(ValueError, match=message):
         Stream(**{"k": np.ones((3, 5), "f4"), **arguments})
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_single_samples_and_longer_pieces_agree(dtype):
+    """Short pieces are summed, long ones transformed: both paths, any mixture,
+    against the oracle of the whole."""
+    for taps in (1, 2, 7, 64, 333):
+        case = Case(2, 3, 400, taps, dtype, options=("skip",))
+        stream = fftconv.Stream(case.k, batch=2, skip=case.operands["skip"])
+        cuts = [0, 1, 2, 3, 5, 9, 30, 31, 100, 105, 399, 400]
+        pieces = [stream.push(case.u[..., a:b])
+                  for a, b in zip(cuts, cuts[1:])]
+        check_forward(case, np.concatenate(pieces, axis=-1))
