@@ -547,8 +547,9 @@ struct tile {
             memcpy(stage + i * row_bytes + n0 * size, square[i], (size_t)(m * size)); \
     }
 
-static void copy_tile(const fftconv_tensor *t, int64_t b, int64_t h0, int64_t count,
-                      int64_t from, int64_t elements, char *stage, int64_t row_bytes, bool in)
+static void copy_tile(const struct fftconv_plan *plan, const fftconv_tensor *t, int64_t b,
+                      int64_t h0, int64_t count, int64_t from, int64_t elements, char *stage,
+                      int64_t row_bytes, bool in)
 {
     typedef struct {
         uint64_t half[2];
@@ -556,6 +557,14 @@ static void copy_tile(const fftconv_tensor *t, int64_t b, int64_t h0, int64_t co
     const int size = dtype_size(t->dtype);
     char *data = (char *)t->data +
                  (b * t->stride[0] + h0 * t->stride[1] + from * t->stride[2]) * size;
+    if (size == plan->part[0].real_bytes && t->stride[1] == 1) {
+        const int64_t far = t->stride[2], near = row_bytes / size;
+        if (in)
+            plan->engine->turn(data, far, stage, near, elements, count);
+        else
+            plan->engine->turn(stage, near, data, far, count, elements);
+        return;
+    }
     switch (size) {
     case 2: COPY_TILE(uint16_t) break;
     case 4: COPY_TILE(uint32_t) break;
@@ -599,7 +608,7 @@ static void stage_in(struct tile *tile, const struct block *block)
         tile->staged[i].from = from;
         tile->staged[i].to = to;
         if (i <= OUT_GATE || i == DY)
-            copy_tile(t, tile->b, tile->h0, tile->count, from + have, to - from - have,
+            copy_tile(tile->call->plan, t, tile->b, tile->h0, tile->count, from + have, to - from - have,
                       stage + have * dtype_size(t->dtype), l->stage_bytes[i], true);
     }
 }
@@ -611,7 +620,7 @@ static void stage_out(const struct tile *tile, int operand, int64_t from, int64_
     if (!l->call.staged[operand] || from >= to)
         return;
     const fftconv_tensor *t = row_tensor(tile->call->o, operand);
-    copy_tile(t, tile->b, tile->h0, tile->count, from, to - from,
+    copy_tile(tile->call->plan, t, tile->b, tile->h0, tile->count, from, to - from,
               tile->lane->memory + l->stage[operand] +
                   (from - tile->staged[operand].from) * dtype_size(t->dtype),
               l->stage_bytes[operand], false);

@@ -219,6 +219,9 @@ struct engine {
                    const struct array *factor, const struct array *to);
     /* y += a x, rows of the engine's own numbers, complex or not */
     void (*axpy)(bool complex, int64_t count, struct scalar a, const void *x, void *y);
+    /* a matrix's transpose, steps in reals */
+    void (*turn)(const void *from, int64_t from_step, void *to, int64_t to_step, int64_t rows,
+                 int64_t columns);
     /* taps to a row, and a row's to taps, overwriting */
     void (*place_taps)(const struct taps *, void *row);
     void (*take_taps)(const struct taps *, const void *row);

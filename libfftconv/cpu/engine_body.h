@@ -547,6 +547,31 @@ static void N_(from_rows)(const struct xform *xf, const REAL *t, REAL *x, int64_
     N_(transpose_leaf)(t, xf->Q, xf->Plv, x, xf->Pl, xf->Qv, 0, xf->Qv, v0, v1);
 }
 
+/* to[c][r] = from[r][c], steps in reals; anywhere in memory. */
+static void N_(turn)(const void *from_, int64_t from_step, void *to_, int64_t to_step,
+                     int64_t rows, int64_t columns)
+{
+    const REAL *from = from_;
+    REAL *to = to_;
+    for (int64_t r = 0; r < rows; r += W)
+        for (int64_t c = 0; c < columns; c += W) {
+            if (r + W <= rows && c + W <= columns) {
+                V v[LANES];
+#pragma GCC unroll 16
+                for (int i = 0; i < LANES; i++)
+                    v[i] = *(const VU *)(from + (r + i) * from_step + c);
+                TRANSPOSE(v);
+#pragma GCC unroll 16
+                for (int i = 0; i < LANES; i++)
+                    *(VU *)(to + (c + i) * to_step + r) = v[i];
+                continue;
+            }
+            for (int64_t i = r; i < min64(rows, r + W); i++)
+                for (int64_t j = c; j < min64(columns, c + W); j++)
+                    to[j * to_step + i] = from[i * from_step + j];
+        }
+}
+
 /* A leaf's last stage of phase 1 and only stage of phase 2, where both have
  * radix LANES: the LANES x LANES points of a tile go through both stages, the
  * product and back without leaving the registers' reach. */
@@ -1032,6 +1057,7 @@ const struct engine ENGINE = {
     .gradient = N_(gradient),
     .spread = N_(spread),
     .axpy = N_(axpy),
+    .turn = N_(turn),
     .place_taps = N_(place_taps),
     .take_taps = N_(take_taps),
     .get = N_(get),
