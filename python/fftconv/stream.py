@@ -65,13 +65,15 @@ class Stream:
             skip = view(skip, "skip", plan._kernel_dtypes[-1])
             self._skip = view(skip.numpy().copy(), "skip")
             plan._pack_channels(_lib.Operands(), "skip", self._skip, 1)
-        # z before the next piece, the latest last; not rounded to 16 bits.
-        self._history = np.zeros((batch, channels, taps - 1), numpy_dtype(
+        # z, not rounded to 16 bits: before the next piece are the Lk - 1
+        # samples up to _end.  Twice that many fit, so that they seldom move.
+        self._taps, self._end = taps, taps - 1
+        self._past = np.zeros((batch, channels, 2 * (taps - 1)), numpy_dtype(
             plan._kernel_dtypes[-1]))
 
     def __repr__(self):
-        batch, channels, length = self._history.shape
-        return (f"Stream(k=(..., {length + 1}), channels={channels}, "
+        batch, channels, _ = self._past.shape
+        return (f"Stream(k=(..., {self._taps}), channels={channels}, "
                 f"batch={batch}, dtype={self._plan.dtype!r}, "
                 f"block={self._block})")
 
@@ -79,7 +81,7 @@ class Stream:
         """A stream of the same kernels and past, that goes its own way."""
         other = object.__new__(Stream)
         other.__dict__.update(self.__dict__)
-        other._history = self._history.copy()
+        other._past = self._past.copy()
         return other
 
     __copy__ = copy
@@ -89,24 +91,29 @@ class Stream:
 
     def reset(self):
         """Forget all input."""
-        self._history[...] = 0
+        self._history()[...] = 0
+
+    def _history(self):
+        """The last Lk - 1 samples, where they lie."""
+        return self._past[..., self._end - self._taps + 1:self._end]
 
     @property
     def history(self):
         """(B, H, Lk - 1), in the stream's dtype, float32 for 16 bits:
         z = in_gate . u before the next piece, the latest last, zero before the
         first.  A copy; what is assigned to it is the stream's new past."""
-        return self._history.copy()
+        return self._history().copy()
 
     @history.setter
     def history(self, z):
         allowed = self._plan._kernel_dtypes
         v = view(z, "history", allowed[-1])
         check_dtype(v, "history", allowed, self._plan.dtype)
-        if v.shape != self._history.shape:
+        past = self._history()
+        if v.shape != past.shape:
             raise ValueError(f"history has shape {v.shape}; it must be "
-                             f"{self._history.shape}, (B, H, Lk - 1)")
-        self._history[...] = v.numpy()
+                             f"{past.shape}, (B, H, Lk - 1)")
+        past[...] = v.numpy()
 
     def push(self, u, in_gate=None, out_gate=None, *, mask=None):
         """The next n >= 1 samples of y from the next n of u.
@@ -120,8 +127,8 @@ class Stream:
         v = view(u, "u", dtype)
         rows_axes(len(v.shape), "BHL")
         rows = (1,) * (3 - len(v.shape)) + tuple(v.shape)
-        if rows[:2] != self._history.shape[:2] or rows[2] < 1:
-            batch, channels = self._history.shape[:2]
+        if rows[:2] != self._past.shape[:2] or rows[2] < 1:
+            batch, channels, _ = self._past.shape
             raise ValueError(f"u has shape {v.shape}; this stream is for "
                              f"({batch}, {channels}, n), n at least 1")
         if v.dtype != dtype and not plan._complex:
@@ -147,22 +154,27 @@ class Stream:
             piece = {name: x.part(start, stop) for name, x in arrays.items()}
             for name, x in piece.items():
                 _pack(ops, _OFFSET[name], x)
-            if self._history.size:
-                _pack(ops, _OFFSET["history"], view(self._history, "history"))
+            if self._past.size:
+                _pack(ops, _OFFSET["history"],
+                      view(self._history(), "history"))
             plan._execute(_lib.lib.fftconv_forward, _lib.FORWARD,
                           self._spectrum._handle, ops)
             self._remember(piece["u"].numpy(), piece.get("in_gate"))
         return finish(result, v.kind)
 
     def _remember(self, u, gate):
-        """The last Lk - 1 samples of what came before and in_gate . u."""
-        past = self._history
-        count, new = past.shape[-1], min(past.shape[-1], u.shape[-1])
+        """Append in_gate . u, or the last Lk - 1 samples of it."""
+        past, end = self._past, self._end
+        new = min(self._taps - 1, u.shape[-1])
         if new == 0:
             return
+        if end + new > past.shape[-1]:      # to the front, what is still seen
+            kept = self._taps - 1 - new
+            past[..., :kept] = past[..., end - kept:end]
+            end = kept
         z = u[..., u.shape[-1] - new:]
         if gate is not None:
-            wide = past.dtype
-            z = z.astype(wide) * gate.numpy()[..., -new:].astype(wide)
-        past[..., :count - new] = past[..., new:]
-        past[..., count - new:] = z
+            z = z.astype(past.dtype) * gate.numpy()[..., -new:].astype(
+                past.dtype)
+        past[..., end:end + new] = z
+        self._end = end + new
