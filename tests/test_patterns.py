@@ -345,6 +345,7 @@ def test_spectrum_on_a_plan_without(n):
     assert other.spectrum(case.k).plan is other
     assert other.spectrum(case.k, pattern=pattern).plan is other
     assert plan.pattern is None
+    assert repr(pattern) in repr(spectrum) and repr(pattern) in repr(other)
     check_forward(dense, plan(dense.u, plan.spectrum(dense.k),
                               **dense.plan_arguments))
 

@@ -97,9 +97,10 @@ def conv(u, k, in_gate=None, out_gate=None, *, mode="causal", fft_size=None,
         k_rev: two-sided only, and needed there: k's leading axes and dtypes,
             its own length.
         pattern: circular and real only: a `Pattern`, or a boolean mask of the
-            fft_size // 2 + 1 rfft bins. y is then made of
-            Re IDFT(DFT(z) . mask . DFT(k)); what is removed costs nothing
-            where fft_size has no prime factor above 7.
+            fft_size // 2 + 1 rfft bins. z * k is then
+            Re IDFT(DFT(z) . mask . DFT(k)); blocks of stages that hold only
+            removed bins are skipped, where fft_size has no prime factor above
+            7 (else k is filtered beforehand).
         skip: (H,). activation: None, "gelu" (x Phi(x), by erf) or "silu".
         mask: (B, H). skip and mask have k's choice of dtypes.
         layout: "BHL", or "BLH": u, gates and y (B, L, H) or (L, H); k, skip

@@ -163,7 +163,7 @@ def as_pattern(pattern):
     """A Pattern from a Pattern, a boolean mask of rfft bins, or None."""
     if pattern is None or isinstance(pattern, Pattern):
         return pattern
-    if isinstance(pattern, (list, tuple, np.ndarray)):
+    if isinstance(pattern, (list, tuple)) or hasattr(pattern, "__array__"):
         return Pattern.from_mask(pattern)
     raise ValueError(f"pattern is a {type(pattern).__name__}; it must be a "
                      "Pattern, or boolean (fft_size // 2 + 1,)")

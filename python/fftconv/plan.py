@@ -181,7 +181,10 @@ class Spectrum(_Handle):
             for v in map(views.get, ("k", "k_rev")))
 
     def __repr__(self):
-        return (f"Spectrum(k={self.k.shape}, {self.k.dtype}, "
+        more = "" if self.k_rev is None else f"k_rev={self.k_rev.shape}, "
+        if self.plan.pattern is not None:
+            more += f"{self.plan.pattern!r}, "
+        return (f"Spectrum(k={self.k.shape}, {more}{self.k.dtype}, "
                 f"{self.nbytes} bytes)")
 
 
