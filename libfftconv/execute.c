@@ -657,13 +657,42 @@ static struct before before_of(const struct tile *tile, int64_t i)
     return before;
 }
 
+/* Kernels [g0, g1) of batch row kb, and their spectra. */
+struct kernels {
+    int64_t kb, g0, g1;
+    const char *spectra;
+};
+
+/* Those of a task; spectra as the call has them, or made here and now. */
+static struct kernels kernels_of(const struct call *c, const struct lane *lane, int64_t task)
+{
+    const struct layout *l = &c->layout;
+    const struct fftconv_plan *plan = c->plan;
+    const int64_t tasks = l->kernel_tasks / plan->KB; /* of a batch row */
+    struct kernels k = {.kb = task / tasks, .g0 = task % tasks * l->kernels};
+    k.g1 = min64(plan->G, k.g0 + l->kernels);
+    if (c->spectra) {
+        k.spectra = c->spectra + (k.kb * plan->G + k.g0) * l->spectra;
+    } else {
+        char *made = lane->memory + l->made;
+        for (int64_t g = k.g0; g < k.g1; g++)
+            prepare(lane, c->o, k.kb, g, made + (g - k.g0) * l->spectra);
+        k.spectra = made;
+    }
+    return k;
+}
+
+/* Rows a kernel serves: its members', in one row of the batch or in all. */
+static int64_t rows_of_kernel(const struct fftconv_plan *plan)
+{
+    return plan->members * (plan->B / plan->KB);
+}
+
 typedef void tile_fn(struct tile *tile, const char *spectra, void *context);
 
-/* Runs [run0, run1) of the rows that kernels [g0, g1) of batch row kb serve, tile
- * by tile; `spectra` are those kernels'. */
-static void each_tile(const struct call *c, const struct lane *lane, int64_t kb, int64_t g0,
-                      int64_t g1, int64_t row0, int64_t row1, const char *spectra, tile_fn *fn,
-                      void *context)
+/* Rows [row0, row1) of those that each of these kernels serves, tile by tile. */
+static void each_tile(const struct call *c, const struct lane *lane, const struct kernels *k,
+                      int64_t row0, int64_t row1, tile_fn *fn, void *context)
 {
     const struct fftconv_plan *plan = c->plan;
     const int64_t members = plan->members;
@@ -671,9 +700,9 @@ static void each_tile(const struct call *c, const struct lane *lane, int64_t kb,
         const int64_t m = r % members;
         n = members > 1 ? min64(min64(c->layout.tile, members - m), row1 - r) : 1;
         struct tile tile = {.call = c, .lane = lane,
-                            .b = plan->KB > 1 ? kb : r / members,
-                            .h0 = g0 * members + m, .count = members > 1 ? n : g1 - g0};
-        fn(&tile, spectra, context);
+                            .b = plan->KB > 1 ? k->kb : r / members,
+                            .h0 = k->g0 * members + m, .count = members > 1 ? n : k->g1 - k->g0};
+        fn(&tile, k->spectra, context);
     }
 }
 
@@ -740,34 +769,25 @@ static void forward_task(void *context, int64_t index, int worker)
     const struct fftconv_plan *plan = c->plan;
     const struct lane lane = lane_of(c, worker);
     const int64_t s = index % l->segments, run = index / l->segments % l->runs;
-    const int64_t k = index / l->segments / l->runs, blocks = blocks_of(c);
-    const int64_t per_kb = l->kernel_tasks / plan->KB, kb = k / per_kb;
-    const int64_t g0 = k % per_kb * l->kernels, g1 = min64(plan->G, g0 + l->kernels);
+    const struct kernels k = kernels_of(c, &lane, index / l->segments / l->runs);
+    const int64_t blocks = blocks_of(c);
     struct segment segment = {blocks * s / l->segments, blocks * (s + 1) / l->segments};
     /* runs of one batch row: pieces of its members, each a tile long */
     const int64_t pieces = ceil_div(plan->members, plan->members > 1 ? l->tile : 1);
     const int64_t row0 = run / pieces * plan->members + run % pieces * l->tile;
     const int64_t row1 = min64(run / pieces * plan->members + plan->members,
                                row0 + (plan->members > 1 ? l->tile : 1));
-    each_tile(c, &lane, kb, g0, g1, row0, row1,
-              c->spectra + (kb * plan->G + g0) * l->spectra, forward_tile, &segment);
+    each_tile(c, &lane, &k, row0, row1, forward_tile, &segment);
 }
 
 /* Kernels made, then all their rows. */
-static void forward_kernel_task(void *context, int64_t k, int worker)
+static void forward_kernel_task(void *context, int64_t task, int worker)
 {
     const struct call *c = context;
-    const struct layout *l = &c->layout;
-    const struct fftconv_plan *plan = c->plan;
     const struct lane lane = lane_of(c, worker);
-    const int64_t per_kb = l->kernel_tasks / plan->KB, kb = k / per_kb;
-    const int64_t g0 = k % per_kb * l->kernels, g1 = min64(plan->G, g0 + l->kernels);
-    char *made = lane.memory + l->made;
-    for (int64_t g = g0; g < g1; g++)
-        prepare(&lane, c->o, kb, g, made + (g - g0) * l->spectra);
+    const struct kernels k = kernels_of(c, &lane, task);
     struct segment all = {0, blocks_of(c)};
-    each_tile(c, &lane, kb, g0, g1, 0, plan->members * (plan->B / plan->KB), made, forward_tile,
-              &all);
+    each_tile(c, &lane, &k, 0, rows_of_kernel(c->plan), forward_tile, &all);
 }
 
 int fftconv_forward(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
@@ -955,32 +975,23 @@ static void backward_task(void *context, int64_t index, int worker)
     const struct layout *l = &c->layout;
     const struct fftconv_plan *plan = c->plan;
     const struct lane lane = lane_of(c, worker);
-    const int64_t k = index / plan->chunks, chunk = index % plan->chunks;
-    const int64_t per_kb = l->kernel_tasks / plan->KB, kb = k / per_kb;
-    const int64_t g0 = k % per_kb * l->kernels, g1 = min64(plan->G, g0 + l->kernels);
-    const int64_t rows = plan->members * (plan->B / plan->KB);
-    const char *spectra = c->spectra + (kb * plan->G + g0) * l->spectra;
-    if (!c->spectra) {
-        char *made = lane.memory + l->made;
-        for (int64_t g = g0; g < g1; g++)
-            prepare(&lane, c->o, kb, g, made + (g - g0) * l->spectra);
-        spectra = made;
-    }
+    const int64_t chunk = index % plan->chunks, rows = rows_of_kernel(plan);
+    const struct kernels k = kernels_of(c, &lane, index / plan->chunks);
     struct backward task = {.sums = lane.memory + l->sum, .sum_step = l->spectra,
-                            .dskips = dskips_of(c, kb, chunk)};
+                            .dskips = dskips_of(c, k.kb, chunk)};
     if (plan->chunks > 1) {
-        task.sums = sums_of(c, kb * plan->G + g0) + chunk * l->spectra;
+        task.sums = sums_of(c, k.kb * plan->G + k.g0) + chunk * l->spectra;
         task.sum_step = plan->chunks * l->spectra;
     }
-    for (int64_t g = g0; g < g1; g++)
-        memset(task.sums + (g - g0) * task.sum_step, 0, (size_t)l->spectra);
-    memset(task.dskips + g0 * plan->members, 0,
-           (size_t)((g1 - g0) * plan->members) * sizeof *task.dskips);
-    each_tile(c, &lane, kb, g0, g1, rows * chunk / plan->chunks,
-              rows * (chunk + 1) / plan->chunks, spectra, backward_tile, &task);
+    for (int64_t g = k.g0; g < k.g1; g++)
+        memset(task.sums + (g - k.g0) * task.sum_step, 0, (size_t)l->spectra);
+    memset(task.dskips + k.g0 * plan->members, 0,
+           (size_t)((k.g1 - k.g0) * plan->members) * sizeof *task.dskips);
+    each_tile(c, &lane, &k, rows * chunk / plan->chunks, rows * (chunk + 1) / plan->chunks,
+              backward_tile, &task);
     if (plan->chunks == 1)
-        for (int64_t g = g0; g < g1; g++)
-            finish_kernel(c, &lane, kb, g, task.sums + (g - g0) * task.sum_step);
+        for (int64_t g = k.g0; g < k.g1; g++)
+            finish_kernel(c, &lane, k.kb, g, task.sums + (g - k.g0) * task.sum_step);
 }
 
 static void finish_task(void *context, int64_t kernel, int worker)
