@@ -154,7 +154,7 @@ def test_numbers(lib):
             c_name = "FORM_AUTO" if c_name == "AUTO" else c_name
             assert enumerators[c_name] == value, name
     for name in ("OK", "INVALID", "NO_MEMORY", "UNSUPPORTED", "FORWARD",
-                 "BACKWARD"):
+                 "BACKWARD", "INPUT", "OUTPUT"):
         assert getattr(lib, name) == enumerators[name]
     real_name = os.path.realpath(LIBRARY)
     assert real_name.endswith(f".so.{defined['ABI']}.0.0"), real_name
