@@ -79,9 +79,9 @@ static int check(const struct fftconv_plan *plan, const fftconv_contraction *c)
     if (c->size != sizeof *c)
         return fail(FFTCONV_INVALID, "contraction->size is %zu, must be %zu", c->size,
                     sizeof *c);
-    if (plan->form == FFTCONV_FOLDED)
-        return fail(FFTCONV_INVALID, "plan has form folded, whose parts are scaled apart; must "
-                    "be right_angle or complex");
+    if (plan->form == FFTCONV_FOLDED || plan->pattern)
+        return fail(FFTCONV_INVALID, "plan has %s, must be of form right_angle or complex, "
+                    "without weights", plan->pattern ? "weights" : "form folded");
     const struct {
         const char *name;
         int64_t value;

@@ -154,7 +154,7 @@ static struct source part_source(const struct lane *lane, int i)
 static struct sink part_sink(const struct lane *lane, int i)
 {
     const struct source same = part_source(lane, i);
-    return (struct sink){.packing = LINEAR, .to = same.to, .scale = 1, .y = same.x};
+    return (struct sink){.packing = LINEAR, .to = same.to, .y = same.x};
 }
 
 static void *at_part(const struct fftconv_plan *plan, int i, const void *spectra)
@@ -246,15 +246,13 @@ static double part_scale(const struct fftconv_plan *plan, int i)
     return 1 / ((double)plan->part[i].M * (double)((int64_t)1 << levels));
 }
 
-/* The transform of k, in S, times the weights and (scaled) what the way back leaves
- * out: a spectrum.  The same again makes of its gradient that of k's transform. */
-static void weigh(const struct fftconv_plan *plan, bool scaled, const void *S, void *to)
+/* The transform of k, in S, times the weights and what the way back leaves out: a
+ * spectrum.  The same again makes of its gradient that of k's transform. */
+static void weigh(const struct fftconv_plan *plan, const void *S, void *to)
 {
-    for (int i = 0; i < plan->parts; i++) {
-        const struct xform *xf = &plan->part[i];
-        plan->engine->weigh(xf, scaled ? part_scale(plan, i) : 1, at_part(plan, i, S),
+    for (int i = 0; i < plan->parts; i++)
+        plan->engine->weigh(&plan->part[i], part_scale(plan, i), at_part(plan, i, S),
                             at_part(plan, i, to));
-    }
 }
 
 /* ---- Sources and sinks -------------------------------------------------------------- */
@@ -323,7 +321,7 @@ static struct sink output_sink(const struct fftconv_plan *plan, const struct blo
                                struct array y)
 {
     return (struct sink){.packing = plan->packing, .shift = block->s, .from = block->t0,
-                         .to = block->t1, .scale = 1, .y = y};
+                         .to = block->t1, .y = y};
 }
 
 /* All places a block's inputs may have come from. */
@@ -331,7 +329,7 @@ static struct sink input_sink(const struct fftconv_plan *plan, int64_t L,
                               const struct block *block, struct array y)
 {
     return (struct sink){.packing = plan->packing, .shift = block->s, .from = block->s,
-                         .to = min64(L, block->s + plan->places), .scale = 1, .y = y};
+                         .to = min64(L, block->s + plan->places), .y = y};
 }
 
 /* ---- Kernels ---------------------------------------------------------------------------- */
@@ -340,7 +338,6 @@ static struct taps taps_of(const struct fftconv_plan *plan, const fftconv_tensor
                            const fftconv_tensor *k_rev, int64_t b, int64_t g)
 {
     struct taps taps = {.count = plan->taps, .places = plan->places,
-                        
                         .sign = plan->form == FFTCONV_RIGHT_ANGLE ? -1 : 1};
     if (k)
         taps.k = array_of(k, b, g);
@@ -365,12 +362,10 @@ static void transform_taps(const struct lane *lane, const struct taps *taps, voi
 }
 
 /* The taps of a kernel's gradient from its spectrum S, which is overwritten. */
-static void transform_back_taps(const struct lane *lane, const struct taps *taps, double scale,
-                                void *S)
+static void transform_back_taps(const struct lane *lane, const struct taps *taps, void *S)
 {
     const struct fftconv_plan *plan = lane->plan;
-    struct sink sink = {.packing = plan->packing, .to = taps->count, .scale = scale,
-                        .y = taps->k};
+    struct sink sink = {.packing = plan->packing, .to = taps->count, .y = taps->k};
     if (taps->k_rev.data) {
         sink.to = taps->places;
         sink.y = own_row(plan, lane->taps, 0);
@@ -416,8 +411,9 @@ static struct lane lane_of(const struct call *c, int worker)
 static bool is_scattered(const fftconv_tensor *t)
 {
     const int64_t size = dtype_size(t->dtype);
-    return t->data && t->shape[1] > 1 && llabs(t->stride[1]) * size < 64 &&
-           t->stride[1] != 0 && llabs(t->stride[2]) * size >= 32;
+    const int64_t n = t->stride[2], h = t->stride[1], far = size ? 32 / size : 0;
+    return t->data && t->shape[1] > 1 && t->shape[2] > 1 && size && h != 0 &&
+           h < 64 / size && -h < 64 / size && (n >= far || -n >= far);
 }
 
 static struct shape_of_call shape_of(const struct fftconv_plan *plan, const fftconv_operands *o,
@@ -428,7 +424,7 @@ static struct shape_of_call shape_of(const struct fftconv_plan *plan, const fftc
     const bool forward = direction == FFTCONV_FORWARD;
     for (int i = 0; i < ROW_OPERANDS; i++)
         if (i <= OUT_GATE || (forward ? i == Y : i >= DY))
-            call.staged[i] = is_scattered(row_tensor(o, i));
+            call.tiled |= call.staged[i] = is_scattered(row_tensor(o, i));
     if (forward && plan->blocks > 1 && o->u.data && o->y.data == o->u.data)
         call.in_place = call.staged[U] = true;
     return call;
@@ -491,7 +487,7 @@ static void prepare(const struct lane *lane, const fftconv_operands *o, int64_t 
 {
     const struct taps taps = taps_of(lane->plan, &o->k, &o->k_rev, b, g);
     transform_taps(lane, &taps, lane->z);
-    weigh(lane->plan, true, lane->z, spectrum);
+    weigh(lane->plan, lane->z, spectrum);
 }
 
 /* Spectra of every kernel, into consecutive rows. */
@@ -552,8 +548,11 @@ static void copy_tile(const struct fftconv_plan *plan, const fftconv_tensor *t, 
                       int64_t row_bytes, bool in)
 {
     typedef struct {
+        uint32_t half[2];
+    } pair_of_4;
+    typedef struct {
         uint64_t half[2];
-    } pair;
+    } pair_of_8;
     const int size = dtype_size(t->dtype);
     char *data = (char *)t->data +
                  (b * t->stride[0] + h0 * t->stride[1] + from * t->stride[2]) * size;
@@ -565,11 +564,12 @@ static void copy_tile(const struct fftconv_plan *plan, const fftconv_tensor *t, 
             plan->engine->turn(stage, near, data, far, count, elements);
         return;
     }
-    switch (size) {
-    case 2: COPY_TILE(uint16_t) break;
-    case 4: COPY_TILE(uint32_t) break;
-    case 8: COPY_TILE(uint64_t) break;
-    default: COPY_TILE(pair)
+    switch (t->dtype) { /* complex numbers are aligned to their halves */
+    case FFTCONV_COMPLEX128: COPY_TILE(pair_of_8) break;
+    case FFTCONV_COMPLEX64: COPY_TILE(pair_of_4) break;
+    case FFTCONV_FLOAT64: COPY_TILE(uint64_t) break;
+    case FFTCONV_FLOAT32: COPY_TILE(uint32_t) break;
+    default: COPY_TILE(uint16_t)
     }
 }
 #undef COPY_TILE
@@ -854,7 +854,7 @@ static void add_up(const struct tile *tile, const struct block *block, int64_t i
     if (!plan->wrap)
         return;
     /* elements s ... 0 come round to N + s ...; a later block adds to those left */
-    const int64_t below = max64(0, min64(last ? span : plan->V, -block->s));
+    const int64_t below = max64(0, min64(plan->V, -block->s));
     memcpy(wrapped + (block->s + plan->behind) * element, dz,
            below > 0 ? (size_t)(below * element) : 0);
     if (last) {
@@ -950,8 +950,8 @@ static void finish_kernel(const struct call *c, const struct lane *lane, int64_t
     if (!o->dk.data && !o->dk_rev.data)
         return;
     const struct taps taps = taps_of(plan, &o->dk, o->dk_rev.data ? &o->dk_rev : NULL, kb, g);
-    weigh(plan, true, sum, lane->g); /* scaled: the way back leaves the same out */
-    transform_back_taps(lane, &taps, 1, lane->g);
+    weigh(plan, sum, lane->g);
+    transform_back_taps(lane, &taps, lane->g);
     zero_elements(plan, &taps.k, plan->taps, plan->Lk); /* taps that never act */
     zero_elements(plan, &taps.k_rev, plan->rev_taps, plan->Lrev);
 }
@@ -1050,29 +1050,21 @@ int fftconv_spectrum_create(fftconv_spectrum **out, const fftconv_plan *plan,
     *out = NULL;
     if (!plan || !k)
         return fail(FFTCONV_INVALID, "%s is NULL", plan ? "k" : "plan");
-    if (!k->data)
-        return fail(FFTCONV_INVALID, "k is NULL, must be given");
-    if (plan->mode == FFTCONV_TWO_SIDED && (!k_rev || !k_rev->data))
-        return fail(FFTCONV_INVALID, "k_rev is NULL, must be given: mode is two_sided (2)");
+    if ((status = check_kernels(plan, k, k_rev)))
+        return status;
     fftconv_operands o = {.size = sizeof o, .threads = threads, .k = *k};
     if (k_rev)
         o.k_rev = *k_rev;
-    if ((status = check_kernels(plan, "k", k, "k_rev", k_rev, plan->KB, plan->G, false)))
-        return status;
 
     struct call c = {0};
     void *owned;
-    int64_t bytes;
     const int64_t kernels = plan->KB * plan->G;
-    if (__builtin_mul_overflow(spectra_reals(plan) * plan->part[0].real_bytes + ALIGNMENT, kernels,
-                               &bytes))
-        return fail_memory(INT64_MAX);
     struct fftconv_spectrum *s = calloc(1, sizeof *s);
     if (!s)
         return fail_memory(sizeof *s);
     const int64_t row = round_up(spectra_reals(plan) * plan->part[0].real_bytes, ALIGNMENT);
     *s = (struct fftconv_spectrum){
-        .data = aligned_new(kernels * row), .kernels = kernels, .taps = plan->taps,
+        .data = aligned_new(kernels * row), .KB = plan->KB, .G = plan->G, .taps = plan->taps,
         .rev_taps = plan->rev_taps, .form = plan->form, .parts = plan->parts,
         .packing = plan->packing, .pattern = plan->pattern};
     memcpy(s->part, plan->part, sizeof s->part);
@@ -1201,7 +1193,7 @@ static void spectra_to_kernels_task(void *context, int64_t i, int worker)
     const struct lane lane = lane_of(&p->call, worker);
     const int64_t n1 = p->rows->shape[1];
     const struct taps taps = taps_of(plan, p->rows, p->rev, i / n1, i % n1);
-    transform_back_taps(&lane, &taps, 1, p->out + i * p->row_bytes);
+    transform_back_taps(&lane, &taps, p->out + i * p->row_bytes);
     zero_elements(plan, &taps.k, plan->taps, plan->Lk);
     zero_elements(plan, &taps.k_rev, plan->rev_taps, plan->Lrev);
 }
@@ -1234,10 +1226,11 @@ static int check_single(const struct fftconv_plan *plan)
 {
     if (!plan)
         return fail(FFTCONV_INVALID, "plan is NULL");
-    if (plan->blocks > 1 || plan->history)
-        return fail(FFTCONV_INVALID, "plan works in %lld blocks%s, must be made with "
-                    "single_block", (long long)plan->blocks,
-                    plan->history ? " with history" : "");
+    if (plan->history)
+        return fail(FFTCONV_INVALID, "plan was made with history, must be without");
+    if (plan->blocks > 1)
+        return fail(FFTCONV_INVALID, "plan works in %lld blocks, must be made with single_block",
+                    (long long)plan->blocks);
     return FFTCONV_OK;
 }
 
@@ -1313,9 +1306,9 @@ static int kernels_primitive(const fftconv_plan *plan, const char *const name[2]
     int status;
     if ((status = check_single(plan)) || (status = check_spectra("spectra", spectra)))
         return status;
-    if (plan->form == FFTCONV_FOLDED)
-        return fail(FFTCONV_INVALID, "plan has form folded, whose parts are scaled apart; must "
-                    "be right_angle or complex");
+    if (plan->form == FFTCONV_FOLDED || plan->pattern)
+        return fail(FFTCONV_INVALID, "plan has %s, must be of form right_angle or complex, "
+                    "without weights", plan->pattern ? "weights" : "form folded");
     if ((status = check_rows(plan, name[0], k, plan->Lk, true, output, spectra)))
         return status;
     const bool rev = k_rev && k_rev->data;
@@ -1369,8 +1362,6 @@ int fftconv_multiply(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
     struct primitive p = {.call = {.plan = plan}, .in = in, .out = out, .spectrum = spectrum,
                           .row_bytes = spectra_reals(plan) * plan->part[0].real_bytes};
     p.call.layout.spectra = round_up(spectra_reals(plan) * plan->part[0].real_bytes, ALIGNMENT);
-    if (plan->part[0].live && in != out) /* the product leaves out what is not kept */
-        memset(out, 0, (size_t)bytes);
     parallel_for(threads, rows, multiply_rows_task, &p);
     return FFTCONV_OK;
 }

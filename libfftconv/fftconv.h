@@ -7,8 +7,9 @@
  *     y = out_gate . mask . act(p)      activation, mask, post-gate
  *
  * where `*` is causal (linear, cut to L), two-sided (k for the past, k_rev for
- * the future) or circular modulo fft_size, and a dot is a product per element.  The convolution runs through the order-p
- * Monarch decomposition of the DFT (FlashFFTConv, arXiv 2311.05908, section 3).
+ * the future) or circular modulo fft_size, and a dot is a product per element.
+ * The convolution runs through the order-p Monarch decomposition of the DFT
+ * (FlashFFTConv, arXiv 2311.05908, section 3).
  *
  * Manner of use, as in FFTW and cuFFT: make a plan for shapes and types, make a
  * spectrum of the kernel for that plan, execute as often as you like.  A plan
@@ -179,7 +180,7 @@ typedef struct fftconv_plan_info {
     int32_t form, mode, dtype, dense, threads, lanes;
     int64_t fft_size;         /* circular: N; else what a block is linear in:
                                  2M, complex types M                          */
-    int64_t transform_length; /* M; folded: of the longest part               */
+    int64_t transform_length; /* M; folded: of its first part, fft_size/4     */
     int32_t order;            /* its decomposition, as named or chosen        */
     int32_t stages;           /* the steps it runs as: 32 may run as 4 and 8  */
     int64_t radices[FFTCONV_MAX_ORDER];
@@ -256,14 +257,14 @@ FFTCONV_API FFTCONV_MUST_CHECK int fftconv_forward(
 
 /* Gradients from dy; u, gates, skip, mask, activation as in forward, which is
  * recomputed.  dk, dk_rev and dskip have their operand's shape, and are summed
- * over what shares it in a fixed order.  Of complex x, dx is the derivative by
+ * over what shares it in an order that shapes and strides fix, not threads.  Of complex x, dx is the derivative by
  * Re x plus i times that by Im x. */
 FFTCONV_API FFTCONV_MUST_CHECK int fftconv_backward(
     const fftconv_plan *plan, const fftconv_spectrum *spectrum,
     const fftconv_operands *operands);
 
-/* Bytes of workspace for just this call, whatever its strides; workspace itself
- * is not looked at. */
+/* Bytes of workspace for just this call, whatever its strides, from dtypes, shapes
+ * and strides as they stand: the call itself checks them. */
 FFTCONV_API FFTCONV_MUST_CHECK int fftconv_operands_workspace_bytes(
     const fftconv_plan *plan, const fftconv_spectrum *spectrum,
     const fftconv_operands *operands, int direction, int64_t *bytes);
@@ -296,7 +297,7 @@ FFTCONV_API FFTCONV_MUST_CHECK int fftconv_multiply(
     void *out, int threads);
 
 /* Kernels (n0, n1, Lk) to spectra, without a spectrum's 1/M, and the adjoint;
- * k_rev as in fftconv_spectrum_create.  Not for the folded form. */
+ * k_rev as in fftconv_spectrum_create.  Not for the folded form, or weights. */
 FFTCONV_API FFTCONV_MUST_CHECK int fftconv_kernels_to_spectra(
     const fftconv_plan *plan, const fftconv_tensor *k,
     const fftconv_tensor *k_rev, void *spectra, int threads);
@@ -307,8 +308,8 @@ FFTCONV_API FFTCONV_MUST_CHECK int fftconv_spectra_to_kernels(
 /* A matrix product at every frequency: with rows of spectra as entries,
  *     out[r, c] = scale sum_d a[r, d] b[d, c]   (accumulate: added to out)
  * for r < rows, c < columns, d < depth; strides count entries, and a, b and out
- * may begin at any row of spectra.  Not for the folded
- * form. */
+ * may begin at any row of spectra.  Not for the
+ * folded form, or weights. */
 typedef struct fftconv_contraction {
     size_t size;
     int64_t rows, columns, depth;

@@ -135,7 +135,6 @@ struct sink {
     int packing;
     int64_t shift;
     int64_t from, to; /* elements wanted                                      */
-    double scale;     /* applied first                                        */
     struct array y;
     struct array x, gate, out_gate; /* z = x gate, for the skip               */
     bool has_skip, has_mask;
@@ -210,7 +209,7 @@ struct engine {
                        const void *G, int64_t part, int64_t parts);
     /* dspectrum += other */
     void (*add)(const struct xform *, void *dspectrum, const void *other);
-    /* S times the weights, and a factor */
+    /* S times the weights, zeros where those are, and a factor */
     void (*weigh)(const struct xform *, double scale, const void *S, void *to);
     /* Rows */
     void (*gradient)(const struct gradient *);
@@ -222,9 +221,9 @@ struct engine {
     /* a matrix's transpose, steps in reals */
     void (*turn)(const void *from, int64_t from_step, void *to, int64_t to_step, int64_t rows,
                  int64_t columns);
-    /* taps to a row, and a row's to taps, overwriting */
+    /* taps, k_rev among them, to a row; and a row's to taps */
     void (*place_taps)(const struct taps *, void *row);
-    void (*take_taps)(const struct taps *, const void *row);
+    void (*take_taps)(const struct taps *, void *row);
     /* a[0]; a[0] = value */
     struct scalar (*get)(const struct array *a);
     void (*set)(const struct array *a, struct scalar value);
@@ -260,9 +259,10 @@ struct request {
 };
 
 /* Radices, split and depth of the cheapest transform of M points; seconds by
- * the planner's model, or < 0 where M has no decomposition as asked. */
+ * the planner's model, or < 0 where M has no decomposition as asked, or, then
+ * *status says so, memory ran out. */
 double plan_xform(struct xform *xf, int64_t M, const struct request *request,
-                  int *order, int64_t *radices);
+                  int *order, int64_t *radices, int *status);
 /* The tables plan_xform's choice needs.  Free with xform_clear. */
 int xform_build(struct xform *xf, const struct sparsity *sparsity);
 void xform_clear(struct xform *xf);
@@ -325,16 +325,17 @@ struct fftconv_plan {
     double predicted; /* seconds of a row                                     */
     int64_t chunks;   /* a kernel's rows are summed in this many fixed parts  */
     uint64_t pattern; /* a hash of the weights; 0: none                       */
+    int status;       /* while it is made: NO_MEMORY where a search met that  */
     double kept;      /* of the bins, those with a weight                     */
     int64_t direct;   /* history: as many outputs cost less as sums           */
 };
 
 struct fftconv_spectrum {
     void *data; /* KB G rows of spectra_reals */
-    int64_t kernels, taps, rev_taps;
+    int64_t KB, G, taps, rev_taps;
     int form, parts, packing;
     uint64_t pattern;
-    struct xform part[MAX_PARTS]; /* the shapes alone */
+    struct xform part[MAX_PARTS]; /* their shapes; the tables are the plan's   */
     void *reversed; /* history: the taps themselves, last first, in whole vectors */
     int64_t reversed_bytes; /* of one kernel                                  */
 };
@@ -356,7 +357,8 @@ enum row_operand { U, IN_GATE, OUT_GATE, Y, DY, DU, DIN_GATE, DOUT_GATE, ROW_OPE
 struct shape_of_call {
     int direction, threads;
     bool prepared;               /* a spectrum is given                       */
-    bool staged[ROW_OPERANDS];   /* copied by tiles                           */
+    bool staged[ROW_OPERANDS];   /* copied to the workspace first             */
+    bool tiled;                  /* by tiles of channels                      */
     bool in_place;               /* y is u: the blocks of a row go in order   */
     int64_t rows;                /* of a primitive; 0: the plan's B H         */
 };
@@ -369,7 +371,7 @@ struct layout {
     int tile;            /* channels staged together; 1 where none are        */
     int kernels;         /* kernels a task takes at a time                    */
     int64_t kernel_tasks;/* groups of so many kernels                         */
-    int64_t runs;        /* of rows with one kernel, a tile of channels each  */
+    int64_t runs;        /* of a kernel's rows: one each, a tile of members   */
     int64_t segments;    /* of a row's blocks, forward                        */
     int64_t spectra; /* of one row, and of one kernel */
     int64_t scratch_bytes, stage_bytes[ROW_OPERANDS], carry_bytes, wrap_bytes;
@@ -392,10 +394,9 @@ int check_spectrum(const struct fftconv_plan *plan, const struct fftconv_spectru
  * shape, alignment, strides. */
 int check_tensor(const struct fftconv_plan *plan, const char *name, const fftconv_tensor *t,
                  const int64_t shape[3], bool output, bool kernel);
-/* k, and k_rev as the plan's mode asks. */
-int check_kernels(const struct fftconv_plan *plan, const char *name, const fftconv_tensor *k,
-                  const char *rev_name, const fftconv_tensor *k_rev, int64_t n0, int64_t n1,
-                  bool output);
+/* Both of a spectrum's kernels, k_rev as the plan's mode asks. */
+int check_kernels(const struct fftconv_plan *plan, const fftconv_tensor *k,
+                  const fftconv_tensor *k_rev);
 /* Does the operand touch any of these bytes? */
 bool touches(const fftconv_tensor *t, const void *memory, int64_t bytes);
 /* Do two share memory? */

@@ -137,20 +137,23 @@ const fftconv_tensor *row_tensor(const fftconv_operands *o, int row_operand)
     return (const fftconv_tensor *)((const char *)o + at[row_operand]);
 }
 
-int check_kernels(const struct fftconv_plan *plan, const char *name, const fftconv_tensor *k,
-                  const char *rev_name, const fftconv_tensor *k_rev, int64_t n0, int64_t n1,
-                  bool output)
+int check_kernels(const struct fftconv_plan *plan, const fftconv_tensor *k,
+                  const fftconv_tensor *k_rev)
 {
     int status;
-    const int64_t shape[3] = {n0, n1, plan->Lk}, rev_shape[3] = {n0, n1, plan->Lrev};
-    if (k && k->data && (status = check_tensor(plan, name, k, shape, output, true)))
+    const bool two_sided = plan->mode == FFTCONV_TWO_SIDED, given = k_rev && k_rev->data;
+    const int64_t shape[3] = {plan->KB, plan->G, plan->Lk};
+    const int64_t rev_shape[3] = {plan->KB, plan->G, plan->Lrev};
+    if (!k || !k->data)
+        return fail(FFTCONV_INVALID, "k is NULL, must be given where spectrum is NULL");
+    if (given != two_sided)
+        return fail(FFTCONV_INVALID, "k_rev is %s, must be %s", given ? "given" : "NULL",
+                    given ? "NULL unless mode is two_sided (2)"
+                          : "given where spectrum is NULL and mode is two_sided (2)");
+    if ((status = check_tensor(plan, "k", k, shape, false, true)) ||
+        (given && (status = check_tensor(plan, "k_rev", k_rev, rev_shape, false, true))))
         return status;
-    if (!k_rev || !k_rev->data)
-        return FFTCONV_OK;
-    if (plan->mode != FFTCONV_TWO_SIDED)
-        return fail(FFTCONV_INVALID, "%s is given, must be NULL unless mode is two_sided (2)",
-                    rev_name);
-    return check_tensor(plan, rev_name, k_rev, rev_shape, output, true);
+    return FFTCONV_OK;
 }
 
 int check_operands(const struct fftconv_plan *plan, const struct fftconv_spectrum *spectrum,
@@ -178,6 +181,9 @@ int check_operands(const struct fftconv_plan *plan, const struct fftconv_spectru
     if (L < 1 || L > plan->L)
         return fail(FFTCONV_INVALID, "u has length %lld, must be 1 ... %lld", (long long)L,
                     (long long)plan->L);
+
+    if (!spectrum && (status = check_kernels(plan, &o->k, &o->k_rev)))
+        return status;
 
     enum { FORWARD_ONLY = 1, BACKWARD_ONLY = 2, OUTPUT = 4, KERNEL = 8 };
     const struct {
@@ -218,9 +224,9 @@ int check_operands(const struct fftconv_plan *plan, const struct fftconv_spectru
             (!back && all[i].is & BACKWARD_ONLY) || (taps && spectrum))
             continue;
         used[count++] = i;
-        if ((all[i].t == &o->k_rev || all[i].t == &o->dk_rev) && plan->mode != FFTCONV_TWO_SIDED)
-            return fail(FFTCONV_INVALID, "%s is given, must be NULL unless mode is two_sided "
-                        "(2)", all[i].name);
+        if (all[i].t == &o->dk_rev && plan->mode != FFTCONV_TWO_SIDED)
+            return fail(FFTCONV_INVALID, "dk_rev is given, must be NULL unless mode is two_sided "
+                        "(2)");
         if (all[i].t == &o->history && !plan->history)
             return fail(FFTCONV_INVALID, "history is given, must be NULL unless the plan was "
                         "made with history");
@@ -229,11 +235,6 @@ int check_operands(const struct fftconv_plan *plan, const struct fftconv_spectru
                                    all[i].is & KERNEL)))
             return status;
     }
-    if (!spectrum && !o->k.data)
-        return fail(FFTCONV_INVALID, "k is NULL, must be given where spectrum is NULL");
-    if (!spectrum && !o->k_rev.data && plan->mode == FFTCONV_TWO_SIDED)
-        return fail(FFTCONV_INVALID, "k_rev is NULL, must be given where spectrum is NULL and "
-                    "mode is two_sided (2)");
     if (plan->history && plan->behind > 0 && !o->history.data)
         return fail(FFTCONV_INVALID, "history is NULL, must be given: the plan was made for it");
     if (!back && !o->y.data)
@@ -269,7 +270,7 @@ int check_operands(const struct fftconv_plan *plan, const struct fftconv_spectru
 
 int check_spectrum(const struct fftconv_plan *plan, const struct fftconv_spectrum *s)
 {
-    bool fits = s->kernels == plan->KB * plan->G && s->taps == plan->taps &&
+    bool fits = s->KB == plan->KB && s->G == plan->G && s->taps == plan->taps &&
                 s->rev_taps == plan->rev_taps && s->form == plan->form &&
                 s->parts == plan->parts && s->packing == plan->packing &&
                 s->pattern == plan->pattern;
@@ -282,12 +283,12 @@ int check_spectrum(const struct fftconv_plan *plan, const struct fftconv_spectru
     }
     if (!fits)
         return fail(FFTCONV_INVALID,
-                    "spectrum was made for another plan (%lld kernels of %lld and %lld taps, "
-                    "M %lld, form %d, %d lanes%s), must be of this one (%lld, %lld, %lld, %lld, "
-                    "%d, %d%s) or one that chose the same stages", (long long)s->kernels,
-                    (long long)s->taps, (long long)s->rev_taps, (long long)s->part[0].M, s->form,
+                    "spectrum was made for another plan ((%lld, %lld) kernels of %lld and %lld "
+                    "taps, M %lld, form %d, %d lanes%s), must be of this one ((%lld, %lld), "
+                    "%lld, %lld, %lld, %d, %d%s) or one that chose the same stages",
+                    (long long)s->KB, (long long)s->G, (long long)s->taps, (long long)s->rev_taps, (long long)s->part[0].M, s->form,
                     s->part[0].lanes, s->pattern ? ", a pattern" : "",
-                    (long long)(plan->KB * plan->G), (long long)plan->taps,
+                    (long long)plan->KB, (long long)plan->G, (long long)plan->taps,
                     (long long)plan->rev_taps, (long long)plan->part[0].M, plan->form,
                     plan->part[0].lanes, plan->pattern ? ", its pattern" : "");
     return FFTCONV_OK;

@@ -2,6 +2,7 @@
 #include "internal.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -125,8 +126,9 @@ static int check_desc(const fftconv_plan_desc *d)
             return fail(FFTCONV_INVALID, "fft_size is %lld, must have no prime factor above 7 "
                         "with weights", (long long)N);
         for (int64_t m = 0; m <= N / 2; m++)
-            if (!isfinite(d->weights[m]))
-                return fail(FFTCONV_INVALID, "weights[%lld] is %g, must be finite",
+            if (!isfinite(d->dtype == FFTCONV_FLOAT64 ? d->weights[m] : (float)d->weights[m]))
+                return fail(FFTCONV_INVALID, "weights[%lld] is %g, must be finite in the "
+                            "plan's arithmetic",
                             (long long)m, d->weights[m]);
     }
     if (d->radices) {
@@ -211,7 +213,7 @@ static void try_way(struct fftconv_plan *plan, const fftconv_plan_desc *d, const
     struct xform xf;
     int order;
     int64_t radices[FFTCONV_MAX_ORDER];
-    double seconds = plan_xform(&xf, way->M, &request, &order, radices);
+    double seconds = plan_xform(&xf, way->M, &request, &order, radices, &plan->status);
     if (seconds < 0)
         return;
     if (!is_cheapest(plan, way, seconds * (double)way->blocks))
@@ -242,7 +244,7 @@ static void try_folds(struct fftconv_plan *plan, const fftconv_plan_desc *d, int
         else if (given && given != M)
             return;
         double seconds = plan_xform(&part[level], M, &request, level ? &rest_order : &order,
-                                    level ? rest_radices : radices);
+                                    level ? rest_radices : radices, &plan->status);
         if (seconds < 0)
             return;
         part[level].row = N >> (level + 1);
@@ -252,7 +254,7 @@ static void try_folds(struct fftconv_plan *plan, const fftconv_plan_desc *d, int
         request = request_of(plan, d, FFTCONV_COMPLEX, &sparsity);
         request.radices = NULL, request.order = 0;
         seconds = plan_xform(&part[level + 1], N >> (level + 1), &request, &rest_order,
-                             rest_radices);
+                             rest_radices, &plan->status);
         if (seconds < 0)
             return;
         part[level + 1].row = 0;
@@ -318,18 +320,31 @@ static int choose(struct fftconv_plan *plan, const fftconv_plan_desc *d)
         if ((any || d->form == FFTCONV_COMPLEX) && (!given || given == N))
             try_way(plan, d, &way);
     }
-    if (plan->predicted >= 0)
-        return FFTCONV_OK;
-    if (given)
-        return fail(FFTCONV_INVALID,
-                    "radices have product %lld, must be the complex length M of the form: "
-                    "%s%lld for %s%s%s", (long long)given,
-                    d->single_block ? "all of a row, more than " : "more than ",
-                    (long long)(plan->behind + plan->ahead) / (complex ? 1 : 2),
-                    complex ? "complex" : "right_angle",
-                    circular && N % 4 == 0 && !complex ? ", fft_size/4 for folded" : "",
-                    circular ? ", fft_size for complex" : "");
-    if (d->order && (any || d->form == linear || is_smooth(N)))
+    if (plan->predicted >= 0 || plan->status)
+        return plan->status;
+    const bool lines = (any || d->form == linear) && !d->weights; /* of length ours */
+    const int planes = complex ? 1 : 2;
+    const int64_t halo = plan->behind + plan->ahead;
+    if (given) {
+        char ways[3][64] = {"", "", ""};
+        if (lines)
+            snprintf(ways[0], sizeof ways[0], " at least %lld for %s;",
+                     (long long)(d->single_block
+                                     ? ceil_div(plan->L + (comes_round(plan)
+                                                               ? halo
+                                                               : max64(plan->behind, plan->ahead)),
+                                                planes)
+                                     : halo / planes + 1),
+                     complex ? "complex" : "right_angle");
+        if (circular && (any || d->form == FFTCONV_FOLDED) && N % 4 == 0 && !complex)
+            snprintf(ways[1], sizeof ways[1], " %lld for folded;", (long long)(N / 4));
+        if (circular && (any || d->form == FFTCONV_COMPLEX))
+            snprintf(ways[2], sizeof ways[2], " %lld for complex;", (long long)N);
+        return fail(FFTCONV_INVALID, "radices have product %lld, must be the form's complex "
+                    "length M:%s%s%s with steps of at most %d", (long long)given, ways[0], ways[1],
+                    ways[2], FFTCONV_MAX_RADIX);
+    }
+    if (d->order && (lines || (is_smooth(N) && (d->form != FFTCONV_FOLDED || N % 4 == 0))))
         return fail(FFTCONV_INVALID,
                     "order is %d, must be large enough for radices up to %d at length %lld",
                     d->order, FFTCONV_MAX_RADIX, (long long)plan->L);
@@ -359,6 +374,21 @@ static int build(struct fftconv_plan *plan, const double *weights)
         plan->part[i].spectra = spectra;
         spectra += plan->part[i].spectra_reals;
     }
+    return FFTCONV_OK;
+}
+
+/* All that a call may hold of each kernel or channel must fit. */
+static int check_bytes(const struct fftconv_plan *plan)
+{
+    int64_t rows, bytes;
+    if (__builtin_mul_overflow(plan->KB * plan->chunks, plan->H, &rows) ||
+        __builtin_mul_overflow(rows, spectra_reals(plan) * plan->part[0].real_bytes +
+                                         4 * ALIGNMENT, &bytes) ||
+        bytes > (int64_t)1 << 62)
+        return fail(FFTCONV_INVALID, "channels is %lld, must be fewer: spectra of %lld numbers "
+                    "for each, and each of %lld parts of the batch, must fit in 2^62 bytes",
+                    (long long)plan->H, (long long)spectra_reals(plan),
+                    (long long)(plan->KB * plan->chunks));
     return FFTCONV_OK;
 }
 
@@ -407,7 +437,8 @@ int fftconv_plan_create(fftconv_plan **out, const fftconv_plan_desc *d)
     }
     if ((status = find_engine(d->isa, dtype_size(d->dtype) >= 8 && d->dtype != FFTCONV_COMPLEX64
                                           ? 8 : 4, &plan->engine)) ||
-        (status = choose(plan, d)) || (status = build(plan, d->weights))) {
+        (status = choose(plan, d)) || (status = build(plan, d->weights)) ||
+        (status = check_bytes(plan))) {
         fftconv_plan_destroy(plan);
         return status;
     }
@@ -459,9 +490,8 @@ struct layout layout_of(const struct fftconv_plan *plan, const struct shape_of_c
 
     /* A tile is of channels beside each other: with a kernel each, those kernels
      * are taken together; else it lies within a kernel's channels. */
-    for (int i = 0; i < ROW_OPERANDS; i++)
-        if (call->staged[i])
-            l.tile = (int)min64(TILE, plan->members > 1 ? plan->members : plan->H);
+    if (call->tiled)
+        l.tile = (int)min64(TILE, plan->members > 1 ? plan->members : plan->H);
     if (plan->members == 1)
         l.tile = l.kernels = (int)min64(l.tile, ceil_div(plan->H, call->threads));
     l.kernel_tasks = plan->KB * ceil_div(plan->G, l.kernels);

@@ -402,13 +402,13 @@ static double search(struct xform *xf, int64_t M, const struct request *request,
 }
 
 double plan_xform(struct xform *xf, int64_t M, const struct request *request, int *order,
-                  int64_t *radices)
+                  int64_t *radices, int *status)
 {
     double best = -1;
     int steps[MAX_STAGES], count;
     struct live known, *live = NULL;
     if (request->sparsity) {
-        if (live_new(&known, request->sparsity, request->form, M))
+        if ((*status = live_new(&known, request->sparsity, request->form, M)))
             return -1;
         live = &known;
     }

@@ -1028,7 +1028,7 @@ static void N_(weigh)(const struct xform *xf, double scale, const void *S, void 
     const REAL *s = S, *weights = xf->weights, c = (REAL)scale;
     REAL *t = to;
     for (int64_t i = 0; i < xf->spectra_reals; i++)
-        t[i] = weights ? s[i] * (weights[i] * c) : s[i] * c;
+        t[i] = !weights ? s[i] * c : weights[i] != 0 ? s[i] * (weights[i] * c) : 0;
 }
 
 #include "contract.h"

@@ -210,7 +210,7 @@ static void N_(read_places)(const struct source *s, int64_t n, int64_t count, RE
     memset(dst + to * reals, 0, (size_t)((count - to) * reals) * sizeof(REAL));
 }
 
-/* ---- y = out_gate mask act(p), p = scale v + skip z ------------------------ */
+/* ---- y = out_gate mask act(p), p = v + skip z ------------------------ */
 
 static void N_(activate)(int activation, int64_t count, REAL *v)
 {
@@ -240,9 +240,6 @@ static void N_(write_run)(const struct sink *s, int64_t n, int64_t count, REAL *
     for (int64_t i = first; i < count; i += step) {
         int64_t m = min64(step, count - i);
         REAL *w = v + i * reals;
-        if (s->scale != 1)
-            for (int64_t j = 0; j < m * reals; j++)
-                w[j] *= (REAL)s->scale;
         if (s->has_skip) {
             REAL z[CHUNK];
             N_(read_gated)(&s->x, &s->gate, e + i, m, z);
@@ -260,7 +257,7 @@ static void N_(write_run)(const struct sink *s, int64_t n, int64_t count, REAL *
 static bool N_(sink_is_plain)(const struct sink *s)
 {
     return s->packing == LINEAR && s->y.dtype == REAL_DTYPE && s->y.stride == 1 &&
-           s->scale == 1 && !s->has_mask && !s->has_skip && !s->out_gate.data &&
+           !s->has_mask && !s->has_skip && !s->out_gate.data &&
            s->activation == FFTCONV_IDENTITY;
 }
 
@@ -339,35 +336,46 @@ static void N_(set)(const struct array *a, struct scalar value)
 
 /* ---- Taps -------------------------------------------------------------------- */
 
+/* k_rev from its last tap to the one after its first, which is their order in a
+ * row's last places. */
+static struct array N_(backwards)(const struct taps *t)
+{
+    struct array a = t->k_rev;
+    a.data = (const char *)a.data + (t->rev_count - 1) * a.stride * dtype_size(a.dtype);
+    a.stride = -a.stride;
+    return a;
+}
+
+static void N_(flip)(const struct taps *t, REAL *last, int64_t reals)
+{
+    for (int64_t i = 0; t->sign < 0 && i < reals; i++)
+        last[i] = -last[i];
+}
+
 static void N_(place_taps)(const struct taps *t, void *row_)
 {
-    const int64_t reals = 1 + is_complex(t->k.dtype);
-    const REAL sign = (REAL)t->sign;
-    REAL *row = row_;
+    const int64_t reals = 1 + is_complex(t->k.dtype), rest = t->rev_count - 1;
+    const struct array rev = N_(backwards)(t);
+    REAL *row = row_, *last = row + (t->places - rest) * reals, first[2] = {0, 0};
     N_(read)(&t->k, 0, t->count, row);
     memset(row + t->count * reals, 0,
            (size_t)((t->places - t->count) * reals) * sizeof(REAL));
-    for (int64_t s = 0; s < t->rev_count; s++) {
-        REAL v[2] = {0, 0};
-        N_(read)(&t->k_rev, s, 1, v);
-        for (int64_t i = 0; i < reals; i++)
-            if (s == 0)
-                row[i] += v[i];
-            else
-                row[(t->places - s) * reals + i] = sign * v[i];
-    }
+    N_(read)(&t->k_rev, 0, 1, first);
+    for (int64_t i = 0; i < reals; i++)
+        row[i] += first[i];
+    N_(read)(&rev, 0, rest, last);
+    N_(flip)(t, last, rest * reals);
 }
 
-static void N_(take_taps)(const struct taps *t, const void *row_)
+/* The row is overwritten. */
+static void N_(take_taps)(const struct taps *t, void *row_)
 {
-    const int64_t reals = 1 + is_complex(t->k.dtype ? t->k.dtype : t->k_rev.dtype);
-    const REAL sign = (REAL)t->sign, *row = row_;
+    const int64_t reals = 1 + is_complex(t->k_rev.dtype), rest = t->rev_count - 1;
+    const struct array rev = N_(backwards)(t);
+    REAL *row = row_, *last = row + (t->places - rest) * reals;
     if (t->k.data)
         N_(write)(&t->k, 0, t->count, row);
-    for (int64_t s = 0; t->k_rev.data && s < t->rev_count; s++) {
-        REAL v[2] = {0, 0};
-        for (int64_t i = 0; i < reals; i++)
-            v[i] = s == 0 ? row[i] : sign * row[(t->places - s) * reals + i];
-        N_(write)(&t->k_rev, s, 1, v);
-    }
+    N_(write)(&t->k_rev, 0, 1, row);
+    N_(flip)(t, last, rest * reals);
+    N_(write)(&rev, 0, rest, last);
 }
