@@ -199,12 +199,12 @@ static void multiply(const struct lane *lane, const void *spectrum, void *S, boo
     }
 }
 
-/* May a sink's own memory hold the folded row, the way back ending in place? */
+/* May a sink's own memory hold the folded row, the way back ending in place?  Not
+ * where it is the source's, and a skip reads that once more. */
 static bool holds_row(const struct fftconv_plan *plan, const struct sink *s)
 {
     return s->y.dtype == own_row(plan, NULL, 0).dtype && s->y.stride == 1 &&
-           s->to - s->from == plan->places && !s->has_skip && !s->has_mask &&
-           !s->out_gate.data && s->activation == FFTCONV_IDENTITY;
+           s->to - s->from == plan->places && !(s->has_skip && s->x.data == s->y.data);
 }
 
 /* All three at once: the product never leaves the leaf. */

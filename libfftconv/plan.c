@@ -608,7 +608,7 @@ int fftconv_plan_get_info(const fftconv_plan *plan, fftconv_plan_info *info)
     for (int i = 0; i < plan->parts; i++) {
         xf = &plan->part[i];
         const double M = (double)xf->M;
-            for (int l = 0; l < xf->stages; l++) {
+        for (int l = 0; l < xf->stages; l++) {
             const struct stage *st = &xf->stage[l];
             if (i == 0)
                 info->stage_radices[l] = st->radix;

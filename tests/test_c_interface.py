@@ -555,6 +555,47 @@ def test_kernels_of_a_group_and_of_a_batch():
         _lib.lib.fftconv_plan_destroy(plan)
 
 
+def test_a_spectrum_tells_a_batch_from_a_group():
+    """(1, B H) kernels are as many as (B, H), and mean something else."""
+    one = new_plan(batch=1, channels=B * H, kernels=B * H)
+    many = new_plan(kernel_batch=B)
+    spectrum = new_spectrum(one, np.ones((1, B * H, LK), "float32"))
+    c = Call()
+    c.ops.k = c.ops.k_rev = c.ops.dk_rev = Tensor()
+    refused("fftconv_forward", many, spectrum, byref(c.ops), words="spectrum")
+    assert c.untouched()
+    _lib.lib.fftconv_spectrum_destroy(spectrum)
+    for p in (one, many):
+        _lib.lib.fftconv_plan_destroy(p)
+
+
+def test_an_absent_gradient_may_say_anything_of_itself(plan):
+    """dk_rev alone, and with a dk that is absent but for its dtype."""
+    found = []
+    for dtype in (0, _lib.DTYPES["complex64"]):
+        c = Call()
+        c.ops.dk = Tensor(None, dtype)
+        status, message = call("fftconv_backward", plan, None, byref(c.ops))
+        assert status == _lib.OK, message
+        found.append(c.arrays["dk_rev"].copy())
+    assert not np.any(found[0] == 7) and np.array_equal(*found)
+
+
+def test_a_step_that_is_never_made():
+    """An axis of one entry may have any stride, and needs no workspace."""
+    plan = new_plan(length=1, kernel_length=1)
+    need, asked = c_int64(), c_int64()
+    assert call("fftconv_workspace_bytes", plan, 0, 1, byref(need))[0] == 0
+    ops = Operands(size=ctypes.sizeof(Operands), threads=1)
+    x = np.ones((B, H, 1), "float32")
+    for stride in (1, 100, 2 ** 62):
+        ops.u = ops.y = tensor(x, strides=(H, 1, stride))
+        assert call("fftconv_operands_workspace_bytes", plan, None,
+                    byref(ops), 0, byref(asked))[0] == _lib.OK
+        assert asked.value <= need.value
+    _lib.lib.fftconv_plan_destroy(plan)
+
+
 def test_k_rev_without_a_two_sided_plan():
     plan = new_plan()
     for name, names in (("k_rev", BOTH), ("dk_rev", BACKWARD)):
@@ -813,9 +854,14 @@ def test_primitives_of_plans_they_are_not_for():
             ("spectra_to_kernels", (s, byref(tensor(k)), None, 0)),
             ("contract", (byref(Product(folded, (1, 1, 1)).c),))]:
         refused("fftconv_" + name, folded, *arguments, words="folded")
+    weighted = new_plan(mode=CIRCULAR, form=COMPLEX, weights=weights([1] * 33))
+    history = new_plan(history=1)
+    for p, word in ((weighted, "weights"), (history, "history")):
+        refused("fftconv_kernels_to_spectra", p, byref(tensor(k)), None, s, 0,
+                words=word)
     assert not raw.any() and np.all(u == 1) and np.all(k == 1)
     _lib.lib.fftconv_spectrum_destroy(spectrum)
-    for p in (blocks, folded):
+    for p in (blocks, folded, weighted, history):
         _lib.lib.fftconv_plan_destroy(p)
 
 
