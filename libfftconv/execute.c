@@ -743,7 +743,9 @@ static void forward_tile(struct tile *tile, const char *spectra, void *context)
             sink.mask = scalar_of(plan, &o->mask, tile->b, h);
             sink.activation = o->activation;
             if (c->direct) {
-                const int64_t kernel = (plan->KB > 1 ? tile->b : 0) * plan->G + h / plan->members;
+                /* the taps of the kernel whose spectrum this row would meet */
+                const int64_t kernel = (spectrum_of(tile, spectra, i) - c->spectra) /
+                                       c->layout.spectra;
                 sink.shift = 0;
                 plan->engine->direct(&source,
                                      (char *)c->direct->reversed +
@@ -1084,7 +1086,7 @@ int fftconv_spectrum_create(fftconv_spectrum **out, const fftconv_plan *plan,
         }
         if (!s->reversed) {
             fftconv_spectrum_destroy(s);
-            return fail_memory(kernels * s->reversed_bytes);
+            return fail_memory(kernels * padded * real);
         }
     }
     if ((status = begin(&c, plan, &o, FFTCONV_FORWARD, false, kernels, &owned))) {

@@ -157,7 +157,8 @@ typedef struct fftconv_plan_desc {
                                         a row needs ask for blocks.           */
     int32_t history;                 /* 1: causal, forward only: operands give
                                         the Lk - 1 samples of z before u, and
-                                        rows of 1 ... `length` samples        */
+                                        rows of 1 ... `length` samples; few of
+                                        them, with a spectrum, are summed     */
     const double *weights;           /* circular, real types: fft_size/2 + 1
                                         factors of K's rfft bins (0 removes a
                                         bin and what only it needs); NULL: 1.

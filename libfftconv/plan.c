@@ -382,7 +382,7 @@ static int check_bytes(const struct fftconv_plan *plan)
 {
     int64_t rows, bytes;
     if (__builtin_mul_overflow(plan->KB * plan->chunks, plan->H, &rows) ||
-        __builtin_mul_overflow(rows, spectra_reals(plan) * plan->part[0].real_bytes +
+        __builtin_mul_overflow(rows, (spectra_reals(plan) + plan->taps) * plan->part[0].real_bytes +
                                          4 * ALIGNMENT, &bytes) ||
         bytes > (int64_t)1 << 62)
         return fail(FFTCONV_INVALID, "channels is %lld, must be fewer: spectra of %lld numbers "
@@ -541,7 +541,7 @@ struct layout layout_of(const struct fftconv_plan *plan, const struct shape_of_c
         l.carry = take(at, l.carry_bytes * l.tile);
         l.wrapped = take(at, l.wrap_bytes * l.tile);
     }
-    if (plan->direct)
+    if (plan->direct && call->prepared)
         l.direct = take(at, (plan->taps + plan->direct + 2 * xf->lanes) * reals);
     for (int i = 0; i < ROW_OPERANDS; i++)
         if (call->staged[i]) {
@@ -632,7 +632,9 @@ int fftconv_plan_get_info(const fftconv_plan *plan, fftconv_plan_info *info)
     info->l1_bytes = level[0];
     info->l2_bytes = level[1];
     info->memory_bytes = level[2];
-    info->spectrum_bytes = plan->KB * plan->G * spectra_reals(plan) * xf->real_bytes;
+    info->spectrum_bytes = plan->KB * plan->G * xf->real_bytes *
+                           (spectra_reals(plan) +
+                            (plan->direct ? round_up(plan->taps, xf->lanes) : 0));
     info->spectra_row_bytes = spectra_reals(plan) * xf->real_bytes;
     int status;
     if ((status = fftconv_workspace_bytes(plan, FFTCONV_FORWARD, 0,
