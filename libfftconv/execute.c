@@ -608,7 +608,8 @@ static void stage_in(struct tile *tile, const struct block *block)
         tile->staged[i].from = from;
         tile->staged[i].to = to;
         if (i <= OUT_GATE || i == DY)
-            copy_tile(tile->call->plan, t, tile->b, tile->h0, tile->count, from + have, to - from - have,
+            copy_tile(tile->call->plan, t, tile->b, tile->h0, tile->count, from + have,
+                      to - from - have,
                       stage + have * dtype_size(t->dtype), l->stage_bytes[i], true);
     }
 }

@@ -258,8 +258,8 @@ FFTCONV_API FFTCONV_MUST_CHECK int fftconv_forward(
 
 /* Gradients from dy; u, gates, skip, mask, activation as in forward, which is
  * recomputed.  dk, dk_rev and dskip have their operand's shape, and are summed
- * over what shares it in an order that shapes and strides fix, not threads.  Of complex x, dx is the derivative by
- * Re x plus i times that by Im x. */
+ * over what shares it in an order that shapes and strides fix, not threads.  Of
+ * complex x, dx is the derivative by Re x plus i times that by Im x. */
 FFTCONV_API FFTCONV_MUST_CHECK int fftconv_backward(
     const fftconv_plan *plan, const fftconv_spectrum *spectrum,
     const fftconv_operands *operands);

@@ -286,7 +286,8 @@ int check_spectrum(const struct fftconv_plan *plan, const struct fftconv_spectru
                     "spectrum was made for another plan ((%lld, %lld) kernels of %lld and %lld "
                     "taps, M %lld, form %d, %d lanes%s), must be of this one ((%lld, %lld), "
                     "%lld, %lld, %lld, %d, %d%s) or one that chose the same stages",
-                    (long long)s->KB, (long long)s->G, (long long)s->taps, (long long)s->rev_taps, (long long)s->part[0].M, s->form,
+                    (long long)s->KB, (long long)s->G, (long long)s->taps,
+                    (long long)s->rev_taps, (long long)s->part[0].M, s->form,
                     s->part[0].lanes, s->pattern ? ", a pattern" : "",
                     (long long)plan->KB, (long long)plan->G, (long long)plan->taps,
                     (long long)plan->rev_taps, (long long)plan->part[0].M, plan->form,
