@@ -20,11 +20,27 @@ pytest.importorskip("tqdm")
 pytestmark = pytest.mark.slow
 
 TOP = Path(__file__).resolve().parent.parent
-FIGURES = ("figure4", "speed", "memory", "genome", "readme")
-TABLES = tuple(f"table{n}" for n in (3, 4, 11, 12, 13, 14, 15, 16, 17)) + (
-    "genome_timing",
+FIGURES = (
+    "figure4",
+    "speed",
+    "memory",
+    "partial",
+    "sparsity",
+    "genome",
+    "readme",
 )
-RESULTS = ("host", "speed", "memory", "genome", "genome_tracks")
+TABLES = tuple(
+    f"table{n}" for n in (3, 4, 7, 9, 11, 12, 13, 14, 15, 16, 17)
+) + ("table7_longer", "genome_timing")
+RESULTS = (
+    "host",
+    "speed",
+    "memory",
+    "partial",
+    "sparsity",
+    "genome",
+    "genome_tracks",
+)
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +185,179 @@ def test_tables_16_and_17_are_the_measured_bytes(out):
         assert float(shown[row["method"] + "_gb"]) == pytest.approx(
             row["resident_bytes"] * scale / 1e9
         )
+
+
+def test_table_7_is_what_was_measured_and_counted(out):
+    record = result(out, "partial")
+    shown = {
+        (int(r["length"]), int(r["kernel_length"])): r
+        for name in ("table7", "table7_longer")
+        for r in table(out, name)
+    }
+    assert sorted(n for length, n in shown if length == 8192) == [
+        2**a for a in range(8, 14)
+    ]
+    for row in record["rows"]:
+        seen = shown[row["length"], row["kernel_length"]][row["method"]]
+        outputs = row["batch"] * row["channels"] * row["length"]
+        assert float(seen) == pytest.approx(1e9 * row["median_s"] / outputs)
+        assert 0 <= row["error"] <= 5e-7
+    methods = {row["method"] for row in record["rows"]}
+    assert len(record["rows"]) == len(methods) * len(
+        {(r["length"], r["kernel_length"]) for r in record["rows"]}
+    )
+    for plan in record["plans"]:
+        seen = shown.pop((plan["length"], plan["kernel_length"]))
+        assert int(seen["blocks"]) == plan["blocks"]
+        # The blocks cover the row, and the last of them is wanted.
+        covered = plan["blocks"] * plan["block_length"]
+        assert 0 <= covered - plan["length"] < plan["block_length"]
+        assert float(seen["forward_workspace_kb"]) == pytest.approx(
+            plan["forward_workspace_bytes"] / 1e3
+        )
+    assert not shown
+    for row in record["memory"]:
+        # What a call returns was written, so it is among what it added.
+        assert row["resident_bytes"] >= 0.9 * row["result_bytes"]
+
+
+def test_a_short_filter_takes_less_memory_and_long_rows_no_more(out):
+    plans = {
+        (p["length"], p["kernel_length"]): p
+        for p in result(out, "partial")["plans"]
+    }
+    for key in ("forward_workspace_bytes", "spectrum_bytes_per_channel"):
+        cut = [plans[8192, 2**a][key] for a in range(13, 7, -1)]
+        assert max(cut) == cut[0] and cut[-1] < cut[0]
+        assert plans[2**22, 4096][key] <= 2e6
+
+
+def test_table_9_is_what_was_measured(out):
+    record = result(out, "sparsity")
+    shown = {
+        (int(r["fft_size"]), r["order"], r["drop"]): r
+        for r in table(out, "table9")
+    }
+    dense = {
+        (r["fft_size"], r["direction"]): r["median_s"]
+        for r in record["rows"]
+        if r["order"] == "dense"
+    }
+    compared = 0
+    for row in record["rows"]:
+        assert 0 <= row["error"] <= 5e-7
+        if row["order"] == "dense":
+            assert row["asked"] == 0 and row["kept"] == row["computed"] == 1
+            continue
+        seen = shown[
+            row["fft_size"], row["order"], " ".join(map(str, row["drop"]))
+        ]
+        speed = dense[row["fft_size"], row["direction"]] / row["median_s"]
+        assert float(seen[f"{row['direction']}_speedup"]) == pytest.approx(
+            speed
+        )
+        for key, value in (
+            ("asked", row["asked"]),
+            ("removed", 1 - row["kept"]),
+            ("computed", row["computed"]),
+        ):
+            assert float(seen[key]) == pytest.approx(100 * value, abs=1e-9)
+        compared += 1
+    assert compared == 2 * len(shown) == 2 * 2 * 6 * len(
+        {r["fft_size"] for r in record["rows"]}
+    )
+
+
+def digits(m, shape, order):
+    """The digits i_1 ... i_p of frequencies m, by the formulas of Pattern."""
+    found = []
+    for n in shape if order == "stage" else shape[::-1]:
+        found.append(m % n)
+        m = m // n
+    return found if order == "stage" else found[::-1]
+
+
+def test_patterns_ask_what_the_paper_prints_and_have_what_a_real_row_allows(
+    out,
+):
+    with open(TOP / "paper_figures" / "paper" / "table9.csv") as file:
+        printed = {
+            " ".join(r[x] for x in "abcd"): r for r in csv.DictReader(file)
+        }
+    assert len(printed) == 6
+    for row in table(out, "table9"):
+        seen = printed[row["pattern"]]
+        # S = 1 - prod (N_j - drop_j) / N_j, printed as a whole number.
+        asked = 100 * (
+            1
+            - math.prod(
+                1 - int(seen[x]) / n for x, n in zip("abcd", (32, 32, 32, 64))
+            )
+        )
+        assert float(row["asked"]) == pytest.approx(asked)
+        assert abs(asked - float(seen["sparsity_percent"])) <= 0.5
+    for row in result(out, "sparsity")["rows"]:
+        if row["order"] == "dense":
+            continue
+        m = np.arange(row["fft_size"])
+
+        def masked(m):
+            return np.all(
+                [
+                    i < n - drop
+                    for i, n, drop in zip(
+                        digits(m, row["shape"], row["order"]),
+                        row["shape"],
+                        row["drop"],
+                    )
+                ],
+                axis=0,
+            )
+
+        mirrored = masked(-m % row["fft_size"])
+        assert row["asked"] == pytest.approx(1 - masked(m).mean())
+        # A bin goes where it and its mirror are both asked for.
+        assert row["kept"] == pytest.approx((masked(m) | mirrored).mean())
+        assert row["kept"] - 1e-12 <= row["computed"] <= 1
+
+
+def test_lines_of_the_partial_figure(out, scripts, tmp_path):
+    import table_7
+
+    figure = table_7.draw(out / "results", tmp_path)
+    record = result(out, "partial")
+    drawn = [list(line.get_ydata()) for line in figure.axes[0].lines]
+    expected = {}
+    for row in record["rows"]:
+        if row["length"] == 8192:
+            expected.setdefault(row["method"], {})[row["kernel_length"]] = row[
+                "ns_per_output"
+            ]
+    assert sorted(drawn) == sorted(
+        [by_k[n] for n in sorted(by_k, reverse=True)]
+        for by_k in expected.values()
+    )
+    for line in figure.axes[1].lines:
+        assert line.get_ydata()[0] == 1
+
+
+def test_lines_of_the_sparsity_figure(out, scripts, tmp_path):
+    import table_9
+
+    figure = table_9.draw(out / "results", tmp_path)
+    rows = table(out, "table9")
+    for axis, direction in zip(figure.axes[1:], ("forward", "backward")):
+        drawn = [list(line.get_ydata()) for line in axis.lines]
+        for order in ("stage", "natural"):
+            speeds = [
+                pytest.approx(float(r[f"{direction}_speedup"]))
+                for r in rows
+                if r["order"] == order
+            ]
+            assert speeds in drawn
+    assert [1.0, 1.2, 1.3, 1.4, 1.5, 1.8] in [
+        list(line.get_ydata()) for line in figure.axes[1].lines
+    ]
 
 
 def test_lines_of_the_speed_figure(out, scripts, tmp_path):

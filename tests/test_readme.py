@@ -8,21 +8,21 @@ from build_tree import LIBRARY, TOP, clean_environment, compile_and_run, run
 README = (TOP / "README.md").read_text()
 
 
-def block(language):
-    """The README's one block of code in `language`."""
+def program(language):
+    """The README's blocks of code in `language`, one after the other."""
     found = re.findall(rf"^```{language}\n(.*?)^```", README, re.S | re.M)
-    assert len(found) == 1, f"{len(found)} blocks of {language}"
-    return found[0]
+    assert found, f"no blocks of {language}"
+    return "".join(found)
 
 
 @pytest.mark.slow
 def test_c(tmp_path):
-    assert compile_and_run(block("c"), tmp_path).strip()
+    assert compile_and_run(program("c"), tmp_path).strip()
 
 
 def test_python(tmp_path):
     file = tmp_path / "program.py"
-    file.write_text(block("python"))
+    file.write_text(program("python"))
     assert run(sys.executable, file, cwd=tmp_path, env=clean_environment(
         FFTCONV_LIBRARY=str(LIBRARY), PYTHONPATH=str(TOP / "python"))).strip()
 
