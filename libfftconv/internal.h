@@ -64,10 +64,13 @@ struct twiddle {
     int64_t period;
 };
 
+enum { NOTHING, SOME, ALL };
+
 struct stage {
     int radix;
-    uint8_t *live; /* phase 1, frequency-sparse: 0 for a block of X that holds
-                      zeros only; NULL: all live                              */
+    uint8_t *live; /* phase 1, frequency-sparse: of each block, NOTHING, SOME or
+                      ALL of its outputs are not zero; NULL: all of all       */
+    bool masked;   /* its dead outputs are neither written nor read           */
     bool dense;
     int64_t sub;    /* from one input of a butterfly to the next: vectors of
                        X, or rows of T                                        */
@@ -90,8 +93,9 @@ struct xform {
     int64_t spectra_reals;/* of one row's spectrum                            */
     int64_t tile_columns; /* vectors a first or last stage takes at a time    */
     int64_t scratch_reals;/* T and the tiles                                  */
-    /* Frequency-sparse: vectors of p, leaf after leaf, that are computed at all;
-     * and the weights of the bins, in spectrum order, re as im. */
+    /* Frequency-sparse: vectors of p, leaf after leaf, that are computed at all,
+     * NOTHING or ALL; and the weights of the bins, in spectrum order, one a point:
+     * a vector of them for two of a spectrum. */
     uint8_t *live;
     void *weights;
     double computed; /* the part of P that is                                 */

@@ -202,6 +202,14 @@ static void shape(struct xform *xf, int64_t M, const int *steps, int count, int 
     xf->spectra_reals = xf->leaves * xf->leaf_reals;
 }
 
+/* Can stage l leave dead outputs out?  Where these are blocks of another stage of
+ * phase 1, and whole vectors of p, which nothing reads either. */
+static bool masks(const struct xform *xf, int l)
+{
+    return l > 0 && l + 1 < xf->split && !xf->stage[l].dense &&
+           xf->stage[l].sub / xf->Qv % xf->lanes == 0;
+}
+
 /* Cycles of a forward and an inverse transform: Equation 2's sum, with codelets
  * in place of matrices and a CPU's caches in place of SRAM and HBM. */
 static double cycles(const struct xform *xf, const struct request *request, struct live *live)
@@ -580,18 +588,17 @@ static int sparsity_tables(struct xform *xf, const struct sparsity *sparsity, st
                            const int64_t *low, const int64_t *high)
 {
     const int W = xf->lanes;
-    xf->weights = reals_new(xf->spectra_reals, xf->real_bytes);
+    xf->weights = reals_new(xf->spectra_reals / 2, xf->real_bytes);
     xf->live = aligned_new(xf->leaves * xf->Plv);
     if (!xf->weights || !xf->live)
-        return fail_memory(xf->spectra_reals * xf->real_bytes);
-    memset(xf->weights, 0, (size_t)(xf->spectra_reals * xf->real_bytes));
+        return fail_memory(xf->spectra_reals / 2 * xf->real_bytes);
+    memset(xf->weights, 0, (size_t)(xf->spectra_reals / 2 * xf->real_bytes));
     memset(xf->live, 0, (size_t)(xf->leaves * xf->Plv));
     for (int64_t p = 0; p < xf->P; p++)
         for (int64_t q = 0; q < xf->Q; q++) {
             const int64_t at = spectrum_offset(xf, p, q);
-            const double weight = sparsity->weights[bin_of(xf->form, sparsity, low[p] + high[q])];
-            put(xf->weights, xf->real_bytes, at, weight);
-            put(xf->weights, xf->real_bytes, at + W, weight);
+            put(xf->weights, xf->real_bytes, at / (2 * W) * W + at % W,
+                sparsity->weights[bin_of(xf->form, sparsity, low[p] + high[q])]);
         }
     int radices[MAX_STAGES];
     int64_t R = 1, points = 0;
@@ -602,14 +609,19 @@ static int sparsity_tables(struct xform *xf, const struct sparsity *sparsity, st
             return fail_memory(st->blocks);
         live_residues(live, R);
         for (int64_t b = 0; b < st->blocks; b++)
-            st->live[b] = live->residue[digit_reverse(b, radices, l)];
+            st->live[b] = live->residue[digit_reverse(b, radices, l)] ? ALL : NOTHING;
+        st->masked = masks(xf, l);
+        for (int64_t b = 0; l > 0 && st[-1].masked && b < st->blocks; b++)
+            if (!st->live[b] && st[-1].live[b / st[-1].radix])
+                st[-1].live[b / st[-1].radix] = SOME;
     }
-    xf->stage[0].live[0] = 1; /* a pattern that keeps nothing */
+    xf->stage[0].live[0] = ALL; /* a pattern that keeps nothing */
     live_residues(live, xf->P);
     for (int64_t p = 0; p < xf->P; p++)
-        xf->live[p / xf->Pl * xf->Plv + p % xf->Pl / W] |= live->residue[low[p]];
+        if (live->residue[low[p]])
+            xf->live[p / xf->Pl * xf->Plv + p % xf->Pl / W] = ALL;
     for (int64_t p = 0; p < xf->P; p++)
-        points += xf->live[p / xf->Pl * xf->Plv + p % xf->Pl / W];
+        points += xf->live[p / xf->Pl * xf->Plv + p % xf->Pl / W] != NOTHING;
     xf->computed = (double)points / (double)xf->P;
     return FFTCONV_OK;
 }

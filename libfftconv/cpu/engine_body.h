@@ -60,6 +60,8 @@ struct N_(columns) {
     REAL *x;
     int64_t sub, count;
     int64_t blocks; /* middle: consecutive blocks sharing these constants      */
+    const uint8_t *live; /* middle, of each block: the outputs forward, inputs
+                            inverse, that are not zero; NULL: all              */
     const REAL *fine, *coarse;
     const REAL *shift;    /* first and last: exp(2 pi i r / (4 R)), or none  */
     const REAL *matrix;   /* dense */
@@ -79,17 +81,22 @@ INLINE void N_(twiddle)(const struct N_(columns) *a, int64_t j, int K, int k, V 
     MULTIPLY(*r, *i, c, s);
 }
 
-INLINE void N_(middle_columns)(int R, bool inverse, const struct N_(columns) *a)
+INLINE void N_(middle_columns)(int R, bool inverse, bool sparse,
+                               const struct N_(columns) *a)
 {
     const int64_t step = a->sub * 2 * W;
     const int re = inverse ? LANES : 0, im = inverse ? 0 : LANES;
+    const uint8_t *live = a->live;
     REAL *block = a->x;
-    for (int64_t b = 0; b < a->blocks; b++, block += R * step)
+    for (int64_t b = 0; b < a->blocks; b++, block += R * step, live += sparse ? R : 0)
     for (int64_t j = 0; j < a->count; j++) {
         V r[16], i[16];
         REAL *x = block + j * 2 * W;
 #pragma GCC unroll 16
         for (int k = 0; k < R; k++) {
+            r[k] = i[k] = (V){0};
+            if (inverse && sparse && !live[k])
+                continue;
             r[k] = N_(load)(x + k * step + re);
             i[k] = N_(load)(x + k * step + im);
             if (inverse && k > 0)
@@ -98,6 +105,8 @@ INLINE void N_(middle_columns)(int R, bool inverse, const struct N_(columns) *a)
         N_(dft)(R, r, i);
 #pragma GCC unroll 16
         for (int k = 0; k < R; k++) {
+            if (!inverse && sparse && !live[k])
+                continue;
             if (!inverse && k > 0)
                 N_(twiddle)(a, j, R - 1, k - 1, &r[k], &i[k]);
             N_(store)(x + k * step + re, r[k]);
@@ -240,7 +249,10 @@ INLINE void N_(product_rows)(int R, REAL *t, int64_t width, int64_t count,
 #define KERNELS(R)                                                               \
     static void N_(middle_columns_##R)(const struct N_(columns) *a, bool inverse) \
     {                                                                            \
-        inverse ? N_(middle_columns)(R, true, a) : N_(middle_columns)(R, false, a); \
+        !a->live  ? inverse ? N_(middle_columns)(R, true, false, a)              \
+                            : N_(middle_columns)(R, false, false, a)             \
+        : inverse ? N_(middle_columns)(R, true, true, a)                         \
+                  : N_(middle_columns)(R, false, true, a);                       \
     }                                                                            \
     static void N_(first_columns_##R)(const struct N_(columns) *a)               \
     {                                                                            \
@@ -431,16 +443,16 @@ static void N_(run_columns)(const struct stage *st, enum N_(step) step,
     a->x = x;
 }
 
-/* The next run of live entries of n, from *at on: its length, 0 past the last.
- * No flags: all are live. */
+/* The next run of n entries that are live alike, from *at on: its length, 0 past the
+ * last.  No flags: all are live. */
 INLINE int64_t N_(next_run)(const uint8_t *live, int64_t n, int64_t *at)
 {
     if (!live)
         return n - *at;
-    while (*at < n && !live[*at])
+    while (*at < n && live[*at] == NOTHING)
         ++*at;
     int64_t end = *at;
-    while (end < n && live[end])
+    while (end < n && live[end] == live[*at])
         end++;
     return end - *at;
 }
@@ -456,6 +468,8 @@ static void N_(middle_stage)(const struct stage *st, bool inverse, REAL *x, int6
         for (int64_t i = b; i < b + run; i += together) {
             struct N_(columns) a = {.x = x + i * st->radix * st->sub * 2 * W,
                                     .blocks = together};
+            if (live && st->masked && live[b] == SOME)
+                a.live = st[1].live + (b0 + i) * st->radix;
             N_(run_columns)(st, inverse ? N_(MIDDLE_INVERSE) : N_(MIDDLE), &a, 0, st->sub);
         }
     }
@@ -633,7 +647,8 @@ static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t,
             N_(middle_stage)(&st[l], false, x, BLOCKS(l));
 
     const uint8_t *live = xf->live ? xf->live + leaf * xf->Plv : NULL;
-    if (live && directions & INVERSE) /* what no vector writes below */
+    /* what no vector writes below */
+    if (live && directions & INVERSE && !(square && st[bottom - 1].masked))
         for (int64_t v = 0; v < xf->Plv; v++)
             if (!live[v])
                 memset(x + v * W * xf->Qv * 2 * W, 0,
@@ -680,7 +695,7 @@ INLINE void N_(child)(const struct xform *xf, int level, int directions, REAL *x
     const uint8_t *live = level < xf->split ? xf->stage[level].live : xf->live;
     if (!live || live[node]) /* below the last stage of phase 1, a node is a vector */
         N_(subtree)(xf, level, directions, x, s, spectrum, t, node);
-    else if (directions & INVERSE)
+    else if (directions & INVERSE && !xf->stage[level - 1].masked)
         memset(x, 0, (size_t)(xf->stage[level - 1].sub * 2 * W) * sizeof(REAL));
 }
 
@@ -1027,8 +1042,17 @@ static void N_(weigh)(const struct xform *xf, double scale, const void *S, void 
 {
     const REAL *s = S, *weights = xf->weights, c = (REAL)scale;
     REAL *t = to;
-    for (int64_t i = 0; i < xf->spectra_reals; i++)
-        t[i] = !weights ? s[i] * c : weights[i] != 0 ? s[i] * (weights[i] * c) : 0;
+    if (!weights) {
+        for (int64_t i = 0; i < xf->spectra_reals; i++)
+            t[i] = s[i] * c;
+        return;
+    }
+    for (int64_t i = 0; i < xf->spectra_reals; i += 2 * W, weights += W)
+        for (int64_t j = 0; j < W; j++) {
+            const REAL w = weights[j] * c;
+            t[i + j] = w != 0 ? s[i + j] * w : 0;
+            t[i + W + j] = w != 0 ? s[i + W + j] * w : 0;
+        }
 }
 
 #include "contract.h"
