@@ -25,9 +25,9 @@ struct row_job {
     const struct source *source;
     const struct sink *sink;
     int directions;
-    void *S;
+    void *S, *sum;
     const void *spectrum;
-    const void *other;
+    void *other;
     bool adjoint;
     int levels; /* of a fold */
     int64_t length, parts;
@@ -74,14 +74,14 @@ static void multiply_task(void *context, int64_t i, int worker)
 {
     const struct row_job *j = context;
     (void)worker;
-    j->lane->plan->engine->multiply(j->xf, j->spectrum, j->S, j->S, j->adjoint, i, j->parts);
+    j->lane->plan->engine->multiply(j->xf, j->spectrum, j->S, j->other, j->adjoint, i, j->parts);
 }
 
 static void accumulate_task(void *context, int64_t i, int worker)
 {
     const struct row_job *j = context;
     (void)worker;
-    j->lane->plan->engine->accumulate(j->xf, j->S, j->other, j->spectrum, i, j->parts);
+    j->lane->plan->engine->accumulate(j->xf, j->sum, j->S, j->other, j->spectrum, i, j->parts);
 }
 
 static void run(const struct lane *lane, struct row_job *job, task_fn *task, int64_t n)
@@ -188,12 +188,14 @@ static void transform_back(const struct lane *lane, void *S, const struct sink *
         unfold(lane, sink);
 }
 
-/* The contraction per frequency. */
-static void multiply(const struct lane *lane, const void *spectrum, void *S, bool adjoint)
+/* The contraction per frequency: to = spectrum S; to may be S. */
+static void multiply(const struct lane *lane, const void *spectrum, void *S, void *to,
+                     bool adjoint)
 {
     const struct fftconv_plan *plan = lane->plan;
     for (int i = 0; i < plan->parts; i++) {
         struct row_job job = {.xf = &plan->part[i], .S = at_part(plan, i, S),
+                              .other = at_part(plan, i, to),
                               .spectrum = at_part(plan, i, spectrum), .adjoint = adjoint};
         run(lane, &job, multiply_task, parts_of(lane, job.xf));
     }
@@ -228,13 +230,15 @@ static void convolve(const struct lane *given, const struct source *source,
         unfold(lane, sink);
 }
 
-/* sum += conj(Z) G */
-static void accumulate(const struct lane *lane, void *sum, const void *Z, const void *G)
+/* sum += conj(Z) G, and where a spectrum is given G *= conj(spectrum) */
+static void accumulate(const struct lane *lane, void *sum, void *Z, void *G,
+                       const void *spectrum)
 {
     const struct fftconv_plan *plan = lane->plan;
     for (int i = 0; i < plan->parts; i++) {
-        struct row_job job = {.xf = &plan->part[i], .S = at_part(plan, i, sum),
-                              .other = at_part(plan, i, Z), .spectrum = at_part(plan, i, G)};
+        struct row_job job = {.xf = &plan->part[i], .sum = at_part(plan, i, sum),
+                              .S = at_part(plan, i, Z), .other = at_part(plan, i, G),
+                              .spectrum = spectrum ? at_part(plan, i, spectrum) : NULL};
         run(lane, &job, accumulate_task, parts_of(lane, job.xf));
     }
 }
@@ -900,8 +904,7 @@ static void backward_tile(struct tile *tile, const char *spectra, void *context)
                 sink.gate = gate;
                 sink.has_skip = o->skip.data;
                 sink.skip = skip;
-                memcpy(lane->g, lane->z, (size_t)c->layout.spectra);
-                multiply(lane, spectrum, lane->g, false);
+                multiply(lane, spectrum, lane->z, lane->g, false);
                 transform_back(lane, lane->g, &sink);
             }
             const struct gradient gradient = {
@@ -920,13 +923,14 @@ static void backward_tile(struct tile *tile, const char *spectra, void *context)
             transform(lane, &source, lane->g);
             if (need_dk) {
                 char *sum = task->sums + (plan->members > 1 ? 0 : i) * task->sum_step;
-                accumulate(lane, sum, lane->z, lane->g);
+                accumulate(lane, sum, lane->z, lane->g, need_dz ? spectrum : NULL);
+            } else {
+                multiply(lane, spectrum, lane->g, lane->g, true);
             }
             if (!need_dz)
                 continue;
             struct array dz = own_row(plan, lane->dz, block.s);
             const struct sink sink = input_sink(plan, c->L, &block, dz);
-            multiply(lane, spectrum, lane->g, true);
             transform_back(lane, lane->g, &sink);
             if (o->skip.data)
                 e->axpy(complex, block.t1 - block.t0, (struct scalar){skip.re, -skip.im}, lane->p,

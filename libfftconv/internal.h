@@ -209,8 +209,9 @@ struct engine {
     /* Spectra; part i of n, so that threads can share a row. */
     void (*multiply)(const struct xform *, const void *spectrum, const void *in,
                      void *out, bool adjoint, int64_t part, int64_t parts);
-    void (*accumulate)(const struct xform *, void *dspectrum, const void *Z,
-                       const void *G, int64_t part, int64_t parts);
+    /* dspectrum += conj(Z) G, then G *= conj(spectrum) if that is given */
+    void (*accumulate)(const struct xform *, void *dspectrum, const void *Z, void *G,
+                       const void *spectrum, int64_t part, int64_t parts);
     /* dspectrum += other */
     void (*add)(const struct xform *, void *dspectrum, const void *other);
     /* S times the weights, zeros where those are, and a factor */

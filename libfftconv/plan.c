@@ -615,7 +615,7 @@ int fftconv_plan_get_info(const fftconv_plan *plan, fftconv_plan_info *info)
             const double twiddles = l < xf->stages - 1 ? 6.0 * (st->radix - 1) / st->radix : 0;
             double live = l < xf->split ? 0 : xf->computed;
             for (int64_t b = 0; l < xf->split && b < st->blocks; b++)
-                live += (st->live ? st->live[b] : 1) / (double)st->blocks;
+                live += (st->live ? st->live[b] != NOTHING : 1) / (double)st->blocks;
             info->stage_flops[min64(l, plan->part[0].stages - 1)] +=
                 2 * blocks * live * M * (radix_flops(st->radix, st->dense) + twiddles);
             /* both directions read and write M complex points */

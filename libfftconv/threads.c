@@ -14,20 +14,28 @@
 
 #define MAX_WORKERS 255
 
+/* Looks for work this often before sleeping, some 100 microseconds: the parts
+ * of one row come that close together, and waking a thread takes as long. */
+enum { SPINS = 8000 };
+
 /* One job at a time.  A caller that finds the pool busy runs its job alone:
  * results never depend on how many threads did the work. */
 static struct {
     pthread_mutex_t owner; /* held by the caller whose job runs              */
-    pthread_mutex_t lock;  /* guards what follows                            */
-    pthread_cond_t work, done;
-    int started;     /* workers alive                                        */
-    unsigned serial; /* counts jobs                                          */
-    int wanted;      /* workers this job may still take                      */
-    int active;      /* workers inside it                                    */
+    _Atomic uint64_t job;  /* its number << 32 | workers it may still take   */
+    _Atomic int64_t next;
+    _Atomic int finished;  /* workers that have left it                      */
     task_fn *fn;
     void *context;
     int64_t n;
-    _Atomic int64_t next;
+    int started;   /* workers alive                                          */
+    int processors;
+    _Atomic bool spins; /* there is a processor for each thread              */
+    /* for those who sleep */
+    pthread_mutex_t lock;
+    pthread_cond_t work, done;
+    _Atomic int sleeping;
+    _Atomic bool waiting; /* the owner sleeps                                */
 } pool = {.owner = PTHREAD_MUTEX_INITIALIZER,
           .lock = PTHREAD_MUTEX_INITIALIZER,
           .work = PTHREAD_COND_INITIALIZER,
@@ -40,27 +48,88 @@ static void drain(task_fn *fn, void *context, int64_t n, int worker)
         fn(context, i, worker);
 }
 
+static inline void pause_briefly(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static bool is_open(uint64_t job, uint32_t seen)
+{
+    return (uint32_t)(job >> 32) != seen && (uint32_t)job > 0;
+}
+
+/* The next job that this worker has not seen and that wants one more: its number,
+ * and which of its workers this is. */
+static uint32_t take_job(uint32_t seen, int *worker)
+{
+    for (int spin = 0;;) {
+        uint64_t job = atomic_load(&pool.job);
+        if (is_open(job, seen)) {
+            *worker = (int)(uint32_t)job;
+            if (atomic_compare_exchange_weak(&pool.job, &job, job - 1))
+                return (uint32_t)(job >> 32);
+            continue;
+        }
+        if (atomic_load_explicit(&pool.spins, memory_order_relaxed) && spin++ < SPINS) {
+            pause_briefly();
+            continue;
+        }
+        pthread_mutex_lock(&pool.lock);
+        atomic_fetch_add(&pool.sleeping, 1); /* then look again: see wake_workers */
+        while (!is_open(atomic_load(&pool.job), seen))
+            pthread_cond_wait(&pool.work, &pool.lock);
+        atomic_fetch_sub(&pool.sleeping, 1);
+        pthread_mutex_unlock(&pool.lock);
+        spin = 0;
+    }
+}
+
 static void *worker_main(void *unused)
 {
+    uint32_t seen = 0;
     (void)unused;
-    unsigned seen = 0;
-    pthread_mutex_lock(&pool.lock);
-    for (;;) {
-        while (pool.serial == seen || pool.wanted == 0)
-            pthread_cond_wait(&pool.work, &pool.lock);
-        seen = pool.serial;
-        int worker = pool.wanted--;
-        task_fn *fn = pool.fn;
-        void *context = pool.context;
-        int64_t n = pool.n;
-        pool.active++;
-        pthread_mutex_unlock(&pool.lock);
-        drain(fn, context, n, worker);
-        pthread_mutex_lock(&pool.lock);
-        if (--pool.active == 0)
+    for (int worker;;) {
+        seen = take_job(seen, &worker);
+        drain(pool.fn, pool.context, pool.n, worker);
+        atomic_fetch_add(&pool.finished, 1);
+        if (atomic_load(&pool.waiting)) {
+            pthread_mutex_lock(&pool.lock);
             pthread_cond_signal(&pool.done);
+            pthread_mutex_unlock(&pool.lock);
+        }
     }
     return NULL;
+}
+
+/* The job is there before this looks for sleepers, and they look for it after they
+ * count as such: one of the two sees the other. */
+static void wake_workers(int helpers)
+{
+    if (atomic_load(&pool.sleeping) == 0)
+        return;
+    pthread_mutex_lock(&pool.lock);
+    for (int i = 0; i < helpers; i++)
+        pthread_cond_signal(&pool.work);
+    pthread_mutex_unlock(&pool.lock);
+}
+
+static void wait_for(int workers)
+{
+    for (int spin = 0; pool.spins && spin < SPINS; spin++) {
+        if (atomic_load(&pool.finished) == workers)
+            return;
+        pause_briefly();
+    }
+    pthread_mutex_lock(&pool.lock);
+    atomic_store(&pool.waiting, true);
+    while (atomic_load(&pool.finished) != workers)
+        pthread_cond_wait(&pool.done, &pool.lock);
+    atomic_store(&pool.waiting, false);
+    pthread_mutex_unlock(&pool.lock);
 }
 
 /* The child has this one thread: its pool is empty and nobody owns it. */
@@ -70,10 +139,17 @@ static void reset_in_child(void)
     pthread_mutex_init(&pool.lock, NULL);
     pthread_cond_init(&pool.work, NULL);
     pthread_cond_init(&pool.done, NULL);
-    pool.started = pool.wanted = pool.active = 0;
+    pool.started = 0;
+    pool.job = 0;
+    pool.sleeping = 0;
+    pool.waiting = false;
 }
 
-static void register_reset(void) { pthread_atfork(NULL, NULL, reset_in_child); }
+static void start_pool(void)
+{
+    pool.processors = fftconv_default_threads();
+    pthread_atfork(NULL, NULL, reset_in_child);
+}
 
 /* Workers take no signals: those are the host program's. */
 static void start_workers(int count)
@@ -101,25 +177,24 @@ void parallel_for(int threads, int64_t n, task_fn *fn, void *context)
             fn(context, i, 0);
         return;
     }
-    pthread_once(&once, register_reset);
-    pthread_mutex_lock(&pool.lock);
-    start_workers(helpers);
+    pthread_once(&once, start_pool);
+    if (pool.started < helpers)
+        start_workers(helpers);
     pool.fn = fn;
     pool.context = context;
     pool.n = n;
+    atomic_store(&pool.spins, pool.started < pool.processors);
     atomic_store(&pool.next, 0);
-    pool.wanted = helpers;
-    pool.serial++;
-    pthread_cond_broadcast(&pool.work);
-    pthread_mutex_unlock(&pool.lock);
+    atomic_store(&pool.finished, 0);
+    const uint32_t serial = (uint32_t)(atomic_load(&pool.job) >> 32) + 1;
+    atomic_store(&pool.job, (uint64_t)serial << 32 | (uint32_t)helpers);
+    wake_workers(helpers);
 
     drain(fn, context, n, 0);
 
-    pthread_mutex_lock(&pool.lock);
-    pool.wanted = 0; /* who has not begun need not */
-    while (pool.active > 0)
-        pthread_cond_wait(&pool.done, &pool.lock);
-    pthread_mutex_unlock(&pool.lock);
+    /* who has not begun need not */
+    const uint64_t left = atomic_exchange(&pool.job, (uint64_t)serial << 32);
+    wait_for(helpers - (int)(uint32_t)left);
     pthread_mutex_unlock(&pool.owner);
 }
 

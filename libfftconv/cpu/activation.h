@@ -40,29 +40,43 @@ INLINE V N_(clamp)(V x, REAL low, REAL high)
     return N_(select)(x > SPLAT(high), SPLAT(high), x);
 }
 
+/* Coefficients from the highest power; even and odd powers apart, which halves the
+ * chain of dependent steps. */
+INLINE V N_(polynomial)(V x, const REAL *c, int terms)
+{
+    const V square = x * x;
+    V p[2] = {SPLAT(c[0]), SPLAT(c[1])};
+#pragma GCC unroll 20
+    for (int k = 2; k < terms; k++)
+        p[k % 2] = p[k % 2] * square + c[k];
+    return p[terms % 2] * x + p[1 - terms % 2];
+}
+
 /* exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln(2) / 2: Taylor's series to
- * the precision's last place.  Clamped where the result leaves the normal range. */
-INLINE V N_(exp_vector)(V x)
+ * the precision's last place.  x where the result is in the normal range. */
+INLINE V N_(exp_normal)(V x)
 {
     const int digits = SINGLE ? 23 : 52, terms = SINGLE ? 7 : 13;
     const REAL magic = (REAL)(SINGLE ? 0x1.8p23 : 0x1.8p52);
     /* ln 2 in two parts, the first with zeros at its end, so that n times it is exact */
     const REAL ln2_high = (REAL)(SINGLE ? 0x1.62e4p-1 : 0x1.62e42fefap-1);
     const REAL ln2_low = (REAL)(SINGLE ? 0x1.7f7d1cf79abcap-20 : 0x1.cf79abc9e3b39p-40);
-    x = N_(clamp)(x, (REAL)(SINGLE ? -87 : -708), (REAL)(SINGLE ? 88 : 709));
     V t = x * (REAL)1.44269504088896340736 + magic; /* n in its last bits */
     V n = t - magic;
     V r = x - n * ln2_high - n * ln2_low;
     static const REAL inverse_factorial[] = {
-        1, 1, (REAL)(1 / 2.0), (REAL)(1 / 6.0), (REAL)(1 / 24.0), (REAL)(1 / 120.0),
-        (REAL)(1 / 720.0), (REAL)(1 / 5040.0), (REAL)(1 / 40320.0), (REAL)(1 / 362880.0),
-        (REAL)(1 / 3628800.0), (REAL)(1 / 39916800.0), (REAL)(1 / 479001600.0),
-        (REAL)(1 / 6227020800.0)};
-    V p = SPLAT(inverse_factorial[terms]);
-#pragma GCC unroll 13
-    for (int k = terms - 1; k >= 0; k--)
-        p = p * r + inverse_factorial[k];
+        (REAL)(1 / 6227020800.0), (REAL)(1 / 479001600.0), (REAL)(1 / 39916800.0),
+        (REAL)(1 / 3628800.0), (REAL)(1 / 362880.0), (REAL)(1 / 40320.0), (REAL)(1 / 5040.0),
+        (REAL)(1 / 720.0), (REAL)(1 / 120.0), (REAL)(1 / 24.0), (REAL)(1 / 6.0),
+        (REAL)(1 / 2.0), 1, 1};
+    V p = N_(polynomial)(r, inverse_factorial + 13 - terms, terms + 1);
     return p * (V)(((VI)t << digits) + (VI)SPLAT(1)); /* 1.0's bits plus n 2^digits */
+}
+
+/* Clamped to that range. */
+INLINE V N_(exp_vector)(V x)
+{
+    return N_(exp_normal)(N_(clamp)(x, (REAL)(SINGLE ? -87 : -708), (REAL)(SINGLE ? 88 : 709)));
 }
 
 /* Phi(x) = erfc(-x / sqrt 2) / 2, and the density exp(-x^2 / 2) / sqrt(2 pi) */
@@ -76,11 +90,8 @@ INLINE V N_(normal)(V x, V *density)
     V a = magnitude * (REAL)0.70710678118654752440;
     VI beyond = a > bound;
     a = N_(select)(beyond, bound, a);
-    V s = (a - (REAL)3) / (a + (REAL)3), q = SPLAT(c[0]);
-#pragma GCC unroll 20
-    for (int k = 1; k < terms; k++)
-        q = q * s + c[k];
-    V e = N_(select)(beyond, SPLAT(0), N_(exp_vector)(-a * a));
+    V q = N_(polynomial)((a - (REAL)3) / (a + (REAL)3), c, terms);
+    V e = N_(select)(beyond, SPLAT(0), N_(exp_normal)(-a * a));
     q *= e * (REAL)0.5;
     *density = e * (REAL)0.39894228040143267794;
     return N_(select)(x < SPLAT(0), q, (REAL)1 - q);

@@ -647,8 +647,11 @@ static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t,
             N_(middle_stage)(&st[l], false, x, BLOCKS(l));
 
     const uint8_t *live = xf->live ? xf->live + leaf * xf->Plv : NULL;
-    /* what no vector writes below */
-    if (live && directions & INVERSE && !(square && st[bottom - 1].masked))
+    /* what no vector writes below, unless no stage of the leaf reads it either */
+    bool unread = square && xf->depth > 0;
+    for (int l = top; l < bottom; l++)
+        unread &= st[l].masked;
+    if (live && directions & INVERSE && !unread)
         for (int64_t v = 0; v < xf->Plv; v++)
             if (!live[v])
                 memset(x + v * W * xf->Qv * 2 * W, 0,
@@ -1015,11 +1018,11 @@ static void N_(multiply)(const struct xform *xf, const void *spectrum, const voi
                      (REAL *)out + v * 2 * W, end - v, adjoint);
 }
 
-static void N_(accumulate)(const struct xform *xf, void *dspectrum, const void *Z,
-                           const void *G, int64_t part, int64_t parts)
+static void N_(accumulate)(const struct xform *xf, void *dspectrum, const void *Z, void *G,
+                           const void *spectrum, int64_t part, int64_t parts)
 {
-    REAL *d = dspectrum;
-    const REAL *z = Z, *g = G;
+    REAL *d = dspectrum, *g = G;
+    const REAL *z = Z, *f = spectrum;
     const int64_t vectors = xf->spectra_reals / (2 * W);
     for (int64_t v = vectors * part / parts; v < vectors * (part + 1) / parts; v++) {
         const int64_t o = v * 2 * W; /* dA += conj(Z) G */
@@ -1027,6 +1030,11 @@ static void N_(accumulate)(const struct xform *xf, void *dspectrum, const void *
         V gr = N_(load)(g + o), gi = N_(load)(g + o + W);
         N_(store)(d + o, N_(load)(d + o) + (zr * gr + zi * gi));
         N_(store)(d + o + W, N_(load)(d + o + W) + (zr * gi - zi * gr));
+        if (f) { /* G *= conj(spectrum) */
+            MULTIPLY(gr, gi, N_(load)(f + o), -N_(load)(f + o + W));
+            N_(store)(g + o, gr);
+            N_(store)(g + o + W, gi);
+        }
     }
 }
 

@@ -2,6 +2,15 @@
 #include "../internal.h"
 
 #include <string.h>
+#if defined(FFTCONV_HAVE_AVX2) || defined(FFTCONV_HAVE_AVX512)
+#include <cpuid.h>
+
+static bool has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C;
+}
+#endif
 
 #define DECLARE(name)                              \
     extern const struct engine fftconv_engine_##name##_f32; \
@@ -13,7 +22,8 @@ DECLARE(wide)
 DECLARE(avx2)
 static bool has_avx2(void)
 {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           has_f16c();
 }
 #endif
 #ifdef FFTCONV_HAVE_AVX512
@@ -21,7 +31,8 @@ DECLARE(avx512)
 static bool has_avx512(void)
 {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+           has_f16c();
 }
 #endif
 static bool always(void) { return true; }

@@ -15,6 +15,11 @@ static inline uint32_t bits_of(float f)
     memcpy(&bits, &f, sizeof bits);
     return bits;
 }
+#ifdef __F16C__
+#include <immintrin.h>
+static inline float half_to_float(uint16_t h) { return _cvtsh_ss(h); }
+static inline uint16_t float_to_half(float f) { return _cvtss_sh(f, 0); }
+#else
 /* Multiplying by 2^112 moves the exponent's bias, subnormals included. */
 static inline float half_to_float(uint16_t h)
 {
@@ -32,6 +37,29 @@ static inline uint16_t float_to_half(float f)
     uint32_t normal = (a - (112u << 23) + 0xfffu + (a >> 13 & 1u)) >> 13;
     uint32_t h = a >= 0x47800000u ? special : a < 0x38800000u ? tiny : normal;
     return (uint16_t)(h | (x >> 16 & 0x8000u));
+}
+#endif
+/* to[i] = from[i]; compilers do not vectorise the conversion they have an
+ * instruction for */
+static inline void halves_to_floats(const uint16_t *from, int64_t count, float *to)
+{
+    int64_t i = 0;
+#ifdef __F16C__
+    for (; i + 8 <= count; i += 8)
+        _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from + i))));
+#endif
+    for (; i < count; i++)
+        to[i] = half_to_float(from[i]);
+}
+static inline void floats_to_halves(const float *from, int64_t count, uint16_t *to)
+{
+    int64_t i = 0;
+#ifdef __F16C__
+    for (; i + 8 <= count; i += 8)
+        _mm_storeu_si128((__m128i *)(to + i), _mm256_cvtps_ph(_mm256_loadu_ps(from + i), 0));
+#endif
+    for (; i < count; i++)
+        to[i] = float_to_half(from[i]);
 }
 static inline float bfloat_to_float(uint16_t b)
 {
@@ -66,6 +94,10 @@ enum { CHUNK = 512 }; /* reals of a row taken at a time */
 static void N_(read)(const struct array *a, int64_t n, int64_t count, REAL *dst)
 {
     n -= a->origin;
+    if (a->dtype == FFTCONV_FLOAT16 && a->stride == 1 && sizeof(REAL) == sizeof(float)) {
+        halves_to_floats((const uint16_t *)a->data + n, count, (float *)dst);
+        return;
+    }
     switch (a->dtype) {
 #define CASE(dtype, type, load, store)                                   \
     case dtype: {                                                        \
@@ -95,6 +127,10 @@ static void N_(read)(const struct array *a, int64_t n, int64_t count, REAL *dst)
 static void N_(write)(const struct array *a, int64_t n, int64_t count, const REAL *src)
 {
     n -= a->origin;
+    if (a->dtype == FFTCONV_FLOAT16 && a->stride == 1 && sizeof(REAL) == sizeof(float)) {
+        floats_to_halves((const float *)src, count, (uint16_t *)a->data + n);
+        return;
+    }
     switch (a->dtype) {
 #define CASE(dtype, type, load, store)                          \
     case dtype: {                                               \
@@ -119,6 +155,12 @@ static void N_(write)(const struct array *a, int64_t n, int64_t count, const REA
         COMPLEX_TYPES(CASE)
 #undef CASE
     }
+}
+
+/* Element n where the row can be used as it is, else NULL. */
+INLINE REAL *N_(in_place)(const struct array *a, int64_t n)
+{
+    return a->dtype == REAL_DTYPE && a->stride == 1 ? (REAL *)a->data + (n - a->origin) : NULL;
 }
 
 /* v[i] *= f[i], or its conjugate */
@@ -176,6 +218,11 @@ static void N_(scale_by)(const struct array *a, bool conjugate, int64_t n, int64
         return;
     const bool complex = is_complex(a->dtype);
     const int64_t reals = 1 + complex, step = CHUNK / reals;
+    const REAL *own = N_(in_place)(a, n);
+    if (own) {
+        N_(product)(false, false, count, own, v);
+        return;
+    }
     REAL factor[CHUNK];
     for (int64_t i = 0; i < count; i += step) {
         int64_t m = min64(step, count - i);
@@ -190,6 +237,12 @@ static void N_(read_gated)(const struct array *x, const struct array *gate, int6
 {
     if (count <= 0)
         return;
+    const REAL *own = N_(in_place)(x, n), *f = gate->data ? N_(in_place)(gate, n) : NULL;
+    if (own && f) {
+        for (int64_t i = 0; i < count; i++)
+            dst[i] = own[i] * f[i];
+        return;
+    }
     N_(read)(x, n, count, dst);
     N_(scale_by)(gate, false, n, count, dst);
 }
@@ -229,14 +282,48 @@ static void N_(slope)(int activation, int64_t count, const REAL *p, REAL *slope)
         N_(map)(N_(SILU_SLOPE), count, p, slope);
 }
 
+/* Elements [e, e + m) of y, from v and what a sink has beside, all of them REAL,
+ * contiguous and present or NULL; returns how many: whole vectors. */
+static int64_t N_(write_vectors)(const struct sink *s, int64_t e, int64_t m, const REAL *v,
+                                 REAL *y)
+{
+    const REAL *x = s->has_skip ? N_(in_place)(&s->x, e) : NULL;
+    const REAL *gate = s->has_skip && s->gate.data ? N_(in_place)(&s->gate, e) : NULL;
+    const REAL *out = s->out_gate.data ? N_(in_place)(&s->out_gate, e) : NULL;
+    const REAL skip = (REAL)s->skip.re, mask = s->has_mask ? (REAL)s->mask.re : 1;
+    if ((s->has_skip && (!x || !gate != !s->gate.data)) || !out != !s->out_gate.data)
+        return 0;
+    int64_t i = 0;
+    for (; i + LANES <= m; i += LANES) {
+        V p = *(const VU *)(v + i);
+        if (x && gate)
+            p += *(const VU *)(x + i) * *(const VU *)(gate + i) * skip;
+        else if (x)
+            p += *(const VU *)(x + i) * skip;
+        if (s->activation == FFTCONV_GELU)
+            p = N_(map_vector)(N_(GELU), p);
+        else if (s->activation == FFTCONV_SILU)
+            p = N_(map_vector)(N_(SILU), p);
+        p *= mask;
+        if (out)
+            p *= *(const VU *)(out + i);
+        *(VU *)(y + i) = p;
+    }
+    return i;
+}
+
 /* y from v at places [n, n + count), which is overwritten; elements outside
  * [from, to) are left out */
 static void N_(write_run)(const struct sink *s, int64_t n, int64_t count, REAL *v)
 {
     const bool complex = is_complex(s->y.dtype);
     const int64_t reals = 1 + complex, step = CHUNK / reals;
-    const int64_t e = n + s->shift, first = max64(0, s->from - e);
+    const int64_t e = n + s->shift;
+    int64_t first = max64(0, s->from - e);
     count = min64(count, s->to - e);
+    REAL *y = first < count ? N_(in_place)(&s->y, e + first) : NULL;
+    if (y)
+        first += N_(write_vectors)(s, e + first, count - first, v + first, y);
     for (int64_t i = first; i < count; i += step) {
         int64_t m = min64(step, count - i);
         REAL *w = v + i * reals;
@@ -261,6 +348,30 @@ static bool N_(sink_is_plain)(const struct sink *s)
            s->activation == FFTCONV_IDENTITY;
 }
 
+/* sum_i a[i] conj(b[i]), in double and in eight sums, whose order is fixed */
+static struct scalar N_(inner)(bool complex, int64_t count, const REAL *a, const REAL *b)
+{
+    double re[8] = {0}, im[8] = {0};
+    int64_t i = 0;
+    if (!complex) {
+        for (; i + 8 <= count; i += 8)
+            for (int j = 0; j < 8; j++)
+                re[j] += (double)a[i + j] * (double)b[i + j];
+        for (; i < count; i++)
+            re[0] += (double)a[i] * (double)b[i];
+    } else {
+        for (; i < count; i++) {
+            const double ar = (double)a[2 * i], ai = (double)a[2 * i + 1];
+            const double br = (double)b[2 * i], bi = (double)b[2 * i + 1];
+            re[i % 8] += ar * br + ai * bi;
+            im[i % 8] += ai * br - ar * bi;
+        }
+    }
+    for (int j = 1; j < 8; j++)
+        re[0] += re[j], im[0] += im[j];
+    return (struct scalar){re[0], im[0]};
+}
+
 static void N_(gradient)(const struct gradient *a)
 {
     const bool complex = is_complex(a->dy.dtype);
@@ -268,19 +379,30 @@ static void N_(gradient)(const struct gradient *a)
     struct scalar dskip = {0, 0};
     for (int64_t i = 0; i < a->count; i += step) {
         const int64_t m = min64(step, a->count - i), n = a->from + i;
-        REAL g[CHUNK], t[CHUNK];
+        REAL *g = (REAL *)a->g + i * reals, t[CHUNK], p_[CHUNK];
         const REAL *p = a->p ? (const REAL *)a->p + i * reals : NULL;
+        if (p == g && (a->dout_gate.data || a->activation != FFTCONV_IDENTITY))
+            p = memcpy(p_, p, (size_t)(m * reals) * sizeof(REAL));
         N_(read)(&a->dy, n, m, g);
         if (a->has_mask)
             N_(scale)(complex, true, m, a->mask, g);
         if (a->dout_gate.data) { /* dy conj(mask act(p)) */
-            memcpy(t, p, (size_t)(m * reals) * sizeof(REAL));
-            N_(activate)(a->activation, m, t);
+            REAL *to = N_(in_place)(&a->dout_gate, n), *d = to ? to : t;
+            const REAL *act = p;
+            if (a->activation != FFTCONV_IDENTITY || complex) {
+                act = memcpy(t, p, (size_t)(m * reals) * sizeof(REAL));
+                N_(activate)(a->activation, m, t);
+            }
             if (complex) /* conj(p) g */
                 for (int64_t j = 0; j < m; j++)
                     t[2 * j + 1] = -t[2 * j + 1];
-            N_(product)(complex, false, m, g, t);
-            N_(write)(&a->dout_gate, n, m, t);
+            if (complex)
+                N_(product)(true, false, m, g, t);
+            else
+                for (int64_t j = 0; j < m; j++)
+                    d[j] = act[j] * g[j];
+            if (!to)
+                N_(write)(&a->dout_gate, n, m, t);
         }
         N_(scale_by)(&a->out_gate, true, n, m, g);
         if (a->activation != FFTCONV_IDENTITY) {
@@ -289,18 +411,9 @@ static void N_(gradient)(const struct gradient *a)
         }
         if (a->dskip) {
             N_(read_gated)(&a->x, &a->gate, n, m, t);
-            if (complex)
-                for (int64_t j = 0; j < m; j++) { /* g conj(z) */
-                    const double gr = (double)g[2 * j], gi = (double)g[2 * j + 1];
-                    const double zr = (double)t[2 * j], zi = (double)t[2 * j + 1];
-                    dskip.re += gr * zr + gi * zi;
-                    dskip.im += gi * zr - gr * zi;
-                }
-            else
-                for (int64_t j = 0; j < m; j++)
-                    dskip.re += (double)g[j] * (double)t[j];
+            const struct scalar part = N_(inner)(complex, m, g, t);
+            dskip.re += part.re, dskip.im += part.im;
         }
-        memcpy((REAL *)a->g + i * reals, g, (size_t)(m * reals) * sizeof(REAL));
     }
     if (a->dskip) {
         a->dskip->re += dskip.re;
@@ -312,6 +425,11 @@ static void N_(spread)(int64_t from, int64_t count, const struct array *dz,
                        const struct array *factor, const struct array *to)
 {
     const int64_t reals = 1 + is_complex(to->dtype), step = CHUNK / reals;
+    REAL *own = to->dtype == dz->dtype ? N_(in_place)(to, from) : NULL;
+    if (own) {
+        N_(read_gated)(dz, factor, from, count, own);
+        return;
+    }
     for (int64_t i = 0; i < count; i += step) {
         int64_t m = min64(step, count - i);
         REAL t[CHUNK];
