@@ -19,7 +19,8 @@ from setuptools.command.build_py import build_py
 
 TOP = Path(__file__).resolve().parent.parent
 # What configure and make need of the tree.
-SOURCES = ["configure.ac", "Makefile.am", "libfftconv", "python", "tests"]
+SOURCES = ["configure.ac", "Makefile.am", "experiments", "libfftconv", "python",
+           "tests"]
 # ... and of a release, where autoreconf has run already.
 GENERATED = ["configure", "Makefile.in", "aclocal.m4", "config.h.in", "build-aux"]
 

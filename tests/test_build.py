@@ -11,8 +11,8 @@ from build_tree import (BUILD, CC, HEADER, LIBRARY, TOP, clean_environment,
                         compile_and_run, installed, need, run)
 
 # What a wheel is built from.
-RELEASE = ["configure.ac", "Makefile.am", "pyproject.toml", "libfftconv",
-           "python", "tests"]
+RELEASE = ["configure.ac", "Makefile.am", "pyproject.toml", "experiments",
+           "libfftconv", "python", "tests"]
 PROGRAM = """
 #include <fftconv.h>
 #include <stdio.h>
