@@ -708,7 +708,7 @@ static struct limits limits_of(const struct method *m)
     l.bytes[level_of((double)info->spectra_row_bytes) > L3 ? DRAM : L3] += info->memory_bytes;
     l.bytes[level_of(info->io_bytes + spectrum)] += info->io_bytes + spectrum;
     l.bytes[level_of(2 * row)] += spectrum * (double)(p.B - 1);
-    l.arithmetic = l.flops / m->peak->mixed;
+    l.arithmetic = l.flops / fmax(m->peak->mixed, m->peak->fma);
     l.bound = l.arithmetic;
     l.binds = "arithmetic";
     for (int i = L1; i < LEVELS; i++) {
