@@ -11,13 +11,16 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 import fftconv
+from fftconv.plan import aligned_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "paper_figures" / "out" / "results"
@@ -109,6 +112,8 @@ def machine():
     }
     for package in ("numpy", "scipy"):
         versions[package] = importlib.metadata.version(package)
+    if "torch" in sys.modules:
+        versions["torch"] = importlib.metadata.version("torch")
     return {
         "cpu": _field("/proc/cpuinfo", "model name") or platform.processor(),
         "processors": processors(),
@@ -129,7 +134,7 @@ def machine():
                 # What was measured, and what measured it.
                 "libfftconv",
                 "python",
-                "experiments/*.py",
+                "experiments/*.[chp]*",
             )
         ),
     }
@@ -150,7 +155,21 @@ def keep_freed_memory():
         mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # the most it takes
 
 
-def interleaved(calls, repeats, threads=1, cap=3.0):
+class RepeatablePlan(fftconv.Plan):
+    """A plan that keeps its last call: `again()` is the C call alone.
+
+    What Python does around a call, up to 15 us of it, is then in no ratio of
+    two short ones.
+    """
+
+    def _execute(self, execute, direction, handle, ops, plain=False):
+        super()._execute(execute, direction, handle, ops, plain)
+        # Its own workspace: the thread's may be replaced by a larger one.
+        self._buffer, ops.workspace = aligned_bytes(ops.workspace_bytes)
+        self.again = partial(execute, self._handle, handle, ops)
+
+
+def interleaved(calls, repeats, threads=1, cap=3.0, least=0.0):
     """Median seconds of each of `calls` (name: function), run in turn.
 
     Round after round, each call once, in an order that rotates, so that a drift
@@ -159,7 +178,8 @@ def interleaved(calls, repeats, threads=1, cap=3.0):
     wall time) is rejected, and taken again in up to three more rounds.  Where
     that leaves fewer than three of any call, the processor time of all samples
     of all calls is reported in place of wall time, and `clock` says
-    "processor".  A call slower than `cap` seconds gets three samples.  Returns
+    "processor".  A call slower than `cap` seconds gets three samples; one faster
+    than `least` is repeated within a sample until that is over.  Returns
     name: dict of median_s, low_s, high_s (quartiles), samples, rejected, clock.
     """
     samples = {name: [] for name in calls}  # (wall, processor) seconds
@@ -176,16 +196,24 @@ def interleaved(calls, repeats, threads=1, cap=3.0):
         enough = 3 if samples[name] and samples[name][0][0] > cap else repeats
         return len(quiet(name)) < enough
 
+    inner = {}
     for name in names:
         calls[name]()  # pages, caches, plans
+        wall = time.perf_counter()
+        if least:
+            calls[name]()
+        wall = time.perf_counter() - wall
+        inner[name] = max(1, int(least / wall))
     for turn in range(repeats + 3):
         left = [name for name in names if wanted(name)]
         shift = turn % max(1, len(left))
         for name in left[shift:] + left[:shift]:
             cpu, wall = time.process_time(), time.perf_counter()
-            calls[name]()
+            for _ in range(inner[name]):
+                calls[name]()
             wall = time.perf_counter() - wall
-            samples[name].append((wall, time.process_time() - cpu))
+            cpu = time.process_time() - cpu
+            samples[name].append((wall / inner[name], cpu / inner[name]))
     disturbed = any(len(quiet(name)) < min(3, repeats) for name in names)
     timing = {}
     for name in names:

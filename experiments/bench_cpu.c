@@ -6,13 +6,14 @@
  * is compared with a float64 FFT before it is timed; methods are timed in turn.
  *
  *     bench_cpu [--quick | --full] [--length L]... [--isa NAME]... [--no-fftw]
- *               [--plans N] [--wisdom DIR] [--commit TEXT] [--json FILE]
+ *               [--plans N] [--plan-up-to L] [--wisdom DIR] [--commit TEXT]
+ *               [--json FILE]
  *
  * A table goes to stderr, JSON to FILE or stdout.  --isa: the instruction sets of
  * the library to run; default: the machine's best, and avx2.  --plans: how often
  * FFTW plans each size, the best being kept.  --wisdom: where plans are kept from
- * one run to the next.  Planning 2^21 points takes minutes; --quick leaves FFTW out
- * above L = 2^16 unless it finds its plans there.
+ * one run to the next.  Planning 2^21 points takes minutes: longer rows than
+ * --plan-up-to (--quick: 2^16) go without FFTW, unless its plans are found there.
  */
 #include "config.h"
 
@@ -120,6 +121,8 @@ static void parse(int argc, char **argv)
         } else if (!strcmp(name, "--plans")) {
             if ((options.plans = atoi(value)) < 1)
                 die("--plans is %s, must be at least 1", value);
+        } else if (!strcmp(name, "--plan-up-to")) {
+            options.planned = atoll(value);
         } else if (!strcmp(name, "--wisdom")) {
             options.wisdom = value;
         } else if (!strcmp(name, "--commit")) {
@@ -133,7 +136,8 @@ static void parse(int argc, char **argv)
     const bool quick = !strcmp(options.grid, "quick"), full = !strcmp(options.grid, "full");
     options.samples = quick ? 5 : full ? 15 : 9;
     options.sample = quick ? 2e-3 : full ? 20e-3 : 8e-3;
-    options.planned = quick ? 1 << 16 : INT64_MAX;
+    if (!options.planned)
+        options.planned = quick ? 1 << 16 : INT64_MAX;
     if (!options.plans)
         options.plans = quick ? 1 : 3;
     if (!options.lengths)

@@ -150,25 +150,51 @@ class Case:
             partial(scipy.fft.irfft, workers=workers),
         )
 
-    def by_fftconvolve(self):
+    def by_signal(self, convolve, workers=1):
+        """scipy.signal's fftconvolve or oaconvolve; causal."""
         u = self.u * self.w if self.gated else self.u
-        y = scipy.signal.fftconvolve(u, self.k[None], axes=-1)[
-            ..., : self.length
-        ]
+        with scipy.fft.set_workers(workers):
+            y = convolve(u, self.k[None], axes=-1)[..., : self.length]
         return y * self.v if self.gated else y
 
+    def by_torch(self, threads):
+        """PyTorch's padded rfft and irfft, as its users write them; forward."""
+        import torch
+
+        u, k = torch.from_numpy(self.u), torch.from_numpy(self.k)
+        w, v = (
+            x if x is None else torch.from_numpy(x) for x in (self.w, self.v)
+        )
+        n = self.n
+
+        def call():
+            torch.set_num_threads(threads)
+            z = u if w is None else u * w
+            y = torch.fft.irfft(torch.fft.rfft(z, n) * torch.fft.rfft(k, n), n)
+            y = y[..., : self.length]
+            return (y if v is None else y * v).numpy()
+
+        return call
+
     def method(self, name):
-        """A function of no arguments that computes this case the named way."""
+        """A function of no arguments that computes this case the named way;
+        "_threads": on all processors."""
+        way = name.removesuffix("_threads")
+        threads = bench.processors() if name != way else 1
         return {
-            "fftconv": lambda: self.ours,
+            "fftconv": lambda: partial(self.ours, threads),
             "fftconv_ready": self.ours_ready,
-            "fftconv_threads": lambda: partial(self.ours, bench.processors()),
             "numpy": lambda: partial(self.by_fft, np.fft.rfft, np.fft.irfft),
             "numpy_saved": self.by_saved_fft,
-            "scipy": lambda: self.by_scipy(1),
-            "scipy_threads": lambda: self.by_scipy(bench.processors()),
-            "scipy_fftconvolve": lambda: self.by_fftconvolve,
-        }[name]()
+            "scipy": lambda: self.by_scipy(threads),
+            "scipy_fftconvolve": lambda: partial(
+                self.by_signal, scipy.signal.fftconvolve, threads
+            ),
+            "scipy_oaconvolve": lambda: partial(
+                self.by_signal, scipy.signal.oaconvolve, threads
+            ),
+            "torch": lambda: self.by_torch(threads),
+        }[way]()
 
     def methods(self):
         """name: (function, threads), of all that make sense here."""

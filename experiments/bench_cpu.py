@@ -1,0 +1,675 @@
+"""The CPU engine against its targets: every promise about speed, measured.
+
+Runs the C program bench_cpu first (FFTW, the machine's peak rates, what binds),
+then measures here, in groups whose members take turns:
+
+    scipy, torch     the peers' padded real FFTs, the kernel's included, the same
+                     threads; torch where it can be imported
+    threads          all processors against one; a single row on all of them
+    batch            B = 1 and odd B against B = 4, the spectrum in cache
+    fused            gates, skip and activation against none
+    half             16-bit rows against float32
+    backward         du, dk and both gates' gradients against the gated forward
+    circular         a named fft_size against the causal transform of that size
+    any_length       odd, prime, smooth L against the nearest power of two
+    baseline         the build without AVX against AVX2
+    planner          the plan's own radices against the best of those forced
+    planning         seconds of a first plan and of a second; a call from Python
+
+Ratios are of C calls alone, all that Python does being done beforehand, except
+for the peers and the last line.  float32, one thread, causal, the spectrum made
+beforehand, unless the line says otherwise.  Every call is compared with float64
+before it is timed.  Prints a table of targets; writes results/bench_cpu.json.
+
+FFTW plans rows of up to 64K, three times each, in half a minute.  Longer ones
+take it minutes: they are planned under --full, and kept beside the results, where
+every later run finds them.
+"""
+
+import itertools
+import json
+import math
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import fftconv
+from fftconv import _lib, reference
+from fftconv._array import numpy_dtype
+
+import bench
+import speed
+
+K = 1024
+GRIDS = {
+    # long: rows beyond a cache; forced: candidates of the planner's table.
+    "quick": dict(
+        repeats=1,
+        least=0.0,
+        lengths=[256, K],
+        long=[4 * K],
+        any_length=[331, 1000],
+        peers=[256, K],
+        planner=[256, 1000],
+        forced=4,
+        planning=[4 * K],
+    ),
+    "default": dict(
+        repeats=7,
+        least=2e-3,
+        lengths=[256, K, 4 * K, 16 * K, 64 * K],
+        long=[256 * K, K * K],
+        any_length=[300, 331, 500, 509, 769, 1000, 1025, 1279, 1999, 2049]
+        + [2500, 3000, 3001, 4097, 5000, 6143, 10007, 12000, 20011, 40000]
+        + [65537, 100003],
+        peers=[256, K, 4 * K, 16 * K, 64 * K, 256 * K],
+        planner=[256, K, 4 * K, 16 * K, 64 * K, 256 * K, 1000, 3001, 10007],
+        forced=24,
+        planning=[64 * K, 512 * K, 2 * K * K],
+    ),
+    "full": dict(
+        repeats=11,
+        least=5e-3,
+        lengths=[256, 512, K, 2 * K, 4 * K, 8 * K, 16 * K, 32 * K, 64 * K],
+        long=[128 * K, 256 * K, 512 * K, K * K],
+        any_length=[257, 300, 331, 384, 450, 500, 509, 600, 700, 769, 900]
+        + [1000, 1023, 1025, 1279, 1500, 1537, 1999, 2049, 2500, 3000, 3001]
+        + [3333, 4097, 5000, 6000, 6143, 7777, 10007, 12000, 16385, 20011]
+        + [24575, 40000, 50021, 65537, 100003, 200000, 262145, 500009]
+        + [1000003],
+        peers=[256, K, 4 * K, 16 * K, 64 * K, 256 * K, K * K],
+        planner=[256, 512, K, 2 * K, 4 * K, 8 * K, 16 * K, 32 * K, 64 * K]
+        + [256 * K, K * K, 300, 1000, 1537, 3001, 6143, 10007, 40000, 100003],
+        forced=120,
+        planning=[16 * K, 64 * K, 256 * K, 512 * K, K * K, 2 * K * K],
+    ),
+}
+
+# Name: (what is compared, "least" or "most", the limit; None: each row has its
+# own).
+TARGETS = {
+    "fftw_avx512": ("FFTW's better / ours, AVX-512", "least", None),
+    "fftw_avx2": ("FFTW's better / ours, AVX2", "least", None),
+    "scipy": ("SciPy's best / ours, kernel's transform in the call", "least", 8),
+    "torch": ("PyTorch / ours, kernel's transform in the call", "least", 3),
+    "threads": ("1 thread / 2 threads, to 64K", "least", 1.85),
+    "threads_long": ("1 thread / 2 threads, beyond", "least", 1.6),
+    "threads_row": ("1 thread / 2 threads, B = H = 1", "least", 1.5),
+    "batch": ("B = 1 or odd / B = 4, per output", "most", 1.15),
+    "fused": ("gates, skip, activation / none, in cache", "most", 1.2),
+    "fused_long": ("gates / none, beyond: that and their bytes", "most", None),
+    "half": ("16 bits / float32, in cache", "most", 1.25),
+    "half_memory": ("16 bits / float32 where memory binds", "most", None),
+    "backward": ("backward / gated forward, B = 4", "most", 2.6),
+    "backward_row": ("backward / gated forward, B = 1", "most", 3.0),
+    "workspace": ("workspace of B = 8, H = 64 / of 1, 1; one thread", "most", 1),
+    "circular": ("circular / causal, per point of transform", "most", 1.25),
+    "any_length": ("any L / the nearest 2^a, per output", "most", None),
+    "baseline": ("AVX2 / baseline", "least", 0.4),
+    "planner": ("the plan's radices / the best forced", "most", 1.1),
+    "planning": ("a first plan, ms", "most", 50),
+    "planning_again": ("a second plan, ms", "most", 1),
+    "python": ("what a call from Python adds, us", "most", 15),
+}
+# Times FFTW, by instruction set and length.
+MUST = {
+    "avx512": dict(zip((4**a for a in range(4, 11)),
+                       (1.7, 1.9, 2.5, 2.4, 2.7, 3.1, 3.8))),
+    "avx2": dict(zip((4**a for a in range(4, 11)),
+                     (1.1, 1.05, 1.5, 1.6, 1.9, 2.2, 2.7))),
+}  # fmt: skip
+# Of a row, relative to its terms.
+ERROR_LIMIT = {"float32": bench.ERROR_LIMIT, "float16": 1e-3, "bfloat16": 4e-3}
+L2_BYTES = 2**20
+
+
+class Case:
+    """One call on arrays of its own, checked: `again()` is its C call.
+
+    options: gated, skip, activation, circular, backward; the rest is the
+    plan's.
+    """
+
+    def __init__(self, rng, batch, channels, length, *, dtype="float32",
+                 gated=False, skip=False, activation=None, circular=False,
+                 backward=False, threads=1, **plan):  # fmt: skip
+        shape = (batch, channels, length)
+        self.outputs = math.prod(shape)
+
+        def normal(*shape):
+            x = rng.standard_normal(shape, np.float32)
+            return x.astype(numpy_dtype(dtype))
+
+        self.u = normal(*shape)
+        # y is O(1); float32 beside 16 bits, as in training
+        self.k = rng.standard_normal((channels, length), np.float32)
+        self.k /= np.float32(np.sqrt(length))
+        self.gates = [normal(*shape), normal(*shape)] if gated else [None] * 2
+        self.skip = rng.standard_normal(channels, np.float32) if skip else None
+        self.activation = activation
+        self.mode = (
+            dict(mode="circular", fft_size=length)
+            if circular
+            else dict(mode="causal")
+        )
+        self.plan = bench.RepeatablePlan(
+            shape, self.k.shape, dtype=dtype, threads=threads, **self.mode,
+            **plan)  # fmt: skip
+        spectrum = self.plan.spectrum(self.k)
+        how = dict(skip=self.skip, activation=activation)
+        if backward:
+            self.dy = normal(*shape)
+            needs = ["u", "k"] + ["in_gate", "out_gate"] * gated
+            g = self.plan.backward(
+                self.dy, self.u, spectrum, *self.gates, needs=needs, **how)  # fmt: skip
+            self.found = {n: getattr(g, f"d{n}") for n in needs}
+        else:
+            self.found = {"y": np.empty_like(self.u)}
+            self.plan(self.u, spectrum, *self.gates, out=self.found["y"], **how)
+        self.kept = spectrum, how  # again() reads their memory
+        self.again = self.plan.again
+        for array in self.found.values():
+            array.fill(np.nan)
+        self.again()
+        self.error = self.check(backward)
+
+    def check(self, backward):
+        """The worst error of the first and the last channel, if allowed."""
+        pick = sorted({0, self.u.shape[1] - 1})
+        u, k = self.u[:, pick], self.k[pick]
+        gates = [g if g is None else g[:, pick] for g in self.gates]
+        skip = None if self.skip is None else self.skip[pick]
+        how = dict(skip=skip, activation=self.activation, **self.mode)
+
+        def norm(*factors):
+            product = np.ones(1)
+            for x in factors:
+                product = product if x is None else product * np.float64(x)
+            return np.linalg.norm(product, axis=-1)
+
+        def largest(x):
+            return 1 if x is None else np.abs(np.float64(x)).max(axis=-1)
+
+        w, v = gates
+        taps = norm(k) + (0 if skip is None else np.abs(skip))
+        if backward:
+            dy = self.dy[:, pick]
+            exact = reference.conv_backward(dy, u, k, *gates, **how)
+            exact = {n: getattr(exact, f"d{n}") for n in self.found}
+            scales = {
+                "u": taps * norm(dy, v) * largest(w),
+                "k": np.sum(norm(dy, v) * norm(u, w), axis=0),
+                "in_gate": taps * norm(dy, v) * largest(u),
+                "out_gate": taps * norm(u, w) * largest(dy),
+            }
+        else:
+            exact = {"y": reference.conv(u, k, *gates, **how)}
+            scales = {"y": taps * norm(u, w) * largest(v)}
+        worst = 0.0
+        for name, of in exact.items():
+            found = self.found[name]
+            if not np.isfinite(np.float32(found)).all():
+                raise RuntimeError(f"{self.plan}: {name} is not finite")
+            found = found[..., pick, :].astype(np.float64)
+            worst = max(worst, bench.row_error(found, of, scales[name]))
+        limit = ERROR_LIMIT[self.plan.dtype] * (2 if backward else 1)
+        return bench.check(repr(self.plan), worst, limit)
+
+
+def in_cache(length, bytes_per_point, batch):
+    """(B, H) whose rows and spectra take about a half of L2."""
+    channels = L2_BYTES // 2 // (bytes_per_point * length)
+    return batch, int(np.clip(channels, 1, 64))
+
+
+def beyond(length):
+    """(B, H) as bench_cpu.c has them."""
+    return 4, 64 if length < 2**18 else 16 if length < 2**20 else 4
+
+
+class Run:
+    """The rows of one run: a target, what was compared, the value, the limit."""
+
+    def __init__(self, settings):
+        self.grid = GRIDS[settings.grid]
+        self.settings = settings
+        self.rng = np.random.default_rng(settings.seed)
+        self.rows = []
+        self.planner = []
+
+    def add(self, target, length, value, limit=None, **more):
+        _, sense, usual = TARGETS[target]
+        limit = usual if limit is None else limit
+        met = value >= limit if sense == "least" else value <= limit
+        self.rows.append(
+            {
+                "target": target,
+                "length": length,
+                "value": value,
+                "limit": limit,
+                "met": bool(met),
+                **more,
+            }
+        )
+
+    def time(self, calls, threads=1):
+        """name: seconds, and what bench.interleaved says of them."""
+        timing = bench.interleaved(
+            calls, self.grid["repeats"], threads, least=self.grid["least"])  # fmt: skip
+        return {name: t["median_s"] for name, t in timing.items()}, timing
+
+    def compare(self, target, length, above, below, limit=None, threads=1,
+                per_output=False, **more):  # fmt: skip
+        """The seconds of one case over those of another, per output or not."""
+        t, timing = self.time(
+            {"above": above.again, "below": below.again}, threads)  # fmt: skip
+        value = t["above"] / t["below"]
+        if per_output:
+            value *= below.outputs / above.outputs
+        self.add(target, length, value, limit,
+                 above_ns=1e9 * t["above"] / above.outputs,
+                 below_ns=1e9 * t["below"] / below.outputs,
+                 clock=timing["above"]["clock"],
+                 error=max(above.error, below.error), **more)  # fmt: skip
+        return t
+
+    def case(self, *shape, **options):
+        return Case(self.rng, *shape, **options)
+
+    # ---- C program ----------------------------------------------------------
+
+    def program(self):
+        """bench_cpu's record; its targets."""
+        program = Path(_lib.path).resolve().parents[1] / "experiments/bench_cpu"
+        if not program.exists():
+            raise SystemExit(f"{program} is not there: run `make` first")
+        kept = self.settings.results.resolve() / "fftw"
+        kept.mkdir(parents=True, exist_ok=True)
+        command = [program, "--wisdom", kept, "--commit",
+                   bench.machine()["commit"]]  # fmt: skip
+        if self.settings.grid == "quick":
+            command += ["--quick", "--length", "256", "--length", "1024"]
+        elif self.settings.grid == "full":
+            command += ["--full"]
+        else:
+            command += ["--plan-up-to", str(2**16)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+        record = json.loads(done.stdout)
+        fastest = {}
+        for row in record["rows"]:
+            if row["method"].startswith("FFTW"):
+                length, ns = row["length"], row["ns_per_output"]
+                fastest[length] = min(ns, fastest.get(length, ns))
+        for row in record["rows"]:
+            must = MUST.get(row.get("isa"), {}).get(row["length"])
+            if must and row["length"] in fastest:
+                ns = row["ns_per_output"]
+                self.add(f"fftw_{row['isa']}", row["length"],
+                         fastest[row["length"]] / ns, must, below_ns=ns,
+                         above_ns=fastest[row["length"]], clock=row["clock"],
+                         error=row["error"])  # fmt: skip
+        return record
+
+    # ---- Peers --------------------------------------------------------------
+
+    def peers(self):
+        names = ["scipy", "scipy_fftconvolve", "scipy_oaconvolve"]
+        try:
+            import torch  # noqa: F401
+
+            names.append("torch")
+        except ImportError:
+            pass
+        counts = sorted({1, bench.processors()})
+        for length, threads in itertools.product(self.grid["peers"], counts):
+            batch, channels = 4, max(1, min(64, 2**16 // length))
+            case = speed.Case(13, 2 * length, batch, channels, self.rng)
+            end = "" if threads == 1 else "_threads"
+            methods = {n + end: (case.method(n + end), threads)
+                       for n in ["fftconv", *names]}  # fmt: skip
+            case.errors(methods)
+            t, timing = self.time({n: f for n, (f, _) in methods.items()},
+                                  threads)  # fmt: skip
+            ns = {n.removesuffix("_threads"): 1e9 * s / case.u.size
+                  for n, s in t.items()}  # fmt: skip
+            fastest = min(names[:3], key=ns.get)
+            for target, peer in [("scipy", fastest), ("torch", "torch")]:
+                if peer in ns:
+                    self.add(target, length, ns[peer] / ns["fftconv"],
+                             above_ns=ns[peer], below_ns=ns["fftconv"],
+                             case=f"{peer}, {threads} threads", ns=ns,
+                             clock=timing["fftconv" + end]["clock"])  # fmt: skip
+
+    # ---- Ours against ours --------------------------------------------------
+
+    def threads(self):
+        if bench.processors() < 2:
+            return
+        grid = self.grid
+        every = [(n, beyond(n)) for n in grid["lengths"] + grid["long"]]
+        row = [(n, (1, 1)) for n in grid["lengths"][-1:] + grid["long"]]
+        for length, shape in every + row:
+            one, two = (self.case(*shape, length, threads=t) for t in (1, 2))
+            target = (
+                "threads_row" if shape == (1, 1)
+                else "threads" if length in grid["lengths"]
+                else "threads_long")  # fmt: skip
+            self.compare(target, length, one, two, threads=2)
+
+    def batch(self):
+        # 8 bytes a point of spectrum
+        for length in self.grid["lengths"]:
+            channels = in_cache(length, 8, 1)[1]
+            four = self.case(4, channels, length)
+            for b in (1, 3):
+                self.compare("batch", length, self.case(b, channels, length),
+                             four, per_output=True, case=f"B = {b}")  # fmt: skip
+
+    def fused(self, record):
+        bandwidth = record["peaks"][0]["copy_bytes"]["memory"]
+        for length in self.grid["lengths"]:
+            shape = *in_cache(length, 2 * 16 + 8, 2), length
+            bare = self.case(*shape)
+            for activation in ("gelu", "silu"):
+                both = self.case(*shape, gated=True, skip=True,
+                                 activation=activation)  # fmt: skip
+                self.compare("fused", length, both, bare, case=activation)
+        for length in self.grid["long"]:
+            shape = *beyond(length), length
+            bare, gated = self.case(*shape), self.case(*shape, gated=True)
+            extra = 2 * bare.u.nbytes / bandwidth
+            t = self.time({"bare": bare.again})[0]["bare"]
+            self.compare("fused_long", length, gated, bare,
+                         limit=(t + extra) / t, case="gates")  # fmt: skip
+
+    def sixteen_bits(self):
+        try:
+            numpy_dtype("bfloat16")
+        except (ImportError, ValueError, TypeError):  # no ml_dtypes
+            return ["float16"]
+        return ["float16", "bfloat16"]
+
+    def half(self):
+        for length in self.grid["lengths"]:
+            shape = *in_cache(length, 2 * 8 + 8, 2), length
+            whole = self.case(*shape)
+            for dtype in self.sixteen_bits():
+                self.compare("half", length, self.case(*shape, dtype=dtype),
+                             whole, case=dtype)  # fmt: skip
+
+    def half_memory(self, record):
+        """All processors on the shortest rows, far more than caches hold: the
+        most bytes for the least arithmetic.  Where even there moving float32
+        takes less than half of the time, memory does not bind this machine."""
+        bandwidth = record["peaks"][0]["copy_bytes"]["memory"]
+        length = self.grid["lengths"][0]
+        n = bench.processors()
+        points = 2**16 if self.settings.grid == "quick" else 2**23
+        shape = 4, points // 4 // length, length
+        whole = self.case(*shape, threads=n)
+        moving = 2 * whole.u.nbytes / bandwidth
+        t = self.time({"whole": whole.again}, n)[0]["whole"]
+        for dtype in self.sixteen_bits():
+            half = self.case(*shape, dtype=dtype, threads=n)
+            self.compare("half_memory", length, half, whole, threads=n,
+                         limit=1.0 if moving > t / 2 else 1.25,
+                         case=f"{dtype}, {n} threads, memory "
+                         f"{moving / t:.0%} of float32")  # fmt: skip
+
+    def backward(self):
+        for length in self.grid["lengths"] + self.grid["long"][:1]:
+            channels = max(1, min(16, 2**18 // length))
+            for target, b in (("backward", 4), ("backward_row", 1)):
+                there, back = (
+                    self.case(b, channels, length, gated=True, backward=back)
+                    for back in (False, True))  # fmt: skip
+                self.compare(target, length, back, there)
+            few, many = (
+                fftconv.Plan((b, h, length), (h, length), threads=1)
+                for b, h in ((1, 1), (8, 64)))  # fmt: skip
+            for way in ("forward", "backward"):
+                name = f"{way}_workspace_bytes"
+                bytes_ = [getattr(plan.counters, name) for plan in (few, many)]
+                self.add("workspace", length, bytes_[1] / max(1, bytes_[0]),
+                         case=way)  # fmt: skip
+
+    def circular(self):
+        for length in self.grid["lengths"] + self.grid["long"][:1]:
+            b, h = 2, max(1, min(16, 2**17 // length))
+            # Both transforms have 2 length points.
+            ring = self.case(b, h, 2 * length, circular=True)
+            self.compare("circular", 2 * length, ring, self.case(b, h, length))
+
+    def any_length(self):
+        for length in self.grid["any_length"]:
+            power = 2 ** round(math.log2(length))
+            b, h = 4, max(1, min(32, 2**16 // length))
+            other, usual = self.case(b, h, length), self.case(b, h, power)
+            self.compare("any_length", length, other, usual, per_output=True,
+                         limit=1.35 if length >= 2048 else 1.6,
+                         case=f"M = {other.plan.transform_length}")  # fmt: skip
+
+    def baseline(self):
+        if not _lib.lib.fftconv_isa_available(b"avx2"):
+            return
+        for length in self.grid["lengths"] + self.grid["long"][:1]:
+            shape = 2, max(1, min(16, 2**17 // length)), length
+            fast, slow = (
+                self.case(*shape, isa=isa) for isa in ("avx2", "baseline"))  # fmt: skip
+            self.compare("baseline", length, fast, slow)
+
+    # ---- The planner --------------------------------------------------------
+
+    def forced(self):
+        """The plan's radices against the best of others, screened first."""
+        for length in self.grid["planner"]:
+            shape = 2, max(1, min(16, 2**16 // length)), length
+            own = self.case(*shape)
+            tried = {}
+            for radices in candidates(own.plan, self.grid["forced"], self.rng):
+                try:
+                    case = self.case(*shape, radices=radices)
+                except ValueError:
+                    continue  # not every product has a decomposition
+                if case.plan.stage_radices == own.plan.stage_radices:
+                    continue
+                t = [_seconds(case.again) for _ in range(3)]
+                tried[radices] = min(t), case
+                if len(tried) > 5:  # keep the arrays of few
+                    tried.pop(max(tried, key=lambda r: tried[r][0]))
+            calls = {"own": own.again}
+            calls |= {r: case.again for r, (_, case) in tried.items()}
+            t, timing = self.time(calls)
+            best = min(t, key=t.get)
+            self.add("planner", length, t["own"] / t[best],
+                     above_ns=1e9 * t["own"] / own.outputs,
+                     below_ns=1e9 * t[best] / own.outputs,
+                     clock=timing["own"]["clock"])  # fmt: skip
+            winner = own if best == "own" else tried[best][1]
+            self.planner.append(
+                {
+                    "length": length,
+                    "own": list(own.plan.stage_radices),
+                    "own_m": own.plan.transform_length,
+                    "own_ns": 1e9 * t["own"] / own.outputs,
+                    "best": list(winner.plan.stage_radices),
+                    "best_m": winner.plan.transform_length,
+                    "best_ns": 1e9 * t[best] / own.outputs,
+                    "ratio": t["own"] / t[best],
+                    "predicted_ns": 1e9
+                    * own.plan.counters.predicted_seconds
+                    / own.outputs,
+                }
+            )
+
+    # ---- Planning, and Python -----------------------------------------------
+
+    def planning(self):
+        for length in self.grid["planning"]:
+            found = []
+            for _ in range(min(5, self.grid["repeats"])):
+                done = subprocess.run(
+                    [sys.executable, "-c", PLANNING, str(length)],
+                    stdout=subprocess.PIPE, check=True)  # fmt: skip
+                found.append(json.loads(done.stdout))
+            first, second = np.median(found, axis=0)
+            self.add("planning", length, 1e3 * first)
+            self.add("planning_again", length, 1e3 * second)
+
+    def python(self):
+        case = self.case(1, 1, 64)
+        spectrum = case.kept[0]
+        y = np.empty_like(case.u)
+        t, timing = self.time(
+            {
+                "c": case.again,
+                "plan": lambda: case.plan(case.u, spectrum),
+                "plan_out": lambda: case.plan(case.u, spectrum, out=y),
+            }
+        )
+        for way in ("plan", "plan_out"):
+            self.add("python", 64, 1e6 * (t[way] - t["c"]),
+                     case=way, clock=timing[way]["clock"])  # fmt: skip
+
+
+# A process of its own: nothing is planned yet.
+PLANNING = """
+import json, sys, time
+import fftconv
+n = int(sys.argv[1])
+t = [time.perf_counter()]
+plans = []
+for _ in range(2):
+    plans.append(fftconv.Plan((1, 1, n), (1, n), threads=1))
+    t.append(time.perf_counter())
+print(json.dumps([t[1] - t[0], t[2] - t[1]]))
+"""
+
+
+def _seconds(call):
+    t = time.perf_counter()
+    call()
+    return time.perf_counter() - t
+
+
+def powers(bits, steps):
+    """Every multiset of `steps` radices 16, 8, 4, 2 with product 2^bits."""
+    for chosen in itertools.combinations_with_replacement((4, 3, 2, 1), steps):
+        if sum(chosen) == bits:
+            yield tuple(2**b for b in chosen)
+
+
+def candidates(plan, count, rng):
+    """Radices to force in the plan's place, at most about `count`.
+
+    The plan's own length and other smooth ones a little above the row's, with
+    few more steps than they need; each set of radices in falling and rising
+    order and, up to `count`, some others, drawn at random.
+    """
+    length = plan.u_shape[-1]
+    lengths = {plan.transform_length}
+    for odd in (1, 3, 5, 7, 9, 15, 25, 27, 45):
+        m = odd
+        while m < length:
+            m *= 2
+        lengths.add(m)
+    lengths = sorted(m for m in lengths if m <= 1.2 * max(
+        length, min(lengths)) or m == plan.transform_length)  # fmt: skip
+    sets, others = [], []
+    for m in lengths:
+        odd, bits = m, 0
+        while odd % 2 == 0:
+            odd, bits = odd // 2, bits + 1
+        factors = []
+        for p in (7, 5, 3):
+            while odd % p == 0:
+                odd //= p
+                factors.append(p)
+        least = -(-bits // 4)
+        for steps in range(least, least + 3):
+            for even in powers(bits, steps):
+                sets += [(*factors, *even), (*factors, *even[::-1])]
+                others.append((factors, even))
+    drawn = []
+    while others and len(drawn) < count:
+        factors, even = others[rng.integers(len(others))]
+        drawn.append((*factors, *rng.permutation(even).tolist()))
+    if len(sets) > count:
+        sets = [sets[i] for i in sorted(rng.permutation(len(sets))[:count])]
+    return dict.fromkeys(r for r in sets + drawn if r)
+
+
+def summary(rows):
+    """One entry a target: its worst row, and whether all rows meet it."""
+    found = {}
+    for name, (what, sense, _) in TARGETS.items():
+        mine = [r for r in rows if r["target"] == name]
+        if not mine:
+            continue
+        worst = max(
+            mine,
+            key=lambda r: (r["limit"] / r["value"] if sense == "least"
+                           else r["value"] / r["limit"]))  # fmt: skip
+        found[name] = {
+            "what": what,
+            "sense": sense,
+            "limit": worst["limit"],
+            "worst": worst["value"],
+            "at": worst["length"],
+            "rows": len(mine),
+            "rows_met": sum(r["met"] for r in mine),
+            "met": all(r["met"] for r in mine),
+        }
+    return found
+
+
+def show(targets, rows):
+    """The table of targets, and every row that misses its own."""
+    for name, t in targets.items():
+        print(
+            f"{name:15s} {t['what']:54s} at {t['sense']:5s} "
+            f"{t['limit']:6.2f}  worst {t['worst']:7.2f} at L = {t['at']:<8d}"
+            f" {t['rows_met']:3d} of {t['rows']:3d}  "
+            f"{'yes' if t['met'] else 'NO'}"
+        )
+    for r in rows:
+        if not r["met"]:
+            print(
+                f"    {r['target']:15s} L = {r['length']:<8d} "
+                f"{r.get('case', ''):28s} {r['value']:8.3f}, "
+                f"limit {r['limit']:.3f}"
+            )
+
+
+def main():
+    settings = bench.options(__doc__).parse_args()
+    bench.keep_freed_memory()
+    started = time.perf_counter()
+    run = Run(settings)
+    record = run.program()
+    groups = [
+        run.peers, run.threads, run.batch, partial(run.fused, record), run.half,
+        partial(run.half_memory, record), run.backward, run.circular, run.any_length,
+        run.baseline, run.forced, run.planning, run.python,
+    ]  # fmt: skip
+    for group in (bar := tqdm(groups, desc="bench_cpu", unit="group")):
+        bar.set_postfix_str(getattr(group, "func", group).__name__)
+        group()
+    targets = summary(run.rows)
+    body = {
+        "program": record,
+        "targets": targets,
+        "rows": run.rows,
+        "planner": run.planner,
+    }
+    show(targets, run.rows)
+    print(bench.write(settings.results, "bench_cpu", settings, body, started))
+
+
+if __name__ == "__main__":
+    main()
