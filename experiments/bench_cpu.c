@@ -523,6 +523,7 @@ static void fftw_rows(struct method *m)
 
 static void plan_fftw(struct method *m, unsigned flags)
 {
+    flags |= FFTW_DESTROY_INPUT; /* both buffers are ours */
     const int n = (int)(2 * p.L);
     fftwf_complex *bins = (fftwf_complex *)m->bins, *z = (fftwf_complex *)m->buffer;
     if (m->pairs) {
@@ -784,7 +785,7 @@ static void put_head(void)
 #ifdef HAVE_FFTW
     put_string("fftw", fftwf_version);
     fputs(",\n ", json);
-    put_string("fftw_flags", "FFTW_MEASURE");
+    put_string("fftw_flags", "FFTW_MEASURE | FFTW_DESTROY_INPUT");
     fprintf(json, ",\n \"fftw_plans\": %d,\n", options.plans);
 #else
     fputs("\"fftw\": null,\n", json);

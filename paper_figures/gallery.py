@@ -7,6 +7,12 @@ import style
 
 ORDER = [
     "figure4",
+    "cpu",
+    "cpu_speed",
+    "cpu_targets",
+    "cpu_rows",
+    "cpu_planner",
+    "cpu_peaks",
     "speed",
     "table3",
     "table4",
@@ -117,7 +123,8 @@ def section(body):
 
 def draw(results, out):
     """index.html from the JSON the other scripts left in out/."""
-    bodies = [json.loads((out / f"{name}.json").read_text()) for name in ORDER]
+    files = [out / f"{name}.json" for name in ORDER]
+    bodies = [json.loads(f.read_text()) for f in files if f.is_file()]
     links = " ".join(
         f'<a href="#{b["name"]}">{escape(b["title"].split(":")[0])}</a>'
         for b in bodies

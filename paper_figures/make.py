@@ -4,7 +4,7 @@
     make figures FULL=1        the long grid, N to 4,194,304
     make.py --quick            seconds: does it all run
     make.py --draw-only --results experiments/results
-                               redraw from the committed run
+                               redraw from the committed run, what it holds
     make.py --snapshot         afterwards copy the run's results to
                                experiments/results and the README's figure here
 
@@ -19,6 +19,7 @@ import sys
 import time
 from pathlib import Path
 
+import cpu_engine
 import figure4
 import gallery
 import genome_skew
@@ -32,6 +33,7 @@ import tables_16_17
 ROOT = style.HERE.parent
 EXPERIMENTS = [
     "calibrate",
+    "bench_cpu",
     "speed",
     "memory",
     "partial",
@@ -40,6 +42,7 @@ EXPERIMENTS = [
 ]
 RESULTS = [
     "host",
+    "bench_cpu",
     "speed",
     "memory",
     "partial",
@@ -47,16 +50,18 @@ RESULTS = [
     "genome",
     "genome_tracks",
 ]
-DRAWINGS = [
-    figure4,
-    tables_11_15,
-    tables_16_17,
-    table_7,
-    table_9,
-    genome_skew,
-    readme_figure,
-    gallery,
-]
+# What draws, and the results it draws from.
+DRAWINGS = {
+    figure4: ["host"],
+    cpu_engine: ["bench_cpu"],
+    tables_11_15: ["speed", "memory"],
+    tables_16_17: ["memory"],
+    table_7: ["partial"],
+    table_9: ["sparsity"],
+    genome_skew: ["genome", "genome_tracks"],
+    readme_figure: ["speed"],
+    gallery: ["speed"],
+}
 
 
 def options():
@@ -128,7 +133,15 @@ def main():
     if not settings.draw_only:
         for experiment in EXPERIMENTS:
             timed(experiment, lambda: measure(experiment, settings))
-    for drawing in DRAWINGS:
+    for drawing, needed in DRAWINGS.items():
+        missing = [
+            name
+            for name in needed
+            if not (settings.results / f"{name}.json").is_file()
+        ]
+        if missing and settings.draw_only:
+            print(f"{drawing.__name__:<22} not drawn: no {missing[0]}.json")
+            continue
         timed(
             drawing.__name__,
             lambda: drawing.draw(settings.results, settings.out),

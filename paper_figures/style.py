@@ -43,6 +43,10 @@ METHODS = {
     "fftconv_whole": ("libfftconv, one transform per row", GREY, "o", "--"),
     "fftconv_threads": ("libfftconv, all threads", BLUE, "o", ":"),
     "scipy_threads": ("SciPy, all threads", GREEN, "^", ":"),
+    "torch": ("PyTorch", "#222222", "D", "-"),
+    "fftw_r2c": ("FFTW, row by row", ORANGE, "s", "-"),
+    "fftw_pairs": ("FFTW, pairs of rows", ORANGE, "s", ":"),
+    "floor": ("additions alone", GREY, "", "--"),
 }
 
 plt.rcParams.update(

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from build_tree import BUILD
+
+import fftconv
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("scipy")
@@ -22,6 +25,7 @@ pytestmark = pytest.mark.slow
 TOP = Path(__file__).resolve().parent.parent
 FIGURES = (
     "figure4",
+    "cpu",
     "speed",
     "memory",
     "partial",
@@ -31,9 +35,18 @@ FIGURES = (
 )
 TABLES = tuple(
     f"table{n}" for n in (3, 4, 7, 9, 11, 12, 13, 14, 15, 16, 17)
-) + ("table7_longer", "genome_timing")
+) + (
+    "table7_longer",
+    "genome_timing",
+    "cpu_speed",
+    "cpu_targets",
+    "cpu_rows",
+    "cpu_planner",
+    "cpu_peaks",
+)
 RESULTS = (
     "host",
+    "bench_cpu",
     "speed",
     "memory",
     "partial",
@@ -378,6 +391,167 @@ def test_lines_of_the_speed_figure(out, scripts, tmp_path):
         assert sorted(drawn) == sorted(methods.values())
 
 
+def test_the_cpu_engines_speeds_are_what_was_measured(out):
+    record = result(out, "bench_cpu")["program"]
+    shown = {int(r["length"]): r for r in table(out, "cpu_speed")}
+    ours, fftw = {}, {}
+    for row in record["rows"]:
+        assert 0 < row["error"] <= 5e-7
+        assert 0 < row["low_s"] <= row["median_s"] <= row["high_s"]
+        outputs = row["batch"] * row["channels"] * row["length"]
+        ns = 1e9 * row["median_s"] / outputs
+        assert row["ns_per_output"] == pytest.approx(ns, rel=1e-4)
+        if row["method"].startswith("FFTW"):
+            fftw.setdefault(row["length"], {})[row["method"][5:]] = ns
+        else:
+            ours[row["isa"], row["length"]] = row
+    assert sorted(shown) == sorted({length for _, length in ours})
+    peaks = {p["isa"]: p for p in record["peaks"]}
+    for (isa, length), row in ours.items():
+        seen, ns = shown[length], row["ns_per_output"]
+        assert float(seen[f"ours_{isa}"]) == pytest.approx(ns)
+        rate = row["flops"] / row["median_s"]
+        peak = peaks[isa]
+        for key, value in (
+            ("gflops", rate / 1e9),
+            ("of_add", 100 * rate / peak["add_flops"]),
+            ("of_fma", 100 * rate / peak["fma_flops"]),
+            (
+                "floor",
+                1e9 * 4 * (math.log2(2 * length) - 0.75) / peak["add_flops"],
+            ),
+        ):
+            assert float(seen[f"{key}_{isa}"]) == pytest.approx(value, rel=1e-3)
+        # What binds is what takes longest by itself.
+        alone = {"arithmetic": row["arithmetic_s"], **row["moving_s"]}
+        assert row["binds"] == max(alone, key=alone.get)
+        for level, seconds in row["moving_s"].items():
+            assert seconds == pytest.approx(
+                row["bytes"][level] / peak["copy_bytes"][level], rel=1e-4
+            )
+        if length in fftw:
+            assert set(fftw[length]) == {"r2c", "pairs"}
+            assert float(seen[f"over_fftw_{isa}"]) == pytest.approx(
+                min(fftw[length].values()) / ns, rel=1e-4
+            )
+    if record["fftw"]:
+        assert set(fftw) == set(shown)
+
+
+def test_targets_are_held_to_their_rows(out, scripts):
+    import bench
+    import bench_cpu
+
+    record = result(out, "bench_cpu")
+    rows, targets = record["rows"], record["targets"]
+    # What needs FFTW, PyTorch, AVX or a second processor may not be there.
+    always = {"scipy", "batch", "fused", "fused_long", "half", "half_memory"}
+    always |= {"backward", "backward_row", "workspace", "circular", "python"}
+    always |= {"any_length", "planner", "planning", "planning_again"}
+    if bench.processors() > 1:
+        always |= {"threads", "threads_long", "threads_row"}
+    assert always <= set(targets) <= set(bench_cpu.TARGETS)
+    assert {row["target"] for row in rows} == set(targets)
+    for row in rows:
+        least = bench_cpu.TARGETS[row["target"]][1] == "least"
+        value, limit = row["value"], row["limit"]
+        assert row["met"] == (value >= limit if least else value <= limit)
+    shown = {r["target"]: r for r in table(out, "cpu_targets")}
+    for name, target in targets.items():
+        mine = [r for r in rows if r["target"] == name]
+        assert target["met"] == all(r["met"] for r in mine)
+        assert shown[name]["reached"] == ("yes" if target["met"] else "no")
+        assert any(
+            (r["value"], r["limit"], r["length"])
+            == (target["worst"], target["limit"], target["at"])
+            for r in mine
+        )
+        if not target["met"]:  # the worst row is one of those that miss
+            assert any(
+                not r["met"] and r["value"] == target["worst"] for r in mine
+            )
+    assert len(table(out, "cpu_rows")) == len(rows)
+    for row in record["planner"]:
+        assert row["best_ns"] <= row["own_ns"]
+        for who in ("own", "best"):
+            assert math.prod(row[who]) == row[f"{who}_m"] >= row["length"]
+
+
+def test_forced_radices_fit_the_row_and_are_not_all_alike(scripts):
+    import bench_cpu
+
+    for length in (256, 1000, 3001, 2**16):
+        plan = fftconv.Plan((1, 1, length), (1, length))
+        forced = list(
+            bench_cpu.candidates(plan, 30, np.random.default_rng(0))
+        )
+        assert 5 <= len(forced) <= 60
+        assert len(set(forced)) == len(forced)
+        for radices in forced:
+            assert math.prod(radices) >= length
+            assert set(radices) <= {2, 3, 4, 5, 7, 8, 16}
+        assert len({len(radices) for radices in forced}) > 1
+
+
+def test_lines_of_the_cpu_engines_figure(out, scripts, tmp_path):
+    import cpu_engine
+
+    figure = cpu_engine.draw(out / "results", tmp_path)
+    drawn = [
+        [pytest.approx(y) for y in line.get_ydata()]
+        for line in figure.axes[0].lines
+    ]
+    methods = {}
+    for row in result(out, "bench_cpu")["program"]["rows"]:
+        methods.setdefault(row["method"], []).append(row["ns_per_output"])
+    assert all(times in drawn for times in methods.values())
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--length", "0"], "--length is 0"),
+        (["--isa", "none"], "--isa is none"),
+        (["--plans", "-1"], "--plans is -1"),
+        (["--json"], "--json is unknown, or lacks its value"),
+        (["--slow", "1"], "--slow is unknown"),
+        (["--json", "/nowhere/at/all"], "cannot write /nowhere/at/all"),
+    ],
+)
+def test_the_c_program_refuses_what_it_does_not_know(arguments, message):
+    done = subprocess.run(
+        [BUILD / "experiments" / "bench_cpu", *arguments],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and not done.stdout
+    assert message in done.stderr
+
+
+def test_the_c_program_runs_any_length_on_any_instruction_set():
+    done = subprocess.run(
+        [
+            BUILD / "experiments" / "bench_cpu",
+            "--quick",
+            "--no-fftw",
+            "--length",
+            "331",
+            "--isa",
+            "baseline",
+            "--commit",
+            'a "quoted" one',
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    record = json.loads(done.stdout)
+    assert record["commit"] == 'a "quoted" one'
+    (row,) = record["rows"]
+    assert row["length"] == 331 and row["isa"] == "baseline"
+    assert 0 < row["error"] <= 5e-7
+
+
 def test_lines_of_figure_4(out, scripts, tmp_path):
     import figure4
 
@@ -436,7 +610,9 @@ def test_the_committed_run_can_be_drawn(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "index.html").is_file()
-    for name in set(RESULTS) - {"genome_tracks"}:
+    names = {file.stem for file in kept.glob("*.json")}
+    assert names <= set(RESULTS)
+    for name in names - {"genome_tracks"}:
         record = json.loads((kept / f"{name}.json").read_text())
         assert record["grid"] in ("default", "full")
         assert re.fullmatch("[0-9a-f]{40}", record["machine"]["commit"])
@@ -509,6 +685,36 @@ def test_interleaved_runs_every_call_every_round(scripts):
     for sample in timing.values():
         assert sample["samples"] == 3 and sample["rejected"] == 0
         assert 0 <= sample["low_s"] <= sample["median_s"] <= sample["high_s"]
+
+
+def test_a_short_call_is_repeated_within_a_sample(scripts):
+    import bench
+
+    count = [0]
+
+    def call():
+        count[0] += 1
+        time.sleep(1e-3)
+
+    timing = bench.interleaved({"call": call}, 2, threads=2, least=10e-3)
+    assert 2 + 2 * 2 <= count[0] <= 2 + 2 * 10
+    assert 1e-3 <= timing["call"]["median_s"] < 10e-3
+
+
+def test_a_call_repeated_by_c_alone_is_the_same_call(scripts):
+    import bench
+
+    u, k = np.ones((2, 3, 40), "f4"), np.ones((3, 40), "f4")
+    plan = bench.RepeatablePlan(u.shape, k.shape)
+    y = np.empty_like(u)
+    plan(u, plan.spectrum(k), out=y)
+    kept, spectrum = y.copy(), plan.spectrum(k)
+    plan(u, spectrum, out=y)
+    fftconv.conv(np.ones((9, 9, 999), "f4"), np.ones((9, 999), "f4"))
+    y.fill(np.nan)
+    u[0] = 2
+    plan.again()
+    assert np.array_equal(y, kept * u)
 
 
 def test_a_busy_processor_is_noticed(scripts):

@@ -1,0 +1,304 @@
+"""The CPU engine: against FFTW, SciPy, PyTorch, this machine and its targets."""
+
+import style
+from style import METHODS, plt
+
+SPEED_TEXT = """Causal, float32, one thread, u of B x H rows: medians of
+interleaved runs, each result compared with a float64 FFT before. {fftw} Floor: the additions of a real FFT
+alone, 4 (log2 2L - 3/4) per output, at the measured rate of additions in
+registers. Gflop/s: the plan's count of operations over the time, beside the
+measured rates of additions and of fused multiply-adds. Binds: which of
+arithmetic and the bytes moved in each memory takes longest at the measured
+rates, and which part of the time that is; the rest is latency, shuffles, loads
+and stores that do not overlap."""
+FFTW_TEXT = """FFTW: {fftw}, {fftw_flags}, the best of {fftw_plans} plans; row by
+row, or two rows as one complex one, in cache, copying in and out and zeros
+included; the spectrum of k made beforehand on both sides; where it is missing,
+FFTW had not planned such rows. Times FFTW: the better of its two over ours."""
+TARGET_TEXT = """Ratios of medians of interleaved runs. Worst: the row furthest
+from its limit, or nearest to it; every row is in the next table. Clock: where
+other work took the processor, times are processor time."""
+PLANNER_TEXT = """The plan's own choice of stages beside the best of those forced
+upon it: other lengths, sets and orders of radices, screened first, the best five
+then taking turns with the plan's own."""
+PEAK_TEXT = """Arithmetic in registers, and arrays of a half of a cache (an eighth
+of the third, which others share): bytes read plus bytes written."""
+
+
+def peers_of(record):
+    """length -> peer -> ns per output, one thread, kernel's FFT in the call."""
+    found = {}
+    for row in record["rows"]:
+        if row["target"] == "scipy" and row["case"].endswith(" 1 threads"):
+            found[row["length"]] = row["ns"]
+    return found
+
+
+def speeds_of(record):
+    """A row for every L: FFTW's two beside each of our instruction sets."""
+    rows = {}
+    for r in record["program"]["rows"]:
+        row = rows.setdefault(
+            r["length"],
+            {"length": r["length"], "run": f"{r['batch']} x {r['channels']}"},
+        )
+        if r["method"].startswith("FFTW"):
+            key = r["method"].lower().replace(" ", "_")
+            row[key] = r["ns_per_output"]
+            continue
+        isa = r["isa"]
+        row[f"ours_{isa}"] = r["ns_per_output"]
+        for key, value in (
+            ("floor", r["floor_ns"]),
+            ("of_floor", 100 * r["of_floor"]),
+            ("gflops", r["gflops"]),
+            ("of_add", 100 * r["of_add"]),
+            ("of_fma", 100 * r["of_fma"]),
+            ("binds", r["binds"]),
+            ("of_bound", 100 * r["of_bound"]),
+            ("stages", " ".join(map(str, r["stages"]))),
+            ("error", r["error"]),
+            ("clock", r["clock"]),
+        ):
+            row[f"{key}_{isa}"] = value
+    for row in rows.values():
+        peers = [row[k] for k in ("fftw_r2c", "fftw_pairs") if k in row]
+        for isa in isas_of(record):
+            if peers:
+                row[f"over_fftw_{isa}"] = min(peers) / row[f"ours_{isa}"]
+    return list(rows.values())
+
+
+def isas_of(record):
+    return [p["isa"] for p in record["program"]["peaks"]]
+
+
+def speed_columns(record):
+    columns = [
+        ("length", "L"),
+        ("run", "B x H run"),
+        ("fftw_r2c", "FFTW, row by row (ns per output)"),
+        ("fftw_pairs", "FFTW, pairs of rows (ns)"),
+    ]
+    for isa in isas_of(record):
+        columns += [
+            (f"ours_{isa}", f"libfftconv, {isa} (ns)"),
+            (f"over_fftw_{isa}", "Times FFTW"),
+            (f"floor_{isa}", "Floor (ns)"),
+            (f"of_floor_{isa}", "Floor, of our time (%)"),
+            (f"gflops_{isa}", "Gflop/s"),
+            (f"of_add_{isa}", "Of the ADD rate (%)"),
+            (f"of_fma_{isa}", "Of the FMA rate (%)"),
+            (f"binds_{isa}", "Binds"),
+            (f"of_bound_{isa}", "That, of our time (%)"),
+            (f"stages_{isa}", "Stages"),
+            (f"error_{isa}", "Error"),
+            (f"clock_{isa}", "Clock"),
+        ]
+    return columns
+
+
+def draw_speeds(record, speeds, peers):
+    """Time per output; times the peers; parts of the machine's limits."""
+    figure, (times, ratios, parts) = plt.subplots(
+        1, 3, figsize=(14, 4.6), layout="constrained"
+    )
+    best = isas_of(record)[0]
+
+    def line(axis, points, method, **look):
+        label, colour, marker, dashes = METHODS[method]
+        look = dict(label=label, color=colour, marker=marker, ls=dashes) | look
+        if points:
+            axis.plot(*zip(*points), **look)
+
+    def column(key):
+        return [(r["length"], r[key]) for r in speeds if key in r]
+
+    line(times, column("fftw_r2c"), "fftw_r2c")
+    line(times, column("fftw_pairs"), "fftw_pairs")
+    for isa, dashes in zip(isas_of(record), ("-", "--", "-.")):
+        line(
+            times,
+            column(f"ours_{isa}"),
+            "fftconv_ready",
+            label=f"libfftconv, {isa}",
+            color=style.BLUE,
+            ls=dashes,
+        )
+    line(times, column(f"floor_{best}"), "floor")
+    for method, dashes in (("fftconv", ":"), ("scipy", "-"), ("torch", "-")):
+        line(
+            times,
+            [(n, ns[method]) for n, ns in peers.items() if method in ns],
+            method,
+            label=f"{METHODS[method][0]}, kernel's FFT in the call",
+            ls=dashes,
+        )
+    times.set_title("Time per output element")
+    times.set_ylabel("ns, one thread, float32")
+    times.set_yscale("log")
+    style.plain_log(times, [0.2, 0.5, 1, 2, 5, 10, 20, 50, 100])
+
+    line(
+        ratios,
+        column(f"over_fftw_{best}"),
+        "fftw_r2c",
+        label="FFTW, the better of two",
+    )
+    for method in ("scipy", "scipy_fftconvolve", "scipy_oaconvolve", "torch"):
+        line(
+            ratios,
+            [
+                (n, ns[method] / ns["fftconv"])
+                for n, ns in peers.items()
+                if method in ns
+            ],
+            method,
+        )
+    ratios.axhline(1, color="#333333", lw=0.8)
+    ratios.set_title(f"Their time over ours, {best}")
+    ratios.set_ylabel("times")
+    ratios.set_ylim(bottom=0)
+
+    for key, label, colour, dashes in (
+        (f"of_add_{best}", "operations, of the ADD rate", style.BLUE, "-"),
+        (f"of_fma_{best}", "operations, of the FMA rate", style.BLUE, ":"),
+        (f"of_floor_{best}", "floor of additions, of the time",
+         style.GREY, "--"),
+        (f"of_bound_{best}", "what binds, of the time", style.RED, "-"),
+    ):  # fmt: skip
+        parts.plot(
+            *zip(*column(key)), label=label, color=colour, ls=dashes, marker="o"
+        )
+    parts.set_title(f"Of what this machine can do, {best}")
+    parts.set_ylabel("%")
+    parts.set_ylim(bottom=0)
+    for axis in (times, ratios, parts):
+        style.length_axis(axis, [r["length"] for r in speeds])
+        axis.set_xlabel("Row length L")
+        axis.legend(
+            loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=1, fontsize=8
+        )
+    return figure
+
+
+def peak_rows(record):
+    rows = []
+    for p in record["program"]["peaks"]:
+        row = {
+            "isa": p["isa"],
+            "vector": p["vector_bytes"],
+            **{k: p[f"{k}_flops"] / 1e9 for k in ("add", "fma", "mixed")},
+        }
+        for kind in ("copy", "triad"):
+            for level, rate in p[f"{kind}_bytes"].items():
+                row[f"{kind}_{level}"] = rate / 1e9
+        rows.append(row)
+    return rows
+
+
+PEAK_COLUMNS = [
+    ("isa", "Instruction set"),
+    ("vector", "Vector (bytes)"),
+    ("add", "ADD (Gflop/s)"),
+    ("fma", "FMA (Gflop/s)"),
+    ("mixed", "One of each (Gflop/s)"),
+] + [
+    (f"{kind}_{level}", f"{kind.capitalize()}, {words} (GB/s)")
+    for kind in ("copy", "triad")
+    for level, words in (
+        ("l1", "L1"),
+        ("l2", "L2"),
+        ("l3", "L3"),
+        ("memory", "memory"),
+    )
+]
+TARGET_COLUMNS = [
+    ("target", "Target"),
+    ("what", "What over what"),
+    ("sense", "At"),
+    ("limit", "Limit"),
+    ("worst", "Worst"),
+    ("at", "At L"),
+    ("rows_met", "Rows that meet theirs"),
+    ("rows", "Of"),
+    ("reached", "Met"),
+]
+ROW_COLUMNS = [
+    ("target", "Target"),
+    ("length", "L"),
+    ("case", "Case"),
+    ("value", "Value"),
+    ("sense", "At"),
+    ("limit", "Limit"),
+    ("reached", "Met"),
+    ("above_ns", "Above (ns per output)"),
+    ("below_ns", "Below (ns per output)"),
+    ("error", "Error"),
+    ("clock", "Clock"),
+]
+PLANNER_COLUMNS = [
+    ("length", "L"),
+    ("own_m", "M"),
+    ("own_stages", "The plan's stages"),
+    ("own_ns", "Its time (ns per output)"),
+    ("predicted_ns", "Predicted (ns)"),
+    ("best_m", "M of the best"),
+    ("best_stages", "Its stages"),
+    ("best_ns", "Its time (ns)"),
+    ("ratio", "Own over best"),
+]
+
+
+def yes(met):
+    return "yes" if met else "no"
+
+
+def draw(results, out):
+    """Four tables and a figure: bench_cpu.json."""
+    record = style.read(results, "bench_cpu")
+    program = record["program"]
+    how = SPEED_TEXT.format(
+        fftw=FFTW_TEXT.format(**program)
+        if program["fftw"]
+        else "FFTW was not there to compare with."
+    )
+    speeds = speeds_of(record)
+    columns = speed_columns(record)
+    style.save_table(
+        out, "cpu_speed", "CPU engine: speed and limits", how, columns, speeds,
+        record)  # fmt: skip
+    style.save_table(
+        out, "cpu_peaks", "CPU engine: what this machine can do", PEAK_TEXT,
+        PEAK_COLUMNS, peak_rows(record), record)  # fmt: skip
+    targets = record["targets"]
+    style.save_table(
+        out, "cpu_targets", "CPU engine: targets", TARGET_TEXT, TARGET_COLUMNS,
+        [{"target": name, **t, "reached": yes(t["met"])}
+         for name, t in targets.items()], record)  # fmt: skip
+    style.save_table(
+        out, "cpu_rows", "CPU engine: every row of the targets", TARGET_TEXT,
+        ROW_COLUMNS,
+        [{**r, "sense": targets[r["target"]]["sense"],
+          "reached": yes(r["met"])} for r in record["rows"]],
+        record)  # fmt: skip
+    style.save_table(
+        out, "cpu_planner", "CPU engine: the planner's choices", PLANNER_TEXT,
+        PLANNER_COLUMNS,
+        [{**r, **{f"{who}_stages": " ".join(map(str, r[who]))
+                  for who in ("own", "best")}}
+         for r in record["planner"]], record)  # fmt: skip
+    figure = draw_speeds(record, speeds, peers_of(record))
+    style.save_figure(
+        figure, out, "cpu", "CPU engine",
+        """Left: time per output element; with FFTW the kernel's spectrum is made
+        beforehand on both sides. Middle: how many times longer the others take;
+        SciPy's and PyTorch's calls transform the kernel, as ours beside them
+        does. Right: how much of this machine's measured rates is used, and how
+        much of the time what binds would take alone.""",
+        columns, speeds, record)  # fmt: skip
+    return figure
+
+
+if __name__ == "__main__":
+    style.main(draw)
