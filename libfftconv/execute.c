@@ -96,14 +96,24 @@ static int64_t parts_of(const struct lane *lane, const struct xform *xf)
     return lane->inside > 1 ? min64(4 * lane->inside, xf->stage[0].sub) : 1;
 }
 
+/* On one thread straight to the engine: a short row is done in less time than a
+ * job takes to set up. */
 static void read_row(const struct lane *lane, const struct xform *xf, const struct source *source)
 {
+    if (lane->inside <= 1) {
+        lane->plan->engine->first(xf, source, lane->x, 0, xf->stage[0].sub, lane->scratch);
+        return;
+    }
     struct row_job job = {.xf = xf, .source = source};
     run(lane, &job, first_task, parts_of(lane, xf));
 }
 
 static void write_row(const struct lane *lane, const struct xform *xf, const struct sink *sink)
 {
+    if (lane->inside <= 1) {
+        lane->plan->engine->last(xf, lane->x, sink, 0, xf->stage[0].sub, lane->scratch);
+        return;
+    }
     struct row_job job = {.xf = xf, .sink = sink};
     run(lane, &job, last_task, parts_of(lane, xf));
 }
@@ -111,6 +121,11 @@ static void write_row(const struct lane *lane, const struct xform *xf, const str
 static void middle(const struct lane *lane, const struct xform *xf, int directions, void *S,
                    const void *spectrum)
 {
+    if (lane->inside <= 1) {
+        lane->plan->engine->middle(xf, directions, lane->x, S, spectrum, 0,
+                                   xf->depth > 0 ? xf->stage[0].radix : 1, lane->scratch);
+        return;
+    }
     struct row_job job = {.xf = xf, .directions = directions, .S = S, .spectrum = spectrum};
     run(lane, &job, middle_task, xf->depth > 0 ? xf->stage[0].radix : 1);
 }
@@ -143,18 +158,22 @@ static void unfold(const struct lane *lane, const struct sink *sink)
 static struct array own_row(const struct fftconv_plan *plan, const void *p, int64_t origin);
 
 /* Part i of the folded row. */
-static struct source part_source(const struct lane *lane, int i)
+static void part_source(const struct lane *lane, int i, struct source *s)
 {
     const struct xform *xf = &lane->plan->part[i];
-    return (struct source){
-        .packing = LINEAR, .to = xf->form == FFTCONV_RIGHT_ANGLE ? 2 * xf->M : xf->M,
-        .x = own_row(lane->plan, lane->row + xf->row * xf->real_bytes, 0)};
+    memset(s, 0, sizeof *s);
+    s->packing = LINEAR;
+    s->to = xf->form == FFTCONV_RIGHT_ANGLE ? 2 * xf->M : xf->M;
+    s->x = own_row(lane->plan, lane->row + xf->row * xf->real_bytes, 0);
 }
 
-static struct sink part_sink(const struct lane *lane, int i)
+static void part_sink(const struct lane *lane, int i, struct sink *s)
 {
-    const struct source same = part_source(lane, i);
-    return (struct sink){.packing = LINEAR, .to = same.to, .y = same.x};
+    const struct xform *xf = &lane->plan->part[i];
+    memset(s, 0, sizeof *s);
+    s->packing = LINEAR;
+    s->to = xf->form == FFTCONV_RIGHT_ANGLE ? 2 * xf->M : xf->M;
+    s->y = own_row(lane->plan, lane->row + xf->row * xf->real_bytes, 0);
 }
 
 static void *at_part(const struct fftconv_plan *plan, int i, const void *spectra)
@@ -169,8 +188,10 @@ static void transform(const struct lane *lane, const struct source *source, void
     if (plan->parts > 1)
         fold(lane, source);
     for (int i = 0; i < plan->parts; i++) {
-        const struct source part = plan->parts > 1 ? part_source(lane, i) : *source;
-        read_row(lane, &plan->part[i], &part);
+        struct source part;
+        if (plan->parts > 1)
+            part_source(lane, i, &part);
+        read_row(lane, &plan->part[i], plan->parts > 1 ? &part : source);
         middle(lane, &plan->part[i], FORWARD, at_part(plan, i, S), NULL);
     }
 }
@@ -180,9 +201,11 @@ static void transform_back(const struct lane *lane, void *S, const struct sink *
 {
     const struct fftconv_plan *plan = lane->plan;
     for (int i = 0; i < plan->parts; i++) {
-        const struct sink part = plan->parts > 1 ? part_sink(lane, i) : *sink;
+        struct sink part;
+        if (plan->parts > 1)
+            part_sink(lane, i, &part);
         middle(lane, &plan->part[i], INVERSE, at_part(plan, i, S), NULL);
-        write_row(lane, &plan->part[i], &part);
+        write_row(lane, &plan->part[i], plan->parts > 1 ? &part : sink);
     }
     if (plan->parts > 1)
         unfold(lane, sink);
@@ -220,11 +243,15 @@ static void convolve(const struct lane *given, const struct source *source,
     if (plan->parts > 1)
         fold(lane, source);
     for (int i = 0; i < plan->parts; i++) {
-        const struct source from = plan->parts > 1 ? part_source(lane, i) : *source;
-        const struct sink to = plan->parts > 1 ? part_sink(lane, i) : *sink;
-        read_row(lane, &plan->part[i], &from);
+        struct source from;
+        struct sink to;
+        if (plan->parts > 1) {
+            part_source(lane, i, &from);
+            part_sink(lane, i, &to);
+        }
+        read_row(lane, &plan->part[i], plan->parts > 1 ? &from : source);
         middle(lane, &plan->part[i], FORWARD | INVERSE, NULL, at_part(plan, i, spectrum));
-        write_row(lane, &plan->part[i], &to);
+        write_row(lane, &plan->part[i], plan->parts > 1 ? &to : sink);
     }
     if (plan->parts > 1)
         unfold(lane, sink);
@@ -290,27 +317,16 @@ static struct block block_of(const struct fftconv_plan *plan, int64_t L, int64_t
     return (struct block){j, j * plan->V, min64(L, (j + 1) * plan->V), j * plan->V - plan->lead};
 }
 
-/* What a row reads before its first element: where a circle closes, or the
- * history. */
-struct before {
-    struct array x, gate;
-    int64_t to;
-};
-
-static struct source input_source(const struct fftconv_plan *plan, int64_t L,
-                                  const struct block *block, struct array x, struct array gate,
-                                  const struct before *before)
+/* The places of a block's inputs, of a row yet to be named. */
+static void input_source(struct source *s, const struct fftconv_plan *plan, int64_t L,
+                         const struct block *block)
 {
-    struct source s = {.packing = plan->packing, .shift = block->s,
-                       .from = max64(0, block->s), .to = min64(L, block->s + plan->places),
-                       .x = x, .gate = gate};
-    if (before->x.data) {
-        s.from = block->s;
-        s.before = before->x;
-        s.before_gate = before->gate;
-        s.before_to = before->to;
-    }
-    return s;
+    s->packing = plan->packing;
+    s->shift = block->s;
+    s->from = max64(0, block->s);
+    s->to = min64(L, block->s + plan->places);
+    s->gate.data = s->before.data = s->before_gate.data = NULL;
+    s->before_to = 0;
 }
 
 /* A row in the places of a block's outputs, zeros around it. */
@@ -631,35 +647,61 @@ static void stage_out(const struct tile *tile, int operand, int64_t from, int64_
               l->stage_bytes[operand], false);
 }
 
-/* Row i of the tile. */
-static struct array row_of(const struct tile *tile, int operand, int64_t i)
+/* Row i of the tile.  Through a pointer, as the next ones: what is copied as a
+ * whole just after it was written in pieces is waited for. */
+static void row_to(struct array *a, const struct tile *tile, int operand, int64_t i)
 {
     const struct layout *l = tile->lane->layout;
     const fftconv_tensor *t = row_tensor(tile->call->o, operand);
-    if (!l->call.staged[operand])
-        return array_of(t, tile->b, tile->h0 + i);
-    return (struct array){tile->lane->memory + l->stage[operand] + i * l->stage_bytes[operand],
-                          t->dtype, 1, tile->staged[operand].from};
+    a->dtype = t->dtype;
+    a->stride = t->stride[2];
+    a->origin = 0;
+    a->data = t->data;
+    if (l->call.staged[operand]) {
+        a->data = tile->lane->memory + l->stage[operand] + i * l->stage_bytes[operand];
+        a->stride = 1;
+        a->origin = tile->staged[operand].from;
+    } else if (t->data) {
+        a->data = (const char *)t->data +
+                  (tile->b * t->stride[0] + (tile->h0 + i) * t->stride[1]) * dtype_size(t->dtype);
+    }
+}
+
+static struct array row_of(const struct tile *tile, int operand, int64_t i)
+{
+    struct array a;
+    row_to(&a, tile, operand, i);
+    return a;
 }
 
 /* Elements below 0 are read from the caller's row: in place, those that come
  * round are not written before the last block. */
-static struct before before_of(const struct tile *tile, int64_t i)
+static void read_before(struct source *s, const struct tile *tile, int64_t i)
 {
     const struct fftconv_plan *plan = tile->call->plan;
     const fftconv_operands *o = tile->call->o;
     const int64_t h = tile->h0 + i;
-    struct before before = {0};
     if (plan->wrap) {
-        before.x = array_of(&o->u, tile->b, h);
-        before.gate = array_of(&o->in_gate, tile->b, h);
-        before.x.origin = before.gate.origin = -plan->N;
-        before.to = tile->call->L - plan->N;
+        s->before = array_of(&o->u, tile->b, h);
+        s->before_gate = array_of(&o->in_gate, tile->b, h);
+        s->before.origin = s->before_gate.origin = -plan->N;
+        s->before_to = tile->call->L - plan->N;
     } else if (plan->history && plan->behind > 0) {
-        before.x = array_of(&o->history, tile->b, h);
-        before.x.origin = -plan->behind;
+        s->before = array_of(&o->history, tile->b, h);
+        s->before.origin = -plan->behind;
     }
-    return before;
+}
+
+/* What a block of row i of the tile is made from. */
+static void tile_source(struct source *s, const struct tile *tile, const struct block *block,
+                        int64_t i)
+{
+    input_source(s, tile->call->plan, tile->call->L, block);
+    row_to(&s->x, tile, U, i);
+    row_to(&s->gate, tile, IN_GATE, i);
+    read_before(s, tile, i);
+    if (s->before.data)
+        s->from = block->s;
 }
 
 /* Kernels [g0, g1) of batch row kb, and their spectra. */
@@ -734,18 +776,25 @@ static void forward_tile(struct tile *tile, const char *spectra, void *context)
         stage_in(tile, &block);
         for (int64_t i = 0; i < tile->count; i++) {
             const int64_t h = tile->h0 + i;
-            const struct before before = before_of(tile, i);
-            const struct source source =
-                input_source(plan, c->L, &block, row_of(tile, U, i), row_of(tile, IN_GATE, i),
-                             &before);
-            struct sink sink = output_sink(plan, &block, row_of(tile, Y, i));
-            sink.x = source.x;
-            sink.gate = source.gate;
-            sink.out_gate = row_of(tile, OUT_GATE, i);
+            struct source source;
+            struct sink sink;
+            tile_source(&source, tile, &block, i);
+            sink.packing = plan->packing;
+            sink.shift = block.s;
+            sink.from = block.t0;
+            sink.to = block.t1;
+            row_to(&sink.y, tile, Y, i);
+            row_to(&sink.out_gate, tile, OUT_GATE, i);
             sink.has_skip = o->skip.data;
-            sink.skip = scalar_of(plan, &o->skip, 0, h);
+            sink.skip = sink.mask = (struct scalar){0, 0};
+            if (sink.has_skip) {
+                row_to(&sink.x, tile, U, i);
+                row_to(&sink.gate, tile, IN_GATE, i);
+                sink.skip = scalar_of(plan, &o->skip, 0, h);
+            }
             sink.has_mask = o->mask.data;
-            sink.mask = scalar_of(plan, &o->mask, tile->b, h);
+            if (sink.has_mask)
+                sink.mask = scalar_of(plan, &o->mask, tile->b, h);
             sink.activation = o->activation;
             if (c->direct) {
                 /* the taps of the kernel whose spectrum this row would meet */
@@ -807,16 +856,17 @@ int fftconv_forward(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
         (status = begin(&c, plan, o, FFTCONV_FORWARD, spectrum != NULL, 0, &owned)))
         return status;
     const struct layout *l = &c.layout;
-    if (l->by_kernel) {
-        parallel_for(l->threads, l->kernel_tasks, forward_kernel_task, &c);
-    } else {
-        c.spectra = spectrum ? spectrum->data : c.shared + l->shared_spectra;
-        if (spectrum && spectrum->reversed && c.L <= plan->direct)
-            c.direct = spectrum;
-        if (!spectrum)
-            prepare_all(&c, c.shared + l->shared_spectra);
-        parallel_for(l->threads, l->kernel_tasks * l->runs * l->segments, forward_task, &c);
+    c.spectra = spectrum ? spectrum->data : NULL;
+    if (spectrum && spectrum->reversed && c.L <= plan->direct)
+        c.direct = spectrum;
+    if (!spectrum && !l->by_kernel) {
+        prepare_all(&c, c.shared + l->shared_spectra);
+        c.spectra = c.shared + l->shared_spectra;
     }
+    if (l->whole)
+        parallel_for(l->threads, l->kernel_tasks, forward_kernel_task, &c);
+    else
+        parallel_for(l->threads, l->kernel_tasks * l->runs * l->segments, forward_task, &c);
     aligned_free(owned);
     return FFTCONV_OK;
 }
@@ -894,8 +944,8 @@ static void backward_tile(struct tile *tile, const char *spectra, void *context)
             const struct array u = row_of(tile, U, i), gate = row_of(tile, IN_GATE, i);
             const struct scalar skip = scalar_of(plan, &o->skip, 0, h);
             if (need_p || need_dk) {
-                const struct before before = before_of(tile, i);
-                const struct source source = input_source(plan, c->L, &block, u, gate, &before);
+                struct source source;
+                tile_source(&source, tile, &block, i);
                 transform(lane, &source, lane->z);
             }
             if (need_p) {
@@ -1131,18 +1181,6 @@ static struct array nth_row(const fftconv_tensor *t, int64_t i)
     return array_of(t, i / t->shape[1], i % t->shape[1]);
 }
 
-/* A row of X in front of element 0 and of the circle's end: the same one. */
-static struct before around(const struct fftconv_plan *plan, struct array x)
-{
-    struct before before = {0};
-    if (plan->wrap) {
-        before.x = x;
-        before.x.origin = -plan->N;
-        before.to = plan->L - plan->N;
-    }
-    return before;
-}
-
 static void rows_to_spectra_task(void *context, int64_t i, int worker)
 {
     const struct primitive *p = context;
@@ -1150,11 +1188,19 @@ static void rows_to_spectra_task(void *context, int64_t i, int worker)
     const struct lane lane = lane_of(&p->call, worker);
     const struct block block = block_of(plan, plan->L, 0);
     const struct array x = nth_row(p->rows, i);
-    const struct before before = around(plan, x);
-    const struct source source =
-        p->side == FFTCONV_INPUT
-            ? input_source(plan, plan->L, &block, x, (struct array){0}, &before)
-            : output_source(plan, &block, x);
+    struct source source;
+    if (p->side == FFTCONV_OUTPUT) {
+        source = output_source(plan, &block, x);
+    } else {
+        input_source(&source, plan, plan->L, &block);
+        source.x = x;
+        if (plan->wrap) { /* before element 0 comes the end of the circle */
+            source.from = block.s;
+            source.before = x;
+            source.before.origin = -plan->N;
+            source.before_to = plan->L - plan->N;
+        }
+    }
     if (plan->part[0].live) /* the stages leave out what is not kept */
         memset(p->out + i * p->row_bytes, 0, (size_t)p->row_bytes);
     transform(&lane, &source, p->out + i * p->row_bytes);

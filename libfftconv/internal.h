@@ -22,9 +22,13 @@ static inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b
 int fail(int status, const char *format, ...)
     __attribute__((format(printf, 2, 3), cold));
 int fail_memory(int64_t bytes);
-/* An fftconv_dtype's bytes and name; NULL for a number that is none. */
-int dtype_size(int dtype);
+/* An fftconv_dtype's name and bytes; NULL and 0 for a number that is none. */
 const char *dtype_name(int dtype);
+static inline int dtype_size(int dtype)
+{
+    static const signed char size[] = {0, 8, 4, 2, 2, 16, 8};
+    return dtype > 0 && dtype < (int)sizeof size ? size[dtype] : 0;
+}
 static inline bool is_complex(int dtype) { return dtype >= FFTCONV_COMPLEX128; }
 /* Aligned memory; NULL where there is none. */
 void *aligned_new(int64_t bytes);
@@ -386,6 +390,7 @@ struct layout {
     /* shared by all workers */
     int64_t shared_spectra, shared_sums, shared_dskips, shared;
     bool by_kernel; /* spectra are made by the worker that uses them          */
+    bool whole;     /* forward: a task takes all rows of its kernels          */
     int64_t total;
 };
 struct layout layout_of(const struct fftconv_plan *plan, const struct shape_of_call *call);

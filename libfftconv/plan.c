@@ -508,6 +508,8 @@ struct layout layout_of(const struct fftconv_plan *plan, const struct shape_of_c
         l.threads = 1, l.inside = call->threads;
     l.by_kernel = !call->prepared && l.inside == 1 &&
                   (forward ? l.kernel_tasks >= l.threads : plan->chunks == 1);
+    l.whole = forward && (l.by_kernel || (l.segments == 1 && l.inside == 1 &&
+                                          (l.threads == 1 || l.kernel_tasks >= 4 * l.threads)));
 
     l.spectra = round_up(spectra_reals(plan) * xf->real_bytes, ALIGNMENT);
     int64_t x = 0, scratch = 0;

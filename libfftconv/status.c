@@ -22,12 +22,6 @@ int fail_memory(int64_t bytes)
                 (long long)bytes);
 }
 
-int dtype_size(int dtype)
-{
-    static const int size[] = {0, 8, 4, 2, 2, 16, 8};
-    return dtype_name(dtype) ? size[dtype] : 0;
-}
-
 const char *dtype_name(int dtype)
 {
     static const char *const name[] = {NULL,       "float64",    "float32",  "float16",

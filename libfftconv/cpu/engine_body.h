@@ -423,7 +423,7 @@ static void N_(run_columns)(const struct stage *st, enum N_(step) step,
     a->sub = st->sub;
     a->matrix = st->matrix;
     for (int64_t c = c0; c < c0 + count; c += a->count) {
-        int64_t m = c % st->twiddle.period;
+        const int64_t m = st->twiddle.coarse ? c % st->twiddle.period : c;
         a->count = min64(c0 + count - c, st->twiddle.period - m);
         a->fine = (const REAL *)st->twiddle.fine + m * K * 2 * W;
         if (st->twiddle.coarse)
