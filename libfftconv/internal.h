@@ -315,23 +315,26 @@ enum { MAX_PARTS = 10 };
  * its end are free: what wraps falls there. */
 struct fftconv_plan {
     const struct engine *engine;
-    struct xform part[MAX_PARTS]; /* one, unless the form is folded           */
-    int parts, form;
     int64_t B, H, L, Lk, Lrev;
     int64_t G, KB;   /* kernels: of a row of the batch; KB = B or 1           */
     int64_t members; /* channels that share a kernel: H / G                   */
     int64_t N;       /* circular: fft_size */
     int64_t taps, rev_taps; /* of k and k_rev that act                        */
     int64_t behind, ahead;  /* how far y[t] sees                              */
-    int64_t places, lead, V, blocks;
-    bool wrap;    /* circular, by reading round                               */
     bool history;
     int mode, dtype, threads;
     bool dense;
+    /* What the planner chose, from here to `chosen`; the tables belong to it, and
+     * are those of every plan of this size */
+    struct xform part[MAX_PARTS]; /* one, unless the form is folded           */
+    int parts, form;
     int packing; /* of u, k, y                                                */
+    int64_t places, lead, V, blocks;
+    bool wrap; /* circular, by reading round                                  */
     int order;
     int64_t radices[FFTCONV_MAX_ORDER];
     double predicted; /* seconds of a row                                     */
+    struct choice *chosen;
     int64_t chunks;   /* a kernel's rows are summed in this many fixed parts  */
     uint64_t pattern; /* a hash of the weights; 0: none                       */
     int status;       /* while it is made: NO_MEMORY where a search met that  */

@@ -2,6 +2,8 @@
 #include "internal.h"
 
 #include <math.h>
+#include <pthread.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -392,6 +394,113 @@ static int check_bytes(const struct fftconv_plan *plan)
     return FFTCONV_OK;
 }
 
+/* ---- Choices, and who shares them ------------------------------------------------ */
+
+/* All that a choice depends on. */
+struct key {
+    const struct engine *engine;
+    int64_t L, N, taps, rev_taps, radices[FFTCONV_MAX_ORDER];
+    int mode, complex, form, order, dense, history, single_block;
+};
+
+struct choice {
+    struct choice *next;
+    struct key key;
+    int plans; /* that use it */
+    struct fftconv_plan first;
+};
+
+/* Those in use, but for frequency-sparse ones, whose weights are no part of a key. */
+static struct choice *choices;
+static pthread_mutex_t choices_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void lock_choices(void) { pthread_mutex_lock(&choices_lock); }
+static void unlock_choices(void) { pthread_mutex_unlock(&choices_lock); }
+/* a child must not find it locked by a thread it does not have */
+static void keep_over_fork(void) { pthread_atfork(lock_choices, unlock_choices, unlock_choices); }
+
+static void key_of(const struct fftconv_plan *plan, const fftconv_plan_desc *d, struct key *key)
+{
+    memset(key, 0, sizeof *key); /* compared byte by byte */
+    key->engine = plan->engine;
+    key->L = plan->L;
+    key->N = plan->N;
+    key->taps = plan->taps;
+    key->rev_taps = plan->rev_taps;
+    for (int i = 0; d->radices && i < d->order; i++)
+        key->radices[i] = d->radices[i];
+    key->mode = plan->mode;
+    key->complex = is_complex(plan->dtype);
+    key->form = d->form;
+    key->order = d->order;
+    key->dense = d->dense;
+    key->history = d->history;
+    key->single_block = d->single_block;
+}
+
+static void take_choice(struct fftconv_plan *plan, const struct fftconv_plan *from)
+{
+    const size_t begin = offsetof(struct fftconv_plan, part),
+                 end = offsetof(struct fftconv_plan, chosen);
+    memcpy((char *)plan + begin, (const char *)from + begin, end - begin);
+}
+
+static int choose_or_share(struct fftconv_plan *plan, const fftconv_plan_desc *d)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    struct key key;
+    int status;
+    pthread_once(&once, keep_over_fork);
+    key_of(plan, d, &key);
+    lock_choices();
+    struct choice *c = d->weights ? NULL : choices;
+    while (c && memcmp(&c->key, &key, sizeof key) != 0)
+        c = c->next;
+    if (c) {
+        c->plans++;
+        take_choice(plan, &c->first);
+        plan->chosen = c;
+    }
+    unlock_choices();
+    if (c)
+        return FFTCONV_OK;
+    if ((status = choose(plan, d)) || (status = build(plan, d->weights)))
+        return status;
+    if (!(c = calloc(1, sizeof *c)))
+        return fail_memory(sizeof *c);
+    c->key = key;
+    c->plans = 1;
+    take_choice(&c->first, plan);
+    plan->chosen = c;
+    if (!d->weights) {
+        lock_choices();
+        c->next = choices;
+        choices = c;
+        unlock_choices();
+    }
+    return FFTCONV_OK;
+}
+
+static void leave_choice(struct fftconv_plan *plan)
+{
+    struct choice *c = plan->chosen;
+    if (c) {
+        lock_choices();
+        const bool last = --c->plans == 0;
+        struct choice **at = &choices;
+        while (last && *at && *at != c)
+            at = &(*at)->next;
+        if (last && *at)
+            *at = c->next;
+        unlock_choices();
+        if (!last)
+            return;
+    }
+    for (int i = 0; i < plan->parts; i++)
+        xform_clear(&plan->part[i]);
+    free(c);
+}
+
 int fftconv_plan_create(fftconv_plan **out, const fftconv_plan_desc *d)
 {
     int status;
@@ -437,8 +546,7 @@ int fftconv_plan_create(fftconv_plan **out, const fftconv_plan_desc *d)
     }
     if ((status = find_engine(d->isa, dtype_size(d->dtype) >= 8 && d->dtype != FFTCONV_COMPLEX64
                                           ? 8 : 4, &plan->engine)) ||
-        (status = choose(plan, d)) || (status = build(plan, d->weights)) ||
-        (status = check_bytes(plan))) {
+        (status = choose_or_share(plan, d)) || (status = check_bytes(plan))) {
         fftconv_plan_destroy(plan);
         return status;
     }
@@ -452,8 +560,8 @@ int fftconv_plan_create(fftconv_plan **out, const fftconv_plan_desc *d)
 
 void fftconv_plan_destroy(fftconv_plan *plan)
 {
-    for (int i = 0; plan && i < plan->parts; i++)
-        xform_clear(&plan->part[i]);
+    if (plan)
+        leave_choice(plan);
     free(plan);
 }
 

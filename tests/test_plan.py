@@ -6,6 +6,7 @@ import math
 import os
 import pickle
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -372,3 +373,50 @@ def test_sizes_chosen(length):
         assert 2 * plan.transform_length >= length + 1
         assert plan.transform_length <= 2 * length
     assert plan.fft_size == 2 * plan.transform_length
+
+
+@pytest.mark.parametrize("mode", ["causal", "circular"])
+def test_plans_of_one_size_share_tables(mode):
+    """The first of two goes; the other's tables stay, and so do its results."""
+    cases = [Case(batch, channels, 512, 512, mode=mode)
+             for batch, channels in ((1, 2), (3, 4))]
+    alone = []
+    for case in cases:
+        plan = case.plan()
+        alone.append(plan(case.u, plan.spectrum(case.k)))
+        del plan
+        gc.collect()
+    first, second = (case.plan() for case in cases)
+    spectrum = first.spectrum(cases[0].k)
+    assert same_bits(first(cases[0].u, spectrum), alone[0])
+    assert second.stage_radices == first.stage_radices
+    del first, spectrum
+    gc.collect()
+    assert same_bits(second(cases[1].u, second.spectrum(cases[1].k)), alone[1])
+
+
+def test_sizes_beside_each_other_do_not_share():
+    """What a choice depends on, changed one by one, changes the results as it
+    should: none is taken for another's."""
+    base = dict(batch=1, channels=2, length=96, taps=96)
+    changes = [{}, dict(length=80), dict(taps=40), dict(mode="circular"),
+               dict(mode="circular", fft_size=128), dict(dtype="float64"),
+               dict(dtype="complex64")]
+    cases = [Case(**{**base, **change}) for change in changes]
+    plans = [case.plan() for case in cases]
+    for case, plan in zip(cases, plans):
+        check_forward(case, plan(case.u, plan.spectrum(case.k)))
+
+
+def test_plans_come_and_go_on_many_threads():
+    case = Case(2, 3, 200, 200)
+    plan = case.plan()
+    want = plan(case.u, plan.spectrum(case.k))
+    del plan
+
+    def use(_):
+        plan = case.plan()
+        return same_bits(plan(case.u, plan.spectrum(case.k)), want)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(use, range(400)))
