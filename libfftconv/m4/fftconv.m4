@@ -75,6 +75,23 @@ LIB_LDFLAGS="$LIB_LDFLAGS $SANITIZER_FLAGS"
 FFTCONV_CHECK_LINK_FLAG([$SANITIZER_FLAGS], [],
   [AC_MSG_ERROR([--enable-sanitizers was asked for, but $CC cannot link with it])])])
 
+# FFTCONV_CXX: the conditional HAVE_CXX, and LIB_CXXFLAGS: does the C++ compiler
+# work, and know C++17?
+AC_DEFUN([FFTCONV_CXX],
+[AC_LANG_PUSH([C++])
+fftconv_save_CXXFLAGS=$CXXFLAGS
+LIB_CXXFLAGS="-std=c++17 -Wall -Wextra -fvisibility=hidden -pthread $SANITIZER_FLAGS"
+CXXFLAGS="$CXXFLAGS $LIB_CXXFLAGS"
+AC_MSG_CHECKING([whether $CXX compiles C++17])
+AC_COMPILE_IFELSE([AC_LANG_PROGRAM([[#include <vector>]],
+    [[if (const int x = 1; true) return x - 1;]])],
+  [fftconv_cxx=yes], [fftconv_cxx=no])
+AC_MSG_RESULT([$fftconv_cxx])
+CXXFLAGS=$fftconv_save_CXXFLAGS
+AC_LANG_POP([C++])
+AC_SUBST([LIB_CXXFLAGS])
+AM_CONDITIONAL([HAVE_CXX], [test $fftconv_cxx = yes])])
+
 # FFTCONV_CUDA: --with-cuda[=DIR|no]; sets NVCC and CUDA_SUMMARY.
 # Looked for and reported only: no part of the library uses CUDA yet.
 AC_DEFUN([FFTCONV_CUDA],

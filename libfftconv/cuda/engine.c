@@ -1,0 +1,325 @@
+/* Calls as launches.  Everything here is arithmetic on shapes and addresses: it
+ * runs, and is tested, without a GPU. */
+#include "engine.h"
+
+#include <string.h>
+
+enum {
+    PART = 256,      /* alignment of what a workspace holds                    */
+    ENOUGH = 1024,   /* tasks that fill any device                             */
+    HOUSE_BLOCKS = 512,
+};
+
+int cuda_plan_init(struct cuda_plan *p, const fftconv_plan_desc *d,
+                   const struct cuda_machine *machine, int64_t shared_bytes, int64_t blocks)
+{
+    *p = (struct cuda_plan){
+        .machine = machine, .single = d->dtype == FFTCONV_FLOAT32, .B = d->batch,
+        .H = d->channels, .L = d->length, .Lk = d->kernel_length, .Lrev = d->reverse_length,
+        .G = d->kernels ? d->kernels : d->channels, .KB = d->kernel_batch ? d->kernel_batch : 1,
+        .N = d->fft_size ? d->fft_size : d->length, .blocks = blocks};
+    if (d->dtype != FFTCONV_FLOAT32 && d->dtype != FFTCONV_FLOAT16 &&
+        d->dtype != FFTCONV_BFLOAT16)
+        return fail(FFTCONV_UNSUPPORTED, "dtype is %s, must be float32, float16 or bfloat16 on a "
+                    "GPU", dtype_name(d->dtype));
+    p->circle = d->mode == FFTCONV_CIRCULAR && p->L + p->Lk - 1 > p->N;
+    p->taps = p->circle ? p->Lk : min64(p->Lk, p->L);
+    p->rev_taps = min64(p->Lrev, p->L);
+    const int64_t places = p->circle ? p->N : p->L;
+    for (; (p->shape = cuda_shape_of(p->single, p->index)); p->index++)
+        if (p->shape->M >= places && p->shape->shared_bytes <= shared_bytes)
+            break;
+    if (!p->shape)
+        return fail(FFTCONV_UNSUPPORTED, "%s is %lld, more than this device's shared memory of "
+                    "%lld bytes a block holds in %s", p->circle ? "fft_size" : "length",
+                    (long long)places, (long long)shared_bytes, dtype_name(d->dtype));
+    const int64_t groups = ceil_div(p->B, p->shape->rows);
+    p->chunks = p->KB > 1 ? groups : min64(groups, ceil_div(ENOUGH, p->H));
+    p->per = round_up(ceil_div(p->B, p->chunks), p->shape->rows);
+    p->chunks = ceil_div(p->B, p->per);
+    return FFTCONV_OK;
+}
+
+static int64_t launch_blocks(const struct cuda_plan *p, int64_t tasks)
+{
+    return min64(tasks, p->blocks);
+}
+
+/* A spectrum: points of all kernels, then their exponents. */
+static int64_t points_bytes(const struct cuda_plan *p)
+{
+    return round_up(p->KB * p->G * p->shape->M * p->shape->point_bytes, PART);
+}
+
+int64_t cuda_spectrum_bytes(const struct cuda_plan *p)
+{
+    return points_bytes(p) + round_up(p->KB * p->G * (int64_t)sizeof(int32_t), PART);
+}
+
+static int32_t *exponents_of(const struct cuda_plan *p, const void *spectrum)
+{
+    return (int32_t *)((char *)spectrum + points_bytes(p));
+}
+
+/* Offsets into the workspace. */
+struct areas {
+    int64_t wide;     /* spectra of the kernels in float32                     */
+    int64_t spectrum; /* made here, of k and then of dk                        */
+    int64_t sums, dskip, own, kept, total;
+};
+
+static int64_t take(int64_t *total, int64_t bytes)
+{
+    const int64_t at = *total;
+    *total += round_up(bytes, PART);
+    return at;
+}
+
+static struct areas areas_of(const struct cuda_plan *p, int direction, bool prepared)
+{
+    const bool back = direction == FFTCONV_BACKWARD;
+    const int64_t M = p->shape->M, complex = 2 * sizeof(float);
+    const int64_t blocks = max64(launch_blocks(p, p->H * p->chunks),
+                                 launch_blocks(p, p->G * p->KB)) * p->shape->rows;
+    struct areas a = {0};
+    if (!prepared || back)
+        a.spectrum = take(&a.total, cuda_spectrum_bytes(p));
+    if (!prepared)
+        a.wide = take(&a.total, p->KB * p->G * M * complex);
+    if (back) {
+        a.sums = take(&a.total, p->H * p->chunks * p->shape->rows * M * complex);
+        a.dskip = take(&a.total, p->H * p->chunks * (int64_t)sizeof(float));
+        a.own = take(&a.total, blocks * M * (int64_t)sizeof(float));
+        a.kept = take(&a.total, blocks * M * p->shape->point_bytes);
+    }
+    return a;
+}
+
+int64_t cuda_workspace_bytes(const struct cuda_plan *p, int direction, bool prepared)
+{
+    return areas_of(p, direction, prepared).total;
+}
+
+static Operand operand_of(const fftconv_tensor *t)
+{
+    Operand o = {.data = t->data, .type = t->dtype};
+    memcpy(o.stride, t->stride, sizeof o.stride);
+    return o;
+}
+
+/* Place n holds what element n - shift, or, backwards, shift - n has. */
+static Operand moved(const fftconv_tensor *t, int64_t shift, bool backwards)
+{
+    Operand o = operand_of(t);
+    const int64_t step = backwards ? -o.stride[2] : o.stride[2];
+    o.data = (char *)o.data - shift * step * dtype_size(t->dtype);
+    o.stride[2] = step;
+    return o;
+}
+
+/* A launch over kernels: each its own spectrum. */
+static struct fftconv_cuda_rows over_kernels(const struct cuda_plan *p)
+{
+    return (struct fftconv_cuda_rows){.batch = p->KB, .channels = p->G, .members = 1,
+                                      .spectrum_batch = p->KB, .chunks = 1, .per = p->KB,
+                                      .tables = p->tables};
+}
+
+static Pass over_taps(int flags, Operand x, int64_t from, int64_t to)
+{
+    return (Pass){.flags = flags, .from = (int32_t)from, .to = (int32_t)to, .x = x, .add = -1};
+}
+
+/* Taps of lag s >= 0 stand at place s, of lag -s at place M - s, times -i; lag 0 of
+ * k_rev at place 0; and on a circle, tap s has lag s - N as well. */
+int cuda_make_spectrum(const struct cuda_plan *p, const fftconv_tensor *k,
+                       const fftconv_tensor *k_rev, void *spectrum, void *workspace,
+                       void *stream)
+{
+    const int64_t M = p->shape->M;
+    struct fftconv_cuda_rows r = over_kernels(p);
+    r.spectra = workspace;
+    r.pass[r.passes++] = over_taps(TRANSFORM | PUT, operand_of(k), 0, p->taps);
+    if (p->circle)
+        r.pass[r.passes++] = over_taps(TRANSFORM | PUT | ADD | PUT_TURNED,
+                                       moved(k, M - p->N, false), M - p->N + 1,
+                                       M - p->N + p->taps);
+    if (p->rev_taps) {
+        r.pass[r.passes++] = over_taps(TRANSFORM | PUT | ADD, operand_of(k_rev), 0, 1);
+        r.pass[r.passes++] = over_taps(TRANSFORM | PUT | ADD | PUT_TURNED, moved(k_rev, M, true),
+                                       M - p->rev_taps + 1, M);
+    }
+    const struct fftconv_cuda_pack pack = {
+        .rows = {p->KB, p->G}, .step = {p->G * M, M}, .count = {1, 1}, .points = M,
+        .from = workspace, .to = spectrum, .exponents = exponents_of(p, spectrum),
+        .shift = -p->shape->shift};
+    const int status = p->machine->rows(p->single, p->index, &r, launch_blocks(p, p->G), stream);
+    return status ? status
+                  : p->machine->pack(p->single, &pack, min64(p->KB * p->G, HOUSE_BLOCKS), stream);
+}
+
+/* The call's rows with their kernels. */
+static struct fftconv_cuda_rows over_rows(const struct cuda_plan *p, const void *spectrum)
+{
+    return (struct fftconv_cuda_rows){
+        .batch = p->B, .channels = p->H, .members = p->H / p->G, .spectrum_batch = p->KB,
+        .chunks = p->chunks, .per = p->per, .tables = p->tables, .spectrum = spectrum,
+        .exponents = exponents_of(p, spectrum)};
+}
+
+/* A pass over z = u in_gate. */
+static Pass over_inputs(const struct cuda_plan *p, const fftconv_operands *o, int flags, int sink)
+{
+    return (Pass){.flags = flags, .sink = sink, .to = (int32_t)p->L, .sink_to = (int32_t)p->L,
+                  .add = -1, .activation = o->activation, .x = operand_of(&o->u),
+                  .gate = operand_of(&o->in_gate), .skip = operand_of(&o->skip),
+                  .mask = operand_of(&o->mask), .u = operand_of(&o->u),
+                  .in_gate = operand_of(&o->in_gate), .out_gate = operand_of(&o->out_gate)};
+}
+
+/* The given spectrum, or k's, made at the workspace's beginning. */
+static int spectrum_of(const struct cuda_plan *p, const fftconv_operands *o, const struct areas *a,
+                       const void **spectrum, char *workspace, void *stream)
+{
+    if (*spectrum)
+        return FFTCONV_OK;
+    *spectrum = workspace + a->spectrum;
+    return cuda_make_spectrum(p, &o->k, &o->k_rev, workspace + a->spectrum, workspace + a->wide,
+                              stream);
+}
+
+int cuda_forward(const struct cuda_plan *p, const void *spectrum, const fftconv_operands *o,
+                 void *workspace, void *stream)
+{
+    const struct areas a = areas_of(p, FFTCONV_FORWARD, spectrum != NULL);
+    const int status = spectrum_of(p, o, &a, &spectrum, workspace, stream);
+    if (status)
+        return status;
+    struct fftconv_cuda_rows r = over_rows(p, spectrum);
+    r.passes = 1;
+    r.pass[0] = over_inputs(p, o, TRANSFORM | MULTIPLY | BACK, OUTPUT);
+    r.pass[0].y = operand_of(&o->y);
+    return p->machine->rows(p->single, p->index, &r, launch_blocks(p, p->H * p->chunks), stream);
+}
+
+/* dk and dk_rev from the sums of conj(Z) G: the adjoint of cuda_make_spectrum. */
+static int make_taps(const struct cuda_plan *p, const fftconv_operands *o, const struct areas *a,
+                     char *workspace, void *stream)
+{
+    const int64_t M = p->shape->M, rows = p->shape->rows, members = p->H / p->G;
+    const int64_t of_channel = p->chunks * rows * M;
+    void *spectrum = workspace + a->spectrum;
+    struct fftconv_cuda_pack pack = {
+        .rows = {p->KB, p->G}, .step = {0, members * of_channel}, .count = {members, p->chunks * rows},
+        .sum_step = {of_channel, M}, .points = M, .from = (float *)(workspace + a->sums),
+        .to = spectrum, .exponents = exponents_of(p, spectrum), .shift = -p->shape->shift};
+    if (p->KB > 1) { /* each row of the batch was a sum of its own */
+        pack.step[0] = M;
+        pack.count[1] = 1;
+    }
+    struct fftconv_cuda_rows r = over_kernels(p);
+    r.spectrum = spectrum;
+    r.exponents = exponents_of(p, spectrum);
+    r.own = (float *)(workspace + a->own);
+    const Operand none = {0};
+    enum { TAKE = MULTIPLY | BACK };
+    Pass *pass = r.pass;
+    if (o->dk.data) {
+        if (p->circle) {
+            *pass = over_taps(TAKE | TURNED, none, 0, 0);
+            pass->sink = HOLD;
+            pass++->sink_to = (int32_t)M;
+        }
+        *pass = over_taps(TAKE, none, 0, 0);
+        pass->sink = TAPS;
+        pass->add = p->circle ? (int32_t)(M - p->N) : -1;
+        pass->sink_to = (int32_t)p->taps;
+        pass++->y = operand_of(&o->dk);
+    }
+    if (o->dk_rev.data) {
+        *pass = over_taps(TAKE, none, 0, 0);
+        pass->sink = TAPS;
+        pass->sink_to = 1;
+        pass++->y = operand_of(&o->dk_rev);
+        *pass = over_taps(TAKE | TURNED, none, 0, 0);
+        pass->sink = TAPS;
+        pass->sink_from = (int32_t)(M - p->rev_taps + 1);
+        pass->sink_to = (int32_t)M;
+        pass++->y = moved(&o->dk_rev, M, true);
+    }
+    r.passes = (int32_t)(pass - r.pass);
+    int status;
+    if ((status = p->machine->pack(p->single, &pack, min64(p->KB * p->G, HOUSE_BLOCKS), stream)) ||
+        (status = p->machine->rows(p->single, p->index, &r, launch_blocks(p, p->G), stream)))
+        return status;
+    /* taps that never act */
+    const struct {
+        const fftconv_tensor *t;
+        int64_t from;
+    } rest[] = {{&o->dk, p->taps}, {&o->dk_rev, p->rev_taps}};
+    for (int i = 0; i < 2; i++) {
+        if (!rest[i].t->data || rest[i].t->shape[2] <= rest[i].from)
+            continue;
+        const struct fftconv_cuda_fill fill = {
+            .batch = p->KB, .channels = p->G, .length = rest[i].t->shape[2] - rest[i].from,
+            .to = moved(rest[i].t, -rest[i].from, false)};
+        if ((status = p->machine->fill(&fill, HOUSE_BLOCKS, stream)))
+            return status;
+    }
+    return FFTCONV_OK;
+}
+
+/* g = dy mask out_gate act'(p), and with Z, G the transforms of z and g:
+ *     dz = inverse(conj(K) G) + skip g, du = dz in_gate, din_gate = dz u,
+ *     dk = taps of the sum over rows of conj(Z) G, dskip = sum g z.
+ * A block goes twice through a row: z, whose Z it keeps, and p, which gives g and
+ * dout_gate; then g. */
+int cuda_backward(const struct cuda_plan *p, const void *spectrum, const fftconv_operands *o,
+                  void *workspace, void *stream)
+{
+    char *memory = workspace;
+    const struct areas a = areas_of(p, FFTCONV_BACKWARD, spectrum != NULL);
+    const bool need_p = o->activation != FFTCONV_IDENTITY || o->dout_gate.data;
+    const bool need_dk = o->dk.data || o->dk_rev.data;
+    const bool need_dz = o->du.data || o->din_gate.data || o->dskip.data;
+    int status = spectrum_of(p, o, &a, &spectrum, workspace, stream);
+    if (status)
+        return status;
+    struct fftconv_cuda_rows r = over_rows(p, spectrum);
+    r.sums = (float *)(memory + a.sums);
+    r.own = (float *)(memory + a.own);
+    r.kept = memory + a.kept;
+    r.dskip = o->dskip.data ? (float *)(memory + a.dskip) : NULL;
+    if (need_p || need_dk) {
+        Pass *pass = &r.pass[r.passes++];
+        *pass = over_inputs(p, o, TRANSFORM | (need_dk ? KEEP : 0) |
+                                      (need_p ? MULTIPLY | BACK : 0), GRADIENT);
+        pass->dy = operand_of(&o->dy);
+        pass->dout_gate = operand_of(&o->dout_gate);
+    }
+    if (need_dz || need_dk) {
+        Pass *pass = &r.pass[r.passes++];
+        *pass = over_inputs(p, o, TRANSFORM | (need_dk ? SUM : 0) |
+                                      (need_dz ? MULTIPLY | ADJOINT | BACK : 0), SPREAD);
+        pass->own = need_p;
+        pass->x = pass->dy = operand_of(&o->dy);
+        pass->gate = operand_of(&o->out_gate);
+        pass->scale = operand_of(&o->mask);
+        pass->du = operand_of(&o->du);
+        pass->din_gate = operand_of(&o->din_gate);
+        if (need_p) /* they are in g already */
+            pass->scale = (Operand){0};
+    }
+    if ((status = p->machine->rows(p->single, p->index, &r, launch_blocks(p, p->H * p->chunks),
+                                   stream)))
+        return status;
+    if (need_dk && (status = make_taps(p, o, &a, memory, stream)))
+        return status;
+    if (o->dskip.data) {
+        const struct fftconv_cuda_fill fill = {.batch = 1, .channels = p->H, .length = 1,
+                                               .count = p->chunks, .from = r.dskip,
+                                               .to = operand_of(&o->dskip)};
+        return p->machine->fill(&fill, HOUSE_BLOCKS, stream);
+    }
+    return FFTCONV_OK;
+}

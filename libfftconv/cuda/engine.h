@@ -1,0 +1,60 @@
+/* The CUDA engine as the library sees it: plans of one launch, and the machine
+ * they run on, a GPU or, in tests, machine_host.h. */
+#ifndef FFTCONV_CUDA_ENGINE_H
+#define FFTCONV_CUDA_ENGINE_H
+
+#include "../internal.h"
+#include "arguments.h"
+
+/* One length of the kernel at one arithmetic. */
+struct cuda_shape {
+    int M, rows; /* rows a block takes at once                                */
+    int shared_bytes, table_bytes, point_bytes;
+    int shift; /* log2 of a forward transform's scale                         */
+    void (*build_tables)(unsigned char *to);
+};
+
+/* Of shape i (from the shortest) in float32 (single) or float16; NULL past the
+ * last. */
+const struct cuda_shape *cuda_shape_of(int single, int i);
+
+/* Launches; each returns a status.  Memory is the machine's. */
+struct cuda_machine {
+    int (*rows)(int single, int shape, const struct fftconv_cuda_rows *, int64_t blocks,
+                void *stream);
+    int (*pack)(int single, const struct fftconv_cuda_pack *, int64_t blocks, void *stream);
+    int (*fill)(const struct fftconv_cuda_fill *, int64_t blocks, void *stream);
+};
+
+struct cuda_plan {
+    const struct cuda_machine *machine;
+    const struct cuda_shape *shape;
+    int single, index;        /* which shape                                   */
+    int64_t B, H, L, Lk, Lrev, G, KB, N, taps, rev_taps;
+    bool circle;              /* taps come round                               */
+    int64_t chunks, per;      /* the batch in parts, each summed by one block  */
+    int64_t blocks;           /* of a launch, at most                          */
+    const void *tables;       /* the machine's                                 */
+};
+
+/* A plan for these shapes in one launch; UNSUPPORTED where no shape holds a row, or
+ * needs more than `shared_bytes`.  tables: to be set by the caller. */
+int cuda_plan_init(struct cuda_plan *plan, const fftconv_plan_desc *desc,
+                   const struct cuda_machine *machine, int64_t shared_bytes,
+                   int64_t blocks);
+
+/* Bytes of a spectrum of all kernels, and of a call's workspace. */
+int64_t cuda_spectrum_bytes(const struct cuda_plan *plan);
+int64_t cuda_workspace_bytes(const struct cuda_plan *plan, int direction, bool prepared);
+
+/* On memory of the machine; operands are checked already.  spectrum NULL: k's is
+ * made in the workspace. */
+int cuda_make_spectrum(const struct cuda_plan *plan, const fftconv_tensor *k,
+                       const fftconv_tensor *k_rev, void *spectrum, void *workspace,
+                       void *stream);
+int cuda_forward(const struct cuda_plan *plan, const void *spectrum,
+                 const fftconv_operands *operands, void *workspace, void *stream);
+int cuda_backward(const struct cuda_plan *plan, const void *spectrum,
+                  const fftconv_operands *operands, void *workspace, void *stream);
+
+#endif

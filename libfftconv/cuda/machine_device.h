@@ -1,0 +1,211 @@
+/* The machine of machine.h on a GPU of compute capability 8.0 or later; the only
+ * PTX of the library. */
+
+#define DEVICE __device__ __forceinline__
+#define UNROLL _Pragma("unroll")
+#define NO_UNROLL _Pragma("unroll 1")
+#define EACH_LANE(l) if (const int l = opaque(static_cast<int>(threadIdx.x % LANES)); true)
+
+namespace fftconv {
+
+/* x, of which the compiler knows nothing: so it does not compute ahead, and keep in
+ * registers through every loop, all addresses of a kernel. */
+DEVICE int opaque(int x)
+{
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
+DEVICE int64_t opaque(int64_t x)
+{
+    asm volatile("" : "+l"(x));
+    return x;
+}
+
+template <class T> struct Lanes {
+    T value;
+    DEVICE T &operator[](int) { return value; }
+    DEVICE const T &operator[](int) const { return value; }
+};
+
+template <class T, int COUNT> struct Warps {
+    T value;
+    DEVICE T &operator[](int) { return value; }
+};
+
+/* ---- 16-bit numbers ------------------------------------------------------------ */
+
+/* a in the low half */
+DEVICE uint32_t half2_of(float a, float b)
+{
+    uint32_t h;
+    asm("cvt.rn.f16x2.f32 %0, %2, %1;" : "=r"(h) : "f"(a), "f"(b));
+    return h;
+}
+
+DEVICE float half_value(uint16_t h)
+{
+    float x;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(h));
+    return x;
+}
+
+DEVICE uint16_t half_bits(float x)
+{
+    uint16_t h;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(x));
+    return h;
+}
+
+DEVICE uint16_t bfloat_bits(float x)
+{
+    uint16_t h;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(h) : "f"(x));
+    return h;
+}
+
+DEVICE float bfloat_value(uint16_t h) { return __uint_as_float(static_cast<uint32_t>(h) << 16); }
+DEVICE float half_low(uint32_t p) { return half_value(static_cast<uint16_t>(p)); }
+DEVICE float half_high(uint32_t p) { return half_value(static_cast<uint16_t>(p >> 16)); }
+DEVICE uint32_t low_halves(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x5410); }
+DEVICE uint32_t high_halves(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x7632); }
+/* Both halves times x */
+DEVICE uint32_t half2_times(uint32_t p, float x)
+{
+    uint32_t h;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(h) : "r"(p), "r"(half2_of(x, x)));
+    return h;
+}
+DEVICE uint32_t float_bits(float x) { return __float_as_uint(x); }
+DEVICE float float_of_bits(uint32_t x) { return __uint_as_float(x); }
+
+/* ---- The block ------------------------------------------------------------------- */
+
+extern __shared__ __align__(16) unsigned char shared_memory[];
+
+struct Block {
+    int64_t index, count; /* of this block; blocks of the launch */
+
+    DEVICE Block() : index(blockIdx.x), count(gridDim.x) {}
+
+    template <class F> DEVICE void phase(const F &f) const
+    {
+        f(opaque(static_cast<int>(threadIdx.x / LANES)));
+        __syncthreads();
+    }
+    /* Shared memory from byte `at` on. */
+    template <class T> DEVICE T load(int at, int) const
+    {
+        return *reinterpret_cast<const T *>(shared_memory + at);
+    }
+    template <class T> DEVICE void store(int at, int, const T &x) const
+    {
+        *reinterpret_cast<T *>(shared_memory + at) = x;
+    }
+    DEVICE void atomic_max(int at, int, uint32_t x) const
+    {
+        atomicMax(reinterpret_cast<unsigned *>(shared_memory + at), x);
+    }
+    /* Memory of the device that lanes of this block hand each other. */
+    template <class T> DEVICE T load_global(const T *p, int) const { return *p; }
+    template <class T> DEVICE void store_global(T *p, int, const T &x) const { *p = x; }
+    DEVICE void sync_warp() const { __syncwarp(); }
+};
+
+/* Tables, which no kernel writes. */
+template <class T> DEVICE T load_constant(const T *p) { return *p; }
+
+/* ---- The warp ---------------------------------------------------------------------- */
+
+/* The largest of the lanes whose numbers differ in the bits of `mask` only. */
+DEVICE void max_over(Lanes<uint32_t> &x, int mask)
+{
+    UNROLL
+    for (int bit = 1; bit < LANES; bit *= 2)
+        if (mask & bit)
+            x.value = max(x.value, __shfl_xor_sync(0xffffffffu, x.value, bit));
+}
+
+DEVICE void sum_over(Lanes<float> &x)
+{
+    UNROLL
+    for (int bit = LANES / 2; bit >= 1; bit /= 2)
+        x.value += __shfl_xor_sync(0xffffffffu, x.value, bit);
+}
+
+/* C += A B in float16, sums in float32. */
+DEVICE void multiply_add(Lanes<FragmentC> &to, const Lanes<FragmentA<Half>> &left,
+                         const Lanes<FragmentB<Half>> &right)
+{
+    FragmentC &c = to.value;
+    const FragmentA<Half> &a = left.value;
+    const FragmentB<Half> &b = right.value;
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(c.at[0]), "+f"(c.at[1]), "+f"(c.at[2]), "+f"(c.at[3])
+                 : "r"(a.at[0]), "r"(a.at[1]), "r"(a.at[2]), "r"(a.at[3]), "r"(b.at[0]),
+                   "r"(b.at[1]));
+}
+
+/* The nearest of tf32's 11-bit significands. */
+DEVICE uint32_t tf32_of(float x)
+{
+    uint32_t t;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(t) : "f"(x));
+    return t;
+}
+
+DEVICE void multiply_add_tf32(float *c, const uint32_t *a, const uint32_t *b)
+{
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+/* C += A B in float32 by three products of tf32: x = high + low has 22 bits, and
+ * low times low is left out.  Tensor cores cut sums off, not round them; so the
+ * small products come first, and what eight products add up to joins C by a
+ * rounded addition.  Row q of a fragment is summed index 2q here, row q + 4 is
+ * 2q + 1, in A and B alike: so a pair means the same as in float16. */
+DEVICE void multiply_add(Lanes<FragmentC> &to, const Lanes<FragmentA<Single>> &left,
+                         const Lanes<FragmentB<Single>> &right)
+{
+    FragmentC &c = to.value;
+    const FragmentA<Single> &a = left.value;
+    const FragmentB<Single> &b = right.value;
+    UNROLL
+    for (int h = 0; h < 2; h++) {
+        const float x[4] = {a.at[2 * h].at[0], a.at[2 * h + 1].at[0], a.at[2 * h].at[1],
+                            a.at[2 * h + 1].at[1]};
+        uint32_t a_high[4], a_low[4], b_high[2], b_low[2];
+        float sum[4] = {0, 0, 0, 0};
+        UNROLL
+        for (int i = 0; i < 4; i++) {
+            a_high[i] = tf32_of(x[i]);
+            a_low[i] = tf32_of(x[i] - __uint_as_float(a_high[i]));
+        }
+        UNROLL
+        for (int i = 0; i < 2; i++) {
+            b_high[i] = tf32_of(b.at[h].at[i]);
+            b_low[i] = tf32_of(b.at[h].at[i] - __uint_as_float(b_high[i]));
+        }
+        multiply_add_tf32(sum, a_low, b_high);
+        multiply_add_tf32(sum, a_high, b_low);
+        multiply_add_tf32(sum, a_high, b_high);
+        UNROLL
+        for (int i = 0; i < 4; i++)
+            c.at[i] += sum[i];
+    }
+}
+
+/* ---- Launching -------------------------------------------------------------------- */
+
+template <class Kernel>
+__global__ void __launch_bounds__(Kernel::WARPS *LANES, 16 / Kernel::WARPS) entry(const __grid_constant__ typename Kernel::Arguments a)
+{
+    Block block;
+    Kernel::run(block, a);
+}
+
+} // namespace fftconv

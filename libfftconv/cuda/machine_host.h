@@ -1,0 +1,372 @@
+/* The machine of machine.h on a CPU: for tests, and as slow as that allows.
+ *
+ * It is stricter than a GPU.  Memory begins as NaN; warps of a phase run in a
+ * shuffled order; an access to memory that another lane wrote since the last
+ * barrier, or a write to what another lane has read since, is an error, also
+ * where it would have come out right (a lane of the same warp may be met after
+ * sync_warp).  Products are summed exactly and cut off, the least that is known
+ * of tensor cores. */
+
+#include <math.h>
+#include <string.h>
+
+#include <algorithm>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#define DEVICE inline
+#define UNROLL
+#define NO_UNROLL
+#define EACH_LANE(l) for (int l = 0; l < LANES; l++)
+
+namespace fftconv {
+
+inline int64_t opaque(int64_t x) { return x; }
+
+/* What no one has written is a NaN. */
+template <class T> struct Lanes {
+    T value[LANES];
+    Lanes() { memset(static_cast<void *>(value), 0xff, sizeof value); }
+    T &operator[](int lane) { return value[lane]; }
+    const T &operator[](int lane) const { return value[lane]; }
+};
+
+template <class T, int COUNT> struct Warps {
+    T value[COUNT];
+    T &operator[](int warp) { return value[warp]; }
+};
+
+/* ---- 16-bit numbers ------------------------------------------------------------ */
+
+inline uint32_t float_bits(float x)
+{
+    uint32_t b;
+    memcpy(&b, &x, 4);
+    return b;
+}
+
+inline float float_of_bits(uint32_t b)
+{
+    float x;
+    memcpy(&x, &b, 4);
+    return x;
+}
+
+/* To nearest, ties to even; NaN stays. */
+inline uint16_t half_bits(float x)
+{
+    const uint32_t b = float_bits(x), sign = b >> 16 & 0x8000, m = b & 0x7fffffff;
+    if (m > 0x7f800000)
+        return static_cast<uint16_t>(sign | 0x7e00);
+    if (m >= 0x47800000)
+        return static_cast<uint16_t>(sign | 0x7c00);
+    if (m < 0x38800000) /* subnormal: units of 2^-24, by the rounding of an addition */
+        return static_cast<uint16_t>(sign | (float_bits(float_of_bits(m) + 0.5f) - 0x3f000000));
+    return static_cast<uint16_t>(sign | ((m - 0x38000000 + 0xfff + (m >> 13 & 1)) >> 13));
+}
+
+inline float half_value(uint16_t h)
+{
+    const uint32_t sign = (h & 0x8000u) << 16, e = h >> 10 & 31, m = h & 0x3ff;
+    if (e == 0)
+        return (sign ? -1.0f : 1.0f) * static_cast<float>(m) * 0x1p-24f;
+    return float_of_bits(sign | (e == 31 ? 0x7f800000 : (e + 112) << 23) | m << 13);
+}
+
+inline uint16_t bfloat_bits(float x)
+{
+    const uint32_t b = float_bits(x);
+    if ((b & 0x7fffffff) > 0x7f800000)
+        return static_cast<uint16_t>(b >> 16 | 0x40);
+    return static_cast<uint16_t>((b + 0x7fff + (b >> 16 & 1)) >> 16);
+}
+
+inline float bfloat_value(uint16_t h) { return float_of_bits(static_cast<uint32_t>(h) << 16); }
+inline uint32_t half2_of(float a, float b)
+{
+    return half_bits(a) | static_cast<uint32_t>(half_bits(b)) << 16;
+}
+inline float half_low(uint32_t p) { return half_value(static_cast<uint16_t>(p)); }
+inline float half_high(uint32_t p) { return half_value(static_cast<uint16_t>(p >> 16)); }
+inline uint32_t half2_times(uint32_t p, float x)
+{
+    x = half_value(half_bits(x));
+    return half2_of(half_low(p) * x, half_high(p) * x);
+}
+inline uint32_t low_halves(uint32_t a, uint32_t b) { return (a & 0xffff) | b << 16; }
+inline uint32_t high_halves(uint32_t a, uint32_t b) { return a >> 16 | (b & 0xffff0000); }
+
+/* ---- The block ------------------------------------------------------------------- */
+
+/* Who touched four bytes since the last barrier. */
+struct Trace {
+    int64_t write_phase = -1, read_phase = -1;
+    int writer = -1, write_step = -1;
+    int reader = -1, read_step = -1; /* the last one                          */
+    bool lanes = false, warps = false; /* readers were several                */
+};
+
+struct Block {
+    int64_t index, count;
+
+    Block(int64_t index_, int64_t count_, int64_t bytes, int warps_, uint32_t seed)
+        : index(index_), count(count_), memory(bytes, 0xff), traces((bytes + 3) / 4),
+          order(warps_), random(seed)
+    {
+        for (int w = 0; w < warps_; w++)
+            order[w] = w;
+    }
+
+    template <class F> void phase(const F &f)
+    {
+        std::shuffle(order.begin(), order.end(), random);
+        for (int w : order) {
+            warp = w;
+            f(w);
+        }
+        now++;
+    }
+    template <class T> T load(int at, int lane)
+    {
+        T x;
+        inside(at, sizeof x);
+        for (int i = at / 4; i < (at + static_cast<int>(sizeof x) + 3) / 4; i++)
+            read(traces[i], lane, "shared");
+        memcpy(&x, &memory[at], sizeof x);
+        return x;
+    }
+    template <class T> void store(int at, int lane, const T &x)
+    {
+        inside(at, sizeof x);
+        for (int i = at / 4; i < (at + static_cast<int>(sizeof x) + 3) / 4; i++)
+            write(traces[i], lane, "shared");
+        memcpy(&memory[at], &x, sizeof x);
+    }
+    /* Atomics of a phase may meet; anything else there may not. */
+    void atomic_max(int at, int lane, uint32_t x)
+    {
+        inside(at, 4);
+        Trace &t = traces[at / 4];
+        const int atomic = 1 << 20;
+        if (t.writer != atomic || t.write_phase != now)
+            write(t, lane, "shared");
+        t.writer = atomic;
+        uint32_t old;
+        memcpy(&old, &memory[at], 4);
+        old = std::max(old, x);
+        memcpy(&memory[at], &old, 4);
+    }
+    template <class T> T load_global(const T *p, int lane)
+    {
+        for (uintptr_t a = reinterpret_cast<uintptr_t>(p); a < reinterpret_cast<uintptr_t>(p + 1);
+             a += 4)
+            read(global[a / 4], lane, "global");
+        return *p;
+    }
+    template <class T> void store_global(T *p, int lane, const T &x)
+    {
+        for (uintptr_t a = reinterpret_cast<uintptr_t>(p); a < reinterpret_cast<uintptr_t>(p + 1);
+             a += 4)
+            write(global[a / 4], lane, "global");
+        *p = x;
+    }
+    void sync_warp() { step++; }
+
+  private:
+    std::vector<unsigned char> memory;
+    std::vector<Trace> traces;
+    std::unordered_map<uintptr_t, Trace> global;
+    std::vector<int> order;
+    std::mt19937 random;
+    int64_t now = 0;
+    int warp = 0, step = 0;
+
+    void inside(int at, size_t bytes) const
+    {
+        if (at < 0 || at + bytes > memory.size() || at % std::min<size_t>(bytes, 16))
+            throw std::runtime_error("shared memory: " + std::to_string(bytes) + " bytes at " +
+                                     std::to_string(at) + " of " + std::to_string(memory.size()));
+    }
+    void read(Trace &t, int lane, const char *where)
+    {
+        const int me = warp * LANES + lane;
+        if (t.write_phase == now && t.writer != me &&
+            (t.writer / LANES != warp || t.write_step == step))
+            race(where, "read of what another lane wrote");
+        const bool again = t.read_phase == now;
+        t.lanes = again && (t.lanes || t.reader != me);
+        t.warps = again && (t.warps || t.reader / LANES != warp);
+        t.read_phase = now;
+        t.reader = me;
+        t.read_step = step;
+    }
+    void write(Trace &t, int lane, const char *where)
+    {
+        const int me = warp * LANES + lane;
+        if (t.write_phase == now && t.writer != me &&
+            (t.writer / LANES != warp || t.write_step == step))
+            race(where, "write of what another lane wrote");
+        if (t.read_phase == now && (t.warps || t.reader / LANES != warp ||
+                                    (t.read_step == step && (t.lanes || t.reader != me))))
+            race(where, "write of what another lane read");
+        t.write_phase = now;
+        t.writer = me;
+        t.write_step = step;
+    }
+    [[noreturn]] static void race(const char *where, const char *what)
+    {
+        throw std::runtime_error(std::string("race in ") + where + " memory: " + what +
+                                 " since the last barrier");
+    }
+};
+
+template <class T> T load_constant(const T *p) { return *p; }
+
+/* ---- The warp ---------------------------------------------------------------------- */
+
+inline void max_over(Lanes<uint32_t> &x, int mask)
+{
+    for (int bit = 1; bit < LANES; bit *= 2) {
+        const Lanes<uint32_t> old = x;
+        for (int l = 0; mask & bit && l < LANES; l++)
+            x[l] = std::max(old[l], old[l ^ bit]);
+    }
+}
+
+inline void sum_over(Lanes<float> &x)
+{
+    for (int bit = LANES / 2; bit >= 1; bit /= 2) {
+        const Lanes<float> old = x;
+        for (int l = 0; l < LANES; l++)
+            x[l] = old[l] + old[l ^ bit];
+    }
+}
+
+/* Toward zero */
+inline float cut_off(double x)
+{
+    uint64_t b;
+    memcpy(&b, &x, 8);
+    b &= ~0x1fffffffull;
+    memcpy(&x, &b, 8);
+    return static_cast<float>(x);
+}
+
+/* C += A B of (16, DEPTH) and (DEPTH, 8) matrices. */
+template <int DEPTH>
+void product(float c[16][8], const double a[16][DEPTH], const double b[DEPTH][8])
+{
+    for (int i = 0; i < 16; i++) {
+        double sum[8];
+        for (int j = 0; j < 8; j++)
+            sum[j] = c[i][j];
+        for (int k = 0; k < DEPTH; k++)
+            for (int j = 0; j < 8; j++)
+                sum[j] += a[i][k] * b[k][j];
+        for (int j = 0; j < 8; j++)
+            c[i][j] = isfinite(sum[j]) ? cut_off(sum[j]) : static_cast<float>(sum[j]);
+    }
+}
+
+/* The fragment maps of the PTX manual, written out again: row and column of item
+ * i of lane l. */
+inline int a_row(int l, int i) { return l / 4 + 8 * (i & 1); }
+inline int a_column(int l, int i) { return l % 4 * 2 + 8 * (i / 2); }
+inline int b_row(int l, int i) { return l % 4 * 2 + 8 * i; }
+inline int b_column(int l) { return l / 4; }
+inline int c_row(int l, int i) { return l / 4 + 8 * (i / 2); }
+inline int c_column(int l, int i) { return l % 4 * 2 + (i & 1); }
+
+template <class PerLaneC> void gather(const PerLaneC &c, float to[16][8])
+{
+    for (int l = 0; l < LANES; l++)
+        for (int i = 0; i < 4; i++)
+            to[c_row(l, i)][c_column(l, i)] = c[l].at[i];
+}
+
+template <class PerLaneC> void scatter(const float from[16][8], PerLaneC &c)
+{
+    for (int l = 0; l < LANES; l++)
+        for (int i = 0; i < 4; i++)
+            c[l].at[i] = from[c_row(l, i)][c_column(l, i)];
+}
+
+inline void multiply_add(Lanes<FragmentC> &c, const Lanes<FragmentA<Half>> &a,
+                         const Lanes<FragmentB<Half>> &b)
+{
+    double x[16][16], y[16][8];
+    float z[16][8];
+    for (int l = 0; l < LANES; l++) {
+        for (int i = 0; i < 4; i++) {
+            x[a_row(l, i)][a_column(l, i)] = half_low(a[l].at[i]);
+            x[a_row(l, i)][a_column(l, i) + 1] = half_high(a[l].at[i]);
+        }
+        for (int i = 0; i < 2; i++) {
+            y[b_row(l, i)][b_column(l)] = half_low(b[l].at[i]);
+            y[b_row(l, i) + 1][b_column(l)] = half_high(b[l].at[i]);
+        }
+    }
+    gather(c, z);
+    product<16>(z, x, y);
+    scatter(z, c);
+}
+
+/* The nearest of tf32's 11-bit significands, ties away from zero. */
+inline float tf32_of(float x)
+{
+    return isfinite(x) ? float_of_bits((float_bits(x) + 0x1000) & ~0x1fffu) : x;
+}
+
+/* As on the GPU: three products of tf32 for each eight summed numbers, which join
+ * C by a rounded addition. */
+inline void multiply_add(Lanes<FragmentC> &c, const Lanes<FragmentA<Single>> &a,
+                         const Lanes<FragmentB<Single>> &b)
+{
+    for (int h = 0; h < 2; h++) {
+        double x[2][16][8], y[2][8][8]; /* high, low */
+        float z[16][8] = {};
+        for (int l = 0; l < LANES; l++)
+            for (int j = 0; j < 2; j++) {
+                for (int i = 2 * h; i < 2 * h + 2; i++) {
+                    const float v = a[l].at[i].at[j];
+                    const int row = a_row(l, i), k = a_column(l, i) + j - 8 * h;
+                    x[0][row][k] = tf32_of(v);
+                    x[1][row][k] = tf32_of(v - tf32_of(v));
+                }
+                const float v = b[l].at[h].at[j];
+                const int k = b_row(l, h) + j - 8 * h;
+                y[0][k][b_column(l)] = tf32_of(v);
+                y[1][k][b_column(l)] = tf32_of(v - tf32_of(v));
+            }
+        product<8>(z, x[1], y[0]);
+        product<8>(z, x[0], y[1]);
+        product<8>(z, x[0], y[0]);
+        Lanes<FragmentC> sum;
+        scatter(z, sum);
+        for (int l = 0; l < LANES; l++)
+            for (int i = 0; i < 4; i++)
+                c[l].at[i] += sum[l].at[i];
+    }
+}
+
+/* ---- Launching -------------------------------------------------------------------- */
+
+/* Blocks one after another, in shuffled order. */
+template <class Kernel>
+void launch_here(const typename Kernel::Arguments &a, int64_t blocks, int64_t bytes, uint32_t seed)
+{
+    std::mt19937 random(seed);
+    std::vector<int64_t> order(blocks);
+    for (int64_t i = 0; i < blocks; i++)
+        order[i] = i;
+    std::shuffle(order.begin(), order.end(), random);
+    for (int64_t i : order) {
+        Block block(i, blocks, bytes, Kernel::WARPS, random());
+        Kernel::run(block, a);
+    }
+}
+
+} // namespace fftconv

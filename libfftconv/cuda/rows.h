@@ -1,0 +1,1068 @@
+/* Rows through the order-3 Monarch transform, on tensor cores: the one kernel.
+ *
+ * A real row x of up to M = R1 R2 R3 samples is convolved modulo t^M - i (the
+ * right-angle form): with theta = exp(i pi / 2M),
+ *     U[k] = sum_n x[n] theta^n exp(-2 pi i n k / M),
+ *     y[n] = Re theta^-n sum_k K[k] U[k] exp(2 pi i n k / M) / M.
+ * A kernel's tap at lag s >= 0 stands at place s, one at lag -s at place M - s,
+ * times -i; so causal, two-sided and circular convolutions differ in the kernel's
+ * spectrum alone (circular modulo N: tap s has lags s and s - N).  M >= L and
+ * L + max(behind, ahead) <= 2 M, and a circle needs M >= N.
+ *
+ * With n = S n1 + c, c = R3 n2 + n3, S = R2 R3, k = k1 + R1 (k2 + R2 k3):
+ *     1  V[k1, c]   = sum_n1 x[n1, c]  exp(-2 pi i n1 (k1 - 1/4) / R1)
+ *                     times T1[k1, c]  = exp(-2 pi i c (k1 - 1/4) / M)
+ *     2  [k2, n3]   = sum_n2 V[n2, n3] exp(-2 pi i n2 k2 / R2)       of each k1,
+ *                     times T2[k2, n3] = exp(-2 pi i n3 k2 / S)
+ *     3  [k2, k3]   = sum_n3           exp(-2 pi i n3 k3 / R3)
+ * then the product, and the same backwards by the conjugates.  Stage 1 has real
+ * input and its inverse a real result: half the products of a complex one.
+ *
+ * Stage 1 reads global memory and writes V to shared memory; a warp then takes
+ * tiles of V through stages 2 and 3, the product and their inverses without
+ * leaving its registers; the last stage reads shared memory and writes global.
+ * Where R3 < 16, a tile is of 16 / R3 values of k1 beside each other, and stage
+ * 3's matrix is block-diagonal; where M < 4096, a block takes several rows.
+ *
+ * Each stage is scaled, by 1 / sqrt(R) or powers of two whose product over both
+ * directions is 1 / R; a row is scaled by a power of two so that its largest
+ * sample is in [128, 256), and a spectrum so that its largest part is in
+ * [1/4, 1/2).  Then no number ever exceeds sqrt(M) 256 < 65504: the stages are
+ * unitary or shrink, |product| <= |row|, and no element of a vector exceeds its
+ * norm. */
+#ifndef FFTCONV_CUDA_ROWS_H
+#define FFTCONV_CUDA_ROWS_H
+
+#include "arguments.h"
+#include "machine.h"
+
+namespace fftconv {
+
+/* ---- Numbers ----------------------------------------------------------------------- */
+
+DEVICE Complex operator*(Complex a, Complex b)
+{
+    return {a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re};
+}
+DEVICE Complex conj(Complex a) { return {a.re, -a.im}; }
+
+/* 2^e, |e| <= 126 */
+DEVICE float power_of_two(int e) { return float_of_bits(static_cast<uint32_t>(e + 127) << 23); }
+
+/* x 2^e for |e| <= 252, without leaving the range on the way where x is of size one */
+DEVICE float scaled(float x, int e) { return x * power_of_two(e / 2) * power_of_two(e - e / 2); }
+
+/* The exponent to take out of a row whose largest sample has these bits. */
+DEVICE int exponent_of(uint32_t bits)
+{
+    const int e = static_cast<int>(bits >> 23) - 127 - 7;
+    return e < -120 ? -120 : e > 119 ? 119 : e;
+}
+
+DEVICE float activate(int map, float p)
+{
+    if (map == 1) /* GELU */
+        return 0.5f * p * erfcf(p * -0.70710678f);
+    if (map == 2) /* SiLU */
+        return p / (1 + expf(-p));
+    return p;
+}
+
+/* The derivative. */
+DEVICE float slope(int map, float p)
+{
+    if (map == 1) /* GELU */
+        return 0.5f * erfcf(p * -0.70710678f) + p * 0.39894228f * expf(-0.5f * p * p);
+    if (map == 2) /* SiLU */ {
+        const float s = 1 / (1 + expf(-p));
+        return s + p * s * (1 - s);
+    }
+    return 1;
+}
+
+/* ---- Rows of the caller -------------------------------------------------------------- */
+
+enum { RUN = 8 }; /* elements taken at once */
+enum Type { FLOAT32 = 2, FLOAT16 = 3 }; /* of fftconv_dtype; else bfloat16 */
+
+struct Row {
+    char *data;
+    int64_t stride;
+    int type;
+};
+
+DEVICE Row row_of(const Operand &o, int64_t b, int64_t h)
+{
+    const int size = o.type == FLOAT32 ? 4 : 2;
+    return {static_cast<char *>(o.data) + (b * o.stride[0] + h * o.stride[1]) * size, o.stride[2],
+            o.type};
+}
+
+DEVICE float value_of(uint16_t bits, int type)
+{
+    return type == FLOAT16 ? half_value(bits) : bfloat_value(bits);
+}
+
+DEVICE float element(const Row &r, int64_t n)
+{
+    if (r.type == FLOAT32)
+        return reinterpret_cast<const float *>(r.data)[n * r.stride];
+    return value_of(reinterpret_cast<const uint16_t *>(r.data)[n * r.stride], r.type);
+}
+
+DEVICE void set_element(const Row &r, int64_t n, float x)
+{
+    if (r.type == FLOAT32)
+        reinterpret_cast<float *>(r.data)[n * r.stride] = x;
+    else
+        reinterpret_cast<uint16_t *>(r.data)[n * r.stride] =
+            r.type == FLOAT16 ? half_bits(x) : bfloat_bits(x);
+}
+
+DEVICE float scalar_of(const Operand &o, int64_t b, int64_t h)
+{
+    return element(row_of(o, b, h), 0);
+}
+
+/* Is a run one or two aligned vectors? */
+DEVICE bool is_quick(const Row &r, int n, int from, int to)
+{
+    const int64_t at = static_cast<int64_t>(n) * (r.type == FLOAT32 ? 4 : 2);
+    return r.stride == 1 && n >= from && n + RUN <= to &&
+           (reinterpret_cast<uintptr_t>(r.data) + at) % 16 == 0;
+}
+
+/* Elements n ... n + RUN - 1; zeros outside of [from, to). */
+DEVICE void read_run(const Row &r, int n, int from, int to, float *x)
+{
+    if (is_quick(r, n, from, to)) {
+        if (r.type == FLOAT32) {
+            UNROLL
+            for (int i = 0; i < RUN; i += 4) {
+                const auto v = *reinterpret_cast<const Pack<float, 4> *>(r.data + (n + i) * 4ll);
+                UNROLL
+                for (int j = 0; j < 4; j++)
+                    x[i + j] = v.at[j];
+            }
+        } else {
+            const auto v = *reinterpret_cast<const Pack<uint16_t, 8> *>(r.data + n * 2ll);
+            UNROLL
+            for (int i = 0; i < RUN; i++)
+                x[i] = value_of(v.at[i], r.type);
+        }
+    } else {
+        UNROLL
+        for (int i = 0; i < RUN; i++)
+            x[i] = n + i >= from && n + i < to ? element(r, n + i) : 0.0f;
+    }
+}
+
+DEVICE void write_run(const Row &r, int n, int from, int to, const float *x)
+{
+    if (is_quick(r, n, from, to)) {
+        if (r.type == FLOAT32) {
+            UNROLL
+            for (int i = 0; i < RUN; i += 4) {
+                const Pack<float, 4> v = {{x[i], x[i + 1], x[i + 2], x[i + 3]}};
+                *reinterpret_cast<Pack<float, 4> *>(r.data + (n + i) * 4ll) = v;
+            }
+        } else {
+            Pack<uint16_t, 8> v;
+            UNROLL
+            for (int i = 0; i < RUN; i++)
+                v.at[i] = r.type == FLOAT16 ? half_bits(x[i]) : bfloat_bits(x[i]);
+            *reinterpret_cast<Pack<uint16_t, 8> *>(r.data + n * 2ll) = v;
+        }
+        return;
+    }
+    UNROLL
+    for (int i = 0; i < RUN; i++)
+        if (n + i >= from && n + i < to)
+            set_element(r, n + i, x[i]);
+}
+
+/* x *= elements */
+DEVICE void multiply_run(const Row &r, int n, int from, int to, float *x)
+{
+    float factor[RUN];
+    read_run(r, n, from, to, factor);
+    UNROLL
+    for (int i = 0; i < RUN; i++)
+        x[i] *= factor[i];
+}
+
+/* ... where there are any. */
+DEVICE void multiply_run(const Operand &o, int64_t b, int64_t h, int n, int from, int to, float *x)
+{
+    if (o.data)
+        multiply_run(row_of(o, b, h), n, from, to, x);
+}
+
+/* ---- The tables: where in `tables` each stage's constants begin ------------------------
+ *
+ * Matrices are stored as the fragments that lanes hold, tile after tile, of each
+ * tile the real and the imaginary parts. */
+
+template <class Arith_, int R1_, int R2_, int R3_> struct Shape {
+    typedef Arith_ Arith;
+    typedef typename Arith::Point Point;
+    typedef typename Arith::Pair Pair;
+    enum {
+        R1 = R1_, R2 = R2_, R3 = R3_, S = R2 * R3, M = R1 * S,
+        X = R3 < 16 ? 16 : R3,       /* columns of a tile                        */
+        GROUP = X / R3,              /* values of k1 in a tile                   */
+        TILE = R2 * X,               /* points of a tile                         */
+        ROW_TILES = R1 / GROUP,
+        ROWS = M < 4096 ? 4096 / M : 1,
+        WARPS = ROWS * S / 64,       /* 64 columns each                          */
+        K1 = R1 / 16, K2 = R2 / 16, X16 = X / 16, X8 = X / 8,
+        RUN_POINTS = R3 < 4 ? R3 : 4, /* neighbours in V that are so in a tile   */
+
+        A_BYTES = 2 * LANES * static_cast<int>(sizeof(FragmentA<Arith>)),
+        B_BYTES = 2 * LANES * static_cast<int>(sizeof(FragmentB<Arith>)),
+        COMPLEX_BYTES = static_cast<int>(sizeof(Complex)),
+        FIRST = 0,                                 /* [k1, n1]                   */
+        LAST = FIRST + K1 * K1 * A_BYTES,          /* [n1, k1], conjugate        */
+        SECOND = LAST + K1 * K1 * A_BYTES,         /* [k2, n2]                   */
+        SECOND_BACK = SECOND + K2 * K2 * A_BYTES,  /* [n2, k2], conjugate        */
+        THIRD = SECOND_BACK + K2 * K2 * A_BYTES,   /* [n3, k3], B                */
+        THIRD_BACK = THIRD + X16 * X8 * B_BYTES,   /* [n3, k3], conjugate        */
+        T2 = THIRD_BACK + X16 * X16 * A_BYTES,     /* as stage 2's C             */
+        T2_BACK = T2 + S * GROUP * COMPLEX_BYTES,  /* conjugate, as C of 3 back  */
+        T1_HIGH = T2_BACK + S * GROUP * COMPLEX_BYTES, /* [k1, n2]: c = R3 n2    */
+        T1_LOW = T1_HIGH + R1 * R2 * COMPLEX_BYTES,    /* [k1, n3]: c = n3       */
+        TABLE_BYTES = T1_LOW + R1 * R3 * COMPLEX_BYTES,
+
+        POINTS_BYTES = ROWS * M * static_cast<int>(sizeof(Point)),
+        PARTS = S > 64 ? S / 64 : 1, /* warps that share a row in stage 1        */
+        SHARED_BYTES = POINTS_BYTES + 2 * ROWS * PARTS * 4 + WARPS * 4,
+    };
+    /* Column i of 8-column tile j of stage 2's B and C: a lane's columns of all
+     * tiles are neighbours in memory. */
+    static DEVICE constexpr int column_of(int j, int i) { return i * X8 + j; }
+};
+
+/* ---- The kernel -------------------------------------------------------------------------- */
+
+/* (re, im) += A B, complex, A's imaginary parts also negated. */
+template <class Arith>
+DEVICE void multiply_add_complex(Lanes<FragmentC> &re, Lanes<FragmentC> &im,
+                                 const Lanes<FragmentA<Arith>> &a_re,
+                                 const Lanes<FragmentA<Arith>> &a_im,
+                                 const Lanes<FragmentA<Arith>> &a_negative,
+                                 const Lanes<FragmentB<Arith>> &b_re,
+                                 const Lanes<FragmentB<Arith>> &b_im)
+{
+    multiply_add(re, a_re, b_re);
+    multiply_add(im, a_im, b_re);
+    multiply_add(re, a_negative, b_im);
+    multiply_add(im, a_re, b_im);
+}
+
+DEVICE void clear(Lanes<FragmentC> &c)
+{
+    EACH_LANE(l)
+    {
+        UNROLL
+        for (int i = 0; i < 4; i++)
+            c[l].at[i] = 0;
+    }
+}
+
+template <class Arith> DEVICE void negate(const Lanes<FragmentA<Arith>> &a,
+                                          Lanes<FragmentA<Arith>> &to)
+{
+    EACH_LANE(l)
+    {
+        UNROLL
+        for (int i = 0; i < 4; i++)
+            to[l].at[i] = Ops<Arith>::negative(a[l].at[i]);
+    }
+}
+
+template <class Shape> struct RowKernel : Shape {
+    typedef typename Shape::Arith Arith;
+    typedef typename Shape::Point Point;
+    typedef fftconv_cuda_rows Arguments;
+    typedef Ops<Arith> O;
+    using Shape::GROUP;
+    using Shape::K1;
+    using Shape::K2;
+    using Shape::M;
+    using Shape::PARTS;
+    using Shape::R1;
+    using Shape::R2;
+    using Shape::R3;
+    using Shape::ROW_TILES;
+    using Shape::ROWS;
+    using Shape::RUN_POINTS;
+    using Shape::S;
+    using Shape::TILE;
+    using Shape::WARPS;
+    using Shape::X;
+    using Shape::X16;
+    using Shape::X8;
+
+    enum { NEAR = 4 }; /* columns taken at once */
+    typedef Pack<Point, RUN_POINTS> Points;
+
+    struct Samples { /* see read */
+        float at[K1][4][RUN];
+    };
+
+    /* What is the same for all of a block's lanes. */
+    struct Place {
+        int64_t h, chunk, task, b0, b1; /* rows b0 ... b1 - 1 of channel h   */
+    };
+
+    /* So that no phase's addresses are computed in another one. */
+    static DEVICE Place hidden(Place p)
+    {
+        p.h = opaque(p.h);
+        p.b0 = opaque(p.b0);
+        return p;
+    }
+
+    static DEVICE const unsigned char *table(const Arguments &a, int at)
+    {
+        return static_cast<const unsigned char *>(a.tables) + at;
+    }
+    static DEVICE void load_a(const Arguments &a, int at, int tile, Lanes<FragmentA<Arith>> &re,
+                              Lanes<FragmentA<Arith>> &im)
+    {
+        const auto *t = reinterpret_cast<const FragmentA<Arith> *>(table(a, at)) + tile * 2 * LANES;
+        EACH_LANE(l)
+        {
+            re[l] = load_constant(t + l);
+            im[l] = load_constant(t + LANES + l);
+        }
+    }
+    static DEVICE void load_b(const Arguments &a, int at, int tile, Lanes<FragmentB<Arith>> &re,
+                              Lanes<FragmentB<Arith>> &im)
+    {
+        const auto *t = reinterpret_cast<const FragmentB<Arith> *>(table(a, at)) + tile * 2 * LANES;
+        EACH_LANE(l)
+        {
+            re[l] = load_constant(t + l);
+            im[l] = load_constant(t + LANES + l);
+        }
+    }
+    static DEVICE Complex load_complex(const Arguments &a, int at, int i)
+    {
+        return load_constant(reinterpret_cast<const Complex *>(table(a, at)) + i);
+    }
+
+    /* Where point `offset` of a tile stands in shared memory, in bytes.  Groups of
+     * 16 points trade places, and groups of 4 within them, by bits of the tile and
+     * of the group: so the vectors that lanes move at once lie in different banks. */
+    static DEVICE int shared_place(int tile, int offset)
+    {
+        const int group = offset / 16, within = offset % 16;
+        const int place = (group ^ ((group >> 1 ^ group >> 3 ^ tile >> 2) & 1)) * 16 +
+                          (within ^ 4 * ((tile ^ tile >> 1) & 1) ^
+                           8 * ((group >> 1 ^ group >> 2) & 1));
+        return (tile * TILE + place) * static_cast<int>(sizeof(Point));
+    }
+    /* ... of V[k1, c] of row r of the block. */
+    static DEVICE int shared_place(int r, int k1, int c)
+    {
+        return shared_place(r * ROW_TILES + k1 / GROUP, c / R3 * X + k1 % GROUP * R3 + c % R3);
+    }
+    /* The exponent of a part of row r, in pass p. */
+    static DEVICE int exponent_place(int p, int r, int part)
+    {
+        return Shape::POINTS_BYTES + ((p % 2 * ROWS + r) * PARTS + part) * 4;
+    }
+    /* A number of each warp. */
+    static DEVICE int warp_place(int warp) { return exponent_place(2, 0, 0) + 4 * warp; }
+    /* ... of all of it: the largest. */
+    static DEVICE int exponent(Block &block, int p, int r, int l)
+    {
+        int e = block.template load<int>(exponent_place(p, r, 0), l);
+        for (int part = 1; part < PARTS; part++) {
+            const int other = block.template load<int>(exponent_place(p, r, part), l);
+            e = other > e ? other : e;
+        }
+        return e;
+    }
+
+    /* Which column a lane's first one is, of all rows' columns side by side. */
+    static DEVICE int column(int warp, int lane_columns) { return warp * 64 + lane_columns; }
+
+    static DEVICE float *own_row(Block &block, const Arguments &a, int r)
+    {
+        return a.own + (block.index * ROWS + r) * M;
+    }
+
+    /* ---- Phase 1: samples, stage 1 and its twiddle, to shared memory. */
+
+    /* A lane's samples: rows 16 k + {2q, 2q + 1, 2q + 8, 2q + 9} of x[n1, c], columns
+     * c ... c + 7; and the bits of the largest. */
+    static DEVICE uint32_t read(Block &block, const Arguments &a, const Pass &pass,
+                                const Place &place, int l, int r, int c, float (&x)[K1][4][RUN])
+    {
+        const int64_t b = place.b0 + r, h = place.h;
+        const bool there = b < place.b1;
+        const int from = there ? pass.from : 0, to = there ? pass.to : 0;
+        const Row row = row_of(pass.x, b, h), gate = row_of(pass.gate, b, h);
+        const float scale = there && pass.scale.data ? scalar_of(pass.scale, b, h) : 1.0f;
+        uint32_t most = 0;
+        UNROLL
+        for (int k = 0; k < K1; k++)
+            UNROLL
+            for (int i = 0; i < 4; i++) {
+                const int n = (16 * k + l % 4 * 2 + i % 2 + i / 2 * 8) * S + c;
+                if (pass.own) {
+                    UNROLL
+                    for (int j = 0; j < RUN; j++)
+                        x[k][i][j] = n + j >= from && n + j < to
+                                         ? block.load_global(own_row(block, a, r) + n + j, l) : 0.0f;
+                } else {
+                    read_run(row, n, from, to, x[k][i]);
+                    if (pass.gate.data)
+                        multiply_run(gate, n, from, to, x[k][i]);
+                }
+                UNROLL
+                for (int j = 0; j < RUN; j++) {
+                    x[k][i][j] *= scale;
+                    const uint32_t bits = float_bits(x[k][i][j]) & 0x7fffffff;
+                    most = bits > most ? bits : most;
+                }
+            }
+        return most;
+    }
+
+    static DEVICE void first(Block &block, const Arguments &a, const Pass &pass, const Place &place,
+                             int p, int warp)
+    {
+        enum { MASK = 3 | (S >= 64 ? 28 : S == 32 ? 12 : 4) }; /* lanes of one row */
+        Lanes<FragmentB<Arith>> b[K1][RUN];
+        Lanes<Samples> samples;
+        Lanes<uint32_t> largest;
+        EACH_LANE(l)
+        {
+            const int at = column(warp, RUN * (l / 4));
+            largest[l] = read(block, a, pass, place, l, at / S, at % S, samples[l].at);
+        }
+        max_over(largest, MASK);
+        EACH_LANE(l)
+        {
+            const int at = column(warp, RUN * (l / 4)), e = exponent_of(largest[l]);
+            const float scale = power_of_two(-e);
+            if ((l & MASK) == 0)
+                block.store(exponent_place(p, at / S, at % S / 64), l, e);
+            UNROLL
+            for (int k = 0; k < K1; k++)
+                UNROLL
+                for (int j = 0; j < RUN; j++)
+                    UNROLL
+                    for (int i = 0; i < 2; i++)
+                        b[k][j][l].at[i] = O::pair(samples[l].at[k][2 * i][j] * scale,
+                                                   samples[l].at[k][2 * i + 1][j] * scale);
+        }
+        NO_UNROLL
+        for (int m = 0; m < K1; m++) {
+            UNROLL /* in two halves: fewer sums at a time */
+            for (int part = 0; part < RUN; part += NEAR) {
+                Lanes<FragmentC> re[NEAR], im[NEAR];
+                UNROLL
+                for (int j = 0; j < NEAR; j++) {
+                    clear(re[j]);
+                    clear(im[j]);
+                }
+                UNROLL
+                for (int k = 0; k < K1; k++) {
+                    Lanes<FragmentA<Arith>> f_re, f_im;
+                    load_a(a, Shape::FIRST, m * K1 + k, f_re, f_im);
+                    UNROLL
+                    for (int j = 0; j < NEAR; j++) {
+                        multiply_add(re[j], f_re, b[k][part + j]);
+                        multiply_add(im[j], f_im, b[k][part + j]);
+                    }
+                }
+                EACH_LANE(l)
+                {
+                    const int at = column(warp, 16 * (l % 4) + part), r = at / S, c = at % S;
+                    UNROLL
+                    for (int i = 0; i < 4; i++) { /* of a C: row and column */
+                        const int k1 = 16 * m + l / 4 + i / 2 * 8, first = c + i % 2 * RUN;
+                        Complex high = load_complex(a, Shape::T1_HIGH, k1 * R2 + first / R3);
+                        UNROLL
+                        for (int n = 0; n < NEAR; n += RUN_POINTS) {
+                            Points points;
+                            if (R3 < 4 && n > 0)
+                                high = load_complex(a, Shape::T1_HIGH, k1 * R2 + (first + n) / R3);
+                            UNROLL
+                            for (int j = 0; j < RUN_POINTS; j++) {
+                                const Complex v = {re[n + j][l].at[i], im[n + j][l].at[i]};
+                                const Complex w =
+                                    v * high *
+                                    load_complex(a, Shape::T1_LOW, k1 * R3 + (first + n) % R3 + j);
+                                points.at[j] = O::point(w.re, w.im);
+                            }
+                            block.store(shared_place(r, k1, first + n), l, points);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /* ---- Phase 2: a tile through stages 2 and 3, the product, and back. */
+
+    /* V of a tile, as stage 2 takes it; where several warps made a row, each with
+     * an exponent of its own, brought to the largest, e. */
+    static DEVICE void load_tile(Block &block, int p, int tile, const Lanes<int> &e,
+                                 Lanes<FragmentB<Arith>> (&b_re)[K2][X8],
+                                 Lanes<FragmentB<Arith>> (&b_im)[K2][X8])
+    {
+        EACH_LANE(l)
+        {
+            UNROLL
+            for (int k = 0; k < K2; k++)
+                UNROLL
+                for (int i = 0; i < 2; i++) {
+                    const int row = 16 * k + l % 4 * 2 + 8 * i, x = l / 4 * X8;
+                    const auto v = block.template load<Pack<Point, X8>>(
+                        shared_place(tile, row * X + x), l);
+                    const auto w = block.template load<Pack<Point, X8>>(
+                        shared_place(tile, (row + 1) * X + x), l);
+                    /* rows 2q and 2q + 1 are of one warp: 64 columns are 2 or 4 of them, or more */
+                    int less = 0;
+                    if (PARTS > 1)
+                        less = block.template load<int>(
+                                   exponent_place(p, tile / ROW_TILES, row * R3 / 64), l) - e[l];
+                    const float scale = power_of_two(less < -126 ? -126 : less);
+                    UNROLL
+                    for (int j = 0; j < X8; j++) {
+                        b_re[k][j][l].at[i] = O::reals(v.at[j], w.at[j]);
+                        b_im[k][j][l].at[i] = O::imaginaries(v.at[j], w.at[j]);
+                        if (PARTS > 1) {
+                            b_re[k][j][l].at[i] = O::times(b_re[k][j][l].at[i], scale);
+                            b_im[k][j][l].at[i] = O::times(b_im[k][j][l].at[i], scale);
+                        }
+                    }
+                }
+        }
+    }
+
+    /* Stage 2, of 16 rows k2 = 16 m ..., and its twiddle; columns as the tile has them. */
+    static DEVICE void second(const Arguments &a, int m, const Lanes<FragmentB<Arith>> (&b_re)[K2][X8],
+                              const Lanes<FragmentB<Arith>> (&b_im)[K2][X8],
+                              Lanes<FragmentC> (&re)[X8], Lanes<FragmentC> (&im)[X8])
+    {
+        UNROLL
+        for (int j = 0; j < X8; j++) {
+            clear(re[j]);
+            clear(im[j]);
+        }
+        UNROLL
+        for (int k = 0; k < K2; k++) {
+            Lanes<FragmentA<Arith>> f_re, f_im, f_negative;
+            load_a(a, Shape::SECOND, m * K2 + k, f_re, f_im);
+            negate<Arith>(f_im, f_negative);
+            UNROLL
+            for (int j = 0; j < X8; j++)
+                multiply_add_complex<Arith>(re[j], im[j], f_re, f_im, f_negative, b_re[k][j],
+                                            b_im[k][j]);
+        }
+        UNROLL
+        for (int j = 0; j < X8; j++)
+            twiddle(a, Shape::T2, m * X8 + j, re[j], im[j]);
+    }
+
+    static DEVICE void twiddle(const Arguments &a, int at, int tile, Lanes<FragmentC> &re,
+                               Lanes<FragmentC> &im)
+    {
+        EACH_LANE(l)
+        {
+            UNROLL
+            for (int i = 0; i < 4; i++) {
+                const Complex v = Complex{re[l].at[i], im[l].at[i]} *
+                                  load_complex(a, at, (tile * LANES + l) * 4 + i);
+                re[l].at[i] = v.re;
+                im[l].at[i] = v.im;
+            }
+        }
+    }
+
+    /* Stage 3 of 16 rows k2 = 16 m ...: Z[k2, x'], columns in order. */
+    static DEVICE void third(const Arguments &a, const Lanes<FragmentC> (&from_re)[X8],
+                             const Lanes<FragmentC> (&from_im)[X8], Lanes<FragmentC> (&re)[X8],
+                             Lanes<FragmentC> (&im)[X8])
+    {
+        UNROLL
+        for (int j = 0; j < X8; j++) {
+            clear(re[j]);
+            clear(im[j]);
+        }
+        UNROLL
+        for (int k = 0; k < X16; k++) {
+            Lanes<FragmentA<Arith>> d_re, d_im, d_negative;
+            EACH_LANE(l)
+            {
+                UNROLL
+                for (int i = 0; i < 4; i++) {
+                    const FragmentC &r = from_re[2 * k + i / 2][l], &s = from_im[2 * k + i / 2][l];
+                    const int e = i % 2 * 2;
+                    d_re[l].at[i] = O::pair(r.at[e], r.at[e + 1]);
+                    d_im[l].at[i] = O::pair(s.at[e], s.at[e + 1]);
+                }
+            }
+            negate<Arith>(d_im, d_negative);
+            UNROLL
+            for (int j = 0; j < X8; j++) {
+                Lanes<FragmentB<Arith>> f_re, f_im;
+                load_b(a, Shape::THIRD, k * X8 + j, f_re, f_im);
+                multiply_add_complex<Arith>(re[j], im[j], d_re, d_im, d_negative, f_re, f_im);
+            }
+        }
+    }
+
+    static DEVICE Pack<Complex, 4> *sums_of(const Arguments &a, const Place &place, int r)
+    {
+        return reinterpret_cast<Pack<Complex, 4> *>(a.sums) +
+               ((place.h * a.chunks + place.chunk) * ROWS + r) * (M / 4);
+    }
+
+    /* What the pass does with Z[16 m ..., 8 j ...] of tile `kb` of a row. */
+    static DEVICE void combine(Block &block, const Arguments &a, const Pass &pass,
+                               const Place &place, const Lanes<int> &e,
+                               const Lanes<int> &kept_e, int r, int kb, int m, int j, bool begin,
+                               Lanes<FragmentC> &re, Lanes<FragmentC> &im)
+    {
+        typedef Pack<Complex, 4> Four;
+        typedef Pack<Point, 4> FourPoints;
+        const int64_t b = place.b0 + r;
+        const int flags = pass.flags, tile = (kb * K2 + m) * X8 + j;
+        const int64_t kernel = (a.spectrum_batch > 1 ? b : 0) * (a.channels / a.members) +
+                               place.h / a.members;
+        EACH_LANE(l)
+        {
+            const int at = tile * LANES + l; /* in fours */
+            if (flags & PUT) {
+                Four *to = reinterpret_cast<Four *>(a.spectra) +
+                           (b * a.channels + place.h) * (M / 4) + at;
+                Four v = {};
+                if (flags & ADD)
+                    v = *to;
+                UNROLL
+                for (int i = 0; i < 4; i++) {
+                    const Complex z = {scaled(re[l].at[i], e[l]), scaled(im[l].at[i], e[l])};
+                    v.at[i].re += flags & PUT_TURNED ? z.im : z.re;
+                    v.at[i].im += flags & PUT_TURNED ? -z.re : z.im;
+                }
+                *to = v;
+            }
+            FourPoints *kept = static_cast<FourPoints *>(a.kept) +
+                               (block.index * ROWS + r) * (M / 4) + at;
+            if (flags & SUM) {
+                const FourPoints k = block.load_global(kept, l);
+                Four *to = sums_of(a, place, r) + at;
+                Four v = {};
+                if (!begin)
+                    v = block.load_global(to, l);
+                UNROLL
+                for (int i = 0; i < 4; i++) {
+                    const Complex d = conj(O::complex(k.at[i])) * Complex{re[l].at[i], im[l].at[i]};
+                    v.at[i].re += scaled(d.re, kept_e[l] + e[l]);
+                    v.at[i].im += scaled(d.im, kept_e[l] + e[l]);
+                }
+                block.store_global(to, l, v);
+            }
+            if (flags & KEEP) {
+                FourPoints k;
+                UNROLL
+                for (int i = 0; i < 4; i++)
+                    k.at[i] = O::point(re[l].at[i], im[l].at[i]);
+                block.store_global(kept, l, k);
+            }
+            if (flags & MULTIPLY) {
+                const FourPoints k = load_constant(static_cast<const FourPoints *>(a.spectrum) +
+                                                   kernel * (M / 4) + at);
+                UNROLL
+                for (int i = 0; i < 4; i++) {
+                    Complex s = O::complex(k.at[i]);
+                    if (flags & ADJOINT)
+                        s.im = -s.im;
+                    if (flags & TURNED)
+                        s = {-s.im, s.re};
+                    if (flags & TRANSFORM)
+                        s = s * Complex{re[l].at[i], im[l].at[i]};
+                    re[l].at[i] = s.re;
+                    im[l].at[i] = s.im;
+                }
+            }
+        }
+    }
+
+    /* Stage 3 back, of rows k2 = 16 m ..., to the m-th summed part of stage 2 back. */
+    static DEVICE void third_back(const Arguments &a, int m, const Lanes<FragmentC> (&re)[X8],
+                                  const Lanes<FragmentC> (&im)[X8],
+                                  Lanes<FragmentB<Arith>> (&to_re)[X8],
+                                  Lanes<FragmentB<Arith>> (&to_im)[X8])
+    {
+        UNROLL
+        for (int half = 0; half < 2; half++) {
+            Lanes<FragmentB<Arith>> b_re[X16], b_im[X16]; /* transposed: [x', k2] */
+            EACH_LANE(l)
+            {
+                UNROLL
+                for (int k = 0; k < X16; k++)
+                    UNROLL
+                    for (int i = 0; i < 2; i++) {
+                        const FragmentC &r = re[2 * k + i][l], &s = im[2 * k + i][l];
+                        b_re[k][l].at[i] = O::pair(r.at[2 * half], r.at[2 * half + 1]);
+                        b_im[k][l].at[i] = O::pair(s.at[2 * half], s.at[2 * half + 1]);
+                    }
+            }
+            UNROLL
+            for (int n = 0; n < X16; n++) {
+                Lanes<FragmentC> c_re, c_im;
+                clear(c_re);
+                clear(c_im);
+                UNROLL
+                for (int k = 0; k < X16; k++) {
+                    Lanes<FragmentA<Arith>> f_re, f_im, f_negative;
+                    load_a(a, Shape::THIRD_BACK, n * X16 + k, f_re, f_im);
+                    negate<Arith>(f_im, f_negative);
+                    multiply_add_complex<Arith>(c_re, c_im, f_re, f_im, f_negative, b_re[k],
+                                                b_im[k]);
+                }
+                twiddle(a, Shape::T2_BACK, n * 2 * K2 + 2 * m + half, c_re, c_im);
+                EACH_LANE(l)
+                {
+                    UNROLL
+                    for (int i = 0; i < 2; i++) {
+                        to_re[2 * n + i][l].at[half] =
+                            O::pair(c_re[l].at[2 * i], c_re[l].at[2 * i + 1]);
+                        to_im[2 * n + i][l].at[half] =
+                            O::pair(c_im[l].at[2 * i], c_im[l].at[2 * i + 1]);
+                    }
+                }
+            }
+        }
+    }
+
+    /* Stage 2 back, stage 1's twiddle back, and to where the tile was. */
+    static DEVICE void second_back(Block &block, const Arguments &a, int tile,
+                                   const Lanes<FragmentB<Arith>> (&b_re)[K2][X8],
+                                   const Lanes<FragmentB<Arith>> (&b_im)[K2][X8])
+    {
+        const int kb = tile % ROW_TILES;
+        block.sync_warp();
+        UNROLL
+        for (int m = 0; m < K2; m++) {
+            Lanes<FragmentC> re[X8], im[X8];
+            UNROLL
+            for (int j = 0; j < X8; j++) {
+                clear(re[j]);
+                clear(im[j]);
+            }
+            UNROLL
+            for (int k = 0; k < K2; k++) {
+                Lanes<FragmentA<Arith>> f_re, f_im, f_negative;
+                load_a(a, Shape::SECOND_BACK, m * K2 + k, f_re, f_im);
+                negate<Arith>(f_im, f_negative);
+                UNROLL
+                for (int j = 0; j < X8; j++)
+                    multiply_add_complex<Arith>(re[j], im[j], f_re, f_im, f_negative, b_re[k][j],
+                                                b_im[k][j]);
+            }
+            EACH_LANE(l)
+            {
+                const int x = l % 4 * 2 * X8;
+                UNROLL
+                for (int half = 0; half < 2; half++) {
+                    const int n2 = 16 * m + l / 4 + 8 * half;
+                    Complex high = {0, 0};
+                    UNROLL
+                    for (int i = 0; i < 2 * X8; i += NEAR) {
+                        Pack<Point, NEAR> points;
+                        UNROLL
+                        for (int j = 0; j < NEAR; j++) {
+                            const int s = 2 * half + (i + j) / X8;
+                            const Complex v = {re[(i + j) % X8][l].at[s], im[(i + j) % X8][l].at[s]};
+                            if ((i + j) % R3 == 0 || i + j == 0)
+                                high = conj(load_complex(a, Shape::T1_HIGH,
+                                                         (kb * GROUP + (x + i + j) / R3) * R2 + n2));
+                            const Complex w =
+                                v * high *
+                                conj(load_complex(a, Shape::T1_LOW, kb * X + x + i + j));
+                            points.at[j] = O::point(w.re, w.im);
+                        }
+                        block.store(shared_place(tile, n2 * X + x + i), l, points);
+                    }
+                }
+            }
+        }
+    }
+
+    static DEVICE void middle(Block &block, const Arguments &a, const Pass &pass,
+                              const Place &place, int p, int warp, bool begin)
+    {
+        for (int tile = warp; tile < ROWS * ROW_TILES; tile += WARPS) {
+            const int r = tile / ROW_TILES, kb = tile % ROW_TILES;
+            if (place.b0 + r >= place.b1) { /* not there, and its sum is zero */
+                if (begin && pass.flags & SUM)
+                    EACH_LANE(l)
+                    {
+                        for (int i = l; i < TILE / 4; i += LANES)
+                            block.store_global(sums_of(a, place, r) + kb * (TILE / 4) + i, l,
+                                               Pack<Complex, 4>{});
+                    }
+                continue;
+            }
+            Lanes<int> e, kept_e;
+            EACH_LANE(l)
+            {
+                e[l] = pass.flags & TRANSFORM ? exponent(block, p, r, l) : 0;
+                kept_e[l] = pass.flags & SUM ? exponent(block, p - 1, r, l) : 0;
+            }
+            Lanes<FragmentB<Arith>> b_re[K2][X8], b_im[K2][X8], to_re[K2][X8], to_im[K2][X8];
+            if (pass.flags & TRANSFORM)
+                load_tile(block, p, tile, e, b_re, b_im);
+            UNROLL
+            for (int m = 0; m < K2; m++) {
+                Lanes<FragmentC> re[X8], im[X8];
+                if (pass.flags & TRANSFORM) {
+                    Lanes<FragmentC> v_re[X8], v_im[X8];
+                    second(a, m, b_re, b_im, v_re, v_im);
+                    third(a, v_re, v_im, re, im);
+                }
+                UNROLL
+                for (int j = 0; j < X8; j++)
+                    combine(block, a, pass, place, e, kept_e, r, kb, m, j, begin, re[j], im[j]);
+                if (pass.flags & BACK)
+                    third_back(a, m, re, im, to_re[m], to_im[m]);
+            }
+            if (pass.flags & BACK)
+                second_back(block, a, tile, to_re, to_im);
+        }
+    }
+
+    /* ---- Phase 3: stage 1 back, to the sink. */
+    static DEVICE void last(Block &block, const Arguments &a, const Pass &pass, const Place &place,
+                            int p, int warp, Lanes<float> &dskip)
+    {
+        NO_UNROLL
+        for (int m = 0; m < K1; m++) {
+            Lanes<FragmentC> y[RUN];
+            UNROLL
+            for (int j = 0; j < RUN; j++)
+                clear(y[j]);
+            UNROLL
+            for (int k = 0; k < K1; k++) {
+                Lanes<FragmentB<Arith>> b_re[RUN], b_im[RUN];
+                EACH_LANE(l)
+                {
+                    const int at = column(warp, RUN * (l / 4)), r = at / S, c = at % S;
+                    UNROLL
+                    for (int i = 0; i < 2; i++)
+                        UNROLL
+                        for (int j = 0; j < RUN; j += RUN_POINTS) {
+                            const int k1 = 16 * k + l % 4 * 2 + 8 * i;
+                            const Points v =
+                                block.template load<Points>(shared_place(r, k1, c + j), l);
+                            const Points w =
+                                block.template load<Points>(shared_place(r, k1 + 1, c + j), l);
+                            UNROLL
+                            for (int o = 0; o < RUN_POINTS; o++) {
+                                b_re[j + o][l].at[i] = O::reals(v.at[o], w.at[o]);
+                                b_im[j + o][l].at[i] = O::imaginaries(v.at[o], w.at[o]);
+                            }
+                        }
+                }
+                Lanes<FragmentA<Arith>> f_re, f_im; /* Re (conj(F) V) = Re F Re V + Im F Im V */
+                load_a(a, Shape::LAST, m * K1 + k, f_re, f_im);
+                UNROLL
+                for (int j = 0; j < RUN; j++) {
+                    multiply_add(y[j], f_re, b_re[j]);
+                    multiply_add(y[j], f_im, b_im[j]);
+                }
+            }
+            EACH_LANE(l)
+            {
+                const int at = column(warp, 16 * (l % 4)), r = at / S, c = at % S;
+                const int64_t b = place.b0 + r;
+                if (b < place.b1) {
+                    const int64_t kernel =
+                        (a.spectrum_batch > 1 ? b : 0) * (a.channels / a.members) +
+                        place.h / a.members;
+                    const int e = (pass.flags & MULTIPLY ? load_constant(a.exponents + kernel) : 0) +
+                                  (pass.flags & TRANSFORM ? exponent(block, p, r, l) : 0);
+                    NO_UNROLL /* the sink's code once */
+                    for (int half = 0; half < 4; half++) {
+                        float v[RUN];
+                        UNROLL
+                        for (int j = 0; j < RUN; j++) {
+                            const FragmentC &f = y[j][l];
+                            v[j] = scaled(half < 2 ? half < 1 ? f.at[0] : f.at[1]
+                                          : half < 3 ? f.at[2] : f.at[3], e);
+                        }
+                        sink(block, a, pass, place, b, r,
+                             (16 * m + l / 4 + half / 2 * 8) * S + c + half % 2 * RUN, l, v,
+                             dskip[l]);
+                    }
+                }
+            }
+        }
+    }
+
+    /* RUN elements from place n on, to the caller. */
+    static DEVICE void sink(Block &block, const Arguments &a, const Pass &s, const Place &place,
+                            int64_t b, int r, int n, int l, float *v, float &dskip)
+    {
+        const int64_t h = place.h;
+        const int from = s.sink_from, to = s.sink_to;
+        float x[RUN];
+        if (n >= to || n + RUN <= from)
+            return;
+        if (s.sink == HOLD || s.sink == TAPS) {
+            UNROLL
+            for (int i = 0; i < RUN; i++) {
+                if (s.sink == HOLD)
+                    block.store_global(own_row(block, a, r) + n + i, l, v[i]);
+                else if (s.add >= 0 && n + i >= from && n + i < to)
+                    v[i] += block.load_global(own_row(block, a, r) + n + i + s.add, l);
+            }
+            if (s.sink == TAPS)
+                write_run(row_of(s.y, b, h), n, from, to, v);
+            return;
+        }
+        const float mask = s.mask.data ? scalar_of(s.mask, b, h) : 1.0f;
+        if (s.sink == SPREAD) {
+            float g[RUN];
+            UNROLL
+            for (int i = 0; i < RUN; i++)
+                g[i] = 0;
+            if (s.own) {
+                UNROLL
+                for (int i = 0; i < RUN; i++)
+                    if (n + i < to)
+                        g[i] = block.load_global(own_row(block, a, r) + n + i, l);
+            } else if (s.skip.data) {
+                read_run(row_of(s.dy, b, h), n, from, to, g);
+                multiply_run(s.out_gate, b, h, n, from, to, g);
+                UNROLL
+                for (int i = 0; i < RUN; i++)
+                    g[i] *= mask;
+            }
+            const float skip = s.skip.data ? scalar_of(s.skip, 0, h) : 0.0f;
+            if (s.skip.data || s.din_gate.data)
+                read_run(row_of(s.u, b, h), n, from, to, x);
+            if (s.skip.data) {
+                float z[RUN];
+                UNROLL
+                for (int i = 0; i < RUN; i++)
+                    z[i] = x[i];
+                multiply_run(s.in_gate, b, h, n, from, to, z);
+                UNROLL
+                for (int i = 0; i < RUN; i++) {
+                    v[i] += skip * g[i];
+                    dskip += n + i < to ? g[i] * z[i] : 0.0f;
+                }
+            }
+            if (s.din_gate.data) {
+                UNROLL
+                for (int i = 0; i < RUN; i++)
+                    x[i] *= v[i];
+                write_run(row_of(s.din_gate, b, h), n, from, to, x);
+            }
+            if (s.du.data) {
+                multiply_run(s.in_gate, b, h, n, from, to, v);
+                write_run(row_of(s.du, b, h), n, from, to, v);
+            }
+            return;
+        }
+        if (s.skip.data) {
+            const float skip = scalar_of(s.skip, 0, h);
+            read_run(row_of(s.u, b, h), n, from, to, x);
+            multiply_run(s.in_gate, b, h, n, from, to, x);
+            UNROLL
+            for (int i = 0; i < RUN; i++)
+                v[i] += skip * x[i];
+        }
+        if (s.sink == OUTPUT) {
+            UNROLL
+            for (int i = 0; i < RUN; i++)
+                v[i] = activate(s.activation, v[i]) * mask;
+            multiply_run(s.out_gate, b, h, n, from, to, v);
+            write_run(row_of(s.y, b, h), n, from, to, v);
+            return;
+        }
+        /* GRADIENT */
+        read_run(row_of(s.dy, b, h), n, from, to, x);
+        if (s.dout_gate.data) {
+            float d[RUN];
+            UNROLL
+            for (int i = 0; i < RUN; i++)
+                d[i] = x[i] * mask * activate(s.activation, v[i]);
+            write_run(row_of(s.dout_gate, b, h), n, from, to, d);
+        }
+        multiply_run(s.out_gate, b, h, n, from, to, x);
+        UNROLL
+        for (int i = 0; i < RUN; i++)
+            block.store_global(own_row(block, a, r) + n + i, l,
+                               x[i] * mask * slope(s.activation, v[i]));
+    }
+
+    /* ---- All of it. */
+    static DEVICE void run(Block &block, const Arguments &a)
+    {
+        Warps<Lanes<float>, WARPS> dskip;
+        for (int64_t task = block.index; task < a.channels * a.chunks; task += block.count) {
+            Place place;
+            place.task = task;
+            place.h = task / a.chunks;
+            place.chunk = task % a.chunks;
+            const int64_t b = place.chunk * a.per;
+            const int64_t end = b + a.per < a.batch ? b + a.per : a.batch;
+            block.phase([&](int warp) {
+                EACH_LANE(l)
+                {
+                    dskip[warp][l] = 0;
+                }
+            });
+            int p = 0;
+            for (place.b0 = b; place.b0 < end; place.b0 += ROWS) {
+                place.b1 = end;
+                for (int i = 0; i < a.passes; i++, p++) {
+                    const Pass &pass = a.pass[i];
+                    const bool begin = place.b0 == b;
+                    if (pass.flags & TRANSFORM)
+                        block.phase([&](int warp) { first(block, a, pass, hidden(place), p, warp); });
+                    block.phase(
+                        [&](int warp) { middle(block, a, pass, hidden(place), p, warp, begin); });
+                    if (pass.flags & BACK)
+                        block.phase([&](int warp) {
+                            last(block, a, pass, hidden(place), p, warp, dskip[warp]);
+                        });
+                }
+            }
+            if (a.dskip) {
+                block.phase([&](int warp) {
+                    sum_over(dskip[warp]);
+                    EACH_LANE(l)
+                    {
+                        if (l == 0)
+                            block.store(warp_place(warp), l, dskip[warp][l]);
+                    }
+                });
+                block.phase([&](int warp) {
+                    EACH_LANE(l)
+                    {
+                        float sum = 0;
+                        for (int w = 0; warp == 0 && l == 0 && w < WARPS; w++)
+                            sum += block.template load<float>(warp_place(w), l);
+                        if (warp == 0 && l == 0)
+                            a.dskip[task] = sum;
+                    }
+                });
+            }
+        }
+    }
+};
+
+} // namespace fftconv
+#endif

@@ -1,0 +1,24 @@
+/* The table of lengths, and of each the constants' sizes and builder. */
+#include "shapes.h"
+#include "tables.h"
+
+extern "C" {
+#include "engine.h"
+}
+
+using namespace fftconv;
+
+#define ROW(arith, r1, r2, r3)                                                        \
+    {Shape<arith, r1, r2, r3>::M, Shape<arith, r1, r2, r3>::ROWS,                     \
+     Shape<arith, r1, r2, r3>::SHARED_BYTES, Shape<arith, r1, r2, r3>::TABLE_BYTES,   \
+     static_cast<int>(sizeof(arith::Point)), Tables<Shape<arith, r1, r2, r3>>::shift(), \
+     Tables<Shape<arith, r1, r2, r3>>::build},
+#define HALF(r1, r2, r3) ROW(Half, r1, r2, r3)
+#define SINGLE(r1, r2, r3) ROW(Single, r1, r2, r3)
+
+const struct cuda_shape *cuda_shape_of(int single, int i)
+{
+    static const struct cuda_shape shapes[2][9] = {{FFTCONV_SHAPES(HALF)},
+                                                   {FFTCONV_SHAPES(SINGLE)}};
+    return i < 8 ? &shapes[single][i] : nullptr;
+}

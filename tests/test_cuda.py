@@ -1,0 +1,420 @@
+"""The CUDA engine without a GPU: its kernels and its host code run on the CPU by
+libfftconv/cuda/machine_host.h (see there what it is strict about), against the
+oracle.  What this cannot show is speed, memory order and bank conflicts."""
+import ctypes
+import itertools
+from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int64, c_uint32
+
+import numpy as np
+import pytest
+from build_tree import BUILD
+from support import Case, big, norm, normal, wide
+
+from fftconv import _lib, reference
+from fftconv._array import KERNEL_DTYPES, _numpy_view
+
+LIBRARY = BUILD / "tests" / ".libs" / "libcuda_emulated.so"
+pytestmark = pytest.mark.skipif(
+    not LIBRARY.exists(), reason="no C++ compiler when this was configured")
+
+LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)      # M
+# Forward, rows of 64 samples or more; backward is held to twice of it.
+TOLERANCE = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 2e-3}
+H100 = 227 * 1024       # bytes of shared memory a block may have
+
+
+def library():
+    if not hasattr(library, "lib"):
+        lib = library.lib = ctypes.CDLL(str(LIBRARY))
+        lib.cuda_emulated.argtypes = [
+            POINTER(_lib.PlanDesc), POINTER(_lib.Operands), c_int, c_int,
+            c_int64, c_int64, c_uint32, POINTER(c_int64)]
+        lib.cuda_emulated_error.restype = c_char_p
+        lib.cuda_emulated_bits.argtypes = [c_int, c_float]
+    return library.lib
+
+
+def tensor(x, axes):
+    """fftconv_tensor of an array, whose axes become the last of three."""
+    v = _numpy_view(x, x.dtype.name)
+    lead = 3 - len(v.shape) if axes == "rows" else None
+    shape, strides = list(v.shape), list(v.strides)
+    if axes == "column":                # (H,) or (B, H): a number for each row
+        shape, strides = shape + [1], strides + [0]
+        lead = 3 - len(shape)
+    t = _lib.Tensor(data=v.pointer, dtype=_lib.DTYPES[v.dtype])
+    t.shape = (c_int64 * 3)(*[1] * lead, *shape)
+    t.stride = (c_int64 * 3)(*[0] * lead, *strides)
+    return t
+
+
+AXES = {"skip": "column", "mask": "column", "dskip": "column"}
+
+
+def call(case, direction, outputs, *, dy=None, prepared=True, blocks=3,
+         shared=H100, seed=0):
+    """One call on the emulated machine; `outputs` are written.  Returns M."""
+    batch, channels, length = case.u.shape
+    kernel = (1,) * (3 - case.k.ndim) + case.k.shape
+    desc = _lib.PlanDesc(
+        size=ctypes.sizeof(_lib.PlanDesc), batch=batch, channels=channels,
+        length=length, kernel_length=kernel[2], kernels=kernel[1],
+        kernel_batch=kernel[0], mode=_lib.MODES[case.mode["mode"]],
+        dtype=_lib.DTYPES[case.u.dtype.name],
+        fft_size=case.mode["fft_size"] or 0,
+        reverse_length=0 if case.k_rev is None else case.k_rev.shape[-1])
+    o = _lib.Operands(size=ctypes.sizeof(_lib.Operands),
+                      activation=_lib.ACTIVATIONS[case.activation])
+    arrays = {"u": case.u, "k": case.k, "k_rev": case.k_rev, "dy": dy,
+              **case.operands, **outputs}
+    for name, x in arrays.items():
+        if x is not None:
+            setattr(o, name, tensor(x, AXES.get(name, "rows")))
+    chosen = c_int64()
+    status = library().cuda_emulated(
+        byref(desc), byref(o), direction, prepared, blocks, shared, seed,
+        byref(chosen))
+    if status:
+        raise RuntimeError(library().cuda_emulated_error().decode())
+    return chosen.value
+
+
+def poisoned(like):
+    out = np.empty_like(like)
+    out[...] = np.nan
+    return out
+
+
+def check(name, got, want, scale, length, factor=1):
+    """Each row's error, relative to max(|want|, scale), 2-norms.
+
+    In 16 bits the arithmetic inside may be off by 1e-3 and rounding the exact
+    result by what it is: 1.7e-3 in bfloat16 for most rows, 2.0e-3 at worst.
+    """
+    assert np.isfinite(wide(got)).all(), f"{name}: not finite, or not written"
+    size = np.maximum(norm(want), scale)
+    size = np.where(size > 0, size, 1)
+    error = norm(wide(got) - want) / size
+    limit = TOLERANCE["float32"]
+    if got.dtype.itemsize == 2:
+        limit = np.hypot(TOLERANCE["float16"],
+                         norm(wide(want.astype(got.dtype)) - want) / size)
+    limit = np.broadcast_to(factor * limit * (1 if length >= 64 else 2),
+                            error.shape)
+    worst = np.unravel_index(np.argmax(error - limit), error.shape)
+    assert error[worst] <= limit[worst], (
+        f"{name}: error {error[worst]:.3g} in row {worst}, allowed "
+        f"{limit[worst]:.3g}")
+
+
+def gain(case):
+    """What out_gate and mask make of an error of p, of each row."""
+    gate = case.operands.get("out_gate")
+    rms = 1 if gate is None else norm(gate) / np.sqrt(gate.shape[-1])
+    return np.maximum(1, rms * np.abs(case.wide("mask")))
+
+
+def forward(case, **options):
+    y = poisoned(case.u)
+    m = call(case, 0, {"y": y}, **options)
+    return y, m
+
+
+def check_forward(case, y):
+    want = reference.conv(case.u, case.k, **case.arguments)
+    z = wide(case.u) * case.wide("in_gate")
+    check(f"y of {case}", y, want, case.kernel_norms() * norm(z) * gain(case),
+          y.shape[-1])
+
+
+def pairwise(*axes):
+    """Rows of choices in which every pair of two axes' values occurs."""
+    axes = [list(a) for a in axes]
+    missing = {(i, a, j, b) for (i, x), (j, y) in
+               itertools.combinations(list(enumerate(axes)), 2)
+               for a in range(len(x)) for b in range(len(y))}
+    rng = np.random.default_rng(1)
+    while missing:
+        best = max((tuple(int(rng.integers(len(a))) for a in axes)
+                    for _ in range(60)),
+                   key=lambda row: sum((i, row[i], j, row[j]) in missing
+                                       for i, j in itertools.combinations(
+                                           range(len(axes)), 2)))
+        covered = {(i, best[i], j, best[j]) for i, j in
+                   itertools.combinations(range(len(axes)), 2)} & missing
+        if not covered:         # bad luck: build a row around one that misses
+            i, a, j, b = next(iter(missing))
+            best = list(best)
+            best[i], best[j] = a, b
+            covered = {(i, a, j, b)}
+        missing -= covered
+        yield tuple(a[n] for a, n in zip(axes, best))
+
+
+OPTIONS = ((), ("in_gate",), ("skip", "out_gate"), ("in_gate", "out_gate"),
+           ("skip", "mask"), ("in_gate", "out_gate", "skip", "mask"))
+# (mode, taps and reversed taps as parts of L, circle as a part of L)
+MODES = (("causal", 1, None, None), ("causal", .1, None, None),
+         ("two_sided", 1, 1, None), ("two_sided", .2, .6, None),
+         ("circular", 1, None, 1), ("circular", .5, None, 1.1),
+         ("circular", .7, None, 2))
+
+
+def make(m, dtype, fill, mode, options, activation, *, batch=3, channels=2,
+         k_float32=True, seed=0):
+    """A case whose rows need M = m: `fill` of it."""
+    name, taps, reverse, circle = mode
+    length = max(m // 2 + 1, int(m * fill)) if m > 256 else int(m * fill)
+    comes_round = False
+    if circle is not None:
+        comes_round = length + max(1, int(taps * length)) - 1 > int(circle * length)
+        if comes_round and circle > 1:
+            length = max(1, int(length / circle))
+    taps = max(1, int(taps * length))
+    size = None if circle is None else int(circle * length)
+    return Case(batch, channels, length, taps, dtype, options=options,
+                activation=activation, mode=name, fft_size=size,
+                reverse=None if reverse is None else max(1, int(reverse * length)),
+                k_dtype="float32" if k_float32 else dtype, seed=seed)
+
+
+CASES = list(pairwise(LENGTHS, ("float32", "float16", "bfloat16"),
+                      (1, .77, .501), MODES, OPTIONS,
+                      (None, "gelu", "silu"), (False, True), (True, False)))
+
+
+@pytest.mark.parametrize("m, dtype, fill, mode, options, activation, wide_k, "
+                         "prepared", CASES)
+def test_forward(m, dtype, fill, mode, options, activation, wide_k, prepared):
+    case = make(m, dtype, fill, mode, options, activation, k_float32=wide_k)
+    y, _ = forward(case, prepared=prepared, shared=1 << 20)
+    check_forward(case, y)
+
+
+@big
+@pytest.mark.parametrize("m", LENGTHS)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("activation", (None, "gelu", "silu"))
+def test_forward_all(m, dtype, mode, activation):
+    for i, options in enumerate(OPTIONS):
+        case = make(m, dtype, (1, .77, .501)[i % 3], mode, options, activation)
+        check_forward(case, forward(case, shared=1 << 20)[0])
+
+
+@pytest.mark.parametrize("m", LENGTHS)
+@pytest.mark.parametrize("dtype", ("float32", "float16"))
+def test_each_length_is_chosen(m, dtype):
+    """The shortest that holds the row, of M + 1 samples the next."""
+    for length, want in ((m, m), (m // 2 + 1, m), (m + 1, 2 * m)):
+        case = Case(1, 1, length, 5, dtype)
+        if want > LENGTHS[-1]:
+            with pytest.raises(RuntimeError, match=rf"length is {length}"):
+                forward(case, shared=1 << 20)
+        elif length <= 4097 or length == m:
+            y, chosen = forward(case, shared=1 << 20)
+            assert chosen == max(want, LENGTHS[0])
+            check_forward(case, y)
+
+
+@pytest.mark.parametrize("length", (1, 2, 3, 7, 31, 63, 64, 65, 100, 255))
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_short_rows(length, dtype):
+    """Less than the shortest transform, down to one sample; many rows."""
+    case = Case(19, 3, length, length, dtype, options=("skip", "in_gate"))
+    check_forward(case, forward(case)[0])
+
+
+@pytest.mark.parametrize("batch, channels, blocks", [
+    (1, 1, 1), (1, 5, 2), (17, 1, 4), (33, 3, 100), (2, 150, 7)])
+@pytest.mark.parametrize("m", (256, 8192))
+def test_rows_and_blocks(batch, channels, blocks, m):
+    """Any number of rows over any number of blocks: the same bits."""
+    if m > 1024:
+        batch, channels = min(batch, 5), min(channels, 3)
+    case = Case(batch, channels, m - 5, 40, "float16", options=("out_gate",))
+    y, _ = forward(case, blocks=blocks)
+    check_forward(case, y)
+    again, _ = forward(case, blocks=blocks + 3, seed=5)
+    assert y.tobytes() == again.tobytes()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("m", (512, 4096))
+def test_strides(dtype, m, rng):
+    """Misaligned, transposed, reversed, spread and repeated rows."""
+    base = Case(2, 3, m - 3, 33, dtype, options=("in_gate", "out_gate", "skip"))
+    want, _ = forward(base)
+
+    def spread(x):
+        out = np.full((*x.shape[:-1], 3 * x.shape[-1] + 1), np.nan, x.dtype)
+        out[..., 1::3] = x
+        return out[..., 1::3]
+
+    def turned(x):
+        return np.ascontiguousarray(x.swapaxes(-1, -2)).swapaxes(-1, -2)
+
+    def backwards(x):
+        return np.ascontiguousarray(x[..., ::-1])[..., ::-1]
+
+    def shifted(x):
+        out = np.empty((*x.shape[:-1], x.shape[-1] + 1), x.dtype)
+        out[..., 1:] = x
+        return out[..., 1:]
+
+    for lay in (spread, turned, backwards, shifted):
+        case = Case(2, 3, m - 3, 33, dtype,
+                    options=("in_gate", "out_gate", "skip"))
+        case.u = lay(case.u)
+        case.operands = {**case.operands,
+                         "in_gate": lay(case.operands["in_gate"]),
+                         "out_gate": lay(case.operands["out_gate"])}
+        case.k = lay(case.k)
+        y = lay(poisoned(base.u))
+        call(case, 0, {"y": y})
+        assert np.array_equal(y.view(y.dtype), want), lay.__name__
+    case = Case(2, 3, m, 33, dtype)
+    case.u = np.broadcast_to(case.u[:1, :1], case.u.shape)
+    check_forward(case, forward(case)[0])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("m", (256, 16384))
+def test_in_place(dtype, m):
+    case = Case(3, 1, m, m, dtype, options=("skip", "in_gate"))
+    want, _ = forward(case)
+    call(case, 0, {"y": case.u})
+    assert case.u.tobytes() == want.tobytes()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("m", LENGTHS)
+def test_scales(dtype, m):
+    """u, k of any size, and with a large mean: the same relative error."""
+    for factor, k_factor, mean in ((1e-3, 1, 0), (1e3, 1, 0), (1, 1, 100),
+                                   (1, 1e4, 0), (1, 1e-6, 0)):
+        case = Case(1, 1, m, m, dtype, k_dtype="float32", seed=3)
+        case.u = ((wide(case.u) + mean) * factor).astype(case.u.dtype)
+        case.k = (wide(case.k) * k_factor).astype("float32")
+        if dtype == "float16" and k_factor == 1e-6:
+            case.u = (wide(case.u) * 1e4).astype(case.u.dtype)
+        check_forward(case, forward(case, shared=1 << 20)[0])
+
+
+@pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
+def test_far_exponents(dtype):
+    """Near both ends of float32's range, with gates that bring it back."""
+    for up in (1e30, 1e-30):
+        case = Case(2, 1, 600, 600, dtype, options=("out_gate",),
+                    k_dtype="float32")
+        case.u = (wide(case.u) * up).astype(case.u.dtype)
+        case.operands["out_gate"] = (case.wide("out_gate") / up).astype(
+            case.u.dtype)
+        y, _ = forward(case)
+        want = reference.conv(case.u, case.k, **case.arguments)
+        check("y", y, want, norm(want), 600)
+
+
+@pytest.mark.parametrize("m", (256, 1024, 4096, 8192))
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_rows_are_independent(m, dtype):
+    """Not in their last bit, not through a NaN, an Inf, or a loud neighbour."""
+    case = Case(9, 1, m, m, dtype)
+    want, _ = forward(case)
+    loud = case.u.copy()
+    loud[1] = np.nan
+    loud[3, 0, 5] = np.inf
+    loud[5] = (wide(loud[5]) * 1e4).astype(loud.dtype)
+    loud[7] = 0
+    case.u = loud
+    y = poisoned(loud)
+    call(case, 0, {"y": y})
+    for row in (0, 2, 4, 6, 8):
+        assert y[row].tobytes() == want[row].tobytes()
+    assert not np.isfinite(wide(y[1])).any()
+    assert not np.isfinite(wide(y[3])).all()
+    assert not wide(y[7]).any()
+
+
+@pytest.mark.parametrize("m", (256, 2048, 4096))
+@pytest.mark.parametrize("groups, per_batch", [(2, False), (1, False),
+                                               (4, True), (2, True)])
+def test_shared_kernels(m, groups, per_batch):
+    """Kernels of groups of channels, and of each row of the batch."""
+    batch = 5
+    kernels = (batch, groups) if per_batch else (groups,)
+    case = Case(batch, 4, m, m // 2, "float16", kernels=kernels)
+    for prepared in (True, False):
+        check_forward(case, forward(case, prepared=prepared)[0])
+
+
+def test_impulses():
+    """A sample at each place, a tap at each lag: every constant is met."""
+    m = 512
+    case = Case(m, 1, m, m, "float32")
+    case.u[...] = 0
+    case.u[np.arange(m), 0, np.arange(m)] = 1
+    case.k[...] = np.random.default_rng(2).standard_normal(m)
+    y, _ = forward(case)
+    t, s = np.mgrid[:m, :m]
+    want = np.where(s >= t, wide(case.k)[0][s - t], 0)
+    assert np.abs(wide(y)[:, 0] - want).max() < 1e-5
+
+
+@pytest.mark.parametrize("shared, longest", [
+    (99 * 1024, {"float16": 16384, "float32": 8192}),
+    (163 * 1024, {"float16": 32768, "float32": 16384}),
+    (227 * 1024, {"float16": 32768, "float32": 16384})])
+def test_shared_memory(shared, longest):
+    """What fits a block of sm_86, 89 and 120; of sm_80; of sm_90 and 100."""
+    for dtype, m in longest.items():
+        assert forward(Case(1, 1, m, 3, dtype), shared=shared)[1] == m
+        if m < LENGTHS[-1]:
+            with pytest.raises(RuntimeError, match="more than this device's"):
+                forward(Case(1, 1, m + 1, 3, dtype), shared=shared)
+
+
+def test_float64_is_refused():
+    with pytest.raises(RuntimeError, match="dtype is float64"):
+        forward(Case(1, 1, 300, 3, "float64"))
+
+
+# ---- The emulated machine itself ----------------------------------------------
+
+
+def test_fragment_maps():
+    """PTX ISA, mma.m16n8k16: groupID = lane / 4, threadID = lane % 4."""
+    row, column = c_int(), c_int()
+    for lane, i in itertools.product(range(32), range(4)):
+        group, thread = divmod(lane, 4)
+        want = {"a": (group + 8 * (i in (1, 3)), 2 * thread + 8 * (i >= 2)),
+                "b": (2 * thread + 8 * (i >= 1), group),
+                "c": (group + 8 * (i >= 2), 2 * thread + (i & 1))}
+        for matrix, place in want.items():
+            if matrix == "b" and i > 1:
+                continue
+            library().cuda_emulated_fragment(ord(matrix), lane, i, byref(row),
+                                             byref(column))
+            assert (row.value, column.value) == place
+
+
+def test_conversions(rng):
+    """To 16 bits as NumPy and ml_dtypes round: nearest, ties to even."""
+    bits = np.concatenate([
+        rng.integers(0, 2 ** 32, 20000, dtype=np.uint32),
+        np.arange(2 ** 16, dtype=np.uint32)[::7] << 16,
+        normal(rng, 5000, "float32").view(np.uint32),
+        (np.arange(4096, dtype=np.uint32) << 12) + 0x33000000])
+    x = bits.view(np.float32)
+    x = x[~np.isnan(x)]
+    with np.errstate(over="ignore"):
+        half = x.astype(np.float16).view(np.uint16)
+    brain = x.astype(Case(1, 1, 1, 1, "bfloat16").u.dtype).view(np.uint16)
+    lib = library()
+    assert [lib.cuda_emulated_bits(0, v) for v in x] == half.tolist()
+    assert [lib.cuda_emulated_bits(1, v) for v in x] == brain.tolist()
+
+
+def test_kernel_dtypes_are_known():
+    """What the engine reads is what the package lets in."""
+    assert set(KERNEL_DTYPES["float16"]) == {"float16", "float32"}
