@@ -393,6 +393,103 @@ FFTCONV_API FFTCONV_MUST_CHECK int fftconv_balanced_radices(
 FFTCONV_API FFTCONV_MUST_CHECK int fftconv_best_radices(
     int64_t n, int order, const fftconv_hardware *hardware, int64_t *radices);
 
+/* ---- Real DFTs, bins in natural order -------------------------------------- */
+
+/* Of any even length: how filters given as half spectra come in, and their
+ * gradients go out.  Immutable, shared freely between threads. */
+typedef struct fftconv_rdft fftconv_rdft;
+
+/* n even, 2 ... 2^40; dtype of rows: float32 or float64; isa as in a plan.
+ * Errors: INVALID, UNSUPPORTED (isa), NO_MEMORY. */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_rdft_create(
+    fftconv_rdft **rdft, int64_t n, int dtype, const char *isa);
+/* NULL is allowed. */
+FFTCONV_API void fftconv_rdft_destroy(fftconv_rdft *rdft);
+/* bins[m] = scale sum_j rows[j] exp(-2 pi i j m / n), m = 0 ... n/2.  rows:
+ * (n0, n1, n) of the rdft's dtype; bins: (n0, n1, n/2 + 1), complex of the same
+ * precision. */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_rdft_forward(
+    const fftconv_rdft *rdft, const fftconv_tensor *rows,
+    const fftconv_tensor *bins, double scale, int threads);
+/* rows[j] = scale sum_m bins[m] exp(2 pi i j m / n) over all n bins, those above
+ * n/2 by symmetry; the imaginary parts of bins 0 and n/2 do not act.  scale is 1/n
+ * for forward's inverse. */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_rdft_inverse(
+    const fftconv_rdft *rdft, const fftconv_tensor *bins,
+    const fftconv_tensor *rows, double scale, int threads);
+
+/* ---- Heads: H3's outer products, convolved and contracted ------------------
+ *
+ * Channels come in groups of head_dim = h, one kernel each.  For lanes i, j of a
+ * group g, with u' = gelu(u) where gelu_u, q' = gelu(q) where gelu_q:
+ *
+ *     z_ij = u'_i . v_j,    p_ij = z_ij * k_g + skip_g . z_ij
+ *     y_j = sum_i q'_i . mask_bg . act(p_ij)
+ *
+ * (hyena-dna's fftconv; H3, arXiv 2212.14052).  Nothing of size h L per lane is
+ * stored: memory beside the operands is that of one group a thread, whatever B. */
+
+/* Zero it, set `size`, fill in what takes part.  Rows have dtype float64 where the
+ * plan has, else any real type but float64, each its own. */
+typedef struct fftconv_heads {
+    size_t size;
+    int32_t activation; /* fftconv_activation                               */
+    int32_t gelu_u, gelu_q;
+    int32_t threads;         /* 0: the plan's                               */
+    fftconv_tensor u, v, q;  /* (B, H, L); h = 1 may leave out v and q      */
+    fftconv_tensor k, k_rev; /* (1, H/h, Lk), of the plan's dtype           */
+    fftconv_tensor skip;     /* (1, H/h, 1), of any row's dtype             */
+    fftconv_tensor mask;     /* (B, H/h, 1), the same                       */
+    fftconv_tensor y;        /* forward: (B, H, L)                          */
+    fftconv_tensor dy;       /* backward: the gradient of y                 */
+    fftconv_tensor du, dv, dq, dk, dk_rev, dskip; /* what you want          */
+} fftconv_heads;
+
+/* plan: of one group, batch 1, channels h, kernels 1, any mode, float32 or float64.
+ * No output may overlap another operand. */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_heads_forward(
+    const fftconv_plan *plan, const fftconv_heads *heads);
+/* Gradients from dy, forward being recomputed; sums in an order that shapes fix,
+ * not threads. */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_heads_backward(
+    const fftconv_plan *plan, const fftconv_heads *heads);
+
+/* ---- Short depthwise convolutions -------------------------------------------
+ *
+ *     y[b, d, l] = act(bias[d] + sum_k weight[d, k] x[b, d, l - left + k])
+ *
+ * for l < Lout, k < K: a cross-correlation as torch's conv1d, x zero outside its L
+ * samples, or, given `state`, after those.  left = K - 1 and Lout = L is causal;
+ * padding P on both sides is left = P, Lout = L + 2P - K + 1.  Rows whose samples
+ * are neighbours (B, D, L) and rows whose channels are (B, L, D) go equally fast. */
+
+/* Zero it, set `size`, fill in what takes part.  Every tensor has any real dtype of
+ * its own; sums run in float32, or in float64 where an input is. */
+typedef struct fftconv_depthwise {
+    size_t size;
+    int32_t activation; /* fftconv_activation                               */
+    int32_t threads;    /* 0: all                                           */
+    const char *isa;    /* NULL: the best of this machine                   */
+    int64_t left;
+    fftconv_tensor x;          /* (B, D, L)                                 */
+    fftconv_tensor weight;     /* (1, D, K)                                 */
+    fftconv_tensor bias;       /* (1, D, 1)                                 */
+    fftconv_tensor state;      /* (B, D, K - 1): x before element 0, for
+                                  left = K - 1 only                         */
+    fftconv_tensor y;          /* (B, D, Lout)                              */
+    fftconv_tensor next_state; /* (B, D, K - 1): x's end; may be state      */
+    fftconv_tensor dy;         /* backward: the gradient of y               */
+    fftconv_tensor dx, dweight, dbias, dstate; /* what you want             */
+} fftconv_depthwise;
+
+/* No output may overlap another operand, but next_state, which may be state. */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_depthwise_forward(
+    const fftconv_depthwise *depthwise);
+/* Gradients from dy; where there is an activation, forward is recomputed.  Sums in
+ * float64 over parts that the shapes fix, not threads. */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_depthwise_backward(
+    const fftconv_depthwise *depthwise);
+
 #ifdef __cplusplus
 }
 #endif

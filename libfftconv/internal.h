@@ -182,6 +182,24 @@ struct contraction {
     int64_t block_rows, block_columns, block_depth, block_vectors;
 };
 
+/* The channels of a correlation's tile are at most so many. */
+enum { BAND = 512 };
+
+/* y[d, l] = act(bias[d] + sum_k w[d, k] x[d, l - left + k]), a short convolution of
+ * rows by themselves; x is what `state` holds before element 0, else zeros. */
+struct correlation {
+    bool across;        /* lanes go over channels, which are neighbours there  */
+    bool stream;        /* y goes past the caches                              */
+    int64_t taps, left; /* left may be below 0                                 */
+    int64_t L, Lout, D;
+    int activation;
+    const void *w;      /* [D][taps], across [taps][D padded to whole vectors] */
+    const void *bias;   /* [D], padded too                                     */
+    /* (B, D, L), (B, D, taps - 1), (B, D, Lout) */
+    const fftconv_tensor *x, *state, *y, *dy, *dx, *dstate;
+    int64_t tile_channels, tile_length; /* a tile, one channel unless across    */
+};
+
 enum { FORWARD = 1, INVERSE = 2 };
 
 /* One instruction set at one precision: engine_body.h compiled once. */
@@ -239,9 +257,30 @@ struct engine {
     /* contract.h: vectors [v0, v1) of every row, at most a block of them; work
      * holds the packed blocks */
     void (*contract)(const struct contraction *, int64_t v0, int64_t v1, void *work);
+    /* out[i] = act(in[i]) of the engine's own numbers, or act'(in[i]); out may be in */
+    void (*activate)(int activation, bool slope, int64_t count, const void *in, void *out);
+    /* depthwise.h: y, of one tile (b, channels [d0, d1), outputs [l0, l1)); work holds
+     * correlation_work reals, aligned */
+    void (*correlate)(const struct correlation *, int64_t b, int64_t d0, int64_t d1, int64_t l0,
+                      int64_t l1, void *work);
+    /* dx of a tile of x's elements, where those below 0 are the state's; flipped: w
+     * with its taps in reverse */
+    void (*correlate_dx)(const struct correlation *, const void *flipped, int64_t b, int64_t d0,
+                         int64_t d1, int64_t l0, int64_t l1, void *work);
+    /* sums[d - d0][k] += sum_l g[d, l] x[d, l - left + k], g = dy act', and for
+     * k = taps sum_l g[d, l], of a tile of outputs */
+    void (*correlate_dw)(const struct correlation *, int64_t b, int64_t d0, int64_t d1,
+                         int64_t l0, int64_t l1, double *sums, void *work);
     /* One group of `lanes` DFTs, stages [0, count) of st, on T. */
     void (*transform)(const struct stage *st, int count, void *T);
 };
+
+/* Reals of a worker's memory for tiles of a correlation. */
+static inline int64_t correlation_work(const struct correlation *c, int lanes)
+{
+    const int64_t width = c->across ? round_up(c->tile_channels, lanes) : 1;
+    return 4 * (round_up((c->tile_length + 2 * c->taps) * width, lanes) + 16 * lanes);
+}
 
 /* cpu/isa.c: the best engine, or the named one; NULL and a status if not. */
 int find_engine(const char *isa, int real_bytes, const struct engine **engine);
@@ -403,8 +442,9 @@ struct layout layout_of(const struct fftconv_plan *plan, const struct shape_of_c
 int check_operands(const struct fftconv_plan *plan, const struct fftconv_spectrum *spectrum,
                    const fftconv_operands *operands, int direction);
 int check_spectrum(const struct fftconv_plan *plan, const struct fftconv_spectrum *spectrum);
-/* One tensor by itself: its dtype (float32 too beside 16 bits where `kernel`),
- * shape, alignment, strides. */
+/* One tensor by itself, of a known dtype: its shape, alignment, strides. */
+int check_layout(const char *name, const fftconv_tensor *t, const int64_t shape[3], bool output);
+/* The same, and its dtype: the plan's (float32 too beside 16 bits where `kernel`). */
 int check_tensor(const struct fftconv_plan *plan, const char *name, const fftconv_tensor *t,
                  const int64_t shape[3], bool output, bool kernel);
 /* Both of a spectrum's kernels, k_rev as the plan's mode asks. */

@@ -26,14 +26,8 @@ bool touches(const fftconv_tensor *t, const void *memory, int64_t bytes)
     return low < from + bytes && from < high;
 }
 
-int check_tensor(const struct fftconv_plan *plan, const char *name, const fftconv_tensor *t,
-                 const int64_t shape[3], bool output, bool kernel)
+int check_layout(const char *name, const fftconv_tensor *t, const int64_t shape[3], bool output)
 {
-    const bool wide = kernel && (plan->dtype == FFTCONV_FLOAT16 || plan->dtype == FFTCONV_BFLOAT16);
-    if (t->dtype != plan->dtype && !(wide && t->dtype == FFTCONV_FLOAT32))
-        return fail(FFTCONV_INVALID, "%s has dtype %s, must be %s%s", name,
-                    dtype_name(t->dtype) ? dtype_name(t->dtype) : "unknown",
-                    dtype_name(plan->dtype), wide ? " or float32" : "");
     for (int i = 0; i < 3; i++)
         if (t->shape[i] != shape[i])
             return fail(FFTCONV_INVALID,
@@ -78,6 +72,17 @@ int check_tensor(const struct fftconv_plan *plan, const char *name, const fftcon
         reach += (t->shape[a] - 1) * llabs(t->stride[a]);
     }
     return FFTCONV_OK;
+}
+
+int check_tensor(const struct fftconv_plan *plan, const char *name, const fftconv_tensor *t,
+                 const int64_t shape[3], bool output, bool kernel)
+{
+    const bool wide = kernel && (plan->dtype == FFTCONV_FLOAT16 || plan->dtype == FFTCONV_BFLOAT16);
+    if (t->dtype != plan->dtype && !(wide && t->dtype == FFTCONV_FLOAT32))
+        return fail(FFTCONV_INVALID, "%s has dtype %s, must be %s%s", name,
+                    dtype_name(t->dtype) ? dtype_name(t->dtype) : "unknown",
+                    dtype_name(plan->dtype), wide ? " or float32" : "");
+    return check_layout(name, t, shape, output);
 }
 
 /* Is some b s0 + h s1 + l s2 = delta with |b| < shape0, ...?  The strides of an

@@ -9,6 +9,8 @@ from hypothesis import settings
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
+import fftconv.depthwise  # noqa: E402
+import fftconv.hyena  # noqa: E402
 import fftconv.plan  # noqa: E402
 
 # The same examples on every run; FFTCONV_EXAMPLES=2000 digs deeper.
@@ -56,7 +58,8 @@ def poison(monkeypatch):
         self._buffer[:size] = 0xff      # of what may be a far larger one
         return pointer
 
-    monkeypatch.setattr(module, "empty", empty)
+    for user in (module, fftconv.depthwise, fftconv.hyena):
+        monkeypatch.setattr(user, "empty", empty)
     monkeypatch.setattr(module, "aligned_bytes", aligned_bytes)
     monkeypatch.setattr(module._Workspace, "at_least", workspace)
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import fftconv
-from fftconv import FlashFFTConv
-from support import (DTYPES, Case, check_forward, check_gradients, norm,
+from fftconv import (FlashFFTConv, FrequencySparseFFTConv, PartialFFTConv,
+                     reference)
+from support import (DTYPES, Case, big, check_forward, check_gradients, norm,
                      same_bits, TOLERANCE)
 
 SEQLENS = [256, 512, 1024, 2048, 4096, 8192, 16384, 32768]
@@ -87,6 +88,167 @@ def test_level(dtype, level):
     case.u = (level * (1 + case.u.astype(np.float64))).astype(case.u.dtype)
     check_forward(case, FlashFFTConv(8192, dtype)(case.u, case.k))
 
+
+@pytest.mark.parametrize("seqlen", [16, 32, 64, 128, 65536, 131072])
+@pytest.mark.parametrize("gates", [(), ("in_gate", "out_gate")], ids="+".join)
+def test_sizes_beyond(seqlen, gates):
+    """Below 256; and from 64K on, where theirs needs H % 16 == 0."""
+    case = Case(1, 3, seqlen, seqlen, "float16", k_dtype="float32",
+                mode="circular", fft_size=seqlen, options=gates)
+    check_forward(case, FlashFFTConv(seqlen)(case.u, case.k, **case.operands))
+
+
+@big
+@pytest.mark.parametrize("bits", [22, 25, 27])
+def test_largest_sizes(bits):
+    """To 2^27: a tap each at lags 0, 1 and 2^bits - 3, against their sum."""
+    n = 1 << bits
+    u = np.random.default_rng(bits).standard_normal((1, 1, n),
+                                                    dtype=np.float32)
+    k = np.zeros((1, n), np.float32)
+    k[0, 0], k[0, 1], k[0, n - 3] = 1, -0.5, 0.25
+    y = FlashFFTConv(n, "float32")(u, k)
+    y -= u
+    y += 0.5 * np.roll(u, 1, -1)
+    y -= 0.25 * np.roll(u, -3, -1)
+    assert norm(y[0]) <= 2 * TOLERANCE["float32"] * norm(u[0])
+
+
+@pytest.mark.parametrize("length", [1, 3, 97, 1000, 1021])
+def test_odd_lengths(length):
+    """An odd L is a misaligned address to theirs (issue 20)."""
+    case = Case(2, 3, length, length, "float16", k_dtype="float32",
+                mode="circular", fft_size=1024,
+                options=("in_gate", "out_gate"))
+    check_forward(case, FlashFFTConv(1024)(case.u, case.k, **case.operands))
+
+
+def test_parts_of_one_projection():
+    """Gates of any strides: theirs reads them as if contiguous."""
+    case = Case(2, 3, 100, 100, "float16", mode="circular", fft_size=256,
+                options=("in_gate", "out_gate"))
+    f = FlashFFTConv(256)
+    want = f(case.u, case.k, **case.operands)
+    whole = np.concatenate([case.u, *case.operands.values()], 1)
+    y = f(whole[:, :3], case.k, whole[:, 3:6], whole[:, 6:])
+    assert same_bits(y, want)
+
+
+def test_their_names():
+    """pregate and postgate; use_32_butterfly."""
+    case = Case(2, 3, 100, 100, "float16", mode="circular", fft_size=256,
+                options=("in_gate", "out_gate"))
+    f, g = FlashFFTConv(256), FlashFFTConv(256, use_32_butterfly=False)
+    gates = case.operands
+    want = f(case.u, case.k, **gates)
+    assert same_bits(want, g(case.u, case.k, pregate=gates["in_gate"],
+                             postgate=gates["out_gate"]))
+    with pytest.raises(ValueError, match="pregate is given beside in_gate"):
+        f(case.u, case.k, gates["in_gate"], pregate=gates["in_gate"])
+    with pytest.raises(ValueError, match="postgate is given beside out_gate"):
+        f.backward(case.dy, case.u, case.k, None, gates["in_gate"],
+                   postgate=gates["in_gate"])
+
+
+@pytest.mark.parametrize("gates", [(), ("in_gate",), ("out_gate",),
+                                   ("in_gate", "out_gate")], ids="+".join)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_backward(dtype, gates):
+    """Also with a large mean, which overflows theirs, and dk as k came."""
+    case = Case(3, 2, 500, 400, dtype, k_dtype="float32", mode="circular",
+                fft_size=1024, options=gates)
+    f = FlashFFTConv(1024, dtype)
+    check_gradients(case, f.backward(case.dy, case.u, case.k,
+                                     **case.operands))
+    g = f.backward(case.dy, case.u, case.k[None], **case.operands)
+    assert g.dk.shape == (1, 2, 400)
+    case.u = (case.u.astype(np.float32) + 30).astype(case.u.dtype)
+    check_gradients(case, f.backward(case.dy, case.u, case.k, needs=("k",),
+                                     **case.operands), needs=("k",))
+    with pytest.raises(ValueError, match="u has dtype float64"):
+        f.backward(case.dy, case.u.astype(np.float64), case.k)
+
+
+# ---- PartialFFTConv and FrequencySparseFFTConv -----------------------------------
+
+def sparse_oracle(x, k, n_partial, frequency):
+    """Their few lines, in float64: FFT size 2 L."""
+    n = 2 * x.shape[-1]
+    x, k = x.astype(np.float64), k.astype(np.float64)
+    if not frequency:
+        k = k[..., :n_partial]
+    bins = np.fft.rfft(k, n)
+    if frequency:
+        bins[..., n_partial // 2:] = 0
+    return np.fft.irfft(np.fft.rfft(x, n) * bins, n)[..., :x.shape[-1]]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", [PartialFFTConv, FrequencySparseFFTConv])
+@pytest.mark.parametrize("length, taps", [(50, 50), (64, 20), (33, 90), (7, 14),
+                                          (1, 1)])
+def test_sparse(kind, length, taps, dtype):
+    """N_partial as theirs, taps beyond L and beyond 2 L, too."""
+    rng = np.random.default_rng(taps)
+    k_dtype = "float64" if dtype == "float64" else "float32"
+    case = Case(2, 3, length, taps, dtype, k_dtype=k_dtype)
+    frequency = kind is FrequencySparseFFTConv
+    for n_partial in (1, 2, 5, 32, length, 2 * length, 2 * length + 2, 1000):
+        f = kind(n_partial)
+        assert repr(f) == f"{kind.__name__}({n_partial})"
+        y = f(case.u, case.k)
+        assert y.dtype == case.u.dtype and y.shape == case.u.shape
+        want = sparse_oracle(case.u, case.k, n_partial, frequency)
+        size = norm(case.u) * norm(case.k) + 1e-30
+        limit = {"float64": 1e-14, "float32": 1e-6, "float16": 1e-3,
+                 "bfloat16": 8e-3}[dtype]
+        assert (norm(y - want.astype(np.float64)) <= limit * size).all()
+        assert same_bits(y, f(case.u, case.k[None]))
+        g = f.backward(case.dy, case.u, case.k)
+        assert g.dk.shape == case.k.shape and g.dk.dtype == case.k.dtype
+        # the adjoint identity, by both operands
+        other = rng.standard_normal(case.k.shape).astype(case.k.dtype)
+        by_k = np.sum(sparse_oracle(case.u, other, n_partial, frequency)
+                      * case.dy.astype(np.float64))
+        by_x = np.sum(want * case.dy.astype(np.float64))
+        size = np.linalg.norm(case.dy.astype(np.float64)) * np.linalg.norm(
+            case.u.astype(np.float64)) * (1 + np.linalg.norm(other))
+        assert abs(by_k - np.sum(g.dk * other.astype(np.float64))) \
+            <= limit * size
+        assert abs(by_x - np.sum(g.du.astype(np.float64)
+                                 * case.u.astype(np.float64))) <= limit * size
+
+
+def test_sparse_gradients():
+    """Only those asked for; zeros for taps that are cut."""
+    x, k = np.ones((2, 3, 20)), np.ones((3, 20))
+    f = PartialFFTConv(5)
+    g = f.backward(x, x, k)
+    assert g.dk[:, :5].all() and not g.dk[:, 5:].any()
+    want = reference.conv_backward(x, x, k[:, :5])
+    assert np.allclose(g.dk[:, :5], want.dk) and np.allclose(g.du, want.du)
+    assert f.backward(x, x, k, needs="u").dk is None
+    assert f.backward(x, x, k, needs=("k",)).du is None
+
+
+def test_sparse_errors():
+    x, k = np.ones((1, 2, 8), np.float32), np.ones((2, 8), np.float32)
+    for kind in (PartialFFTConv, FrequencySparseFFTConv):
+        for n_partial in (0, -1, 2.5, None, "8"):
+            with pytest.raises(ValueError, match="N_partial is"):
+                kind(n_partial)
+        for arguments, message in [
+                ((x[0], k), r"x has shape \(2, 8\); it must be \(B, H, L\)"),
+                ((x[..., :0], k), r"x has shape \(1, 2, 0\)"),
+                ((x, k[0]), r"k has shape \(8,\); it must be \(H, Lk\)"),
+                ((x, k[:, :0]), r"k has shape \(2, 0\)"),
+                ((x, np.ones((3, 8), np.float32)), r"k has shape \(3, 8\)"),
+                ((x, k.astype(np.float64)), "k has dtype float64")]:
+            with pytest.raises(ValueError, match=message):
+                kind(4)(*arguments)
+
+
+# ---- Bad input --------------------------------------------------------------------
 
 def test_errors():
     f = FlashFFTConv(64, "float16")

@@ -1064,6 +1064,7 @@ static void N_(weigh)(const struct xform *xf, double scale, const void *S, void 
 }
 
 #include "contract.h"
+#include "depthwise.h"
 
 static void N_(transform)(const struct stage *st, int count, void *T)
 {
@@ -1096,6 +1097,10 @@ const struct engine ENGINE = {
     .set = N_(set),
     .transform = N_(transform),
     .contract = N_(contract),
+    .activate = N_(apply),
+    .correlate = N_(correlate),
+    .correlate_dx = N_(correlate_dx),
+    .correlate_dw = N_(correlate_dw),
 };
 
 #undef W

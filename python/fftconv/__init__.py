@@ -6,25 +6,38 @@
 
 `conv`, `conv_backward` and `Plan` compute and differentiate one operation on
 (B, H, L) rows; `Stream` takes them in pieces; a `Pattern` names the
-frequencies kept; `conv_matrix` mixes channels; `FlashFFTConv` is the call of
-flash-fft-conv; `cost` is the paper's cost model, `monarch` the transform by
+frequencies kept; `conv_matrix` mixes channels; `depthwise_conv1d` is a short
+convolution of each.  `FFTConv` holds its kernel.  `FlashFFTConv`, `PartialFFTConv`,
+`FrequencySparseFFTConv` and `FlashDepthWiseConv1d` are the calls of
+flash-fft-conv, `fftconv_fwd`, `fftconv_bwd` and `fftconv_func` those of hyena-dna;
+`cost` is the paper's cost model, `monarch` the transform by
 itself, `reference` the oracle in plain NumPy.
 """
 
 from . import cost, monarch, reference
 from ._gradients import Gradients
 from ._lib import Unsupported, lib as _c
-from .convolution import FlashFFTConv, conv, conv_backward
+from .convolution import conv, conv_backward
+from .depthwise import (FlashDepthWiseConv1d, FlashDepthwiseConv1d,
+                        depthwise_conv1d, depthwise_conv1d_backward)
+from .flash import FlashFFTConv, FrequencySparseFFTConv, PartialFFTConv
+from .hyena import (fftconv_bwd, fftconv_func, fftconv_func_backward,
+                    fftconv_fwd)
 from .matrix import conv_matrix, conv_matrix_backward
 from .pattern import Pattern
+from .mixer import FFTConv
 from .plan import Counters, Plan, Spectrum
 from .stream import Stream
 
 __version__ = _c.fftconv_version().decode()
-__all__ = ["Counters", "FlashFFTConv", "Gradients", "Pattern", "Plan",
-           "Spectrum", "Stream", "Unsupported", "conv", "conv_backward",
-           "conv_matrix", "conv_matrix_backward", "cost", "default_threads",
-           "isas", "monarch", "reference"]
+__all__ = ["Counters", "FFTConv", "FlashDepthWiseConv1d",
+           "FlashDepthwiseConv1d", "FlashFFTConv", "FrequencySparseFFTConv",
+           "Gradients", "PartialFFTConv", "Pattern", "Plan", "Spectrum",
+           "Stream", "Unsupported", "conv", "conv_backward", "conv_matrix",
+           "conv_matrix_backward", "cost", "default_threads",
+           "depthwise_conv1d", "depthwise_conv1d_backward", "fftconv_bwd",
+           "fftconv_func", "fftconv_func_backward", "fftconv_fwd", "isas",
+           "monarch", "reference"]
 
 
 def isas():

@@ -131,8 +131,33 @@ class Hardware(Structure):
                 ("measured", c_int32), ("reserved", c_int32)]
 
 
-# Opaque handles travel as plain pointers: fftconv_plan *, fftconv_spectrum *.
-_PLAN = _SPECTRUM = c_void_p
+class Heads(Structure):
+    """fftconv_heads: the arrays of one call over H3's heads."""
+    _fields_ = [("size", c_size_t),
+                ("activation", c_int32), ("gelu_u", c_int32),
+                ("gelu_q", c_int32), ("threads", c_int32),
+                ("u", Tensor), ("v", Tensor), ("q", Tensor),
+                ("k", Tensor), ("k_rev", Tensor),
+                ("skip", Tensor), ("mask", Tensor),
+                ("y", Tensor), ("dy", Tensor),
+                ("du", Tensor), ("dv", Tensor), ("dq", Tensor),
+                ("dk", Tensor), ("dk_rev", Tensor), ("dskip", Tensor)]
+
+
+class Depthwise(Structure):
+    """fftconv_depthwise: the arrays of one short convolution."""
+    _fields_ = [("size", c_size_t),
+                ("activation", c_int32), ("threads", c_int32),
+                ("isa", c_char_p), ("left", c_int64),
+                ("x", Tensor), ("weight", Tensor), ("bias", Tensor),
+                ("state", Tensor), ("y", Tensor), ("next_state", Tensor),
+                ("dy", Tensor), ("dx", Tensor), ("dweight", Tensor),
+                ("dbias", Tensor), ("dstate", Tensor)]
+
+
+# Opaque handles travel as plain pointers: fftconv_plan *, fftconv_spectrum *,
+# fftconv_rdft *.
+_PLAN = _SPECTRUM = _RDFT = c_void_p
 
 # name: (result, [arguments]), one row for each function of fftconv.h, in its
 # order.  A result of STATUS is an int that `_check` turns into an exception.
@@ -179,6 +204,17 @@ PROTOTYPES = {
     "fftconv_balanced_radices": (STATUS, [c_int64, c_int, POINTER(c_int64)]),
     "fftconv_best_radices": (STATUS, [c_int64, c_int, POINTER(Hardware),
                                       POINTER(c_int64)]),
+    "fftconv_rdft_create": (STATUS, [POINTER(_RDFT), c_int64, c_int,
+                                     c_char_p]),
+    "fftconv_rdft_destroy": (None, [_RDFT]),
+    "fftconv_rdft_forward": (STATUS, [_RDFT, POINTER(Tensor), POINTER(Tensor),
+                                      c_double, c_int]),
+    "fftconv_rdft_inverse": (STATUS, [_RDFT, POINTER(Tensor), POINTER(Tensor),
+                                      c_double, c_int]),
+    "fftconv_heads_forward": (STATUS, [_PLAN, POINTER(Heads)]),
+    "fftconv_heads_backward": (STATUS, [_PLAN, POINTER(Heads)]),
+    "fftconv_depthwise_forward": (STATUS, [POINTER(Depthwise)]),
+    "fftconv_depthwise_backward": (STATUS, [POINTER(Depthwise)]),
 }
 # These return an int that is no status.
 _PLAIN_INT = {"fftconv_abi", "fftconv_isa_available",

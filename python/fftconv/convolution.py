@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 
-from ._array import COMPLEX_OF, KERNEL_DTYPES, dtype_name, size, view
+from ._array import COMPLEX_OF, KERNEL_DTYPES, view
 from .pattern import as_pattern
 from .plan import Plan, check_reverse, kernel_axes, reverse_axes, rows_axes
 
@@ -150,37 +150,3 @@ def conv_backward(dy, u, k, in_gate=None, out_gate=None, *, mode="causal",
         threads, False)
     return plan._backward(dy, v, axes, k, k_rev, in_gate, out_gate, skip,
                           activation, mask, needs)
-
-
-class FlashFFTConv:
-    """The call of flash-fft-conv: a circular convolution modulo seqlen.
-
-        y = out_gate . ((in_gate . u) * k),   `*` circular modulo seqlen
-
-    seqlen is the FFT size, any whole number.  The result is causal (linear)
-    where L + Lk - 1 <= seqlen; a tap k[seqlen - s] acts s samples ahead.
-
-    dtype: of u, gates and y: "float16", "bfloat16", "float32" or "float64",
-        by string, NumPy or torch dtype.
-    """
-
-    def __init__(self, seqlen, dtype="float16"):
-        self.seqlen = size(seqlen, "seqlen")
-        self.dtype = dtype_name(dtype)
-
-    def __repr__(self):
-        return f"FlashFFTConv(seqlen={self.seqlen}, dtype={self.dtype!r})"
-
-    def __call__(self, u, k, in_gate=None, out_gate=None):
-        """y, of u's shape (B, H, L) with L <= seqlen, and of its kind.
-
-        u and gates: the module's dtype; each gate alone or both.  k: (H, Lk)
-        with Lk <= seqlen, float32 or the module's dtype (float64 if the
-        module's is).  Raises ValueError.
-        """
-        v = view(u, "u", self.dtype)
-        if v.dtype != self.dtype:
-            raise ValueError(f"u has dtype {v.dtype}; this FlashFFTConv is for "
-                             f"{self.dtype}")
-        return conv(v, k, in_gate, out_gate, mode="circular",
-                    fft_size=self.seqlen)

@@ -272,3 +272,105 @@ def conv_backward(dy, u, k, in_gate=None, out_gate=None, *, mode="causal",
         du=(du if np.iscomplexobj(u) else du.real).reshape(c.shape),
         **{"d" + name: c.gradient(name, gradient())
            for name, gradient in every.items() if c.given[name] is not None})
+
+
+def _of_lanes(x, head_dim):
+    """(B, H, L) as (B, G, head_dim, L)."""
+    batch, channels, length = x.shape
+    return x.reshape(batch, channels // head_dim, head_dim, length)
+
+
+def conv_heads(u, v, q, k, head_dim, *, k_rev=None, skip=None,
+               activation=None, mask=None, gelu_u=False, gelu_q=False,
+               dy=None):
+    """y (B, H, L) of hyena-dna's fftconv, lane pair by lane pair; given dy,
+    the gradients of sum(dy . y) by name instead.
+
+        z_ij = u_i . v_j,   y_j = sum_i q_i . mask[b, g] . act(z_ij * k_g + D_g z_ij)
+
+    u, v, q: (B, H, L), v and q may be None where head_dim is 1; k, k_rev
+    (H / head_dim, Lk); skip (H / head_dim,); mask (B, H / head_dim); gelu_u,
+    gelu_q: GELU(u), GELU(q) in their place.
+    """
+    gelu, slope = ACTIVATIONS["gelu"]
+    given = {"u": _wide(u), "v": _wide(v), "q": _wide(q)}
+    rows = {name: None if x is None else _of_lanes(
+        gelu(x) if (name == "u" and gelu_u) or (name == "q" and gelu_q) else x,
+        head_dim) for name, x in given.items()}
+    y = np.zeros(rows["u"].shape)
+    total = {name: np.zeros(x.shape) for name, x in rows.items()
+             if x is not None}
+    total.update({name: np.zeros(np.shape(x)) for name, x in (
+        ("k", k), ("k_rev", k_rev), ("skip", skip)) if x is not None})
+    options = dict(mode="causal" if k_rev is None else "two_sided",
+                   k_rev=k_rev, skip=skip, activation=activation, mask=mask)
+    for i in range(head_dim):
+        for j in range(head_dim):
+            arguments = (rows["u"][:, :, i], k,
+                         None if v is None else rows["v"][:, :, j],
+                         None if q is None else rows["q"][:, :, i])
+            if dy is None:
+                y[:, :, j] += conv(*arguments, **options)
+                continue
+            g = conv_backward(_of_lanes(_wide(dy), head_dim)[:, :, j],
+                              *arguments, **options)
+            total["u"][:, :, i] += g.du
+            total["k"] += g.dk
+            for name, of, lane, x in (("v", v, j, g.din_gate),
+                                      ("q", q, i, g.dout_gate)):
+                if of is not None:
+                    total[name][:, :, lane] += x
+            for name, of, x in (("k_rev", k_rev, g.dk_rev),
+                                ("skip", skip, g.dskip)):
+                if of is not None:
+                    total[name] += x
+    if dy is None:
+        return y.reshape(np.shape(u))
+    for name in ("u", "v", "q"):
+        if given[name] is not None:
+            total[name] = total[name].reshape(given[name].shape)
+    for name, wanted in ("u", gelu_u), ("q", gelu_q):
+        if wanted:
+            total[name] *= slope(given[name])
+    return total
+
+
+def depthwise_conv1d(x, weight, bias=None, *, padding=(0, 0), activation=None,
+                     state=None, dy=None):
+    """y (B, D, L + before + after - K + 1), or given dy the gradients of
+    sum(dy . y) by name.
+
+        y[l] = act(bias + sum_k weight[k] x[l - before + k])
+
+    x (B, D, L), zero outside, or after the K - 1 samples of state, which stands
+    for `before`; weight (D, K), bias (D,).
+    """
+    x, w = _wide(x), _wide(weight)
+    batch, channels, length = x.shape
+    before, after = padding
+    start = (np.zeros((batch, channels, before)) if state is None
+             else _wide(state))
+    before = start.shape[-1]
+    padded = np.concatenate(
+        [start, x, np.zeros((batch, channels, after))], axis=2)
+    taps = w.shape[1]
+    n = padded.shape[2] - taps + 1
+    p = np.zeros((batch, channels, n))
+    if bias is not None:
+        p += _wide(bias)[:, None]
+    for k in range(taps):
+        p += w[:, k:k + 1] * padded[:, :, k:k + n]
+    act, derivative = ACTIVATIONS[activation]
+    if dy is None:
+        return act(p)
+    g = _wide(dy) * derivative(p)
+    dpadded = np.zeros(padded.shape)
+    dw = np.zeros(w.shape)
+    for k in range(taps):
+        dpadded[:, :, k:k + n] += w[:, k:k + 1] * g
+        dw[:, k] = (g * padded[:, :, k:k + n]).sum((0, 2))
+    found = {"x": dpadded[:, :, before:before + length], "weight": dw,
+             "bias": g.sum((0, 2)), "state": dpadded[:, :, :before]}
+    return {name: found[name] for name, of in (
+        ("x", x), ("weight", w), ("bias", bias), ("state", state))
+        if of is not None}

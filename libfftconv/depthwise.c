@@ -1,0 +1,332 @@
+/* Short depthwise convolutions: checks, tables of taps, tiles to threads. */
+#include "internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    LONG_TILE = 2048, /* outputs of one row: x, y and what lies between in L1     */
+    ROWS_TILE = 32,   /* outputs of a band of channels                            */
+    FAR_BYTES = 16 << 20, /* from here on y is past the caches before it is used  */
+    PARTS = 64,       /* dweight's sums: parts of the batch and channels, at least */
+};
+
+struct depthwise {
+    const fftconv_depthwise *o;
+    const struct engine *engine;
+    struct correlation c;
+    int64_t B, D, K;
+    void *flipped; /* w with its taps in reverse                              */
+    int64_t l0, l1, tiles, bands; /* of a call: outputs, or elements of x      */
+    char *work;
+    int64_t work_bytes;
+    int64_t parts; /* of the batch, each with sums of its own                  */
+    double *sums;  /* [part][D][K + 1]                                         */
+};
+
+/* ---- Checks ------------------------------------------------------------------------ */
+
+static int check(const fftconv_depthwise *o, bool back)
+{
+    int status;
+    if (!o)
+        return fail(FFTCONV_INVALID, "depthwise is NULL");
+    if (o->size != sizeof *o)
+        return fail(FFTCONV_INVALID, "depthwise->size is %zu, must be %zu", o->size, sizeof *o);
+    if (o->activation < FFTCONV_IDENTITY || o->activation > FFTCONV_SILU)
+        return fail(FFTCONV_INVALID, "activation is %d, must be identity (0), gelu (1) or "
+                    "silu (2)", o->activation);
+    if (o->threads < 0 || o->threads > 255)
+        return fail(FFTCONV_INVALID, "threads is %d, must be 0 (all) ... 255", o->threads);
+    const fftconv_tensor *out = back ? &o->dy : &o->y;
+    if (!o->x.data || !o->weight.data || !out->data)
+        return fail(FFTCONV_INVALID, "%s is NULL, must be given",
+                    !o->x.data ? "x" : !o->weight.data ? "weight" : back ? "dy" : "y");
+    const int64_t B = o->x.shape[0], D = o->x.shape[1], L = o->x.shape[2];
+    const int64_t K = o->weight.shape[2], Lout = out->shape[2];
+    if (B < 1 || D < 1 || L < 1 || L > (int64_t)1 << 40)
+        return fail(FFTCONV_INVALID, "x has shape (%lld, %lld, %lld), must have axes of at least "
+                    "1, and length to 2^40", (long long)B, (long long)D, (long long)L);
+    if (K < 1 || K > (int64_t)1 << 40)
+        return fail(FFTCONV_INVALID, "weight has %lld taps, must have 1 ... 2^40", (long long)K);
+    if (Lout < 1 || Lout > (int64_t)1 << 41)
+        return fail(FFTCONV_INVALID, "%s has length %lld, must have 1 ... 2^41",
+                    back ? "dy" : "y", (long long)Lout);
+    if (llabs(o->left) > (int64_t)1 << 41)
+        return fail(FFTCONV_INVALID, "left is %lld, must be -2^41 ... 2^41", (long long)o->left);
+    if ((o->state.data || o->next_state.data || o->dstate.data) && o->left != K - 1)
+        return fail(FFTCONV_INVALID, "left is %lld, must be %lld, the taps less one, where there "
+                    "is a state", (long long)o->left, (long long)(K - 1));
+    enum { OUTPUT = 1, FORWARD_ONLY = 2, BACKWARD_ONLY = 4 };
+    const struct {
+        const char *name;
+        const fftconv_tensor *t;
+        int64_t n0, n1, n2;
+        int is;
+        const fftconv_tensor *of; /* a gradient's */
+    } all[] = {
+        {"x", &o->x, B, D, L, 0, NULL},
+        {"weight", &o->weight, 1, D, K, 0, NULL},
+        {"bias", &o->bias, 1, D, 1, 0, NULL},
+        {"state", &o->state, B, D, K - 1, 0, NULL},
+        {"y", &o->y, B, D, Lout, OUTPUT | FORWARD_ONLY, NULL},
+        {"next_state", &o->next_state, B, D, K - 1, OUTPUT | FORWARD_ONLY, NULL},
+        {"dy", &o->dy, B, D, Lout, BACKWARD_ONLY, NULL},
+        {"dx", &o->dx, B, D, L, OUTPUT | BACKWARD_ONLY, &o->x},
+        {"dweight", &o->dweight, 1, D, K, OUTPUT | BACKWARD_ONLY, &o->weight},
+        {"dbias", &o->dbias, 1, D, 1, OUTPUT | BACKWARD_ONLY, &o->bias},
+        {"dstate", &o->dstate, B, D, K - 1, OUTPUT | BACKWARD_ONLY, &o->state},
+    };
+    enum { COUNT = sizeof all / sizeof *all };
+    int used[COUNT], count = 0;
+    for (int i = 0; i < COUNT; i++) {
+        const fftconv_tensor *t = all[i].t;
+        if (!t->data || all[i].n2 == 0 || all[i].is & (back ? FORWARD_ONLY : BACKWARD_ONLY))
+            continue;
+        if (t->dtype < FFTCONV_FLOAT64 || t->dtype > FFTCONV_BFLOAT16)
+            return fail(FFTCONV_INVALID, "%s has dtype %s, must be float64, float32, float16 or "
+                        "bfloat16", all[i].name,
+                        dtype_name(t->dtype) ? dtype_name(t->dtype) : "unknown");
+        if (all[i].of && !all[i].of->data)
+            return fail(FFTCONV_INVALID, "%s is given, must be NULL where %s is NULL",
+                        all[i].name, all[i].name + 1);
+        const int64_t shape[3] = {all[i].n0, all[i].n1, all[i].n2};
+        if ((status = check_layout(all[i].name, t, shape, all[i].is & OUTPUT)))
+            return status;
+        used[count++] = i;
+    }
+    for (int a = 0; a < count; a++)
+        for (int b = 0; all[used[a]].is & OUTPUT && b < count; b++) {
+            const fftconv_tensor *s = all[used[a]].t, *t = all[used[b]].t;
+            const bool same = s == &o->next_state && t == &o->state && s->data == t->data &&
+                              s->dtype == t->dtype && s->stride[0] == t->stride[0] &&
+                              s->stride[1] == t->stride[1] && s->stride[2] == t->stride[2];
+            if ((!(all[used[b]].is & OUTPUT) || b < a) && !same && tensors_overlap(s, t))
+                return fail(FFTCONV_INVALID, "%s overlaps %s, must not%s", all[used[a]].name,
+                            all[used[b]].name,
+                            s == &o->next_state && t == &o->state ? " unless it is the same array"
+                                                                  : "");
+        }
+    return FFTCONV_OK;
+}
+
+/* ---- Tables ------------------------------------------------------------------------- */
+
+static struct array run_of(const fftconv_tensor *t, int64_t b, int64_t d)
+{
+    return (struct array){.data = (char *)t->data + (b * t->stride[0] + d * t->stride[1]) *
+                                                        dtype_size(t->dtype),
+                          .dtype = t->dtype, .stride = t->stride[2]};
+}
+
+static struct array number(const struct depthwise *j, void *table, int64_t i)
+{
+    const int real = j->engine->real_bytes;
+    return (struct array){.data = (char *)table + i * real, .stride = 1,
+                          .dtype = real == 8 ? FFTCONV_FLOAT64 : FFTCONV_FLOAT32};
+}
+
+static void copy(const struct depthwise *j, struct array from, struct array to, int64_t n)
+{
+    j->engine->spread(0, n, &from, &(struct array){0}, &to);
+}
+
+/* w, the same in reverse, and the bias, all in the engine's numbers. */
+static void *tables_of(struct depthwise *j, int64_t *bytes)
+{
+    const struct engine *e = j->engine;
+    const int64_t padded = round_up(j->D, e->lanes), K = j->K;
+    const int64_t taps = round_up(padded * K, e->lanes), reals = 2 * taps + padded + e->lanes;
+    *bytes = reals * e->real_bytes;
+    char *table = aligned_new(*bytes);
+    if (!table)
+        return NULL;
+    memset(table, 0, (size_t)*bytes);
+    void *flipped = table + taps * e->real_bytes, *bias = table + 2 * taps * e->real_bytes;
+    for (int64_t d = 0; d < j->D; d++) {
+        struct array row = run_of(&j->o->weight, 0, d);
+        const int64_t first = j->c.across ? d : d * K, step = j->c.across ? padded : 1;
+        struct array to = number(j, table, first), back = number(j, flipped, first + (K - 1) * step);
+        to.stride = step;
+        back.stride = -step;
+        copy(j, row, to, K);
+        copy(j, row, back, K);
+        if (j->o->bias.data)
+            copy(j, run_of(&j->o->bias, 0, d), number(j, bias, d), 1);
+    }
+    j->c.w = table;
+    j->c.bias = bias;
+    j->flipped = flipped;
+    return table;
+}
+
+/* ---- Tasks ------------------------------------------------------------------------------ */
+
+/* Task i: a tile of (part of the batch, band, tile of elements), elements fastest. */
+struct tile {
+    int64_t b, d0, d1, l0, l1;
+};
+
+static struct tile tile_of(const struct depthwise *j, int64_t i)
+{
+    const struct correlation *c = &j->c;
+    const int64_t l = i % j->tiles, band = i / j->tiles % j->bands;
+    struct tile t = {.b = i / j->tiles / j->bands, .d0 = band * c->tile_channels,
+                     .l0 = j->l0 + l * c->tile_length};
+    t.d1 = min64(j->D, t.d0 + c->tile_channels);
+    t.l1 = min64(j->l1, t.l0 + c->tile_length);
+    return t;
+}
+
+static void forward_task(void *context, int64_t i, int worker)
+{
+    const struct depthwise *j = context;
+    const struct tile t = tile_of(j, i);
+    j->engine->correlate(&j->c, t.b, t.d0, t.d1, t.l0, t.l1, j->work + worker * j->work_bytes);
+}
+
+static void dx_task(void *context, int64_t i, int worker)
+{
+    const struct depthwise *j = context;
+    const struct tile t = tile_of(j, i);
+    j->engine->correlate_dx(&j->c, j->flipped, t.b, t.d0, t.d1, t.l0, t.l1,
+                            j->work + worker * j->work_bytes);
+}
+
+/* A band, and a part of the batch: its sums, tile after tile. */
+static void dw_task(void *context, int64_t i, int worker)
+{
+    const struct depthwise *j = context;
+    const int64_t part = i / j->bands, band = i % j->bands;
+    double *sums = j->sums + (part * j->D + band * j->c.tile_channels) * (j->K + 1);
+    const int64_t end = j->B * (part + 1) / j->parts;
+    for (int64_t b = j->B * part / j->parts; b < end; b++)
+        for (int64_t l = 0; l < j->tiles; l++) {
+            const struct tile t = tile_of(j, (b * j->bands + band) * j->tiles + l);
+            j->engine->correlate_dw(&j->c, t.b, t.d0, t.d1, t.l0, t.l1, sums,
+                                    j->work + worker * j->work_bytes);
+        }
+}
+
+/* x's last K - 1 elements, those of the state before them; from front to back, so
+ * that it may be the state's own memory. */
+static void state_task(void *context, int64_t i, int worker)
+{
+    const struct depthwise *j = context;
+    const fftconv_depthwise *o = j->o;
+    const int64_t b = i / j->D, d = i % j->D, n = j->K - 1, L = j->c.L;
+    const int64_t old = max64(0, n - L);
+    const struct array to = run_of(&o->next_state, b, d);
+    (void)worker;
+    for (int64_t m = 0; m < n; m++) {
+        struct array from = {0}, place = to;
+        struct scalar value = {0, 0};
+        if (m >= old)
+            from = run_of(&o->x, b, d), from.data = (char *)from.data + (m - n + L) * from.stride *
+                                                                            dtype_size(from.dtype);
+        else if (o->state.data)
+            from = run_of(&o->state, b, d), from.data = (char *)from.data + (m + L) * from.stride *
+                                                                                dtype_size(from.dtype);
+        if (from.data)
+            value = j->engine->get(&from);
+        place.data = (char *)place.data + m * place.stride * dtype_size(place.dtype);
+        j->engine->set(&place, value);
+    }
+}
+
+static void gather_sums(const struct depthwise *j)
+{
+    const fftconv_depthwise *o = j->o;
+    const int64_t K = j->K, step = j->D * (K + 1);
+    for (int64_t d = 0; d < j->D; d++)
+        for (int64_t k = 0; k <= K; k++) {
+            const fftconv_tensor *t = k < K ? &o->dweight : &o->dbias;
+            double sum = 0;
+            for (int64_t p = 0; p < j->parts; p++)
+                sum += j->sums[p * step + d * (K + 1) + k];
+            if (!t->data)
+                continue;
+            struct array to = run_of(t, 0, d);
+            to.data = (char *)to.data + (k < K ? k : 0) * to.stride * dtype_size(to.dtype);
+            j->engine->set(&to, (struct scalar){sum, 0});
+        }
+}
+
+/* Cuts elements [from, to) into tiles; returns the tasks these make. */
+static int64_t cut(struct depthwise *j, int64_t from, int64_t to)
+{
+    j->l0 = from, j->l1 = to;
+    j->tiles = ceil_div(to - from, j->c.tile_length);
+    return j->B * j->bands * j->tiles;
+}
+
+static bool is_wide(const fftconv_tensor *t) { return t->data && t->dtype == FFTCONV_FLOAT64; }
+
+/* Neighbours in memory are channels, not samples. */
+static bool is_across(const fftconv_tensor *t)
+{
+    return t->shape[1] > 1 && t->stride[1] == 1 && t->stride[2] != 1;
+}
+
+static int run(const fftconv_depthwise *o, bool back)
+{
+    int status;
+    if ((status = check(o, back)))
+        return status;
+    struct depthwise j = {.o = o, .B = o->x.shape[0], .D = o->x.shape[1], .K = o->weight.shape[2]};
+    const fftconv_tensor *out = back ? &o->dy : &o->y;
+    const bool wide = is_wide(&o->x) || is_wide(&o->weight) || is_wide(&o->bias) ||
+                      is_wide(&o->state) || is_wide(out);
+    if ((status = find_engine(o->isa, wide ? 8 : 4, &j.engine)))
+        return status;
+    const int threads = o->threads ? o->threads : fftconv_default_threads();
+    struct correlation *c = &j.c;
+    *c = (struct correlation){
+        .across = is_across(&o->x), .taps = j.K, .left = o->left, .L = o->x.shape[2],
+        .Lout = out->shape[2], .D = j.D, .activation = o->activation, .x = &o->x,
+        .state = o->state.data && j.K > 1 ? &o->state : NULL, .y = &o->y, .dy = &o->dy,
+        .dx = o->dx.data ? &o->dx : NULL,
+        .dstate = o->dstate.data && j.K > 1 ? &o->dstate : NULL};
+    c->stream = j.B * j.D * c->Lout * dtype_size(out->dtype) >= FAR_BYTES;
+    c->tile_length = c->across ? ROWS_TILE : LONG_TILE;
+    /* bands of one size */
+    const int64_t bands = ceil_div(j.D, BAND);
+    c->tile_channels = c->across ? round_up(ceil_div(j.D, bands), j.engine->lanes) : 1;
+    j.bands = ceil_div(j.D, c->tile_channels);
+
+    int64_t table_bytes;
+    void *table = tables_of(&j, &table_bytes);
+    if (!table)
+        return fail_memory(table_bytes);
+    const bool sums = back && (o->dweight.data || o->dbias.data);
+    j.parts = min64(j.B, ceil_div(PARTS, j.bands));
+    const int64_t sum_bytes = sums ? j.parts * j.D * (j.K + 1) * (int64_t)sizeof(double) : 0;
+    j.work_bytes = round_up(correlation_work(c, j.engine->lanes) * j.engine->real_bytes, ALIGNMENT);
+    const int64_t bytes = threads * j.work_bytes + sum_bytes;
+    if (!(j.work = aligned_new(bytes))) {
+        aligned_free(table);
+        return fail_memory(bytes);
+    }
+    if (!back) {
+        parallel_for(threads, cut(&j, 0, c->Lout), forward_task, &j);
+        if (o->next_state.data && j.K > 1)
+            parallel_for(threads, j.B * j.D, state_task, &j);
+    } else {
+        if (c->dx || c->dstate)
+            parallel_for(threads, cut(&j, c->dstate ? 1 - j.K : 0, c->dx ? c->L : 0), dx_task, &j);
+        if (sums) {
+            j.sums = (double *)(j.work + threads * j.work_bytes);
+            memset(j.sums, 0, (size_t)sum_bytes);
+            cut(&j, 0, c->Lout);
+            parallel_for(threads, j.parts * j.bands, dw_task, &j);
+            gather_sums(&j);
+        }
+    }
+    aligned_free(j.work);
+    aligned_free(table);
+    return FFTCONV_OK;
+}
+
+int fftconv_depthwise_forward(const fftconv_depthwise *o) { return run(o, false); }
+
+int fftconv_depthwise_backward(const fftconv_depthwise *o) { return run(o, true); }
