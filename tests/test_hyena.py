@@ -86,7 +86,7 @@ class Heads:
                           norm="forward")
         length = self.u.shape[-1]
         scale = np.linalg.norm(wide(self.dout))     # of sums that may cancel
-        limit = LIMIT[self.kernel] * scale
+        limit = LIMIT[self.kernel] * max(scale, np.linalg.norm(want["k"]))
         assert np.linalg.norm(dk[:, :length] - want["k"]) <= limit
         assert np.linalg.norm(dk[:, :-length:-1] - want["k_rev"][:, 1:]
                               if length > 1 else 0) <= limit
