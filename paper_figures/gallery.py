@@ -29,6 +29,8 @@ ORDER = [
     "table7_longer",
     "sparsity",
     "table9",
+    "short",
+    "table_short",
     "genome",
     "genome_timing",
 ]

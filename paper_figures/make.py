@@ -27,6 +27,7 @@ import readme_figure
 import style
 import table_7
 import table_9
+import table_short
 import tables_11_15
 import tables_16_17
 
@@ -38,6 +39,7 @@ EXPERIMENTS = [
     "memory",
     "partial",
     "sparsity",
+    "short",
     "genome_convolutions",
 ]
 RESULTS = [
@@ -47,6 +49,7 @@ RESULTS = [
     "memory",
     "partial",
     "sparsity",
+    "short",
     "genome",
     "genome_tracks",
 ]
@@ -58,6 +61,7 @@ DRAWINGS = {
     tables_16_17: ["memory"],
     table_7: ["partial"],
     table_9: ["sparsity"],
+    table_short: ["short"],
     genome_skew: ["genome", "genome_tracks"],
     readme_figure: ["speed"],
     gallery: ["speed"],

@@ -30,6 +30,7 @@ FIGURES = (
     "memory",
     "partial",
     "sparsity",
+    "short",
     "genome",
     "readme",
 )
@@ -37,6 +38,7 @@ TABLES = tuple(
     f"table{n}" for n in (3, 4, 7, 9, 11, 12, 13, 14, 15, 16, 17)
 ) + (
     "table7_longer",
+    "table_short",
     "genome_timing",
     "cpu_speed",
     "cpu_targets",
@@ -51,6 +53,7 @@ RESULTS = (
     "memory",
     "partial",
     "sparsity",
+    "short",
     "genome",
     "genome_tracks",
 )
@@ -243,6 +246,32 @@ def test_a_short_filter_takes_less_memory_and_long_rows_no_more(out):
         cut = [plans[8192, 2**a][key] for a in range(13, 7, -1)]
         assert max(cut) == cut[0] and cut[-1] < cut[0]
         assert plans[2**22, 4096][key] <= 2e6
+
+
+def test_the_short_table_is_what_was_measured(out):
+    record = result(out, "short")
+    shown = {
+        tuple(r[k] for k in ("length", "channels", "taps", "dtype", "layout")): r
+        for r in table(out, "table_short")
+    }
+    compared = 0
+    for row in record["rows"]:
+        assert 0 <= row["error"] <= (5e-7 if row["dtype"] == "float32" else 4e-3)
+        seen = shown[
+            tuple(
+                str(row[k])
+                for k in ("length", "channels", "taps", "dtype", "layout")
+            )
+        ]
+        assert float(seen[row["method"]]) == pytest.approx(
+            1e3 * row["median_s"] * 16 / row["batch"]
+        )
+        compared += 1
+    assert compared == len(record["rows"]) > len(shown) > 0
+    for seen in shown.values():
+        assert float(seen["over_copy"]) == pytest.approx(
+            float(seen["fftconv"]) / float(seen["copy"])
+        )
 
 
 def test_table_9_is_what_was_measured(out):

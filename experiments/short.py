@@ -1,0 +1,196 @@
+"""Short depthwise convolutions: flash-fft-conv's README table, CPU edition.
+
+    y[b, d, l] = bias[d] + sum_k w[d, k] x[b, d, l - (K - 1) / 2 + k]
+
+x (B, D, L), or (B, L, D) in layout BLH; as long as x.  The README's lengths and
+channels, K = 5, at a batch that makes x of at least `elements` elements, 16 at
+most; K = 3 and 7 at the smallest and the largest of them (all, in the full grid).
+
+Times: all processors, medians of interleaved runs; every result is compared with
+the float64 oracle, on some of its channels, before it is timed.
+
+    fftconv   depthwise_conv1d, into an array that is there
+    numpy     the same sum by NumPy, a multiplication and an addition a tap; one
+              thread, float32 only
+    copy      x read and y written once: np.copyto on as many threads, or on one
+              where that is faster
+
+Writes results/short.json.
+"""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from tqdm import tqdm
+
+import fftconv
+from fftconv import reference
+from fftconv._array import numpy_dtype
+
+import bench
+
+LENGTHS = (1024, 2048, 4096, 8192)
+CHANNELS = (768, 1024, 2048, 8192)
+# Short rows in 16 bits: the rounding of y is most of it.
+ERRORS = {"float32": 5e-7, "bfloat16": 4e-3, "float16": 6e-4}
+
+GRIDS = {
+    "quick": dict(
+        elements=2**12,
+        batch=1,
+        repeats=1,
+        shapes=[(64, 24), (128, 48)],
+        corners=[(64, 24)],
+        dtypes=("float32", "bfloat16"),
+    ),
+    "default": dict(
+        elements=2**24,
+        batch=16,
+        repeats=7,
+        shapes=[(n, d) for n in LENGTHS for d in CHANNELS],
+        corners=[(1024, 768), (8192, 8192)],
+        dtypes=("float32", "bfloat16"),
+    ),
+    "full": dict(
+        elements=2**26,
+        batch=16,
+        repeats=9,
+        shapes=[(n, d) for n in LENGTHS for d in CHANNELS],
+        corners=[(n, d) for n in LENGTHS for d in CHANNELS],
+        dtypes=("float32", "bfloat16", "float16"),
+    ),
+}
+
+
+class Copy:
+    """x into y, byte by byte, its rows shared out to so many threads."""
+
+    def __init__(self, x, y, threads):
+        self.pairs = list(
+            zip(*(np.array_split(a.reshape(-1), threads) for a in (x, y)))
+        )
+        self.pool = ThreadPoolExecutor(threads)
+
+    def __call__(self):
+        for done in [
+            self.pool.submit(np.copyto, y, x) for x, y in self.pairs
+        ]:
+            done.result()
+
+
+def by_numpy(x, w, bias, padding, axis, y):
+    """y, along `axis` of x; w (D, K)."""
+    n = x.shape[axis]
+    y[...] = bias if axis == 1 else bias[:, None]
+    for k in range(w.shape[1]):
+        shift = k - padding
+        to = slice(max(0, -shift), min(n, n - shift))
+        of = slice(max(0, shift), min(n, n + shift))
+        tap = w[:, k] if axis == 1 else w[:, k, None]
+        if axis == 1:
+            y[:, to] += tap * x[:, of]
+        else:
+            y[:, :, to] += tap * x[:, :, of]
+
+
+def measure(length, channels, taps, dtype, layout, grid, memory, rng):
+    """A row for each method at one shape."""
+    threads = bench.processors()
+    batch = max(1, grid["elements"] // (length * channels))
+    batch = min(grid["batch"], batch)
+    axis = 2 if layout == "BHL" else 1
+    shape = (
+        (batch, channels, length) if axis == 2 else (batch, length, channels)
+    )
+    x, y = (
+        m.view(numpy_dtype(dtype))[: batch * channels * length].reshape(shape)
+        for m in memory
+    )
+    for row in x:  # normal numbers, one batch row at a time
+        row[...] = rng.standard_normal(row.shape, np.float32)
+    w = rng.standard_normal((channels, taps), np.float32).astype(x.dtype)
+    bias = rng.standard_normal(channels, np.float32).astype(x.dtype)
+    padding = (taps - 1) // 2
+
+    def ours():
+        fftconv.depthwise_conv1d(
+            x, w, bias, padding=padding, layout=layout, out=y
+        )
+
+    calls = {"fftconv": ours}
+    if dtype == "float32":
+        calls["numpy"] = lambda: by_numpy(x, w, bias, padding, axis, y)
+    few = slice(0, channels, max(1, channels // 16))
+    some = (-1, few) if axis == 2 else (-1, slice(None), few)
+    rows = np.asarray(x[some], np.float64)
+    exact = reference.depthwise_conv1d(
+        (rows if axis == 2 else rows.T)[None],
+        w[few],
+        bias[few],
+        padding=(padding, padding),
+    )[0]
+    errors = {}
+    for name, call in calls.items():
+        y[...] = np.nan
+        call()
+        found = np.asarray(y[some], np.float64)
+        errors[name] = bench.check(
+            f"{length} x {channels}, K = {taps}, {dtype}, {layout}, {name}",
+            bench.row_error(found if axis == 2 else found.T, exact, 0.0),
+            ERRORS[dtype],
+        )
+    raw = x.view(np.uint8), y.view(np.uint8)
+    copies = {n: Copy(*raw, n) for n in {1, threads}}
+    calls |= {f"copy_{n}": call for n, call in copies.items()}
+    timing = bench.interleaved(calls, grid["repeats"], threads=threads)
+    fastest = min(copies, key=lambda n: timing[f"copy_{n}"]["median_s"])
+    timing["copy"] = timing[f"copy_{fastest}"] | {"threads": fastest}
+    return [
+        {
+            "length": length,
+            "channels": channels,
+            "batch": batch,
+            "taps": taps,
+            "dtype": dtype,
+            "layout": layout,
+            "method": name,
+            "error": errors.get(name, 0.0),
+            "threads": 1 if name == "numpy" else threads,
+            **timing[name],
+        }
+        for name in [*errors, "copy"]
+    ]
+
+
+def main():
+    settings = bench.options(__doc__).parse_args()
+    started = time.perf_counter()
+    grid = GRIDS[settings.grid]
+    rng = np.random.default_rng(settings.seed)
+    bench.keep_freed_memory()
+    most = max(
+        grid["elements"], max(n * d for n, d in grid["shapes"])
+    )
+    # Shared by all shapes: their pages are there.
+    memory = [np.zeros(4 * most, np.uint8) for _ in range(2)]
+    work = [
+        (n, d, taps, dtype, layout)
+        for n, d in grid["shapes"]
+        for taps in ((3, 5, 7) if (n, d) in grid["corners"] else (5,))
+        for dtype in grid["dtypes"]
+        for layout in ("BHL", "BLH")
+    ]
+    rows = []
+    for case in tqdm(work, desc="short", unit="case"):
+        rows += measure(*case, grid, memory, rng)
+    body = {
+        "elements": grid["elements"],
+        "repeats": grid["repeats"],
+        "rows": rows,
+    }
+    print(bench.write(settings.results, "short", settings, body, started))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""flash-fft-conv's table of short depthwise convolutions, in a CPU edition."""
+
+import csv
+
+import style
+from style import METHODS, plt
+
+TEXT = """All processors, medians of interleaved runs, every result compared with
+the float64 oracle before: milliseconds, scaled from the batch run to B = 16.
+'Copy' is x read and y written once, on as many threads or on one, whichever is
+faster: no convolution can take less. NumPy: one thread, float32, a
+multiplication and an addition for each tap. H100: as printed in flash-fft-conv's
+README, for BLH and K = 5."""
+BATCH = 16  # the README's
+
+
+def printed():
+    """(L, D) -> the README's row."""
+    with open(style.PAPER / "short.csv", newline="") as file:
+        return {
+            (int(r["length"]), int(r["channels"])): {
+                k: float(r[k]) for k in ("torch_ms", "flash_ms", "speedup")
+            }
+            for r in csv.DictReader(file)
+        }
+
+
+def rows_of(record):
+    """A row for each shape, number of taps, type and layout."""
+    cases, h100 = {}, printed()
+    for row in record["rows"]:
+        key = tuple(
+            row[k] for k in ("length", "channels", "taps", "dtype", "layout")
+        )
+        cases.setdefault(key, {})[row["method"]] = row
+    rows = []
+    for (length, channels, taps, dtype, layout), found in cases.items():
+        ours = found["fftconv"]
+        scale = 1e3 * BATCH / ours["batch"]
+        row = {
+            "length": length,
+            "channels": channels,
+            "taps": taps,
+            "layout": layout,
+            "dtype": dtype,
+            "run": ours["batch"],
+            **{m: scale * r["median_s"] for m, r in found.items()},
+            "over_copy": ours["median_s"] / found["copy"]["median_s"],
+            "error": ours["error"],
+        }
+        if "numpy" in found:
+            row["speedup"] = found["numpy"]["median_s"] / ours["median_s"]
+        if layout == "BLH" and taps == 5 and (length, channels) in h100:
+            row |= {
+                f"h100_{k}": v for k, v in h100[length, channels].items()
+            }
+        rows.append(row)
+    return rows
+
+
+COLUMNS = [
+    ("length", "L"),
+    ("channels", "D"),
+    ("taps", "K"),
+    ("layout", "Layout"),
+    ("dtype", "Type"),
+    ("run", "B run"),
+    ("numpy", "NumPy (ms)"),
+    ("fftconv", "libfftconv (ms)"),
+    ("copy", "Copy (ms)"),
+    ("over_copy", "libfftconv / copy"),
+    ("speedup", "NumPy / libfftconv"),
+    ("error", "Our largest error"),
+    ("h100_torch_ms", "H100, PyTorch (ms)"),
+    ("h100_flash_ms", "H100, flash-fft-conv (ms)"),
+    ("h100_speedup", "H100, speedup"),
+]
+
+
+def draw_short(rows):
+    """Time over the copy's, shape by shape, for each type."""
+    dtypes = list(dict.fromkeys(r["dtype"] for r in rows))
+    figure, axes = plt.subplots(
+        1,
+        len(dtypes),
+        figsize=(5 * len(dtypes), 4),
+        layout="constrained",
+        sharey=True,
+        squeeze=False,
+    )
+    shapes = sorted({(r["length"], r["channels"]) for r in rows})
+    places = {shape: i for i, shape in enumerate(shapes)}
+    for axis, dtype in zip(axes[0], dtypes):
+        for layout, colour, marker in (
+            ("BHL", METHODS["fftconv"][1], "o"),
+            ("BLH", style.ORANGE, "s"),
+        ):
+            for taps, dashes in ((3, ":"), (5, "-"), (7, "--")):
+                points = [
+                    (places[r["length"], r["channels"]], r["over_copy"])
+                    for r in rows
+                    if (r["dtype"], r["layout"], r["taps"])
+                    == (dtype, layout, taps)
+                ]
+                axis.plot(
+                    *zip(*points),
+                    label=f"{layout}, K = {taps}",
+                    color=colour,
+                    marker=marker,
+                    ls=dashes,
+                )
+        axis.axhline(1, color=style.GREY, lw=1)
+        axis.set_title(dtype)
+        axis.set_xticks(
+            range(len(shapes)),
+            [f"{style.short(n)} x {d}" for n, d in shapes],
+            rotation=60,
+            ha="right",
+        )
+        axis.set_xlabel("L x D")
+        axis.set_ylim(bottom=0)
+    axes[0, 0].set_ylabel("Time, of reading x and writing y once")
+    axes[0, -1].legend(ncols=2, fontsize=8)
+    return figure
+
+
+def draw(results, out):
+    """The table and its figure: short.json."""
+    record = style.read(results, "short")
+    rows = rows_of(record)
+    style.save_table(
+        out,
+        "table_short",
+        "Short depthwise convolutions, CPU edition",
+        TEXT,
+        COLUMNS,
+        rows,
+        record,
+    )
+    figure = draw_short(rows)
+    style.save_figure(
+        figure,
+        out,
+        "short",
+        "Short depthwise convolutions",
+        """libfftconv's time divided by that of reading x and writing y once, in
+        the same run and with all processors; both layouts.""",
+        COLUMNS,
+        rows,
+        record,
+    )
+    return figure
+
+
+if __name__ == "__main__":
+    style.main(draw)
