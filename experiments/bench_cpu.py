@@ -363,7 +363,11 @@ class Run:
         if bench.processors() < 2:
             return
         grid = self.grid
-        every = [(n, beyond(n)) for n in grid["lengths"] + grid["long"]]
+        # calls of 100 us and more
+        every = [
+            (n, beyond(n) if n > 512 else (4, 128))
+            for n in grid["lengths"] + grid["long"]
+        ]
         row = [(n, (1, 1)) for n in grid["lengths"][-1:] + grid["long"]]
         for length, shape in every + row:
             one, two = (self.case(*shape, length, threads=t) for t in (1, 2))

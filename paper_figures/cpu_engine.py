@@ -4,13 +4,16 @@ import style
 from style import METHODS, plt
 
 SPEED_TEXT = """Causal, float32, one thread, u of B x H rows: medians of
-interleaved runs, each result compared with a float64 FFT before. {fftw} Floor: the additions of a real FFT
-alone, 4 (log2 2L - 3/4) per output, at the measured rate of additions in
-registers. Gflop/s: the plan's count of operations over the time, beside the
-measured rates of additions and of fused multiply-adds. Binds: which of
-arithmetic and the bytes moved in each memory takes longest at the measured
-rates, and which part of the time that is; the rest is latency, shuffles, loads
-and stores that do not overlap."""
+interleaved runs, each result compared with a float64 FFT before. Floor: the
+additions of a real FFT alone, 4 (log2 2L - 3/4) per output, at the measured rate
+of additions in registers. {fftw}"""
+LIMIT_TEXT = """The runs of the table above. Gflop/s: the plan's count of
+operations over the time, beside the measured rates of additions, which are not
+all of them, and of fused multiply-adds, which few of them can be. Bytes: by the
+plan's count, in the memory where they stay; a row of the spectrum is read for
+each of the batch. Alone: at the highest rate of arithmetic, or of copying, in the
+table below. Binds: which of these takes longest; what is left of the time is
+latency, shuffles, and loads and stores that do not overlap."""
 FFTW_TEXT = """FFTW: {fftw}, {fftw_flags}, the best of {fftw_plans} plans; row by
 row, or two rows as one complex one, in cache, copying in and out and zeros
 included; the spectrum of k made beforehand on both sides; where it is missing,
@@ -50,12 +53,6 @@ def speeds_of(record):
         row[f"ours_{isa}"] = r["ns_per_output"]
         for key, value in (
             ("floor", r["floor_ns"]),
-            ("of_floor", 100 * r["of_floor"]),
-            ("gflops", r["gflops"]),
-            ("of_add", 100 * r["of_add"]),
-            ("of_fma", 100 * r["of_fma"]),
-            ("binds", r["binds"]),
-            ("of_bound", 100 * r["of_bound"]),
             ("stages", " ".join(map(str, r["stages"]))),
             ("error", r["error"]),
             ("clock", r["clock"]),
@@ -85,12 +82,6 @@ def speed_columns(record):
             (f"ours_{isa}", f"libfftconv, {isa} (ns)"),
             (f"over_fftw_{isa}", "Times FFTW"),
             (f"floor_{isa}", "Floor (ns)"),
-            (f"of_floor_{isa}", "Floor, of our time (%)"),
-            (f"gflops_{isa}", "Gflop/s"),
-            (f"of_add_{isa}", "Of the ADD rate (%)"),
-            (f"of_fma_{isa}", "Of the FMA rate (%)"),
-            (f"binds_{isa}", "Binds"),
-            (f"of_bound_{isa}", "That, of our time (%)"),
             (f"stages_{isa}", "Stages"),
             (f"error_{isa}", "Error"),
             (f"clock_{isa}", "Clock"),
@@ -98,7 +89,55 @@ def speed_columns(record):
     return columns
 
 
-def draw_speeds(record, speeds, peers):
+LEVELS = {"l1": "L1", "l2": "L2", "l3": "L3", "memory": "memory"}
+
+
+def limits_of(record):
+    """A row for every instruction set and L: what it uses of the machine."""
+    rows = []
+    for r in record["program"]["rows"]:
+        if r["method"].startswith("FFTW"):
+            continue
+        outputs = r["batch"] * r["channels"] * r["length"]
+        row = {
+            "isa": r["isa"],
+            "length": r["length"],
+            "ours": r["ns_per_output"],
+            "flops": r["flops"] / outputs,
+            "gflops": r["gflops"],
+            "of_add": 100 * r["of_add"],
+            "of_fma": 100 * r["of_fma"],
+            "of_floor": 100 * r["of_floor"],
+            "arithmetic": 100 * r["arithmetic_s"] / r["median_s"],
+            "binds": r["binds"],
+            "of_bound": 100 * r["of_bound"],
+        }
+        for level in LEVELS:
+            row[f"bytes_{level}"] = r["bytes"][level] / outputs
+            row[f"of_{level}"] = 100 * r["moving_s"][level] / r["median_s"]
+        rows.append(row)
+    return rows
+
+
+LIMIT_COLUMNS = (
+    [
+        ("isa", "Instruction set"),
+        ("length", "L"),
+        ("ours", "libfftconv (ns per output)"),
+        ("flops", "Flops per output"),
+        ("gflops", "Gflop/s"),
+        ("of_add", "Of the ADD rate (%)"),
+        ("of_fma", "Of the FMA rate (%)"),
+        ("of_floor", "Floor of additions, of our time (%)"),
+        ("arithmetic", "Arithmetic alone, of our time (%)"),
+    ]
+    + [(f"bytes_{k}", f"Bytes per output, {v}") for k, v in LEVELS.items()]
+    + [(f"of_{k}", f"{v} alone, of our time (%)") for k, v in LEVELS.items()]
+    + [("binds", "Binds"), ("of_bound", "That, of our time (%)")]
+)
+
+
+def draw_speeds(record, speeds, limits, peers):
     """Time per output; times the peers; parts of the machine's limits."""
     figure, (times, ratios, parts) = plt.subplots(
         1, 3, figsize=(14, 4.6), layout="constrained"
@@ -160,15 +199,20 @@ def draw_speeds(record, speeds, peers):
     ratios.set_ylabel("times")
     ratios.set_ylim(bottom=0)
 
+    mine = [r for r in limits if r["isa"] == best]
     for key, label, colour, dashes in (
-        (f"of_add_{best}", "operations, of the ADD rate", style.BLUE, "-"),
-        (f"of_fma_{best}", "operations, of the FMA rate", style.BLUE, ":"),
-        (f"of_floor_{best}", "floor of additions, of the time",
-         style.GREY, "--"),
-        (f"of_bound_{best}", "what binds, of the time", style.RED, "-"),
-    ):  # fmt: skip
+        ("of_add", "operations, of the ADD rate", style.BLUE, "-"),
+        ("of_fma", "operations, of the FMA rate", style.BLUE, ":"),
+        ("of_floor", "floor of additions, of the time", style.GREY, "--"),
+        ("of_bound", "what binds, of the time", style.RED, "-"),
+    ):
         parts.plot(
-            *zip(*column(key)), label=label, color=colour, ls=dashes, marker="o"
+            [r["length"] for r in mine],
+            [r[key] for r in mine],
+            label=label,
+            color=colour,
+            ls=dashes,
+            marker="o",
         )
     parts.set_title(f"Of what this machine can do, {best}")
     parts.set_ylabel("%")
@@ -206,12 +250,7 @@ PEAK_COLUMNS = [
 ] + [
     (f"{kind}_{level}", f"{kind.capitalize()}, {words} (GB/s)")
     for kind in ("copy", "triad")
-    for level, words in (
-        ("l1", "L1"),
-        ("l2", "L2"),
-        ("l3", "L3"),
-        ("memory", "memory"),
-    )
+    for level, words in LEVELS.items()
 ]
 TARGET_COLUMNS = [
     ("target", "Target"),
@@ -255,7 +294,7 @@ def yes(met):
 
 
 def draw(results, out):
-    """Four tables and a figure: bench_cpu.json."""
+    """Six tables and a figure: bench_cpu.json."""
     record = style.read(results, "bench_cpu")
     program = record["program"]
     how = SPEED_TEXT.format(
@@ -266,8 +305,12 @@ def draw(results, out):
     speeds = speeds_of(record)
     columns = speed_columns(record)
     style.save_table(
-        out, "cpu_speed", "CPU engine: speed and limits", how, columns, speeds,
+        out, "cpu_speed", "CPU engine: speed", how, columns, speeds,
         record)  # fmt: skip
+    limits = limits_of(record)
+    style.save_table(
+        out, "cpu_limits", "CPU engine: what limits it", LIMIT_TEXT,
+        LIMIT_COLUMNS, limits, record)  # fmt: skip
     style.save_table(
         out, "cpu_peaks", "CPU engine: what this machine can do", PEAK_TEXT,
         PEAK_COLUMNS, peak_rows(record), record)  # fmt: skip
@@ -288,7 +331,7 @@ def draw(results, out):
         [{**r, **{f"{who}_stages": " ".join(map(str, r[who]))
                   for who in ("own", "best")}}
          for r in record["planner"]], record)  # fmt: skip
-    figure = draw_speeds(record, speeds, peers_of(record))
+    figure = draw_speeds(record, speeds, limits, peers_of(record))
     style.save_figure(
         figure, out, "cpu", "CPU engine",
         """Left: time per output element; with FFTW the kernel's spectrum is made

@@ -41,6 +41,7 @@ TABLES = tuple(
     "table_short",
     "genome_timing",
     "cpu_speed",
+    "cpu_limits",
     "cpu_targets",
     "cpu_rows",
     "cpu_planner",
@@ -436,27 +437,34 @@ def test_the_cpu_engines_speeds_are_what_was_measured(out):
             ours[row["isa"], row["length"]] = row
     assert sorted(shown) == sorted({length for _, length in ours})
     peaks = {p["isa"]: p for p in record["peaks"]}
+    limits = {(r["isa"], int(r["length"])): r for r in table(out, "cpu_limits")}
+    assert set(limits) == set(ours)
     for (isa, length), row in ours.items():
         seen, ns = shown[length], row["ns_per_output"]
         assert float(seen[f"ours_{isa}"]) == pytest.approx(ns)
+        assert float(seen[f"floor_{isa}"]) == pytest.approx(
+            1e9 * 4 * (math.log2(2 * length) - 0.75) / peaks[isa]["add_flops"],
+            rel=1e-3,
+        )
         rate = row["flops"] / row["median_s"]
         peak = peaks[isa]
         for key, value in (
             ("gflops", rate / 1e9),
             ("of_add", 100 * rate / peak["add_flops"]),
             ("of_fma", 100 * rate / peak["fma_flops"]),
-            (
-                "floor",
-                1e9 * 4 * (math.log2(2 * length) - 0.75) / peak["add_flops"],
-            ),
         ):
-            assert float(seen[f"{key}_{isa}"]) == pytest.approx(value, rel=1e-3)
+            assert float(limits[isa, length][key]) == pytest.approx(
+                value, rel=1e-3
+            )
         # What binds is what takes longest by itself.
         alone = {"arithmetic": row["arithmetic_s"], **row["moving_s"]}
         assert row["binds"] == max(alone, key=alone.get)
         for level, seconds in row["moving_s"].items():
             assert seconds == pytest.approx(
                 row["bytes"][level] / peak["copy_bytes"][level], rel=1e-4
+            )
+            assert float(limits[isa, length][f"of_{level}"]) == pytest.approx(
+                100 * seconds / row["median_s"], rel=1e-4
             )
         if length in fftw:
             assert set(fftw[length]) == {"r2c", "pairs"}
