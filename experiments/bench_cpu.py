@@ -21,9 +21,9 @@ for the peers and the last line.  float32, one thread, causal, the spectrum made
 beforehand, unless the line says otherwise.  Every call is compared with float64
 before it is timed.  Prints a table of targets; writes results/bench_cpu.json.
 
-FFTW plans rows of up to 64K, three times each, in half a minute.  Longer ones
-take it minutes: they are planned under --full, and kept beside the results, where
-every later run finds them.
+FFTW plans rows of up to 16K, three times each, in a quarter of a minute.  Longer
+ones take it minutes: they are planned under --full, and kept beside the results,
+where every later run finds them.
 """
 
 import itertools
@@ -309,7 +309,7 @@ class Run:
         elif self.settings.grid == "full":
             command += ["--full"]
         else:
-            command += ["--plan-up-to", str(2**16)]
+            command += ["--plan-up-to", str(2**14)]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
         record = json.loads(done.stdout)
         fastest = {}
