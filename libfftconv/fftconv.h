@@ -490,6 +490,70 @@ FFTCONV_API FFTCONV_MUST_CHECK int fftconv_depthwise_forward(
 FFTCONV_API FFTCONV_MUST_CHECK int fftconv_depthwise_backward(
     const fftconv_depthwise *depthwise);
 
+/* ---- Kernels of state-space models ---------------------------------------- */
+
+typedef enum fftconv_discretization {
+    FFTCONV_ZOH = 0,      /* Abar = e^A, Bbar = (e^A - 1) A^-1 B             */
+    FFTCONV_BILINEAR = 1, /* (I - A/2)^-1 (I + A/2), (I - A/2)^-1 B          */
+    FFTCONV_DSS = 2,      /* zoh's over e^(AL) - 1 (DSS_softmax, arXiv
+                             2203.14343), the sum without the 2 in k         */
+} fftconv_discretization;
+
+/* Zero it, set `size`, fill in what takes part.  The kernel of a state space of
+ * conjugate pairs, of which N states stand for 2N:
+ *
+ *     k[i, c, h, l] = 2 Re sum_n C[c, h, n] (Abar^l Bbar)[i, h, n]
+ *
+ * with A = diag(A) - sum_j P_j Q_j*, in units of one time step: A is Delta A,
+ * B is Delta B, P Q* is Delta P Q*.  rank 0 is S4D (arXiv 2206.11893), rank >= 1
+ * S4 (arXiv 2111.00396), bilinear only.  Parameters are complex128, interleaved,
+ * contiguous; k and dk contiguous, of `dtype`. */
+typedef struct fftconv_ssm {
+    size_t size;
+    int64_t inputs, channels, heads, states, length; /* I, C, H, N, L >= 1   */
+    int64_t rank;           /* 0 ... 8                                       */
+    int32_t dtype;          /* of k: FFTCONV_FLOAT32 or FFTCONV_FLOAT64      */
+    int32_t discretization; /* fftconv_discretization                        */
+    int32_t state;          /* 1: B holds states s before the first sample,
+                               and k[l] = 2 Re C Abar^(l+1) s; not with dss  */
+    int32_t threads;        /* 0: all; results do not depend on it           */
+    const char *isa;        /* NULL: the best of this machine                */
+    const double *A;        /* (H, N), real parts negative                   */
+    const double *B;        /* (I, H, N)                                     */
+    const double *C;        /* (C, H, N)                                     */
+    const double *P, *Q;    /* (rank, H, N)                                  */
+    void *k;                /* (I, C, H, L)                                  */
+    const void *dk;         /* backward: the gradient of k                   */
+    double *dA, *dB, *dC, *dP, *dQ; /* backward: what you want, else NULL    */
+} fftconv_ssm;
+
+/* Memory: a few rows of L and, with rank, a matrix of (2N, 2N) for each thread.
+ * Errors: INVALID, UNSUPPORTED (isa), NO_MEMORY. */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_ssm_kernel(const fftconv_ssm *ssm);
+/* Gradients, d/dRe + i d/dIm, of sum(dk . k).  With dk a signal backwards in
+ * time, conj(dC) / 2 is the state it leaves: sum_l dk[l] Abar^l Bbar. */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_ssm_kernel_backward(const fftconv_ssm *ssm);
+
+/* Projections around kernels, at every frequency (Centaurus' opt_ssm_forward,
+ * arXiv 2409.03377):
+ *     out[b, o] = sum_n C[o, n] kernels[n] sum_i B[n, i] in[b, i]
+ * in, kernels and out are consecutive rows of spectra.  B (states, inputs) and
+ * C (outputs, states) are contiguous matrices of the spectra's real type, for all
+ * frequencies; with `imaginary` each is followed by its imaginary part, in a plan
+ * of the complex form.  The inverse DFT's 1/M is C's.  Not for the folded form,
+ * or weights. */
+typedef struct fftconv_projection {
+    size_t size;
+    int64_t batch, inputs, states, outputs;
+    const void *in, *kernels, *B, *C;
+    void *out; /* overlaps neither in nor kernels */
+    int32_t imaginary;
+    int32_t threads; /* 0: the plan's */
+} fftconv_projection;
+
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_project(
+    const fftconv_plan *plan, const fftconv_projection *projection);
+
 #ifdef __cplusplus
 }
 #endif

@@ -200,6 +200,42 @@ struct correlation {
     int64_t tile_channels, tile_length; /* a tile, one channel unless across    */
 };
 
+/* out[r, c] = sum_d a[r, d] b[d, c], matrices of the engine's reals whose rows lie
+ * `step` apart; columns are a multiple of the lanes. */
+struct matmul {
+    int64_t rows, columns, depth;
+    const void *a, *b;
+    void *out;
+    int64_t a_step, b_step, out_step;
+};
+
+/* ---- State-space kernels (ssm.c), in float64, `lanes` heads beside each other --- */
+
+enum { CAUCHY = 4, MAX_RANK = 8 };
+
+/* R[v] = sum_n v_n / (2is - c x_n) + conj(v_n) / (2is - c conj(x_n)) at the nodes
+ * (2s, c), for CAUCHY vectors v at a time. */
+struct cauchy {
+    int64_t states, nodes; /* nodes: a multiple of the lanes                  */
+    const double *s2, *c;
+    const double *terms;   /* of each state: Re x, Im x, CAUCHY times
+                              Re(v conj x), CAUCHY times Re v                 */
+    double *out;           /* of each v: re[nodes], im[nodes]                 */
+};
+
+/* w = D x - sum_j column_j Re(row_j . x), arrays [state][re, im][lane]. */
+struct solver {
+    double *diagonal, *rows, *columns;
+};
+
+struct recurrence {
+    int64_t states, rank, channels;
+    struct solver forward, adjoint; /* (I - A/2)^-1 and its adjoint           */
+    double *C, *P, *Q;
+    double *dA, *dC, *dP, *dQ;      /* added to; dC may be NULL               */
+    bool states_too;                /* false: dC alone is wanted              */
+};
+
 enum { FORWARD = 1, INVERSE = 2 };
 
 /* One instruction set at one precision: engine_body.h compiled once. */
@@ -271,6 +307,18 @@ struct engine {
      * k = taps sum_l g[d, l], of a tile of outputs */
     void (*correlate_dw)(const struct correlation *, int64_t b, int64_t d0, int64_t d1,
                          int64_t l0, int64_t l1, double *sums, void *work);
+    /* ssm.h: out = a b; of vectors of spectra, x *= k and x += i y */
+    void (*matmul)(const struct matmul *);
+    void (*scale_spectra)(int64_t reals, const void *k, void *x);
+    void (*add_turned)(int64_t reals, const void *y, void *x);
+    /* float64 only: start p^r for r < count; Cauchy sums; the recurrence forward
+     * from x[0], and backwards (work for mu and y) */
+    void (*powers)(const double (*square)[2], const double *start, int64_t count, double *re,
+                   double *im);
+    void (*cauchy)(const struct cauchy *);
+    void (*recur)(const struct recurrence *, int64_t steps, double *x);
+    void (*recur_back)(const struct recurrence *, int64_t steps, const double *x,
+                       const double *g, double *a, double *mu, double *y);
     /* One group of `lanes` DFTs, stages [0, count) of st, on T. */
     void (*transform)(const struct stage *st, int count, void *T);
 };

@@ -148,7 +148,8 @@ def test_numbers(lib):
         assert getattr(lib, name) == defined[name]
     enumerators = {name: int(value) for name, value in
                    re.findall(r"FFTCONV_(\w+) = (\d+)", TEXT)}
-    for table in (lib.DTYPES, lib.MODES, lib.FORMS, lib.ACTIVATIONS):
+    for table in (lib.DTYPES, lib.MODES, lib.FORMS, lib.ACTIVATIONS,
+                  lib.DISCRETIZATIONS):
         for name, value in table.items():
             c_name = "IDENTITY" if name is None else name.upper()
             c_name = "FORM_AUTO" if c_name == "AUTO" else c_name

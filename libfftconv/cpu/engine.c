@@ -16,18 +16,21 @@
 #define JOIN(a, b, c) JOIN_(a, b, c)
 
 #define REAL float
+#define IN_DOUBLE 0
 #define INT int32_t
 #define REAL_DTYPE FFTCONV_FLOAT32
 #define N_(name) N_JOIN(name, _f32)
 #define ENGINE JOIN(fftconv_engine, FFTCONV_ISA, f32)
 #include "engine_body.h"
 #undef REAL
+#undef IN_DOUBLE
 #undef INT
 #undef REAL_DTYPE
 #undef N_
 #undef ENGINE
 
 #define REAL double
+#define IN_DOUBLE 1
 #define INT int64_t
 #define REAL_DTYPE FFTCONV_FLOAT64
 #define N_(name) N_JOIN(name, _f64)

@@ -1065,6 +1065,7 @@ static void N_(weigh)(const struct xform *xf, double scale, const void *S, void 
 
 #include "contract.h"
 #include "depthwise.h"
+#include "ssm.h"
 
 static void N_(transform)(const struct stage *st, int count, void *T)
 {
@@ -1101,6 +1102,15 @@ const struct engine ENGINE = {
     .correlate = N_(correlate),
     .correlate_dx = N_(correlate_dx),
     .correlate_dw = N_(correlate_dw),
+    .matmul = N_(matmul),
+    .scale_spectra = N_(scale_spectra),
+    .add_turned = N_(add_turned),
+#if IN_DOUBLE
+    .powers = N_(powers),
+    .cauchy = N_(cauchy),
+    .recur = N_(recur),
+    .recur_back = N_(recur_back),
+#endif
 };
 
 #undef W

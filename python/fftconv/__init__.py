@@ -10,13 +10,16 @@ frequencies kept; `conv_matrix` mixes channels; `depthwise_conv1d` is a short
 convolution of each.  `FFTConv` holds its kernel.  `FlashFFTConv`, `PartialFFTConv`,
 `FrequencySparseFFTConv` and `FlashDepthWiseConv1d` are the calls of
 flash-fft-conv, `fftconv_fwd`, `fftconv_bwd` and `fftconv_func` those of hyena-dna;
+`opt_ssm_forward`, `fft_conv`, `FFTConvS4` and `Centaurus` are lrnnx's; `ssm`
+has the kernels of state-space models, `hippo` their initialisations;
 `cost` is the paper's cost model, `monarch` the transform by
 itself, `reference` the oracle in plain NumPy.
 """
 
-from . import cost, monarch, reference
+from . import cost, hippo, monarch, reference, ssm
 from ._gradients import Gradients
 from ._lib import Unsupported, lib as _c
+from .centaurus import Centaurus
 from .convolution import conv, conv_backward
 from .depthwise import (FlashDepthWiseConv1d, FlashDepthwiseConv1d,
                         depthwise_conv1d, depthwise_conv1d_backward)
@@ -27,17 +30,22 @@ from .matrix import conv_matrix, conv_matrix_backward
 from .pattern import Pattern
 from .mixer import FFTConv
 from .plan import Counters, Plan, Spectrum
+from .s4 import FFTConvS4
+from .strategies import (fft_conv, opt_ssm_backward, opt_ssm_forward,
+                         strategy_costs, upstream_strategy)
 from .stream import Stream
 
 __version__ = _c.fftconv_version().decode()
-__all__ = ["Counters", "FFTConv", "FlashDepthWiseConv1d",
-           "FlashDepthwiseConv1d", "FlashFFTConv", "FrequencySparseFFTConv",
-           "Gradients", "PartialFFTConv", "Pattern", "Plan", "Spectrum",
-           "Stream", "Unsupported", "conv", "conv_backward", "conv_matrix",
-           "conv_matrix_backward", "cost", "default_threads",
-           "depthwise_conv1d", "depthwise_conv1d_backward", "fftconv_bwd",
-           "fftconv_func", "fftconv_func_backward", "fftconv_fwd", "isas",
-           "monarch", "reference"]
+__all__ = ["Centaurus", "Counters", "FFTConv", "FFTConvS4",
+           "FlashDepthWiseConv1d", "FlashDepthwiseConv1d", "FlashFFTConv",
+           "FrequencySparseFFTConv", "Gradients", "PartialFFTConv", "Pattern",
+           "Plan", "Spectrum", "Stream", "Unsupported", "conv",
+           "conv_backward", "conv_matrix", "conv_matrix_backward", "cost",
+           "default_threads", "depthwise_conv1d", "depthwise_conv1d_backward",
+           "fft_conv", "fftconv_bwd", "fftconv_func", "fftconv_func_backward",
+           "fftconv_fwd", "hippo", "isas", "monarch", "opt_ssm_backward",
+           "opt_ssm_forward", "reference", "ssm", "strategy_costs",
+           "upstream_strategy"]
 
 
 def isas():

@@ -35,6 +35,10 @@ PROMOTED = {"complex128": DTYPE_NAMES,
             "complex64": tuple(name for name, to in COMPLEX_OF.items()
                                if to == "complex64")}
 
+# The real type that each computes in.
+WIDE = {"float16": "float32", "bfloat16": "float32", "float32": "float32",
+        "float64": "float64", "complex64": "float32", "complex128": "float64"}
+
 _DTYPES = {name: np.dtype(name) for name in DTYPE_NAMES if name != "bfloat16"}
 # Native NumPy dtypes only: a byte-swapped one is not found here.
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}

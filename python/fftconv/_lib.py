@@ -38,6 +38,7 @@ DTYPES = {"float64": 1, "float32": 2, "float16": 3, "bfloat16": 4,
 MODES = {"causal": 0, "circular": 1, "two_sided": 2}
 FORMS = {"auto": 0, "right_angle": 1, "folded": 2, "complex": 3}
 ACTIVATIONS = {None: 0, "gelu": 1, "silu": 2}
+DISCRETIZATIONS = {"zoh": 0, "bilinear": 1, "dss": 2}
 FORWARD, BACKWARD = range(2)                               # fftconv_direction
 INPUT, OUTPUT = range(2)                                        # fftconv_side
 
@@ -111,6 +112,28 @@ class Contraction(Structure):
                 ("out_stride", c_int64 * 2), ("scale", c_double),
                 ("conjugate_a", c_int32), ("conjugate_b", c_int32),
                 ("accumulate", c_int32), ("threads", c_int32)]
+
+
+class Ssm(Structure):
+    """fftconv_ssm: a state space, its kernel and gradients."""
+    _fields_ = [("size", c_size_t),
+                ("inputs", c_int64), ("channels", c_int64), ("heads", c_int64),
+                ("states", c_int64), ("length", c_int64), ("rank", c_int64),
+                ("dtype", c_int32), ("discretization", c_int32),
+                ("state", c_int32), ("threads", c_int32), ("isa", c_char_p),
+                *((name, c_void_p) for name in
+                  ("A", "B", "C", "P", "Q", "k", "dk", "dA", "dB", "dC", "dP",
+                   "dQ"))]
+
+
+class Projection(Structure):
+    """fftconv_projection: projections around kernels at every frequency."""
+    _fields_ = [("size", c_size_t),
+                *((name, c_int64) for name in
+                  ("batch", "inputs", "states", "outputs")),
+                *((name, c_void_p) for name in
+                  ("in_", "kernels", "B", "C", "out")),
+                ("imaginary", c_int32), ("threads", c_int32)]
 
 
 class DftDesc(Structure):
@@ -215,6 +238,9 @@ PROTOTYPES = {
     "fftconv_heads_backward": (STATUS, [_PLAN, POINTER(Heads)]),
     "fftconv_depthwise_forward": (STATUS, [POINTER(Depthwise)]),
     "fftconv_depthwise_backward": (STATUS, [POINTER(Depthwise)]),
+    "fftconv_ssm_kernel": (STATUS, [POINTER(Ssm)]),
+    "fftconv_ssm_kernel_backward": (STATUS, [POINTER(Ssm)]),
+    "fftconv_project": (STATUS, [_PLAN, POINTER(Projection)]),
 }
 # These return an int that is no status.
 _PLAIN_INT = {"fftconv_abi", "fftconv_isa_available",

@@ -37,7 +37,54 @@ def _plan(length, taps, reverse, dtype, mode, fft_size, threads):
                 single_block=True)
 
 
-class _Call:
+class Spectra:
+    """Rows of spectra of one plan, and what is done with them."""
+
+    def __init__(self, plan):
+        self.plan = plan
+        self.row_bytes = plan.counters.spectra_row_bytes
+
+    def new_spectra(self, n0, n1):
+        """(n0, n1, reals), aligned; what is in it is left over."""
+        data, _ = aligned_bytes(n0 * n1 * self.row_bytes)
+        return data.view(self.plan._real_dtype()).reshape(n0, n1, -1)
+
+    def spectra_of(self, rows, side):
+        """The spectra of rows (n0, n1, L), a View."""
+        s = self.new_spectra(*rows.shape[:2])
+        _lib.lib.fftconv_rows_to_spectra(
+            self.plan._handle, side, byref(_tensor(rows)), s.ctypes.data, 0)
+        return s
+
+    def rows_from(self, s, side, rows):
+        """Rows, a View, from their spectra, which are overwritten."""
+        _lib.lib.fftconv_spectra_to_rows(
+            self.plan._handle, side, s.ctypes.data, byref(_tensor(rows)), 0)
+
+    def spectra_of_taps(self, tensors, memory):
+        """The spectra of kernels (n0, n1, Lk), and of k_rev where there is
+        one, without the 1/M of an inverse DFT, in `memory`."""
+        s = _first(memory, *tensors[0].shape[:2])
+        _lib.lib.fftconv_kernels_to_spectra(
+            self.plan._handle, *_pair(tensors), s.ctypes.data, 0)
+        return s
+
+    def contract(self, a, b, out, *, conjugate_b=False, accumulate=False):
+        """out[r, c] = (1 / M) sum_d a[r, d] b[d, c] at every frequency; the
+        transforms leave the inverse DFT's 1/M to this."""
+        c = _lib.Contraction(
+            size=ctypes.sizeof(_lib.Contraction), rows=a.shape[0],
+            columns=b.shape[1], depth=a.shape[1], a=a.ctypes.data,
+            b=b.ctypes.data, out=out.ctypes.data,
+            scale=1 / self.plan.transform_length,
+            conjugate_b=conjugate_b, accumulate=accumulate)
+        for name, x in ("a", a), ("b", b), ("out", out):
+            getattr(c, name + "_stride")[:] = [
+                s // self.row_bytes for s in x.strides[:2]]
+        _lib.lib.fftconv_contract(self.plan._handle, byref(c))
+
+
+class _Call(Spectra):
     """The checked operands of one call, and what its steps are made of.
 
     u, k, k_rev: Views; kernels: those of k and k_rev that are there, by name;
@@ -78,10 +125,9 @@ class _Call:
         arguments = (u.shape[2], k.shape[2], reverse, self.dtype, mode,
                      fft_size, threads)
         try:
-            self.plan = _plan(*arguments)
+            super().__init__(_plan(*arguments))
         except TypeError:                       # not hashable: Plan says what
-            self.plan = _plan.__wrapped__(*arguments)
-        self.row_bytes = self.plan.counters.spectra_row_bytes
+            super().__init__(_plan.__wrapped__(*arguments))
         self.outputs, self.inputs = k.shape[:2]
         inputs = min(self.inputs, max(1, BLOCK_BYTES // self.row_bytes))
         outputs = min(self.outputs, max(
@@ -101,50 +147,17 @@ class _Call:
     def _rows(self, v, name):
         return self._typed(v, name, (self.dtype,))
 
-    def new_spectra(self, n0, n1):
-        """(n0, n1, reals), aligned; what is in it is left over."""
-        data, _ = aligned_bytes(n0 * n1 * self.row_bytes)
-        return data.view(self.plan._real_dtype()).reshape(n0, n1, -1)
-
-    def spectra_of(self, rows, side):
-        """The spectra of rows (n0, n1, L), a View."""
-        s = self.new_spectra(*rows.shape[:2])
-        _lib.lib.fftconv_rows_to_spectra(
-            self.plan._handle, side, byref(_tensor(rows)), s.ctypes.data, 0)
-        return s
-
-    def rows_from(self, s, side, rows):
-        """Rows, a View, from their spectra, which are overwritten."""
-        _lib.lib.fftconv_spectra_to_rows(
-            self.plan._handle, side, s.ctypes.data, byref(_tensor(rows)), 0)
-
     def spectra_of_kernels(self, block, memory):
         """The spectra of a block (H_out, H_in) of kernels, in `memory`."""
-        tensors = [_tensor(_block(v, *block)) for v in self.kernels.values()]
-        s = _first(memory, *tensors[0].shape[:2])
-        _lib.lib.fftconv_kernels_to_spectra(
-            self.plan._handle, *_pair(tensors), s.ctypes.data, 0)
-        return s
+        return self.spectra_of_taps(
+            [_tensor(_block(v, *block)) for v in self.kernels.values()],
+            memory)
 
     def kernels_from(self, s, block, gradients):
         """A block of the kernels' gradients, Views, from its spectra."""
         tensors = [_tensor(_block(v, *block)) for v in gradients]
         _lib.lib.fftconv_spectra_to_kernels(
             self.plan._handle, s.ctypes.data, *_pair(tensors), 0)
-
-    def contract(self, a, b, out, *, conjugate_b=False, accumulate=False):
-        """out[r, c] = (1 / M) sum_d a[r, d] b[d, c] at every frequency; the
-        transforms leave the inverse DFT's 1/M to this."""
-        c = _lib.Contraction(
-            size=ctypes.sizeof(_lib.Contraction), rows=a.shape[0],
-            columns=b.shape[1], depth=a.shape[1], a=a.ctypes.data,
-            b=b.ctypes.data, out=out.ctypes.data,
-            scale=1 / self.plan.transform_length,
-            conjugate_b=conjugate_b, accumulate=accumulate)
-        for name, x in ("a", a), ("b", b), ("out", out):
-            getattr(c, name + "_stride")[:] = [
-                s // self.row_bytes for s in x.strides[:2]]
-        _lib.lib.fftconv_contract(self.plan._handle, byref(c))
 
 
 def _tensor(v):

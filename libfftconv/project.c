@@ -1,0 +1,142 @@
+/* Projections at every frequency, around a product with kernels' spectra:
+ *
+ *     out[b, o] = sum_n C[o, n] K[n] sum_i B[n, i] in[b, i]
+ *
+ * in blocks of frequencies, so that the N rows between never leave the cache. */
+#include "internal.h"
+
+#include <string.h>
+
+/* Of what a block holds: a quarter of an L2 of 1 MiB. */
+enum { BLOCK_BYTES = 256 << 10 };
+
+struct job {
+    const struct engine *engine;
+    const fftconv_projection *p;
+    int64_t row, block, blocks; /* in reals */
+    char *work;
+    int64_t work_bytes; /* of each worker */
+};
+
+static int64_t larger_side(const fftconv_projection *p)
+{
+    return p->imaginary ? max64(p->states, p->outputs) : 0;
+}
+
+/* out = (re + i im) x: a real product, and one turned by i added to it. */
+static void matrix(const struct job *j, const void *re, const void *im, int64_t rows,
+                   int64_t depth, const void *x, int64_t x_step, int64_t reals, void *out,
+                   int64_t out_step, void *turned)
+{
+    struct matmul m = {.rows = rows, .columns = reals, .depth = depth, .a = re, .b = x,
+                       .out = out, .a_step = depth, .b_step = x_step, .out_step = out_step};
+    j->engine->matmul(&m);
+    if (!im)
+        return;
+    m.a = im, m.out = turned, m.out_step = reals;
+    j->engine->matmul(&m);
+    const int64_t size = j->engine->real_bytes;
+    for (int64_t r = 0; r < rows; r++)
+        j->engine->add_turned(reals, (char *)turned + r * reals * size,
+                              (char *)out + r * out_step * size);
+}
+
+static void project_task(void *context, int64_t task, int worker)
+{
+    const struct job *j = context;
+    const fftconv_projection *p = j->p;
+    const int64_t b = task / j->blocks, at = task % j->blocks * j->block;
+    const int64_t reals = min64(j->block, j->row - at), size = j->engine->real_bytes;
+    char *x = j->work + worker * j->work_bytes, *u = x + p->inputs * j->block * size;
+    char *turned = u + p->states * j->block * size;
+    const char *in = (const char *)p->in + (b * p->inputs * j->row + at) * size;
+    const char *K = (const char *)p->kernels + at * size;
+    char *out = (char *)p->out + (b * p->outputs * j->row + at) * size;
+    const char *B = p->B, *C = p->C;
+    const char *Bi = p->imaginary ? B + p->states * p->inputs * size : NULL;
+    const char *Ci = p->imaginary ? C + p->outputs * p->states * size : NULL;
+    /* rows a power of two apart would meet in the same lines of a cache */
+    for (int64_t i = 0; i < p->inputs; i++)
+        memcpy(x + i * reals * size, in + i * j->row * size, (size_t)(reals * size));
+    matrix(j, B, Bi, p->states, p->inputs, x, reals, reals, u, reals, turned);
+    for (int64_t n = 0; n < p->states; n++)
+        j->engine->scale_spectra(reals, K + n * j->row * size, u + n * reals * size);
+    matrix(j, C, Ci, p->outputs, p->states, u, reals, reals, out, j->row, turned);
+}
+
+static int check(const fftconv_plan *plan, const fftconv_projection *p)
+{
+    if (!plan || !p)
+        return fail(FFTCONV_INVALID, "%s is NULL", plan ? "projection" : "plan");
+    if (p->size != sizeof *p)
+        return fail(FFTCONV_INVALID, "projection->size is %zu, must be %zu", p->size,
+                    sizeof *p);
+    if (plan->form == FFTCONV_FOLDED || plan->pattern)
+        return fail(FFTCONV_INVALID, "plan has %s, must be of form right_angle or complex, "
+                    "without weights", plan->pattern ? "weights" : "form folded");
+    if (p->imaginary < 0 || p->imaginary > 1 ||
+        (p->imaginary && plan->form != FFTCONV_COMPLEX))
+        return fail(FFTCONV_INVALID, "imaginary is %d, must be 0, or 1 with a plan of form "
+                    "complex", p->imaginary);
+    const struct {
+        const char *name;
+        int64_t value;
+    } sizes[] = {{"batch", p->batch}, {"inputs", p->inputs}, {"states", p->states},
+                 {"outputs", p->outputs}};
+    for (int i = 0; i < 4; i++)
+        if (sizes[i].value < 1 || sizes[i].value > (int64_t)1 << 24)
+            return fail(FFTCONV_INVALID, "%s is %lld, must be 1 ... 2^24", sizes[i].name,
+                        (long long)sizes[i].value);
+    const int64_t row_bytes = spectra_reals(plan) * plan->engine->real_bytes;
+    const unsigned vector = (unsigned)(plan->engine->lanes * plan->engine->real_bytes);
+    int64_t in_rows = p->batch * p->inputs, out_rows = p->batch * p->outputs, bytes;
+    if (__builtin_mul_overflow(max64(in_rows, out_rows), row_bytes, &bytes) ||
+        __builtin_mul_overflow(p->states, row_bytes, &bytes))
+        return fail(FFTCONV_INVALID, "batch is %lld, must keep all spectra below 2^63 bytes",
+                    (long long)p->batch);
+    const struct {
+        const char *name;
+        const void *data;
+        unsigned alignment;
+        int64_t bytes;
+    } arrays[] = {
+        {"in", p->in, vector, in_rows * row_bytes},
+        {"kernels", p->kernels, vector, p->states * row_bytes},
+        {"B", p->B, (unsigned)plan->engine->real_bytes, 0},
+        {"C", p->C, (unsigned)plan->engine->real_bytes, 0},
+        {"out", p->out, vector, out_rows * row_bytes},
+    };
+    for (int i = 0; i < 5; i++) {
+        if (!arrays[i].data)
+            return fail(FFTCONV_INVALID, "%s is NULL, must be given", arrays[i].name);
+        if ((uintptr_t)arrays[i].data % arrays[i].alignment)
+            return fail(FFTCONV_INVALID, "%s is at %p, must be aligned to %u bytes",
+                        arrays[i].name, arrays[i].data, arrays[i].alignment);
+    }
+    for (int i = 0; i < 2; i++) {
+        const uintptr_t a = (uintptr_t)arrays[i].data, out = (uintptr_t)p->out;
+        if (a < out + (uintptr_t)arrays[4].bytes && out < a + (uintptr_t)arrays[i].bytes)
+            return fail(FFTCONV_INVALID, "out overlaps %s, must not", arrays[i].name);
+    }
+    return FFTCONV_OK;
+}
+
+int fftconv_project(const fftconv_plan *plan, const fftconv_projection *p)
+{
+    int threads, status;
+    if ((status = check(plan, p)) || (status = resolve_threads(plan, p->threads, &threads)))
+        return status;
+    struct job j = {.engine = plan->engine, .p = p, .row = spectra_reals(plan)};
+    const int64_t size = plan->engine->real_bytes, vector = 2 * plan->engine->lanes;
+    const int64_t rows = p->inputs + p->states + larger_side(p);
+    j.block = max64(vector, BLOCK_BYTES / size / rows / vector * vector);
+    j.block = min64(j.block, j.row);
+    j.blocks = ceil_div(j.row, j.block);
+    threads = (int)min64(threads, p->batch * j.blocks);
+    j.work_bytes = round_up(rows * j.block * size, ALIGNMENT);
+    if (!(j.work = aligned_new(j.work_bytes * threads)))
+        return fail_memory(j.work_bytes * threads);
+    parallel_for(threads, p->batch * j.blocks, project_task, &j);
+    aligned_free(j.work);
+    return FFTCONV_OK;
+}

@@ -1,0 +1,158 @@
+"""Centaurus' four modes, as compositions that use their structure.
+
+    y[b, t, o] = sum_n C[o, n] sum_{j <= t} K[n, j] sum_i B_[n, i] x[b, t - j, i]
+    K[n, l] = Re sum_m E[n, m] exp(Delta[n] A[n, m] l),    B_ = Delta B
+
+(arXiv 2409.03377).  "neck": B and C dense.  "dws": B and C diagonal, so one
+convolution for each channel.  "full": B and C with one entry a row and a column,
+so a dense kernel of all (o, i).  "pointwise": every (n, m) a state of its own,
+E = 1, B and C dense.
+"""
+
+import numpy as np
+
+from ._array import WIDE, choice, finish, size, view
+from .convolution import conv
+from .matrix import conv_matrix
+from .ssm import ssm_kernel
+from .strategies import opt_ssm_forward
+
+MODES = ("neck", "dws", "full", "pointwise")
+
+
+class Centaurus:
+    """A state-space layer of H channels: x (B, L, H) to y (B, L, H).
+
+    d_model: H. d_state: N; of "dws" H, of "full" H^2. sub_states: M, the
+    exponentials of each latent kernel. mode: one of `MODES`. seed: of what is
+    random.
+
+    ``parameters``, NumPy arrays yours to change in place: A (N, M) complex,
+    -1/2 + i pi m / M; log_delta (N,), evenly in log 1e-3 ... log 1e-1; E
+    (N, M), sqrt(2) times normal, not of "pointwise"; B and C: (N, H) and (H, N)
+    of "neck", (N M, H) and (H, N M) of "pointwise", (N,) of the others. Raises
+    ValueError.
+    """
+
+    def __init__(self, d_model, d_state, sub_states, mode="neck", *, seed=None):
+        H, N = size(d_model, "d_model"), size(d_state, "d_state")
+        M = size(sub_states, "sub_states")
+        choice(mode, "mode", dict.fromkeys(MODES))
+        needed = {"dws": H, "full": H * H}.get(mode, N)
+        if N != needed:
+            raise ValueError(f"d_state is {N}; with mode={mode!r} and d_model "
+                             f"{H} it must be {needed}")
+        self.d_model, self.d_state, self.sub_states = H, N, M
+        self.mode = mode
+        rng = np.random.default_rng(seed)
+        frequencies = np.pi * np.arange(M) / M
+        p = {"A": np.tile(-0.5 + 1j * frequencies, (N, 1)),
+             "log_delta": np.linspace(np.log(1e-3), np.log(1e-1), N)}
+        if mode != "pointwise":
+            p["E"] = np.sqrt(2) * rng.standard_normal((N, M))
+        if mode in ("dws", "full"):
+            p["B"], p["C"] = np.ones(N), np.ones(N)
+        else:
+            n = N * M if mode == "pointwise" else N
+            gain = 1 if mode == "pointwise" else np.sqrt(2)
+            p["B"] = gain * rng.standard_normal((n, H)) / np.sqrt(H)
+            p["C"] = np.sqrt(2 / n) * rng.standard_normal((H, n))
+        self.parameters = p
+        self._shapes = {name: x.shape for name, x in p.items()}
+
+    def __repr__(self):
+        return (f"Centaurus({self.d_model}, {self.d_state}, "
+                f"{self.sub_states}, {self.mode!r})")
+
+    def _checked(self):
+        """The parameters, and Delta A (N, M)."""
+        p = self.parameters
+        for name, shape in self._shapes.items():
+            if np.shape(p.get(name)) != shape:
+                raise ValueError(f"parameters['{name}'] has shape "
+                                 f"{np.shape(p.get(name))}; it must be {shape}")
+        return p, np.exp(p["log_delta"])[:, None] * p["A"]
+
+    def latent_kernels(self, length, dtype="float64"):
+        """K (N, L), of "pointwise" (N M, L)."""
+        p, x = self._checked()
+        if self.mode == "pointwise":
+            x, E = x.reshape(-1, 1), np.ones((x.size, 1))
+        else:
+            E = p["E"]
+        # 2 Re (E/2) e^(x (l+1)) s from the state s = e^-x
+        return ssm_kernel(x, np.exp(-x)[None], E[None] / 2, length, state=True,
+                          dtype=dtype)[0, 0]
+
+    def _input(self):
+        """B_, Delta B in B's shape."""
+        p = self.parameters
+        delta = np.exp(p["log_delta"])
+        if self.mode == "pointwise":
+            delta = np.repeat(delta, self.sub_states)
+        return (delta if p["B"].ndim == 1 else delta[:, None]) * p["B"]
+
+    def __call__(self, x, *, strategy="auto", threads=None):
+        """y (B, L, H) of x (B, L, H), real, of its dtype and kind.
+
+        strategy: of opt_ssm_forward, in "neck" and "pointwise". Raises
+        ValueError.
+        """
+        v = view(x, "x", "float32")
+        if len(v.shape) != 3 or 0 in v.shape or v.shape[2] != self.d_model:
+            raise ValueError(f"x has shape {tuple(v.shape)}; it must be (B, L, "
+                             f"{self.d_model}), each at least 1")
+        if v.dtype.startswith("complex"):
+            raise ValueError(f"x has dtype {v.dtype}; it must be real")
+        dtype = WIDE[v.dtype]
+        K = self.latent_kernels(v.shape[1], dtype)
+        B, C = self._input().astype(dtype), self.parameters["C"].astype(dtype)
+        rows = v.numpy()
+        wide = rows.astype(dtype, copy=False)
+        if B.ndim == 2:
+            y = opt_ssm_forward(wide, K, B, C, strategy=strategy,
+                                k_layout="NL", threads=threads)
+        else:
+            k = (B * C)[:, None] * K
+            if self.mode == "full":             # n = o H + i
+                k = k.reshape(self.d_model, self.d_model, -1)
+            run = conv if self.mode == "dws" else conv_matrix
+            y = run(wide.swapaxes(1, 2), k, threads=threads).swapaxes(1, 2)
+        return finish(np.ascontiguousarray(y).astype(rows.dtype, copy=False),
+                      v.kind)
+
+    def default_state(self, *batch_shape):
+        """Zeros (*batch_shape, N, M), complex128."""
+        shape = tuple(size(n, "batch_shape") for n in batch_shape)
+        return np.zeros(shape + (self.d_state, self.sub_states), complex)
+
+    def step(self, x, state):
+        """(y (B, H), next state) of one sample x (B, H): s = e^(Delta A) s + B_ x,
+        y = C sum_m E Re s. Always by the parameters as they are. Raises
+        ValueError."""
+        p, exponent = self._checked()
+        H, shape = self.d_model, (self.d_state, self.sub_states)
+        state, v = np.asarray(state), view(x, "x", "float32")
+        if state.ndim != 3 or state.shape[1:] != shape:
+            raise ValueError(f"state has shape {state.shape}; it must be "
+                             f"{('B', *shape)}, as default_state gives it")
+        if tuple(v.shape) != (len(state), H):
+            raise ValueError(f"x has shape {tuple(v.shape)}; it must be "
+                             f"{(len(state), H)}: (B, H)")
+        rows, B, C = v.numpy(), self._input(), p["C"]
+        if self.mode == "pointwise":
+            driven = (rows @ B.T).reshape(-1, *shape)
+        elif self.mode == "neck":
+            driven = (rows @ B.T)[..., None]
+        else:       # channel n of "dws", n mod H of "full"
+            driven = (np.tile(rows, self.d_state // H) * B)[..., None]
+        state = np.exp(exponent) * state + driven
+        if self.mode == "pointwise":
+            y = state.real.reshape(len(state), -1) @ C.T
+        else:
+            z = np.sum(p["E"] * state.real, -1)
+            if self.mode == "neck":
+                y = z @ C.T
+            else:
+                y = (z * C).reshape(len(z), H, -1).sum(-1)
+        return finish(y.astype(rows.dtype), v.kind), state

@@ -1,0 +1,705 @@
+"""S4 and S4D: kernels with parameters, and the convolution layer over them.
+
+    x'(t) = A x(t) + B u(t),   y(t) = C x(t),   one for each of H channels
+
+as a convolution with k[l] = 2 Re C Abar^l Bbar (`forward`), or step by step
+(`step`): the two are the same thing.  S4: arXiv 2111.00396; S4D: 2206.11893.
+The calls are those of lrnnx's FFTConvS4, over NumPy arrays.
+"""
+
+import numpy as np
+
+from . import hippo
+from ._array import choice, finish, size, view
+from .convolution import conv, conv_backward
+from .ssm import ssm_kernel, ssm_kernel_backward
+
+#: The least value a transform's inverse is given: exp has no zero.
+SMALLEST = 1e-4
+
+
+def _softplus(x):
+    return np.logaddexp(x, 0.0)
+
+
+def _sigmoid(x):
+    return np.exp(-np.logaddexp(0.0, -x))
+
+
+# name: f, its derivative, its inverse.
+TRANSFORMS = {
+    "none": (lambda x: x, np.ones_like, lambda y: y),
+    "exp": (np.exp, np.exp, lambda y: np.log(np.maximum(y, SMALLEST))),
+    "relu": (lambda x: np.maximum(x, 0) + SMALLEST,
+             lambda x: (x > 0).astype(np.float64),
+             lambda y: np.maximum(y, SMALLEST) - SMALLEST),
+    "sigmoid": (_sigmoid, lambda x: _sigmoid(x) * _sigmoid(-x),
+                lambda y: np.log(np.maximum(y, SMALLEST)) - np.log1p(-y)),
+    # y + log(1 - e^-y): log(e^y - 1) without overflow
+    "softplus": (_softplus, _sigmoid,
+                 lambda y: (y := np.maximum(y, SMALLEST))
+                 + np.log(-np.expm1(-y))),
+}
+
+
+def _inverse(name, of, value):
+    _, _, inverse = choice(name, of, TRANSFORMS)
+    if name == "sigmoid" and np.max(value) >= 1:
+        raise ValueError(f"{of} is 'sigmoid', whose values are below 1, and "
+                         f"the initialisation asks for {np.max(value):g}")
+    return inverse(np.asarray(value, np.float64))
+
+
+class S4DKernel:
+    """The kernel of a diagonal state space for each of H channels (S4D).
+
+    d_model: H. d_state: states, of which d_state / 2 are kept, one of each
+        conjugate pair (N below). l_max is not used: the call says how long.
+    channels: C outputs of each head. n_ssm: S, a divisor of H: different A and
+        B; head h has number h mod S. None means H.
+    init: one of `hippo.DIAGONAL`. B_clip: Im B of "legs" is held to +- B_clip;
+        None leaves it exact.
+    dt_min, dt_max: Delta is log-uniform between them, or, deterministic,
+        evenly spaced in the logarithm. dt_tie: one Delta for all N of a head.
+    dt_transform, real_transform, imag_transform: "none", "exp", "relu",
+        "sigmoid", "softplus": Delta = f(inv_dt), A = -f(A_real) - i f(A_imag).
+        dt_fast: inv_dt = sinh of what is stored.
+    disc: "zoh", "bilinear" or "dss". bandlimit: C is 0 where Delta |Im A| /
+        2 pi is at least bandlimit / 2, Delta without rate; None: nowhere.
+    is_real: d_state real states in place of pairs; A is the real part of init.
+    seed: of all that is random. verbose: accepted, prints nothing.
+
+    ``parameters``: A_real, A_imag (S, N), B (1, S, N), C (C, H, N), inv_dt
+    (H, 1) or (H, N), float64 and complex128, yours to change in place. Raises
+    ValueError.
+    """
+
+    discretizations = ("zoh", "bilinear", "dss")
+    modes = (None, "linear", "diagonal")
+    inits = hippo.DIAGONAL
+
+    def __init__(self, d_model, d_state=64, *, channels=1, n_ssm=None,
+                 init="legs", B_clip=2.0, dt_min=1e-3, dt_max=0.1,
+                 dt_tie=True, dt_transform="exp", dt_fast=False,
+                 real_transform="exp", imag_transform="none", disc=None,
+                 bandlimit=None, is_real=False, deterministic=False, rank=None,
+                 l_max=None, seed=None, verbose=False):
+        heads = size(d_model, "d_model")
+        self.channels = size(channels, "channels")
+        ssms = heads if n_ssm is None else size(n_ssm, "n_ssm")
+        if heads % ssms:
+            raise ValueError(f"n_ssm is {ssms}; it must divide d_model, "
+                             f"{heads}")
+        if not 0 < dt_min <= dt_max:
+            raise ValueError(f"dt_min is {dt_min} and dt_max {dt_max}; they "
+                             "must be 0 < dt_min <= dt_max")
+        rng = np.random.default_rng(seed)
+        self._settings(disc, dt_transform, dt_fast, real_transform,
+                       imag_transform, bandlimit, is_real)
+        A, B, P = self._initial(init, size(d_state, "d_state"), B_clip, rank)
+        N = len(A)
+        if is_real:
+            A, B = A.real + 0j, B.real + 0j
+        p = {"A_real": _inverse(real_transform, "real_transform", -A.real),
+             "A_imag": _inverse(imag_transform, "imag_transform", -A.imag),
+             "B": B[None]}
+        p = {name: np.repeat(x[..., None, :], ssms, -2)
+             for name, x in p.items()}
+        if P is not None:
+            p["P"] = np.repeat(P[:, None], ssms, 1)
+        shape = (self.channels, heads, N)
+        # E |C|^2 = 1
+        p["C"] = (rng.standard_normal(shape) + 0j if is_real else
+                  (rng.standard_normal(shape)
+                   + 1j * rng.standard_normal(shape)) / np.sqrt(2))
+        low, high = np.log(dt_min), np.log(dt_max)
+        if deterministic:
+            log_dt = np.repeat(np.linspace(low, high, heads)[:, None],
+                               1 if dt_tie else N, 1)
+        else:
+            log_dt = rng.uniform(low, high, (heads, 1 if dt_tie else N))
+        # exp's inverse as it is: a Delta below SMALLEST stays
+        inv_dt = (log_dt if dt_transform == "exp" else
+                  _inverse(dt_transform, "dt_transform", np.exp(log_dt)))
+        p["inv_dt"] = np.arcsinh(inv_dt) if dt_fast else inv_dt
+        self._take(p)
+
+    @classmethod
+    def from_config(cls, config):
+        """The kernel of a param_config: A_real, A_imag, B, C, inv_dt, of S4 P
+        too, and settings by their names here; complex arrays, or real ones
+        with a last axis of 2. N, H, channels, rank, repeat and verbose are
+        what the arrays say and may be left out."""
+        if not isinstance(config, dict):
+            raise ValueError(f"param_config is a {type(config).__name__}; it "
+                             "must be a dict")
+        arrays = ["A_real", "A_imag", "B", "C", "inv_dt"] + ["P"] * (
+            cls is S4Kernel)
+        settings = {"disc": None, "dt_transform": "exp", "dt_fast": False,
+                    "real_transform": "exp", "imag_transform": "none",
+                    "bandlimit": None, "is_real": False}
+        said = {"N", "H", "channels", "rank", "repeat", "verbose",
+                "deterministic", "l_max", "P"}
+        missing = [name for name in arrays if config.get(name) is None]
+        unknown = set(config) - set(arrays) - set(settings) - said
+        if missing or unknown:
+            raise ValueError(
+                f"param_config lacks {missing} and has {sorted(unknown)}; it "
+                f"must have {arrays}, and may have "
+                f"{sorted(set(settings) | said)}")
+        self = cls.__new__(cls)
+        self._settings(**{name: config.get(name, usual)
+                          for name, usual in settings.items()})
+        p = {name: np.array(config[name]) for name in arrays}
+        for name in {"B", "C", "P"} & set(p):
+            x = p[name]
+            if x.ndim == 4 and x.shape[-1] == 2 and x.dtype.kind != "c":
+                x = x[..., 0] + 1j * x[..., 1]
+            if x.ndim != 3:
+                raise ValueError(f"param_config['{name}'] has shape {x.shape}; "
+                                 "it must have three axes, the last of them N")
+            p[name] = x.astype(np.complex128)
+        if p["A_real"].ndim != 2:
+            raise ValueError("param_config['A_real'] has shape "
+                             f"{p['A_real'].shape}; it must be (S, N)")
+        self.channels = p["C"].shape[0]
+        self._take({name: x if x.dtype.kind == "c" else x.astype(np.float64)
+                    for name, x in p.items()})
+        for name, value in (("N", self.N), ("H", self.H),
+                            ("channels", self.channels)):
+            if config.get(name) not in (None, value):
+                raise ValueError(f"param_config['{name}'] is {config[name]!r}; "
+                                 f"its arrays say {value}")
+        return self
+
+    def _settings(self, disc, dt_transform, dt_fast, real_transform,
+                  imag_transform, bandlimit, is_real):
+        self.disc = self.discretizations[0] if disc is None else disc
+        choice(self.disc, "disc", dict.fromkeys(self.discretizations))
+        for name, value in (("dt_transform", dt_transform),
+                            ("real_transform", real_transform),
+                            ("imag_transform", imag_transform)):
+            choice(value, name, TRANSFORMS)
+            setattr(self, name, value)
+        if bandlimit is not None and not bandlimit > 0:
+            raise ValueError(f"bandlimit is {bandlimit!r}; it must be positive "
+                             "or None")
+        self.dt_fast, self.bandlimit = dt_fast, bandlimit
+        self.is_real = is_real
+        self._step = None
+
+    def _initial(self, init, d_state, b_clip, rank):
+        """A, B (N,) and P (rank, N) or None."""
+        if rank is not None:
+            raise ValueError(f"rank is {rank!r}; a diagonal kernel has none: "
+                             "it must be None")
+        A = hippo.diagonal(init, 2 * d_state if self.is_real else d_state)
+        B = (hippo.nplr("legs", 2 * len(A), b_clip)[2] if init == "legs"
+             else np.ones(len(A), np.complex128))
+        return A, B, None
+
+    def _take(self, p):
+        """The parameters, their shapes checked against each other."""
+        S, self.N = p["A_real"].shape
+        self.H = p["C"].shape[1]
+        shapes = {"A_real": [(S, self.N)], "A_imag": [(S, self.N)],
+                  "B": [(1, S, self.N)],
+                  "C": [(self.channels, self.H, self.N)],
+                  "P": [(len(p.get("P", ())), S, self.N)],
+                  "inv_dt": [(self.H, 1), (self.H, self.N)]}
+        for name, x in p.items():
+            if x.shape not in shapes[name] or 0 in x.shape:
+                raise ValueError(f"{name} has shape {x.shape}; it must be "
+                                 f"{' or '.join(map(str, shapes[name]))}")
+        if self.H % S:
+            raise ValueError(f"A_real has shape {(S, self.N)}; its first axis "
+                             f"must divide H, {self.H}")
+        self.parameters = p
+
+    # ---- The continuous system, and its gradients -------------------------
+
+    def _heads(self, x):
+        """(.., S, N) as (.., H, N): head h has number h mod S."""
+        return np.tile(x, (1,) * (x.ndim - 2) + (self.H // x.shape[-2], 1))
+
+    def dt(self, rate=1.0):
+        """Delta rate: (H, 1) or (H, N)."""
+        if not np.isscalar(rate) or not 0 < rate < np.inf:
+            raise ValueError(f"rate is {rate!r}; it must be a positive number")
+        raw = self.parameters["inv_dt"]
+        f, _, _ = TRANSFORMS[self.dt_transform]
+        return f(np.sinh(raw) if self.dt_fast else raw) * rate
+
+    def A(self):
+        """(H, N): -f(A_real) - i f(A_imag)."""
+        f, _, _ = TRANSFORMS[self.real_transform]
+        g, _, _ = TRANSFORMS[self.imag_transform]
+        A = -f(self.parameters["A_real"]) + 0j
+        if not self.is_real:
+            A -= 1j * g(self.parameters["A_imag"])
+        return self._heads(A)
+
+    def _kept(self):
+        """(H, N): which states are below the band limit; True for all."""
+        if self.bandlimit is None:
+            return True
+        frequency = self.dt() * np.abs(self.A().imag) / (2 * np.pi)
+        return frequency < self.bandlimit / 2
+
+    def _system(self, rate):
+        """A, B, C and, of S4, P, Q in units of one step: dicts of arrays."""
+        dt, p = self.dt(rate), self.parameters
+        system = {"A": dt * self.A(), "B": dt * self._heads(p["B"]),
+                  "C": p["C"] * self._kept()}
+        if "P" in p:
+            P = self._heads(p["P"])
+            system.update(P=dt * P, Q=P)
+        return system
+
+    def __call__(self, length, state=None, rate=1.0, dtype="float32"):
+        """(k, k_state): k (C, H, L), and what a state adds to each y.
+
+        state: (batch, H, N), before the first sample, or None; k_state is then
+        (batch, C, H, L), else None. rate multiplies Delta. Raises ValueError.
+        """
+        system = self._system(rate)
+        options = {"discretization": self.disc, "dtype": dtype}
+        k = ssm_kernel(length=length, **system, **options)[0]
+        if state is None:
+            return k, None
+        system["B"] = self._checked_state(state)
+        return k, ssm_kernel(length=length, **system, state=True, **options)
+
+    def backward(self, dk, rate=1.0):
+        """{name: gradient} of sum(dk . k) for every parameter, dk (C, H, L);
+        of complex ones d/dRe + i d/dIm."""
+        system, p, dt = self._system(rate), self.parameters, self.dt(rate)
+        got = ssm_kernel_backward(np.asarray(dk)[None], **system,
+                                  discretization=self.disc)
+        A, B = self.A(), self._heads(p["B"])
+        dA, dB = dt * got.dA, dt * got.dB
+        ddt = (A.conj() * got.dA).real + (B.conj() * got.dB).real.sum(0)
+        result = {"C": got.dC * self._kept()}
+        if "P" in p:
+            P = self._heads(p["P"])
+            result["P"] = self._shared(dt * got.dP + got.dQ)
+            ddt = ddt + (P.conj() * got.dP).real.sum(0)
+        result["B"] = self._shared(dB)
+        _, slope, _ = TRANSFORMS[self.real_transform]
+        result["A_real"] = -self._shared(dA.real) * slope(p["A_real"])
+        if self.is_real:
+            result["A_imag"] = np.zeros_like(p["A_imag"])
+            result = {name: x.real + 0j if np.iscomplexobj(x) else x
+                      for name, x in result.items()}
+        else:
+            _, slope, _ = TRANSFORMS[self.imag_transform]
+            result["A_imag"] = -self._shared(dA.imag) * slope(p["A_imag"])
+        raw = p["inv_dt"]
+        _, slope, _ = TRANSFORMS[self.dt_transform]
+        slope = (slope(np.sinh(raw)) * np.cosh(raw) if self.dt_fast
+                 else slope(raw))
+        if raw.shape[1] == 1:
+            ddt = ddt.sum(1, keepdims=True)
+        result["inv_dt"] = ddt * rate * slope
+        return {name: result[name] for name in p}
+
+    def _shared(self, x):
+        """The adjoint of `_heads`: summed over the heads of each SSM."""
+        ssms = self.parameters["A_real"].shape[0]
+        return x.reshape(x.shape[:-2] + (-1, ssms, self.N)).sum(-3)
+
+    # ---- The recurrence -----------------------------------------------------
+
+    def default_state(self, *batch_shape, dtype="complex64"):
+        """Zeros (*batch_shape, H, N): one state of each conjugate pair."""
+        shape = tuple(size(n, "batch_shape") for n in batch_shape)
+        return np.zeros(shape + (self.H, self.N), dtype)
+
+    def _checked_state(self, state):
+        state = np.asarray(state)
+        if state.ndim != 3 or state.shape[1:] != (self.H, self.N):
+            raise ValueError(f"state has shape {state.shape}; it must be "
+                             f"(batch, {self.H}, {self.N}), as default_state "
+                             "gives it")
+        if self.disc == "dss":
+            raise ValueError("state is given, and disc is 'dss', whose kernel "
+                             "is no recurrence: state must be None")
+        return state
+
+    def forward_state(self, u, state, rate=1.0):
+        """The state after u (batch, H, L): Abar^L s + sum_l Abar^(L-1-l) Bbar u[l].
+        """
+        state = self._checked_state(state)
+        length, batch = u.shape[-1], len(u)
+        system = self._system(rate)
+        # With dk = u backwards, conj(dC) / 2 is the sum.
+        own = {**system, "C": np.zeros((batch, self.H, self.N))}
+        backwards = np.ascontiguousarray(u[None, ..., ::-1], np.float64)
+        added = ssm_kernel_backward(backwards, **own, needs=("C",),
+                                    discretization=self.disc).dC.conj() / 2
+        return (self._decayed(system, state, length)
+                + added).astype(state.dtype)
+
+    def _decayed(self, system, state, length):
+        """Abar^length s"""
+        x = system["A"]
+        if self.disc == "zoh":
+            return np.exp(x * length) * state
+        return ((1 + x / 2) / (1 - x / 2)) ** length * state
+
+    def setup_step(self, mode=None, rate=1.0):
+        """Make ready for `step`. mode: None, the best, or one of ``modes``;
+        rate as in the forward call. Parameters changed afterwards are seen."""
+        if mode == "diagonal" and mode not in self.modes:
+            raise ValueError(
+                "mode is 'diagonal': eigenvectors of a HiPPO matrix are so far "
+                "from orthogonal that it loses every digit; allowed: "
+                f"{', '.join(map(repr, self.modes))}")
+        choice(mode, "mode", dict.fromkeys(self.modes))
+        if self.disc == "dss":
+            raise ValueError("disc is 'dss', whose kernel is no recurrence: "
+                             "there is no step")
+        self.dt(rate)
+        self._step = {"mode": mode, "rate": rate}
+
+    def _ready(self):
+        """The recurrence's constants, made again where a parameter changed."""
+        if self._step is None:
+            raise ValueError("step was called before setup_step: call "
+                             "setup_step() first")
+        made = self._step.get("parameters")
+        if made is None or any(not np.array_equal(made[name], x)
+                               for name, x in self.parameters.items()):
+            self._step["parameters"] = {name: x.copy() for name, x
+                                        in self.parameters.items()}
+            self._step["constants"] = self._constants(
+                self._system(self._step["rate"]))
+        return self._step["constants"]
+
+    def _constants(self, system):
+        x, B = system["A"], system["B"][0]
+        if self.disc == "zoh":
+            # expm1, so that a small step keeps its digits
+            near = np.abs(x) < 1e-3
+            series = 1 + x / 2 * (1 + x / 3 * (1 + x / 4))
+            p = np.exp(x)
+            f = np.where(near, series, (p - 1) / np.where(near, 1, x))
+        else:
+            p, f = (1 + x / 2) / (1 - x / 2), 1 / (1 - x / 2)
+        return {"A": p, "B": f * B, "C": 2 * system["C"]}
+
+    def _next(self, constants, state, u):
+        return constants["A"] * state + constants["B"] * u[..., None]
+
+    def step(self, u, state):
+        """(y, next state): y (batch, C, H) of one sample u (batch, H).
+
+        In float64 inside; the next state has the state's dtype. Raises
+        ValueError before `setup_step`.
+        """
+        constants = self._ready()
+        state = self._checked_state(state)
+        u = np.asarray(u)
+        if u.shape != (len(state), self.H):
+            raise ValueError(f"x has shape {u.shape}; it must be "
+                             f"{(len(state), self.H)}: (batch, H)")
+        after = self._next(constants, state, u)
+        y = np.einsum("chn,bhn->bch", constants["C"], after).real
+        return y.astype(u.dtype), after.astype(state.dtype)
+
+
+class S4Kernel(S4DKernel):
+    """The kernel of a state space with A diagonal plus low rank (S4).
+
+    init: one of `hippo.MEASURES`. rank: None means the measure's own, 1, for
+    "legt" 2; more are zeros, less is refused. disc: "bilinear" alone.
+    B_clip: 2 as in the original, whose default is so no exact HiPPO matrix;
+    None for the exact one. setup_step's modes: None and "linear", the
+    recurrence in O(N); "dense", a matrix. All else as `S4DKernel`;
+    ``parameters`` has P (rank, S, N) too.
+
+    Re Lambda of "fout" and "legt" is 0; with real_transform "exp" it becomes
+    -`SMALLEST`.
+    """
+
+    discretizations = ("bilinear",)
+    modes = (None, "linear", "dense")
+    inits = hippo.MEASURES
+
+    def _initial(self, init, d_state, b_clip, rank):
+        if self.is_real:
+            raise ValueError("is_real is True; HiPPO matrices have complex "
+                             "eigenvalues: it must be False")
+        A, P, B = hippo.nplr(init, d_state, b_clip)
+        rank = len(P) if rank is None else size(rank, "rank")
+        if rank < len(P):
+            raise ValueError(f"rank is {rank}; {init!r} needs {len(P)}")
+        return A, B, np.concatenate([P, np.zeros((rank - len(P), len(A)))])
+
+    def _solver(self, system):
+        """(I - A/2)^-1 x = D x - sum_j column_j Re(row_j . x)."""
+        D = 1 / (1 - system["A"] / 2)
+        P, Q = system["P"], system["Q"]
+        # I + Re(Q* D P), a matrix for each head
+        S = np.eye(len(P)) + np.einsum("ihn,jhn->hij", Q.conj(), D * P).real
+        columns = np.einsum("ihn,hij->hjn", D * P / 2, np.linalg.inv(S))
+        return {"D": D, "rows": np.moveaxis(2 * Q.conj() * D, 0, 1),
+                "columns": columns}
+
+    def _solve(self, s, x):
+        sums = np.einsum("hjn,...hn->...hj", s["rows"], x).real
+        return s["D"] * x - np.einsum("hjn,...hj->...hn", s["columns"], sums)
+
+    def _constants(self, system):
+        s = self._solver(system)
+        constants = {"B": self._solve(s, system["B"])[0],
+                     "C": 2 * system["C"], "solver": s}
+        if self._step["mode"] == "dense":
+            constants["dense"] = self._dense(s)
+        return constants
+
+    def _dense(self, s):
+        """Abar (H, 2N, 2N) on (Re x, Im x)."""
+        unit = np.concatenate([np.eye(self.N), 1j * np.eye(self.N)])
+        unit = np.repeat(unit[:, None], self.H, 1)              # (2N, H, N)
+        image = 2 * self._solve(s, unit) - unit
+        return np.moveaxis(np.concatenate([image.real, image.imag], -1), 0, 2)
+
+    def _next(self, constants, state, u):
+        driven = constants["B"] * u[..., None]
+        if "dense" in constants:
+            x = np.concatenate([state.real, state.imag], -1)
+            x = np.einsum("hij,bhj->bhi", constants["dense"], x)
+            return x[..., :self.N] + 1j * x[..., self.N:] + driven
+        # Abar = 2 (I - A/2)^-1 - I
+        wide = state.astype(np.complex128)
+        return 2 * self._solve(constants["solver"], wide) - wide + driven
+
+    def _decayed(self, system, state, length):
+        power = self._dense(self._solver(system))
+        power = np.linalg.matrix_power(power, length)
+        x = np.concatenate([state.real, state.imag], -1)
+        x = np.einsum("hij,bhj->bhi", power, x)
+        return x[..., :self.N] + 1j * x[..., self.N:]
+
+
+KERNELS = {"s4": S4Kernel, "s4d": S4DKernel}
+
+
+def _probability(p, name):
+    if not np.isscalar(p) or not 0 <= p < 1:
+        raise ValueError(f"{name} is {p!r}; it must be from 0 to below 1")
+    return float(p)
+
+
+class FFTConvS4:
+    """Convolution with the kernel of a state space: lrnnx's FFTConvS4.
+
+    d_model: H. l_max: the longest kernel, in samples at rate 1; None: as long
+        as the input. channels: C outputs of each of the H inputs.
+    swap_channels: the order of `flatten`'s (B, d_output, L): False (C H),
+        True (H C). transposed: x is (B, H, L), else (B, L, H); y is
+        (B, C, H, L) in either.
+    dropout: of y in train(); tie_dropout: one mask for all L. drop_kernel: of
+        k's entries in train(). A new module is in eval().
+    kernel: "s4" or "s4d", with kernel_args those of `S4Kernel` or `S4DKernel`;
+        or kernel_type, the same names, with param_config, the parameters
+        themselves (`S4DKernel.from_config`).
+    seed: of the kernel and of dropout.
+
+    ``kernel``: the kernel; its ``parameters`` are the module's. Raises
+    ValueError.
+    """
+
+    def __init__(self, d_model, l_max=None, channels=1, swap_channels=False,
+                 transposed=True, dropout=0.0, tie_dropout=False,
+                 drop_kernel=0.0, kernel_type=None, param_config=None,
+                 kernel=None, *, seed=None, **kernel_args):
+        self.d_model = size(d_model, "d_model")
+        self.channels = size(channels, "channels")
+        self.l_max = None if l_max is None else size(l_max, "l_max")
+        self.swap_channels, self.transposed = swap_channels, transposed
+        self.dropout = _probability(dropout, "dropout")
+        self.drop_kernel = _probability(drop_kernel, "drop_kernel")
+        self.tie_dropout = tie_dropout
+        self.training = False
+        self._rng = np.random.default_rng(seed)
+        self._masks = None, None
+        if (kernel is None) == (param_config is None):
+            raise ValueError(
+                f"kernel is {kernel!r} and param_config "
+                f"{'None' if param_config is None else 'given'}; give one of "
+                "them: kernel ('s4' or 's4d'), or param_config with "
+                "kernel_type")
+        if kernel is not None:
+            if kernel_type is not None:
+                raise ValueError(f"kernel_type is {kernel_type!r}, and kernel "
+                                 f"{kernel!r}; kernel_type goes with "
+                                 "param_config")
+            self.kernel = choice(kernel, "kernel", KERNELS)(
+                self.d_model, channels=self.channels, l_max=self.l_max,
+                seed=self._rng.integers(2 ** 63), **kernel_args)
+            return
+        if kernel_args:
+            raise ValueError(f"kernel_args has {sorted(kernel_args)}; with "
+                             "param_config they belong inside it")
+        self.kernel = choice(kernel_type, "kernel_type",
+                             KERNELS).from_config(param_config)
+        for name, got, want in (("d_model", self.kernel.H, self.d_model),
+                                ("channels", self.kernel.channels,
+                                 self.channels)):
+            if got != want:
+                raise ValueError(f"{name} is {want}; param_config's arrays "
+                                 f"are for {got}")
+
+    @property
+    def d_output(self):
+        """d_model * channels"""
+        return self.d_model * self.channels
+
+    def train(self, mode=True):
+        """Dropout on; returns self."""
+        self.training = bool(mode)
+        return self
+
+    def eval(self):
+        """Dropout off; returns self."""
+        return self.train(False)
+
+    def _rows(self, x):
+        """x as a NumPy (B, H, L), and its kind."""
+        v = view(x, "x", "float32")
+        axes = "(B, H, L)" if self.transposed else "(B, L, H)"
+        if (len(v.shape) != 3 or 0 in v.shape
+                or v.shape[1 if self.transposed else 2] != self.d_model):
+            raise ValueError(f"x has shape {v.shape}; it must be {axes} with "
+                             f"H = {self.d_model}")
+        if v.dtype.startswith("complex"):
+            raise ValueError(f"x has dtype {v.dtype}; it must be real")
+        rows = v.numpy()
+        return (rows if self.transposed else rows.swapaxes(1, 2)), v.kind
+
+    def _mask(self, p, shape):
+        """0 or 1 / (1 - p), in train(); None where there is no dropout."""
+        if not self.training or p == 0:
+            return None
+        return (self._rng.random(shape) >= p) / (1 - p)
+
+    def _kernel_length(self, length, rate):
+        self.kernel.dt(rate)                    # rate is checked there
+        if self.l_max is None:
+            return length
+        return max(1, min(length, round(self.l_max / rate)))
+
+    def __call__(self, x, state=None, rate=1.0, **kwargs):
+        return self.forward(x, state, rate, **kwargs)
+
+    def forward(self, x, state=None, rate=1.0, **kwargs):
+        """(y, next_state): y (B, C, H, L), of x's dtype and kind.
+
+        x: (B, H, L) or, not transposed, (B, L, H), real. state: (B, H, N), one
+        of each conjugate pair, or None; with a state the recurrence goes on for
+        all of L whatever l_max, so that any chunks equal the whole, and
+        next_state is the state after x; else None. Without one, the kernel ends
+        after l_max / rate samples. rate multiplies Delta. Other keywords are
+        ignored. Raises ValueError.
+        """
+        rows, kind = self._rows(x)
+        batch, _, length = rows.shape
+        if state is not None:
+            state = self.kernel._checked_state(state)
+            if len(state) != batch:
+                raise ValueError(f"state has shape {state.shape}; its first "
+                                 f"axis must be x's, {batch}")
+        taps = (length if state is not None
+                else self._kernel_length(length, rate))
+        k, added = self.kernel(taps, state, rate, _kernel_dtype(rows))
+        kernel_mask = self._mask(self.drop_kernel, k.shape)
+        if kernel_mask is not None:
+            k = (k * kernel_mask).astype(k.dtype)
+        y = np.empty((batch, self.channels) + rows.shape[1:], rows.dtype)
+        for c in range(self.channels):
+            conv(rows, k[c], out=y[:, c])
+        next_state = None
+        if state is not None:
+            y += added.astype(y.dtype)
+            next_state = self.kernel.forward_state(rows, state, rate)
+        shape = y.shape[:3] + (1,) if self.tie_dropout else y.shape
+        output_mask = self._mask(self.dropout, shape)
+        if output_mask is not None:
+            y *= output_mask.astype(y.dtype)
+        self._masks = kernel_mask, output_mask
+        return finish(y, kind), next_state
+
+    def backward(self, dy, x, rate=1.0):
+        """(dx, {parameter: gradient}) of sum(dy . y), y = forward(x, rate=rate)
+        the last one computed, in train() with its dropout masks.
+
+        dy: (B, C, H, L), x's dtype. dx has x's shape. Raises ValueError.
+        """
+        rows, kind = self._rows(x)
+        dy = view(dy, "dy", "float32").numpy()
+        shape = (len(rows), self.channels) + rows.shape[1:]
+        if dy.shape != shape or dy.dtype != rows.dtype:
+            raise ValueError(f"dy has shape {dy.shape} and dtype {dy.dtype}; "
+                             f"it must be {shape} and {rows.dtype}, as y")
+        k, _ = self.kernel(self._kernel_length(rows.shape[2], rate), None,
+                           rate, _kernel_dtype(rows))
+        kernel_mask, output_mask = self._masks
+        for mask, of in ((kernel_mask, k), (output_mask, dy)):
+            if mask is not None and any(m not in (1, n) for m, n
+                                        in zip(mask.shape, of.shape)):
+                raise ValueError(f"x has shape {np.shape(x)}; the forward call "
+                                 "whose dropout this is had another")
+        if output_mask is not None:
+            dy = dy * output_mask.astype(dy.dtype)
+        if kernel_mask is not None:
+            k = (k * kernel_mask).astype(k.dtype)
+        dk = np.empty_like(k)
+        dx = np.zeros(rows.shape, rows.dtype)
+        for c in range(self.channels):
+            got = conv_backward(dy[:, c], rows, k[c], needs=("u", "k"))
+            dx += got.du
+            dk[c] = got.dk
+        if kernel_mask is not None:
+            dk = (dk * kernel_mask).astype(k.dtype)
+        dx = dx if self.transposed else np.ascontiguousarray(dx.swapaxes(1, 2))
+        return finish(dx, kind), self.kernel.backward(dk, rate)
+
+    def flatten(self, y):
+        """y (B, C, H, L) or, of step, (B, C, H), with C and H as one axis of
+        d_output: (C H), or (H C) where swap_channels."""
+        if np.ndim(y) not in (3, 4) or tuple(y.shape[1:3]) != (
+                self.channels, self.d_model):
+            raise ValueError(f"y has shape {tuple(np.shape(y))}; it must be "
+                             f"(B, {self.channels}, {self.d_model}, L), or "
+                             "without L")
+        if self.swap_channels:
+            y = y.swapaxes(1, 2)
+        return y.reshape((y.shape[0], self.d_output) + tuple(y.shape[3:]))
+
+    def setup_step(self, mode=None, rate=1.0, **kwargs):
+        """Make ready for `step`, as the kernel's setup_step; call it once.
+        Parameters changed afterwards are seen. Other keywords are ignored."""
+        self.kernel.setup_step(mode, rate)
+
+    def step(self, x, state):
+        """(y, next_state) of one sample: x (B, H), state (B, H, N); y
+        (B, C, H). No dropout, and no end after l_max. Raises ValueError before
+        `setup_step`."""
+        v = view(x, "x", "float32")
+        y, state = self.kernel.step(v.numpy(), state)
+        return finish(y, v.kind), state
+
+    def default_state(self, *batch_shape, device=None):
+        """Zeros (*batch_shape, H, N), complex64: the half of each conjugate
+        pair with Im <= 0. For float64 make them complex128: a state keeps its
+        type. device: None or "cpu"."""
+        if device is not None and str(device) != "cpu":
+            raise ValueError(f"device is {device!r}; this build computes on "
+                             "the CPU: allowed: None, 'cpu'")
+        return self.kernel.default_state(*batch_shape)
+
+
+def _kernel_dtype(rows):
+    return "float64" if rows.dtype == np.float64 else "float32"

@@ -1,0 +1,157 @@
+"""Kernels of state-space models: powers of A met by B and C, and gradients.
+
+    k[i, c, h, l] = 2 Re sum_n C[c, h, n] (Abar^l Bbar)[i, h, n]
+
+A = diag(A) - sum_j P_j Q_j*, in units of one time step: pass Delta A, Delta B and
+sqrt(Delta) P.  N states stand for 2N, conjugate pairs.
+
+Without P this is S4D (arXiv 2206.11893), two tables of powers and their product;
+with it S4 (arXiv 2111.00396), Cauchy sums at the points where z^M = i, in a form
+that has no pole at z = -1:
+
+    khat = e^(it) (R00 - c R01 (I + c R11)^-1 R10),    z = e^(-2it), c = cos t,
+    R[v] = sum_n v / (2i sin t - c A) + its mirror.
+"""
+
+import ctypes
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import _lib
+from ._array import choice, dtype_name, empty, size
+from .plan import thread_count
+
+MAX_RANK = 8
+
+
+class KernelGradients(NamedTuple):
+    """Gradients of sum(dk * k), d/dRe + i d/dIm; None where not asked for."""
+    dA: Any = None
+    dB: Any = None
+    dC: Any = None
+    dP: Any = None
+    dQ: Any = None
+
+
+class _Call:
+    """The checked operands of one call, and the library's structure of them."""
+
+    def __init__(self, A, B, C, P, Q, length, discretization, state, dtype,
+                 threads, isa):
+        self.dtype = dtype_name(dtype)
+        if self.dtype not in ("float32", "float64"):
+            raise ValueError(f"dtype is {dtype!r}; allowed: float32, float64")
+        A = _parameters(A, "A", 2)
+        heads, states = A.shape
+        arrays = {"A": A, "B": _parameters(B, "B", 3),
+                  "C": _parameters(C, "C", 3)}
+        if P is not None:
+            arrays["P"] = _parameters(P, "P", 3)
+            arrays["Q"] = arrays["P"] if Q is None else _parameters(Q, "Q", 3)
+            if arrays["P"].shape != arrays["Q"].shape:
+                raise ValueError(f"Q has shape {arrays['Q'].shape}; it must "
+                                 f"be P's, {arrays['P'].shape}")
+            if len(arrays["P"]) > MAX_RANK:
+                raise ValueError(f"P has shape {arrays['P'].shape}; its rank "
+                                 f"must be at most {MAX_RANK}")
+        elif Q is not None:
+            raise ValueError("Q is given, and P is None; give both or P alone")
+        for name, x in arrays.items():
+            if x.shape[-2:] != A.shape:
+                raise ValueError(f"{name} has shape {x.shape}; its last axes "
+                                 f"must be A's, {A.shape}")
+        self.arrays = arrays
+        self.shape = (len(arrays["B"]), len(arrays["C"]), heads,
+                      size(length, "length"))
+        if isa is not None and not isinstance(isa, str):
+            raise ValueError(f"isa is {isa!r}; it must be a name or None")
+        self.ssm = _lib.Ssm(
+            size=ctypes.sizeof(_lib.Ssm), inputs=self.shape[0],
+            channels=self.shape[1], heads=heads, states=states,
+            length=self.shape[3], rank=0 if P is None else len(arrays["P"]),
+            dtype=_lib.DTYPES[self.dtype],
+            discretization=choice(discretization, "discretization",
+                                  _lib.DISCRETIZATIONS),
+            state=bool(state), threads=thread_count(threads),
+            isa=isa and isa.encode(),
+            **{name: x.ctypes.data for name, x in arrays.items()})
+
+
+def _parameters(x, name, axes):
+    """x in complex128, C-contiguous, of 2 (H, N) or 3 axes."""
+    try:
+        x = np.ascontiguousarray(x, np.complex128)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} cannot be made an array of complex numbers") \
+            from None
+    if x.ndim != axes or 0 in x.shape:
+        shape = "(H, N)" if axes == 2 else "(any, H, N)"
+        raise ValueError(f"{name} has shape {x.shape}; it must be {shape}, "
+                         "each at least 1")
+    if name != "A" and not np.isfinite(x).all():
+        raise ValueError(f"{name} has entries that are not finite")
+    return x
+
+
+def ssm_kernel(A, B, C, length, P=None, Q=None, *, discretization="zoh",
+               state=False, dtype="float64", threads=None, isa=None):
+    """k (I, C, H, L): responses of channels C to inputs B over L samples.
+
+    A: (H, N) complex, real parts negative. B: (I, H, N). C: (C, H, N). P, Q:
+    (rank, H, N), rank 1 ... 8, Q None meaning P; both None: A is diagonal. All
+    in units of one time step.
+
+    discretization: "zoh", "bilinear", or "dss" (zoh's Bbar over e^(A L) - 1, and
+    k without the factor 2; DSS_softmax of arXiv 2203.14343); with P "bilinear"
+    alone. state: B holds states s before the first sample, and
+    k[l] = 2 Re C Abar^(l+1) s. dtype: "float32" or "float64", of k; parameters
+    and tables are float64 in either. The result does not depend on threads.
+
+    Memory: a few rows of L, and with P a matrix of (2N, 2N), for each thread.
+    Raises ValueError, `Unsupported` for an isa, MemoryError.
+    """
+    call = _Call(A, B, C, P, Q, length, discretization, state, dtype, threads,
+                 isa)
+    k, _ = empty(call.shape, call.dtype, None)
+    call.ssm.k = k.ctypes.data
+    _lib.lib.fftconv_ssm_kernel(call.ssm)
+    return k
+
+
+def ssm_kernel_backward(dk, A, B, C, P=None, Q=None, *, discretization="zoh",
+                        state=False, needs=None, threads=None, isa=None):
+    """`KernelGradients` of sum(dk . k), k that of `ssm_kernel`.
+
+    dk: (I, C, H, L), float32 or float64. needs: which, out of "A", "B", "C",
+    "P", "Q"; None means all that are there. With P the recurrence itself runs,
+    forwards and backwards, in float64. Where Q is None, dP is that by both.
+    Raises ValueError.
+    """
+    dk = np.ascontiguousarray(dk)
+    if dk.dtype not in (np.float32, np.float64) or dk.ndim != 4:
+        raise ValueError(f"dk has shape {dk.shape} and dtype {dk.dtype}; it "
+                         "must be (I, C, H, L), float32 or float64")
+    call = _Call(A, B, C, P, Q, dk.shape[3], discretization, state, dk.dtype,
+                 threads, isa)
+    if dk.shape != call.shape:
+        raise ValueError(f"dk has shape {dk.shape}; it must be {call.shape}, "
+                         "as k")
+    there = [n for n in call.arrays if n != "Q" or Q is not None]
+    needs = there if needs is None else list(needs)
+    for name in needs:
+        if name not in there:
+            raise ValueError(f"needs names {name!r}; allowed here: "
+                             f"{', '.join(there)}")
+    wanted = set(needs) | ({"Q"} if "P" in needs else set())
+    if P is not None and wanted - {"C"}:    # the recurrence sums them together
+        wanted = set(call.arrays)
+    results = {name: empty(x.shape, "complex128", None)[0]
+               for name, x in call.arrays.items() if name in wanted}
+    for name, x in results.items():
+        setattr(call.ssm, "d" + name, x.ctypes.data)
+    call.ssm.dk = dk.ctypes.data
+    _lib.lib.fftconv_ssm_kernel_backward(call.ssm)
+    if P is not None and Q is None and "P" in results:
+        results["P"] += results["Q"]
+    return KernelGradients(**{"d" + name: results[name] for name in needs})
