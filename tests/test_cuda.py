@@ -85,19 +85,21 @@ def poisoned(like):
     return out
 
 
-def check(name, got, want, scale, length, factor=1):
+def check(name, got, want, scale, length, factor=1, inside=None):
     """Each row's error, relative to max(|want|, scale), 2-norms.
 
-    In 16 bits the arithmetic inside may be off by 1e-3 and rounding the exact
-    result by what it is: 1.7e-3 in bfloat16 for most rows, 2.0e-3 at worst.
+    Where u has 16 bits (`inside`; got, where that is not given) the arithmetic
+    inside may be off by 1e-3, and rounding the exact result to 16 bits by what
+    it is: 1.7e-3 in bfloat16 for most rows, 2.0e-3 at worst.
     """
     assert np.isfinite(wide(got)).all(), f"{name}: not finite, or not written"
     size = np.maximum(norm(want), scale)
     size = np.where(size > 0, size, 1)
     error = norm(wide(got) - want) / size
-    limit = TOLERANCE["float32"]
+    sixteen = (got.dtype if inside is None else inside).itemsize == 2
+    limit = TOLERANCE["float16" if sixteen else "float32"]
     if got.dtype.itemsize == 2:
-        limit = np.hypot(TOLERANCE["float16"],
+        limit = np.hypot(limit,
                          norm(wide(want.astype(got.dtype)) - want) / size)
     limit = np.broadcast_to(factor * limit * (1 if length >= 64 else 2),
                             error.shape)
@@ -160,9 +162,9 @@ MODES = (("causal", 1, None, None), ("causal", .1, None, None),
          ("circular", .7, None, 2))
 
 
-def make(m, dtype, fill, mode, options, activation, *, batch=3, channels=2,
-         k_float32=True, seed=0):
+def make(m, dtype, fill, mode, options, activation, *, k_float32=True, seed=0):
     """A case whose rows need M = m: `fill` of it."""
+    batch, channels = (3, 2) if m < 16384 else (2, 1)
     name, taps, reverse, circle = mode
     length = max(m // 2 + 1, int(m * fill)) if m > 256 else int(m * fill)
     comes_round = False
@@ -377,6 +379,155 @@ def test_shared_memory(shared, longest):
 def test_float64_is_refused():
     with pytest.raises(RuntimeError, match="dtype is float64"):
         forward(Case(1, 1, 300, 3, "float64"))
+
+
+# ---- Backward -----------------------------------------------------------------
+
+NEEDS = ("u", "k", "k_rev", "in_gate", "out_gate", "skip")
+
+
+def backward(case, needs=NEEDS, **options):
+    """The gradients of what `needs` names and the case has, by name."""
+    operands = {"u": case.u, "k": case.k, "k_rev": case.k_rev, **case.operands}
+    outputs = {"d" + name: poisoned(operands[name]) for name in needs
+               if operands.get(name) is not None}
+    call(case, 1, outputs, dy=case.dy, **options)
+    return outputs
+
+
+def check_backward(case, got):
+    want = reference.conv_backward(case.dy, case.u, case.k,
+                                   **case.arguments)._asdict()
+    k, z = case.kernel_norms(), norm(wide(case.u) * case.wide("in_gate"))
+    g = norm(wide(case.dy) * case.wide("out_gate")) * np.abs(case.wide("mask"))
+    g = np.maximum(g, norm(wide(case.dy)))
+    if case.activation is not None:     # p's own error moves the slope
+        g, z = 1.2 * g * np.maximum(1, k), z * np.maximum(1, k)
+    # Cauchy-Schwarz over the rows for what is summed over them.
+    shared = np.sqrt(case.shared(g ** 2) * case.shared(z ** 2))
+    u, gate = case.wide("in_gate"), gain(case)
+    scales = {"du": k * g * np.maximum(1, np.sqrt(np.mean(u ** 2))),
+              "dk": shared, "dk_rev": shared,
+              "din_gate": k * g, "dout_gate": k * z * gate,
+              "dskip": (norm(g.T) * norm(z.T))}
+    for name, x in got.items():
+        exact = want[name]
+        if name == "dskip":
+            x, exact = x[:, None], exact[:, None]
+        check(f"{name} of {case}", x, exact, scales[name], x.shape[-1],
+              factor=2, inside=case.u.dtype)
+
+
+@pytest.mark.parametrize("m, dtype, fill, mode, options, activation, wide_k, "
+                         "prepared", CASES)
+def test_backward(m, dtype, fill, mode, options, activation, wide_k, prepared):
+    case = make(m, dtype, fill, mode, options, activation, k_float32=wide_k,
+                seed=1)
+    check_backward(case, backward(case, prepared=prepared, shared=1 << 20))
+
+
+@big
+@pytest.mark.parametrize("m", LENGTHS)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("activation", (None, "gelu", "silu"))
+def test_backward_all(m, dtype, mode, activation):
+    for i, options in enumerate(OPTIONS):
+        case = make(m, dtype, (1, .77, .501)[i % 3], mode, options, activation)
+        check_backward(case, backward(case, shared=1 << 20))
+
+
+@pytest.mark.parametrize("activation", (None, "silu"))
+@pytest.mark.parametrize("needs", [
+    tuple(n for i, n in enumerate(NEEDS) if bits >> i & 1)
+    for bits in range(1, 64) if not bits & 4])
+def test_needs(needs, activation):
+    """Any choice of gradients, and the same bits as all of them give."""
+    case = Case(3, 2, 200, 150, "float16", activation=activation,
+                options=("in_gate", "out_gate", "skip", "mask"))
+    every = backward(case)
+    for name, x in backward(case, needs).items():
+        if activation is None and name in ("du", "din_gate", "dskip", "dk"):
+            # without dout_gate g is not stored on its way
+            check_backward(case, {name: x})
+        else:
+            assert x.tobytes() == every[name].tobytes(), name
+
+
+@pytest.mark.parametrize("batch, channels, blocks", [
+    (1, 1, 1), (17, 1, 4), (33, 3, 100), (40, 2, 7)])
+@pytest.mark.parametrize("m", (256, 1024, 4096))
+def test_backward_rows_and_blocks(batch, channels, blocks, m):
+    """Sums over the batch: the same bits, whatever the blocks."""
+    batch = min(batch, 40960 // m)
+    case = Case(batch, channels, m - 5, 40, "float16",
+                options=("out_gate", "skip"))
+    got = backward(case, blocks=blocks)
+    check_backward(case, got)
+    again = backward(case, blocks=blocks + 3, seed=5)
+    for name, x in got.items():
+        assert x.tobytes() == again[name].tobytes(), name
+
+
+@pytest.mark.parametrize("m", (256, 2048))
+@pytest.mark.parametrize("groups, per_batch", [(2, False), (1, False),
+                                               (4, True), (2, True)])
+def test_backward_shared_kernels(m, groups, per_batch):
+    batch = 5
+    kernels = (batch, groups) if per_batch else (groups,)
+    for mode in ("causal", "two_sided"):
+        case = Case(batch, 4, m, m // 2, "float32", kernels=kernels, mode=mode)
+        for prepared in (True, False):
+            check_backward(case, backward(case, prepared=prepared))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("m", (256, 4096, 16384))
+def test_backward_scales(dtype, m):
+    for factor, dy_factor in ((1e-3, 1), (1e3, 1), (1, 1e-3), (1, 1e3)):
+        case = Case(2, 1, m, m, dtype, k_dtype="float32")
+        case.u = (wide(case.u) * factor).astype(case.u.dtype)
+        case.dy = (wide(case.dy) * dy_factor).astype(case.dy.dtype)
+        check_backward(case, backward(case, shared=1 << 20))
+
+
+def test_backward_strides():
+    base = Case(2, 3, 509, 33, "float16",
+                options=("in_gate", "out_gate", "skip"), activation="gelu")
+    want = backward(base)
+    case = Case(2, 3, 509, 33, "float16",
+                options=("in_gate", "out_gate", "skip"), activation="gelu")
+
+    def turned(x):
+        return np.ascontiguousarray(x.swapaxes(-1, -2)).swapaxes(-1, -2)
+
+    operands = {"u": case.u, "k": case.k, **case.operands}
+    outputs = {"d" + n: turned(poisoned(x)) if x.ndim == 3 else poisoned(x)
+               for n, x in operands.items()}
+    case.u = turned(case.u)
+    call(case, 1, outputs, dy=turned(case.dy))
+    for name, x in outputs.items():
+        assert np.array_equal(x, want[name]), name
+
+
+def test_backward_rows_are_independent():
+    case = Case(9, 1, 256, 256, "float16", options=("skip",))
+    want = backward(case)
+    case.u = case.u.copy()
+    case.u[1] = np.nan
+    case.dy[3, 0, 7] = np.inf
+    operands = {"du": poisoned(case.u)}
+    call(case, 1, operands, dy=case.dy)
+    for row in (0, 2, 4, 5, 6, 7, 8):
+        assert operands["du"][row].tobytes() == want["du"][row].tobytes()
+
+
+def test_taps_that_never_act():
+    """Beyond the row's length: their gradient is zero, and is written."""
+    case = Case(2, 2, 300, 700, "float32", mode="two_sided", reverse=900)
+    got = backward(case)
+    assert not got["dk"][:, 300:].any() and not got["dk_rev"][:, 300:].any()
+    check_backward(case, got)
 
 
 # ---- The emulated machine itself ----------------------------------------------
