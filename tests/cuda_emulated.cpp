@@ -32,8 +32,9 @@ int rows(int single, int shape, const struct fftconv_cuda_rows *a, int64_t block
     typedef int launcher(const fftconv_cuda_rows &, int64_t);
 #define HALF(r1, r2, r3) launch<RowKernel<Shape<Half, r1, r2, r3>>>,
 #define SINGLE(r1, r2, r3) launch<RowKernel<Shape<Single, r1, r2, r3>>>,
-    static launcher *const table[2][8] = {{FFTCONV_SHAPES(HALF)}, {FFTCONV_SHAPES(SINGLE)}};
-    return table[single][shape](*a, blocks);
+    static launcher *const halves[] = {FFTCONV_SHAPES_HALF(HALF)};
+    static launcher *const singles[] = {FFTCONV_SHAPES_SINGLE(SINGLE)};
+    return (single ? singles : halves)[shape](*a, blocks);
 }
 
 int pack(int single, const struct fftconv_cuda_pack *a, int64_t blocks, void *)

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(
     not LIBRARY.exists(), reason="no C++ compiler when this was configured")
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)      # M
+LONGEST = {"float32": 16384, "float16": 32768, "bfloat16": 32768}
 # Forward, rows of 64 samples or more; backward is held to twice of it.
 TOLERANCE = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 2e-3}
 H100 = 227 * 1024       # bytes of shared memory a block may have
@@ -180,16 +181,16 @@ def make(m, dtype, fill, mode, options, activation, *, k_float32=True, seed=0):
                 k_dtype="float32" if k_float32 else dtype, seed=seed)
 
 
-CASES = list(pairwise(LENGTHS, ("float32", "float16", "bfloat16"),
-                      (1, .77, .501), MODES, OPTIONS,
-                      (None, "gelu", "silu"), (False, True), (True, False)))
+CASES = [(min(case[0], LONGEST[case[1]]), *case[1:]) for case in pairwise(
+    LENGTHS, ("float32", "float16", "bfloat16"), (1, .77, .501), MODES,
+    OPTIONS, (None, "gelu", "silu"), (False, True), (True, False))]
 
 
 @pytest.mark.parametrize("m, dtype, fill, mode, options, activation, wide_k, "
                          "prepared", CASES)
 def test_forward(m, dtype, fill, mode, options, activation, wide_k, prepared):
     case = make(m, dtype, fill, mode, options, activation, k_float32=wide_k)
-    y, _ = forward(case, prepared=prepared, shared=1 << 20)
+    y, _ = forward(case, prepared=prepared)
     check_forward(case, y)
 
 
@@ -200,8 +201,9 @@ def test_forward(m, dtype, fill, mode, options, activation, wide_k, prepared):
 @pytest.mark.parametrize("activation", (None, "gelu", "silu"))
 def test_forward_all(m, dtype, mode, activation):
     for i, options in enumerate(OPTIONS):
+        m = min(m, LONGEST[dtype])
         case = make(m, dtype, (1, .77, .501)[i % 3], mode, options, activation)
-        check_forward(case, forward(case, shared=1 << 20)[0])
+        check_forward(case, forward(case)[0])
 
 
 @pytest.mark.parametrize("m", LENGTHS)
@@ -210,11 +212,11 @@ def test_each_length_is_chosen(m, dtype):
     """The shortest that holds the row, of M + 1 samples the next."""
     for length, want in ((m, m), (m // 2 + 1, m), (m + 1, 2 * m)):
         case = Case(1, 1, length, 5, dtype)
-        if want > LENGTHS[-1]:
+        if want > LONGEST[dtype]:
             with pytest.raises(RuntimeError, match=rf"length is {length}"):
-                forward(case, shared=1 << 20)
+                forward(case)
         elif length <= 4097 or length == m:
-            y, chosen = forward(case, shared=1 << 20)
+            y, chosen = forward(case)
             assert chosen == max(want, LENGTHS[0])
             check_forward(case, y)
 
@@ -293,6 +295,7 @@ def test_in_place(dtype, m):
 @pytest.mark.parametrize("m", LENGTHS)
 def test_scales(dtype, m):
     """u, k of any size, and with a large mean: the same relative error."""
+    m = min(m, LONGEST[dtype])
     for factor, k_factor, mean in ((1e-3, 1, 0), (1e3, 1, 0), (1, 1, 100),
                                    (1, 1e4, 0), (1, 1e-6, 0)):
         case = Case(1, 1, m, m, dtype, k_dtype="float32", seed=3)
@@ -300,7 +303,7 @@ def test_scales(dtype, m):
         case.k = (wide(case.k) * k_factor).astype("float32")
         if dtype == "float16" and k_factor == 1e-6:
             case.u = (wide(case.u) * 1e4).astype(case.u.dtype)
-        check_forward(case, forward(case, shared=1 << 20)[0])
+        check_forward(case, forward(case)[0])
 
 
 @pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
@@ -423,7 +426,7 @@ def check_backward(case, got):
 def test_backward(m, dtype, fill, mode, options, activation, wide_k, prepared):
     case = make(m, dtype, fill, mode, options, activation, k_float32=wide_k,
                 seed=1)
-    check_backward(case, backward(case, prepared=prepared, shared=1 << 20))
+    check_backward(case, backward(case, prepared=prepared))
 
 
 @big
@@ -433,8 +436,9 @@ def test_backward(m, dtype, fill, mode, options, activation, wide_k, prepared):
 @pytest.mark.parametrize("activation", (None, "gelu", "silu"))
 def test_backward_all(m, dtype, mode, activation):
     for i, options in enumerate(OPTIONS):
+        m = min(m, LONGEST[dtype])
         case = make(m, dtype, (1, .77, .501)[i % 3], mode, options, activation)
-        check_backward(case, backward(case, shared=1 << 20))
+        check_backward(case, backward(case))
 
 
 @pytest.mark.parametrize("activation", (None, "silu"))
@@ -488,7 +492,7 @@ def test_backward_scales(dtype, m):
         case = Case(2, 1, m, m, dtype, k_dtype="float32")
         case.u = (wide(case.u) * factor).astype(case.u.dtype)
         case.dy = (wide(case.dy) * dy_factor).astype(case.dy.dtype)
-        check_backward(case, backward(case, shared=1 << 20))
+        check_backward(case, backward(case))
 
 
 def test_backward_strides():

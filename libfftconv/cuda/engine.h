@@ -9,6 +9,7 @@
 /* One length of the kernel at one arithmetic. */
 struct cuda_shape {
     int M, rows; /* rows a block takes at once                                */
+    int radices[3];
     int shared_bytes, table_bytes, point_bytes;
     int shift; /* log2 of a forward transform's scale                         */
     void (*build_tables)(unsigned char *to);

@@ -202,7 +202,8 @@ DEVICE void multiply_add(Lanes<FragmentC> &to, const Lanes<FragmentA<Single>> &l
 /* ---- Launching -------------------------------------------------------------------- */
 
 template <class Kernel>
-__global__ void __launch_bounds__(Kernel::WARPS *LANES, 16 / Kernel::WARPS) entry(const __grid_constant__ typename Kernel::Arguments a)
+__global__ void __launch_bounds__(Kernel::WARPS *LANES)
+    entry(const __grid_constant__ typename Kernel::Arguments a)
 {
     Block block;
     Kernel::run(block, a);

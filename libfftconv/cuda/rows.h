@@ -214,7 +214,8 @@ template <class Arith_, int R1_, int R2_, int R3_> struct Shape {
         TILE = R2 * X,               /* points of a tile                         */
         ROW_TILES = R1 / GROUP,
         ROWS = M < 4096 ? 4096 / M : 1,
-        WARPS = ROWS * S / 64,       /* 64 columns each                          */
+        STRIPS = ROWS * S / 64,      /* 64 columns each: a warp's work in stage 1 */
+        WARPS = STRIPS < 8 ? STRIPS : 8,
         K1 = R1 / 16, K2 = R2 / 16, X16 = X / 16, X8 = X / 8,
         RUN_POINTS = R3 < 4 ? R3 : 4, /* neighbours in V that are so in a tile   */
 
@@ -298,6 +299,7 @@ template <class Shape> struct RowKernel : Shape {
     using Shape::RUN_POINTS;
     using Shape::S;
     using Shape::TILE;
+    using Shape::STRIPS;
     using Shape::WARPS;
     using Shape::X;
     using Shape::X16;
@@ -386,8 +388,8 @@ template <class Shape> struct RowKernel : Shape {
         return e;
     }
 
-    /* Which column a lane's first one is, of all rows' columns side by side. */
-    static DEVICE int column(int warp, int lane_columns) { return warp * 64 + lane_columns; }
+    /* Of all rows' columns side by side. */
+    static DEVICE int column(int strip, int lane_columns) { return strip * 64 + lane_columns; }
 
     static DEVICE float *own_row(Block &block, const Arguments &a, int r)
     {
@@ -433,7 +435,7 @@ template <class Shape> struct RowKernel : Shape {
     }
 
     static DEVICE void first(Block &block, const Arguments &a, const Pass &pass, const Place &place,
-                             int p, int warp)
+                             int p, int strip)
     {
         enum { MASK = 3 | (S >= 64 ? 28 : S == 32 ? 12 : 4) }; /* lanes of one row */
         Lanes<FragmentB<Arith>> b[K1][RUN];
@@ -441,13 +443,13 @@ template <class Shape> struct RowKernel : Shape {
         Lanes<uint32_t> largest;
         EACH_LANE(l)
         {
-            const int at = column(warp, RUN * (l / 4));
+            const int at = column(strip, RUN * (l / 4));
             largest[l] = read(block, a, pass, place, l, at / S, at % S, samples[l].at);
         }
         max_over(largest, MASK);
         EACH_LANE(l)
         {
-            const int at = column(warp, RUN * (l / 4)), e = exponent_of(largest[l]);
+            const int at = column(strip, RUN * (l / 4)), e = exponent_of(largest[l]);
             const float scale = power_of_two(-e);
             if ((l & MASK) == 0)
                 block.store(exponent_place(p, at / S, at % S / 64), l, e);
@@ -482,7 +484,7 @@ template <class Shape> struct RowKernel : Shape {
                 }
                 EACH_LANE(l)
                 {
-                    const int at = column(warp, 16 * (l % 4) + part), r = at / S, c = at % S;
+                    const int at = column(strip, 16 * (l % 4) + part), r = at / S, c = at % S;
                     UNROLL
                     for (int i = 0; i < 4; i++) { /* of a C: row and column */
                         const int k1 = 16 * m + l / 4 + i / 2 * 8, first = c + i % 2 * RUN;
@@ -843,7 +845,7 @@ template <class Shape> struct RowKernel : Shape {
 
     /* ---- Phase 3: stage 1 back, to the sink. */
     static DEVICE void last(Block &block, const Arguments &a, const Pass &pass, const Place &place,
-                            int p, int warp, Lanes<float> &dskip)
+                            int p, int strip, Lanes<float> &dskip)
     {
         NO_UNROLL
         for (int m = 0; m < K1; m++) {
@@ -856,7 +858,7 @@ template <class Shape> struct RowKernel : Shape {
                 Lanes<FragmentB<Arith>> b_re[RUN], b_im[RUN];
                 EACH_LANE(l)
                 {
-                    const int at = column(warp, RUN * (l / 4)), r = at / S, c = at % S;
+                    const int at = column(strip, RUN * (l / 4)), r = at / S, c = at % S;
                     UNROLL
                     for (int i = 0; i < 2; i++)
                         UNROLL
@@ -883,7 +885,7 @@ template <class Shape> struct RowKernel : Shape {
             }
             EACH_LANE(l)
             {
-                const int at = column(warp, 16 * (l % 4)), r = at / S, c = at % S;
+                const int at = column(strip, 16 * (l % 4)), r = at / S, c = at % S;
                 const int64_t b = place.b0 + r;
                 if (b < place.b1) {
                     const int64_t kernel =
@@ -1031,12 +1033,16 @@ template <class Shape> struct RowKernel : Shape {
                     const Pass &pass = a.pass[i];
                     const bool begin = place.b0 == b;
                     if (pass.flags & TRANSFORM)
-                        block.phase([&](int warp) { first(block, a, pass, hidden(place), p, warp); });
+                        block.phase([&](int warp) {
+                            for (int strip = warp; strip < STRIPS; strip += WARPS)
+                                first(block, a, pass, hidden(place), p, strip);
+                        });
                     block.phase(
                         [&](int warp) { middle(block, a, pass, hidden(place), p, warp, begin); });
                     if (pass.flags & BACK)
                         block.phase([&](int warp) {
-                            last(block, a, pass, hidden(place), p, warp, dskip[warp]);
+                            for (int strip = warp; strip < STRIPS; strip += WARPS)
+                                last(block, a, pass, hidden(place), p, strip, dskip[warp]);
                         });
                 }
             }

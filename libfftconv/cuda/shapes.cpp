@@ -9,7 +9,7 @@ extern "C" {
 using namespace fftconv;
 
 #define ROW(arith, r1, r2, r3)                                                        \
-    {Shape<arith, r1, r2, r3>::M, Shape<arith, r1, r2, r3>::ROWS,                     \
+    {Shape<arith, r1, r2, r3>::M, Shape<arith, r1, r2, r3>::ROWS, {r1, r2, r3},       \
      Shape<arith, r1, r2, r3>::SHARED_BYTES, Shape<arith, r1, r2, r3>::TABLE_BYTES,   \
      static_cast<int>(sizeof(arith::Point)), Tables<Shape<arith, r1, r2, r3>>::shift(), \
      Tables<Shape<arith, r1, r2, r3>>::build},
@@ -18,7 +18,8 @@ using namespace fftconv;
 
 const struct cuda_shape *cuda_shape_of(int single, int i)
 {
-    static const struct cuda_shape shapes[2][9] = {{FFTCONV_SHAPES(HALF)},
-                                                   {FFTCONV_SHAPES(SINGLE)}};
-    return i < 8 ? &shapes[single][i] : nullptr;
+    static const struct cuda_shape halves[] = {FFTCONV_SHAPES_HALF(HALF)};
+    static const struct cuda_shape singles[] = {FFTCONV_SHAPES_SINGLE(SINGLE)};
+    const int count = single ? sizeof singles / sizeof *singles : sizeof halves / sizeof *halves;
+    return i < count ? (single ? singles : halves) + i : nullptr;
 }
