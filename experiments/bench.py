@@ -164,8 +164,9 @@ class RepeatablePlan(fftconv.Plan):
 
     def _execute(self, execute, direction, handle, ops, plain=False):
         super()._execute(execute, direction, handle, ops, plain)
-        # Its own workspace: the thread's may be replaced by a larger one.
-        self._buffer, ops.workspace = aligned_bytes(ops.workspace_bytes)
+        # A workspace that lives as long as `again`: the thread's may be replaced
+        # by a larger one.
+        ops.buffer, ops.workspace = aligned_bytes(ops.workspace_bytes)
         self.again = partial(execute, self._handle, handle, ops)
 
 
