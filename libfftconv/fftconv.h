@@ -45,7 +45,7 @@ extern "C" {
 #endif
 
 /* The binary interface's number; fftconv_abi() returns the library's own. */
-#define FFTCONV_ABI 2
+#define FFTCONV_ABI 3
 
 /* The most stages a caller may name, and the largest radix of one stage. */
 #define FFTCONV_MAX_ORDER 16

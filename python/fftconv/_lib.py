@@ -27,7 +27,7 @@ import sys
 from ctypes import (CDLL, POINTER, Structure, c_char, c_char_p, c_double,
                     c_int, c_int32, c_int64, c_size_t, c_void_p)
 
-ABI = 2                # FFTCONV_ABI of the header this package is written for
+ABI = 3                # FFTCONV_ABI of the header this package is written for
 MAX_ORDER = 16         # FFTCONV_MAX_ORDER
 MAX_RADIX = 128        # FFTCONV_MAX_RADIX
 MAX_STAGES = 40        # FFTCONV_MAX_STAGES
