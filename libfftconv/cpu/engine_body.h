@@ -587,46 +587,76 @@ static void N_(turn)(const void *from_, int64_t from_step, void *to_, int64_t to
 }
 
 /* A leaf's last stage of phase 1 and only stage of phase 2, where both have
- * radix LANES: the LANES x LANES points of a tile go through both stages, the
- * product and back without leaving the registers' reach. */
-static void N_(square_tiles)(const struct stage *st, REAL *x, int64_t tiles, int64_t width,
-                             const REAL *spectrum)
+ * radix LANES: the LANES x LANES points of a tile go through both stages, and the
+ * product and back, without leaving the registers' reach. */
+INLINE void N_(square_forward)(const REAL *w, const REAL *x, V *r, V *i)
+{
+#pragma GCC unroll 16
+    for (int k = 0; k < LANES; k++)
+        r[k] = N_(load)(x + k * 2 * W), i[k] = N_(load)(x + k * 2 * W + W);
+    N_(dft)(LANES, r, i);
+#pragma GCC unroll 16
+    for (int k = 1; k < LANES; k++) {
+        const REAL *f = w + (k - 1) * 2 * W;
+        MULTIPLY(r[k], i[k], N_(load)(f), N_(load)(f + W));
+    }
+    TRANSPOSE(r);
+    TRANSPOSE(i);
+    N_(dft)(LANES, r, i);
+}
+
+INLINE void N_(square_inverse)(const REAL *w, V *r, V *i, REAL *x)
+{
+    N_(dft)(LANES, i, r);
+    TRANSPOSE(r);
+    TRANSPOSE(i);
+#pragma GCC unroll 16
+    for (int k = 1; k < LANES; k++) {
+        const REAL *f = w + (k - 1) * 2 * W;
+        MULTIPLY(i[k], r[k], N_(load)(f), N_(load)(f + W));
+    }
+    N_(dft)(LANES, i, r);
+#pragma GCC unroll 16
+    for (int k = 0; k < LANES; k++) {
+        N_(store)(x + k * 2 * W, r[k]);
+        N_(store)(x + k * 2 * W + W, i[k]);
+    }
+}
+
+/* Tiles beside each other: of X; and of T, `t`, and the spectrum, whose rows have
+ * `width` vectors. */
+INLINE void N_(square_tiles)(int directions, const struct stage *st, REAL *x, REAL *t,
+                             int64_t tiles, int64_t width, const REAL *spectrum)
 {
     const REAL *w = st->twiddle.fine;
-    const int64_t step = width * 2 * W; /* rows of the spectrum */
-    for (int64_t g = 0; g < tiles; g++, x += 2 * W * W, spectrum += 2 * W) {
+    const int64_t step = width * 2 * W;
+    for (int64_t g = 0; g < tiles; g++, x += 2 * W * W, t += 2 * W, spectrum += 2 * W) {
         V r[LANES], i[LANES];
-#pragma GCC unroll 16
-        for (int k = 0; k < LANES; k++)
-            r[k] = N_(load)(x + k * 2 * W), i[k] = N_(load)(x + k * 2 * W + W);
-        N_(dft)(LANES, r, i);
-#pragma GCC unroll 16
-        for (int k = 1; k < LANES; k++) {
-            const REAL *f = w + (k - 1) * 2 * W;
-            MULTIPLY(r[k], i[k], N_(load)(f), N_(load)(f + W));
-        }
-        TRANSPOSE(r);
-        TRANSPOSE(i);
-        N_(dft)(LANES, r, i);
+        if (directions & FORWARD)
+            N_(square_forward)(w, x, r, i);
 #pragma GCC unroll 16
         for (int k = 0; k < LANES; k++) {
             const REAL *f = spectrum + k * step;
-            MULTIPLY(r[k], i[k], N_(load)(f), N_(load)(f + W));
+            REAL *y = t + k * step;
+            if (directions == (FORWARD | INVERSE))
+                MULTIPLY(r[k], i[k], N_(load)(f), N_(load)(f + W));
+            else if (directions == FORWARD)
+                N_(store)(y, r[k]), N_(store)(y + W, i[k]);
+            else
+                r[k] = N_(load)(y), i[k] = N_(load)(y + W);
         }
-        N_(dft)(LANES, i, r);
-        TRANSPOSE(r);
-        TRANSPOSE(i);
-#pragma GCC unroll 16
-        for (int k = 1; k < LANES; k++) {
-            const REAL *f = w + (k - 1) * 2 * W;
-            MULTIPLY(i[k], r[k], N_(load)(f), N_(load)(f + W));
-        }
-        N_(dft)(LANES, i, r);
-#pragma GCC unroll 16
-        for (int k = 0; k < LANES; k++) {
-            N_(store)(x + k * 2 * W, r[k]);
-            N_(store)(x + k * 2 * W + W, i[k]);
-        }
+        if (directions & INVERSE)
+            N_(square_inverse)(w, r, i, x);
+    }
+}
+
+static void N_(square)(int directions, const struct stage *st, REAL *x, REAL *t, int64_t tiles,
+                       int64_t width, const REAL *spectrum)
+{
+    switch (directions) {
+    case FORWARD: N_(square_tiles)(FORWARD, st, x, t, tiles, width, t); break;
+    case INVERSE: N_(square_tiles)(INVERSE, st, x, t, tiles, width, t); break;
+    default: N_(square_tiles)(FORWARD | INVERSE, st, x, t, tiles, width, spectrum);
     }
 }
 
@@ -640,15 +670,14 @@ static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t,
     const bool fused = both && n > xf->split && !st[n - 1].dense;
 #define BLOCKS(l) leaf * (st[l].blocks / xf->leaves), st[l].blocks / xf->leaves
 
-    const bool square = both && xf->square;
-    const int bottom = xf->split - square; /* what comes before the tiles */
+    const int bottom = xf->split - xf->square; /* what comes before the tiles */
     if (directions & FORWARD)
         for (int l = top; l < bottom; l++)
             N_(middle_stage)(&st[l], false, x, BLOCKS(l));
 
     const uint8_t *live = xf->live ? xf->live + leaf * xf->Plv : NULL;
     /* what no vector writes below, unless no stage of the leaf reads it either */
-    bool unread = square && xf->depth > 0;
+    bool unread = xf->square && xf->depth > 0;
     for (int l = top; l < bottom; l++)
         unread &= st[l].masked;
     if (live && directions & INVERSE && !unread)
@@ -659,8 +688,8 @@ static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t,
     for (int64_t v = 0, run; (run = N_(next_run)(live, xf->Plv, &v)) > 0; v += run) {
         REAL *columns = t + v * 2 * W;
         const REAL *f = spectrum ? spectrum + v * 2 * W : NULL;
-        if (square) {
-            N_(square_tiles)(&st[bottom], x + v * 2 * W * W, run, xf->Plv, f);
+        if (xf->square) {
+            N_(square)(directions, &st[bottom], x + v * 2 * W * W, columns, run, xf->Plv, f);
             continue;
         }
         if (directions & FORWARD) {
