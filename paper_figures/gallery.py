@@ -32,6 +32,9 @@ ORDER = [
     "table9",
     "short",
     "table_short",
+    "strategies",
+    "table_strategies",
+    "table_kernel",
     "genome",
     "genome_timing",
 ]

@@ -28,6 +28,7 @@ import style
 import table_7
 import table_9
 import table_short
+import table_strategies
 import tables_11_15
 import tables_16_17
 
@@ -40,6 +41,7 @@ EXPERIMENTS = [
     "partial",
     "sparsity",
     "short",
+    "strategies",
     "genome_convolutions",
 ]
 RESULTS = [
@@ -50,6 +52,7 @@ RESULTS = [
     "partial",
     "sparsity",
     "short",
+    "strategies",
     "genome",
     "genome_tracks",
 ]
@@ -62,6 +65,7 @@ DRAWINGS = {
     table_7: ["partial"],
     table_9: ["sparsity"],
     table_short: ["short"],
+    table_strategies: ["strategies"],
     genome_skew: ["genome", "genome_tracks"],
     readme_figure: ["speed"],
     gallery: ["speed"],

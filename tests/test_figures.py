@@ -31,6 +31,7 @@ FIGURES = (
     "partial",
     "sparsity",
     "short",
+    "strategies",
     "genome",
     "readme",
 )
@@ -39,6 +40,8 @@ TABLES = tuple(
 ) + (
     "table7_longer",
     "table_short",
+    "table_strategies",
+    "table_kernel",
     "genome_timing",
     "cpu_speed",
     "cpu_limits",
@@ -55,6 +58,7 @@ RESULTS = (
     "partial",
     "sparsity",
     "short",
+    "strategies",
     "genome",
     "genome_tracks",
 )
@@ -273,6 +277,40 @@ def test_the_short_table_is_what_was_measured(out):
         assert float(seen["over_copy"]) == pytest.approx(
             float(seen["fftconv"]) / float(seen["copy"])
         )
+
+
+def test_the_strategies_table_is_what_was_measured(out):
+    record = result(out, "strategies")
+    keys = ("batch", "length", "inputs", "outputs", "states")
+    shown = {
+        tuple(int(r[k]) for k in keys): r
+        for r in table(out, "table_strategies")
+    }
+    orders = ("1", "2", "3 projections", "3 kernels")
+    assert len(shown) == len(record["rows"]) > 1
+    for row in record["rows"]:
+        seen, runs = shown[tuple(row[k] for k in keys)], row["strategies"]
+        times = {o: runs[o]["median_s"] for o in orders}
+        for order in orders:
+            assert float(seen[order]) == pytest.approx(1e3 * times[order])
+            assert 0 < runs[order]["error"] <= 3e-6
+            assert runs[order]["predicted_s"] > 0
+        fastest = min(times.values())
+        assert float(seen["over_fastest"]) == pytest.approx(
+            times[row["auto"]] / fastest
+        )
+        assert row["upstream"] in (1, 2, 3)
+        for name, run in runs.items():
+            if name.startswith("scipy"):
+                assert float(seen[f"{name} over"]) == pytest.approx(
+                    run["median_s"] / runs["auto"]["median_s"]
+                )
+    assert sum("scipy 2" in row["strategies"] for row in record["rows"]) == 1
+    (kernel,) = table(out, "table_kernel")
+    assert float(kernel["speedup"]) == pytest.approx(
+        record["kernel"]["numpy"]["median_s"]
+        / record["kernel"]["fftconv"]["median_s"]
+    )
 
 
 def test_table_9_is_what_was_measured(out):

@@ -1,0 +1,294 @@
+"""opt_ssm_forward's three strategies: times, the model's choice, memory.
+
+x (B, L, H_in), float32, one thread; N kernels of length L.  At each shape every
+strategy (3 in its two inner orders) is compared with the float64 definition, then
+timed in turn with the others, beside what "auto" and lrnnx's rule choose, the
+model's prediction, and the memory a call holds beside operands and result (NumPy's
+arrays, traced; the model adds the library's own spectra).
+
+At the document's shapes also strategy 2 and the fallback (projections at each
+frequency) with scipy.fft and NumPy's matmul, in float32, as a careful user would,
+rows of time contiguous; and strategy 2 with einsum(optimize=True) as the document
+writes it, time on axis 1.
+
+And the S4D kernel of H channels beside the same Vandermonde product in NumPy, in
+complex64, by blocks of heads; of NumPy only some heads are run, and scaled.
+
+Writes results/strategies.json.
+"""
+
+import time
+import tracemalloc
+
+import numpy as np
+import scipy.fft
+from tqdm import tqdm
+
+import fftconv
+from fftconv import strategies
+
+import bench
+
+DOCUMENT = (32, 1024, 64, 64, 128)  # B, L, H_in, H_out, N
+SHAPES = [
+    DOCUMENT,
+    (8, 1024, 64, 64, 128),
+    (1, 1024, 64, 64, 128),
+    (16, 2048, 128, 128, 256),
+    (1, 16384, 128, 128, 64),
+    (4, 4096, 128, 128, 32),
+    (1, 4096, 256, 256, 64),
+    (64, 1024, 16, 16, 256),
+    (64, 512, 8, 8, 128),
+    (128, 128, 16, 16, 64),
+    (32, 256, 32, 32, 32),
+    (8, 4096, 4, 4, 16),
+    (32, 4096, 4, 4, 64),
+    (1, 65536, 4, 4, 16),
+    (1, 65536, 16, 16, 16),
+    (16, 1024, 8, 8, 16),
+    (16, 1024, 8, 8, 64),
+    (16, 1024, 8, 8, 256),
+    (2, 2048, 8, 8, 256),
+    (1, 1024, 16, 16, 256),
+    (1, 8192, 16, 16, 256),
+    (4, 8192, 16, 16, 64),
+    (4, 8192, 32, 32, 512),
+    (2, 4096, 64, 64, 512),
+    (8, 2048, 32, 8, 128),
+    (8, 2048, 8, 32, 128),
+    (16, 1000, 24, 24, 48),
+    (6, 3001, 12, 20, 100),
+    (256, 256, 8, 8, 32),
+    (64, 1024, 2, 2, 16),
+]
+GRIDS = {
+    "quick": dict(
+        shapes=[(4, 64, 8, 8, 16), (2, 65, 3, 5, 4), (8, 64, 2, 2, 32)],
+        document=(4, 64, 8, 8, 16),
+        kernel=(8, 8, 256, 2),
+        repeats=1,
+        least=0.0,
+    ),
+    "default": dict(
+        shapes=SHAPES,
+        document=DOCUMENT,
+        kernel=(256, 64, 16384, 8),
+        repeats=5,
+        least=5e-3,
+    ),
+}
+GRIDS["full"] = {**GRIDS["default"], "repeats": 11}
+ERROR_LIMIT = 3e-6  # of max |y|
+
+
+def operands(shape, rng):
+    """x, K (N, L), B_, C of order one."""
+    B, L, I, O, N = shape
+    return [
+        rng.standard_normal(s, np.float32) * np.float32(scale)
+        for s, scale in (
+            ((B, L, I), 1),
+            ((N, L), L**-0.5),
+            ((N, I), I**-0.5),
+            ((O, N), N**-0.5),
+        )
+    ]
+
+
+def exact(x, K, B_, C):
+    """The definition in float64, of the last of the batch."""
+    x, K, B_, C = (a.astype(np.float64) for a in (x[-1:], K, B_, C))
+    n = scipy.fft.next_fast_len(2 * x.shape[1], real=True)
+    u = scipy.fft.rfft(B_ @ x.swapaxes(1, 2), n) * scipy.fft.rfft(K, n)
+    return (C @ scipy.fft.irfft(u, n)[..., : x.shape[1]]).swapaxes(1, 2)
+
+
+def scipy_2(x, K, B_, C):
+    """Strategy 2 with scipy.fft and matmul."""
+    length = x.shape[1]
+    n = scipy.fft.next_fast_len(2 * length - 1, real=True)
+    u = scipy.fft.rfft(B_ @ x.swapaxes(1, 2), n)
+    u *= scipy.fft.rfft(K, n)
+    v = scipy.fft.irfft(u, n, overwrite_x=True)[..., :length]
+    return v.swapaxes(1, 2) @ C.T
+
+
+def scipy_3(x, K, B_, C):
+    """The fallback: projections, real, of (re, im) at each frequency."""
+    length = x.shape[1]
+    n = scipy.fft.next_fast_len(2 * length - 1, real=True)
+    X = scipy.fft.rfft(np.ascontiguousarray(x.swapaxes(1, 2)), n)
+    U = (B_ @ X.view(np.float32)).view(np.complex64)
+    U *= scipy.fft.rfft(K, n)
+    Y = (C @ U.view(np.float32)).view(np.complex64)
+    return scipy.fft.irfft(Y, n)[..., :length].swapaxes(1, 2)
+
+
+def scipy_2_einsum(x, K, B_, C):
+    """Strategy 2 as the document writes it."""
+    length = x.shape[1]
+    n = scipy.fft.next_fast_len(2 * length - 1, real=True)
+    u = np.einsum("blh,nh->bln", x, B_, optimize=True)
+    U = scipy.fft.rfft(u, n, axis=1)
+    U *= scipy.fft.rfft(K, n).T
+    v = scipy.fft.irfft(U, n, axis=1)[:, :length]
+    return np.einsum("bln,hn->blh", v, C, optimize=True)
+
+
+SCIPY = {
+    "scipy 2": scipy_2,
+    "scipy 3": scipy_3,
+    "scipy 2 einsum": scipy_2_einsum,
+}
+
+
+def error_of(y, want):
+    if y.shape[1:] != want.shape[1:] or not np.isfinite(y).all():
+        return np.inf
+    return float(np.max(np.abs(y[-1:] - want)) / np.max(np.abs(want)))
+
+
+def held(run, problem, y):
+    """Bytes of NumPy's arrays at the peak of a call."""
+    tracemalloc.start()
+    run(problem, y, 1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def measure(shape, grid, rng, with_scipy):
+    """One row: the shape, its strategies, the choices."""
+    B, L, I, O, N = shape
+    arrays = operands(shape, rng)
+    want = exact(*arrays)
+    problem = strategies._Operands(*arrays, "NL")
+    y = np.empty((B, L, O), np.float32)
+    calls, errors = {}, {}
+    for order, run in strategies.ORDERS.items():
+        calls[order] = lambda run=run: run(problem, y, 1)
+        y[...] = np.nan
+        calls[order]()
+        errors[order] = bench.check(
+            f"{shape}, {order}", error_of(y, want), ERROR_LIMIT
+        )
+    if with_scipy:
+        for name, run in SCIPY.items():
+            calls[name] = lambda run=run: run(*arrays)
+            errors[name] = bench.check(
+                f"{shape}, {name}", error_of(calls[name](), want), ERROR_LIMIT
+            )
+        calls["auto"] = lambda: fftconv.opt_ssm_forward(
+            *arrays, k_layout="NL", threads=1
+        )
+        errors["auto"] = bench.check(
+            f"{shape}, auto", error_of(calls["auto"](), want), ERROR_LIMIT
+        )
+    timing = bench.interleaved(
+        calls, grid["repeats"], cap=0.3, least=grid["least"]
+    )
+    costs = fftconv.strategy_costs(*shape, threads=1)
+    for name, sample in timing.items():
+        sample["error"] = errors[name]
+        if name in costs:
+            sample["predicted_s"] = costs[name].seconds
+            sample["flops"] = costs[name].flops
+            sample["model_bytes"] = costs[name].memory_bytes
+            sample["traced_bytes"] = held(
+                strategies.ORDERS[name], problem, y
+            )
+    return {
+        **dict(zip(("batch", "length", "inputs", "outputs", "states"), shape)),
+        "auto": min(costs, key=lambda order: costs[order].seconds),
+        "upstream": fftconv.upstream_strategy(B, I, O, N),
+        "strategies": timing,
+    }
+
+
+def kernels(grid, rng):
+    """The S4D kernel's time, and NumPy's for the same product."""
+    heads, states, length, some = grid["kernel"]
+    kernel = fftconv.s4.S4DKernel(heads, states, init="inv", seed=0)
+    dt, A = kernel.dt(), kernel.A()
+    w = (kernel.parameters["C"][0] * np.expm1(dt * A) / A).astype(np.complex64)
+    x = (dt * A).astype(np.complex64)[:some, :, None]
+    places = np.arange(length, dtype=np.float32)
+
+    def by_numpy():
+        return 2 * np.einsum("hn,hnl->hl", w[:some], np.exp(x * places)).real
+
+    def ours():
+        return fftconv.ssm.ssm_kernel(
+            length=length, dtype="float32", threads=1, **system
+        )[0, 0]
+
+    system = kernel._system(1.0)
+    system["B"] = system["B"] * 0 + dt  # B = 1: the product alone
+    k = ours()[:some]
+    difference = float(np.max(np.abs(k - by_numpy())) / np.max(np.abs(k)))
+    bench.check("S4D kernel, beside NumPy's", difference, 1e-3)
+    timing = bench.interleaved(
+        {"fftconv": ours, "numpy": by_numpy}, grid["repeats"]
+    )
+    for key in ("median_s", "low_s", "high_s"):
+        timing["numpy"][key] *= heads / some
+    return {
+        "heads": heads,
+        "states": states,
+        "length": length,
+        "heads_of_numpy": some,
+        "difference": difference,
+        **timing,
+    }
+
+
+def main():
+    settings = bench.options(__doc__).parse_args()
+    started = time.perf_counter()
+    grid = GRIDS[settings.grid]
+    rng = np.random.default_rng(settings.seed)
+    bench.keep_freed_memory()
+    rows = [
+        measure(shape, grid, rng, shape == grid["document"])
+        for shape in tqdm(grid["shapes"], leave=False)
+    ]
+    machine = strategies.machine("float32", 1)
+    path = bench.write(
+        settings.results,
+        "strategies",
+        settings,
+        {
+            "constants": {
+                **{
+                    name: getattr(machine, name)
+                    for name in (
+                        "gemm",
+                        "contract",
+                        "project",
+                        "transform",
+                        "byte",
+                        "turn",
+                    )
+                },
+                "call": machine.call,
+            },
+            "rows": rows,
+            "kernel": kernels(grid, rng),
+        },
+        started,
+    )
+    late = [
+        row["strategies"][row["auto"]]["median_s"]
+        / min(row["strategies"][o]["median_s"] for o in strategies.ORDERS)
+        for row in rows
+    ]
+    print(
+        f"{path}: auto is the fastest, or within 15 %, at "
+        f"{sum(r <= 1.15 for r in late)} of {len(late)} shapes; at the worst "
+        f"{max(late):.2f} times the fastest"
+    )
+
+
+if __name__ == "__main__":
+    main()
