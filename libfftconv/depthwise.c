@@ -131,12 +131,30 @@ static void copy(const struct depthwise *j, struct array from, struct array to, 
     j->engine->spread(0, n, &from, &(struct array){0}, &to);
 }
 
+/* w and bias across, each 2 lanes of channels as their even ones, then their odd. */
+static const void *pair_up(const struct depthwise *j, struct array table, int64_t wide)
+{
+    const int64_t lanes = j->engine->lanes;
+    for (int64_t d = 0; d < j->D; d++) {
+        const int64_t in = d % (2 * lanes), at = d - in + in % 2 * lanes + in / 2;
+        struct array to = number(j, (void *)table.data, at);
+        to.stride = wide;
+        copy(j, run_of(&j->o->weight, 0, d), to, j->K);
+        if (j->o->bias.data)
+            copy(j, run_of(&j->o->bias, 0, d),
+                 number(j, (void *)table.data, j->K * wide + at), 1);
+    }
+    return table.data;
+}
+
 /* w, the same in reverse, and the bias, all in the engine's numbers. */
-static void *tables_of(struct depthwise *j, int64_t *bytes)
+static void *tables_of(struct depthwise *j, bool back, int64_t *bytes)
 {
     const struct engine *e = j->engine;
     const int64_t padded = round_up(j->D, e->lanes), K = j->K;
-    const int64_t taps = round_up(padded * K, e->lanes), reals = 2 * taps + padded + e->lanes;
+    const int64_t taps = round_up(padded * K, e->lanes);
+    const int64_t wide = round_up(j->D, 2 * e->lanes); /* for bfloat16 in pairs, across */
+    const int64_t pairs_at = 2 * taps + padded + e->lanes, reals = pairs_at + (K + 1) * wide;
     *bytes = reals * e->real_bytes;
     char *table = aligned_new(*bytes);
     if (!table)
@@ -146,16 +164,19 @@ static void *tables_of(struct depthwise *j, int64_t *bytes)
     for (int64_t d = 0; d < j->D; d++) {
         struct array row = run_of(&j->o->weight, 0, d);
         const int64_t first = j->c.across ? d : d * K, step = j->c.across ? padded : 1;
-        struct array to = number(j, table, first), back = number(j, flipped, first + (K - 1) * step);
+        struct array to = number(j, table, first), flip = number(j, flipped, first + (K - 1) * step);
         to.stride = step;
-        back.stride = -step;
+        flip.stride = -step;
         copy(j, row, to, K);
-        copy(j, row, back, K);
+        if (back)
+            copy(j, row, flip, K);
         if (j->o->bias.data)
             copy(j, run_of(&j->o->bias, 0, d), number(j, bias, d), 1);
     }
     j->c.w = table;
     j->c.bias = bias;
+    if (j->c.across && !back)
+        j->c.pairs = pair_up(j, number(j, table, pairs_at), wide);
     j->flipped = flipped;
     return table;
 }
@@ -291,11 +312,11 @@ static int run(const fftconv_depthwise *o, bool back)
     c->tile_length = c->across ? ROWS_TILE : LONG_TILE;
     /* bands of one size */
     const int64_t bands = ceil_div(j.D, BAND);
-    c->tile_channels = c->across ? round_up(ceil_div(j.D, bands), j.engine->lanes) : 1;
+    c->tile_channels = c->across ? round_up(ceil_div(j.D, bands), 2 * j.engine->lanes) : 1;
     j.bands = ceil_div(j.D, c->tile_channels);
 
     int64_t table_bytes;
-    void *table = tables_of(&j, &table_bytes);
+    void *table = tables_of(&j, back, &table_bytes);
     if (!table)
         return fail_memory(table_bytes);
     const bool sums = back && (o->dweight.data || o->dbias.data);

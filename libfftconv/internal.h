@@ -195,6 +195,7 @@ struct correlation {
     int activation;
     const void *w;      /* [D][taps], across [taps][D padded to whole vectors] */
     const void *bias;   /* [D], padded too                                     */
+    const void *pairs;  /* w, then bias, for bfloat16 in pairs: below; or NULL */
     /* (B, D, L), (B, D, taps - 1), (B, D, Lout) */
     const fftconv_tensor *x, *state, *y, *dy, *dx, *dstate;
     int64_t tile_channels, tile_length; /* a tile, one channel unless across    */

@@ -141,6 +141,15 @@ static void N_(give_out)(const struct N_(band) *a, const fftconv_tensor *t, int6
 
 enum { N_(AT_ONCE) = 4 }; /* vectors of outputs that share a tap's load */
 
+/* x in every lane, by one instruction */
+INLINE V N_(everywhere)(REAL x) { return x - (V){0}; }
+
+/* A row that will be wanted; it need not be there. */
+INLINE void N_(foresee)(const void *row, int64_t bytes)
+{
+    __builtin_prefetch((const void *)((uintptr_t)row + (uintptr_t)bytes));
+}
+
 /* y[m far + 0 ... W) for m < outputs, taps wstep apart, the window's `step` */
 INLINE void N_(window)(int outputs, bool across, int64_t taps, const REAL *w, int64_t wstep,
                        const REAL *bias, const REAL *x, int64_t step, int64_t x_far, REAL *y,
@@ -149,9 +158,9 @@ INLINE void N_(window)(int outputs, bool across, int64_t taps, const REAL *w, in
     V sum[N_(AT_ONCE)];
 #pragma GCC unroll 4
     for (int m = 0; m < outputs; m++)
-        sum[m] = across ? *(const VU *)bias : SPLAT(*bias);
+        sum[m] = across ? (V)*(const VU *)bias : N_(everywhere)(*bias);
     for (int64_t k = 0; k < taps; k++) {
-        const V f = across ? *(const VU *)(w + k * wstep) : SPLAT(w[k]);
+        const V f = across ? (V)*(const VU *)(w + k * wstep) : N_(everywhere)(w[k]);
 #pragma GCC unroll 4
         for (int m = 0; m < outputs; m++)
             sum[m] += f * *(const VU *)(x + k * step + m * x_far);
@@ -197,6 +206,8 @@ INLINE void N_(windows_across)(int64_t taps, const REAL *w, int64_t wstep, const
             if (c + W > channels && channels >= W)
                 c = channels - W;
             const REAL *at = x + i * step + c;
+            for (int64_t m = 0; c % (64 / (int)sizeof *x) == 0 && m < N_(AT_ONCE); m++)
+                N_(foresee)(at, (taps - 1 + 2 * N_(AT_ONCE) + m) * step * (int)sizeof *x);
             if (i + N_(AT_ONCE) <= count)
                 N_(window)(N_(AT_ONCE), true, taps, w + c, wstep, bias + c, at, step, step,
                            y + i * y_step + c, y_step);
@@ -256,7 +267,7 @@ static REAL *N_(piece)(const struct correlation *c, void *work, int i)
     return (REAL *)work + i * (correlation_work(c, LANES) / 4);
 }
 
-static void N_(correlate)(const struct correlation *c, int64_t b, int64_t d0, int64_t d1,
+static void N_(correlate_any)(const struct correlation *c, int64_t b, int64_t d0, int64_t d1,
                           int64_t l0, int64_t l1, void *work)
 {
     const struct N_(band) a = N_(band_of)(c, b, d0, d1);
@@ -278,6 +289,158 @@ static void N_(correlate)(const struct correlation *c, int64_t b, int64_t d0, in
     if (c->stream)
         stream_end();
 }
+
+#if !IN_DOUBLE
+
+/* ---- bfloat16 in pairs -------------------------------------------------------------------
+ *
+ * A bfloat16 is a float's upper half.  So 32 bits of a row are two neighbours, x[n]
+ * below and x[n+1] above, and one operation makes a float of each: no widening, no
+ * narrowing, and two vectors of outputs, the even ones and the odd ones, at once. */
+
+typedef uint32_t N_(words) __attribute__((vector_size(FFTCONV_VECTOR_BYTES), may_alias));
+typedef uint32_t N_(words_unaligned)
+    __attribute__((vector_size(FFTCONV_VECTOR_BYTES), may_alias, aligned(2)));
+
+INLINE N_(words) N_(load_words)(const uint16_t *p) { return *(const N_(words_unaligned) *)p; }
+INLINE V N_(lower)(N_(words) x) { return (V)(x << 16); }
+INLINE V N_(upper)(N_(words) x) { return (V)(x & 0xffff0000u); }
+
+/* Rounded to nearest even in the upper half; the NaN of a sum is quiet, and stays one
+ * without. */
+INLINE N_(words) N_(rounded)(V v)
+{
+    const N_(words) bits = (N_(words))v, number = (N_(words))(v == v);
+    return bits + (number & (0x7fffu + ((bits >> 16) & 1)));
+}
+INLINE void N_(store_pairs)(uint16_t *p, V even, V odd)
+{
+    *(N_(words_unaligned) *)p =
+        (N_(rounded)(even) >> 16) | (N_(rounded)(odd) & 0xffff0000u);
+}
+
+/* `count` >= 2 W elements of a row.  With F_s[i] = x[j + 2i + s], the even outputs are
+ * sum_k w[k] F_k and the odd ones sum_k w[k] F_(k+1); an even number of taps reads one
+ * element behind the last window. */
+INLINE void N_(pairs_along)(int64_t taps, const REAL *w, REAL bias, const uint16_t *x,
+                            uint16_t *y, int64_t count)
+{
+    for (int64_t j = 0; j < count; j += 2 * W) {
+        j = min64(j, count - 2 * W);
+        V even = N_(everywhere)(bias), odd = even;
+        N_(words) both = N_(load_words)(x + j);
+        V now = N_(lower)(both), next;
+        for (int64_t k = 0; k < taps; k++, now = next) {
+            if (k % 2)
+                both = N_(load_words)(x + j + k + 1);
+            next = k % 2 ? N_(lower)(both) : N_(upper)(both);
+            even += now * w[k];
+            odd += next * w[k];
+        }
+        N_(store_pairs)(y + j, even, odd);
+    }
+}
+
+/* `rows` outputs of 2 W channels; w [tap][wstep], even channels first. */
+INLINE void N_(pairs_block)(int rows, int64_t taps, const REAL *w, int64_t wstep, const REAL *bias,
+                            const uint16_t *x, int64_t step, uint16_t *y, int64_t y_step)
+{
+    V even[N_(AT_ONCE)], odd[N_(AT_ONCE)];
+#pragma GCC unroll 4
+    for (int m = 0; m < rows; m++)
+        even[m] = N_(load)(bias), odd[m] = N_(load)(bias + W);
+    for (int64_t k = 0; k < taps; k++) {
+        const V e = N_(load)(w + k * wstep), o = N_(load)(w + k * wstep + W);
+#pragma GCC unroll 4
+        for (int m = 0; m < rows; m++) {
+            const N_(words) both = N_(load_words)(x + (k + m) * step);
+            even[m] += N_(lower)(both) * e;
+            odd[m] += N_(upper)(both) * o;
+        }
+    }
+#pragma GCC unroll 4
+    for (int m = 0; m < rows; m++)
+        N_(store_pairs)(y + m * y_step, even[m], odd[m]);
+}
+
+/* Elements [0, count) of `channels` channels, a multiple of 2 W. */
+INLINE void N_(pairs_across)(int64_t taps, const REAL *w, int64_t wstep, const REAL *bias,
+                             const uint16_t *x, int64_t step, uint16_t *y, int64_t y_step,
+                             int64_t channels, int64_t count)
+{
+    for (int64_t i = 0, n; i < count; i += n) {
+        n = i + N_(AT_ONCE) <= count ? N_(AT_ONCE) : 1;
+        for (int64_t c = 0; c < channels; c += 2 * W) {
+            for (int64_t m = 0; c % (64 / (int)sizeof *x) == 0 && m < n; m++)
+                N_(foresee)(x + i * step + c,
+                            (taps - 1 + 2 * N_(AT_ONCE) + m) * step * (int)sizeof *x);
+            if (n > 1)
+                N_(pairs_block)(N_(AT_ONCE), taps, w + c, wstep, bias + c, x + i * step + c, step,
+                                y + i * y_step + c, y_step);
+            else
+                N_(pairs_block)(1, taps, w + c, wstep, bias + c, x + i * step + c, step,
+                                y + i * y_step + c, y_step);
+        }
+    }
+}
+
+static bool N_(is_paired)(const struct correlation *c, const fftconv_tensor *t)
+{
+    return t->dtype == FFTCONV_BFLOAT16 && t->stride[c->across ? 1 : 2] == 1;
+}
+
+/* What of a tile goes in pairs; the rest, at x's ends and of the last channels, as
+ * anything else. */
+static void N_(correlate)(const struct correlation *c, int64_t b, int64_t d0, int64_t d1,
+                          int64_t l0, int64_t l1, void *work)
+{
+    const int64_t inner = max64(l0, min64(l1, c->left));
+    const int64_t last = c->L - c->taps + 1 + c->left - (!c->across && c->taps % 2 == 0);
+    const int64_t outer = max64(inner, min64(l1, last)), taps = c->taps;
+    const int64_t paired = c->across ? (d1 - d0) / (2 * W) * 2 * W : 1, n = outer - inner;
+    if (c->activation != FFTCONV_IDENTITY || !N_(is_paired)(c, c->x) || !N_(is_paired)(c, c->y) ||
+        (c->across ? !paired || !n : n < 2 * W)) {
+        N_(correlate_any)(c, b, d0, d1, l0, l1, work);
+        return;
+    }
+    const struct N_(band) a = {c, b, d0, d0 + paired, c->across ? paired : 1};
+    const uint16_t *x = N_(run_at)(&a, c->x, inner - c->left).data;
+    uint16_t *y = (uint16_t *)N_(run_at)(&a, c->y, inner).data, *to = c->stream ? work : y;
+    const int64_t step = c->x->stride[2], y_step = c->stream ? paired : c->y->stride[2];
+    const int64_t wstep = round_up(c->D, 2 * W);
+    const REAL *w = (const REAL *)c->w + d0 * taps, *bias = (const REAL *)c->bias + d0;
+    if (c->across)
+        w = (const REAL *)c->pairs + d0, bias = (const REAL *)c->pairs + taps * wstep + d0;
+#define ACROSS(K) N_(pairs_across)(K, w, wstep, bias, x, step, to, y_step, paired, n)
+#define ALONG(K) N_(pairs_along)(K, w, *bias, x, to, n)
+    if (c->across)
+        FOR_TAPS(taps, ACROSS)
+    else
+        FOR_TAPS(taps, ALONG)
+#undef ACROSS
+#undef ALONG
+    for (int64_t i = 0; c->stream && i < (c->across ? n : 1); i++)
+        stream_bytes((char *)(y + i * c->y->stride[2]), (const char *)(to + i * paired),
+                     (c->across ? paired : n) * (int64_t)sizeof *y);
+    if (inner > l0)
+        N_(correlate_any)(c, b, d0, d1, l0, inner, work);
+    if (l1 > outer)
+        N_(correlate_any)(c, b, d0, d1, outer, l1, work);
+    if (c->across && d0 + paired < d1)
+        N_(correlate_any)(c, b, d0 + paired, d1, inner, outer, work);
+    if (c->stream)
+        stream_end();
+}
+
+#else
+
+static void N_(correlate)(const struct correlation *c, int64_t b, int64_t d0, int64_t d1,
+                          int64_t l0, int64_t l1, void *work)
+{
+    N_(correlate_any)(c, b, d0, d1, l0, l1, work);
+}
+
+#endif
 
 /* ---- Backward -------------------------------------------------------------------------- */
 
