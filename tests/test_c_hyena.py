@@ -7,7 +7,8 @@ from ctypes import byref, c_void_p
 import numpy as np
 import pytest
 
-from fftconv import _lib
+import fftconv
+from fftconv import _lib, reference
 from fftconv._lib import Depthwise, Heads
 from test_c_interface import (CIRCULAR, TWO_SIDED, call, new_plan, refused,
                               tensor)
@@ -179,6 +180,58 @@ def test_rdft():
                 0)[0] == _lib.OK
     assert (bins[..., 0] == 56).all() and not bins[..., 1:].any()
     call("fftconv_rdft_destroy", t)
+
+
+@pytest.mark.parametrize("n", [2, 8, 60, 1024, 2 * 331])
+@pytest.mark.parametrize("isa", fftconv.isas())
+def test_rdft_of_every_instruction_set(isa, n, rng):
+    for dtype, complex_dtype, limit in (("float32", "complex64", 1e-6),
+                                        ("float64", "complex128", 1e-14)):
+        t = c_void_p()
+        assert call("fftconv_rdft_create", byref(t), n, _lib.DTYPES[dtype],
+                    isa.encode())[0] == _lib.OK
+        rows = rng.standard_normal((2, 3, n)).astype(dtype)
+        bins = np.full((2, 3, n // 2 + 1), np.nan, complex_dtype)
+        back = np.full_like(rows, np.nan)
+        tensors = (tensor(rows, dtype=dtype),
+                   tensor(bins, dtype=complex_dtype),
+                   tensor(back, dtype=dtype))
+        for threads in (1, 2, 9):
+            _lib.lib.fftconv_rdft_forward(t, byref(tensors[0]),
+                                          byref(tensors[1]), 0.5, threads)
+            want = 0.5 * np.fft.rfft(rows.astype(np.float64))
+            assert np.abs(bins - want).max() <= limit * np.abs(want).max()
+            _lib.lib.fftconv_rdft_inverse(t, byref(tensors[1]),
+                                          byref(tensors[2]), 2 / n, threads)
+            assert np.abs(back - rows).max() <= 10 * limit
+        call("fftconv_rdft_destroy", t)
+
+
+@pytest.mark.parametrize("isa", fftconv.isas())
+@pytest.mark.parametrize("length, taps", [(40, 40), (700, 20)])
+def test_heads_of_every_instruction_set(isa, length, taps, rng):
+    """And in blocks, where the kernel is short."""
+    p = new_plan(batch=1, channels=HEAD, kernels=1, length=length,
+                 kernel_length=taps, mode=0, isa=isa.encode())
+    arrays = {name: rng.standard_normal((B, H, length)).astype("float32")
+              for name in ("u", "v", "q", "dy")}
+    arrays["k"] = rng.standard_normal((1, H // HEAD, taps)).astype("float32")
+    for name in ("y", "du", "dv", "dq"):
+        arrays[name] = np.full((B, H, length), np.nan, "float32")
+    arrays["dk"] = np.full_like(arrays["k"], np.nan)
+    o = Heads(size=ctypes.sizeof(Heads), activation=1)
+    for name, x in arrays.items():
+        setattr(o, name, tensor(x))
+    _lib.lib.fftconv_heads_forward(p, byref(o))
+    _lib.lib.fftconv_heads_backward(p, byref(o))
+    _lib.lib.fftconv_plan_destroy(p)
+    call_of = (arrays["u"], arrays["v"], arrays["q"], arrays["k"][0], HEAD)
+    found = {"y": reference.conv_heads(*call_of, activation="gelu")}
+    found.update({"d" + name: x for name, x in reference.conv_heads(
+        *call_of, activation="gelu", dy=arrays["dy"]).items()})
+    for name, want in found.items():
+        got = arrays[name].reshape(want.shape)
+        assert np.linalg.norm(got - want) <= 1e-6 * np.linalg.norm(want), name
 
 
 # ---- Short convolutions -----------------------------------------------------------

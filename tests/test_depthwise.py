@@ -210,6 +210,44 @@ def test_a_channel_knows_no_other(rng):
         assert same_bits(y[~bad], want[~bad])
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("isa", fftconv.isas())
+@pytest.mark.parametrize("taps", [1, 2, 3, 4, 5, 7, 8])
+def test_bfloat16_in_pairs(taps, isa, layout):
+    """Odd places, odd ends, channels that do not fill a pair of vectors."""
+    for channels, length in ((1, 200), (3, 163), (70, 164), (33, 47)):
+        for padding in ((0, 0), (1, 2), (taps, taps)):
+            if length + sum(padding) >= taps:
+                check(2, channels, length, taps, padding, "bfloat16",
+                      "float32", layout=layout, isa=isa, gradients=False)
+
+
+def test_bfloat16_rounds_to_even():
+    """And keeps what is not finite, in pairs as elsewhere."""
+    bf16 = numpy_dtype("bfloat16")
+    x = np.zeros((1, 1, 256), bf16)
+    x[0, 0, ::3] = 1
+    weights = 1 + 2.0 ** -8 * np.arange(-4, 5)      # ties among them
+    for weight in [*weights, np.inf, -np.inf, np.nan, 3.4e38]:
+        w = np.array([[weight]], np.float32)
+        y = depthwise_conv1d(x, w)[0, 0]
+        with np.errstate(invalid="ignore", over="ignore"):
+            want = (x[0, 0].astype(np.float32) * w[0]).astype(bf16)
+        assert np.array_equal(wide(y), wide(want), equal_nan=True), weight
+
+
+def test_sums_that_float16_does_not_hold():
+    """300 . 300 is above its range; theirs adds up in the input's type."""
+    x = np.full((1, 2, 50), 300, np.float16)
+    w = np.array([[300, -300], [300, -299]], np.float16)
+    y = depthwise_conv1d(x, w)
+    assert (y[0, 0] == 0).all() and (y[0, 1] == 300).all()
+    dy = np.full((1, 2, 49), 40, np.float16)
+    g = depthwise_conv1d_backward(dy, x, w.astype(np.float32),
+                                  np.zeros(2, np.float32))
+    assert (g.dbias == 49 * 40).all() and (g.dweight == 49 * 40 * 300).all()
+
+
 def test_any_strides(rng):
     x = normal(rng, (2, 6, 50), "float32")
     w, b = normal(rng, (6, 3), "float32"), normal(rng, (6,), "float32")

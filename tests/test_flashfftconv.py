@@ -114,6 +114,20 @@ def test_largest_sizes(bits):
     assert norm(y[0]) <= 2 * TOLERANCE["float32"] * norm(u[0])
 
 
+@big
+def test_more_than_2_to_31_elements():
+    """Offsets are 64 bits wide: theirs are 32."""
+    rows = np.random.default_rng(0).standard_normal((1, 8, 65536)).astype(
+        np.float16)
+    k = np.zeros((8, 3), np.float32)
+    k[:, 2] = 2
+    y = FlashFFTConv(65536)(np.broadcast_to(rows, (4100, 8, 65536)), k)
+    assert y.size > 2 ** 31
+    want = 2 * np.roll(rows.astype(np.float32), 2, -1)
+    for b in (0, 2047, 4095, 4096, 4099):
+        assert np.abs(y[b] - want[0]).max() < 1e-2
+
+
 @pytest.mark.parametrize("length", [1, 3, 97, 1000, 1021])
 def test_odd_lengths(length):
     """An odd L is a misaligned address to theirs (issue 20)."""
