@@ -332,6 +332,7 @@ def test_bad_gradients(dk, change, words):
         ssm_kernel_backward(dk, **arguments, **change)
 
 
+@pytest.mark.slow                   # sanitizers' malloc stops the program
 def test_no_memory():
     with pytest.raises(MemoryError):
         ssm_kernel(**{**GOOD, "length": 2 ** 50})
