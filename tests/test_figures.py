@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -762,18 +763,20 @@ def test_interleaved_runs_every_call_every_round(scripts):
         assert 0 <= sample["low_s"] <= sample["median_s"] <= sample["high_s"]
 
 
-def test_a_short_call_is_repeated_within_a_sample(scripts):
+def test_a_short_call_is_repeated_within_a_sample(scripts, monkeypatch):
     import bench
 
-    count = [0]
+    calls = [0]
+    clock = SimpleNamespace(perf_counter=lambda: 1e-3 * calls[0],
+                            process_time=lambda: 1e-3 * calls[0])
+    monkeypatch.setattr(bench, "time", clock)
 
     def call():
-        count[0] += 1
-        time.sleep(1e-3)
+        calls[0] += 1
 
-    timing = bench.interleaved({"call": call}, 2, threads=2, least=10e-3)
-    assert 2 + 2 * 2 <= count[0] <= 2 + 2 * 10
-    assert 1e-3 <= timing["call"]["median_s"] < 10e-3
+    timing = bench.interleaved({"call": call}, 2, threads=2, least=9.5e-3)
+    assert calls[0] == 2 + 2 * 9
+    assert timing["call"]["median_s"] == pytest.approx(1e-3)
 
 
 def test_a_call_repeated_by_c_alone_is_the_same_call(scripts):
