@@ -128,3 +128,7 @@ def test_bad_parameters():
     layer.parameters["A"][2, 1] = 0.1
     with pytest.raises(ValueError, match=r"A\[2, 1\] is .*negative real part"):
         layer(np.ones((2, 9, 4)))
+    with pytest.raises(ValueError, match=r"A\[2, 1\] is .*negative real part"):
+        layer.step(np.ones((2, 4)), layer.default_state(2))
+    with pytest.raises(ValueError, match="x has dtype complex128"):
+        Centaurus(4, 5, 2).step(np.ones((2, 4), complex), layer.default_state(2))

@@ -467,6 +467,8 @@ def test_other_errors():
     for options, message in [
             (dict(device="cuda"), "device is 'cuda'"),
             (dict(dtype="int8"), "dtype is 'int8'"),
+            (dict(dtype="complex64"), "dtype is 'complex64'"),
+            (dict(bias=np.ones(4)), r"bias has shape \(4,\)"),
             (dict(activation="relu"), "activation is 'relu'")]:
         with pytest.raises(ValueError, match=message):
             FlashDepthWiseConv1d(3, 3, 1, W, **options)

@@ -510,6 +510,10 @@ def test_other_errors():
         fftconv.fftconv_fwd(**{**GOOD, "v": None, "q": None, "head_dim": 1,
                                "filter": np.repeat(GOOD["filter"], 4, 0),
                                "D": None, "gelu_q": True})
+    for filter in (GOOD["filter"][:, :-1], 3.0):
+        with pytest.raises(ValueError, match=r"filter has shape"):
+            fftconv.fftconv_fwd(**{**GOOD, "filter": filter,
+                                   "fft_size": None})
     wide_u = u.astype(np.float64)
     with pytest.raises(ValueError, match="force_fp16_output.*float64"):
         fftconv.fftconv_fwd(wide_u, GOOD["filter"].astype(complex), None,

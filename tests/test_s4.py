@@ -423,7 +423,7 @@ def test_gradients_of_the_layer(kernel, transposed, rng):
     ({"l_max": 0}, "l_max is 0"),
     ({"dropout": 1}, "dropout is 1"),
     ({"drop_kernel": -0.1}, "drop_kernel is -0.1"),
-    ({"d_state": 7}, "n is 7.*even"),
+    ({"d_state": 7}, "d_state is 7.*even"),
     ({"n_ssm": 4}, "n_ssm is 4; it must divide d_model, 6"),
     ({"init": "fout"}, "init is 'fout'"),
     ({"disc": "euler"}, "disc is 'euler'"),
@@ -496,6 +496,52 @@ def test_growing_states_are_refused():
     module.kernel.parameters["A_real"][2, 3] = -0.1
     with pytest.raises(ValueError, match=r"A\[2, 3\] is .*negative real part"):
         module(np.zeros((1, 6, 9)))
+
+
+@BOTH
+def test_step_checks_its_parameters(kernel):
+    """`step` runs no kernel, whose checks it would miss."""
+    for change, words in (
+            (("A_real", -0.1), r"A\[2, 3\] is .*negative real part"),
+            (("C", np.nan), "C has entries that are not finite"),
+            (("C", None), r"C has shape \(1, 2, 8\)")):
+        module = layer(kernel, real_transform="none")
+        module.setup_step()
+        name, value = change
+        p = module.kernel.parameters
+        if value is None:
+            p[name] = p[name][:, :2]
+        else:
+            p[name][..., 2, 3] = value
+        with pytest.raises(ValueError, match=words):
+            module.step(np.zeros((2, 6)), module.default_state(2))
+
+
+@BOTH
+def test_a_real_state_keeps_both_parts(kernel, rng):
+    module = layer(kernel)
+    module.setup_step()
+    x = rng.standard_normal((2, 6, 9))
+    want, last = module(x, np.zeros((2, 6, 8), complex))
+    got, after = module(x, np.zeros((2, 6, 8)))
+    assert same_bits(got, want) and same_bits(after, last)
+    got, after = stepped(module, x, np.zeros((2, 6, 8)))
+    close(got, want, "float64")
+    close(after, last, "float64")
+    with pytest.raises(ValueError, match="x has dtype complex128"):
+        module.step(x[..., 0] + 0j, np.zeros((2, 6, 8)))
+
+
+@BOTH
+def test_torch_bfloat16(kernel):
+    """NumPy's bfloat16 is unknown to torch: bits go across."""
+    torch = pytest.importorskip("torch")
+    x = torch.linspace(-1, 1, 108).reshape(2, 6, 9)
+    module = layer(kernel)
+    got, _ = module(x.to(torch.bfloat16))
+    assert got.dtype == torch.bfloat16
+    want, _ = module(x)
+    assert (got.float() - want).abs().max() < 2e-2 * want.abs().max()
 
 
 def test_dss_has_no_step():

@@ -87,8 +87,8 @@ def _name_of(dtype):
     return name
 
 
-def dtype_name(dtype, name="dtype"):
-    """One of DTYPE_NAMES, from a string, a NumPy or ml_dtypes dtype, or a torch
+def dtype_name(dtype, name="dtype", allowed=DTYPE_NAMES):
+    """One of `allowed`, from a string, a NumPy or ml_dtypes dtype, or a torch
     dtype."""
     if isinstance(dtype, str) or type(dtype).__module__ == "torch":
         found = str(dtype)
@@ -98,9 +98,9 @@ def dtype_name(dtype, name="dtype"):
             found = np.dtype(dtype).name if dtype is not None else None
         except TypeError:
             found = None
-    if found not in DTYPE_NAMES:
+    if found not in allowed:
         raise ValueError(f"{name} is {dtype!r}; allowed: "
-                         f"{', '.join(DTYPE_NAMES)}")
+                         f"{', '.join(allowed)}")
     return found
 
 
@@ -301,8 +301,11 @@ def finish(x, kind):
     """x as an array of `kind`; NumPy arrays and torch tensors as they are."""
     if kind is None or type(x) is not np.ndarray or kind is np:
         return x
-    return kind.from_dlpack(x) if x.dtype != numpy_dtype("bfloat16") \
-        else kind.asarray(x)
+    if x.dtype != numpy_dtype("bfloat16"):
+        return kind.from_dlpack(x)
+    if kind is sys.modules.get("torch"):        # which knows no ml_dtypes
+        return kind.from_dlpack(x.view(np.int16)).view(kind.bfloat16)
+    return kind.asarray(x)
 
 
 def reduce_to(x, shape):

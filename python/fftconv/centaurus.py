@@ -14,6 +14,7 @@ import numpy as np
 from ._array import WIDE, choice, finish, size, view
 from .convolution import conv
 from .matrix import conv_matrix
+from .s4 import check_decay
 from .ssm import ssm_kernel
 from .strategies import opt_ssm_forward
 
@@ -71,6 +72,7 @@ class Centaurus:
             if np.shape(p.get(name)) != shape:
                 raise ValueError(f"parameters['{name}'] has shape "
                                  f"{np.shape(p.get(name))}; it must be {shape}")
+        check_decay(p["A"])
         return p, np.exp(p["log_delta"])[:, None] * p["A"]
 
     def latent_kernels(self, length, dtype="float64"):
@@ -139,6 +141,8 @@ class Centaurus:
         if tuple(v.shape) != (len(state), H):
             raise ValueError(f"x has shape {tuple(v.shape)}; it must be "
                              f"{(len(state), H)}: (B, H)")
+        if v.dtype.startswith("complex"):
+            raise ValueError(f"x has dtype {v.dtype}; it must be real")
         rows, B, C = v.numpy(), self._input(), p["C"]
         if self.mode == "pointwise":
             driven = (rows @ B.T).reshape(-1, *shape)

@@ -17,6 +17,7 @@ from ._array import (ITEM_BYTES, PROMOTED, View, choice, dtype_name, empty,
 from .plan import _pack_tensor, rows_axes, thread_count
 
 NEEDS = ("x", "weight", "bias", "state")
+_REALS = ("float64", "float32", "float16", "bfloat16")
 
 
 class DepthwiseGradients(NamedTuple):
@@ -245,15 +246,21 @@ class FlashDepthWiseConv1d:
                              "the CPU: it must be None or 'cpu'")
         self.padding, self.activation = padding, activation
         self.is_bhl = bool(is_bhl)
-        self.dtype = None if dtype is None else dtype_name(dtype)
+        self.dtype = (None if dtype is None else
+                      dtype_name(dtype, allowed=_REALS))
         self.weights, self.bias = _detached(weights), _detached(bias)
-        shape = tuple(view(self.weights, "weights", "float32").shape)
+        shape = tuple(_real(self.weights, "weights").shape)
         if shape not in ((self.channels, 1, self.kernel_size),
                          (self.channels, self.kernel_size)):
             raise ValueError(
                 f"weights has shape {shape}; it must be (channels, 1, "
                 f"kernel_size) = {(self.channels, 1, self.kernel_size)}, or "
                 "without the 1")
+        if bias is not None:
+            shape = tuple(_real(self.bias, "bias").shape)
+            if shape != (self.channels,):
+                raise ValueError(f"bias has shape {shape}; it must be "
+                                 f"(channels,) = {(self.channels,)}")
         _padding(padding, self.kernel_size, False)
         choice(activation, "activation", _lib.ACTIVATIONS)
         if self.dtype is not None:

@@ -124,8 +124,14 @@ class _Call:
     def filter(self, x, fft_size):
         """(G, n // 2 + 1) complex, and n."""
         v = view(x, "filter", self.dtype)
-        bins = v.shape[-1] if v.shape else 0
-        n = 2 * (bins - 1) if fft_size is None else size(fft_size, "fft_size")
+        if fft_size is None:
+            least = self.length + 1
+            if len(v.shape) != 2 or v.shape[1] < least:
+                raise ValueError(
+                    f"filter has shape {v.shape}; it must be (H / head_dim, "
+                    f"fft_size / 2 + 1) = ({self.groups}, {least} or more)")
+            fft_size = 2 * (v.shape[1] - 1)
+        n = size(fft_size, "fft_size")
         if n % 2 or n < 2 * self.length:
             raise ValueError(f"fft_size is {n}; it must be even and at least "
                              f"2 L = {2 * self.length}")

@@ -38,8 +38,7 @@ class FFTConv:
                  backend="auto"):
         self.channels = size(channels, "channels")
         self.length = size(length, "length")
-        self.precision = dtype_name(precision, "precision")
-        choice(self.precision, "precision", dict.fromkeys(_PRECISIONS))
+        self.precision = dtype_name(precision, "precision", _PRECISIONS)
         choice(activation, "activation", _lib.ACTIVATIONS)
         self.activation = activation
         self.gated, self.bidirectional = bool(gated), bool(bidirectional)

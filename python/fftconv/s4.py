@@ -50,6 +50,15 @@ def _inverse(name, of, value):
     return inverse(np.asarray(value, np.float64))
 
 
+def check_decay(A):
+    """Re A < 0, or ValueError."""
+    bad = np.argwhere(~(A.real < 0))
+    if len(bad):
+        h, n = bad[0]
+        raise ValueError(f"A[{h}, {n}] is {A[h, n]:g}; it must have a "
+                         "negative real part")
+
+
 class S4DKernel:
     """The kernel of a diagonal state space for each of H channels (S4D).
 
@@ -90,6 +99,9 @@ class S4DKernel:
         if heads % ssms:
             raise ValueError(f"n_ssm is {ssms}; it must divide d_model, "
                              f"{heads}")
+        if not is_real and size(d_state, "d_state") % 2:
+            raise ValueError(f"d_state is {d_state}; it must be even: states "
+                             "are pairs")
         if not 0 < dt_min <= dt_max:
             raise ValueError(f"dt_min is {dt_min} and dt_max {dt_max}; they "
                              "must be 0 < dt_min <= dt_max")
@@ -199,9 +211,14 @@ class S4DKernel:
         return A, B, None
 
     def _take(self, p):
-        """The parameters, their shapes checked against each other."""
-        S, self.N = p["A_real"].shape
-        self.H = p["C"].shape[1]
+        """The parameters, which say how many heads and states there are."""
+        self.N, self.H = p["A_real"].shape[1], p["C"].shape[1]
+        self._check(p)
+        self.parameters = p
+
+    def _check(self, p):
+        """Shapes that go together, and finite numbers."""
+        S = len(p["A_real"])
         shapes = {"A_real": [(S, self.N)], "A_imag": [(S, self.N)],
                   "B": [(1, S, self.N)],
                   "C": [(self.channels, self.H, self.N)],
@@ -211,10 +228,11 @@ class S4DKernel:
             if x.shape not in shapes[name] or 0 in x.shape:
                 raise ValueError(f"{name} has shape {x.shape}; it must be "
                                  f"{' or '.join(map(str, shapes[name]))}")
+            if not np.isfinite(x).all():
+                raise ValueError(f"{name} has entries that are not finite")
         if self.H % S:
             raise ValueError(f"A_real has shape {(S, self.N)}; its first axis "
                              f"must divide H, {self.H}")
-        self.parameters = p
 
     # ---- The continuous system, and its gradients -------------------------
 
@@ -248,8 +266,10 @@ class S4DKernel:
 
     def _system(self, rate):
         """A, B, C and, of S4, P, Q in units of one step: dicts of arrays."""
-        dt, p = self.dt(rate), self.parameters
-        system = {"A": dt * self.A(), "B": dt * self._heads(p["B"]),
+        self._check(self.parameters)
+        dt, p, A = self.dt(rate), self.parameters, self.A()
+        check_decay(A)
+        system = {"A": dt * A, "B": dt * self._heads(p["B"]),
                   "C": p["C"] * self._kept()}
         if "P" in p:
             P = self._heads(p["P"])
@@ -316,6 +336,7 @@ class S4DKernel:
         return np.zeros(shape + (self.H, self.N), dtype)
 
     def _checked_state(self, state):
+        """(batch, H, N), complex: a real one's next would lose a part."""
         state = np.asarray(state)
         if state.ndim != 3 or state.shape[1:] != (self.H, self.N):
             raise ValueError(f"state has shape {state.shape}; it must be "
@@ -324,7 +345,7 @@ class S4DKernel:
         if self.disc == "dss":
             raise ValueError("state is given, and disc is 'dss', whose kernel "
                              "is no recurrence: state must be None")
-        return state
+        return state.astype(np.result_type(state, np.complex64), copy=False)
 
     def forward_state(self, u, state, rate=1.0):
         """The state after u (batch, H, L): Abar^L s + sum_l Abar^(L-1-l) Bbar u[l].
@@ -403,6 +424,8 @@ class S4DKernel:
         if u.shape != (len(state), self.H):
             raise ValueError(f"x has shape {u.shape}; it must be "
                              f"{(len(state), self.H)}: (batch, H)")
+        if u.dtype.kind == "c":
+            raise ValueError(f"x has dtype {u.dtype}; it must be real")
         after = self._next(constants, state, u)
         y = np.einsum("chn,bhn->bch", constants["C"], after).real
         return y.astype(u.dtype), after.astype(state.dtype)
