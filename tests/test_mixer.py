@@ -100,7 +100,8 @@ def test_errors():
              "fft_size is 14; it must be from 15"),
             ((2, 8), dict(precision="int8"), "precision is 'int8'; allowed: float32"),
             ((2, 8), dict(precision="complex64"),
-             "precision is 'complex64'; allowed: float32, float16, bfloat16, float64"),
+             "precision is 'complex64'; allowed: float32, float16, "
+             "bfloat16, float64"),
             ((2, 8), dict(activation="relu"), "activation is 'relu'"),
             ((2, 8), dict(backend="tpu"), "backend is 'tpu'; allowed: 'auto'")]:
         with pytest.raises(ValueError, match=message):
