@@ -385,6 +385,9 @@ static double search(struct xform *xf, int64_t M, const struct request *request,
                             }
                             if (count == 0)
                                 steps[count++] = 1;
+                            /* where a pattern saves nothing, what is best without */
+                            if (live)
+                                best = consider(xf, best, M, steps, count, request, live);
                             for (int i = 0; live && i < outer / 2; i++) { /* ascending */
                                 int t = steps[odds + i];
                                 steps[odds + i] = steps[odds + outer - 1 - i];
