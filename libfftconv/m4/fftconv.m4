@@ -61,7 +61,8 @@ AC_MSG_CHECKING([for the AddressSanitizer runtime])
 AS_IF([$CC --version 2>/dev/null | grep -i clang >/dev/null],
   [SANITIZER_FLAGS="$SANITIZER_FLAGS -shared-libasan"
    fftconv_asan=`$CC -print-file-name=libclang_rt.asan-$host_cpu.so`],
-  [fftconv_asan=`$CC -print-file-name=libasan.so`])
+  [fftconv_asan=`$CC -print-file-name=libasan.so`
+   fftconv_ubsan=`$CC -print-file-name=libubsan.so`])
 fftconv_stdcxx=`$CC -print-file-name=libstdc++.so.6`
 AS_IF([test -f "$fftconv_asan"], [],
   [AC_MSG_ERROR([--enable-sanitizers was asked for, but $CC has no shared AddressSanitizer])])
@@ -69,6 +70,9 @@ AC_MSG_RESULT([$fftconv_asan])
 SANITIZER_PRELOAD=$fftconv_asan
 AS_IF([test -f "$fftconv_stdcxx"],
   [SANITIZER_PRELOAD="$SANITIZER_PRELOAD:$fftconv_stdcxx"])
+# Libtool links C++ libraries without the runtimes that -fsanitize asks for.
+AS_IF([test -f "$fftconv_ubsan"],
+  [SANITIZER_PRELOAD="$SANITIZER_PRELOAD:$fftconv_ubsan"])
 LIB_CFLAGS="$LIB_CFLAGS $SANITIZER_FLAGS"
 # Named again for the linker: libtool drops -fsanitize from compiler flags of
 # shared libraries unless it comes as a linker flag too.
