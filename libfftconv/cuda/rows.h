@@ -548,10 +548,11 @@ template <class Shape> struct RowKernel : Shape {
         }
     }
 
-    /* Stage 2, of 16 rows k2 = 16 m ..., and its twiddle; columns as the tile has them. */
-    static DEVICE void second(const Arguments &a, int m, const Lanes<FragmentB<Arith>> (&b_re)[K2][X8],
-                              const Lanes<FragmentB<Arith>> (&b_im)[K2][X8],
-                              Lanes<FragmentC> (&re)[X8], Lanes<FragmentC> (&im)[X8])
+    /* Rows 16 m ... of the matrix `at`, of K2 x K2 tiles, times the columns b. */
+    static DEVICE void product(const Arguments &a, int at, int m,
+                               const Lanes<FragmentB<Arith>> (&b_re)[K2][X8],
+                               const Lanes<FragmentB<Arith>> (&b_im)[K2][X8],
+                               Lanes<FragmentC> (&re)[X8], Lanes<FragmentC> (&im)[X8])
     {
         UNROLL
         for (int j = 0; j < X8; j++) {
@@ -561,13 +562,21 @@ template <class Shape> struct RowKernel : Shape {
         UNROLL
         for (int k = 0; k < K2; k++) {
             Lanes<FragmentA<Arith>> f_re, f_im, f_negative;
-            load_a(a, Shape::SECOND, m * K2 + k, f_re, f_im);
+            load_a(a, at, m * K2 + k, f_re, f_im);
             negate<Arith>(f_im, f_negative);
             UNROLL
             for (int j = 0; j < X8; j++)
                 multiply_add_complex<Arith>(re[j], im[j], f_re, f_im, f_negative, b_re[k][j],
                                             b_im[k][j]);
         }
+    }
+
+    /* Stage 2, of 16 rows k2 = 16 m ..., and its twiddle; columns as the tile has them. */
+    static DEVICE void second(const Arguments &a, int m, const Lanes<FragmentB<Arith>> (&b_re)[K2][X8],
+                              const Lanes<FragmentB<Arith>> (&b_im)[K2][X8],
+                              Lanes<FragmentC> (&re)[X8], Lanes<FragmentC> (&im)[X8])
+    {
+        product(a, Shape::SECOND, m, b_re, b_im, re, im);
         UNROLL
         for (int j = 0; j < X8; j++)
             twiddle(a, Shape::T2, m * X8 + j, re[j], im[j]);
@@ -756,21 +765,7 @@ template <class Shape> struct RowKernel : Shape {
         UNROLL
         for (int m = 0; m < K2; m++) {
             Lanes<FragmentC> re[X8], im[X8];
-            UNROLL
-            for (int j = 0; j < X8; j++) {
-                clear(re[j]);
-                clear(im[j]);
-            }
-            UNROLL
-            for (int k = 0; k < K2; k++) {
-                Lanes<FragmentA<Arith>> f_re, f_im, f_negative;
-                load_a(a, Shape::SECOND_BACK, m * K2 + k, f_re, f_im);
-                negate<Arith>(f_im, f_negative);
-                UNROLL
-                for (int j = 0; j < X8; j++)
-                    multiply_add_complex<Arith>(re[j], im[j], f_re, f_im, f_negative, b_re[k][j],
-                                                b_im[k][j]);
-            }
+            product(a, Shape::SECOND_BACK, m, b_re, b_im, re, im);
             EACH_LANE(l)
             {
                 const int x = l % 4 * 2 * X8;
