@@ -554,6 +554,46 @@ typedef struct fftconv_projection {
 FFTCONV_API FFTCONV_MUST_CHECK int fftconv_project(
     const fftconv_plan *plan, const fftconv_projection *projection);
 
+/* ---- GPUs -----------------------------------------------------------------
+ *
+ * The same operation on a CUDA device, a row in one launch: float32 in rows of up
+ * to 16,384 samples, float16 and bfloat16 (float16 inside, with an exponent for
+ * each row) of up to 32,768, where the device's shared memory holds them.  All
+ * arrays, and the workspace, are the device's; `stream` is a cudaStream_t, NULL the
+ * default one.  Calls return when they are launched, allocate nothing where the
+ * caller gives the workspace, never wait, and may be captured in a graph. */
+
+typedef struct fftconv_cuda_plan fftconv_cuda_plan;
+typedef struct fftconv_cuda_spectrum fftconv_cuda_spectrum;
+
+/* Devices there are; 0 without a driver, or in a build without CUDA. */
+FFTCONV_API int fftconv_cuda_devices(void);
+
+/* desc as of fftconv_plan_create; dense, order, radices, isa, history, weights and
+ * a form other than right_angle must be left out.  Errors: INVALID, NO_MEMORY,
+ * UNSUPPORTED (no device; a type or length it does not hold). */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_cuda_plan_create(
+    fftconv_cuda_plan **plan, const fftconv_plan_desc *desc, int device);
+/* NULL is allowed.  The caller sees to it that no call is running. */
+FFTCONV_API void fftconv_cuda_plan_destroy(fftconv_cuda_plan *plan);
+/* Workspace: what any call of the direction needs; on the device. */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_cuda_plan_get_info(
+    const fftconv_cuda_plan *plan, fftconv_plan_info *info);
+
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_cuda_spectrum_create(
+    fftconv_cuda_spectrum **spectrum, const fftconv_cuda_plan *plan,
+    const fftconv_tensor *k, const fftconv_tensor *k_rev, void *stream);
+/* NULL is allowed. */
+FFTCONV_API void fftconv_cuda_spectrum_destroy(fftconv_cuda_spectrum *spectrum);
+
+/* As fftconv_forward and fftconv_backward. */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_cuda_forward(
+    const fftconv_cuda_plan *plan, const fftconv_cuda_spectrum *spectrum,
+    const fftconv_operands *operands, void *stream);
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_cuda_backward(
+    const fftconv_cuda_plan *plan, const fftconv_cuda_spectrum *spectrum,
+    const fftconv_operands *operands, void *stream);
+
 #ifdef __cplusplus
 }
 #endif

@@ -444,6 +444,8 @@ struct fftconv_spectrum {
 int64_t spectra_reals(const struct fftconv_plan *plan);
 /* Radices of stages, 1 ... 128 each, with a product of at most 2^bits. */
 int check_radices(const int64_t *radices, int order, int bits, int64_t *product);
+/* Every field by itself, and those that belong together. */
+int check_desc(const fftconv_plan_desc *desc);
 int resolve_threads(const struct fftconv_plan *plan, int threads, int *out);
 
 /* Channels whose rows are copied together where they are not contiguous: a

@@ -43,7 +43,7 @@ int check_radices(const int64_t *radices, int order, int bits, int64_t *product)
     return FFTCONV_OK;
 }
 
-static int check_desc(const fftconv_plan_desc *d)
+int check_desc(const fftconv_plan_desc *d)
 {
     int status;
     if (!d)

@@ -1,7 +1,5 @@
-/* The CUDA engine on the CPU, for test_cuda.py: the library's own host code and
- * kernels over machine_host.h instead of a GPU.  A call is made from a plan's
- * description and operands; its workspace is poisoned, and as large as asked for,
- * to the byte. */
+/* The CUDA engine on the CPU, for test_cuda.py: the whole library, with the kernels
+ * over machine_host.h in a GPU's place. */
 #include "cuda/pack.h"
 #include "cuda/shapes.h"
 #include "cuda/tables.h"
@@ -47,45 +45,81 @@ int fill(const struct fftconv_cuda_fill *a, int64_t blocks, void *)
     return launch<FillKernel>(*a, blocks);
 }
 
-const struct cuda_machine machine = {rows, pack, fill};
+/* ---- Two devices, whose memory is this process's ---- */
 
-/* So many bytes, all of them NaN; more would be an error under AddressSanitizer. */
-struct Memory {
-    char *data;
-    explicit Memory(int64_t bytes) : data(static_cast<char *>(aligned_new(bytes)))
-    {
-        memset(data, 0xff, static_cast<size_t>(bytes));
-    }
-    ~Memory() { aligned_free(data); }
-    Memory(const Memory &) = delete;
-};
+int64_t shared_bytes = 227 * 1024, resident = 3, allocations;
+int current;
+
+int devices(void) { return 2; }
+
+int enter(int device, int *before)
+{
+    *before = current;
+    current = device;
+    return FFTCONV_OK;
+}
+
+void leave(int, int before) { current = before; }
+
+int limits(int, int64_t *bytes)
+{
+    *bytes = shared_bytes;
+    return FFTCONV_OK;
+}
+
+int prepare_rows(int, int, int, int64_t *blocks)
+{
+    *blocks = resident;
+    return FFTCONV_OK;
+}
+
+/* All NaN, and no longer than asked for: AddressSanitizer sees to that. */
+int allocate(void **memory, int64_t bytes)
+{
+    if (!(*memory = aligned_new(bytes)))
+        return fail_memory(bytes);
+    memset(*memory, 0xff, static_cast<size_t>(bytes));
+    allocations++;
+    return FFTCONV_OK;
+}
+
+void release(void *memory)
+{
+    allocations -= memory != nullptr;
+    aligned_free(memory);
+}
+
+int allocate_on(void **memory, int64_t bytes, void *) { return allocate(memory, bytes); }
+void release_on(void *memory, void *) { release(memory); }
+
+int upload(void *to, const void *from, int64_t bytes)
+{
+    memcpy(to, from, static_cast<size_t>(bytes));
+    return FFTCONV_OK;
+}
 
 } // namespace
 
-/* One call.  prepared: with a spectrum made beforehand.  *length: the M chosen. */
-extern "C" FFTCONV_API int cuda_emulated(const fftconv_plan_desc *desc, const fftconv_operands *o,
-                                         int direction, int prepared, int64_t blocks,
-                                         int64_t shared_bytes, uint32_t seed_, int64_t *length)
+const struct cuda_machine *cuda_machine(void)
 {
-    struct cuda_plan plan;
-    int status = cuda_plan_init(&plan, desc, &machine, shared_bytes, blocks);
-    if (status)
-        return status;
-    seed = seed_;
-    *length = plan.shape->M;
-    Memory tables(plan.shape->table_bytes), spectrum(cuda_spectrum_bytes(&plan));
-    plan.shape->build_tables(reinterpret_cast<unsigned char *>(tables.data));
-    plan.tables = tables.data;
-    if (prepared) {
-        Memory workspace(plan.KB * plan.G * plan.shape->M * 8);
-        if ((status = cuda_make_spectrum(&plan, &o->k, &o->k_rev, spectrum.data, workspace.data,
-                                         nullptr)))
-            return status;
-    }
-    Memory workspace(cuda_workspace_bytes(&plan, direction, prepared));
-    return (direction == FFTCONV_FORWARD ? cuda_forward : cuda_backward)(
-        &plan, prepared ? spectrum.data : nullptr, o, workspace.data, nullptr);
+    static const struct cuda_machine machine = {
+        rows, pack, fill, devices, enter, leave, limits, prepare_rows, allocate, release,
+        allocate_on, release_on, upload};
+    return &machine;
 }
+
+/* What plans made from now on find; and the order that blocks and warps run in. */
+extern "C" FFTCONV_API void cuda_emulated_set(int64_t shared_bytes_, int64_t blocks,
+                                              uint32_t seed_)
+{
+    shared_bytes = shared_bytes_;
+    resident = blocks;
+    seed = seed_;
+}
+
+/* Pieces of device memory not freed, and the device calls left behind. */
+extern "C" FFTCONV_API int64_t cuda_emulated_allocations(void) { return allocations; }
+extern "C" FFTCONV_API int cuda_emulated_device(void) { return current; }
 
 /* The fragment maps, for a test that holds them against the manual's formulas: row
  * and column of item i (of a pair: its first) of lane l, of matrix "a", "b", "c". */
@@ -100,5 +134,3 @@ extern "C" FFTCONV_API int cuda_emulated_bits(int bfloat, float x)
 {
     return bfloat ? bfloat_bits(x) : half_bits(x);
 }
-
-extern "C" FFTCONV_API const char *cuda_emulated_error(void) { return fftconv_last_error(); }

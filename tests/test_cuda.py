@@ -3,7 +3,7 @@ libfftconv/cuda/machine_host.h (see there what it is strict about), against the
 oracle.  What this cannot show is speed, memory order and bank conflicts."""
 import ctypes
 import itertools
-from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int64, c_uint32
+from ctypes import byref, c_float, c_int, c_int64, c_uint32, c_void_p
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from support import Case, big, norm, normal, wide
 
 from fftconv import _lib, reference
 from fftconv._array import KERNEL_DTYPES, _numpy_view
+from fftconv.plan import aligned_bytes
 
 LIBRARY = BUILD / "tests" / ".libs" / "libcuda_emulated.so"
 pytestmark = pytest.mark.skipif(
@@ -25,14 +26,21 @@ H100 = 227 * 1024       # bytes of shared memory a block may have
 
 
 def library():
+    """The library with the emulated machine in a GPU's place."""
     if not hasattr(library, "lib"):
         lib = library.lib = ctypes.CDLL(str(LIBRARY))
-        lib.cuda_emulated.argtypes = [
-            POINTER(_lib.PlanDesc), POINTER(_lib.Operands), c_int, c_int,
-            c_int64, c_int64, c_uint32, POINTER(c_int64)]
-        lib.cuda_emulated_error.restype = c_char_p
+        for name, (result, arguments) in _lib.PROTOTYPES.items():
+            function = getattr(lib, name)
+            function.restype, function.argtypes = result, arguments
+        lib.cuda_emulated_set.argtypes = [c_int64, c_int64, c_uint32]
+        lib.cuda_emulated_allocations.restype = c_int64
         lib.cuda_emulated_bits.argtypes = [c_int, c_float]
     return library.lib
+
+
+def must(status):
+    if status:
+        raise RuntimeError(library().fftconv_last_error().decode())
 
 
 def tensor(x, axes):
@@ -53,7 +61,7 @@ AXES = {"skip": "column", "mask": "column", "dskip": "column"}
 
 
 def call(case, direction, outputs, *, dy=None, prepared=True, blocks=3,
-         shared=H100, seed=0):
+         shared=H100, seed=0, workspace=False):
     """One call on the emulated machine; `outputs` are written.  Returns M."""
     batch, channels, length = case.u.shape
     kernel = (1,) * (3 - case.k.ndim) + case.k.shape
@@ -71,13 +79,32 @@ def call(case, direction, outputs, *, dy=None, prepared=True, blocks=3,
     for name, x in arrays.items():
         if x is not None:
             setattr(o, name, tensor(x, AXES.get(name, "rows")))
-    chosen = c_int64()
-    status = library().cuda_emulated(
-        byref(desc), byref(o), direction, prepared, blocks, shared, seed,
-        byref(chosen))
-    if status:
-        raise RuntimeError(library().cuda_emulated_error().decode())
-    return chosen.value
+    lib = library()
+    lib.cuda_emulated_set(shared, blocks, seed)
+    plan, spectrum = c_void_p(), c_void_p()
+    info = _lib.PlanInfo(size=ctypes.sizeof(_lib.PlanInfo))
+    try:
+        must(lib.fftconv_cuda_plan_create(byref(plan), byref(desc), 1))
+        must(lib.fftconv_cuda_plan_get_info(plan, byref(info)))
+        if prepared:
+            must(lib.fftconv_cuda_spectrum_create(
+                byref(spectrum), plan, byref(o.k),
+                None if case.k_rev is None else byref(o.k_rev), None))
+            o.k, o.k_rev = _lib.Tensor(), _lib.Tensor()
+        if workspace:
+            size = (info.backward_workspace_bytes if direction
+                    else info.forward_workspace_bytes)
+            memory, o.workspace = aligned_bytes(size)
+            memory[...] = 0xff
+            o.workspace_bytes = size
+        must((lib.fftconv_cuda_backward if direction
+              else lib.fftconv_cuda_forward)(plan, spectrum, byref(o), None))
+    finally:
+        lib.fftconv_cuda_spectrum_destroy(spectrum)
+        lib.fftconv_cuda_plan_destroy(plan)
+    assert lib.cuda_emulated_allocations() == 0
+    assert lib.cuda_emulated_device() == 0
+    return info.transform_length
 
 
 def poisoned(like):
@@ -379,9 +406,79 @@ def test_shared_memory(shared, longest):
                 forward(Case(1, 1, m + 1, 3, dtype), shared=shared)
 
 
-def test_float64_is_refused():
-    with pytest.raises(RuntimeError, match="dtype is float64"):
-        forward(Case(1, 1, 300, 3, "float64"))
+def test_workspace_of_the_caller():
+    case = Case(3, 2, 300, 300, "float16", options=("out_gate", "skip"),
+                activation="silu")
+    for prepared in (True, False):
+        y, _ = forward(case, prepared=prepared, workspace=True)
+        check_forward(case, y)
+        check_backward(case, backward(case, prepared=prepared, workspace=True))
+
+
+def test_refusals():
+    """Before anything is written, naming the argument."""
+    for case, says in (
+            (Case(1, 1, 300, 3, "float64"), "dtype is float64"),
+            (Case(1, 1, 300, 3, "complex64"), "dtype is complex64")):
+        with pytest.raises(RuntimeError, match=says):
+            forward(case)
+    case = Case(2, 1, 300, 3, "float32")
+    case.operands = {"in_gate": case.u[:1]}
+    with pytest.raises(RuntimeError, match="in_gate has shape"):
+        forward(case)
+    lib, plan, other = library(), c_void_p(), c_void_p()
+    desc = _lib.PlanDesc(size=ctypes.sizeof(_lib.PlanDesc), batch=1, channels=1,
+                         length=300, kernel_length=3, dtype=2)
+
+    def create(device=0, **fields):
+        for name, value in fields.items():
+            setattr(desc, name, value)
+        try:
+            must(lib.fftconv_cuda_plan_create(byref(plan), byref(desc), device))
+            return plan.value
+        finally:
+            for name in fields:
+                setattr(desc, name, 0)
+
+    for device in (-1, 2):
+        with pytest.raises(RuntimeError, match=f"device is {device}, must be 0 ... 1"):
+            create(device)
+    for fields in ({"dense": 1}, {"order": 2}, {"history": 1}):
+        name, = fields
+        with pytest.raises(RuntimeError, match=f"{name} is given"):
+            create(**fields)
+    assert create()
+    first, k = plan.value, np.zeros((1, 1, 3), "float32")
+    spectrum = c_void_p()
+    must(lib.fftconv_cuda_spectrum_create(
+        byref(spectrum), first, byref(tensor(k, "rows")), None, None))
+    second = create(length=600)
+    o = _lib.Operands(size=ctypes.sizeof(_lib.Operands))
+    u = np.zeros((1, 1, 600), "float32")
+    o.u, o.y = tensor(u, "rows"), tensor(poisoned(u), "rows")
+    with pytest.raises(RuntimeError, match="spectrum was made for another plan"):
+        must(lib.fftconv_cuda_forward(second, spectrum, byref(o), None))
+    with pytest.raises(RuntimeError, match="k is NULL"):
+        must(lib.fftconv_cuda_forward(second, None, byref(o), None))
+    o.k = tensor(k, "rows")
+    memory, o.workspace = aligned_bytes(64)
+    o.workspace_bytes = 64
+    with pytest.raises(RuntimeError, match="workspace_bytes is 64"):
+        must(lib.fftconv_cuda_forward(second, None, byref(o), None))
+    lib.fftconv_cuda_spectrum_destroy(spectrum)
+    lib.fftconv_cuda_plan_destroy(first)
+    lib.fftconv_cuda_plan_destroy(second)
+    assert lib.cuda_emulated_allocations() == 0 and not other.value
+
+
+def test_without_a_device():
+    """The library of this build loads, and says that there is none."""
+    if _lib.lib.fftconv_cuda_devices():
+        pytest.skip("there is one")
+    desc = _lib.PlanDesc(size=ctypes.sizeof(_lib.PlanDesc), batch=1, channels=1,
+                         length=300, kernel_length=3, dtype=2)
+    with pytest.raises(_lib.Unsupported, match="CUDA"):
+        _lib.lib.fftconv_cuda_plan_create(byref(c_void_p()), byref(desc), 0)
 
 
 # ---- Backward -----------------------------------------------------------------

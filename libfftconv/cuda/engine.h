@@ -25,7 +25,24 @@ struct cuda_machine {
                 void *stream);
     int (*pack)(int single, const struct fftconv_cuda_pack *, int64_t blocks, void *stream);
     int (*fill)(const struct fftconv_cuda_fill *, int64_t blocks, void *stream);
+
+    int (*devices)(void); /* 0 where there is no driver                        */
+    /* Makes a device this thread's; leave makes `before` so again. */
+    int (*enter)(int device, int *before);
+    void (*leave)(int device, int before);
+    /* What a block may have; UNSUPPORTED for a device too old. */
+    int (*limits)(int device, int64_t *shared_bytes);
+    /* Of the entered device: how many blocks of a kernel it holds at once. */
+    int (*prepare_rows)(int device, int single, int shape, int64_t *blocks);
+    int (*allocate)(void **memory, int64_t bytes);
+    void (*release)(void *memory);
+    int (*allocate_on)(void **memory, int64_t bytes, void *stream);
+    void (*release_on)(void *memory, void *stream);
+    int (*upload)(void *to, const void *from, int64_t bytes);
 };
+
+/* A GPU's, or in tests the emulated one. */
+const struct cuda_machine *cuda_machine(void);
 
 struct cuda_plan {
     const struct cuda_machine *machine;

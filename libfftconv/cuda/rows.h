@@ -850,32 +850,35 @@ template <class Shape> struct RowKernel : Shape {
                 clear(y[j]);
             UNROLL
             for (int k = 0; k < K1; k++) {
-                Lanes<FragmentB<Arith>> b_re[RUN], b_im[RUN];
-                EACH_LANE(l)
-                {
-                    const int at = column(strip, RUN * (l / 4)), r = at / S, c = at % S;
-                    UNROLL
-                    for (int i = 0; i < 2; i++)
-                        UNROLL
-                        for (int j = 0; j < RUN; j += RUN_POINTS) {
-                            const int k1 = 16 * k + l % 4 * 2 + 8 * i;
-                            const Points v =
-                                block.template load<Points>(shared_place(r, k1, c + j), l);
-                            const Points w =
-                                block.template load<Points>(shared_place(r, k1 + 1, c + j), l);
-                            UNROLL
-                            for (int o = 0; o < RUN_POINTS; o++) {
-                                b_re[j + o][l].at[i] = O::reals(v.at[o], w.at[o]);
-                                b_im[j + o][l].at[i] = O::imaginaries(v.at[o], w.at[o]);
-                            }
-                        }
-                }
                 Lanes<FragmentA<Arith>> f_re, f_im; /* Re (conj(F) V) = Re F Re V + Im F Im V */
                 load_a(a, Shape::LAST, m * K1 + k, f_re, f_im);
-                UNROLL
-                for (int j = 0; j < RUN; j++) {
-                    multiply_add(y[j], f_re, b_re[j]);
-                    multiply_add(y[j], f_im, b_im[j]);
+                UNROLL /* in two halves: fewer fragments at a time */
+                for (int part = 0; part < RUN; part += NEAR) {
+                    Lanes<FragmentB<Arith>> b_re[NEAR], b_im[NEAR];
+                    EACH_LANE(l)
+                    {
+                        const int at = column(strip, RUN * (l / 4)), r = at / S, c = at % S + part;
+                        UNROLL
+                        for (int i = 0; i < 2; i++)
+                            UNROLL
+                            for (int j = 0; j < NEAR; j += RUN_POINTS) {
+                                const int k1 = 16 * k + l % 4 * 2 + 8 * i;
+                                const Points v =
+                                    block.template load<Points>(shared_place(r, k1, c + j), l);
+                                const Points w =
+                                    block.template load<Points>(shared_place(r, k1 + 1, c + j), l);
+                                UNROLL
+                                for (int o = 0; o < RUN_POINTS; o++) {
+                                    b_re[j + o][l].at[i] = O::reals(v.at[o], w.at[o]);
+                                    b_im[j + o][l].at[i] = O::imaginaries(v.at[o], w.at[o]);
+                                }
+                            }
+                    }
+                    UNROLL
+                    for (int j = 0; j < NEAR; j++) {
+                        multiply_add(y[part + j], f_re, b_re[j]);
+                        multiply_add(y[part + j], f_im, b_im[j]);
+                    }
                 }
             }
             EACH_LANE(l)

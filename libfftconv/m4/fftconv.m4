@@ -97,31 +97,63 @@ AC_LANG_POP([C++])
 AC_SUBST([LIB_CXXFLAGS])
 AM_CONDITIONAL([HAVE_CXX], [test $fftconv_cxx = yes])])
 
-# FFTCONV_CUDA: --with-cuda[=DIR|no]; sets NVCC and CUDA_SUMMARY.
-# Looked for and reported only: no part of the library uses CUDA yet.
+# FFTCONV_CUDA: --with-cuda[=DIR|no], --with-cuda-arch; sets NVCC, NVCC_FLAGS,
+# CUDA_LIBS, CUDA_SUMMARY and the conditional HAVE_CUDA.
+# The runtime is linked statically: the library loads where there is no driver.
 AC_DEFUN([FFTCONV_CUDA],
 [AC_ARG_WITH([cuda],
   [AS_HELP_STRING([--with-cuda@<:@=DIR@:>@],
-    [look for the CUDA compiler, in DIR/bin if given; reported only, nothing is built with it yet @<:@default=check@:>@])],
+    [the CUDA engine, with DIR/bin/nvcc if given @<:@default=check@:>@])],
   [], [with_cuda=check])
+AC_ARG_WITH([cuda-arch],
+  [AS_HELP_STRING([--with-cuda-arch=LIST],
+    [compute capabilities to compile for, as in 80,90a,100; the first as PTX too, which later devices translate @<:@default=80@:>@])],
+  [], [with_cuda_arch=80])
 AC_ARG_VAR([NVCC], [CUDA compiler])
 AS_CASE([$with_cuda],
   [no], [NVCC=],
   [yes|check],
     [AC_PATH_PROG([NVCC], [nvcc], [], [$PATH$PATH_SEPARATOR/usr/local/cuda/bin])],
   [AC_PATH_PROG([NVCC], [nvcc], [], [$with_cuda/bin])])
-CUDA_SUMMARY=no
+# The host code of the engine is tested with sanitizers without it.
+AS_IF([test "x$enable_sanitizers" = xyes], [NVCC=])
+NVCC_FLAGS="-std=c++17 -O3 -forward-unknown-to-host-compiler -fvisibility=hidden"
+for fftconv_arch in `echo $with_cuda_arch | tr , ' '`; do
+  fftconv_code=sm_$fftconv_arch
+  test "$fftconv_arch" = "${with_cuda_arch%%,*}" &&
+    fftconv_code="[[$fftconv_code,compute_$fftconv_arch]]"
+  NVCC_FLAGS="$NVCC_FLAGS -gencode=arch=compute_$fftconv_arch,code=$fftconv_code"
+done
+CUDA_LIBS=
 AS_IF([test -n "$NVCC"],
-  [AC_MSG_CHECKING([whether $NVCC runs])
-   fftconv_cuda=`$NVCC --version 2>/dev/null | sed -n 's/.*release \(@<:@0-9.@:>@*\).*/\1/p'`
-   AS_IF([test -n "$fftconv_cuda"],
-     [AC_MSG_RESULT([yes, release $fftconv_cuda])
-      CUDA_SUMMARY="$NVCC, release $fftconv_cuda, found; not used: this version runs on the CPU only"],
+  [AC_MSG_CHECKING([whether $NVCC compiles for $with_cuda_arch])
+   echo '__global__ void f(int *x) { *x = 1; }' >conftest.cu
+   AS_IF([$NVCC $NVCC_FLAGS -c conftest.cu -o conftest.o >&AS_MESSAGE_LOG_FD 2>&1],
+     [CUDA_LIBS="`$NVCC --dryrun conftest.cu 2>&1 | sed -n 's/^#\$ LIBRARIES= *//p' | tr -d '\"'` -lcudart_static -lstdc++ -ldl -lrt -Wl,--exclude-libs,libcudart_static.a"
+      AC_MSG_RESULT([yes])],
+     [AC_MSG_RESULT([no])
+      NVCC=])
+   rm -f conftest.cu conftest.o])
+fftconv_save_LIBS=$LIBS
+AS_IF([test -n "$NVCC"],
+  [LIBS="$CUDA_LIBS $LIBS"
+   AC_MSG_CHECKING([for the static CUDA runtime])
+   AC_LINK_IFELSE([AC_LANG_PROGRAM([[int cudaGetDeviceCount(int *);]],
+       [[int n; return cudaGetDeviceCount(&n);]])],
+     [AC_MSG_RESULT([yes])],
      [AC_MSG_RESULT([no])
       NVCC=])])
-AS_CASE([$with_cuda],
-  [no], [CUDA_SUMMARY="not looked for (--without-cuda)"],
-  [check], [AS_IF([test -z "$NVCC"],
-    [CUDA_SUMMARY="no nvcc found; not needed: this version runs on the CPU only"])],
-  [AS_IF([test -z "$NVCC"],
-    [AC_MSG_ERROR([--with-cuda was asked for, but no working nvcc was found; name the toolkit's directory with --with-cuda=DIR])])])])
+LIBS=$fftconv_save_LIBS
+AS_IF([test -n "$NVCC"],
+  [CUDA_SUMMARY="$NVCC, for compute capability $with_cuda_arch and later"],
+  [CUDA_LIBS=
+   CUDA_SUMMARY="none: the library runs on the CPU only"
+   AS_CASE([$with_cuda],
+     [no], [CUDA_SUMMARY="not looked for (--without-cuda)"],
+     [check], [],
+     [AS_IF([test "x$enable_sanitizers" = xyes],
+       [AC_MSG_ERROR([--with-cuda and --enable-sanitizers do not go together])],
+       [AC_MSG_ERROR([--with-cuda was asked for, but no nvcc was found that compiles for $with_cuda_arch and has the static runtime; name the toolkit with --with-cuda=DIR, or other architectures with --with-cuda-arch])])])])
+AC_SUBST([NVCC_FLAGS])
+AC_SUBST([CUDA_LIBS])
+AM_CONDITIONAL([HAVE_CUDA], [test -n "$NVCC"])])

@@ -241,9 +241,22 @@ PROTOTYPES = {
     "fftconv_ssm_kernel": (STATUS, [POINTER(Ssm)]),
     "fftconv_ssm_kernel_backward": (STATUS, [POINTER(Ssm)]),
     "fftconv_project": (STATUS, [_PLAN, POINTER(Projection)]),
+    "fftconv_cuda_devices": (c_int, []),
+    "fftconv_cuda_plan_create": (STATUS, [POINTER(_PLAN), POINTER(PlanDesc),
+                                          c_int]),
+    "fftconv_cuda_plan_destroy": (None, [_PLAN]),
+    "fftconv_cuda_plan_get_info": (STATUS, [_PLAN, POINTER(PlanInfo)]),
+    "fftconv_cuda_spectrum_create": (STATUS, [POINTER(_SPECTRUM), _PLAN,
+                                              POINTER(Tensor),
+                                              POINTER(Tensor), c_void_p]),
+    "fftconv_cuda_spectrum_destroy": (None, [_SPECTRUM]),
+    "fftconv_cuda_forward": (STATUS, [_PLAN, _SPECTRUM, POINTER(Operands),
+                                      c_void_p]),
+    "fftconv_cuda_backward": (STATUS, [_PLAN, _SPECTRUM, POINTER(Operands),
+                                       c_void_p]),
 }
 # These return an int that is no status.
-_PLAIN_INT = {"fftconv_abi", "fftconv_isa_available",
+_PLAIN_INT = {"fftconv_abi", "fftconv_isa_available", "fftconv_cuda_devices",
               "fftconv_default_threads"}
 
 _EXCEPTIONS = {INVALID: ValueError, NO_MEMORY: MemoryError,

@@ -1,0 +1,125 @@
+/* The machine that is a GPU: launches, memory, and what a device can hold. */
+#include "launch.h"
+
+extern "C" {
+#include "engine.h"
+}
+
+using namespace fftconv;
+
+namespace {
+
+int check(cudaError_t e, const char *what)
+{
+    if (e == cudaSuccess)
+        return FFTCONV_OK;
+    cudaGetLastError(); /* it is told here, and not to the next call */
+    return fail(e == cudaErrorMemoryAllocation ? FFTCONV_NO_MEMORY : FFTCONV_UNSUPPORTED,
+                "%s: CUDA says \"%s\"", what, cudaGetErrorString(e));
+}
+
+const RowLauncher *rows_of(int single, int shape)
+{
+    return single ? rows_single(shape) : rows_half(shape);
+}
+
+int rows(int single, int shape, const struct fftconv_cuda_rows *a, int64_t blocks, void *stream)
+{
+    return check(rows_of(single, shape)->launch(*a, blocks, stream), "launching rows");
+}
+
+int pack(int single, const struct fftconv_cuda_pack *a, int64_t blocks, void *stream)
+{
+    return check(single ? launch<PackKernel<Single>>(*a, blocks, stream)
+                        : launch<PackKernel<Half>>(*a, blocks, stream), "launching a sum");
+}
+
+int fill(const struct fftconv_cuda_fill *a, int64_t blocks, void *stream)
+{
+    return check(launch<FillKernel>(*a, blocks, stream), "launching a fill");
+}
+
+int devices(void)
+{
+    int count = 0;
+    if (cudaGetDeviceCount(&count) != cudaSuccess) {
+        cudaGetLastError();
+        return 0;
+    }
+    return count;
+}
+
+/* The device of the calling thread, and back to what it was. */
+int enter(int device, int *before)
+{
+    int status = check(cudaGetDevice(before), "asking for the device");
+    if (!status && device != *before)
+        status = check(cudaSetDevice(device), "choosing the device");
+    return status;
+}
+
+void leave(int device, int before)
+{
+    if (device != before)
+        (void)cudaSetDevice(before);
+}
+
+int limits(int device, int64_t *shared_bytes)
+{
+    int major = 0, bytes = 0;
+    int status = check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+                       "asking what the device can do");
+    if (!status)
+        status = check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin,
+                                              device), "asking for its shared memory");
+    if (!status && major < 8)
+        return fail(FFTCONV_UNSUPPORTED, "device is %d, of compute capability %d.x, must be of "
+                    "8.0 or later", device, major);
+    *shared_bytes = bytes;
+    return status;
+}
+
+int prepare_rows(int device, int single, int shape, int64_t *blocks)
+{
+    int processors = 0;
+    int status = check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device),
+                       "asking for the device's size");
+    if (!status)
+        status = check(rows_of(single, shape)->prepare(processors, blocks), "preparing a kernel");
+    return status;
+}
+
+int allocate(void **memory, int64_t bytes)
+{
+    return check(cudaMalloc(memory, static_cast<size_t>(bytes)), "allocating device memory");
+}
+
+void release(void *memory) { (void)cudaFree(memory); }
+
+/* In the order of the stream, without waiting. */
+int allocate_on(void **memory, int64_t bytes, void *stream)
+{
+    return check(cudaMallocAsync(memory, static_cast<size_t>(bytes),
+                                 static_cast<cudaStream_t>(stream)), "allocating device memory");
+}
+
+void release_on(void *memory, void *stream)
+{
+    (void)cudaFreeAsync(memory, static_cast<cudaStream_t>(stream));
+}
+
+int upload(void *to, const void *from, int64_t bytes)
+{
+    return check(cudaMemcpy(to, from, static_cast<size_t>(bytes), cudaMemcpyHostToDevice),
+                 "copying tables");
+}
+
+} // namespace
+
+const struct cuda_machine *cuda_machine(void)
+{
+    static const struct cuda_machine machine = {
+        rows, pack, fill, devices, enter, leave, limits, prepare_rows, allocate, release,
+        allocate_on, release_on, upload};
+    return &machine;
+}

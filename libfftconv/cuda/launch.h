@@ -1,0 +1,46 @@
+/* Kernels as functions of one type. */
+#ifndef FFTCONV_CUDA_LAUNCH_H
+#define FFTCONV_CUDA_LAUNCH_H
+
+#include "pack.h"
+#include "shapes.h"
+
+namespace fftconv {
+
+template <class Kernel>
+cudaError_t launch(const typename Kernel::Arguments &a, int64_t blocks, void *stream)
+{
+    entry<Kernel><<<static_cast<unsigned>(blocks), Kernel::WARPS * LANES, Kernel::SHARED_BYTES,
+                    static_cast<cudaStream_t>(stream)>>>(a);
+    return cudaGetLastError();
+}
+
+/* Once for each device: leave to use so much shared memory, and how many blocks the
+ * device holds at a time. */
+template <class Kernel> cudaError_t prepare(int processors, int64_t *blocks)
+{
+    int each = 0;
+    cudaError_t e = cudaFuncSetAttribute(
+        entry<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, Kernel::SHARED_BYTES);
+    if (e == cudaSuccess)
+        e = cudaOccupancyMaxActiveBlocksPerMultiprocessor(
+            &each, entry<Kernel>, Kernel::WARPS * LANES, Kernel::SHARED_BYTES);
+    *blocks = static_cast<int64_t>(each) * processors;
+    return e;
+}
+
+struct RowLauncher {
+    cudaError_t (*launch)(const fftconv_cuda_rows &, int64_t blocks, void *stream);
+    cudaError_t (*prepare)(int processors, int64_t *blocks);
+};
+
+template <class Kernel> constexpr RowLauncher launcher_of()
+{
+    return {launch<Kernel>, prepare<Kernel>};
+}
+
+const RowLauncher *rows_half(int shape);
+const RowLauncher *rows_single(int shape);
+
+} // namespace fftconv
+#endif

@@ -1,0 +1,10 @@
+/* The machine of a build without CUDA. */
+#include "engine.h"
+
+const struct cuda_machine *cuda_machine(void) { return NULL; }
+
+const struct cuda_shape *cuda_shape_of(int single, int i)
+{
+    (void)single, (void)i;
+    return NULL;
+}

@@ -1,0 +1,10 @@
+/* The kernel of every length in float16. */
+#include "launch.h"
+
+#define ROW(r1, r2, r3) launcher_of<RowKernel<Shape<Half, r1, r2, r3>>>(),
+
+const struct fftconv::RowLauncher *fftconv::rows_half(int shape)
+{
+    static const RowLauncher table[] = {FFTCONV_SHAPES_HALF(ROW)};
+    return &table[shape];
+}
