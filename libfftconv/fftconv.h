@@ -594,6 +594,23 @@ FFTCONV_API FFTCONV_MUST_CHECK int fftconv_cuda_backward(
     const fftconv_cuda_plan *plan, const fftconv_cuda_spectrum *spectrum,
     const fftconv_operands *operands, void *stream);
 
+/* What a caller without the CUDA runtime, such as the Python package, needs beside.
+ * Errors: INVALID, NO_MEMORY, UNSUPPORTED (no device). */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_cuda_allocate(void **memory, int64_t bytes,
+                                                         int device);
+/* Waits for the device.  NULL is allowed. */
+FFTCONV_API void fftconv_cuda_release(void *memory, int device);
+/* Between the host and the device, or within either, behind what is on the stream;
+ * returns when it is done. */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_cuda_copy(void *to, const void *from, int64_t bytes,
+                                                     int device, void *stream);
+/* The device that memory is on; INVALID for the host's. */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_cuda_device_of(const void *memory, int *device);
+/* What is put on `stream` from now on waits for all that is on `other` so far. */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_cuda_wait(int device, void *stream, void *other);
+/* The caller waits for all that is on `stream`. */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_cuda_synchronize(int device, void *stream);
+
 #ifdef __cplusplus
 }
 #endif

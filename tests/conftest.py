@@ -9,6 +9,7 @@ from hypothesis import settings
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
+import fftconv.cuda  # noqa: E402
 import fftconv.depthwise  # noqa: E402
 import fftconv.hyena  # noqa: E402
 import fftconv.plan  # noqa: E402
@@ -18,6 +19,10 @@ settings.register_profile(
     "fftconv", derandomize=True, deadline=None, database=None,
     max_examples=int(os.environ.get("FFTCONV_EXAMPLES", 200)))
 settings.load_profile("fftconv")
+
+
+# Arrays on devices: `make check` has test_cuda.py run it on the emulated ones.
+collect_ignore = [] if fftconv.cuda.available() else ["test_device.py"]
 
 
 def pytest_configure(config):
@@ -60,6 +65,17 @@ def poison(monkeypatch):
 
     for user in (module, fftconv.depthwise, fftconv.hyena):
         monkeypatch.setattr(user, "empty", empty)
+    new_device_array = fftconv.cuda.empty
+
+    def device_empty(shape, dtype, like):
+        array, v = new_device_array(shape, dtype, like)
+        bytes_ = int(np.prod(shape)) * fftconv._array.ITEM_BYTES[dtype]
+        nan = np.full(bytes_, 0xff, np.uint8)
+        fftconv._lib.lib.fftconv_cuda_copy(v.pointer, nan.ctypes.data, bytes_,
+                                           v.device, fftconv.cuda.stream_of(v))
+        return array, v
+
+    monkeypatch.setattr(fftconv.cuda, "empty", device_empty)
     monkeypatch.setattr(module, "aligned_bytes", aligned_bytes)
     monkeypatch.setattr(module._Workspace, "at_least", workspace)
 

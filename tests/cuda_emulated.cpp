@@ -4,6 +4,9 @@
 #include "cuda/shapes.h"
 #include "cuda/tables.h"
 
+#include <map>
+#include <mutex>
+
 extern "C" {
 #include "cuda/engine.h"
 }
@@ -47,8 +50,15 @@ int fill(const struct fftconv_cuda_fill *a, int64_t blocks, void *)
 
 /* ---- Two devices, whose memory is this process's ---- */
 
-int64_t shared_bytes = 227 * 1024, resident = 3, allocations;
+int64_t shared_bytes = 227 * 1024, resident = 3, waits;
 int current;
+
+struct Piece {
+    int64_t bytes;
+    int device;
+};
+std::map<uintptr_t, Piece> pieces; /* by where they start */
+std::mutex of_pieces;
 
 int devices(void) { return 2; }
 
@@ -79,24 +89,48 @@ int allocate(void **memory, int64_t bytes)
     if (!(*memory = aligned_new(bytes)))
         return fail_memory(bytes);
     memset(*memory, 0xff, static_cast<size_t>(bytes));
-    allocations++;
+    const std::lock_guard<std::mutex> lock(of_pieces);
+    pieces[reinterpret_cast<uintptr_t>(*memory)] = {bytes, current};
     return FFTCONV_OK;
 }
 
 void release(void *memory)
 {
-    allocations -= memory != nullptr;
+    {
+        const std::lock_guard<std::mutex> lock(of_pieces);
+        pieces.erase(reinterpret_cast<uintptr_t>(memory));
+    }
     aligned_free(memory);
 }
 
 int allocate_on(void **memory, int64_t bytes, void *) { return allocate(memory, bytes); }
 void release_on(void *memory, void *) { release(memory); }
 
-int upload(void *to, const void *from, int64_t bytes)
+int copy(void *to, const void *from, int64_t bytes, void *)
 {
     memcpy(to, from, static_cast<size_t>(bytes));
     return FFTCONV_OK;
 }
+
+int device_of(const void *memory, int *device)
+{
+    const uintptr_t at = reinterpret_cast<uintptr_t>(memory);
+    const std::lock_guard<std::mutex> lock(of_pieces);
+    const auto after = pieces.upper_bound(at);
+    if (after == pieces.begin() ||
+        at - std::prev(after)->first >= static_cast<uintptr_t>(std::prev(after)->second.bytes))
+        return fail(FFTCONV_INVALID, "memory is %p, must be a device's", memory);
+    *device = std::prev(after)->second.device;
+    return FFTCONV_OK;
+}
+
+int wait(void *, void *)
+{
+    waits++;
+    return FFTCONV_OK;
+}
+
+int synchronize(void *) { return FFTCONV_OK; }
 
 } // namespace
 
@@ -104,7 +138,7 @@ const struct cuda_machine *cuda_machine(void)
 {
     static const struct cuda_machine machine = {
         rows, pack, fill, devices, enter, leave, limits, prepare_rows, allocate, release,
-        allocate_on, release_on, upload};
+        allocate_on, release_on, copy, device_of, wait, synchronize};
     return &machine;
 }
 
@@ -118,8 +152,14 @@ extern "C" FFTCONV_API void cuda_emulated_set(int64_t shared_bytes_, int64_t blo
 }
 
 /* Pieces of device memory not freed, and the device calls left behind. */
-extern "C" FFTCONV_API int64_t cuda_emulated_allocations(void) { return allocations; }
+extern "C" FFTCONV_API int64_t cuda_emulated_allocations(void)
+{
+    const std::lock_guard<std::mutex> lock(of_pieces);
+    return static_cast<int64_t>(pieces.size());
+}
 extern "C" FFTCONV_API int cuda_emulated_device(void) { return current; }
+/* Streams told to wait for another, so far. */
+extern "C" FFTCONV_API int64_t cuda_emulated_waits(void) { return waits; }
 
 /* The fragment maps, for a test that holds them against the manual's formulas: row
  * and column of item i (of a pair: its first) of lane l, of matrix "a", "b", "c". */

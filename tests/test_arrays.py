@@ -237,14 +237,18 @@ class Namespace:
         return DLPack(np.from_dlpack(x))
 
 
-class OnGpu(DLPack):
+class OnDevice(DLPack):
+    def __init__(self, x, device):
+        super().__init__(x)
+        self.device = device
+
     def __dlpack_device__(self):
-        return (2, 0)                       # kDLCUDA
+        return self.device
 
 
 class CudaArray:
     __cuda_array_interface__ = {"shape": (4,), "typestr": "<f4",
-                                "data": (0, False), "version": 3}
+                                "data": (4096, False), "version": 3}
 
 
 def test_other_kinds():
@@ -264,12 +268,27 @@ def test_other_kinds():
         check_gradients(case, g)
 
 
-def test_gpu_arrays_are_refused():
+def test_arrays_of_devices():
+    """Refused by calls that do not know them, and where there is no device."""
     k = np.ones((1, 4), np.float32)
-    with pytest.raises(ValueError, match="u is on DLPack device"):
-        fftconv.conv(OnGpu(k), k)
-    with pytest.raises(ValueError, match="k is on a GPU"):
-        fftconv.conv(k, CudaArray())
+    with pytest.raises(ValueError, match=r"u is on DLPack device \(10, 0\)"):
+        fftconv.conv(OnDevice(k, (10, 0)), k)                   # kDLROCM
+    for x in OnDevice(k, (2, 0)), CudaArray():                  # kDLCUDA
+        with pytest.raises(ValueError, match="x is on a CUDA device; this call"):
+            fftconv.depthwise_conv1d(x, k)
+    if fftconv.cuda.available():
+        return                              # test_device.py has the rest
+    assert fftconv.cuda.devices() == 0
+    for call in (lambda: fftconv.conv(k, CudaArray()),
+                 lambda: fftconv.cuda.asarray(k),
+                 lambda: fftconv.Plan((1, 1, 4), (1, 4), device="cuda"),
+                 lambda: fftconv.conv(k, k, backend="cuda"),
+                 lambda: fftconv.conv_backward(k, k, k, backend="cuda"),
+                 lambda: fftconv.FFTConv(1, 4, backend="cuda")):
+        with pytest.raises(fftconv.Unsupported, match="CUDA"):
+            call()
+    for backend in ("auto", "cpu"):
+        assert np.allclose(fftconv.conv(k, k, backend=backend), [[1, 2, 3, 4]])
 
 
 def test_subclass():

@@ -3,11 +3,13 @@ libfftconv/cuda/machine_host.h (see there what it is strict about), against the
 oracle.  What this cannot show is speed, memory order and bank conflicts."""
 import ctypes
 import itertools
+import sys
 from ctypes import byref, c_float, c_int, c_int64, c_uint32, c_void_p
+from pathlib import Path
 
 import numpy as np
 import pytest
-from build_tree import BUILD
+from build_tree import BUILD, clean_environment, run
 from support import Case, big, norm, normal, wide
 
 from fftconv import _lib, reference
@@ -629,6 +631,17 @@ def test_taps_that_never_act():
     got = backward(case)
     assert not got["dk"][:, 300:].any() and not got["dk_rev"][:, 300:].any()
     check_backward(case, got)
+
+
+# ---- Arrays of Python -----------------------------------------------------------
+
+def test_device_arrays():
+    """test_device.py, on the emulated machine, as a process of its own."""
+    tests = Path(__file__).parent
+    run(sys.executable, "-m", "pytest", "-q", "-c", tests.parent / "pyproject.toml",
+        "-p", "no:cacheprovider", tests / "test_device.py", env=clean_environment(
+            FFTCONV_LIBRARY=str(LIBRARY), FFTCONV_BUILDDIR=str(BUILD),
+            PYTHONPATH=str(Path(_lib.__file__).parent.parent)))
 
 
 # ---- The emulated machine itself ----------------------------------------------

@@ -106,8 +106,6 @@ def test_errors():
             ((2, 8), dict(backend="tpu"), "backend is 'tpu'; allowed: 'auto'")]:
         with pytest.raises(ValueError, match=message):
             FFTConv(*arguments, **options)
-    with pytest.raises(fftconv.Unsupported, match="backend is 'cuda'"):
-        FFTConv(2, 8, backend="cuda")
     assert FFTConv(2, 8, backend="cpu").backend == "cpu"
     module = FFTConv(2, 8)
     u = np.ones((1, 2, 8), np.float32)

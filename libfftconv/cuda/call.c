@@ -58,7 +58,7 @@ static int build(struct fftconv_cuda_plan *c, const fftconv_plan_desc *d,
         return fail_memory(bytes);
     c->plan.shape->build_tables(tables);
     if (!(status = m->allocate(&c->tables, bytes)))
-        status = m->upload(c->tables, tables, bytes);
+        status = m->copy(c->tables, tables, bytes, NULL);
     c->plan.tables = c->tables;
     aligned_free(tables);
     return status;

@@ -108,10 +108,41 @@ void release_on(void *memory, void *stream)
     (void)cudaFreeAsync(memory, static_cast<cudaStream_t>(stream));
 }
 
-int upload(void *to, const void *from, int64_t bytes)
+int synchronize(void *stream)
 {
-    return check(cudaMemcpy(to, from, static_cast<size_t>(bytes), cudaMemcpyHostToDevice),
-                 "copying tables");
+    return check(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)), "waiting");
+}
+
+int copy(void *to, const void *from, int64_t bytes, void *stream)
+{
+    int status = check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDefault,
+                                       static_cast<cudaStream_t>(stream)), "copying");
+    return status ? status : synchronize(stream);
+}
+
+int device_of(const void *memory, int *device)
+{
+    cudaPointerAttributes a;
+    int status = check(cudaPointerGetAttributes(&a, memory), "asking where memory is");
+    if (!status && a.type != cudaMemoryTypeDevice && a.type != cudaMemoryTypeManaged)
+        return fail(FFTCONV_INVALID, "memory is %p, must be a device's", memory);
+    *device = a.device;
+    return status;
+}
+
+int wait(void *stream, void *other)
+{
+    cudaEvent_t event;
+    int status = check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming),
+                       "making an event");
+    if (status)
+        return status;
+    if (!(status = check(cudaEventRecord(event, static_cast<cudaStream_t>(other)),
+                         "recording an event")))
+        status = check(cudaStreamWaitEvent(static_cast<cudaStream_t>(stream), event, 0),
+                       "waiting for another stream");
+    (void)cudaEventDestroy(event); /* when it has happened */
+    return status;
 }
 
 } // namespace
@@ -120,6 +151,6 @@ const struct cuda_machine *cuda_machine(void)
 {
     static const struct cuda_machine machine = {
         rows, pack, fill, devices, enter, leave, limits, prepare_rows, allocate, release,
-        allocate_on, release_on, upload};
+        allocate_on, release_on, copy, device_of, wait, synchronize};
     return &machine;
 }

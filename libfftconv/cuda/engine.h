@@ -38,7 +38,11 @@ struct cuda_machine {
     void (*release)(void *memory);
     int (*allocate_on)(void **memory, int64_t bytes, void *stream);
     void (*release_on)(void *memory, void *stream);
-    int (*upload)(void *to, const void *from, int64_t bytes);
+    /* From or to the host, waiting for it. */
+    int (*copy)(void *to, const void *from, int64_t bytes, void *stream);
+    int (*device_of)(const void *memory, int *device);
+    int (*wait)(void *stream, void *other); /* for what is on `other` so far   */
+    int (*synchronize)(void *stream);
 };
 
 /* A GPU's, or in tests the emulated one. */

@@ -12,11 +12,11 @@ convolution of each.  `FFTConv` holds its kernel.  `FlashFFTConv`, `PartialFFTCo
 flash-fft-conv, `fftconv_fwd`, `fftconv_bwd` and `fftconv_func` those of hyena-dna;
 `opt_ssm_forward`, `fft_conv`, `FFTConvS4` and `Centaurus` are lrnnx's; `ssm`
 has the kernels of state-space models, `hippo` their initialisations;
-`cost` is the paper's cost model, `monarch` the transform by
-itself, `reference` the oracle in plain NumPy.
+`cuda` tells of arrays on GPUs; `cost` is the paper's cost model, `monarch` the
+transform by itself, `reference` the oracle in plain NumPy.
 """
 
-from . import cost, hippo, monarch, reference, ssm
+from . import cost, cuda, hippo, monarch, reference, ssm
 from ._gradients import Gradients
 from ._lib import Unsupported, lib as _c
 from .centaurus import Centaurus
@@ -41,7 +41,7 @@ __all__ = ["Centaurus", "Counters", "FFTConv", "FFTConvS4",
            "FrequencySparseFFTConv", "Gradients", "PartialFFTConv", "Pattern",
            "Plan", "Spectrum", "Stream", "Unsupported", "conv",
            "conv_backward", "conv_matrix", "conv_matrix_backward", "cost",
-           "default_threads", "depthwise_conv1d", "depthwise_conv1d_backward",
+           "cuda", "default_threads", "depthwise_conv1d", "depthwise_conv1d_backward",
            "fft_conv", "fftconv_bwd", "fftconv_func", "fftconv_func_backward",
            "fftconv_fwd", "hippo", "isas", "monarch", "opt_ssm_backward",
            "opt_ssm_forward", "reference", "ssm", "strategy_costs",

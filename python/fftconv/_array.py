@@ -3,7 +3,8 @@
 NumPy arrays and CPU torch tensors (bfloat16 too) go straight in; anything else
 that speaks ``__array_interface__``, DLPack or ``__array__`` goes through NumPy,
 without a copy where it allows that.  The same kind comes out.  torch is never
-imported here: where a torch tensor arrives, it is in sys.modules already.
+imported here: where a torch tensor arrives, it is in sys.modules already.  Arrays
+on a CUDA device are `cuda`'s, for the calls that know what to do with them.
 """
 
 import operator
@@ -79,7 +80,7 @@ def numpy_dtype(name):
     return _DTYPES[name]
 
 
-def _name_of(dtype):
+def name_of(dtype):
     """The name of a native NumPy dtype we compute on, else None."""
     name = _NAMES.get(dtype)
     if name is None and dtype.name == "bfloat16" and dtype.isnative:
@@ -112,6 +113,7 @@ class View:
     torch module, or an array-API namespace; was: the dtype before `promoted`.
     """
     __slots__ = ("pointer", "dtype", "shape", "strides", "keep", "kind", "was")
+    device = None       # the CPU
 
     def __init__(self, pointer, dtype, shape, strides, keep, kind, was=None):
         self.pointer = pointer
@@ -124,15 +126,23 @@ class View:
 
     def reshaped(self, shape, strides):
         """The same memory in other axes."""
-        return View(self.pointer, self.dtype, shape, strides, self.keep,
-                    self.kind, self.was)
+        return self._other(self.pointer, shape, strides)
 
     def part(self, start, stop):
         """Samples start ... stop - 1 of the last axis."""
-        return View(self.pointer + start * self.strides[-1]
-                    * ITEM_BYTES[self.dtype], self.dtype,
-                    (*self.shape[:-1], stop - start), self.strides, self.keep,
-                    self.kind, self.was)
+        return self._other(self.pointer + start * self.strides[-1]
+                           * ITEM_BYTES[self.dtype],
+                           (*self.shape[:-1], stop - start), self.strides)
+
+    def bare(self):
+        """What it was, without the memory."""
+        v = self._other(None, self.shape, None)
+        v.keep = None
+        return v
+
+    def _other(self, pointer, shape, strides):
+        return View(pointer, self.dtype, shape, strides, self.keep, self.kind,
+                    self.was)
 
     def numpy(self):
         """A NumPy array on the same memory."""
@@ -168,10 +178,15 @@ def _torch(x):
     return torch if tensor is not None and isinstance(x, tensor) else None
 
 
-def _torch_view(x, name, torch):
-    if x.device.type != "cpu":
-        raise ValueError(f"{name} is on {x.device}; this build computes on "
-                         f"the CPU: pass {name}.cpu()")
+def _only_cpu(name, where):
+    return ValueError(f"{name} is on {where}; this call computes on the CPU: "
+                      f"pass a copy of {name} there")
+
+
+def _torch_view(x, name, torch, devices=False):
+    device = x.device.type
+    if device != "cpu" and not (device == "cuda" and devices):
+        raise _only_cpu(name, x.device)
     if x.layout != torch.strided:
         raise ValueError(f"{name} has layout {x.layout}; allowed: "
                          "torch.strided")
@@ -181,15 +196,18 @@ def _torch_view(x, name, torch):
                          "torch.no_grad()")
     found = str(x.dtype)[6:]
     if found not in DTYPE_NAMES:
-        raise _wrong_dtype(name, found)
+        raise wrong_dtype(name, found)
     if x.is_neg():
         x = x.resolve_neg()
     if x.is_conj():
         x = x.resolve_conj()
+    if device == "cuda":
+        from . import cuda
+        return cuda.torch_view(x, found, torch)
     return View(x.data_ptr(), found, tuple(x.shape), x.stride(), x, torch)
 
 
-def _wrong_dtype(name, found):
+def wrong_dtype(name, found):
     return ValueError(f"{name} has dtype {found}; allowed: "
                       f"{', '.join(DTYPE_NAMES)}. Cast it first, for example "
                       "to float32")
@@ -206,8 +224,7 @@ def _to_numpy(x, name):
     if hasattr(x, "__dlpack__"):
         device = x.__dlpack_device__()
         if device[0] != 1:                                      # kDLCPU
-            raise ValueError(f"{name} is on DLPack device {tuple(device)}; "
-                             "this build computes on the CPU")
+            raise _only_cpu(name, f"DLPack device {tuple(device)}")
         namespace = getattr(x, "__array_namespace__", None)
         kind = namespace() if namespace is not None else None
         try:
@@ -217,15 +234,15 @@ def _to_numpy(x, name):
     return np.asarray(x), kind
 
 
-def view(x, name, listed="float64"):
+def view(x, name, listed="float64", devices=False):
     """View of an input array; copied only if misaligned or byte-swapped.
 
     Python numbers and (nested) lists become arrays of dtype `listed`; a View
-    stays as it is.
+    stays as it is.  devices: it may be on a CUDA device.
     """
     kind = None
     if type(x) is not np.ndarray:
-        if type(x) is View:
+        if isinstance(x, View):
             return x
         if isinstance(x, (int, float, complex, list, tuple)):
             try:
@@ -239,29 +256,32 @@ def view(x, name, listed="float64"):
                 raise ValueError(f"{name} cannot be made an array of numbers: "
                                  f"{error}") from None
         if (torch := _torch(x)) is not None:
-            return _torch_view(x, name, torch)
-        if (hasattr(x, "__cuda_array_interface__")
-              and not hasattr(x, "__array_interface__")):
-            raise ValueError(f"{name} is on a GPU; this build computes on the "
-                             "CPU")
+            return _torch_view(x, name, torch, devices)
+        if (hasattr(x, "__dlpack_device__")
+                or hasattr(x, "__cuda_array_interface__")):
+            from . import cuda
+            if cuda.on_device(x):
+                if not devices:
+                    raise _only_cpu(name, "a CUDA device")
+                return cuda.device_view(x, name)
         x, kind = _to_numpy(x, name)
-    dtype = _NAMES.get(x.dtype) or _name_of(x.dtype)
+    dtype = _NAMES.get(x.dtype) or name_of(x.dtype)
     if dtype is None:
         native = x.dtype.newbyteorder("=")
-        dtype = _name_of(native)
+        dtype = name_of(native)
         if dtype is None:
-            raise _wrong_dtype(name, x.dtype)
+            raise wrong_dtype(name, x.dtype)
         x = x.astype(native)
     elif not x.flags.aligned:
         x = x.copy()
     return _numpy_view(x, dtype, kind)
 
 
-def output_view(x, name, shape, dtype):
+def output_view(x, name, shape, dtype, devices=False):
     """View of an array to be written: of this shape and dtype, in place."""
     torch = _torch(x)
     if torch is not None:
-        found = _torch_view(x, name, torch)
+        found = _torch_view(x, name, torch, devices)
         if found.keep is not x:
             raise ValueError(f"{name} is a lazily negated or conjugated view; "
                              "pass a plain tensor")
@@ -271,11 +291,13 @@ def output_view(x, name, shape, dtype):
         if not x.flags.aligned:
             raise ValueError(f"{name} is misaligned; it must be aligned to "
                              "its element")
-        known = _name_of(x.dtype)
+        known = name_of(x.dtype)
         if known is None:
             raise ValueError(f"{name} has dtype {x.dtype.str}; it must be "
                              f"{dtype}, in native byte order")
         found = _numpy_view(x, known)
+    elif devices and (found := _device_output(x, name)) is not None:
+        pass
     else:
         raise ValueError(f"{name} is a {type(x).__name__}; it must be a NumPy "
                          "array or a CPU torch tensor")
@@ -286,6 +308,11 @@ def output_view(x, name, shape, dtype):
         raise ValueError(f"{name} has shape {found.shape}; it must be {shape}, "
                          "as u")
     return found
+
+
+def _device_output(x, name):
+    from . import cuda
+    return cuda.output_view(x, name) if cuda.on_device(x) else None
 
 
 def empty(shape, dtype, kind):
@@ -312,7 +339,7 @@ def reduce_to(x, shape):
     """x summed along the axes that broadcasting `shape` had repeated."""
     if tuple(x.shape) == tuple(shape):
         return x
-    if type(x) is np.ndarray:
+    if _torch(x) is None:
         return sum_to_shape(x, shape)
     wide = x.float() if x.element_size() == 2 else x
     return wide.sum_to_size(shape).to(x.dtype)

@@ -23,7 +23,8 @@ class Gradients(NamedTuple):
 
 
 def sum_to_shape(x, shape):
-    """x summed along the axes that broadcasting `shape` to x.shape repeated."""
+    """x summed along the axes that broadcasting `shape` to x.shape repeated; x of
+    any library that has NumPy's methods."""
     lead = x.ndim - len(shape)
     axes = tuple(range(lead)) + tuple(
         lead + i for i, n in enumerate(shape) if n == 1 != x.shape[lead + i])
@@ -31,4 +32,4 @@ def sum_to_shape(x, shape):
         return x.reshape(shape)
     # A 16-bit sum is accumulated in float32 and rounded once.
     wide = np.float32 if x.dtype.itemsize == 2 else x.dtype
-    return np.sum(x, axis=axes, dtype=wide).astype(x.dtype).reshape(shape)
+    return x.sum(axis=axes, dtype=wide).astype(x.dtype).reshape(shape)

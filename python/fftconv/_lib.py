@@ -254,6 +254,13 @@ PROTOTYPES = {
                                       c_void_p]),
     "fftconv_cuda_backward": (STATUS, [_PLAN, _SPECTRUM, POINTER(Operands),
                                        c_void_p]),
+    "fftconv_cuda_allocate": (STATUS, [POINTER(c_void_p), c_int64, c_int]),
+    "fftconv_cuda_release": (None, [c_void_p, c_int]),
+    "fftconv_cuda_copy": (STATUS, [c_void_p, c_void_p, c_int64, c_int,
+                                   c_void_p]),
+    "fftconv_cuda_device_of": (STATUS, [c_void_p, POINTER(c_int)]),
+    "fftconv_cuda_wait": (STATUS, [c_int, c_void_p, c_void_p]),
+    "fftconv_cuda_synchronize": (STATUS, [c_int, c_void_p]),
 }
 # These return an int that is no status.
 _PLAIN_INT = {"fftconv_abi", "fftconv_isa_available", "fftconv_cuda_devices",

@@ -2,15 +2,18 @@
 
 from functools import lru_cache
 
-from ._array import COMPLEX_OF, KERNEL_DTYPES, view
+from . import _lib, cuda
+from ._array import COMPLEX_OF, KERNEL_DTYPES, choice, view
 from .pattern import as_pattern
 from .plan import Plan, check_reverse, kernel_axes, reverse_axes, rows_axes
 
 
 @lru_cache(maxsize=32, typed=True)      # typed: 64.0 is no size, 64 is
-def _plan(rows, kernel, reverse, dtype, mode, fft_size, pattern, threads):
+def _plan(rows, kernel, reverse, dtype, mode, fft_size, pattern, threads,
+          device=None):
     return Plan(rows, kernel, dtype=dtype, mode=mode, fft_size=fft_size,
-                k_rev_length=reverse, pattern=pattern, threads=threads)
+                k_rev_length=reverse, pattern=pattern, threads=threads,
+                device=device)
 
 
 def _once(kernel, k, k_rev):
@@ -25,11 +28,30 @@ def _once(kernel, k, k_rev):
     return (*axes, kernel[2]), views[0], views[1] if k_rev is not None else None
 
 
+BACKENDS = dict.fromkeys(("auto", "cpu", "cuda"))
+
+
+def check_backend(backend, v=None):
+    """The backend can be had, and is where View v of u is, if that is given."""
+    choice(backend, "backend", BACKENDS)
+    if backend == "cuda" and not cuda.available():
+        raise _lib.Unsupported("backend is 'cuda', and there is no CUDA device, "
+                               "no driver, or no CUDA in this build; it must be "
+                               "'auto' or 'cpu'")
+    if v is not None and backend != "auto" and (
+            (v.device is None) != (backend == "cpu")):
+        there = "the CPU" if v.device is None else f"cuda:{v.device}"
+        raise ValueError(f"u is on {there}, and backend is {backend!r}; it must "
+                         "be where the backend computes")
+
+
 def _call(u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern, skip,
-          layout, threads, forward):
+          layout, threads, forward, backend):
     """The plan, and what its _forward and _backward take first: (View of u,
     its axes, Views of k, k_rev, in_gate, out_gate and skip)."""
-    v = view(u, "u")
+    v = view(u, "u", devices=True)
+    if backend != "auto":
+        check_backend(backend, v)
     axes = rows_axes(len(v.shape), layout)
     shape = v.shape
     if axes != (0, 1, 2):
@@ -38,22 +60,22 @@ def _call(u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern, skip,
         raise ValueError(f"u has shape {v.shape}; every axis must be at "
                          "least 1 long")
     dtype = v.dtype
-    k = view(k, "k", KERNEL_DTYPES[dtype][-1])
+    k = view(k, "k", KERNEL_DTYPES[dtype][-1], True)
     kernel = kernel_axes(k.shape, shape[0], shape[1])
     dtypes = [dtype, k.dtype]
     if in_gate is not None:
-        in_gate = view(in_gate, "in_gate", dtype)
+        in_gate = view(in_gate, "in_gate", dtype, True)
         dtypes.append(in_gate.dtype)
     if out_gate is not None:
-        out_gate = view(out_gate, "out_gate", dtype)
+        out_gate = view(out_gate, "out_gate", dtype, True)
         dtypes.append(out_gate.dtype)
     if skip is not None:
-        skip = view(skip, "skip", KERNEL_DTYPES[dtype][-1])
+        skip = view(skip, "skip", KERNEL_DTYPES[dtype][-1], True)
         dtypes.append(skip.dtype)
     reverse = None
     if k_rev is not None or mode == "two_sided":
         check_reverse(k_rev, mode)
-        k_rev = view(k_rev, "k_rev", KERNEL_DTYPES[dtype][-1])
+        k_rev = view(k_rev, "k_rev", KERNEL_DTYPES[dtype][-1], True)
         reverse = reverse_axes(k_rev.shape, kernel)
         dtypes.append(k_rev.dtype)
     if "complex64" in dtypes or "complex128" in dtypes:
@@ -64,7 +86,7 @@ def _call(u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern, skip,
     if pattern is not None:
         pattern = as_pattern(pattern)
     arguments = (shape, kernel, reverse, dtype, mode, fft_size, pattern,
-                 threads)
+                 threads, v.device)
     try:
         plan = _plan(*arguments)
     except TypeError:                           # not hashable: Plan says what
@@ -74,7 +96,7 @@ def _call(u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern, skip,
 
 def conv(u, k, in_gate=None, out_gate=None, *, mode="causal", fft_size=None,
          k_rev=None, pattern=None, skip=None, activation=None, mask=None,
-         layout="BHL", threads=None, out=None):
+         layout="BHL", threads=None, backend="auto", out=None):
     """Gated long convolution of any length, with kernels of any length.
 
         z = in_gate . u                   pre-gate
@@ -83,8 +105,9 @@ def conv(u, k, in_gate=None, out_gate=None, *, mode="causal", fft_size=None,
 
     Args:
         u: (B, H, L), (H, L) or (L,); float64, float32, float16, bfloat16,
-            complex128 or complex64. A NumPy array, a CPU torch tensor, or what
-            speaks ``__array_interface__``, DLPack or ``__array__``.
+            complex128 or complex64. A NumPy array, a torch tensor, or what
+            speaks ``__array_interface__``, DLPack or ``__array__``; or on a
+            CUDA device, see `cuda`, all arrays then on the same one.
         k: (Lk,), one kernel for all channels; (G, Lk) or (1, G, Lk), G a
             divisor of H: channel h has kernel h // (H // G); or (B, G, Lk).
             u's dtype, or float32 beside 16 bits. What repeats by a stride of 0
@@ -106,6 +129,8 @@ def conv(u, k, in_gate=None, out_gate=None, *, mode="causal", fft_size=None,
         layout: "BHL", or "BLH": u, gates and y (B, L, H) or (L, H); k, skip
             and mask as before.
         threads: None means all processors. The result does not depend on it.
+        backend: "auto", where u is; "cpu" and "cuda" refuse a u that is not
+            there.
         out: where to put y: u's shape, the result's dtype; may be u itself,
             and must not overlap any other operand.
 
@@ -117,14 +142,18 @@ def conv(u, k, in_gate=None, out_gate=None, *, mode="causal", fft_size=None,
     for float64 and complex128). A row's result depends on no other row, to the
     bit.
 
+    On a CUDA device u has float32, or 16 bits (float16 inside, float32 sums; an
+    exponent for each row), and pattern is None; the call does not wait for the
+    device.
+
     Raises ValueError naming the argument, before anything is written;
-    MemoryError.
+    `Unsupported` for what a device does not do; MemoryError.
 
     FlashFFTConv, arXiv 2311.05908, section 3; patterns, appendix A.4.
     """
     plan, (v, axes, k, k_rev, in_gate, out_gate, skip) = _call(
         u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern, skip, layout,
-        threads, True)
+        threads, True, backend)
     return plan._forward(v, axes, k, k_rev, in_gate, out_gate, skip,
                          activation, mask, out)
 
@@ -132,7 +161,7 @@ def conv(u, k, in_gate=None, out_gate=None, *, mode="causal", fft_size=None,
 def conv_backward(dy, u, k, in_gate=None, out_gate=None, *, mode="causal",
                   fft_size=None, k_rev=None, pattern=None, skip=None,
                   activation=None, mask=None, layout="BHL", threads=None,
-                  needs=None):
+                  backend="auto", needs=None):
     """`Gradients` (du, dk, din_gate, dout_gate, dskip, dk_rev) of sum(dy . y).
 
     dy has u's shape, and y's dtype; the other arguments are those of `conv`,
@@ -147,6 +176,6 @@ def conv_backward(dy, u, k, in_gate=None, out_gate=None, *, mode="causal",
     """
     plan, (v, axes, k, k_rev, in_gate, out_gate, skip) = _call(
         u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern, skip, layout,
-        threads, False)
+        threads, False, backend)
     return plan._backward(dy, v, axes, k, k_rev, in_gate, out_gate, skip,
                           activation, mask, needs)

@@ -4,6 +4,7 @@
 import numpy as np
 
 from ._array import KERNEL_DTYPES, dtype_name, size, view
+from ._lib import Unsupported
 from .convolution import conv, conv_backward
 from .pattern import Pattern
 from .plan import kernel_axes
@@ -54,7 +55,7 @@ class FlashFFTConv:
                              mode="circular", fft_size=self.seqlen, needs=needs)
 
     def _rows(self, u):
-        v = view(u, "u", self.dtype)
+        v = view(u, "u", self.dtype, True)
         if v.dtype != self.dtype:
             raise ValueError(f"u has dtype {v.dtype}; this FlashFFTConv is for "
                              f"{self.dtype}")
@@ -94,11 +95,11 @@ class _OfLength:
         return g._replace(dk=_padded(g.dk, k.shape[-1] - taps))
 
     def _operands(self, x, k):
-        x = view(x, "x")
+        x = view(x, "x", devices=True)
         if len(x.shape) != 3 or 0 in x.shape:
             raise ValueError(f"x has shape {x.shape}; it must be (B, H, L), "
                              "each at least 1")
-        k = view(k, "k", KERNEL_DTYPES[x.dtype][-1])
+        k = view(k, "k", KERNEL_DTYPES[x.dtype][-1], True)
         if len(k.shape) not in (2, 3) or k.shape[-1] < 1:
             raise ValueError(f"k has shape {k.shape}; it must be (H, Lk) or "
                              "(1, H, Lk), Lk at least 1")
@@ -110,7 +111,14 @@ def _padded(x, n):
     """x with n zeros behind its last axis."""
     if type(x) is np.ndarray:
         return np.concatenate([x, np.zeros((*x.shape[:-1], n), x.dtype)], -1)
-    return view(x, "dk").kind.nn.functional.pad(x, (0, n))
+    kind = view(x, "dk", devices=True).kind
+    if kind is None:
+        raise Unsupported("dk has taps that do not act, and k is from no library "
+                          "that could put zeros there: pass k without them, or as "
+                          "an array of torch, CuPy or JAX")
+    if hasattr(kind, "nn"):                                         # torch
+        return kind.nn.functional.pad(x, (0, n))
+    return kind.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, n)])
 
 
 class PartialFFTConv(_OfLength):

@@ -56,7 +56,7 @@ class _Call:
 
     def __init__(self, u, D, v, head_dim, q, mask, gelu, gelu_inp, gelu_q,
                  threads):
-        self.u = u = view(u, "u")
+        self.u = u = view(u, "u", devices=True)
         if len(u.shape) != 3 or 0 in u.shape:
             raise ValueError(f"u has shape {u.shape}; it must be (B, H, L), "
                              "each at least 1")
@@ -90,7 +90,7 @@ class _Call:
     def _rows(self, x, name):
         if x is None:
             return None
-        v = view(x, name, self.u.dtype)
+        v = view(x, name, self.u.dtype, True)
         if v.shape != self.u.shape:
             raise ValueError(f"{name} has shape {v.shape}; it must be "
                              f"{self.u.shape}, as u")
@@ -101,7 +101,7 @@ class _Call:
         if x is None:
             return None
         allowed = KERNEL_DTYPES[self.u.dtype]
-        v = view(x, name, allowed[-1])
+        v = view(x, name, allowed[-1], True)
         if v.shape != shape:
             raise ValueError(f"{name} has shape {v.shape}; it must be {shape}")
         check_dtype(v, name, allowed, self.u.dtype)
@@ -109,13 +109,13 @@ class _Call:
 
     def kernel(self, k, name):
         """(G, Lk) in the arithmetic's type."""
-        v = view(k, name, self.dtype)
+        v = view(k, name, self.dtype, True)
         if len(v.shape) != 2 or v.shape[0] != self.groups or v.shape[1] < 1:
             raise ValueError(f"{name} has shape {v.shape}; it must be "
                              f"(H / head_dim, Lk) = ({self.groups}, Lk), Lk at "
                              "least 1")
         check_dtype(v, name, KERNEL_DTYPES[self.u.dtype], self.u.dtype)
-        if v.dtype == self.dtype:
+        if v.dtype == self.dtype or v.device is not None:
             return v
         wide = view(v.numpy().astype(numpy_dtype(self.dtype)), name)
         wide.was, wide.kind = v.dtype, v.kind
@@ -123,6 +123,7 @@ class _Call:
 
     def filter(self, x, fft_size):
         """(G, n // 2 + 1) complex, and n."""
+        self.needs_cpu("a filter")
         v = view(x, "filter", self.dtype)
         if fft_size is None:
             least = self.length + 1
@@ -149,6 +150,13 @@ class _Call:
         array[:, n] = 0
         irfft(bins, first(rows, n), self.threads)
         return first(rows, self.length), backwards(rows, self.length)
+
+    def needs_cpu(self, what):
+        if self.u.device is not None:
+            raise _lib.Unsupported(
+                f"u is on cuda:{self.u.device}, and {what} is the CPU's so far; a "
+                "device takes k, head_dim 1, and neither gelu_inp, gelu_q, "
+                "force_fp16_output nor output_hbl_layout")
 
     def is_direct(self, dtypes):
         """One lane, and no type or GELU that `conv` does not have."""
@@ -190,6 +198,11 @@ class _Call:
         return plan, heads
 
     def forward(self, k, k_rev, fp16, hbl):
+        if self.u.device is not None:
+            fp16 = fp16 and self.u.dtype == "float32"
+            if hbl or fp16 or not self.is_direct([]):
+                self.needs_cpu("this")
+            return conv(self.u, k, self.v, self.q, **self.conv_arguments(k_rev))
         result, y = self.result(fp16, hbl)
         if self.is_direct([y.dtype]):
             conv(self.u, k, self.v, self.q, out=result,
@@ -202,7 +215,7 @@ class _Call:
 
     def backward(self, dout, k, k_rev):
         """Gradients by name, each of its operand's dtype and kind."""
-        d = view(dout, "dout", self.u.dtype)
+        d = view(dout, "dout", self.u.dtype, True)
         if d.shape != self.u.shape:
             raise ValueError(f"dout has shape {d.shape}; it must be "
                              f"{self.u.shape}, as u")
@@ -215,6 +228,7 @@ class _Call:
                               **self.conv_arguments(k_rev))
             return {"u": g.du, "k": g.dk, "k_rev": g.dk_rev, "D": g.dskip,
                     "v": g.din_gate, "q": g.dout_gate}
+        self.needs_cpu("this")
         plan, heads = self.heads(k, k_rev)
         _put(heads, dy=d)
         results = {}

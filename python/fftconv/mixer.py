@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from . import _lib
+from . import _lib, cuda
 from ._array import KERNEL_DTYPES, choice, dtype_name, numpy_dtype, size, view
-from .convolution import conv, conv_backward
+from .convolution import check_backend, conv, conv_backward
 
-_BACKENDS = ("auto", "cpu", "cuda")
 _PRECISIONS = ("float32", "float16", "bfloat16", "float64")
 
 
@@ -24,8 +23,9 @@ class FFTConv:
     gated: calls take in_gate and out_gate.
     bidirectional: a second kernel for the future, kernel_rev; lag 0 counts in
         both.  fft_size must then be None or at least 2 length - 1.
-    backend: "auto" or "cpu"; "cuda" raises `Unsupported` where the build lacks
-        it.
+    backend: "auto": where u is. "cpu" and "cuda" refuse a u that is not there;
+        "cuda" raises `Unsupported` where there is no device, driver or build for
+        it. Beside a u on a device, each call copies the parameters there.
 
     Parameters, plain arrays that may be assigned or changed in place: ``kernel``
     (H, length), ``skip`` (H,) and, bidirectional, ``kernel_rev`` (H, length), in
@@ -46,11 +46,8 @@ class FFTConv:
         if fft_size is not None:
             low = 2 * self.length - 1 if bidirectional else self.length
             self.fft_size = size(fft_size, "fft_size", low)
-        choice(backend, "backend", dict.fromkeys(_BACKENDS))
-        if backend == "cuda":
-            raise _lib.Unsupported("backend is 'cuda'; this build computes on "
-                                   "the CPU: it must be 'auto' or 'cpu'")
-        self.backend = "cpu"
+        check_backend(backend)
+        self.backend = backend
         rng = np.random.default_rng()
         names = ["kernel", "kernel_rev"] if bidirectional else ["kernel"]
         self._parameters = {}
@@ -76,19 +73,20 @@ class FFTConv:
         Gates: u's shape, or broadcast to it; both where the module is gated,
         else neither.  Raises ValueError.
         """
-        return conv(*self._operands(u, in_gate, out_gate), threads=threads,
-                    **self._options(u))
+        v, k, *gates = self._operands(u, in_gate, out_gate)
+        return conv(v, k, *gates, threads=threads, **self._options(v))
 
     def backward(self, dy, u, in_gate=None, out_gate=None, *, threads=None,
                  needs=None):
         """`Gradients` of sum(dy . y), y being computed again: du, din_gate,
         dout_gate; dk of kernel, dk_rev of kernel_rev, dskip of skip.  needs: as
         in `conv_backward`."""
-        return conv_backward(dy, *self._operands(u, in_gate, out_gate),
-                             threads=threads, needs=needs, **self._options(u))
+        v, k, *gates = self._operands(u, in_gate, out_gate)
+        return conv_backward(dy, v, k, *gates, threads=threads, needs=needs,
+                             **self._options(v))
 
     def _operands(self, u, in_gate, out_gate):
-        v = view(u, "u", self.precision)
+        v = view(u, "u", self.precision, True)
         if v.dtype != self.precision:
             raise ValueError(f"u has dtype {v.dtype}; this FFTConv's precision "
                              f"is {self.precision}")
@@ -103,15 +101,22 @@ class FFTConv:
                     f"{name} is {'None' if gate is None else 'given'}; with "
                     f"gated={self.gated} it must "
                     f"{'be given' if self.gated else 'be None'}")
-        return v, self.kernel, in_gate, out_gate
+        return v, _beside(self.kernel, v), in_gate, out_gate
 
-    def _options(self, u):
-        options = {"skip": self.skip, "activation": self.activation}
+    def _options(self, v):
+        options = {"skip": _beside(self.skip, v), "backend": self.backend,
+                   "activation": self.activation}
         if self.bidirectional:
-            return {**options, "mode": "two_sided", "k_rev": self.kernel_rev}
+            return {**options, "mode": "two_sided",
+                    "k_rev": _beside(self.kernel_rev, v)}
         if self.fft_size is None or self.fft_size >= 2 * self.length - 1:
             return options
         return {**options, "mode": "circular", "fft_size": self.fft_size}
+
+
+def _beside(parameter, v):
+    """A parameter where v is."""
+    return parameter if v.device is None else cuda.beside(parameter, v)
 
 
 def _parameter(name, axes):

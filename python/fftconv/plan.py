@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import _lib
+from . import _lib, cuda
 from ._array import (AXES, KERNEL_DTYPES, PROMOTED, View, broadcast_strides,
                      check_dtype, choice, demoted, dtype_name, empty, finish,
                      numpy_dtype, output_view, promoted, reduce_to, size,
@@ -168,17 +168,24 @@ class Spectrum(_Handle):
         for name, v in sent.items():
             _pack(tensors[name], 0, v)
         handle = c_void_p()
-        _lib.lib.fftconv_spectrum_create(
-            byref(handle), plan._handle, *(
-                byref(tensors[name]) if name in tensors else None
-                for name in ("k", "k_rev")), 0)
-        self._own(handle, _lib.lib.fftconv_spectrum_destroy)
+        kernels = [byref(tensors[name]) if name in tensors else None
+                   for name in ("k", "k_rev")]
+        if plan._device is None:
+            _lib.lib.fftconv_spectrum_create(byref(handle), plan._handle,
+                                             *kernels, 0)
+            self._own(handle, _lib.lib.fftconv_spectrum_destroy)
+        else:
+            stream = cuda.stream_of(views["k"])
+            cuda.before(list(views.values()), stream)
+            _lib.lib.fftconv_cuda_spectrum_create(byref(handle), plan._handle,
+                                                  *kernels, stream)
+            self._own(handle, _lib.lib.fftconv_cuda_spectrum_destroy)
+            cuda.after(list(views.values()), stream)
         self.plan = plan
         self.nbytes = plan.counters.spectrum_bytes
         # What they were, for their gradients; the taps are not kept.
-        self.k, self.k_rev = (
-            v and View(None, v.dtype, v.shape, None, None, v.kind, v.was)
-            for v in map(views.get, ("k", "k_rev")))
+        self.k, self.k_rev = (v and v.bare() for v in
+                              map(views.get, ("k", "k_rev")))
 
     def __repr__(self):
         more = "" if self.k_rev is None else f"k_rev={self.k_rev.shape}, "
@@ -217,6 +224,9 @@ class Plan(_Handle):
     single_block: each row in one transform, as the three primitives need it.
         Otherwise a short kernel runs in blocks (overlap-save) where that costs
         less.
+    device: "cpu", or "cuda", "cuda:1", ...: where all its arrays are. On a GPU
+        u has float32 or 16 bits, and radices, order, isa, form, dense and
+        pattern are the library's; the three primitives are the CPU's.
 
     What was chosen: ``form``, ``radices``, ``stage_radices``, ``isa``,
     ``lanes``, ``threads``, ``transform_length`` M, ``fft_size`` N (2M, of
@@ -225,7 +235,7 @@ class Plan(_Handle):
     the part of M's points that are visited; ``counters``.
 
     Raises ValueError for what is wrong, `Unsupported` for an instruction set
-    this machine lacks, MemoryError.
+    or device this machine lacks, or what is not done on it, MemoryError.
     """
 
     _history = 0            # 1 for what `Stream` runs
@@ -233,7 +243,7 @@ class Plan(_Handle):
     def __init__(self, u_shape, k_shape, *, dtype="float32", mode="causal",
                  fft_size=None, k_rev_length=None, pattern=None, radices=None,
                  order=None, layout="BHL", threads=None, isa=None, form=None,
-                 dense=False, single_block=False):
+                 dense=False, single_block=False, device="cpu"):
         u_shape = _shape(u_shape, "u_shape")
         k_shape = _shape(k_shape, "k_shape")
         self.layout = layout
@@ -246,6 +256,12 @@ class Plan(_Handle):
         self._complex = self.dtype in PROMOTED
         self.mode = mode
         self.pattern = as_pattern(pattern)
+        self._device = device_number(device)
+        self.device = "cpu" if self._device is None else f"cuda:{self._device}"
+        if self._device is not None and self.pattern is not None:
+            raise _lib.Unsupported(
+                f"pattern is {self.pattern!r}; device {self.device} keeps all "
+                "frequencies so far: it must be None")
 
         desc = _lib.PlanDesc(
             size=ctypes.sizeof(_lib.PlanDesc), batch=batch, channels=channels,
@@ -296,11 +312,16 @@ class Plan(_Handle):
                                          desc.fft_size or length)
 
         handle = c_void_p()
-        _lib.lib.fftconv_plan_create(byref(handle), byref(desc))
-        self._own(handle, _lib.lib.fftconv_plan_destroy)
-
         info = _lib.PlanInfo(size=ctypes.sizeof(_lib.PlanInfo))
-        _lib.lib.fftconv_plan_get_info(self._handle, byref(info))
+        if self._device is None:
+            _lib.lib.fftconv_plan_create(byref(handle), byref(desc))
+            self._own(handle, _lib.lib.fftconv_plan_destroy)
+            _lib.lib.fftconv_plan_get_info(self._handle, byref(info))
+        else:
+            _lib.lib.fftconv_cuda_plan_create(byref(handle), byref(desc),
+                                              self._device)
+            self._own(handle, _lib.lib.fftconv_cuda_plan_destroy)
+            _lib.lib.fftconv_cuda_plan_get_info(self._handle, byref(info))
         self.threads = info.threads
         self.isa = info.isa.decode()
         self.lanes = info.lanes
@@ -332,7 +353,7 @@ class Plan(_Handle):
             dtype=dtype, mode=mode, fft_size=fft_size,
             k_rev_length=k_rev_length, radices=radices, order=order,
             layout=layout, threads=threads, isa=isa, form=form, dense=dense,
-            single_block=single_block)
+            single_block=single_block, device=self._device)
 
     def __repr__(self):
         def dots(numbers):
@@ -350,7 +371,8 @@ class Plan(_Handle):
                 f"{self.mode}{where}: {blocks}{self.form}, "
                 f"M={self.transform_length} "
                 f"= {dots(self.radices)}, {kind}, {self.isa}, "
-                f"lanes={self.lanes}, threads={self.threads})")
+                + (f"lanes={self.lanes}, threads={self.threads})"
+                   if self._device is None else f"{self.device})"))
 
     # ---- Calls ----------------------------------------------------------
 
@@ -416,6 +438,7 @@ class Plan(_Handle):
         For a plan of one block.  Returns (B, H, reals) float32 (float64 for a
         float64 or complex128 plan), 64-byte aligned; `natural` reads it.
         """
+        self._needs_cpu("rows_to_spectra")
         v = self._rows_view(u, "u")
         if v.dtype != self.dtype:
             v = self._converted(v, "u")
@@ -428,6 +451,7 @@ class Plan(_Handle):
 
     def multiply(self, spectrum, s, out=None):
         """spectrum . s for every frequency; out may be s itself."""
+        self._needs_cpu("multiply")
         self._check_spectrum(spectrum)
         self._check_spectra(s, "s")
         if out is None:
@@ -441,6 +465,7 @@ class Plan(_Handle):
     def spectra_to_rows(self, s, overwrite=False):
         """Rows from spectra; rows_to_spectra's inverse times M, the factor
         1/M being carried by a Spectrum.  overwrite: s may be destroyed."""
+        self._needs_cpu("spectra_to_rows")
         self._check_spectra(s, "s")
         if not overwrite:
             source, s = s, self._new_spectra()
@@ -459,6 +484,7 @@ class Plan(_Handle):
         right-angle form it is frequency (m - 1/4) / M.  In the folded form
         (B, H, N // 2 + 1): the row's rfft, N = fft_size.
         """
+        self._needs_cpu("natural")
         self._check_spectra(s, "s")
         folded = self.form == "folded"
         count = self.fft_size // 2 + 1 if folded else self.transform_length
@@ -525,12 +551,32 @@ class Plan(_Handle):
                 f"bytes; got {type(s).__name__} "
                 f"{getattr(s, 'shape', '')} {getattr(s, 'dtype', '')}")
 
+    def _needs_cpu(self, what):
+        if self._device is not None:
+            raise _lib.Unsupported(f"{what} is not on {self.device} so far; "
+                                   "make the plan with device='cpu'")
+
+    def _view(self, x, name, listed):
+        """View of an array that is where the plan is."""
+        v = view(x, name, listed, True)
+        if v.device != self._device:
+            self._elsewhere(v, name)
+        return v
+
+    def _elsewhere(self, v, name):
+        there = "the CPU" if v.device is None else f"cuda:{v.device}"
+        here = "the CPU" if self._device is None else self.device
+        raise ValueError(f"{name} is on {there}; it must be on {here}, as u")
+
     def _check_spectrum(self, spectrum):
         """It is one, of kernels and a pattern such as this plan's."""
         if not isinstance(spectrum, Spectrum):
             raise ValueError(f"spectrum is a {type(spectrum).__name__}; it "
                              "must be a Spectrum, from Plan.spectrum")
         made = spectrum.plan
+        if made._device != self._device:
+            raise ValueError(f"spectrum is {spectrum!r} on {made.device}; it "
+                             f"must be on {self.device}, as this plan")
         if made is not self and (
                 made._kernel != self._kernel or made._reverse != self._reverse
                 or spectrum.k.dtype not in self._kernel_dtypes):
@@ -544,7 +590,7 @@ class Plan(_Handle):
                              f"is {self.pattern!r}")
 
     def _rows_view(self, x, name):
-        v = view(x, name, self.dtype)
+        v = self._view(x, name, self.dtype)
         if v.shape != self.u_shape:
             raise ValueError(f"{name} has shape {v.shape}; this plan is for "
                              f"{self.u_shape}")
@@ -568,7 +614,7 @@ class Plan(_Handle):
 
     def _kernels(self, k, k_rev):
         """Views of k, and of k_rev where the plan is two-sided, checked."""
-        v = view(k, "k", self._kernel_dtypes[-1])
+        v = self._view(k, "k", self._kernel_dtypes[-1])
         if v.shape not in self._kernel_shapes:
             length = kernel_axes(v.shape, *self._rows[:2])[2]
             if length != self._kernel[2]:
@@ -579,7 +625,8 @@ class Plan(_Handle):
         views = {"k": v}
         if k_rev is not None or self._reverse is not None:
             check_reverse(k_rev, self.mode)
-            views["k_rev"] = v = view(k_rev, "k_rev", self._kernel_dtypes[-1])
+            views["k_rev"] = v = self._view(k_rev, "k_rev",
+                                            self._kernel_dtypes[-1])
             length = reverse_axes(v.shape, self._kernel)
             if length != self._reverse:
                 raise ValueError(f"k_rev has length {length}; this plan is "
@@ -590,7 +637,7 @@ class Plan(_Handle):
         return views
 
     def _pack_gate(self, ops, name, gate, v, axes):
-        g = view(gate, name, self.dtype)
+        g = self._view(gate, name, self.dtype)
         if g.dtype != self.dtype:
             g = self._converted(g, name)
         strides = (g.strides if g.shape == v.shape
@@ -600,7 +647,7 @@ class Plan(_Handle):
 
     def _pack_channels(self, ops, name, x, batch):
         """skip (H,) as (1, H, 1), or mask (B, H) as (B, H, 1)."""
-        v = view(x, name, self._kernel_dtypes[-1])
+        v = self._view(x, name, self._kernel_dtypes[-1])
         if self._complex and name == "mask" and v.dtype in PROMOTED:
             raise ValueError(f"mask has dtype {v.dtype}; it must be real")
         if v.dtype not in self._kernel_dtypes:
@@ -667,20 +714,50 @@ class Plan(_Handle):
         ops.workspace_bytes = need
         execute(self._handle, handle, ops)
 
+    def _launch(self, direction, handle, ops, views):
+        """On u's device.  views: all arrays, u's first, on whose stream it is put,
+        behind what the streams of the others hold."""
+        stream = cuda.stream_of(views[0])
+        need = self._workspace_bytes[direction]
+        if handle is not None and direction == _lib.FORWARD:
+            need = 0            # all of it was for k's spectrum
+        workspace, ops.workspace = cuda.workspace(need, views[0])
+        ops.workspace_bytes = need if workspace is not None else 0
+        cuda.before(views, stream)
+        (_lib.lib.fftconv_cuda_backward if direction
+         else _lib.lib.fftconv_cuda_forward)(self._handle, handle, ops, stream)
+        cuda.after(views, stream)
+
+    def _empty(self, shape, dtype, like):
+        if self._device is None:
+            return empty(shape, dtype, like.kind)
+        return cuda.empty(shape, dtype, like)
+
+    def _finish(self, x, kind, u):
+        if self._device is None:
+            return finish(x, kind)
+        return cuda.finish(x, kind, cuda.stream_of(u))
+
     def _forward(self, v, axes, kernel, k_rev, in_gate, out_gate, skip,
                  activation, mask, out):
         ops, handle, views = self._operands(
             v, axes, kernel, k_rev, in_gate, out_gate, skip, activation, mask)
         if out is None:
-            result, y = empty(v.shape, self.dtype, v.kind)
+            result, y = self._empty(v.shape, self.dtype, views["u"])
         else:
-            result, y = out, output_view(out, "out", v.shape, self.dtype)
+            result, y = out, output_view(out, "out", v.shape, self.dtype, True)
+            if y.device != self._device:
+                self._elsewhere(y, "out")
         self._pack_rows(ops, _OFFSET["y"], y.pointer, y.strides, axes)
-        plain = (axes == (0, 1, 2) and v.strides[-1] == y.strides[-1] == 1
-                 and in_gate is out_gate is None
-                 and (out is None or self.blocks == 1))
-        self._execute(_lib_forward, _lib.FORWARD, handle, ops, plain)
-        return result if out is not None else finish(result, v.kind)
+        if self._device is not None:
+            self._launch(_lib.FORWARD, handle, ops,
+                         [views["u"], *views.values(), y])
+        else:
+            plain = (axes == (0, 1, 2) and v.strides[-1] == y.strides[-1] == 1
+                     and in_gate is out_gate is None
+                     and (out is None or self.blocks == 1))
+            self._execute(_lib_forward, _lib.FORWARD, handle, ops, plain)
+        return result if out is not None else self._finish(result, v.kind, v)
 
     def _backward(self, dy, v, axes, kernel, k_rev, in_gate, out_gate, skip,
                   activation, mask, needs):
@@ -690,7 +767,7 @@ class Plan(_Handle):
             views["k"] = kernel.k
             if kernel.k_rev is not None:
                 views["k_rev"] = kernel.k_rev
-        d = view(dy, "dy", self.dtype)
+        d = self._view(dy, "dy", self.dtype)
         if d.shape != v.shape:
             raise ValueError(f"dy has shape {d.shape}; it must be {v.shape}, "
                              "as u")
@@ -698,31 +775,44 @@ class Plan(_Handle):
             d = self._converted(d, "dy")
         self._pack_rows(ops, _OFFSET["dy"], d.pointer, d.strides, axes)
 
-        results = {}
+        results, arrays = {}, [views["u"], d, *views.values()]
         for name in _needs(needs, views):
             # Of the full shape; summed to a repeated operand's afterwards.
             of = views[name]
             field = _OFFSET["d" + name]
             if name in ("k", "k_rev"):
-                results[name], g = empty(of.shape, of.dtype, of.kind)
+                results[name], g = self._empty(of.shape, of.dtype, of)
                 if self._filter is not None:
                     filtered, g = empty(of.shape[:-1] + (self.fft_size,),
                                         self._kernel_dtypes[-1], None)
                 _pack(ops, field, g)
             elif name == "skip":
                 shape = (self._rows[1],)
-                results[name], g = empty(shape, of.dtype, of.kind)
+                results[name], g = self._empty(shape, of.dtype, of)
                 _pack_tensor(ops, field, g.pointer, _lib.DTYPES[g.dtype], 0,
                              1, shape[0], 1, 0, *g.strides, 1)
             else:
-                results[name], g = empty(v.shape, of.dtype, of.kind)
+                if self._device is not None:
+                    cuda.check_summed(of, name, v.shape)
+                results[name], g = self._empty(v.shape, of.dtype, of)
                 self._pack_rows(ops, field, g.pointer, g.strides, axes)
-        if results:
+            arrays.append(g)
+        if results and self._device is not None:
+            self._launch(_lib.BACKWARD, handle, ops,
+                         [a for a in arrays if a.pointer is not None])
+        elif results:
             self._execute(_lib_backward, _lib.BACKWARD, handle, ops)
         if self._filter is not None and "k" in results:
             dk = results["k"]
             view(dk, "dk").numpy()[...] = self._filtered(filtered,
                                                             dk.shape[-1])
+        if self._device is not None:
+            for name, x in results.items():
+                of = views[name]
+                x = results[name] = self._finish(x, of.kind, v)
+                if name in ("in_gate", "out_gate") and of.shape != v.shape:
+                    results[name] = reduce_to(x, of.shape)
+            return Gradients(**{"d" + name: x for name, x in results.items()})
         return Gradients(**{
             "d" + name: finish(demoted(reduce_to(x, views[name].shape),
                                        views[name]), views[name].kind)
@@ -749,6 +839,18 @@ def _shape(shape, name):
     except TypeError:
         raise ValueError(f"{name} is {shape!r}; it must be a tuple of sizes") \
             from None
+
+
+def device_number(device):
+    """None of the CPU, else the number of a CUDA device, or ValueError."""
+    name = str(device)
+    if name == "cpu" or device is None:
+        return None
+    digits = "0" if name == "cuda" else name.removeprefix("cuda:")
+    if not digits.isdecimal() or int(digits) > 2 ** 31 - 1:
+        raise ValueError(f"device is {device!r}; allowed: 'cpu', 'cuda' and "
+                         "'cuda:0', 'cuda:1', ...")
+    return int(digits)
 
 
 def thread_count(threads):

@@ -1,0 +1,90 @@
+/* Device memory and streams for callers without the CUDA runtime. */
+#include "engine.h"
+
+/* Makes `device` this thread's. */
+static int enter(const struct cuda_machine **machine, int device, int *before)
+{
+    const struct cuda_machine *m = *machine = cuda_machine();
+    const int devices = m ? m->devices() : 0;
+    if (!m)
+        return fail(FFTCONV_UNSUPPORTED, "this library was built without CUDA");
+    if (devices < 1)
+        return fail(FFTCONV_UNSUPPORTED, "no CUDA device, or no driver, was found");
+    if (device < 0 || device >= devices)
+        return fail(FFTCONV_INVALID, "device is %d, must be 0 ... %d", device, devices - 1);
+    return m->enter(device, before);
+}
+
+int fftconv_cuda_allocate(void **memory, int64_t bytes, int device)
+{
+    const struct cuda_machine *m;
+    int before, status;
+    if (!memory)
+        return fail(FFTCONV_INVALID, "memory is NULL, must point at a place for the pointer");
+    *memory = NULL;
+    if (bytes < 1)
+        return fail(FFTCONV_INVALID, "bytes is %lld, must be at least 1", (long long)bytes);
+    if ((status = enter(&m, device, &before)))
+        return status;
+    status = m->allocate(memory, bytes);
+    m->leave(device, before);
+    return status;
+}
+
+void fftconv_cuda_release(void *memory, int device)
+{
+    const struct cuda_machine *m;
+    int before;
+    if (memory && !enter(&m, device, &before)) {
+        m->release(memory);
+        m->leave(device, before);
+    }
+}
+
+int fftconv_cuda_copy(void *to, const void *from, int64_t bytes, int device, void *stream)
+{
+    const struct cuda_machine *m;
+    int before, status;
+    if (!to || !from || bytes < 0)
+        return fail(FFTCONV_INVALID, "to, from or bytes is NULL or negative");
+    if ((status = enter(&m, device, &before)))
+        return status;
+    status = m->copy(to, from, bytes, stream);
+    m->leave(device, before);
+    return status;
+}
+
+int fftconv_cuda_device_of(const void *memory, int *device)
+{
+    const struct cuda_machine *m;
+    int before, status;
+    if (!memory || !device)
+        return fail(FFTCONV_INVALID, "%s is NULL", memory ? "device" : "memory");
+    if ((status = enter(&m, 0, &before)))
+        return status;
+    status = m->device_of(memory, device);
+    m->leave(0, before);
+    return status;
+}
+
+int fftconv_cuda_wait(int device, void *stream, void *other)
+{
+    const struct cuda_machine *m;
+    int before, status = enter(&m, device, &before);
+    if (status)
+        return status;
+    status = m->wait(stream, other);
+    m->leave(device, before);
+    return status;
+}
+
+int fftconv_cuda_synchronize(int device, void *stream)
+{
+    const struct cuda_machine *m;
+    int before, status = enter(&m, device, &before);
+    if (status)
+        return status;
+    status = m->synchronize(stream);
+    m->leave(device, before);
+    return status;
+}

@@ -1,0 +1,386 @@
+"""Arrays on CUDA devices: which devices there are, and what is passed to and fro.
+
+A torch tensor on a CUDA device, a CuPy array, and anything that speaks DLPack or
+``__cuda_array_interface__`` there goes into `conv`, `conv_backward`, `Plan`,
+`FFTConv` and the calls composed of them alone, and the same kind comes out, on the
+same device.  Work is put on the stream that is current for torch and for CuPy, or
+that the array names, and is not waited for.  What speaks DLPack alone (JAX's
+arrays) hands its memory over on the legacy default stream, and is given back when
+the call is done.
+
+`asarray` copies a NumPy array to a device and `Array.numpy` copies back, for who
+has none of these libraries; they also take an `Array`.
+"""
+
+import ctypes
+import sys
+import weakref
+from ctypes import (CFUNCTYPE, POINTER, PYFUNCTYPE, Structure, addressof, byref,
+                    c_char_p, c_int, c_int32, c_int64, c_uint8, c_uint16,
+                    c_uint64, c_void_p, cast, py_object, pythonapi)
+from math import prod
+
+import numpy as np
+
+from . import _lib
+from ._array import (DTYPE_NAMES, ITEM_BYTES, View, dtype_name, name_of,
+                     numpy_dtype, size, view, wrong_dtype)
+
+_LEGACY = 1             # cudaStreamLegacy, the default stream by its own name
+
+
+def available():
+    """True where this build has the CUDA engine, and a driver and a device are
+    there."""
+    return devices() > 0
+
+
+def devices():
+    """How many devices there are; 0 without a driver or in a build without
+    CUDA."""
+    return _lib.lib.fftconv_cuda_devices()
+
+
+class DeviceView(View):
+    """A View of memory on a device.
+
+    device: its number; stream: the one that the memory is ready on, or None where
+    nothing has to be waited for; borrowed: the owner knows nothing of our stream,
+    and may use the memory again as soon as it is given back.
+    """
+    __slots__ = ("device", "stream", "borrowed")
+
+    def __init__(self, pointer, dtype, shape, strides, keep, kind, device,
+                 stream=None, borrowed=False):
+        super().__init__(pointer, dtype, shape, strides, keep, kind)
+        self.device = device
+        self.stream = stream or None
+        self.borrowed = borrowed
+
+    def _other(self, pointer, shape, strides):
+        return DeviceView(pointer, self.dtype, shape, strides, self.keep,
+                          self.kind, self.device, self.stream, self.borrowed)
+
+
+class Array:
+    """A C-contiguous array on a device, that speaks DLPack and
+    ``__cuda_array_interface__``; from `asarray`, or the result of a call whose
+    operands belong to no library that could make one.
+
+    shape; dtype, a name; device, its number.
+    """
+    __slots__ = ("shape", "dtype", "device", "_pointer", "_stream",
+                 "__weakref__")
+
+    def __init__(self, shape, dtype, device, stream=None):
+        self.shape, self.dtype, self.device = tuple(shape), dtype, device
+        self._stream = stream
+        memory = c_void_p()
+        _lib.lib.fftconv_cuda_allocate(byref(memory), max(1, self.nbytes),
+                                       device)
+        self._pointer = memory.value
+        weakref.finalize(self, _lib.lib.fftconv_cuda_release, memory.value,
+                         device).atexit = False
+
+    def __repr__(self):
+        return f"fftconv.cuda.Array({self.shape}, {self.dtype}, cuda:{self.device})"
+
+    @property
+    def nbytes(self):
+        return prod(self.shape) * ITEM_BYTES[self.dtype]
+
+    def numpy(self):
+        """A copy in NumPy's memory, when all that writes it is done."""
+        x = np.empty(self.shape, numpy_dtype(self.dtype))
+        _lib.lib.fftconv_cuda_copy(x.ctypes.data, self._pointer, self.nbytes,
+                                   self.device, self._stream)
+        return x
+
+    def _strides(self):
+        return tuple(prod(self.shape[i + 1:]) for i in range(len(self.shape)))
+
+    def _view(self):
+        return DeviceView(self._pointer, self.dtype, self.shape,
+                          self._strides(), self, None, self.device,
+                          self._stream)
+
+    @property
+    def __cuda_array_interface__(self):
+        if self.dtype == "bfloat16":
+            raise AttributeError("__cuda_array_interface__ has no bfloat16; "
+                                 "DLPack has")
+        return {"version": 3, "shape": self.shape, "strides": None,
+                "typestr": numpy_dtype(self.dtype).str,
+                "data": (self._pointer, False),
+                "stream": self._stream or _LEGACY}
+
+    def __dlpack_device__(self):
+        return (_CUDA, self.device)
+
+    def __dlpack__(self, *, stream=None, max_version=None, dl_device=None,
+                   copy=None):
+        if copy or dl_device not in (None, self.__dlpack_device__()):
+            raise BufferError("an Array is handed over where it is, uncopied")
+        if stream != -1:
+            _wait(self.device, stream, self._stream)
+        return _capsule(self)
+
+
+def asarray(x, device=0):
+    """An `Array` with the numbers of x, an array or list that NumPy knows, on
+    the device of that number.  Raises ValueError, `Unsupported`, MemoryError."""
+    v = view(x, "x")
+    x = np.ascontiguousarray(v.numpy())
+    a = Array(x.shape, v.dtype, size(device, "device", 0))
+    _upload(a, x)
+    return a
+
+
+def _upload(a, x):
+    if x.size:
+        _lib.lib.fftconv_cuda_copy(a._pointer, x.ctypes.data, x.nbytes,
+                                   a.device, a._stream)
+
+
+def beside(x, v):
+    """A DeviceView of a NumPy array's copy beside v, as if of v's kind."""
+    x = np.ascontiguousarray(x)
+    a = Array(x.shape, name_of(x.dtype), v.device, v.stream)
+    _upload(a, x)
+    found = a._view()
+    found.kind = v.kind
+    return found
+
+
+# ---- What comes in ----------------------------------------------------------
+
+def torch_view(x, dtype, torch):
+    """Of a tensor that `_array` has looked at."""
+    index = x.device.index
+    return DeviceView(x.data_ptr(), dtype, tuple(x.shape), x.stride(), x, torch,
+                      index, torch.cuda.current_stream(index).cuda_stream)
+
+
+def on_device(x):
+    """x says that its memory is a CUDA device's."""
+    if isinstance(x, Array):
+        return True
+    if hasattr(x, "__dlpack_device__"):
+        return x.__dlpack_device__()[0] in (_CUDA, _CUDA_MANAGED)
+    return (not hasattr(x, "__array_interface__")
+            and hasattr(x, "__cuda_array_interface__"))
+
+
+def device_view(x, name):
+    """DeviceView of what `on_device` says yes to."""
+    if isinstance(x, Array):
+        return x._view()
+    cupy = _cupy(x)
+    if cupy is not None:
+        dtype = name_of(x.dtype)
+        if dtype is None:
+            raise wrong_dtype(name, x.dtype)
+        return DeviceView(x.data.ptr, dtype, x.shape,
+                          _in_elements(x.strides, dtype, name), x, cupy,
+                          x.device.id, cupy.cuda.get_current_stream(x.device.id).ptr)
+    if hasattr(x, "__dlpack_device__"):
+        return _dlpack_view(x, name)
+    return _interface_view(x, name)
+
+
+def _cupy(x):
+    cupy = sys.modules.get("cupy")
+    array = getattr(cupy, "ndarray", None)
+    return cupy if array is not None and isinstance(x, array) else None
+
+
+def _in_elements(strides, dtype, name):
+    item = ITEM_BYTES[dtype]
+    if any(s % item for s in strides):
+        raise ValueError(f"{name} has strides of {tuple(strides)} bytes; they "
+                         f"must be multiples of {item}, its element's")
+    return tuple(s // item for s in strides)
+
+
+def _interface_view(x, name):
+    """By the CUDA Array Interface, version 3."""
+    described = x.__cuda_array_interface__
+    dtype = name_of(np.dtype(described["typestr"]))
+    if dtype is None:
+        raise wrong_dtype(name, described["typestr"])
+    if described.get("mask") is not None:
+        raise ValueError(f"{name} is a masked array, whose mask would be lost; "
+                         "pass it filled")
+    shape, strides = tuple(described["shape"]), described.get("strides")
+    if strides is None:
+        strides = tuple(prod(shape[i + 1:]) for i in range(len(shape)))
+    else:
+        strides = _in_elements(strides, dtype, name)
+    pointer = described["data"][0]
+    device = c_int()
+    if prod(shape):
+        try:
+            _lib.lib.fftconv_cuda_device_of(pointer, byref(device))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return DeviceView(pointer, dtype, shape, strides, x, None, device.value,
+                      described.get("stream"))
+
+
+# ---- What goes out ----------------------------------------------------------
+
+def _library(kind):
+    """"torch" or "cupy", which have memory of their own to give; else None."""
+    return next((name for name in ("torch", "cupy") if kind is not None
+                 and kind is sys.modules.get(name)), None)
+
+
+def empty(shape, dtype, like):
+    """(array of like's kind on its device, its DeviceView)."""
+    kind, device = like.kind, like.device
+    library = _library(kind)
+    if library == "torch":
+        x = kind.empty(shape, dtype=getattr(kind, dtype),
+                       device=f"cuda:{device}")
+        return x, torch_view(x, dtype, kind)
+    if library == "cupy":
+        with kind.cuda.Device(device):
+            x = kind.empty(shape, numpy_dtype(dtype))
+        return x, device_view(x, "out")
+    x = Array(shape, dtype, device, like.stream)
+    return x, x._view()
+
+
+def finish(x, kind, stream):
+    """An Array that was written on the stream, as an array of `kind`."""
+    if not isinstance(x, Array):
+        return x
+    x._stream = stream
+    return x if kind is None else kind.from_dlpack(x)
+
+
+def check_summed(v, name, shape):
+    """A repeated operand's gradient is summed by its library."""
+    if v.shape != shape and v.kind is None:
+        raise _lib.Unsupported(
+            f"{name} has shape {v.shape}, and its gradient is to be summed from "
+            f"{shape} by the library it is from, which is not known: pass it of "
+            "u's shape, or as an array of torch, CuPy or JAX")
+
+
+def workspace(bytes_, like):
+    """(owner, address) of memory from like's library, which orders it by the
+    stream; (None, None) where the C library's own will do."""
+    if bytes_ == 0 or _library(like.kind) is None:
+        return None, None
+    x, v = empty((bytes_ // 4 + 1,), "float32", like)
+    return x, v.pointer
+
+
+def output_view(x, name):
+    """Of an array to be written."""
+    readonly = (isinstance(x, Array) is False and _cupy(x) is None
+                and (getattr(x, "__cuda_array_interface__", None)
+                     or {"data": (0, True)})["data"][1])
+    if readonly:
+        raise ValueError(f"{name} is a {type(x).__name__} that cannot be "
+                         "written; it must be a torch tensor, a CuPy array or "
+                         "what has a writeable __cuda_array_interface__")
+    return device_view(x, name)
+
+
+# ---- Streams ----------------------------------------------------------------
+
+def stream_of(v):
+    return v.stream or _LEGACY
+
+
+def _wait(device, stream, other):
+    stream, other = stream or _LEGACY, other or _LEGACY
+    if stream != other:
+        _lib.lib.fftconv_cuda_wait(device, stream, other)
+
+
+def before(views, stream):
+    """What is put on the stream from now on finds the views written."""
+    for other in {v.stream for v in views} - {None, stream}:
+        _wait(views[0].device, stream, other)
+
+
+def after(views, stream):
+    """The views' owners find us done."""
+    if any(v.borrowed for v in views):
+        _lib.lib.fftconv_cuda_synchronize(views[0].device, stream)
+        return
+    for other in {v.stream for v in views} - {None, stream}:
+        _wait(views[0].device, other, stream)
+
+
+# ---- DLPack (dlpack.h, version 0.8: the unversioned capsule) -----------------
+
+_CUDA, _CUDA_MANAGED = 2, 13
+_CODES = {"complex128": 5, "complex64": 5, "bfloat16": 4}       # else 2, float
+_DLPACK_NAMES = {(_CODES.get(name, 2), 8 * ITEM_BYTES[name]): name
+                 for name in DTYPE_NAMES}
+_NAME = b"dltensor"
+
+
+class _Managed(Structure):
+    """DLManagedTensor."""
+    _fields_ = [("data", c_void_p), ("device_type", c_int32),
+                ("device_id", c_int32), ("ndim", c_int32), ("code", c_uint8),
+                ("bits", c_uint8), ("lanes", c_uint16),
+                ("shape", POINTER(c_int64)), ("strides", POINTER(c_int64)),
+                ("byte_offset", c_uint64), ("manager_ctx", c_void_p),
+                ("deleter", c_void_p)]
+
+
+# A capsule as an object, and, in its destructor, as an address.
+_pointer_in = PYFUNCTYPE(c_void_p, py_object, c_char_p)(
+    ("PyCapsule_GetPointer", pythonapi))
+_pointer_at = PYFUNCTYPE(c_void_p, c_void_p, c_char_p)(
+    ("PyCapsule_GetPointer", pythonapi))
+_is_valid_at = PYFUNCTYPE(c_int, c_void_p, c_char_p)(
+    ("PyCapsule_IsValid", pythonapi))
+_new_capsule = PYFUNCTYPE(py_object, c_void_p, c_char_p, c_void_p)(
+    ("PyCapsule_New", pythonapi))
+_handed_out = {}        # address: what must live as long as a capsule's memory
+
+
+@CFUNCTYPE(None, c_void_p)
+def _deleter(address):
+    _handed_out.pop(address, None)
+
+
+@PYFUNCTYPE(None, c_void_p)
+def _destructor(capsule):
+    """Of a capsule that nobody took: a taken one has another name."""
+    if _is_valid_at(capsule, _NAME):
+        _handed_out.pop(_pointer_at(capsule, _NAME), None)
+
+
+def _capsule(a):
+    n = len(a.shape)
+    managed = _Managed(
+        data=a._pointer, device_type=_CUDA, device_id=a.device, ndim=n,
+        code=_CODES.get(a.dtype, 2), bits=8 * ITEM_BYTES[a.dtype], lanes=1,
+        shape=(c_int64 * n)(*a.shape), strides=(c_int64 * n)(*a._strides()),
+        deleter=cast(_deleter, c_void_p))
+    _handed_out[addressof(managed)] = managed, a
+    return _new_capsule(addressof(managed), _NAME, cast(_destructor, c_void_p))
+
+
+def _dlpack_view(x, name):
+    # Kept, not taken: its own destructor gives the memory back.
+    capsule = x.__dlpack__(stream=_LEGACY)
+    t = _Managed.from_address(_pointer_in(capsule, _NAME))
+    dtype = _DLPACK_NAMES.get((t.code, t.bits)) if t.lanes == 1 else None
+    if dtype is None:
+        raise wrong_dtype(name, f"DLPack code {t.code} of {t.bits} bits")
+    shape = tuple(t.shape[:t.ndim])
+    strides = (tuple(t.strides[:t.ndim]) if t.strides else
+               tuple(prod(shape[i + 1:]) for i in range(t.ndim)))
+    namespace = getattr(x, "__array_namespace__", None)
+    return DeviceView((t.data or 0) + t.byte_offset, dtype, shape, strides,
+                      (x, capsule), namespace and namespace(), t.device_id,
+                      _LEGACY, borrowed=True)

@@ -1,0 +1,562 @@
+"""Arrays on CUDA devices, through every call that takes them: the same kind comes
+out, where it was.
+
+Run where the library has a device.  `make check` runs it on the emulated one of
+cuda_emulated.cpp (see test_cuda.py), where stand-ins take the place of torch and
+CuPy, whose arrays need a GPU.
+"""
+import gc
+import sys
+import types
+from functools import partial
+
+import numpy as np
+import pytest
+from support import Case
+from test_cuda import TOLERANCE, check_backward, check_forward
+
+import fftconv
+from fftconv import _lib, cuda
+from fftconv._array import ITEM_BYTES, numpy_dtype, view
+
+EMULATED = hasattr(_lib.lib, "cuda_emulated_waits")
+DEVICES = cuda.devices()
+ALL = ("in_gate", "out_gate", "skip", "mask")
+emulated_only = pytest.mark.skipif(not EMULATED, reason="a GPU's streams are its own")
+two_devices = pytest.mark.skipif(DEVICES < 2, reason="one device")
+
+
+# ---- Kinds of array: to(NumPy array, device) and back --------------------------
+
+class Interface:
+    """Speaks __cuda_array_interface__ alone; fields of it may be set."""
+
+    def __init__(self, x, device=0, **fields):
+        self.memory = cuda.asarray(x, device)
+        self.fields = {**self.memory.__cuda_array_interface__, **fields}
+
+    @property
+    def __cuda_array_interface__(self):
+        return self.fields
+
+
+class Dlpack:
+    """Speaks DLPack and the array API; its namespace is below."""
+
+    def __init__(self, memory):
+        self.memory, self.streams = memory, []
+
+    def __dlpack__(self, stream=None):
+        self.streams.append(stream)
+        return self.memory.__dlpack__(stream=stream)
+
+    def __dlpack_device__(self):
+        return self.memory.__dlpack_device__()
+
+    def __array_namespace__(self, api_version=None):
+        return Namespace
+
+
+class Namespace:
+    @staticmethod
+    def from_dlpack(x):
+        assert x.__dlpack_device__()[0] == 2
+        taken = Dlpack(x)
+        taken.seen = view(taken, "x", devices=True)
+        return taken
+
+
+class Tensor:
+    """A stand-in of torch.Tensor on a device."""
+    requires_grad = False
+    layout = "strided"
+
+    def __init__(self, memory, strides=None, shape=None):
+        self.memory = memory
+        self.shape = tuple(shape or memory.shape)
+        self.strides = strides or memory._strides()
+        self.dtype = f"torch.{memory.dtype}"
+        self.device = types.SimpleNamespace(type="cuda", index=memory.device)
+
+    def data_ptr(self):
+        return self.memory._pointer
+
+    def stride(self):
+        return self.strides
+
+    def is_neg(self):
+        return False
+
+    is_conj = is_neg
+
+    def element_size(self):
+        return ITEM_BYTES[self.memory.dtype]
+
+    def float(self):
+        return self.to("float32")
+
+    def to(self, dtype):
+        dtype = str(dtype).removeprefix("torch.")
+        return Tensor(cuda.asarray(self.memory.numpy().astype(numpy_dtype(dtype)),
+                                   self.memory.device))
+
+    def sum_to_size(self, shape):
+        axes = tuple(i for i, n in enumerate(shape) if n == 1)
+        return Tensor(cuda.asarray(self.memory.numpy().sum(axes, keepdims=True),
+                                   self.memory.device))
+
+
+def stand_in_torch():
+    stream = types.SimpleNamespace(cuda_stream=7)
+    torch = types.SimpleNamespace(
+        Tensor=Tensor, strided="strided", is_grad_enabled=lambda: True,
+        cuda=types.SimpleNamespace(current_stream=lambda index: stream),
+        **{name: f"torch.{name}" for name in TOLERANCE})
+    torch.empty = lambda shape, dtype, device: Tensor(cuda.Array(
+        shape, dtype[6:], int(device[5:])))
+    return torch
+
+
+class Ndarray:
+    """A stand-in of cupy.ndarray."""
+
+    def __init__(self, memory):
+        self.memory = memory
+        self.shape, self.dtype = memory.shape, numpy_dtype(memory.dtype)
+        self.strides = tuple(s * self.dtype.itemsize for s in memory._strides())
+        self.data = types.SimpleNamespace(ptr=memory._pointer)
+        self.device = types.SimpleNamespace(id=memory.device)
+        self.ndim = len(self.shape)
+        self.__dlpack__ = memory.__dlpack__
+
+    def __dlpack_device__(self):
+        return self.memory.__dlpack_device__()
+
+    def _on(self, x):
+        return Ndarray(cuda.asarray(x, self.memory.device))
+
+    def sum(self, axis, dtype):
+        return self._on(self.memory.numpy().sum(axis, dtype=dtype))
+
+    def astype(self, dtype):
+        return self._on(self.memory.numpy().astype(dtype))
+
+    def reshape(self, shape):
+        return self._on(self.memory.numpy().reshape(shape))
+
+
+def stand_in_cupy():
+    now = types.SimpleNamespace(device=0)
+
+    class Device:
+        def __init__(self, device):
+            self.device = device
+
+        def __enter__(self):
+            now.device = self.device
+
+        def __exit__(self, *_):
+            now.device = 0
+
+    stream = types.SimpleNamespace(ptr=9)
+    return types.SimpleNamespace(
+        ndarray=Ndarray, cuda=types.SimpleNamespace(
+            Device=Device, get_current_stream=lambda device: stream),
+        empty=lambda shape, dtype: Ndarray(cuda.Array(
+            shape, np.dtype(dtype).name, now.device)),
+        pad=lambda x, widths: x._on(np.pad(x.memory.numpy(), widths)))
+
+
+def real_torch(torch):
+    def to(x, device=0):
+        if x.dtype.name == "bfloat16":
+            return torch.from_numpy(x.view(np.int16).copy()).to(
+                f"cuda:{device}").view(torch.bfloat16)
+        return torch.from_numpy(x.copy()).to(f"cuda:{device}")
+
+    def back(y):
+        if y.dtype == torch.bfloat16:
+            return y.view(torch.int16).cpu().numpy().view(numpy_dtype("bfloat16"))
+        return y.cpu().numpy()
+
+    return torch.Tensor, to, back
+
+
+def of_memory(y):
+    return y.memory.numpy()
+
+
+@pytest.fixture(params=["Array", "interface", "dlpack", "torch", "cupy",
+                        *([] if EMULATED else ["jax"])])
+def kind(request, monkeypatch):
+    """(type of array, to(x, device=0), back(y))."""
+    name = request.param
+    if name in ("Array", "interface"):
+        to = cuda.asarray if name == "Array" else Interface
+        return cuda.Array, to, cuda.Array.numpy
+    if name == "dlpack":
+        return (Dlpack, lambda x, device=0: Dlpack(cuda.asarray(x, device)),
+                of_memory)
+    if EMULATED:
+        module = stand_in_torch() if name == "torch" else stand_in_cupy()
+        array = Tensor if name == "torch" else Ndarray
+        monkeypatch.setitem(sys.modules, name, module)
+        return (array, lambda x, device=0: array(cuda.asarray(x, device)),
+                of_memory)
+    module = pytest.importorskip(name)
+    if name == "torch":
+        return real_torch(module)
+    if name == "cupy":
+        return module.ndarray, lambda x, device=0: module.asarray(x), module.asnumpy
+    gpus = [d for d in module.devices() if d.platform == "gpu"]
+    if not gpus:
+        pytest.skip("this JAX has no GPU")
+    return (module.Array, lambda x, device=0: module.device_put(x, gpus[device]),
+            np.asarray)
+
+
+def of(kind, dtype):
+    """Skip where the kind has no such type."""
+    array, to, back = kind
+    if dtype == "bfloat16" and to is Interface:
+        pytest.skip("__cuda_array_interface__ has no bfloat16")
+    if dtype == "bfloat16" and array.__module__.startswith("cupy"):
+        pytest.skip("CuPy's bfloat16 is new")
+    return array, to, back
+
+
+def moved(arguments, to):
+    return {name: to(x) if isinstance(x, np.ndarray) else x
+            for name, x in arguments.items()}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("mode", ("causal", "circular", "two_sided"))
+def test_conv(kind, dtype, mode):
+    """Forward and backward in one call, every operand there."""
+    array, to, back = of(kind, dtype)
+    case = Case(2, 4, 300, 200, dtype, options=ALL, activation="silu", mode=mode,
+                k_dtype="float32", kernels=(2,))
+    at = moved(case.arguments, to)
+    y = fftconv.conv(to(case.u), to(case.k), **at)
+    assert isinstance(y, array)
+    check_forward(case, back(y))
+    g = fftconv.conv_backward(to(case.dy), to(case.u), to(case.k), **at)._asdict()
+    assert all(isinstance(x, array) for x in g.values() if x is not None)
+    check_backward(case, {name: back(x) for name, x in g.items()
+                          if x is not None})
+    g = fftconv.conv_backward(to(case.dy), to(case.u), to(case.k), **at,
+                              needs="k")
+    assert g.du is None and isinstance(g.dk, array)
+
+
+@pytest.mark.parametrize("layout", ("BHL", "BLH"))
+def test_plan(kind, layout):
+    """A spectrum, used twice, and again by its kernel."""
+    array, to, back = kind
+    case = Case(3, 2, 500, 400, "float16", options=("skip", "out_gate"))
+    turn = (np.ascontiguousarray if layout == "BHL" else
+            lambda x: np.ascontiguousarray(x.swapaxes(-1, -2)))
+    plan = fftconv.Plan(turn(case.u).shape, case.k.shape, dtype="float16",
+                        layout=layout, device="cuda")
+    assert plan.device == "cuda:0" and plan.isa == "cuda" and "cuda:0" in repr(plan)
+    at = {"skip": to(case.operands["skip"]),
+          "out_gate": to(turn(case.operands["out_gate"]))}
+    spectrum = plan.spectrum(to(case.k))
+    for kernel in (spectrum, spectrum, to(case.k)):
+        y = plan(to(turn(case.u)), kernel, **at)
+        assert isinstance(y, array)
+        check_forward(case, turn(back(y)))
+        g = plan.backward(to(turn(case.dy)), to(turn(case.u)), kernel, **at)
+        got = {n: back(x) for n, x in g._asdict().items() if x is not None}
+        check_backward(case, {n: turn(x) if x.ndim == 3 else x
+                              for n, x in got.items()})
+
+
+def test_in_place(kind):
+    """out is written where it is, and may be u."""
+    array, to, back = kind
+    case = Case(2, 3, 100, 60)
+    u, k = to(case.u), to(case.k)
+    if array is Dlpack or array.__module__.startswith("jax"):
+        with pytest.raises(ValueError, match="out is a .* cannot be written"):
+            fftconv.conv(u, k, out=u)
+        return
+    assert fftconv.conv(u, k, out=u) is u
+    check_forward(case, of_memory(u) if to is Interface else back(u))
+
+
+def test_strides():
+    """Where strides allow, nothing is copied; 0 repeats."""
+    case = Case(2, 3, 128, 60, options=("in_gate",))
+    case.operands["in_gate"] = case.operands["in_gate"][:1, :, :1]
+    turned = np.ascontiguousarray(case.u.transpose(2, 0, 1))
+    u = Interface(turned, shape=case.u.shape, strides=(12, 4, 24))
+    y = fftconv.conv(u, Interface(case.k), Interface(case.operands["in_gate"]))
+    check_forward(case, y.numpy())
+    odd = Interface(case.u, strides=(1536, 511, 4))
+    with pytest.raises(ValueError, match=r"u has strides of \(1536, 511, 4\)"):
+        fftconv.conv(odd, Interface(case.k))
+
+
+def test_repeated_gate(kind):
+    """Its gradient is summed, by the library it is from."""
+    array, to, back = kind
+    case = Case(2, 3, 64, 64, "float32", options=("in_gate",))
+    case.operands["in_gate"] = case.operands["in_gate"][:1, :, :1]
+    at = moved(case.arguments, to)
+    if array in (cuda.Array, Dlpack):
+        if array is Dlpack:
+            return          # whose namespace has no sum
+        with pytest.raises(fftconv.Unsupported, match="in_gate has shape"):
+            fftconv.conv_backward(to(case.dy), to(case.u), to(case.k), **at)
+        return
+    g = fftconv.conv_backward(to(case.dy), to(case.u), to(case.k), **at)
+    want = fftconv.reference.conv_backward(case.dy, case.u, case.k,
+                                           **case.arguments)
+    got = back(g.din_gate)
+    assert got.shape == (1, 3, 1)
+    assert np.abs(got - want.din_gate).max() < 1e-4
+
+
+def test_other_calls(kind):
+    """The calls of other libraries that are this convolution."""
+    array, to, back = kind
+    case = Case(2, 4, 128, 128, "float16", k_dtype="float32",
+                options=("in_gate", "out_gate"), mode="circular", fft_size=256)
+    flash = fftconv.FlashFFTConv(256, dtype="float16")
+    at = moved(case.operands, to)
+    y = flash(to(case.u), to(case.k), **at)
+    assert isinstance(y, array)
+    check_forward(case, back(y))
+    g = flash.backward(to(case.dy), to(case.u), to(case.k), **at)
+    check_backward(case, {n: back(x) for n, x in g._asdict().items()
+                          if x is not None})
+
+    short = Case(2, 4, 128, 40)
+    partial_conv = fftconv.PartialFFTConv(40)
+    check_forward(short, back(partial_conv(to(short.u), to(short.k))))
+
+    case = Case(2, 4, 128, 128, options=("skip",), activation="gelu")
+    skip = case.operands["skip"]
+    y = fftconv.fftconv_func(to(case.u), to(case.k), to(skip))
+    check_forward(case, back(y))
+    g = fftconv.fftconv_func_backward(to(case.dy), to(case.u), to(case.k), to(skip))
+    check_backward(case, {"du": back(g.du), "dk": back(g.dk),
+                          "dskip": back(g.dD)})
+
+    module = fftconv.FFTConv(4, 128, activation="gelu", backend="cuda")
+    module.kernel, module.skip = case.k, skip
+    y = module(to(case.u))
+    assert isinstance(y, array)
+    check_forward(case, back(y))
+    g = module.backward(to(case.dy), to(case.u))
+    assert isinstance(g.dk, array)
+    check_backward(case, {"du": back(g.du), "dk": back(g.dk),
+                          "dskip": back(g.dskip)})
+
+
+def test_partial_of_a_longer_kernel(kind):
+    """Taps that never act have a gradient of zero, by the kind's own pad."""
+    array, to, back = kind
+    case = Case(2, 3, 64, 64)
+    short = fftconv.PartialFFTConv(20)
+    if array in (cuda.Array, Dlpack) or EMULATED and array is Tensor:
+        return
+    g = short.backward(to(case.dy), to(case.u), to(case.k))
+    dk = back(g.dk)
+    assert dk.shape == case.k.shape and not dk[:, 20:].any() and dk[:, :20].any()
+
+
+# ---- Devices, streams, lifetimes -----------------------------------------------
+
+@two_devices
+def test_second_device(kind):
+    array, to, back = kind
+    case = Case(2, 3, 100, 60)
+    y = fftconv.conv(to(case.u, device=1), to(case.k, device=1))
+    check_forward(case, back(y))
+    for name, at in (("u", (0, 1)), ("k", (1, 0))):
+        with pytest.raises(ValueError,
+                           match=f"k is on cuda:{at[1]}; it must be on cuda:{at[0]}"):
+            fftconv.conv(to(case.u, device=at[0]), to(case.k, device=at[1]))
+    plan = fftconv.Plan(case.u.shape, case.k.shape, device="cuda:1")
+    with pytest.raises(ValueError, match="u is on cuda:0; it must be on cuda:1"):
+        plan(to(case.u), to(case.k, device=1))
+    spectrum = fftconv.Plan(case.u.shape, case.k.shape, device="cuda:0").spectrum(
+        to(case.k))
+    with pytest.raises(ValueError, match="spectrum is .* on cuda:0"):
+        plan(to(case.u, device=1), spectrum)
+
+
+def test_mixed_with_the_cpu(kind):
+    _, to, _ = kind
+    case = Case(2, 3, 100, 60, options=ALL)
+    u, k, at = to(case.u), to(case.k), moved(case.operands, to)
+    with pytest.raises(ValueError, match="k is on the CPU; it must be on cuda:0"):
+        fftconv.conv(u, case.k)
+    with pytest.raises(ValueError, match="k is on cuda:0; it must be on the CPU"):
+        fftconv.conv(case.u, k)
+    for name, x in case.operands.items():
+        with pytest.raises(ValueError, match=f"{name} is on the CPU; it must be on"):
+            fftconv.conv(u, k, **{**at, name: x})
+    with pytest.raises(ValueError, match="out is on the CPU; it must be on cuda:0"):
+        fftconv.conv(u, k, out=case.u.copy())
+    with pytest.raises(ValueError, match="dy is on the CPU; it must be on cuda:0"):
+        fftconv.conv_backward(case.dy, u, k)
+    with pytest.raises(ValueError, match="skip is on the CPU; it must be on cuda:0"):
+        fftconv.conv(u, k, skip=[1, 2, 3])
+
+
+@emulated_only
+def test_streams():
+    """On u's stream, which waits for the others', and they for it."""
+    case = Case(1, 2, 64, 64)
+    waits = _lib.lib.cuda_emulated_waits
+
+    def count(call):
+        start = waits()
+        return call(), waits() - start
+
+    k = Interface(case.k, stream=5)
+    y, n = count(partial(fftconv.conv, Interface(case.u, stream=7), k))
+    assert n == 2 and y.__cuda_array_interface__["stream"] == 7
+    assert count(partial(fftconv.conv, Interface(case.u, stream=5), k))[1] == 0
+    assert count(partial(fftconv.conv, Interface(case.u, stream=None), k))[1] == 2
+    u = Dlpack(cuda.asarray(case.u))
+    y, n = count(partial(fftconv.conv, u, Dlpack(cuda.asarray(case.k))))
+    assert u.streams == [1] and y.streams == [1] and n == 0
+    y = fftconv.conv(Interface(case.u, stream=7), k)
+    assert count(partial(y.__dlpack__, stream=8))[1] == 1
+    assert count(partial(y.__dlpack__, stream=7))[1] == 0
+    assert count(partial(y.__dlpack__, stream=-1))[1] == 0
+    assert count(y.__dlpack__)[1] == 1              # None is the default stream
+
+
+def test_dlpack_lives_as_long_as_it_is_used():
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    a = cuda.asarray(x)
+    v = view(Dlpack(a), "x", devices=True)
+    assert v.shape == (2, 3) and v.strides == (3, 1) and v.pointer == a._pointer
+    del a
+    gc.collect()
+    assert len(cuda._handed_out) == 1
+    assert (cuda.DeviceView, "float32", 0) == (type(v), v.dtype, v.device)
+    del v
+    gc.collect()
+    assert not cuda._handed_out
+    with pytest.raises(BufferError, match="where it is"):
+        cuda.asarray(x).__dlpack__(copy=True)
+
+
+@emulated_only
+def test_memory_is_given_back():
+    gc.collect()
+    before = _lib.lib.cuda_emulated_allocations()
+    case = Case(2, 2, 100, 100)
+    plan = fftconv.Plan(case.u.shape, case.k.shape, device="cuda")
+    u, k = cuda.asarray(case.u), cuda.asarray(case.k)
+    y = plan(u, plan.spectrum(k))
+    g = plan.backward(u, u, k)
+    assert _lib.lib.cuda_emulated_allocations() == before + 6
+    del u, k, y, g, plan
+    gc.collect()
+    assert _lib.lib.cuda_emulated_allocations() == before
+
+
+# ---- What is refused -------------------------------------------------------------
+
+def test_backend():
+    case = Case(1, 2, 64, 64)
+    u, k = cuda.asarray(case.u), cuda.asarray(case.k)
+    for backend in ("auto", "cuda"):
+        check_forward(case, fftconv.conv(u, k, backend=backend).numpy())
+        fftconv.conv_backward(u, u, k, backend=backend)
+    for rows, kernel, backend in ((u, k, "cpu"), (case.u, case.k, "cuda")):
+        there = "the CPU" if rows is case.u else "cuda:0"
+        with pytest.raises(ValueError, match=f"u is on {there}, and backend is"):
+            fftconv.conv(rows, kernel, backend=backend)
+        with pytest.raises(ValueError, match=f"u is on {there}, and backend is"):
+            fftconv.FFTConv(2, 64, backend=backend)(rows)
+    with pytest.raises(ValueError, match="backend is 'gpu'; allowed: 'auto'"):
+        fftconv.conv(u, k, backend="gpu")
+
+
+def test_wrong_arrays():
+    case = Case(1, 2, 64, 64)
+    k = cuda.asarray(case.k)
+    host = {"data": (case.u.ctypes.data, False)}
+    for x, says in [
+            (Interface(case.u, **host), "u: memory is .* must be a device's"),
+            (Interface(case.u, typestr="<i4"), "u has dtype <i4; allowed"),
+            (Interface(case.u, typestr=">f4"), "u has dtype >f4; allowed"),
+            (Interface(case.u, mask=case.u), "u is a masked array"),
+            (Interface(case.u, shape=(0, 2, 64)), r"u has shape \(0, 2, 64\)")]:
+        with pytest.raises(ValueError, match=says):
+            fftconv.conv(x, k)
+    readonly = Interface(case.u)
+    readonly.fields["data"] = (readonly.fields["data"][0], True)
+    check_forward(case, fftconv.conv(readonly, k).numpy())
+    with pytest.raises(ValueError, match="out is a Interface that cannot be written"):
+        fftconv.conv(readonly, k, out=readonly)
+    u = cuda.asarray(case.u)
+    with pytest.raises(ValueError, match="out has shape"):
+        fftconv.conv(u, k, out=cuda.asarray(case.u[:, :1]))
+    with pytest.raises(ValueError, match="out has dtype float16"):
+        fftconv.conv(u, k, out=cuda.asarray(case.u.astype("float16")))
+    with pytest.raises(ValueError, match=f"device is {DEVICES}, must be 0"):
+        cuda.asarray(case.u, DEVICES)
+    with pytest.raises(ValueError, match="device is -1; it must be from 0"):
+        cuda.asarray(case.u, -1)
+    for device in ("gpu", "cuda:x", "cuda:-1", 1.5):
+        with pytest.raises(ValueError, match="device is .*; allowed: 'cpu'"):
+            fftconv.Plan((1, 2, 64), (2, 64), device=device)
+
+
+def test_not_on_a_device():
+    """Calls, types and choices that are the CPU's so far, each by its name."""
+    case = Case(2, 4, 64, 64)
+    u, k = cuda.asarray(case.u), cuda.asarray(case.k)
+    double = cuda.asarray(case.u.astype("float64"))
+    plan = fftconv.Plan(case.u.shape, case.k.shape, device="cuda")
+    long = cuda.asarray(np.ones((1, 1, 2 ** 20), "float32"))
+    D = cuda.asarray(np.ones(2, "float32"))
+    for says, call, *arguments in [
+            ("dtype is float64", fftconv.conv, double,
+             cuda.asarray(case.k.astype("float64"))),
+            ("pattern is", partial(fftconv.conv, mode="circular",
+                                   pattern=fftconv.Pattern.lowpass(8)), u, k),
+            ("length is 1048576", fftconv.conv, long,
+             cuda.asarray(np.ones((1, 3), "float32"))),
+            ("pattern is", fftconv.FrequencySparseFFTConv(8), u, k),
+            ("rows_to_spectra is not on", plan.rows_to_spectra, u),
+            ("this is the CPU's", partial(fftconv.fftconv_func, head_dim=2, v=u,
+                                          q=u), u, cuda.asarray(case.k[:2]), D),
+            ("a filter is the CPU's", fftconv.fftconv_fwd, u, k, None)]:
+        if says.startswith("length") and not EMULATED:
+            continue        # a longer row goes through device memory there
+        with pytest.raises(fftconv.Unsupported, match=says):
+            call(*arguments)
+    w = cuda.asarray(case.k[:, :3])
+    for says, call, *arguments in [
+            ("u is on a CUDA device; this call", fftconv.conv_matrix, u,
+             cuda.asarray(np.ones((4, 4, 8), "float32"))),
+            ("x is on a CUDA device; this call", fftconv.depthwise_conv1d, u, w),
+            ("k is on a CUDA device; this call", fftconv.Stream, k),
+            ("kernel is on a CUDA device", partial(setattr,
+             fftconv.FFTConv(4, 64), "kernel"), k),
+            ("isa is given", partial(fftconv.Plan, device="cuda", isa="avx2"),
+             case.u.shape, case.k.shape)]:
+        with pytest.raises(ValueError, match=says):
+            call(*arguments)
+
+
+def test_asarray():
+    for dtype in ("float64", "float32", "float16", "bfloat16", "complex64"):
+        x = np.arange(12).reshape(3, 4).astype(numpy_dtype(dtype))
+        a = cuda.asarray(x.T)
+        assert a.shape == (4, 3) and a.dtype == dtype and f"{dtype}" in repr(a)
+        assert a.numpy().tobytes() == np.ascontiguousarray(x.T).tobytes()
+    assert cuda.asarray([1, 2.5]).numpy().tolist() == [1, 2.5]
+    assert not hasattr(cuda.asarray(x.astype(numpy_dtype("bfloat16"))),
+                       "__cuda_array_interface__")
