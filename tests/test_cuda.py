@@ -1,8 +1,10 @@
-"""The CUDA engine without a GPU: its kernels and its host code run on the CPU by
-libfftconv/cuda/machine_host.h (see there what it is strict about), against the
-oracle.  What this cannot show is speed, memory order and bank conflicts."""
+"""The CUDA engine against the oracle: on a GPU where the library has one, else its
+kernels and its host code run on the CPU by libfftconv/cuda/machine_host.h (see
+there what it is strict about).  What that cannot show is speed, memory order and
+bank conflicts.  FFTCONV_CUDA=emulated asks for it beside a GPU too."""
 import ctypes
 import itertools
+import os
 import sys
 from ctypes import byref, c_float, c_int, c_int64, c_uint32, c_void_p
 from pathlib import Path
@@ -12,13 +14,18 @@ import pytest
 from build_tree import BUILD, clean_environment, run
 from support import Case, big, norm, normal, wide
 
-from fftconv import _lib, reference
+from fftconv import _lib, cuda, reference
 from fftconv._array import KERNEL_DTYPES, _numpy_view
 from fftconv.plan import aligned_bytes
 
-LIBRARY = BUILD / "tests" / ".libs" / "libcuda_emulated.so"
+EMULATED = BUILD / "tests" / ".libs" / "libcuda_emulated.so"
+ON_GPU = cuda.available() and os.environ.get("FFTCONV_CUDA") != "emulated"
+LIBRARY = Path(_lib.path) if ON_GPU else EMULATED
+DEVICE = 0 if ON_GPU else 1
+DEVICES = cuda.devices() if ON_GPU else 2
 pytestmark = pytest.mark.skipif(
     not LIBRARY.exists(), reason="no C++ compiler when this was configured")
+emulated_only = pytest.mark.skipif(ON_GPU, reason="of the emulated machine")
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)      # M
 LONGEST = {"float32": 16384, "float16": 32768, "bfloat16": 32768}
@@ -28,16 +35,63 @@ H100 = 227 * 1024       # bytes of shared memory a block may have
 
 
 def library():
-    """The library with the emulated machine in a GPU's place."""
+    """The library whose statuses are not yet exceptions, and the emulated machine
+    in a GPU's place where there is none."""
     if not hasattr(library, "lib"):
         lib = library.lib = ctypes.CDLL(str(LIBRARY))
         for name, (result, arguments) in _lib.PROTOTYPES.items():
             function = getattr(lib, name)
             function.restype, function.argtypes = result, arguments
-        lib.cuda_emulated_set.argtypes = [c_int64, c_int64, c_uint32]
-        lib.cuda_emulated_allocations.restype = c_int64
-        lib.cuda_emulated_bits.argtypes = [c_int, c_float]
+        if not ON_GPU:
+            lib.cuda_emulated_set.argtypes = [c_int64, c_int64, c_uint32]
+            lib.cuda_emulated_allocations.restype = c_int64
+            lib.cuda_emulated_bits.argtypes = [c_int, c_float]
     return library.lib
+
+
+def nothing_is_left():
+    """Of device memory; and this thread's device is what it was."""
+    if not ON_GPU:
+        assert library().cuda_emulated_allocations() == 0
+        assert library().cuda_emulated_device() == 0
+
+
+class Memory:
+    """Arrays as the device sees them: copies on a GPU, whole buffers, so that
+    views of one buffer stay so; themselves on the emulated machine."""
+
+    def __init__(self):
+        self.copies = {}        # address of a buffer: (it, the copy's address)
+
+    def __enter__(self):
+        return self
+
+    def address(self, x):
+        if not ON_GPU:
+            return x.ctypes.data
+        root = x
+        while isinstance(root.base, np.ndarray):
+            root = root.base
+        at = root.ctypes.data
+        if at not in self.copies:
+            copy = c_void_p()
+            must(library().fftconv_cuda_allocate(
+                byref(copy), max(1, root.nbytes), DEVICE))
+            self.copies[at] = root, copy.value
+            self._copy(copy.value, at, root.nbytes)
+        return self.copies[at][1] + x.ctypes.data - at
+
+    def fetch(self):
+        """What calls wrote, to where it belongs."""
+        for at, (root, copy) in self.copies.items():
+            self._copy(at, copy, root.nbytes)
+
+    def _copy(self, to, of, size):
+        must(library().fftconv_cuda_copy(to, of, size, DEVICE, None))
+
+    def __exit__(self, *_):
+        for _, copy in self.copies.values():
+            library().fftconv_cuda_release(copy, DEVICE)
 
 
 def must(status):
@@ -45,7 +99,7 @@ def must(status):
         raise RuntimeError(library().fftconv_last_error().decode())
 
 
-def tensor(x, axes):
+def tensor(x, axes, memory):
     """fftconv_tensor of an array, whose axes become the last of three."""
     v = _numpy_view(x, x.dtype.name)
     lead = 3 - len(v.shape) if axes == "rows" else None
@@ -53,7 +107,7 @@ def tensor(x, axes):
     if axes == "column":                # (H,) or (B, H): a number for each row
         shape, strides = shape + [1], strides + [0]
         lead = 3 - len(shape)
-    t = _lib.Tensor(data=v.pointer, dtype=_lib.DTYPES[v.dtype])
+    t = _lib.Tensor(data=memory.address(x), dtype=_lib.DTYPES[v.dtype])
     t.shape = (c_int64 * 3)(*[1] * lead, *shape)
     t.stride = (c_int64 * 3)(*[0] * lead, *strides)
     return t
@@ -64,7 +118,17 @@ AXES = {"skip": "column", "mask": "column", "dskip": "column"}
 
 def call(case, direction, outputs, *, dy=None, prepared=True, blocks=3,
          shared=H100, seed=0, workspace=False):
-    """One call on the emulated machine; `outputs` are written.  Returns M."""
+    """One call; `outputs` are written.  Returns M.  blocks, shared, seed: of the
+    emulated machine."""
+    with Memory() as memory:
+        m = call_on(memory, case, direction, outputs, dy, prepared, workspace,
+                    (shared, blocks, seed))
+        memory.fetch()
+    nothing_is_left()
+    return m
+
+
+def call_on(memory, case, direction, outputs, dy, prepared, workspace, machine):
     batch, channels, length = case.u.shape
     kernel = (1,) * (3 - case.k.ndim) + case.k.shape
     desc = _lib.PlanDesc(
@@ -80,13 +144,14 @@ def call(case, direction, outputs, *, dy=None, prepared=True, blocks=3,
               **case.operands, **outputs}
     for name, x in arrays.items():
         if x is not None:
-            setattr(o, name, tensor(x, AXES.get(name, "rows")))
+            setattr(o, name, tensor(x, AXES.get(name, "rows"), memory))
     lib = library()
-    lib.cuda_emulated_set(shared, blocks, seed)
+    if not ON_GPU:
+        lib.cuda_emulated_set(*machine)
     plan, spectrum = c_void_p(), c_void_p()
     info = _lib.PlanInfo(size=ctypes.sizeof(_lib.PlanInfo))
     try:
-        must(lib.fftconv_cuda_plan_create(byref(plan), byref(desc), 1))
+        must(lib.fftconv_cuda_plan_create(byref(plan), byref(desc), DEVICE))
         must(lib.fftconv_cuda_plan_get_info(plan, byref(info)))
         if prepared:
             must(lib.fftconv_cuda_spectrum_create(
@@ -96,16 +161,14 @@ def call(case, direction, outputs, *, dy=None, prepared=True, blocks=3,
         if workspace:
             size = (info.backward_workspace_bytes if direction
                     else info.forward_workspace_bytes)
-            memory, o.workspace = aligned_bytes(size)
-            memory[...] = 0xff
-            o.workspace_bytes = size
+            bytes_, _ = aligned_bytes(size)
+            bytes_[...] = 0xff
+            o.workspace, o.workspace_bytes = memory.address(bytes_), size
         must((lib.fftconv_cuda_backward if direction
               else lib.fftconv_cuda_forward)(plan, spectrum, byref(o), None))
     finally:
         lib.fftconv_cuda_spectrum_destroy(spectrum)
         lib.fftconv_cuda_plan_destroy(plan)
-    assert lib.cuda_emulated_allocations() == 0
-    assert lib.cuda_emulated_device() == 0
     return info.transform_length
 
 
@@ -395,6 +458,7 @@ def test_impulses():
     assert np.abs(wide(y)[:, 0] - want).max() < 1e-5
 
 
+@emulated_only
 @pytest.mark.parametrize("shared, longest", [
     (99 * 1024, {"float16": 16384, "float32": 8192}),
     (163 * 1024, {"float16": 32768, "float32": 16384}),
@@ -428,7 +492,7 @@ def test_refusals():
     case.operands = {"in_gate": case.u[:1]}
     with pytest.raises(RuntimeError, match="in_gate has shape"):
         forward(case)
-    lib, plan, other = library(), c_void_p(), c_void_p()
+    lib, plan = library(), c_void_p()
     desc = _lib.PlanDesc(size=ctypes.sizeof(_lib.PlanDesc), batch=1, channels=1,
                          length=300, kernel_length=3, dtype=2)
 
@@ -442,35 +506,37 @@ def test_refusals():
             for name in fields:
                 setattr(desc, name, 0)
 
-    for device in (-1, 2):
-        with pytest.raises(RuntimeError, match=f"device is {device}, must be 0 ... 1"):
+    for device in (-1, DEVICES):
+        with pytest.raises(RuntimeError, match=(
+                f"device is {device}, must be 0 ... {DEVICES - 1}")):
             create(device)
     for fields in ({"dense": 1}, {"order": 2}, {"history": 1}):
         name, = fields
         with pytest.raises(RuntimeError, match=f"{name} is given"):
             create(**fields)
     assert create()
-    first, k = plan.value, np.zeros((1, 1, 3), "float32")
+    first, k, memory = plan.value, np.zeros((1, 1, 3), "float32"), Memory()
     spectrum = c_void_p()
     must(lib.fftconv_cuda_spectrum_create(
-        byref(spectrum), first, byref(tensor(k, "rows")), None, None))
+        byref(spectrum), first, byref(tensor(k, "rows", memory)), None, None))
     second = create(length=600)
     o = _lib.Operands(size=ctypes.sizeof(_lib.Operands))
     u = np.zeros((1, 1, 600), "float32")
-    o.u, o.y = tensor(u, "rows"), tensor(poisoned(u), "rows")
+    o.u, o.y = tensor(u, "rows", memory), tensor(poisoned(u), "rows", memory)
     with pytest.raises(RuntimeError, match="spectrum was made for another plan"):
         must(lib.fftconv_cuda_forward(second, spectrum, byref(o), None))
     with pytest.raises(RuntimeError, match="k is NULL"):
         must(lib.fftconv_cuda_forward(second, None, byref(o), None))
-    o.k = tensor(k, "rows")
-    memory, o.workspace = aligned_bytes(64)
+    o.k = tensor(k, "rows", memory)
+    scratch, o.workspace = aligned_bytes(64)
     o.workspace_bytes = 64
     with pytest.raises(RuntimeError, match="workspace_bytes is 64"):
         must(lib.fftconv_cuda_forward(second, None, byref(o), None))
+    memory.__exit__()
     lib.fftconv_cuda_spectrum_destroy(spectrum)
     lib.fftconv_cuda_plan_destroy(first)
     lib.fftconv_cuda_plan_destroy(second)
-    assert lib.cuda_emulated_allocations() == 0 and not other.value
+    nothing_is_left()
 
 
 def test_without_a_device():
@@ -635,11 +701,15 @@ def test_taps_that_never_act():
 
 # ---- Arrays of Python -----------------------------------------------------------
 
+@emulated_only
 def test_device_arrays():
-    """test_device.py, on the emulated machine, as a process of its own."""
+    """test_device.py, and of this file what lays out memory as on a GPU, in a
+    process whose library is the emulated one."""
     tests = Path(__file__).parent
     run(sys.executable, "-m", "pytest", "-q", "-c", tests.parent / "pyproject.toml",
-        "-p", "no:cacheprovider", tests / "test_device.py", env=clean_environment(
+        "-p", "no:cacheprovider", tests / "test_device.py", tests / "test_cuda.py",
+        "-k", "test_device or strides or in_place or refusals or workspace",
+        env=clean_environment(
             FFTCONV_LIBRARY=str(LIBRARY), FFTCONV_BUILDDIR=str(BUILD),
             PYTHONPATH=str(Path(_lib.__file__).parent.parent)))
 
@@ -647,6 +717,7 @@ def test_device_arrays():
 # ---- The emulated machine itself ----------------------------------------------
 
 
+@emulated_only
 def test_fragment_maps():
     """PTX ISA, mma.m16n8k16: groupID = lane / 4, threadID = lane % 4."""
     row, column = c_int(), c_int()
@@ -663,6 +734,7 @@ def test_fragment_maps():
             assert (row.value, column.value) == place
 
 
+@emulated_only
 def test_conversions(rng):
     """To 16 bits as NumPy and ml_dtypes round: nearest, ties to even."""
     bits = np.concatenate([

@@ -464,6 +464,48 @@ def test_memory_is_given_back():
     assert _lib.lib.cuda_emulated_allocations() == before
 
 
+@pytest.fixture
+def torch():
+    module = pytest.importorskip("torch")
+    if EMULATED or not module.cuda.is_available():
+        pytest.skip("of a GPU")
+    return module
+
+
+def test_torch_stream(torch):
+    """On the stream that is current: behind what it still has to do."""
+    case = Case(2, 3, 500, 500)
+    _, to, back = real_torch(torch)
+    u, k, late = torch.zeros(case.u.shape, device="cuda"), to(case.k), to(case.u)
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        torch.cuda._sleep(50_000_000)
+        u.copy_(late)
+        y = fftconv.conv(u, k)
+        check_forward(case, back(y))
+
+
+def test_torch_graph(torch):
+    """Captured forward and backward, replayed on other numbers."""
+    _, to, back = real_torch(torch)
+    case, other = (Case(2, 3, 500, 500, seed=s) for s in (0, 1))
+    u, k, dy = to(case.u), to(case.k), to(case.dy)
+    plan = fftconv.Plan(case.u.shape, case.k.shape, device="cuda")
+
+    def both():
+        return plan(u, k), plan.backward(dy, u, k)
+
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y, g = both()
+    for x, new in (u, other.u), (k, other.k), (dy, other.dy):
+        x.copy_(to(new))
+    graph.replay()
+    check_forward(other, back(y))
+    check_backward(other, {"du": back(g.du), "dk": back(g.dk)})
+
+
 # ---- What is refused -------------------------------------------------------------
 
 def test_backend():
