@@ -126,7 +126,7 @@ DEVICE void max_over(Lanes<uint32_t> &x, int mask)
             x.value = max(x.value, __shfl_xor_sync(0xffffffffu, x.value, bit));
 }
 
-DEVICE void sum_over(Lanes<float> &x)
+template <class T> DEVICE void sum_over(Lanes<T> &x)
 {
     UNROLL
     for (int bit = LANES / 2; bit >= 1; bit /= 2)

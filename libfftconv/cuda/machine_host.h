@@ -236,10 +236,10 @@ inline void max_over(Lanes<uint32_t> &x, int mask)
     }
 }
 
-inline void sum_over(Lanes<float> &x)
+template <class T> void sum_over(Lanes<T> &x)
 {
     for (int bit = LANES / 2; bit >= 1; bit /= 2) {
-        const Lanes<float> old = x;
+        const Lanes<T> old = x;
         for (int l = 0; l < LANES; l++)
             x[l] = old[l] + old[l ^ bit];
     }

@@ -59,22 +59,24 @@ DEVICE int exponent_of(uint32_t bits)
     return e < -120 ? -120 : e > 119 ? 119 : e;
 }
 
-DEVICE float activate(int map, float p)
+/* A T here and below is float or double. */
+template <class T> DEVICE T activate(int map, T p)
 {
     if (map == 1) /* GELU */
-        return 0.5f * p * erfcf(p * -0.70710678f);
+        return T(0.5) * p * erfc(p * T(-0.70710678118654752));
     if (map == 2) /* SiLU */
-        return p / (1 + expf(-p));
+        return p / (1 + exp(-p));
     return p;
 }
 
 /* The derivative. */
-DEVICE float slope(int map, float p)
+template <class T> DEVICE T slope(int map, T p)
 {
     if (map == 1) /* GELU */
-        return 0.5f * erfcf(p * -0.70710678f) + p * 0.39894228f * expf(-0.5f * p * p);
+        return T(0.5) * erfc(p * T(-0.70710678118654752)) +
+               p * T(0.39894228040143268) * exp(T(-0.5) * p * p);
     if (map == 2) /* SiLU */ {
-        const float s = 1 / (1 + expf(-p));
+        const T s = 1 / (1 + exp(-p));
         return s + p * s * (1 - s);
     }
     return 1;
@@ -83,7 +85,7 @@ DEVICE float slope(int map, float p)
 /* ---- Rows of the caller -------------------------------------------------------------- */
 
 enum { RUN = 8 }; /* elements taken at once */
-enum Type { FLOAT32 = 2, FLOAT16 = 3 }; /* of fftconv_dtype; else bfloat16 */
+enum Type { FLOAT64 = 1, FLOAT32 = 2, FLOAT16 = 3 }; /* of fftconv_dtype; else bfloat16 */
 
 struct Row {
     char *data;
@@ -91,11 +93,19 @@ struct Row {
     int type;
 };
 
-DEVICE Row row_of(const Operand &o, int64_t b, int64_t h)
+/* float64 is met only where the arithmetic is. */
+template <class T> DEVICE bool is_wide(int type) { return sizeof(T) == 8 && type == FLOAT64; }
+
+template <class T> DEVICE int size_of(int type)
 {
-    const int size = o.type == FLOAT32 ? 4 : 2;
-    return {static_cast<char *>(o.data) + (b * o.stride[0] + h * o.stride[1]) * size, o.stride[2],
-            o.type};
+    return is_wide<T>(type) ? 8 : type == FLOAT32 ? 4 : 2;
+}
+
+template <class T = float> DEVICE Row row_of(const Operand &o, int64_t b, int64_t h)
+{
+    return {static_cast<char *>(o.data) +
+                (b * o.stride[0] + h * o.stride[1]) * size_of<T>(o.type),
+            o.stride[2], o.type};
 }
 
 DEVICE float value_of(uint16_t bits, int type)
@@ -103,48 +113,78 @@ DEVICE float value_of(uint16_t bits, int type)
     return type == FLOAT16 ? half_value(bits) : bfloat_value(bits);
 }
 
-DEVICE float element(const Row &r, int64_t n)
+DEVICE uint16_t bits_of(float x, int type)
 {
+    return type == FLOAT16 ? half_bits(x) : bfloat_bits(x);
+}
+
+template <class T = float> DEVICE T element(const Row &r, int64_t n)
+{
+    if (is_wide<T>(r.type))
+        return static_cast<T>(reinterpret_cast<const double *>(r.data)[n * r.stride]);
     if (r.type == FLOAT32)
         return reinterpret_cast<const float *>(r.data)[n * r.stride];
     return value_of(reinterpret_cast<const uint16_t *>(r.data)[n * r.stride], r.type);
 }
 
-DEVICE void set_element(const Row &r, int64_t n, float x)
+template <class T> DEVICE void set_element(const Row &r, int64_t n, T x)
 {
-    if (r.type == FLOAT32)
-        reinterpret_cast<float *>(r.data)[n * r.stride] = x;
+    if (is_wide<T>(r.type))
+        reinterpret_cast<double *>(r.data)[n * r.stride] = x;
+    else if (r.type == FLOAT32)
+        reinterpret_cast<float *>(r.data)[n * r.stride] = static_cast<float>(x);
     else
-        reinterpret_cast<uint16_t *>(r.data)[n * r.stride] =
-            r.type == FLOAT16 ? half_bits(x) : bfloat_bits(x);
+        reinterpret_cast<uint16_t *>(r.data)[n * r.stride] = bits_of(static_cast<float>(x), r.type);
 }
 
-DEVICE float scalar_of(const Operand &o, int64_t b, int64_t h)
+template <class T = float> DEVICE T scalar_of(const Operand &o, int64_t b, int64_t h)
 {
-    return element(row_of(o, b, h), 0);
+    return element<T>(row_of<T>(o, b, h), 0);
 }
 
-/* Is a run one or two aligned vectors? */
-DEVICE bool is_quick(const Row &r, int n, int from, int to)
+/* Is a run aligned vectors? */
+template <class T> DEVICE bool is_quick(const Row &r, int n, int from, int to)
 {
-    const int64_t at = static_cast<int64_t>(n) * (r.type == FLOAT32 ? 4 : 2);
+    const int64_t at = static_cast<int64_t>(n) * size_of<T>(r.type);
     return r.stride == 1 && n >= from && n + RUN <= to &&
            (reinterpret_cast<uintptr_t>(r.data) + at) % 16 == 0;
 }
 
-/* Elements n ... n + RUN - 1; zeros outside of [from, to). */
-DEVICE void read_run(const Row &r, int n, int from, int to, float *x)
+/* A run as vectors of numbers of one size. */
+template <class S, class T> DEVICE void read_vectors(const char *from, T *x)
 {
-    if (is_quick(r, n, from, to)) {
-        if (r.type == FLOAT32) {
-            UNROLL
-            for (int i = 0; i < RUN; i += 4) {
-                const auto v = *reinterpret_cast<const Pack<float, 4> *>(r.data + (n + i) * 4ll);
-                UNROLL
-                for (int j = 0; j < 4; j++)
-                    x[i + j] = v.at[j];
-            }
-        } else {
+    enum { COUNT = 16 / sizeof(S) };
+    UNROLL
+    for (int i = 0; i < RUN; i += COUNT) {
+        const auto v = *(reinterpret_cast<const Pack<S, COUNT> *>(from) + i / COUNT);
+        UNROLL
+        for (int j = 0; j < COUNT; j++)
+            x[i + j] = static_cast<T>(v.at[j]);
+    }
+}
+
+template <class S, class T> DEVICE void write_vectors(char *to, const T *x)
+{
+    enum { COUNT = 16 / sizeof(S) };
+    UNROLL
+    for (int i = 0; i < RUN; i += COUNT) {
+        Pack<S, COUNT> v;
+        UNROLL
+        for (int j = 0; j < COUNT; j++)
+            v.at[j] = static_cast<S>(x[i + j]);
+        *(reinterpret_cast<Pack<S, COUNT> *>(to) + i / COUNT) = v;
+    }
+}
+
+/* Elements n ... n + RUN - 1; zeros outside of [from, to). */
+template <class T> DEVICE void read_run(const Row &r, int n, int from, int to, T *x)
+{
+    if (is_quick<T>(r, n, from, to)) {
+        if (is_wide<T>(r.type))
+            read_vectors<double>(r.data + n * 8ll, x);
+        else if (r.type == FLOAT32)
+            read_vectors<float>(r.data + n * 4ll, x);
+        else {
             const auto v = *reinterpret_cast<const Pack<uint16_t, 8> *>(r.data + n * 2ll);
             UNROLL
             for (int i = 0; i < RUN; i++)
@@ -153,24 +193,22 @@ DEVICE void read_run(const Row &r, int n, int from, int to, float *x)
     } else {
         UNROLL
         for (int i = 0; i < RUN; i++)
-            x[i] = n + i >= from && n + i < to ? element(r, n + i) : 0.0f;
+            x[i] = n + i >= from && n + i < to ? element<T>(r, n + i) : T(0);
     }
 }
 
-DEVICE void write_run(const Row &r, int n, int from, int to, const float *x)
+template <class T> DEVICE void write_run(const Row &r, int n, int from, int to, const T *x)
 {
-    if (is_quick(r, n, from, to)) {
-        if (r.type == FLOAT32) {
-            UNROLL
-            for (int i = 0; i < RUN; i += 4) {
-                const Pack<float, 4> v = {{x[i], x[i + 1], x[i + 2], x[i + 3]}};
-                *reinterpret_cast<Pack<float, 4> *>(r.data + (n + i) * 4ll) = v;
-            }
-        } else {
+    if (is_quick<T>(r, n, from, to)) {
+        if (is_wide<T>(r.type))
+            write_vectors<double>(r.data + n * 8ll, x);
+        else if (r.type == FLOAT32)
+            write_vectors<float>(r.data + n * 4ll, x);
+        else {
             Pack<uint16_t, 8> v;
             UNROLL
             for (int i = 0; i < RUN; i++)
-                v.at[i] = r.type == FLOAT16 ? half_bits(x[i]) : bfloat_bits(x[i]);
+                v.at[i] = bits_of(static_cast<float>(x[i]), r.type);
             *reinterpret_cast<Pack<uint16_t, 8> *>(r.data + n * 2ll) = v;
         }
         return;
@@ -182,9 +220,9 @@ DEVICE void write_run(const Row &r, int n, int from, int to, const float *x)
 }
 
 /* x *= elements */
-DEVICE void multiply_run(const Row &r, int n, int from, int to, float *x)
+template <class T> DEVICE void multiply_run(const Row &r, int n, int from, int to, T *x)
 {
-    float factor[RUN];
+    T factor[RUN];
     read_run(r, n, from, to, factor);
     UNROLL
     for (int i = 0; i < RUN; i++)
@@ -192,10 +230,108 @@ DEVICE void multiply_run(const Row &r, int n, int from, int to, float *x)
 }
 
 /* ... where there are any. */
-DEVICE void multiply_run(const Operand &o, int64_t b, int64_t h, int n, int from, int to, float *x)
+template <class T>
+DEVICE void multiply_run(const Operand &o, int64_t b, int64_t h, int n, int from, int to, T *x)
 {
     if (o.data)
-        multiply_run(row_of(o, b, h), n, from, to, x);
+        multiply_run(row_of<T>(o, b, h), n, from, to, x);
+}
+
+/* RUN elements of row (b, h) from place n on, to where the pass wants them. */
+template <class T>
+DEVICE void sink(Block &block, const Pass &s, int64_t b, int64_t h, T *own, int n, int l, T *v,
+                 T &dskip)
+{
+    const int from = s.sink_from, to = s.sink_to;
+    T x[RUN];
+    if (n >= to || n + RUN <= from)
+        return;
+    if (s.sink == HOLD || s.sink == TAPS) {
+        UNROLL
+        for (int i = 0; i < RUN; i++) {
+            if (s.sink == HOLD)
+                block.store_global(own + n + i, l, v[i]);
+            else if (s.add >= 0 && n + i >= from && n + i < to)
+                v[i] += block.load_global(own + n + i + s.add, l);
+        }
+        if (s.sink == TAPS)
+            write_run(row_of<T>(s.y, b, h), n, from, to, v);
+        return;
+    }
+    const T mask = s.mask.data ? scalar_of<T>(s.mask, b, h) : T(1);
+    if (s.sink == SPREAD) {
+        T g[RUN];
+        UNROLL
+        for (int i = 0; i < RUN; i++)
+            g[i] = 0;
+        if (s.own) {
+            UNROLL
+            for (int i = 0; i < RUN; i++)
+                if (n + i < to)
+                    g[i] = block.load_global(own + n + i, l);
+        } else if (s.skip.data) {
+            read_run(row_of<T>(s.dy, b, h), n, from, to, g);
+            multiply_run(s.out_gate, b, h, n, from, to, g);
+            UNROLL
+            for (int i = 0; i < RUN; i++)
+                g[i] *= mask;
+        }
+        const T skip = s.skip.data ? scalar_of<T>(s.skip, 0, h) : T(0);
+        if (s.skip.data || s.din_gate.data)
+            read_run(row_of<T>(s.u, b, h), n, from, to, x);
+        if (s.skip.data) {
+            T z[RUN];
+            UNROLL
+            for (int i = 0; i < RUN; i++)
+                z[i] = x[i];
+            multiply_run(s.in_gate, b, h, n, from, to, z);
+            UNROLL
+            for (int i = 0; i < RUN; i++) {
+                v[i] += skip * g[i];
+                dskip += n + i < to ? g[i] * z[i] : T(0);
+            }
+        }
+        if (s.din_gate.data) {
+            UNROLL
+            for (int i = 0; i < RUN; i++)
+                x[i] *= v[i];
+            write_run(row_of<T>(s.din_gate, b, h), n, from, to, x);
+        }
+        if (s.du.data) {
+            multiply_run(s.in_gate, b, h, n, from, to, v);
+            write_run(row_of<T>(s.du, b, h), n, from, to, v);
+        }
+        return;
+    }
+    if (s.skip.data) {
+        const T skip = scalar_of<T>(s.skip, 0, h);
+        read_run(row_of<T>(s.u, b, h), n, from, to, x);
+        multiply_run(s.in_gate, b, h, n, from, to, x);
+        UNROLL
+        for (int i = 0; i < RUN; i++)
+            v[i] += skip * x[i];
+    }
+    if (s.sink == OUTPUT) {
+        UNROLL
+        for (int i = 0; i < RUN; i++)
+            v[i] = activate(s.activation, v[i]) * mask;
+        multiply_run(s.out_gate, b, h, n, from, to, v);
+        write_run(row_of<T>(s.y, b, h), n, from, to, v);
+        return;
+    }
+    /* GRADIENT */
+    read_run(row_of<T>(s.dy, b, h), n, from, to, x);
+    if (s.dout_gate.data) {
+        T d[RUN];
+        UNROLL
+        for (int i = 0; i < RUN; i++)
+            d[i] = x[i] * mask * activate(s.activation, v[i]);
+        write_run(row_of<T>(s.dout_gate, b, h), n, from, to, d);
+    }
+    multiply_run(s.out_gate, b, h, n, from, to, x);
+    UNROLL
+    for (int i = 0; i < RUN; i++)
+        block.store_global(own + n + i, l, x[i] * mask * slope(s.activation, v[i]));
 }
 
 /* ---- The tables: where in `tables` each stage's constants begin ------------------------
@@ -900,111 +1036,13 @@ template <class Shape> struct RowKernel : Shape {
                             v[j] = scaled(half < 2 ? half < 1 ? f.at[0] : f.at[1]
                                           : half < 3 ? f.at[2] : f.at[3], e);
                         }
-                        sink(block, a, pass, place, b, r,
+                        sink(block, pass, b, place.h, own_row(block, a, r),
                              (16 * m + l / 4 + half / 2 * 8) * S + c + half % 2 * RUN, l, v,
                              dskip[l]);
                     }
                 }
             }
         }
-    }
-
-    /* RUN elements from place n on, to the caller. */
-    static DEVICE void sink(Block &block, const Arguments &a, const Pass &s, const Place &place,
-                            int64_t b, int r, int n, int l, float *v, float &dskip)
-    {
-        const int64_t h = place.h;
-        const int from = s.sink_from, to = s.sink_to;
-        float x[RUN];
-        if (n >= to || n + RUN <= from)
-            return;
-        if (s.sink == HOLD || s.sink == TAPS) {
-            UNROLL
-            for (int i = 0; i < RUN; i++) {
-                if (s.sink == HOLD)
-                    block.store_global(own_row(block, a, r) + n + i, l, v[i]);
-                else if (s.add >= 0 && n + i >= from && n + i < to)
-                    v[i] += block.load_global(own_row(block, a, r) + n + i + s.add, l);
-            }
-            if (s.sink == TAPS)
-                write_run(row_of(s.y, b, h), n, from, to, v);
-            return;
-        }
-        const float mask = s.mask.data ? scalar_of(s.mask, b, h) : 1.0f;
-        if (s.sink == SPREAD) {
-            float g[RUN];
-            UNROLL
-            for (int i = 0; i < RUN; i++)
-                g[i] = 0;
-            if (s.own) {
-                UNROLL
-                for (int i = 0; i < RUN; i++)
-                    if (n + i < to)
-                        g[i] = block.load_global(own_row(block, a, r) + n + i, l);
-            } else if (s.skip.data) {
-                read_run(row_of(s.dy, b, h), n, from, to, g);
-                multiply_run(s.out_gate, b, h, n, from, to, g);
-                UNROLL
-                for (int i = 0; i < RUN; i++)
-                    g[i] *= mask;
-            }
-            const float skip = s.skip.data ? scalar_of(s.skip, 0, h) : 0.0f;
-            if (s.skip.data || s.din_gate.data)
-                read_run(row_of(s.u, b, h), n, from, to, x);
-            if (s.skip.data) {
-                float z[RUN];
-                UNROLL
-                for (int i = 0; i < RUN; i++)
-                    z[i] = x[i];
-                multiply_run(s.in_gate, b, h, n, from, to, z);
-                UNROLL
-                for (int i = 0; i < RUN; i++) {
-                    v[i] += skip * g[i];
-                    dskip += n + i < to ? g[i] * z[i] : 0.0f;
-                }
-            }
-            if (s.din_gate.data) {
-                UNROLL
-                for (int i = 0; i < RUN; i++)
-                    x[i] *= v[i];
-                write_run(row_of(s.din_gate, b, h), n, from, to, x);
-            }
-            if (s.du.data) {
-                multiply_run(s.in_gate, b, h, n, from, to, v);
-                write_run(row_of(s.du, b, h), n, from, to, v);
-            }
-            return;
-        }
-        if (s.skip.data) {
-            const float skip = scalar_of(s.skip, 0, h);
-            read_run(row_of(s.u, b, h), n, from, to, x);
-            multiply_run(s.in_gate, b, h, n, from, to, x);
-            UNROLL
-            for (int i = 0; i < RUN; i++)
-                v[i] += skip * x[i];
-        }
-        if (s.sink == OUTPUT) {
-            UNROLL
-            for (int i = 0; i < RUN; i++)
-                v[i] = activate(s.activation, v[i]) * mask;
-            multiply_run(s.out_gate, b, h, n, from, to, v);
-            write_run(row_of(s.y, b, h), n, from, to, v);
-            return;
-        }
-        /* GRADIENT */
-        read_run(row_of(s.dy, b, h), n, from, to, x);
-        if (s.dout_gate.data) {
-            float d[RUN];
-            UNROLL
-            for (int i = 0; i < RUN; i++)
-                d[i] = x[i] * mask * activate(s.activation, v[i]);
-            write_run(row_of(s.dout_gate, b, h), n, from, to, d);
-        }
-        multiply_run(s.out_gate, b, h, n, from, to, x);
-        UNROLL
-        for (int i = 0; i < RUN; i++)
-            block.store_global(own_row(block, a, r) + n + i, l,
-                               x[i] * mask * slope(s.activation, v[i]));
     }
 
     /* ---- All of it. */
