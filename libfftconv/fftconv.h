@@ -556,12 +556,19 @@ FFTCONV_API FFTCONV_MUST_CHECK int fftconv_project(
 
 /* ---- GPUs -----------------------------------------------------------------
  *
- * The same operation on a CUDA device, a row in one launch: float32 in rows of up
- * to 16,384 samples, float16 and bfloat16 (float16 inside, with an exponent for
- * each row) of up to 32,768, where the device's shared memory holds them.  All
- * arrays, and the workspace, are the device's; `stream` is a cudaStream_t, NULL the
- * default one.  Calls return when they are launched, allocate nothing where the
- * caller gives the workspace, never wait, and may be captured in a graph. */
+ * The same operation on a CUDA device, by one of two engines:
+ *   "fused"  a row in one launch: float32 in rows of up to 16,384 samples, float16
+ *            and bfloat16 (float16 inside, with an exponent for each row) of up to
+ *            32,768, where the device's shared memory holds them;
+ *   "cufft"  padded rows through cuFFT in float32, or in float64 for float64, up to
+ *            2^30 points each, a tile of rows at a time.  The library libcufft.so is
+ *            looked up when a plan first needs it; the environment's FFTCONV_CUFFT
+ *            names another file.
+ * All arrays, and the workspace, are the device's; `stream` is a cudaStream_t, NULL
+ * the default one.  Calls return when they are launched, allocate nothing where the
+ * caller gives the workspace and the spectrum, never wait, and may be captured in a
+ * graph, best after a first call of the plan, when all its kernels are loaded.
+ * Threads may share a plan and a spectrum. */
 
 typedef struct fftconv_cuda_plan fftconv_cuda_plan;
 typedef struct fftconv_cuda_spectrum fftconv_cuda_spectrum;
@@ -569,9 +576,10 @@ typedef struct fftconv_cuda_spectrum fftconv_cuda_spectrum;
 /* Devices there are; 0 without a driver, or in a build without CUDA. */
 FFTCONV_API int fftconv_cuda_devices(void);
 
-/* desc as of fftconv_plan_create; dense, order, radices, isa, history, weights and
- * a form other than right_angle must be left out.  Errors: INVALID, NO_MEMORY,
- * UNSUPPORTED (no device; a type or length it does not hold). */
+/* desc as of fftconv_plan_create, but that isa names an engine; NULL is the first
+ * that holds such rows.  dense, order, radices, history, weights and a form other
+ * than right_angle must be left out.  Errors: INVALID, NO_MEMORY, UNSUPPORTED (no
+ * device; a type or length it does not hold; no cuFFT). */
 FFTCONV_API FFTCONV_MUST_CHECK int fftconv_cuda_plan_create(
     fftconv_cuda_plan **plan, const fftconv_plan_desc *desc, int device);
 /* NULL is allowed.  The caller sees to it that no call is running. */

@@ -1,9 +1,12 @@
 /* The CUDA engine on the CPU, for test_cuda.py: the whole library, with the kernels
  * over machine_host.h in a GPU's place. */
 #include "cuda/pack.h"
+#include "cuda/padded.h"
 #include "cuda/shapes.h"
 #include "cuda/tables.h"
 
+#include <atomic>
+#include <complex>
 #include <map>
 #include <mutex>
 
@@ -48,10 +51,27 @@ int fill(const struct fftconv_cuda_fill *a, int64_t blocks, void *)
     return launch<FillKernel>(*a, blocks);
 }
 
+template <class T> int padded(int kernel, const struct fftconv_cuda_padded &a, int64_t blocks)
+{
+    typedef int launcher(const struct fftconv_cuda_padded &, int64_t);
+    static launcher *const launchers[PADDED_KERNELS] = {
+        launch<LoadKernel<T>>, launch<ProductKernel<T>>, launch<SumKernel<T>>,
+        launch<StoreKernel<T>>, launch<SkipKernel<T>>, launch<PlaceKernel<T>>,
+        launch<TakeKernel<T>>};
+    return launchers[kernel](a, blocks);
+}
+
+int padded(int wide, int kernel, const struct fftconv_cuda_padded *a, int64_t blocks, void *)
+{
+    return wide ? padded<double>(kernel, *a, blocks) : padded<float>(kernel, *a, blocks);
+}
+
 /* ---- Two devices, whose memory is this process's ---- */
 
-int64_t shared_bytes = 227 * 1024, resident = 3, waits;
-int current;
+int64_t shared_bytes = 227 * 1024, tile_bytes = 128 << 20, resident = 3, waits;
+thread_local int current;
+/* What a call must not do where a graph is captured. */
+std::atomic<int64_t> allocations, synchronisations;
 
 struct Piece {
     int64_t bytes;
@@ -71,9 +91,10 @@ int enter(int device, int *before)
 
 void leave(int, int before) { current = before; }
 
-int limits(int, int64_t *bytes)
+int limits(int, int64_t *bytes, int64_t *tile)
 {
     *bytes = shared_bytes;
+    *tile = tile_bytes;
     return FFTCONV_OK;
 }
 
@@ -89,6 +110,7 @@ int allocate(void **memory, int64_t bytes)
     if (!(*memory = aligned_new(bytes)))
         return fail_memory(bytes);
     memset(*memory, 0xff, static_cast<size_t>(bytes));
+    allocations++;
     const std::lock_guard<std::mutex> lock(of_pieces);
     pieces[reinterpret_cast<uintptr_t>(*memory)] = {bytes, current};
     return FFTCONV_OK;
@@ -109,6 +131,7 @@ void release_on(void *memory, void *) { release(memory); }
 int copy(void *to, const void *from, int64_t bytes, void *)
 {
     memcpy(to, from, static_cast<size_t>(bytes));
+    synchronisations++;
     return FFTCONV_OK;
 }
 
@@ -130,14 +153,107 @@ int wait(void *, void *)
     return FFTCONV_OK;
 }
 
-int synchronize(void *) { return FFTCONV_OK; }
+int synchronize(void *)
+{
+    synchronisations++;
+    return FFTCONV_OK;
+}
+
+/* ---- cuFFT's functions, which cufft.c looks up: DFTs in float64 ---- */
+
+struct Handle {
+    int device = current, type = 0;
+    bool own_work = false;
+    long long n = 0, in_step = 0, out_step = 0, rows = 0;
+    void *stream = nullptr, *work = nullptr;
+};
+std::map<int, Handle> handles;
+std::mutex of_handles;
+int next_handle = 1;
+
+enum { SUCCESS = 0, INVALID_PLAN = 1, INVALID_TYPE = 3, INVALID_VALUE = 4, INVALID_DEVICE = 11 };
+enum { R2C = 0x2a, C2R = 0x2c, D2Z = 0x6a, Z2D = 0x6c };
+enum { WORK_BYTES = 16 }; /* of each row */
+
+Handle *handle_of(int number)
+{
+    const std::lock_guard<std::mutex> lock(of_handles);
+    const auto at = handles.find(number);
+    return at == handles.end() ? nullptr : &at->second;
+}
+
+/* x[n step], n < N: N = p M, over the sub-sequences n = p m + r. */
+std::vector<std::complex<double>> dft(const std::complex<double> *x, long long N, long long step,
+                                      int sign)
+{
+    std::vector<std::complex<double>> X(N);
+    long long p = 2;
+    while (p < N && N % p)
+        p++;
+    if (N == 1) {
+        X[0] = x[0];
+        return X;
+    }
+    const long long M = N / p;
+    std::vector<std::vector<std::complex<double>>> parts;
+    for (long long r = 0; r < p; r++)
+        parts.push_back(dft(x + r * step, M, step * p, sign));
+    std::vector<std::complex<double>> root(N);
+    for (long long k = 0; k < N; k++)
+        root[k] = std::polar(1.0, sign * 2 * M_PI * static_cast<double>(k) / static_cast<double>(N));
+    for (long long k = 0; k < N; k++)
+        for (long long r = 0; r < p; r++)
+            X[k] += parts[r][k % M] * root[r * k % N];
+    return X;
+}
+
+template <class T> int execute(int number, int type, void *in, void *out)
+{
+    Handle *h = handle_of(number);
+    if (!h)
+        return INVALID_PLAN;
+    if (h->type != type)
+        return INVALID_TYPE;
+    if (h->device != current)
+        return INVALID_DEVICE;
+    if (h->own_work || !h->work)
+        return INVALID_VALUE;
+    memset(h->work, 0xff, static_cast<size_t>(h->rows * WORK_BYTES));
+    for (long long row = 0; row < h->rows; row++) {
+        const long long n = h->n;
+        std::vector<std::complex<double>> x(n);
+        if (type == R2C || type == D2Z) {
+            const T *from = static_cast<T *>(in) + row * h->in_step;
+            auto *to = static_cast<std::complex<T> *>(out) + row * h->out_step;
+            std::copy(from, from + n, x.begin());
+            x = dft(x.data(), n, 1, -1);
+            for (long long k = 0; k <= n / 2; k++)
+                to[k] = std::complex<T>(x[k]);
+        } else {
+            const auto *from = static_cast<std::complex<T> *>(in) + row * h->in_step;
+            T *to = static_cast<T *>(out) + row * h->out_step;
+            for (long long k = 0; k <= n / 2; k++) {
+                x[k] = from[k];
+                if (k)
+                    x[n - k] = std::conj(x[k]);
+            }
+            x[0] = x[0].real(); /* as of a real row's spectrum */
+            if (n % 2 == 0)
+                x[n / 2] = x[n / 2].real();
+            x = dft(x.data(), n, 1, 1);
+            for (long long k = 0; k < n; k++)
+                to[k] = static_cast<T>(x[k].real());
+        }
+    }
+    return SUCCESS;
+}
 
 } // namespace
 
 const struct cuda_machine *cuda_machine(void)
 {
     static const struct cuda_machine machine = {
-        rows, pack, fill, devices, enter, leave, limits, prepare_rows, allocate, release,
+        rows, pack, fill, padded, devices, enter, leave, limits, prepare_rows, allocate, release,
         allocate_on, release_on, copy, device_of, wait, synchronize};
     return &machine;
 }
@@ -151,11 +267,91 @@ extern "C" FFTCONV_API void cuda_emulated_set(int64_t shared_bytes_, int64_t blo
     seed = seed_;
 }
 
-/* Pieces of device memory not freed, and the device calls left behind. */
+/* What one buffer of a workspace should be of, in plans made from now on. */
+extern "C" FFTCONV_API void cuda_emulated_set_tile(int64_t bytes) { tile_bytes = bytes; }
+
+/* Allocations, and waits of the host for the device, so far. */
+extern "C" FFTCONV_API int64_t cuda_emulated_stops(void) { return allocations + synchronisations; }
+
+extern "C" {
+
+FFTCONV_API int cufftCreate(int *number)
+{
+    const std::lock_guard<std::mutex> lock(of_handles);
+    *number = next_handle++;
+    handles[*number] = Handle();
+    handles[*number].own_work = true;
+    return SUCCESS;
+}
+
+FFTCONV_API int cufftDestroy(int number)
+{
+    const std::lock_guard<std::mutex> lock(of_handles);
+    return handles.erase(number) ? SUCCESS : INVALID_PLAN;
+}
+
+FFTCONV_API int cufftSetAutoAllocation(int number, int allocate)
+{
+    Handle *h = handle_of(number);
+    if (!h || h->n)
+        return INVALID_PLAN;
+    h->own_work = allocate;
+    return SUCCESS;
+}
+
+FFTCONV_API int cufftMakePlanMany64(int number, int rank, long long *n, long long *inembed,
+                                    long long istride, long long idist, long long *onembed,
+                                    long long ostride, long long odist, int type, long long batch,
+                                    size_t *work_bytes)
+{
+    Handle *h = handle_of(number);
+    if (!h || h->n)
+        return INVALID_PLAN;
+    const bool forward = type == R2C || type == D2Z;
+    const long long real = *n, complex = *n / 2 + 1;
+    if (rank != 1 || istride != 1 || ostride != 1 || batch < 1 || *n < 1 || !inembed || !onembed ||
+        idist < (forward ? real : complex) || odist < (forward ? complex : real) ||
+        *inembed > idist || *onembed > odist)
+        return INVALID_VALUE;
+    h->type = type;
+    h->n = *n;
+    h->in_step = idist;
+    h->out_step = odist;
+    h->rows = batch;
+    *work_bytes = static_cast<size_t>(batch * WORK_BYTES);
+    return SUCCESS;
+}
+
+FFTCONV_API int cufftSetStream(int number, void *stream)
+{
+    Handle *h = handle_of(number);
+    if (!h)
+        return INVALID_PLAN;
+    h->stream = stream;
+    return SUCCESS;
+}
+
+FFTCONV_API int cufftSetWorkArea(int number, void *work)
+{
+    Handle *h = handle_of(number);
+    if (!h)
+        return INVALID_PLAN;
+    h->work = work;
+    return SUCCESS;
+}
+
+FFTCONV_API int cufftExecR2C(int h, void *in, void *out) { return execute<float>(h, R2C, in, out); }
+FFTCONV_API int cufftExecC2R(int h, void *in, void *out) { return execute<float>(h, C2R, in, out); }
+FFTCONV_API int cufftExecD2Z(int h, void *in, void *out) { return execute<double>(h, D2Z, in, out); }
+FFTCONV_API int cufftExecZ2D(int h, void *in, void *out) { return execute<double>(h, Z2D, in, out); }
+}
+
+/* Pieces of device memory and cuFFT handles not freed, and the device calls left behind. */
 extern "C" FFTCONV_API int64_t cuda_emulated_allocations(void)
 {
     const std::lock_guard<std::mutex> lock(of_pieces);
-    return static_cast<int64_t>(pieces.size());
+    const std::lock_guard<std::mutex> of(of_handles);
+    return static_cast<int64_t>(pieces.size() + handles.size());
 }
 extern "C" FFTCONV_API int cuda_emulated_device(void) { return current; }
 /* Streams told to wait for another, so far. */

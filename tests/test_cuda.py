@@ -6,6 +6,7 @@ import ctypes
 import itertools
 import os
 import sys
+import threading
 from ctypes import byref, c_float, c_int, c_int64, c_uint32, c_void_p
 from pathlib import Path
 
@@ -31,6 +32,8 @@ LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)      # M
 LONGEST = {"float32": 16384, "float16": 32768, "bfloat16": 32768}
 # Forward, rows of 64 samples or more; backward is held to twice of it.
 TOLERANCE = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 2e-3}
+WIDE = {"float64": 1e-14}                # by cuFFT only
+ENGINES = pytest.mark.parametrize("isa", ("fused", "cufft"))
 H100 = 227 * 1024       # bytes of shared memory a block may have
 
 
@@ -38,13 +41,17 @@ def library():
     """The library whose statuses are not yet exceptions, and the emulated machine
     in a GPU's place where there is none."""
     if not hasattr(library, "lib"):
+        if not ON_GPU:
+            os.environ["FFTCONV_CUFFT"] = str(LIBRARY)  # it stands in for cuFFT
         lib = library.lib = ctypes.CDLL(str(LIBRARY))
         for name, (result, arguments) in _lib.PROTOTYPES.items():
             function = getattr(lib, name)
             function.restype, function.argtypes = result, arguments
         if not ON_GPU:
             lib.cuda_emulated_set.argtypes = [c_int64, c_int64, c_uint32]
+            lib.cuda_emulated_set_tile.argtypes = [c_int64]
             lib.cuda_emulated_allocations.restype = c_int64
+            lib.cuda_emulated_stops.restype = c_int64
             lib.cuda_emulated_bits.argtypes = [c_int, c_float]
     return library.lib
 
@@ -96,7 +103,10 @@ class Memory:
 
 def must(status):
     if status:
-        raise RuntimeError(library().fftconv_last_error().decode())
+        says = library().fftconv_last_error().decode()
+        if ON_GPU and "cuFFT was not found" in says:
+            pytest.skip(says)
+        raise RuntimeError(says)
 
 
 def tensor(x, axes, memory):
@@ -117,18 +127,19 @@ AXES = {"skip": "column", "mask": "column", "dskip": "column"}
 
 
 def call(case, direction, outputs, *, dy=None, prepared=True, blocks=3,
-         shared=H100, seed=0, workspace=False):
-    """One call; `outputs` are written.  Returns M.  blocks, shared, seed: of the
-    emulated machine."""
+         shared=H100, seed=0, workspace=False, isa="fused", tile=1 << 27):
+    """One call; `outputs` are written.  Returns M.  blocks, shared, seed, tile: of
+    the emulated machine."""
     with Memory() as memory:
-        m = call_on(memory, case, direction, outputs, dy, prepared, workspace,
-                    (shared, blocks, seed))
+        m = call_on(memory, case, direction, outputs, dy, prepared, workspace, isa,
+                    (shared, blocks, seed), tile)
         memory.fetch()
     nothing_is_left()
     return m
 
 
-def call_on(memory, case, direction, outputs, dy, prepared, workspace, machine):
+def call_on(memory, case, direction, outputs, dy, prepared, workspace, isa, machine,
+            tile):
     batch, channels, length = case.u.shape
     kernel = (1,) * (3 - case.k.ndim) + case.k.shape
     desc = _lib.PlanDesc(
@@ -137,6 +148,7 @@ def call_on(memory, case, direction, outputs, dy, prepared, workspace, machine):
         kernel_batch=kernel[0], mode=_lib.MODES[case.mode["mode"]],
         dtype=_lib.DTYPES[case.u.dtype.name],
         fft_size=case.mode["fft_size"] or 0,
+        isa=isa.encode() if isa else None,
         reverse_length=0 if case.k_rev is None else case.k_rev.shape[-1])
     o = _lib.Operands(size=ctypes.sizeof(_lib.Operands),
                       activation=_lib.ACTIVATIONS[case.activation])
@@ -148,6 +160,7 @@ def call_on(memory, case, direction, outputs, dy, prepared, workspace, machine):
     lib = library()
     if not ON_GPU:
         lib.cuda_emulated_set(*machine)
+        lib.cuda_emulated_set_tile(tile)
     plan, spectrum = c_void_p(), c_void_p()
     info = _lib.PlanInfo(size=ctypes.sizeof(_lib.PlanInfo))
     try:
@@ -161,11 +174,14 @@ def call_on(memory, case, direction, outputs, dy, prepared, workspace, machine):
         if workspace:
             size = (info.backward_workspace_bytes if direction
                     else info.forward_workspace_bytes)
-            bytes_, _ = aligned_bytes(size)
-            bytes_[...] = 0xff
-            o.workspace, o.workspace_bytes = memory.address(bytes_), size
+            room = np.full(size + 64, 0xff, np.uint8)       # NaN
+            o.workspace = -(-memory.address(room) // 64) * 64
+            o.workspace_bytes = size
+        stops = 0 if ON_GPU else lib.cuda_emulated_stops()
         must((lib.fftconv_cuda_backward if direction
               else lib.fftconv_cuda_forward)(plan, spectrum, byref(o), None))
+        # a workspace that was not given is allocated in the stream's order
+        assert ON_GPU or lib.cuda_emulated_stops() - stops <= (not workspace)
     finally:
         lib.fftconv_cuda_spectrum_destroy(spectrum)
         lib.fftconv_cuda_plan_destroy(plan)
@@ -190,7 +206,8 @@ def check(name, got, want, scale, length, factor=1, inside=None):
     size = np.where(size > 0, size, 1)
     error = norm(wide(got) - want) / size
     sixteen = (got.dtype if inside is None else inside).itemsize == 2
-    limit = TOLERANCE["float16" if sixteen else "float32"]
+    limit = (TOLERANCE["float16" if sixteen else "float32"]
+             if got.dtype != np.float64 else WIDE["float64"])
     if got.dtype.itemsize == 2:
         limit = np.hypot(limit,
                          norm(wide(want.astype(got.dtype)) - want) / size)
@@ -315,10 +332,11 @@ def test_each_length_is_chosen(m, dtype):
 
 @pytest.mark.parametrize("length", (1, 2, 3, 7, 31, 63, 64, 65, 100, 255))
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_short_rows(length, dtype):
+@ENGINES
+def test_short_rows(length, dtype, isa):
     """Less than the shortest transform, down to one sample; many rows."""
     case = Case(19, 3, length, length, dtype, options=("skip", "in_gate"))
-    check_forward(case, forward(case)[0])
+    check_forward(case, forward(case, isa=isa)[0])
 
 
 @pytest.mark.parametrize("batch, channels, blocks", [
@@ -337,10 +355,11 @@ def test_rows_and_blocks(batch, channels, blocks, m):
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("m", (512, 4096))
-def test_strides(dtype, m, rng):
+@ENGINES
+def test_strides(dtype, m, isa):
     """Misaligned, transposed, reversed, spread and repeated rows."""
     base = Case(2, 3, m - 3, 33, dtype, options=("in_gate", "out_gate", "skip"))
-    want, _ = forward(base)
+    want, _ = forward(base, isa=isa)
 
     def spread(x):
         out = np.full((*x.shape[:-1], 3 * x.shape[-1] + 1), np.nan, x.dtype)
@@ -367,19 +386,20 @@ def test_strides(dtype, m, rng):
                          "out_gate": lay(case.operands["out_gate"])}
         case.k = lay(case.k)
         y = lay(poisoned(base.u))
-        call(case, 0, {"y": y})
+        call(case, 0, {"y": y}, isa=isa)
         assert np.array_equal(y.view(y.dtype), want), lay.__name__
     case = Case(2, 3, m, 33, dtype)
     case.u = np.broadcast_to(case.u[:1, :1], case.u.shape)
-    check_forward(case, forward(case)[0])
+    check_forward(case, forward(case, isa=isa)[0])
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("m", (256, 16384))
-def test_in_place(dtype, m):
+@ENGINES
+def test_in_place(dtype, m, isa):
     case = Case(3, 1, m, m, dtype, options=("skip", "in_gate"))
-    want, _ = forward(case)
-    call(case, 0, {"y": case.u})
+    want, _ = forward(case, isa=isa)
+    call(case, 0, {"y": case.u}, isa=isa)
     assert case.u.tobytes() == want.tobytes()
 
 
@@ -399,7 +419,8 @@ def test_scales(dtype, m):
 
 
 @pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
-def test_far_exponents(dtype):
+@ENGINES
+def test_far_exponents(dtype, isa):
     """Near both ends of float32's range, with gates that bring it back."""
     for up in (1e30, 1e-30):
         case = Case(2, 1, 600, 600, dtype, options=("out_gate",),
@@ -407,17 +428,18 @@ def test_far_exponents(dtype):
         case.u = (wide(case.u) * up).astype(case.u.dtype)
         case.operands["out_gate"] = (case.wide("out_gate") / up).astype(
             case.u.dtype)
-        y, _ = forward(case)
+        y, _ = forward(case, isa=isa)
         want = reference.conv(case.u, case.k, **case.arguments)
         check("y", y, want, norm(want), 600)
 
 
 @pytest.mark.parametrize("m", (256, 1024, 4096, 8192))
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_rows_are_independent(m, dtype):
+@ENGINES
+def test_rows_are_independent(m, dtype, isa):
     """Not in their last bit, not through a NaN, an Inf, or a loud neighbour."""
     case = Case(9, 1, m, m, dtype)
-    want, _ = forward(case)
+    want, _ = forward(case, isa=isa)
     loud = case.u.copy()
     loud[1] = np.nan
     loud[3, 0, 5] = np.inf
@@ -425,7 +447,7 @@ def test_rows_are_independent(m, dtype):
     loud[7] = 0
     case.u = loud
     y = poisoned(loud)
-    call(case, 0, {"y": y})
+    call(case, 0, {"y": y}, isa=isa)
     for row in (0, 2, 4, 6, 8):
         assert y[row].tobytes() == want[row].tobytes()
     assert not np.isfinite(wide(y[1])).any()
@@ -436,13 +458,14 @@ def test_rows_are_independent(m, dtype):
 @pytest.mark.parametrize("m", (256, 2048, 4096))
 @pytest.mark.parametrize("groups, per_batch", [(2, False), (1, False),
                                                (4, True), (2, True)])
-def test_shared_kernels(m, groups, per_batch):
+@ENGINES
+def test_shared_kernels(m, groups, per_batch, isa):
     """Kernels of groups of channels, and of each row of the batch."""
     batch = 5
     kernels = (batch, groups) if per_batch else (groups,)
     case = Case(batch, 4, m, m // 2, "float16", kernels=kernels)
     for prepared in (True, False):
-        check_forward(case, forward(case, prepared=prepared)[0])
+        check_forward(case, forward(case, prepared=prepared, isa=isa)[0])
 
 
 def test_impulses():
@@ -472,13 +495,16 @@ def test_shared_memory(shared, longest):
                 forward(Case(1, 1, m + 1, 3, dtype), shared=shared)
 
 
-def test_workspace_of_the_caller():
+@ENGINES
+def test_workspace_of_the_caller(isa):
+    """Then nothing is allocated, and nothing waited for: call() counts."""
     case = Case(3, 2, 300, 300, "float16", options=("out_gate", "skip"),
                 activation="silu")
     for prepared in (True, False):
-        y, _ = forward(case, prepared=prepared, workspace=True)
+        options = {"prepared": prepared, "workspace": True, "isa": isa}
+        y, _ = forward(case, **options)
         check_forward(case, y)
-        check_backward(case, backward(case, prepared=prepared, workspace=True))
+        check_backward(case, backward(case, **options))
 
 
 def test_refusals():
@@ -514,6 +540,10 @@ def test_refusals():
         name, = fields
         with pytest.raises(RuntimeError, match=f"{name} is given"):
             create(**fields)
+    desc.isa = b"avx2"
+    with pytest.raises(RuntimeError, match='isa is "avx2", must be NULL, "fused"'):
+        create()
+    desc.isa = None
     assert create()
     first, k, memory = plan.value, np.zeros((1, 1, 3), "float32"), Memory()
     spectrum = c_void_p()
@@ -610,12 +640,13 @@ def test_backward_all(m, dtype, mode, activation):
 @pytest.mark.parametrize("needs", [
     tuple(n for i, n in enumerate(NEEDS) if bits >> i & 1)
     for bits in range(1, 64) if not bits & 4])
-def test_needs(needs, activation):
+@ENGINES
+def test_needs(needs, activation, isa):
     """Any choice of gradients, and the same bits as all of them give."""
     case = Case(3, 2, 200, 150, "float16", activation=activation,
                 options=("in_gate", "out_gate", "skip", "mask"))
-    every = backward(case)
-    for name, x in backward(case, needs).items():
+    every = backward(case, isa=isa)
+    for name, x in backward(case, needs, isa=isa).items():
         if activation is None and name in ("du", "din_gate", "dskip", "dk"):
             # without dout_gate g is not stored on its way
             check_backward(case, {name: x})
@@ -660,10 +691,11 @@ def test_backward_scales(dtype, m):
         check_backward(case, backward(case))
 
 
-def test_backward_strides():
+@ENGINES
+def test_backward_strides(isa):
     base = Case(2, 3, 509, 33, "float16",
                 options=("in_gate", "out_gate", "skip"), activation="gelu")
-    want = backward(base)
+    want = backward(base, isa=isa)
     case = Case(2, 3, 509, 33, "float16",
                 options=("in_gate", "out_gate", "skip"), activation="gelu")
 
@@ -674,7 +706,7 @@ def test_backward_strides():
     outputs = {"d" + n: turned(poisoned(x)) if x.ndim == 3 else poisoned(x)
                for n, x in operands.items()}
     case.u = turned(case.u)
-    call(case, 1, outputs, dy=turned(case.dy))
+    call(case, 1, outputs, dy=turned(case.dy), isa=isa)
     for name, x in outputs.items():
         assert np.array_equal(x, want[name]), name
 
@@ -691,10 +723,11 @@ def test_backward_rows_are_independent():
         assert operands["du"][row].tobytes() == want["du"][row].tobytes()
 
 
-def test_taps_that_never_act():
+@ENGINES
+def test_taps_that_never_act(isa):
     """Beyond the row's length: their gradient is zero, and is written."""
     case = Case(2, 2, 300, 700, "float32", mode="two_sided", reverse=900)
-    got = backward(case)
+    got = backward(case, isa=isa)
     assert not got["dk"][:, 300:].any() and not got["dk_rev"][:, 300:].any()
     check_backward(case, got)
 
@@ -710,8 +743,178 @@ def test_device_arrays():
         "-p", "no:cacheprovider", tests / "test_device.py", tests / "test_cuda.py",
         "-k", "test_device or strides or in_place or refusals or workspace",
         env=clean_environment(
-            FFTCONV_LIBRARY=str(LIBRARY), FFTCONV_BUILDDIR=str(BUILD),
+            FFTCONV_LIBRARY=str(LIBRARY), FFTCONV_CUFFT=str(LIBRARY),
+            FFTCONV_BUILDDIR=str(BUILD),
             PYTHONPATH=str(Path(_lib.__file__).parent.parent)))
+
+
+# ---- Rows by cuFFT: as test_forward and test_backward, and in tiles -------------
+
+# A tile of 0 bytes is one row.
+PADDED = list(pairwise(
+    (1, 2, 7, 64, 257, 1000, 4099), (*TOLERANCE, *WIDE), MODES, OPTIONS,
+    (None, "gelu", "silu"), (False, True), (True, False),
+    (0, 20000, 40000, 1 << 27)))
+
+
+def padded(length, dtype, mode, options, activation, wide_k, seed=0):
+    batch, channels = (5, 6) if length < 1000 else (3, 2)
+    name, taps, reverse, circle = mode
+    taps = max(1, int(taps * length))
+    return Case(batch, channels, length, taps, dtype, options=options,
+                activation=activation, mode=name,
+                fft_size=None if circle is None else max(length, int(circle * length)),
+                reverse=None if reverse is None else max(1, int(reverse * length)),
+                k_dtype="float32" if wide_k and dtype != "float64" else dtype,
+                seed=seed)
+
+
+@pytest.mark.parametrize("length, dtype, mode, options, activation, wide_k, "
+                         "prepared, tile", PADDED)
+def test_padded(length, dtype, mode, options, activation, wide_k, prepared, tile):
+    case = padded(length, dtype, mode, options, activation, wide_k)
+    options = {"prepared": prepared, "isa": "cufft", "tile": tile}
+    check_forward(case, forward(case, **options)[0])
+    check_backward(case, backward(case, **options))
+
+
+@pytest.mark.parametrize("length, mode, size, want", [
+    (1000, "causal", None, 2000), (1001, "causal", None, 2016),
+    (1, "causal", None, 2), (7, "causal", None, 14), (8192, "causal", None, 16384),
+    (1000, "circular", 1000, 1000), (1000, "circular", 1029, 1029),
+    (1000, "circular", 1999, 2000), (1000, "circular", 1009, 2000),
+    (17, "circular", 17, 36), (15, "circular", 15, 15)])
+def test_padded_length(length, mode, size, want):
+    """Factors 2, 3, 5 and 7; even, but where the caller names an odd circle."""
+    case = Case(2, 1, length, length, "float32", mode=mode, fft_size=size)
+    y, points = forward(case, isa="cufft")
+    assert points == want
+    check_forward(case, y)
+
+
+@pytest.mark.parametrize("groups, per_batch", [(2, False), (1, False), (3, False),
+                                               (6, True), (2, True), (1, True)])
+@pytest.mark.parametrize("tile", (0, 7000, 15000, 40000))
+def test_padded_kernels(groups, per_batch, tile):
+    """Kernels of groups and of each row, in every division into tiles."""
+    kernels = (5, groups) if per_batch else (groups,)
+    for mode in ("causal", "two_sided"):
+        case = Case(5, 6, 300, 200, "float32", kernels=kernels, mode=mode,
+                    options=("skip", "out_gate"))
+        for prepared in (True, False):
+            options = {"prepared": prepared, "isa": "cufft", "tile": tile}
+            check_forward(case, forward(case, **options)[0])
+            check_backward(case, backward(case, **options))
+
+
+def test_padded_sums():
+    """In a fixed order: the same bits in another order of blocks and warps."""
+    case = Case(9, 4, 500, 90, "float32", kernels=(2,), options=("skip", "in_gate"))
+    got = backward(case, isa="cufft", tile=30000)
+    again = backward(case, isa="cufft", tile=30000, seed=9)
+    for name, x in got.items():
+        assert x.tobytes() == again[name].tobytes(), name
+
+
+@pytest.mark.parametrize("dtype, length", [("float16", 40000), ("float32", 20000),
+                                           ("float64", 500)])
+def test_what_fuses_not_is_padded(dtype, length):
+    """An engine that is not named is the first that holds the row."""
+    case = Case(1, 1, length, 300, dtype, options=("skip",))
+    y, points = forward(case, isa=None)
+    assert points >= length + 300 - 1
+    check_forward(case, y)
+    case = Case(1, 1, 200, 3, "float16")
+    assert forward(case, isa=None)[1] == 256
+
+
+@emulated_only
+@ENGINES
+def test_far_apart(isa):
+    """Rows more than 2^31 elements from each other."""
+    base = Case(2, 2, 300, 40, "float16", options=("in_gate", "out_gate"),
+                activation="silu")
+    want, gradients = forward(base, isa=isa)[0], backward(base, isa=isa)
+    steps = (5 << 30, 3 << 30)
+
+    def far(x):
+        memory = np.zeros(steps[0] + steps[1] + 300, x.dtype)   # untouched: no pages
+        out = np.lib.stride_tricks.as_strided(
+            memory, x.shape, (steps[0] * x.itemsize, steps[1] * x.itemsize, x.itemsize))
+        out[...] = x
+        return out
+
+    case = Case(2, 2, 300, 40, "float16", options=("in_gate", "out_gate"),
+                activation="silu")
+    case.u = far(case.u)
+    case.operands = {name: far(x) for name, x in case.operands.items()}
+    y = far(poisoned(want))
+    call(case, 0, {"y": y}, isa=isa)
+    assert y.tobytes() == want.tobytes()
+    du = far(poisoned(want))
+    call(case, 1, {"du": du}, dy=far(case.dy), isa=isa)
+    assert du.tobytes() == gradients["du"].tobytes()
+
+
+def test_threads_share_a_plan():
+    """One cuFFT handle, many threads, each with its workspace."""
+    lib = library()
+    case = Case(4, 2, 700, 700, "float32")
+    want, _ = forward(case, isa="cufft")
+    desc = _lib.PlanDesc(size=ctypes.sizeof(_lib.PlanDesc), batch=4, channels=2,
+                         length=700, kernel_length=700, dtype=2, isa=b"cufft")
+    plan, wrong = c_void_p(), []
+    if not ON_GPU:
+        lib.cuda_emulated_set_tile(1 << 14)
+    must(lib.fftconv_cuda_plan_create(byref(plan), byref(desc), DEVICE))
+    results = [poisoned(want) for _ in range(6)]
+
+    def work(o):
+        if lib.fftconv_cuda_forward(plan, None, byref(o), None):
+            wrong.append(lib.fftconv_last_error())
+
+    with Memory() as memory:
+        threads = []
+        for y in results:
+            o = _lib.Operands(size=ctypes.sizeof(_lib.Operands))
+            o.u, o.k, o.y = (tensor(x, "rows", memory) for x in (case.u, case.k, y))
+            threads.append(threading.Thread(target=work, args=(o,)))
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        memory.fetch()
+    lib.fftconv_cuda_plan_destroy(plan)
+    assert not wrong
+    assert all(y.tobytes() == want.tobytes() for y in results)
+
+
+@emulated_only
+def test_without_cufft(monkeypatch, tmp_path):
+    """It says so, naming what it looked for; and finds it later."""
+    fresh = tmp_path / "libcuda_emulated.so"        # not loaded yet: no cuFFT known
+    fresh.write_bytes(LIBRARY.read_bytes())
+    lib = ctypes.CDLL(str(fresh))
+    lib.fftconv_last_error.restype = ctypes.c_char_p
+    plan = c_void_p()
+
+    def create(length, isa=None):
+        desc = _lib.PlanDesc(size=ctypes.sizeof(_lib.PlanDesc), batch=1, channels=1,
+                             length=length, kernel_length=3, dtype=2, isa=isa)
+        return (lib.fftconv_cuda_plan_create(byref(plan), byref(desc), 0),
+                lib.fftconv_last_error().decode())
+
+    monkeypatch.setenv("FFTCONV_CUFFT", str(tmp_path / "none.so"))
+    for length, isa in ((300, b"cufft"), (40000, None)):
+        status, says = create(length, isa)
+        assert status == _lib.UNSUPPORTED and not plan.value
+        assert "cuFFT was not found" in says and "none.so" in says
+        assert ("length is 40000" in says) == (isa is None)
+    monkeypatch.setenv("FFTCONV_CUFFT", str(_lib.path))     # a library without it
+    assert "cuFFT has no cufftCreate" in create(300, b"cufft")[1]
+    monkeypatch.setenv("FFTCONV_CUFFT", str(fresh))         # found: asked again
+    assert create(300, b"cufft")[0] == 0
+    lib.fftconv_cuda_plan_destroy(plan)
 
 
 # ---- The emulated machine itself ----------------------------------------------

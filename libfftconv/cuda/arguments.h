@@ -6,7 +6,7 @@
 
 /* Rows of the caller, or data NULL: element n of row (b, h) is at
  * data + b stride[0] + h stride[1] + n stride[2].  type: an fftconv_dtype,
- * float32, float16 or bfloat16. */
+ * float32, float16 or bfloat16; float64 where the arithmetic is. */
 typedef struct Operand {
     void *data;
     int64_t stride[3];
@@ -88,6 +88,47 @@ struct fftconv_cuda_fill {
     int64_t batch, channels, length, count;
     const float *from;
     Operand to;
+};
+
+/* The kernels of padded.h. */
+enum {
+    PADDED_LOAD,
+    PADDED_PRODUCT,
+    PADDED_SUM,
+    PADDED_STORE,
+    PADDED_SKIP,
+    PADDED_PLACE,
+    PADDED_TAKE,
+    PADDED_KERNELS,
+    PADDED_WARPS = 8, /* of a block                                              */
+};
+
+/* Each takes what it needs.  Buffers are of float, or of double. */
+struct fftconv_cuda_padded {
+    int64_t points, pitch;    /* of a buffer's row                              */
+    int64_t stretch;          /* elements a warp takes at a time                */
+    int64_t rows;             /* of the buffer x                                */
+    /* The tile: row (i, j), i < channels, j < batch, of channel h + i and batch
+     * b + j, is number i batch + j of a buffer; its kernel (h + i) / members. */
+    int64_t h, b, channels, batch, members;
+    void *x;
+    const void *from;         /* another buffer                                 */
+    const void *spectrum;     /* from the tile's first kernel on                */
+    int64_t spectrum_step;    /* kernels from one j to the next                 */
+    void *sums;               /* a buffer of a row for each kernel of the tile  */
+    int32_t begin, reversed;
+    void *own;                /* a row of own_pitch numbers for each of x       */
+    int64_t own_pitch;
+    void *dskip;              /* (channels, dskip_batch, stretches), or NULL    */
+    int64_t dskip_batch;
+    /* Kernels b + j, g + i, j < kernel_batch, i < kernels: row j kernels + i of a
+     * buffer, which begins with row `first`. */
+    int64_t g, kernels, kernel_batch, first;
+    int64_t count, rev_count; /* taps that act                                  */
+    int64_t turn, circle, length;
+    double scale;
+    Operand taps, rev_taps;
+    Pass pass;
 };
 
 #endif

@@ -39,6 +39,25 @@ int fill(const struct fftconv_cuda_fill *a, int64_t blocks, void *stream)
     return check(launch<FillKernel>(*a, blocks, stream), "launching a fill");
 }
 
+template <class T>
+cudaError_t launch_padded(int kernel, const struct fftconv_cuda_padded &a, int64_t blocks,
+                          void *stream)
+{
+    typedef cudaError_t launcher(const struct fftconv_cuda_padded &, int64_t, void *);
+    static launcher *const launchers[PADDED_KERNELS] = {
+        launch<LoadKernel<T>>, launch<ProductKernel<T>>, launch<SumKernel<T>>,
+        launch<StoreKernel<T>>, launch<SkipKernel<T>>, launch<PlaceKernel<T>>,
+        launch<TakeKernel<T>>};
+    return launchers[kernel](a, blocks, stream);
+}
+
+int padded(int wide, int kernel, const struct fftconv_cuda_padded *a, int64_t blocks, void *stream)
+{
+    return check(wide ? launch_padded<double>(kernel, *a, blocks, stream)
+                      : launch_padded<float>(kernel, *a, blocks, stream),
+                 "launching a step of padded rows");
+}
+
 int devices(void)
 {
     int count = 0;
@@ -64,7 +83,7 @@ void leave(int device, int before)
         (void)cudaSetDevice(before);
 }
 
-int limits(int device, int64_t *shared_bytes)
+int limits(int device, int64_t *shared_bytes, int64_t *tile_bytes)
 {
     int major = 0, bytes = 0;
     int status = check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
@@ -76,6 +95,7 @@ int limits(int device, int64_t *shared_bytes)
         return fail(FFTCONV_UNSUPPORTED, "device is %d, of compute capability %d.x, must be of "
                     "8.0 or later", device, major);
     *shared_bytes = bytes;
+    *tile_bytes = 128 << 20;
     return status;
 }
 
@@ -150,7 +170,7 @@ int wait(void *stream, void *other)
 const struct cuda_machine *cuda_machine(void)
 {
     static const struct cuda_machine machine = {
-        rows, pack, fill, devices, enter, leave, limits, prepare_rows, allocate, release,
+        rows, pack, fill, padded, devices, enter, leave, limits, prepare_rows, allocate, release,
         allocate_on, release_on, copy, device_of, wait, synchronize};
     return &machine;
 }

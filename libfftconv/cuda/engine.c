@@ -2,6 +2,7 @@
  * runs, and is tested, without a GPU. */
 #include "engine.h"
 
+#include <stdio.h>
 #include <string.h>
 
 enum {
@@ -11,20 +12,128 @@ enum {
 };
 
 int cuda_plan_init(struct cuda_plan *p, const fftconv_plan_desc *d,
-                   const struct cuda_machine *machine, int64_t shared_bytes, int64_t blocks)
+                   const struct cuda_machine *machine, int device)
 {
+    static const struct cuda_engine *const engines[] = {&cuda_fused, &cuda_padded};
+    enum { COUNT = sizeof engines / sizeof *engines };
     *p = (struct cuda_plan){
-        .machine = machine, .single = d->dtype == FFTCONV_FLOAT32, .B = d->batch,
-        .H = d->channels, .L = d->length, .Lk = d->kernel_length, .Lrev = d->reverse_length,
-        .G = d->kernels ? d->kernels : d->channels, .KB = d->kernel_batch ? d->kernel_batch : 1,
-        .N = d->fft_size ? d->fft_size : d->length, .blocks = blocks};
-    if (d->dtype != FFTCONV_FLOAT32 && d->dtype != FFTCONV_FLOAT16 &&
-        d->dtype != FFTCONV_BFLOAT16)
-        return fail(FFTCONV_UNSUPPORTED, "dtype is %s, must be float32, float16 or bfloat16 on a "
-                    "GPU", dtype_name(d->dtype));
+        .machine = machine, .device = device, .mode = d->mode, .dtype = d->dtype,
+        .B = d->batch, .H = d->channels, .L = d->length, .Lk = d->kernel_length,
+        .Lrev = d->reverse_length, .G = d->kernels ? d->kernels : d->channels,
+        .KB = d->kernel_batch ? d->kernel_batch : 1, .N = d->fft_size ? d->fft_size : d->length};
     p->circle = d->mode == FFTCONV_CIRCULAR && p->L + p->Lk - 1 > p->N;
     p->taps = p->circle ? p->Lk : min64(p->Lk, p->L);
     p->rev_taps = min64(p->Lrev, p->L);
+    char before[256] = "";
+    for (int i = 0; i < COUNT; i++) {
+        if (d->isa && strcmp(d->isa, engines[i]->name) != 0)
+            continue;
+        p->engine = engines[i];
+        const int status = p->engine->init(p);
+        if (!status)
+            return FFTCONV_OK;
+        cuda_plan_destroy(p);
+        if (status != FFTCONV_UNSUPPORTED || d->isa)
+            return status;
+        char why[sizeof before];
+        snprintf(why, sizeof why, "%s", fftconv_last_error());
+        if (i == COUNT - 1)
+            return fail(FFTCONV_UNSUPPORTED, "%s; %s", before, why);
+        memcpy(before, why, sizeof before);
+    }
+    return fail(FFTCONV_INVALID, "isa is \"%s\", must be NULL, \"fused\" or \"cufft\" on a GPU",
+                d->isa);
+}
+
+void cuda_plan_destroy(struct cuda_plan *p)
+{
+    if (p->engine)
+        p->engine->destroy(p);
+    p->engine = NULL;
+}
+
+int64_t cuda_take(int64_t *total, int64_t bytes)
+{
+    const int64_t at = *total;
+    *total += round_up(bytes, PART);
+    return at;
+}
+
+Operand cuda_operand(const fftconv_tensor *t)
+{
+    Operand o = {.data = t->data, .type = t->dtype};
+    memcpy(o.stride, t->stride, sizeof o.stride);
+    return o;
+}
+
+/* ---- What any engine does --------------------------------------------------- */
+
+/* A pass over z = u in_gate. */
+static Pass over_inputs(const struct cuda_plan *p, const fftconv_operands *o, int flags, int sink)
+{
+    return (Pass){.flags = flags, .sink = sink, .to = (int32_t)p->L, .sink_to = (int32_t)p->L,
+                  .add = -1, .activation = o->activation, .x = cuda_operand(&o->u),
+                  .gate = cuda_operand(&o->in_gate), .skip = cuda_operand(&o->skip),
+                  .mask = cuda_operand(&o->mask), .u = cuda_operand(&o->u),
+                  .in_gate = cuda_operand(&o->in_gate), .out_gate = cuda_operand(&o->out_gate)};
+}
+
+int cuda_forward_passes(const struct cuda_plan *p, const fftconv_operands *o, Pass *pass)
+{
+    *pass = over_inputs(p, o, TRANSFORM | MULTIPLY | BACK, OUTPUT);
+    pass->y = cuda_operand(&o->y);
+    return 1;
+}
+
+bool cuda_need_dk(const fftconv_operands *o) { return o->dk.data || o->dk_rev.data; }
+
+/* g = dy mask out_gate act'(p), and with Z, G the transforms of z and g:
+ *     dz = inverse(conj(K) G) + skip g, du = dz in_gate, din_gate = dz u,
+ *     dk = taps of the sum over rows of conj(Z) G, dskip = sum g z.
+ * Twice through a row: z, whose Z is kept, and p, which gives g and dout_gate; then
+ * g. */
+int cuda_backward_passes(const struct cuda_plan *p, const fftconv_operands *o, Pass *pass)
+{
+    const Pass *const first = pass;
+    const bool need_p = o->activation != FFTCONV_IDENTITY || o->dout_gate.data;
+    const bool need_dk = cuda_need_dk(o);
+    const bool need_dz = o->du.data || o->din_gate.data || o->dskip.data;
+    if (need_p || need_dk) {
+        *pass = over_inputs(p, o, TRANSFORM | (need_dk ? KEEP : 0) |
+                                      (need_p ? MULTIPLY | BACK : 0), GRADIENT);
+        pass->dy = cuda_operand(&o->dy);
+        pass++->dout_gate = cuda_operand(&o->dout_gate);
+    }
+    if (need_dz || need_dk) {
+        *pass = over_inputs(p, o, TRANSFORM | (need_dk ? SUM : 0) |
+                                      (need_dz ? MULTIPLY | ADJOINT | BACK : 0), SPREAD);
+        pass->own = need_p;
+        pass->x = pass->dy = cuda_operand(&o->dy);
+        pass->gate = cuda_operand(&o->out_gate);
+        pass->scale = cuda_operand(&o->mask);
+        pass->du = cuda_operand(&o->du);
+        pass->din_gate = cuda_operand(&o->din_gate);
+        if (need_p) /* they are in g already */
+            pass->scale = (Operand){0};
+        pass++;
+    }
+    return (int)(pass - first);
+}
+
+/* ---- The fused engine: a launch per call ------------------------------------- */
+
+static int fused_init(struct cuda_plan *p)
+{
+    const struct cuda_machine *m = p->machine;
+    int64_t shared_bytes, tile_bytes, blocks;
+    int status = m->limits(p->device, &shared_bytes, &tile_bytes);
+    if (status)
+        return status;
+    if (p->dtype != FFTCONV_FLOAT32 && p->dtype != FFTCONV_FLOAT16 &&
+        p->dtype != FFTCONV_BFLOAT16)
+        return fail(FFTCONV_UNSUPPORTED, "dtype is %s, must be float32, float16 or bfloat16 for "
+                    "fused rows", dtype_name(p->dtype));
+    p->single = p->dtype == FFTCONV_FLOAT32;
     const int64_t places = p->circle ? p->N : p->L;
     for (; (p->shape = cuda_shape_of(p->single, p->index)); p->index++)
         if (p->shape->M >= places && p->shape->shared_bytes <= shared_bytes)
@@ -32,12 +141,35 @@ int cuda_plan_init(struct cuda_plan *p, const fftconv_plan_desc *d,
     if (!p->shape)
         return fail(FFTCONV_UNSUPPORTED, "%s is %lld, more than this device's shared memory of "
                     "%lld bytes a block holds in %s", p->circle ? "fft_size" : "length",
-                    (long long)places, (long long)shared_bytes, dtype_name(d->dtype));
+                    (long long)places, (long long)shared_bytes, dtype_name(p->dtype));
     const int64_t groups = ceil_div(p->B, p->shape->rows);
     p->chunks = p->KB > 1 ? groups : min64(groups, ceil_div(ENOUGH, p->H));
     p->per = round_up(ceil_div(p->B, p->chunks), p->shape->rows);
     p->chunks = ceil_div(p->B, p->per);
-    return FFTCONV_OK;
+    if ((status = m->prepare_rows(p->device, p->single, p->index, &blocks)))
+        return status;
+    p->blocks = max64(1, blocks);
+    const int64_t bytes = p->shape->table_bytes;
+    unsigned char *tables = aligned_new(bytes);
+    if (!tables)
+        return fail_memory(bytes);
+    p->shape->build_tables(tables);
+    if (!(status = m->allocate(&p->tables, bytes)))
+        status = m->copy(p->tables, tables, bytes, NULL);
+    aligned_free(tables);
+    return status;
+}
+
+static void fused_destroy(struct cuda_plan *p)
+{
+    if (p->tables)
+        p->machine->release(p->tables);
+    p->tables = NULL;
+}
+
+static int64_t making_bytes(const struct cuda_plan *p)
+{
+    return p->KB * p->G * p->shape->M * 2 * (int64_t)sizeof(float);
 }
 
 static int64_t launch_blocks(const struct cuda_plan *p, int64_t tasks)
@@ -51,7 +183,7 @@ static int64_t points_bytes(const struct cuda_plan *p)
     return round_up(p->KB * p->G * p->shape->M * p->shape->point_bytes, PART);
 }
 
-int64_t cuda_spectrum_bytes(const struct cuda_plan *p)
+static int64_t spectrum_bytes(const struct cuda_plan *p)
 {
     return points_bytes(p) + round_up(p->KB * p->G * (int64_t)sizeof(int32_t), PART);
 }
@@ -68,13 +200,6 @@ struct areas {
     int64_t sums, dskip, own, kept, total;
 };
 
-static int64_t take(int64_t *total, int64_t bytes)
-{
-    const int64_t at = *total;
-    *total += round_up(bytes, PART);
-    return at;
-}
-
 static struct areas areas_of(const struct cuda_plan *p, int direction, bool prepared)
 {
     const bool back = direction == FFTCONV_BACKWARD;
@@ -83,34 +208,27 @@ static struct areas areas_of(const struct cuda_plan *p, int direction, bool prep
                                  launch_blocks(p, p->G * p->KB)) * p->shape->rows;
     struct areas a = {0};
     if (!prepared || back)
-        a.spectrum = take(&a.total, cuda_spectrum_bytes(p));
+        a.spectrum = cuda_take(&a.total, spectrum_bytes(p));
     if (!prepared)
-        a.wide = take(&a.total, p->KB * p->G * M * complex);
+        a.wide = cuda_take(&a.total, making_bytes(p));
     if (back) {
-        a.sums = take(&a.total, p->H * p->chunks * p->shape->rows * M * complex);
-        a.dskip = take(&a.total, p->H * p->chunks * (int64_t)sizeof(float));
-        a.own = take(&a.total, blocks * M * (int64_t)sizeof(float));
-        a.kept = take(&a.total, blocks * M * p->shape->point_bytes);
+        a.sums = cuda_take(&a.total, p->H * p->chunks * p->shape->rows * M * complex);
+        a.dskip = cuda_take(&a.total, p->H * p->chunks * (int64_t)sizeof(float));
+        a.own = cuda_take(&a.total, blocks * M * (int64_t)sizeof(float));
+        a.kept = cuda_take(&a.total, blocks * M * p->shape->point_bytes);
     }
     return a;
 }
 
-int64_t cuda_workspace_bytes(const struct cuda_plan *p, int direction, bool prepared)
+static int64_t workspace_bytes(const struct cuda_plan *p, int direction, bool prepared)
 {
     return areas_of(p, direction, prepared).total;
-}
-
-static Operand operand_of(const fftconv_tensor *t)
-{
-    Operand o = {.data = t->data, .type = t->dtype};
-    memcpy(o.stride, t->stride, sizeof o.stride);
-    return o;
 }
 
 /* Place n holds what element n - shift, or, backwards, shift - n has. */
 static Operand moved(const fftconv_tensor *t, int64_t shift, bool backwards)
 {
-    Operand o = operand_of(t);
+    Operand o = cuda_operand(t);
     const int64_t step = backwards ? -o.stride[2] : o.stride[2];
     o.data = (char *)o.data - shift * step * dtype_size(t->dtype);
     o.stride[2] = step;
@@ -132,20 +250,20 @@ static Pass over_taps(int flags, Operand x, int64_t from, int64_t to)
 
 /* Taps of lag s >= 0 stand at place s, of lag -s at place M - s, times -i; lag 0 of
  * k_rev at place 0; and on a circle, tap s has lag s - N as well. */
-int cuda_make_spectrum(const struct cuda_plan *p, const fftconv_tensor *k,
-                       const fftconv_tensor *k_rev, void *spectrum, void *workspace,
-                       void *stream)
+static int make_spectrum(const struct cuda_plan *p, const fftconv_tensor *k,
+                         const fftconv_tensor *k_rev, void *spectrum, void *workspace,
+                         void *stream)
 {
     const int64_t M = p->shape->M;
     struct fftconv_cuda_rows r = over_kernels(p);
     r.spectra = workspace;
-    r.pass[r.passes++] = over_taps(TRANSFORM | PUT, operand_of(k), 0, p->taps);
+    r.pass[r.passes++] = over_taps(TRANSFORM | PUT, cuda_operand(k), 0, p->taps);
     if (p->circle)
         r.pass[r.passes++] = over_taps(TRANSFORM | PUT | ADD | PUT_TURNED,
                                        moved(k, M - p->N, false), M - p->N + 1,
                                        M - p->N + p->taps);
     if (p->rev_taps) {
-        r.pass[r.passes++] = over_taps(TRANSFORM | PUT | ADD, operand_of(k_rev), 0, 1);
+        r.pass[r.passes++] = over_taps(TRANSFORM | PUT | ADD, cuda_operand(k_rev), 0, 1);
         r.pass[r.passes++] = over_taps(TRANSFORM | PUT | ADD | PUT_TURNED, moved(k_rev, M, true),
                                        M - p->rev_taps + 1, M);
     }
@@ -167,16 +285,6 @@ static struct fftconv_cuda_rows over_rows(const struct cuda_plan *p, const void 
         .exponents = exponents_of(p, spectrum)};
 }
 
-/* A pass over z = u in_gate. */
-static Pass over_inputs(const struct cuda_plan *p, const fftconv_operands *o, int flags, int sink)
-{
-    return (Pass){.flags = flags, .sink = sink, .to = (int32_t)p->L, .sink_to = (int32_t)p->L,
-                  .add = -1, .activation = o->activation, .x = operand_of(&o->u),
-                  .gate = operand_of(&o->in_gate), .skip = operand_of(&o->skip),
-                  .mask = operand_of(&o->mask), .u = operand_of(&o->u),
-                  .in_gate = operand_of(&o->in_gate), .out_gate = operand_of(&o->out_gate)};
-}
-
 /* The given spectrum, or k's, made at the workspace's beginning. */
 static int spectrum_of(const struct cuda_plan *p, const fftconv_operands *o, const struct areas *a,
                        const void **spectrum, char *workspace, void *stream)
@@ -184,25 +292,23 @@ static int spectrum_of(const struct cuda_plan *p, const fftconv_operands *o, con
     if (*spectrum)
         return FFTCONV_OK;
     *spectrum = workspace + a->spectrum;
-    return cuda_make_spectrum(p, &o->k, &o->k_rev, workspace + a->spectrum, workspace + a->wide,
-                              stream);
+    return make_spectrum(p, &o->k, &o->k_rev, workspace + a->spectrum, workspace + a->wide,
+                         stream);
 }
 
-int cuda_forward(const struct cuda_plan *p, const void *spectrum, const fftconv_operands *o,
-                 void *workspace, void *stream)
+static int forward(const struct cuda_plan *p, const void *spectrum, const fftconv_operands *o,
+                   void *workspace, void *stream)
 {
     const struct areas a = areas_of(p, FFTCONV_FORWARD, spectrum != NULL);
     const int status = spectrum_of(p, o, &a, &spectrum, workspace, stream);
     if (status)
         return status;
     struct fftconv_cuda_rows r = over_rows(p, spectrum);
-    r.passes = 1;
-    r.pass[0] = over_inputs(p, o, TRANSFORM | MULTIPLY | BACK, OUTPUT);
-    r.pass[0].y = operand_of(&o->y);
+    r.passes = cuda_forward_passes(p, o, r.pass);
     return p->machine->rows(p->single, p->index, &r, launch_blocks(p, p->H * p->chunks), stream);
 }
 
-/* dk and dk_rev from the sums of conj(Z) G: the adjoint of cuda_make_spectrum. */
+/* dk and dk_rev from the sums of conj(Z) G: the adjoint of make_spectrum. */
 static int make_taps(const struct cuda_plan *p, const fftconv_operands *o, const struct areas *a,
                      char *workspace, void *stream)
 {
@@ -234,13 +340,13 @@ static int make_taps(const struct cuda_plan *p, const fftconv_operands *o, const
         pass->sink = TAPS;
         pass->add = p->circle ? (int32_t)(M - p->N) : -1;
         pass->sink_to = (int32_t)p->taps;
-        pass++->y = operand_of(&o->dk);
+        pass++->y = cuda_operand(&o->dk);
     }
     if (o->dk_rev.data) {
         *pass = over_taps(TAKE, none, 0, 0);
         pass->sink = TAPS;
         pass->sink_to = 1;
-        pass++->y = operand_of(&o->dk_rev);
+        pass++->y = cuda_operand(&o->dk_rev);
         *pass = over_taps(TAKE | TURNED, none, 0, 0);
         pass->sink = TAPS;
         pass->sink_from = (int32_t)(M - p->rev_taps + 1);
@@ -269,19 +375,11 @@ static int make_taps(const struct cuda_plan *p, const fftconv_operands *o, const
     return FFTCONV_OK;
 }
 
-/* g = dy mask out_gate act'(p), and with Z, G the transforms of z and g:
- *     dz = inverse(conj(K) G) + skip g, du = dz in_gate, din_gate = dz u,
- *     dk = taps of the sum over rows of conj(Z) G, dskip = sum g z.
- * A block goes twice through a row: z, whose Z it keeps, and p, which gives g and
- * dout_gate; then g. */
-int cuda_backward(const struct cuda_plan *p, const void *spectrum, const fftconv_operands *o,
-                  void *workspace, void *stream)
+static int backward(const struct cuda_plan *p, const void *spectrum, const fftconv_operands *o,
+                    void *workspace, void *stream)
 {
     char *memory = workspace;
     const struct areas a = areas_of(p, FFTCONV_BACKWARD, spectrum != NULL);
-    const bool need_p = o->activation != FFTCONV_IDENTITY || o->dout_gate.data;
-    const bool need_dk = o->dk.data || o->dk_rev.data;
-    const bool need_dz = o->du.data || o->din_gate.data || o->dskip.data;
     int status = spectrum_of(p, o, &a, &spectrum, workspace, stream);
     if (status)
         return status;
@@ -290,36 +388,42 @@ int cuda_backward(const struct cuda_plan *p, const void *spectrum, const fftconv
     r.own = (float *)(memory + a.own);
     r.kept = memory + a.kept;
     r.dskip = o->dskip.data ? (float *)(memory + a.dskip) : NULL;
-    if (need_p || need_dk) {
-        Pass *pass = &r.pass[r.passes++];
-        *pass = over_inputs(p, o, TRANSFORM | (need_dk ? KEEP : 0) |
-                                      (need_p ? MULTIPLY | BACK : 0), GRADIENT);
-        pass->dy = operand_of(&o->dy);
-        pass->dout_gate = operand_of(&o->dout_gate);
-    }
-    if (need_dz || need_dk) {
-        Pass *pass = &r.pass[r.passes++];
-        *pass = over_inputs(p, o, TRANSFORM | (need_dk ? SUM : 0) |
-                                      (need_dz ? MULTIPLY | ADJOINT | BACK : 0), SPREAD);
-        pass->own = need_p;
-        pass->x = pass->dy = operand_of(&o->dy);
-        pass->gate = operand_of(&o->out_gate);
-        pass->scale = operand_of(&o->mask);
-        pass->du = operand_of(&o->du);
-        pass->din_gate = operand_of(&o->din_gate);
-        if (need_p) /* they are in g already */
-            pass->scale = (Operand){0};
-    }
+    r.passes = cuda_backward_passes(p, o, r.pass);
     if ((status = p->machine->rows(p->single, p->index, &r, launch_blocks(p, p->H * p->chunks),
                                    stream)))
         return status;
-    if (need_dk && (status = make_taps(p, o, &a, memory, stream)))
+    if (cuda_need_dk(o) && (status = make_taps(p, o, &a, memory, stream)))
         return status;
     if (o->dskip.data) {
         const struct fftconv_cuda_fill fill = {.batch = 1, .channels = p->H, .length = 1,
                                                .count = p->chunks, .from = r.dskip,
-                                               .to = operand_of(&o->dskip)};
+                                               .to = cuda_operand(&o->dskip)};
         return p->machine->fill(&fill, HOUSE_BLOCKS, stream);
     }
     return FFTCONV_OK;
 }
+
+static void describe(const struct cuda_plan *p, fftconv_plan_info *info)
+{
+    const double points = (double)p->B * (double)p->H * p->shape->M;
+    info->form = FFTCONV_RIGHT_ANGLE;
+    info->dense = 1;
+    info->fft_size = p->mode == FFTCONV_CIRCULAR ? p->N : 2 * (int64_t)p->shape->M;
+    info->transform_length = p->shape->M;
+    info->order = info->stages = 3;
+    for (int i = 0; i < 3; i++) {
+        const int radix = p->shape->radices[i];
+        info->radices[i] = info->stage_radices[i] = radix;
+        /* complex products, of which stage 1 and its inverse need half; and twiddles */
+        info->stage_flops[i] = 2 * points * (radix * (i ? 8 : 4) + (i < 2 ? 6 : 0));
+    }
+    info->product_flops = 6 * points;
+    info->l1_bytes = 4 * points * p->shape->point_bytes; /* shared memory, both directions */
+    info->spectra_row_bytes = (int64_t)p->shape->M * p->shape->point_bytes;
+}
+
+const struct cuda_engine cuda_fused = {
+    .name = "fused", .init = fused_init, .destroy = fused_destroy, .describe = describe,
+    .spectrum_bytes = spectrum_bytes, .making_bytes = making_bytes,
+    .workspace_bytes = workspace_bytes, .make_spectrum = make_spectrum, .forward = forward,
+    .backward = backward};

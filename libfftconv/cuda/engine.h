@@ -1,10 +1,11 @@
-/* The CUDA engine as the library sees it: plans of one launch, and the machine
- * they run on, a GPU or, in tests, machine_host.h. */
+/* The CUDA engines as the library sees them: one launch of our own kernels, or cuFFT's
+ * between them; and the machine they run on, a GPU or, in tests, machine_host.h. */
 #ifndef FFTCONV_CUDA_ENGINE_H
 #define FFTCONV_CUDA_ENGINE_H
 
 #include "../internal.h"
 #include "arguments.h"
+#include "cufft.h"
 
 /* One length of the kernel at one arithmetic. */
 struct cuda_shape {
@@ -25,13 +26,16 @@ struct cuda_machine {
                 void *stream);
     int (*pack)(int single, const struct fftconv_cuda_pack *, int64_t blocks, void *stream);
     int (*fill)(const struct fftconv_cuda_fill *, int64_t blocks, void *stream);
+    int (*padded)(int wide, int kernel, const struct fftconv_cuda_padded *, int64_t blocks,
+                  void *stream);
 
     int (*devices)(void); /* 0 where there is no driver                        */
     /* Makes a device this thread's; leave makes `before` so again. */
     int (*enter)(int device, int *before);
     void (*leave)(int device, int before);
-    /* What a block may have; UNSUPPORTED for a device too old. */
-    int (*limits)(int device, int64_t *shared_bytes);
+    /* What a block may have, and what a workspace's buffers should be of, about;
+     * UNSUPPORTED for a device too old. */
+    int (*limits)(int device, int64_t *shared_bytes, int64_t *tile_bytes);
     /* Of the entered device: how many blocks of a kernel it holds at once. */
     int (*prepare_rows)(int device, int single, int shape, int64_t *blocks);
     int (*allocate)(void **memory, int64_t bytes);
@@ -50,33 +54,59 @@ const struct cuda_machine *cuda_machine(void);
 
 struct cuda_plan {
     const struct cuda_machine *machine;
-    const struct cuda_shape *shape;
-    int single, index;        /* which shape                                   */
+    const struct cuda_engine *engine;
+    int device, mode, dtype;
     int64_t B, H, L, Lk, Lrev, G, KB, N, taps, rev_taps;
     bool circle;              /* taps come round                               */
+    /* fused */
+    const struct cuda_shape *shape;
+    int single, index;        /* which shape                                   */
     int64_t chunks, per;      /* the batch in parts, each summed by one block  */
     int64_t blocks;           /* of a launch, at most                          */
-    const void *tables;       /* the machine's                                 */
+    void *tables;             /* the machine's                                 */
+    /* cufft: see padded.c */
+    int64_t points, pitch, stretch, turn;
+    int64_t g_tile, m_tile, b_tile;
+    cufft_rows *row_fft[2], *kernel_fft[2]; /* there and back                  */
 };
 
-/* A plan for these shapes in one launch; UNSUPPORTED where no shape holds a row, or
- * needs more than `shared_bytes`.  tables: to be set by the caller. */
+/* A way to run a plan's calls. */
+struct cuda_engine {
+    const char *name; /* fftconv_plan_desc.isa                                 */
+    /* On the entered device, the shapes being set; UNSUPPORTED where it does not
+     * hold them.  destroy goes with it, also where init has failed. */
+    int (*init)(struct cuda_plan *);
+    void (*destroy)(struct cuda_plan *);
+    void (*describe)(const struct cuda_plan *, fftconv_plan_info *);
+    /* Bytes of a spectrum of all kernels, of what making it needs, and of a call's
+     * workspace. */
+    int64_t (*spectrum_bytes)(const struct cuda_plan *);
+    int64_t (*making_bytes)(const struct cuda_plan *);
+    int64_t (*workspace_bytes)(const struct cuda_plan *, int direction, bool prepared);
+    /* On memory of the machine; operands are checked already.  spectrum NULL: k's is
+     * made in the workspace. */
+    int (*make_spectrum)(const struct cuda_plan *, const fftconv_tensor *k,
+                         const fftconv_tensor *k_rev, void *spectrum, void *workspace,
+                         void *stream);
+    int (*forward)(const struct cuda_plan *, const void *spectrum, const fftconv_operands *,
+                   void *workspace, void *stream);
+    int (*backward)(const struct cuda_plan *, const void *spectrum, const fftconv_operands *,
+                    void *workspace, void *stream);
+};
+
+extern const struct cuda_engine cuda_fused, cuda_padded;
+
+/* The named engine, or the first of them that holds these shapes. */
 int cuda_plan_init(struct cuda_plan *plan, const fftconv_plan_desc *desc,
-                   const struct cuda_machine *machine, int64_t shared_bytes,
-                   int64_t blocks);
+                   const struct cuda_machine *machine, int device);
+void cuda_plan_destroy(struct cuda_plan *plan);
 
-/* Bytes of a spectrum of all kernels, and of a call's workspace. */
-int64_t cuda_spectrum_bytes(const struct cuda_plan *plan);
-int64_t cuda_workspace_bytes(const struct cuda_plan *plan, int direction, bool prepared);
-
-/* On memory of the machine; operands are checked already.  spectrum NULL: k's is
- * made in the workspace. */
-int cuda_make_spectrum(const struct cuda_plan *plan, const fftconv_tensor *k,
-                       const fftconv_tensor *k_rev, void *spectrum, void *workspace,
-                       void *stream);
-int cuda_forward(const struct cuda_plan *plan, const void *spectrum,
-                 const fftconv_operands *operands, void *workspace, void *stream);
-int cuda_backward(const struct cuda_plan *plan, const void *spectrum,
-                  const fftconv_operands *operands, void *workspace, void *stream);
+/* A piece of a workspace: where it begins. */
+int64_t cuda_take(int64_t *total, int64_t bytes);
+Operand cuda_operand(const fftconv_tensor *tensor);
+/* The passes of a call; their number.  What a backward pass is for. */
+int cuda_forward_passes(const struct cuda_plan *, const fftconv_operands *, Pass *);
+int cuda_backward_passes(const struct cuda_plan *, const fftconv_operands *, Pass *);
+bool cuda_need_dk(const fftconv_operands *);
 
 #endif

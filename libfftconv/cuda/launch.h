@@ -3,6 +3,7 @@
 #define FFTCONV_CUDA_LAUNCH_H
 
 #include "pack.h"
+#include "padded.h"
 #include "shapes.h"
 
 namespace fftconv {

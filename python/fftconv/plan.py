@@ -225,7 +225,9 @@ class Plan(_Handle):
         Otherwise a short kernel runs in blocks (overlap-save) where that costs
         less.
     device: "cpu", or "cuda", "cuda:1", ...: where all its arrays are. On a GPU
-        u has float32 or 16 bits, and radices, order, isa, form, dense and
+        isa is "fused", one launch for a row of up to 16,384 samples in float32,
+        32,768 in 16 bits, "cufft", padded rows of any length and real dtype, or
+        None, the first of them that will do; radices, order, form, dense and
         pattern are the library's; the three primitives are the CPU's.
 
     What was chosen: ``form``, ``radices``, ``stage_radices``, ``isa``,

@@ -1,0 +1,315 @@
+/* What stands around the transforms of another library (cuFFT): rows of the caller to
+ * padded real rows, products of spectra, sums over the batch, and real rows to what
+ * the caller wants.
+ *
+ * A buffer holds rows of `pitch` complex numbers, a multiple of 16; a real row is the
+ * first `points` of its 2 pitch reals, and its spectrum the first points / 2 + 1
+ * complex numbers in their place.  What a row does not use is zero.  A warp takes a
+ * stretch of a row at a time; all sums are in a fixed order. */
+#ifndef FFTCONV_CUDA_PADDED_H
+#define FFTCONV_CUDA_PADDED_H
+
+#include "rows.h"
+
+namespace fftconv {
+
+template <class T> struct PaddedBase {
+    typedef fftconv_cuda_padded Arguments;
+    enum { WARPS = PADDED_WARPS, SHARED_BYTES = 0, STEP = LANES * RUN };
+    struct Bin {
+        T re, im;
+    };
+    typedef Pack<Bin, 16 / sizeof(Bin)> Bins; /* moved at once */
+    enum { BINS = 16 / sizeof(Bin) };
+
+    /* f(warp, row, first, last) for each stretch of each row of `length` elements. */
+    template <class F>
+    static DEVICE void each_stretch(Block &block, int64_t rows, int64_t length, int64_t stretch,
+                                    const F &f)
+    {
+        const int64_t parts = (length + stretch - 1) / stretch;
+        block.phase([&](int warp) {
+            for (int64_t task = block.index * WARPS + warp; task < rows * parts;
+                 task += block.count * WARPS) {
+                const int64_t row = task / parts, first = task % parts * stretch;
+                f(row, first, first + stretch < length ? first + stretch : length);
+            }
+        });
+    }
+    static DEVICE T *real_row(const void *buffer, const Arguments &a, int64_t row)
+    {
+        return const_cast<T *>(static_cast<const T *>(buffer)) + row * 2 * a.pitch;
+    }
+    static DEVICE Bins *bins_of(const void *buffer, const Arguments &a, int64_t row)
+    {
+        return reinterpret_cast<Bins *>(real_row(buffer, a, row));
+    }
+    /* A run within one row of a buffer: aligned. */
+    static DEVICE void get(const T *from, T *x)
+    {
+        read_vectors<T>(reinterpret_cast<const char *>(from), x);
+    }
+    static DEVICE void put(T *to, const T *x)
+    {
+        write_vectors<T>(reinterpret_cast<char *>(to), x);
+    }
+    /* The kernel of row (i, j) of the tile, in `spectrum`. */
+    static DEVICE int64_t kernel_of(const Arguments &a, int64_t row)
+    {
+        return row % a.batch * a.spectrum_step + (a.h + row / a.batch) / a.members - a.h / a.members;
+    }
+};
+
+/* The pass's input rows, and zeros. */
+template <class T> struct LoadKernel : PaddedBase<T> {
+    typedef PaddedBase<T> Base;
+
+    static DEVICE void run(Block &block, const fftconv_cuda_padded &a)
+    {
+        const Pass &pass = a.pass;
+        Base::each_stretch(block, a.rows, 2 * a.pitch, a.stretch, [&](int64_t row, int64_t first,
+                                                                      int64_t last) {
+            EACH_LANE(l)
+            {
+                const bool there = row < a.channels * a.batch;
+                const int64_t h = a.h + row / a.batch, b = a.b + row % a.batch;
+                const int from = there ? pass.from : 0, to = there ? pass.to : 0;
+                const Row x_row = row_of<T>(pass.x, b, h), gate = row_of<T>(pass.gate, b, h);
+                const T scale = there && pass.scale.data ? scalar_of<T>(pass.scale, b, h) : T(1);
+                const T *own = static_cast<const T *>(a.own) + row * a.own_pitch;
+                for (int64_t n = first + l * RUN; n < last; n += Base::STEP) {
+                    T x[RUN];
+                    const int at = static_cast<int>(n);
+                    if (at >= to) {
+                        UNROLL
+                        for (int i = 0; i < RUN; i++)
+                            x[i] = 0;
+                    } else if (pass.own) {
+                        UNROLL
+                        for (int i = 0; i < RUN; i++)
+                            x[i] = at + i < to ? own[at + i] : T(0);
+                    } else {
+                        read_run(x_row, at, from, to, x);
+                        if (pass.gate.data)
+                            multiply_run(gate, at, from, to, x);
+                        UNROLL
+                        for (int i = 0; i < RUN; i++)
+                            x[i] *= scale;
+                    }
+                    Base::put(Base::real_row(a.x, a, row) + n, x);
+                }
+            }
+        });
+    }
+};
+
+/* x = K from, or conj(K) from, of each row's kernel; from may be x. */
+template <class T> struct ProductKernel : PaddedBase<T> {
+    typedef PaddedBase<T> Base;
+
+    static DEVICE void run(Block &block, const fftconv_cuda_padded &a)
+    {
+        typedef typename Base::Bin Bin;
+        typedef typename Base::Bins Bins;
+        const T sign = a.pass.flags & ADJOINT ? T(-1) : T(1);
+        Base::each_stretch(block, a.channels * a.batch, a.pitch, a.stretch, [&](int64_t row,
+                                                                                int64_t first,
+                                                                                int64_t last) {
+            EACH_LANE(l)
+            {
+                const Bins *k = Base::bins_of(a.spectrum, a, Base::kernel_of(a, row));
+                const Bins *from = Base::bins_of(a.from, a, row);
+                Bins *to = Base::bins_of(a.x, a, row);
+                for (int64_t n = first / Base::BINS + l; n < last / Base::BINS; n += LANES) {
+                    const Bins u = from[n], v = k[n];
+                    Bins w;
+                    UNROLL
+                    for (int i = 0; i < Base::BINS; i++) {
+                        const Bin p = u.at[i], q = {v.at[i].re, sign * v.at[i].im};
+                        w.at[i] = {p.re * q.re - p.im * q.im, p.re * q.im + p.im * q.re};
+                    }
+                    to[n] = w;
+                }
+            }
+        });
+    }
+};
+
+/* To sums[q], unless `begin` added to what is there: conj(from) x over the tile's
+ * rows of kernel q, its channels one after another, in float64. */
+template <class T> struct SumKernel : PaddedBase<T> {
+    typedef PaddedBase<T> Base;
+
+    static DEVICE void run(Block &block, const fftconv_cuda_padded &a)
+    {
+        typedef typename Base::Bins Bins;
+        const int64_t each = a.kernel_batch > 1 ? 1 : a.batch; /* rows of a channel      */
+        const int64_t members = a.channels / a.kernels;        /* of the tile            */
+        Base::each_stretch(block, a.kernel_batch * a.kernels, a.pitch, Base::BINS * LANES,
+                           [&](int64_t q, int64_t first, int64_t) {
+            EACH_LANE(l)
+            {
+                const int64_t n = first / Base::BINS + l;
+                const int64_t g = q % a.kernels, b = q / a.kernels;
+                double re[Base::BINS] = {}, im[Base::BINS] = {};
+                if (n < a.pitch / Base::BINS) {
+                    for (int64_t m = 0; m < members; m++)
+                        for (int64_t j = 0; j < each; j++) {
+                            const int64_t row = (g * members + m) * a.batch + b + j;
+                            const Bins z = Base::bins_of(a.from, a, row)[n];
+                            const Bins x = Base::bins_of(a.x, a, row)[n];
+                            UNROLL
+                            for (int i = 0; i < Base::BINS; i++) {
+                                const double zr = z.at[i].re, zi = z.at[i].im;
+                                const double xr = x.at[i].re, xi = x.at[i].im;
+                                re[i] += zr * xr + zi * xi;
+                                im[i] += zr * xi - zi * xr;
+                            }
+                        }
+                    Bins *to = Base::bins_of(a.sums, a, q) + n;
+                    Bins sum = {};
+                    if (!a.begin)
+                        sum = *to;
+                    UNROLL
+                    for (int i = 0; i < Base::BINS; i++) {
+                        sum.at[i].re = static_cast<T>(sum.at[i].re + re[i]);
+                        sum.at[i].im = static_cast<T>(sum.at[i].im + im[i]);
+                    }
+                    *to = sum;
+                }
+            }
+        });
+    }
+};
+
+/* The transform's result v to the pass's sink; dskip's parts by stretch. */
+template <class T> struct StoreKernel : PaddedBase<T> {
+    typedef PaddedBase<T> Base;
+
+    static DEVICE void run(Block &block, const fftconv_cuda_padded &a)
+    {
+        const Pass &pass = a.pass;
+        const int64_t parts = (pass.sink_to + a.stretch - 1) / a.stretch;
+        Base::each_stretch(block, a.channels * a.batch, pass.sink_to, a.stretch,
+                           [&](int64_t row, int64_t first, int64_t last) {
+            Lanes<T> dskip;
+            const int64_t i = row / a.batch, j = row % a.batch;
+            EACH_LANE(l)
+            {
+                dskip[l] = 0;
+                T *own = static_cast<T *>(a.own) + row * a.own_pitch;
+                for (int64_t n = first + l * RUN; n < last; n += Base::STEP) {
+                    T v[RUN];
+                    Base::get(Base::real_row(a.x, a, row) + n, v);
+                    sink(block, pass, a.b + j, a.h + i, own, static_cast<int>(n), l, v, dskip[l]);
+                }
+            }
+            if (a.dskip) {
+                sum_over(dskip);
+                EACH_LANE(l)
+                {
+                    if (l == 0)
+                        static_cast<T *>(a.dskip)[((a.h + i) * a.dskip_batch + a.b + j) * parts +
+                                                  first / a.stretch] = dskip[l];
+                }
+            }
+        });
+    }
+};
+
+/* dskip[h], of `count` parts each. */
+template <class T> struct SkipKernel : PaddedBase<T> {
+    typedef PaddedBase<T> Base;
+
+    static DEVICE void run(Block &block, const fftconv_cuda_padded &a)
+    {
+        Base::each_stretch(block, a.channels, 1, 1, [&](int64_t h, int64_t, int64_t) {
+            Lanes<T> sum;
+            EACH_LANE(l)
+            {
+                sum[l] = 0;
+                for (int64_t i = l; i < a.count; i += LANES)
+                    sum[l] += static_cast<const T *>(a.dskip)[h * a.count + i];
+            }
+            sum_over(sum);
+            EACH_LANE(l)
+            {
+                if (l == 0)
+                    set_element(row_of<T>(a.taps, 0, h), 0, sum[l]);
+            }
+        });
+    }
+};
+
+/* Kernels to rows, the first of them kernel number `first` of (kernel_batch, kernels),
+ * times `scale`: taps of lag s >= 0 at place s, of lag -s at place points - s; lag 0
+ * of k_rev at place 0; and where a circle of N came to be padded, tap s >= turn has
+ * lag s - N as well. */
+template <class T> struct PlaceKernel : PaddedBase<T> {
+    typedef PaddedBase<T> Base;
+
+    static DEVICE void run(Block &block, const fftconv_cuda_padded &a)
+    {
+        Base::each_stretch(block, a.rows, 2 * a.pitch, a.stretch, [&](int64_t row, int64_t first,
+                                                                      int64_t last) {
+            EACH_LANE(l)
+            {
+                const int64_t q = a.first + row, b = a.b + q / a.kernels;
+                const int64_t g = a.g + q % a.kernels;
+                const bool there = q < a.kernel_batch * a.kernels;
+                const Row k = row_of<T>(a.taps, b, g), k_rev = row_of<T>(a.rev_taps, b, g);
+                for (int64_t n = first + l * RUN; n < last; n += Base::STEP) {
+                    T x[RUN];
+                    read_run(k, static_cast<int>(n), 0, there ? static_cast<int>(a.count) : 0, x);
+                    UNROLL
+                    for (int i = 0; i < RUN; i++) {
+                        const int64_t lag = a.points - n - i; /* -lag */
+                        if (there && lag > 0 && a.turn <= a.circle - lag &&
+                            a.circle - lag < a.length)
+                            x[i] += element<T>(k, a.circle - lag);
+                        if (there && n + i == 0 && a.rev_count > 0)
+                            x[i] += element<T>(k_rev, 0);
+                        if (there && lag > 0 && lag < a.rev_count)
+                            x[i] += element<T>(k_rev, lag);
+                        x[i] *= static_cast<T>(a.scale);
+                    }
+                    Base::put(Base::real_row(a.x, a, row) + n, x);
+                }
+            }
+        });
+    }
+};
+
+/* The adjoint: dk, or dk_rev where `reversed`, of `length` taps, from rows. */
+template <class T> struct TakeKernel : PaddedBase<T> {
+    typedef PaddedBase<T> Base;
+
+    static DEVICE void run(Block &block, const fftconv_cuda_padded &a)
+    {
+        Base::each_stretch(block, a.kernel_batch * a.kernels, a.length, a.stretch,
+                           [&](int64_t q, int64_t first, int64_t last) {
+            EACH_LANE(l)
+            {
+                const T *row = Base::real_row(a.x, a, q);
+                const Row to = row_of<T>(a.taps, a.b + q / a.kernels, a.g + q % a.kernels);
+                for (int64_t n = first + l * RUN; n < last; n += Base::STEP) {
+                    T x[RUN];
+                    UNROLL
+                    for (int i = 0; i < RUN; i++) {
+                        const int64_t s = n + i;
+                        x[i] = 0;
+                        if (s < a.count)
+                            x[i] = row[a.reversed && s > 0 ? a.points - s : s];
+                        if (!a.reversed && a.turn <= s && s < a.length)
+                            x[i] += row[a.points - a.circle + s];
+                        x[i] *= static_cast<T>(a.scale);
+                    }
+                    write_run(to, static_cast<int>(n), 0, static_cast<int>(a.length), x);
+                }
+            }
+        });
+    }
+};
+
+} // namespace fftconv
+#endif
