@@ -28,7 +28,8 @@ struct row_job {
     void *S, *sum;
     const void *spectrum;
     void *other;
-    bool adjoint;
+    bool adjoint, begin;
+    double scale;
     int levels; /* of a fold */
     int64_t length, parts;
 };
@@ -81,7 +82,8 @@ static void accumulate_task(void *context, int64_t i, int worker)
 {
     const struct row_job *j = context;
     (void)worker;
-    j->lane->plan->engine->accumulate(j->xf, j->sum, j->S, j->other, j->spectrum, i, j->parts);
+    j->lane->plan->engine->accumulate(j->xf, j->scale, j->begin, j->sum, j->S, j->other,
+                                   j->spectrum, i, j->parts);
 }
 
 static void run(const struct lane *lane, struct row_job *job, task_fn *task, int64_t n)
@@ -257,19 +259,6 @@ static void convolve(const struct lane *given, const struct source *source,
         unfold(lane, sink);
 }
 
-/* sum += conj(Z) G, and where a spectrum is given G *= conj(spectrum) */
-static void accumulate(const struct lane *lane, void *sum, void *Z, void *G,
-                       const void *spectrum)
-{
-    const struct fftconv_plan *plan = lane->plan;
-    for (int i = 0; i < plan->parts; i++) {
-        struct row_job job = {.xf = &plan->part[i], .sum = at_part(plan, i, sum),
-                              .S = at_part(plan, i, Z), .other = at_part(plan, i, G),
-                              .spectrum = spectrum ? at_part(plan, i, spectrum) : NULL};
-        run(lane, &job, accumulate_task, parts_of(lane, job.xf));
-    }
-}
-
 /* What the way back leaves out: 1/M, and a half for each level unfolded. */
 static double part_scale(const struct fftconv_plan *plan, int i)
 {
@@ -277,8 +266,23 @@ static double part_scale(const struct fftconv_plan *plan, int i)
     return 1 / ((double)plan->part[i].M * (double)((int64_t)1 << levels));
 }
 
+/* sum += weights conj(Z) G and what the way back leaves out, or begins with that; and
+ * where a spectrum is given G *= conj(spectrum) */
+static void accumulate(const struct lane *lane, bool begin, void *sum, void *Z, void *G,
+                       const void *spectrum)
+{
+    const struct fftconv_plan *plan = lane->plan;
+    for (int i = 0; i < plan->parts; i++) {
+        struct row_job job = {.xf = &plan->part[i], .begin = begin, .scale = part_scale(plan, i),
+                              .sum = at_part(plan, i, sum), .S = at_part(plan, i, Z),
+                              .other = at_part(plan, i, G),
+                              .spectrum = spectrum ? at_part(plan, i, spectrum) : NULL};
+        run(lane, &job, accumulate_task, parts_of(lane, job.xf));
+    }
+}
+
 /* The transform of k, in S, times the weights and what the way back leaves out: a
- * spectrum.  The same again makes of its gradient that of k's transform. */
+ * spectrum. */
 static void weigh(const struct fftconv_plan *plan, const void *S, void *to)
 {
     for (int i = 0; i < plan->parts; i++)
@@ -883,6 +887,7 @@ int fftconv_forward(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
 struct backward {
     char *sums; /* of the task's kernels, layout.spectra each, or chunks apart */
     int64_t sum_step;
+    bool begun; /* each sum holds a row already                                */
     struct scalar *dskips; /* of this task's channels, by h */
 };
 
@@ -922,7 +927,7 @@ static void add_up(const struct tile *tile, const struct block *block, int64_t i
 
 static void backward_tile(struct tile *tile, const char *spectra, void *context)
 {
-    const struct backward *task = context;
+    struct backward *task = context;
     const struct call *c = tile->call;
     const struct lane *lane = tile->lane;
     const struct fftconv_plan *plan = c->plan;
@@ -973,7 +978,8 @@ static void backward_tile(struct tile *tile, const char *spectra, void *context)
             transform(lane, &source, lane->g);
             if (need_dk) {
                 char *sum = task->sums + (plan->members > 1 ? 0 : i) * task->sum_step;
-                accumulate(lane, sum, lane->z, lane->g, need_dz ? spectrum : NULL);
+                const bool begin = !task->begun && j == 0 && (plan->members == 1 || i == 0);
+                accumulate(lane, begin, sum, lane->z, lane->g, need_dz ? spectrum : NULL);
             } else {
                 multiply(lane, spectrum, lane->g, lane->g, true);
             }
@@ -996,19 +1002,19 @@ static void backward_tile(struct tile *tile, const char *spectra, void *context)
         stage_out(tile, DU, from, to);
         stage_out(tile, DIN_GATE, from, to);
     }
+    task->begun = true;
 }
 
-/* dk and dk_rev of a kernel from its sum over rows */
+/* dk and dk_rev of a kernel from its sum over rows, which is overwritten */
 static void finish_kernel(const struct call *c, const struct lane *lane, int64_t kb, int64_t g,
-                          const void *sum)
+                          void *sum)
 {
     const struct fftconv_plan *plan = c->plan;
     const fftconv_operands *o = c->o;
     if (!o->dk.data && !o->dk_rev.data)
         return;
     const struct taps taps = taps_of(plan, &o->dk, o->dk_rev.data ? &o->dk_rev : NULL, kb, g);
-    weigh(plan, sum, lane->g);
-    transform_back_taps(lane, &taps, lane->g);
+    transform_back_taps(lane, &taps, sum);
     zero_elements(plan, &taps.k, plan->taps, plan->Lk); /* taps that never act */
     zero_elements(plan, &taps.k_rev, plan->rev_taps, plan->Lrev);
 }
@@ -1040,8 +1046,6 @@ static void backward_task(void *context, int64_t index, int worker)
         task.sums = sums_of(c, k.kb * plan->G + k.g0) + chunk * l->spectra;
         task.sum_step = plan->chunks * l->spectra;
     }
-    for (int64_t g = k.g0; g < k.g1; g++)
-        memset(task.sums + (g - k.g0) * task.sum_step, 0, (size_t)l->spectra);
     memset(task.dskips + k.g0 * plan->members, 0,
            (size_t)((k.g1 - k.g0) * plan->members) * sizeof *task.dskips);
     each_tile(c, &lane, &k, rows * chunk / plan->chunks, rows * (chunk + 1) / plan->chunks,
@@ -1259,10 +1263,13 @@ static void multiply_rows_task(void *context, int64_t i, int worker)
     (void)worker;
     const char *spectrum =
         (char *)p->spectrum->data + (b * plan->G + g) * p->call.layout.spectra;
-    for (int part = 0; part < plan->parts; part++)
-        plan->engine->multiply(&plan->part[part], at_part(plan, part, spectrum),
+    for (int part = 0; part < plan->parts; part++) {
+        struct xform all = plan->part[part]; /* zeros are part of the answer */
+        all.live = NULL;
+        plan->engine->multiply(&all, at_part(plan, part, spectrum),
                                at_part(plan, part, p->in + i * p->row_bytes),
                                at_part(plan, part, p->out + i * p->row_bytes), false, 0, 1);
+    }
 }
 
 static int check_spectra(const char *name, const void *spectra)

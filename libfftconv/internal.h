@@ -265,15 +265,18 @@ struct engine {
     void (*direct)(const struct source *, const void *taps, int64_t count, int64_t n,
                    const struct sink *, void *work);
     void (*reverse_taps)(const struct array *k, int64_t count, int64_t padded, void *taps);
-    /* Spectra; part i of n, so that threads can share a row. */
+    /* Spectra, of places that are computed at all; part i of n, so that threads can
+     * share a row. */
     void (*multiply)(const struct xform *, const void *spectrum, const void *in,
                      void *out, bool adjoint, int64_t part, int64_t parts);
-    /* dspectrum += conj(Z) G, then G *= conj(spectrum) if that is given */
-    void (*accumulate)(const struct xform *, void *dspectrum, const void *Z, void *G,
-                       const void *spectrum, int64_t part, int64_t parts);
+    /* dspectrum += scale weights conj(Z) G, or begins with that; then G *=
+     * conj(spectrum) if that is given */
+    void (*accumulate)(const struct xform *, double scale, bool begin, void *dspectrum,
+                       const void *Z, void *G, const void *spectrum, int64_t part,
+                       int64_t parts);
     /* dspectrum += other */
     void (*add)(const struct xform *, void *dspectrum, const void *other);
-    /* S times the weights, zeros where those are, and a factor */
+    /* scale weights S in all places, zeros where the weights are */
     void (*weigh)(const struct xform *, double scale, const void *S, void *to);
     /* Rows */
     void (*gradient)(const struct gradient *);

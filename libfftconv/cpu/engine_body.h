@@ -1038,28 +1038,53 @@ static void N_(fold)(bool back, int levels, int64_t length, const struct source 
 
 /* ---- Spectra: place by place ---------------------------------------------------- */
 
+/* The next run of vectors that are computed at all, from *v on and below `end`: how
+ * many, 0 past the last. */
+INLINE int64_t N_(computed_run)(const struct xform *xf, int64_t end, int64_t *v)
+{
+    if (!xf->live)
+        return end - *v;
+    while (*v < end) {
+        const int64_t row = *v / xf->Plv;
+        int64_t p = *v % xf->Plv;
+        const int64_t n = N_(next_run)(xf->live + row / xf->Q * xf->Plv, xf->Plv, &p);
+        *v = row * xf->Plv + p;
+        if (n > 0)
+            return min64(n, end - *v);
+    }
+    return 0;
+}
+
+/* Part i of n of a row of spectra, by such runs: of `n` vectors from `v` on. */
+#define FOR_COMPUTED(xf, part, parts, v, n)                                        \
+    for (int64_t vectors_ = (xf)->spectra_reals / (2 * W), v = vectors_ * (part) / (parts), \
+                 end_ = vectors_ * ((part) + 1) / (parts), n;                      \
+         (n = N_(computed_run)(xf, end_, &v)) > 0; v += n)
+
 static void N_(multiply)(const struct xform *xf, const void *spectrum, const void *in,
                          void *out, bool adjoint, int64_t part, int64_t parts)
 {
-    const int64_t vectors = xf->spectra_reals / (2 * W);
-    const int64_t v = vectors * part / parts, end = vectors * (part + 1) / parts;
-    N_(multiply_run)((const REAL *)spectrum + v * 2 * W, (const REAL *)in + v * 2 * W,
-                     (REAL *)out + v * 2 * W, end - v, adjoint);
+    FOR_COMPUTED(xf, part, parts, v, n)
+        N_(multiply_run)((const REAL *)spectrum + v * 2 * W, (const REAL *)in + v * 2 * W,
+                         (REAL *)out + v * 2 * W, n, adjoint);
 }
 
-static void N_(accumulate)(const struct xform *xf, void *dspectrum, const void *Z, void *G,
-                           const void *spectrum, int64_t part, int64_t parts)
+/* Weights: one a point, or NULL. */
+INLINE void N_(accumulate_run)(bool begin, REAL scale, const REAL *weights, int64_t vectors,
+                               REAL *d, const REAL *z, REAL *g, const REAL *f)
 {
-    REAL *d = dspectrum, *g = G;
-    const REAL *z = Z, *f = spectrum;
-    const int64_t vectors = xf->spectra_reals / (2 * W);
-    for (int64_t v = vectors * part / parts; v < vectors * (part + 1) / parts; v++) {
-        const int64_t o = v * 2 * W; /* dA += conj(Z) G */
-        V zr = N_(load)(z + o), zi = N_(load)(z + o + W);
-        V gr = N_(load)(g + o), gi = N_(load)(g + o + W);
-        N_(store)(d + o, N_(load)(d + o) + (zr * gr + zi * gi));
-        N_(store)(d + o + W, N_(load)(d + o + W) + (zr * gi - zi * gr));
-        if (f) { /* G *= conj(spectrum) */
+    for (int64_t o = 0; o < vectors * 2 * W; o += 2 * W) {
+        V zr = N_(load)(z + o) * scale, zi = N_(load)(z + o + W) * scale;
+        V gr = N_(load)(g + o), gi = N_(load)(g + o + W), dr = {0}, di = {0};
+        if (weights) {
+            const V w = N_(load)(weights + o / 2);
+            zr *= w, zi *= w;
+        }
+        if (!begin)
+            dr = N_(load)(d + o), di = N_(load)(d + o + W);
+        N_(store)(d + o, dr + (zr * gr + zi * gi));
+        N_(store)(d + o + W, di + (zr * gi - zi * gr));
+        if (f) {
             MULTIPLY(gr, gi, N_(load)(f + o), -N_(load)(f + o + W));
             N_(store)(g + o, gr);
             N_(store)(g + o + W, gi);
@@ -1067,12 +1092,29 @@ static void N_(accumulate)(const struct xform *xf, void *dspectrum, const void *
     }
 }
 
+static void N_(accumulate)(const struct xform *xf, double scale, bool begin, void *dspectrum,
+                           const void *Z, void *G, const void *spectrum, int64_t part,
+                           int64_t parts)
+{
+    const REAL *f = spectrum, *weights = xf->weights;
+    FOR_COMPUTED(xf, part, parts, v, n) {
+        const int64_t o = v * 2 * W;
+        REAL *d = (REAL *)dspectrum + o, *g = (REAL *)G + o;
+        const REAL *z = (const REAL *)Z + o, *w = weights ? weights + v * W : NULL;
+        if (begin)
+            N_(accumulate_run)(true, (REAL)scale, w, n, d, z, g, f ? f + o : NULL);
+        else
+            N_(accumulate_run)(false, (REAL)scale, w, n, d, z, g, f ? f + o : NULL);
+    }
+}
+
 static void N_(add)(const struct xform *xf, void *dspectrum, const void *other)
 {
     REAL *d = dspectrum;
     const REAL *o = other;
-    for (int64_t i = 0; i < xf->spectra_reals; i++)
-        d[i] += o[i];
+    FOR_COMPUTED(xf, 0, 1, v, n)
+        for (int64_t i = v * 2 * W; i < (v + n) * 2 * W; i++)
+            d[i] += o[i];
 }
 
 static void N_(weigh)(const struct xform *xf, double scale, const void *S, void *to)
@@ -1084,12 +1126,12 @@ static void N_(weigh)(const struct xform *xf, double scale, const void *S, void 
             t[i] = s[i] * c;
         return;
     }
-    for (int64_t i = 0; i < xf->spectra_reals; i += 2 * W, weights += W)
-        for (int64_t j = 0; j < W; j++) {
-            const REAL w = weights[j] * c;
-            t[i + j] = w != 0 ? s[i + j] * w : 0;
-            t[i + W + j] = w != 0 ? s[i + W + j] * w : 0;
-        }
+    for (int64_t i = 0; i < xf->spectra_reals; i += 2 * W, weights += W) {
+        const V w = N_(load)(weights) * c;
+        const VI any = w != 0; /* what is not computed is anything, NaN too */
+        N_(store)(t + i, (V)((VI)(N_(load)(s + i) * w) & any));
+        N_(store)(t + i + W, (V)((VI)(N_(load)(s + i + W) * w) & any));
+    }
 }
 
 #include "contract.h"
@@ -1151,3 +1193,4 @@ const struct engine ENGINE = {
 #undef TRANSPOSE
 #undef MULTIPLY
 #undef FOR_RUNS
+#undef FOR_COMPUTED
