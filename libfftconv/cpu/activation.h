@@ -1,18 +1,20 @@
-/* exp and the normal distribution on vectors, without branches or tables, so
- * that an activation costs no more than the convolution it follows.
- * Included by engine_body.h. */
+/* exp, the normal distribution and the logistic function on vectors, without
+ * branches or tables, so that an activation costs less than the convolution it
+ * follows.  Included by engine_body.h. */
 
 #ifndef FFTCONV_MATH_CONSTANTS
 #define FFTCONV_MATH_CONSTANTS
-/* exp(a^2) erfc(a) in s = (a - 3) / (a + 3), highest power first: Chebyshev fits
- * on [-1, 1], largest error 1.2e-8 and 6e-16. */
-#define ERFCX_f32                                                                \
-    0.000046864227926654920379, 0.000018319842271031004479,                      \
-        -0.00058122437681921465574, 0.00073222262741505313876,                   \
-        0.0042624629668449485485, -0.024402738492637187134,                      \
-        0.071667006986250063255, -0.15011414848012480982,                        \
-        0.24560374364321775689, -0.32623364866654556819, 0.17900115118138995042
-#define ERFCX_f64                                                                \
+/* Phi(x) - 1/2 = x P(x^2) / Q(x^2) in float32, up to a bound from which on that cannot
+ * tell Phi from 0 and 1: weighted least squares with Lawson's weights, largest error
+ * 2.0e-8.  Highest powers first; Q ends in 1. */
+#define NORMAL_BOUND 5.5f
+#define NORMAL_P                                                                 \
+    1.11757217e-10f, -2.20823353e-08f, 3.24107605e-06f, 0.000170375372f,         \
+        0.00450917399f, 0.0359223685f, 0.398942155f
+#define NORMAL_Q 6.23269689e-05f, 0.00183065204f, 0.0290915837f, 0.256708596f
+/* exp(a^2) erfc(a) in float64, in s = (a - 3) / (a + 3): a Chebyshev
+ * fit on [-1, 1], highest power first, largest error 6e-16. */
+#define ERFCX                                                                    \
     -3.6410152980124434088e-9, -2.169597799661997243e-9, 3.6544238691851418735e-8, \
         3.3410056799272449811e-8, -2.2251497924955924286e-7,                     \
         -2.9859901964989723523e-7, 1.2435316256481859922e-6,                     \
@@ -36,8 +38,8 @@ INLINE V N_(select)(VI mask, V a, V b)
 /* x held between two bounds; NaN stays */
 INLINE V N_(clamp)(V x, REAL low, REAL high)
 {
-    x = N_(select)(x < SPLAT(low), SPLAT(low), x);
-    return N_(select)(x > SPLAT(high), SPLAT(high), x);
+    x = N_(select)(x < low, SPLAT(low), x);
+    return N_(select)(x > high, SPLAT(high), x);
 }
 
 /* Coefficients from the highest power; even and odd powers apart, which halves the
@@ -73,42 +75,61 @@ INLINE V N_(exp_normal)(V x)
     return p * (V)(((VI)t << digits) + (VI)SPLAT(1)); /* 1.0's bits plus n 2^digits */
 }
 
-/* Clamped to that range. */
-INLINE V N_(exp_vector)(V x)
+/* exp(-x^2 / 2) / sqrt(2 pi); zero in the tail: no subnormals, nothing for x to
+ * magnify */
+INLINE V N_(density)(V x)
 {
-    return N_(exp_normal)(N_(clamp)(x, (REAL)(SINGLE ? -87 : -708), (REAL)(SINGLE ? 88 : 709)));
+    const REAL bound = (REAL)(SINGLE ? 12.7 : 36.7);
+    const V z = N_(clamp)(x, -bound, bound);
+    return N_(select)(x * x > bound * bound, SPLAT(0),
+                      N_(exp_normal)(z * z * (REAL)-0.5) * (REAL)0.39894228040143267794);
 }
 
-/* Phi(x) = erfc(-x / sqrt 2) / 2, and the density exp(-x^2 / 2) / sqrt(2 pi) */
-INLINE V N_(normal)(V x, V *density)
+/* Phi(x) = erfc(-x / sqrt 2) / 2 */
+INLINE V N_(normal)(V x)
 {
-    static const REAL c[] = {N_(ERFCX)};
-    const int terms = sizeof c / sizeof *c;
-    V magnitude = N_(select)(x < SPLAT(0), -x, x);
-    /* from here on the tail is zero: no subnormals, nothing for x to magnify */
-    const V bound = SPLAT((REAL)(SINGLE ? 9 : 26));
-    V a = magnitude * (REAL)0.70710678118654752440;
-    VI beyond = a > bound;
-    a = N_(select)(beyond, bound, a);
-    V q = N_(polynomial)((a - (REAL)3) / (a + (REAL)3), c, terms);
-    V e = N_(select)(beyond, SPLAT(0), N_(exp_normal)(-a * a));
-    q *= e * (REAL)0.5;
-    *density = e * (REAL)0.39894228040143267794;
-    return N_(select)(x < SPLAT(0), q, (REAL)1 - q);
+#if IN_DOUBLE
+    static const REAL c[] = {ERFCX};
+    const REAL bound = 26; /* the tail, as above */
+    V a = N_(select)(x < 0, -x, x) * 0.70710678118654752440;
+    const VI beyond = a > bound;
+    a = N_(select)(beyond, SPLAT(bound), a);
+    V q = N_(polynomial)((a - 3) / (a + 3), c, sizeof c / sizeof *c);
+    q *= N_(select)(beyond, SPLAT(0), N_(exp_normal)(-a * a)) * 0.5;
+    return N_(select)(x < 0, q, 1 - q);
+#else
+    static const REAL p[] = {NORMAL_P}, q[] = {NORMAL_Q};
+    const V z = N_(clamp)(x, -NORMAL_BOUND, NORMAL_BOUND), square = z * z;
+    V above = SPLAT(p[0]), below = SPLAT(q[0]);
+#pragma GCC unroll 20
+    for (size_t k = 1; k < sizeof p / sizeof *p; k++)
+        above = above * square + p[k];
+#pragma GCC unroll 20
+    for (size_t k = 1; k < sizeof q / sizeof *q; k++)
+        below = below * square + q[k];
+    below = below * square + 1;
+    return N_(select)(x < -NORMAL_BOUND, SPLAT(0), z * above / below + 0.5f);
+#endif
+}
+
+/* 1 / (1 + exp(-x)) */
+INLINE V N_(logistic)(V x)
+{
+    const REAL low = (REAL)(SINGLE ? -87 : -708);
+    const V s = 1 / (1 + N_(exp_normal)(N_(clamp)(-x, low, 1 - low)));
+    return N_(select)(x < low, SPLAT(0), s);
 }
 
 enum N_(map_kind) { N_(GELU), N_(GELU_SLOPE), N_(SILU), N_(SILU_SLOPE) };
 
 INLINE V N_(map_vector)(enum N_(map_kind) kind, V x)
 {
-    V density, s;
+    V s;
     switch (kind) {
-    case N_(GELU): return x * N_(normal)(x, &density);
-    case N_(GELU_SLOPE): s = N_(normal)(x, &density); return s + x * density;
-    default: /* x s, and s + x s (1 - s), s = 1 / (1 + exp(-x)) */
-        s = (REAL)1 / ((REAL)1 + N_(exp_vector)(-x));
-        s = N_(select)(x < SPLAT((REAL)(SINGLE ? -87 : -708)), SPLAT(0), s);
-        return kind == N_(SILU) ? x * s : s + x * s * ((REAL)1 - s);
+    case N_(GELU): return x * N_(normal)(x);
+    case N_(GELU_SLOPE): return N_(normal)(x) + x * N_(density)(x);
+    case N_(SILU): return x * N_(logistic)(x);
+    default: s = N_(logistic)(x); return s + x * s * (1 - s);
     }
 }
 
