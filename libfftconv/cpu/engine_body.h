@@ -813,42 +813,55 @@ static void N_(read_pairs)(const struct source *s, int64_t n, int64_t count, REA
     }
 }
 
+/* Places [n, n + count) of a source: where they lie, or read to `buffer`. */
+INLINE const REAL *N_(places)(const struct source *s, int64_t n, int64_t count, REAL *buffer)
+{
+    const int64_t e = n + s->shift;
+    if (!s->gate.data && e >= max64(0, s->from) && e + count <= s->to) {
+        const REAL *own = N_(in_place)(&s->x, e);
+        if (own)
+            return own;
+    }
+    N_(read_places)(s, n, count, buffer);
+    return buffer;
+}
+
+/* Scratch holds the rows of one plane, then those of the other.  Where a tile has
+ * every column, a plane is one run of places. */
 static void N_(first)(const struct xform *xf, const struct source *s, void *X,
                       int64_t c0, int64_t c1, void *scratch)
 {
     const struct stage *st = &xf->stage[0];
     const int R = st->radix;
     const bool imag = N_(has_imaginary)(s->packing, s->to, s->shift, xf->M);
-    const bool direct = s->packing == LINEAR && s->x.dtype == REAL_DTYPE &&
-                        s->x.stride == 1 && !s->gate.data && xf->Q % W == 0;
-    const int64_t tile = xf->tile_columns * W, from = max64(0, s->from);
-    const REAL *zr[FFTCONV_MAX_RADIX], *zi[FFTCONV_MAX_RADIX];
+    const bool padded = xf->Q % W != 0;
+    const REAL *z[2][FFTCONV_MAX_RADIX];
     for (int64_t c = c0; c < c1; c += xf->tile_columns) {
-        const int64_t columns = min64(xf->tile_columns, c1 - c);
-        for (int r = 0; r < R; r++) {
+        const int64_t columns = min64(xf->tile_columns, c1 - c), run = columns * W;
+        const int runs = columns == st->sub && !padded ? 1 : R;
+        if (padded)
+            memset(scratch, 0, (size_t)(2 * R * run) * sizeof(REAL));
+        for (int r = 0; r < runs; r++) {
             const int64_t vector = r * st->sub + c;
-            REAL *re = (REAL *)scratch + 2 * r * tile, *im = re + tile;
-            if (xf->Q % W)
-                memset(re, 0, (size_t)(2 * tile) * sizeof(REAL));
-            zr[r] = re, zi[r] = im;
+            REAL *to[2] = {(REAL *)scratch + r * run, (REAL *)scratch + (R + r) * run};
+            z[0][r] = to[0], z[1][r] = to[1];
             if (s->packing != LINEAR) {
-                FOR_RUNS(xf, vector, columns, n, count, at,
-                         N_(read_pairs)(s, n, count, re + at, im + at));
+                FOR_RUNS(xf, vector, columns * (R / runs), n, count, at,
+                         N_(read_pairs)(s, n, count, to[0] + at, to[1] + at));
                 continue;
             }
-            for (int plane = 0; plane <= imag; plane++) {
-                const int64_t e = vector * W + plane * xf->M + s->shift;
-                const REAL **z = plane ? &zi[r] : &zr[r];
-                REAL *to = plane ? im : re;
-                if (direct && e >= from && e + columns * W <= s->to)
-                    *z = (const REAL *)s->x.data + (e - s->x.origin);
-                else
+            for (int plane = 0; plane <= imag; plane++)
+                if (padded)
                     FOR_RUNS(xf, vector, columns, n, count, at,
-                             N_(read_places)(s, n + plane * xf->M, count, to + at));
-            }
+                             N_(read_places)(s, n + plane * xf->M, count, to[plane] + at));
+                else
+                    z[plane][r] = N_(places)(s, vector * W + plane * xf->M, run * (R / runs),
+                                             to[plane]);
         }
-        struct N_(columns) a = {.x = X, .shift = xf->shift, .zr = zr,
-                                .zi = imag ? zi : NULL};
+        for (int r = runs; r < R; r++)
+            z[0][r] = z[0][0] + r * run, z[1][r] = z[1][0] + r * run;
+        struct N_(columns) a = {.x = X, .shift = xf->shift, .zr = z[0],
+                                .zi = imag ? z[1] : NULL};
         N_(run_columns)(st, N_(FIRST), &a, c, columns);
     }
 }
@@ -872,35 +885,32 @@ static void N_(last)(const struct xform *xf, void *X, const struct sink *s, int6
     const int R = st->radix;
     const bool imag = N_(has_imaginary)(s->packing, s->to, s->shift, xf->M);
     const bool direct = N_(sink_is_plain)(s) && xf->Q % W == 0;
-    const int64_t tile = xf->tile_columns * W;
-    REAL *yr[FFTCONV_MAX_RADIX], *yi[FFTCONV_MAX_RADIX];
+    REAL *y[2][FFTCONV_MAX_RADIX];
     for (int64_t c = c0; c < c1; c += xf->tile_columns) {
-        const int64_t columns = min64(xf->tile_columns, c1 - c);
+        const int64_t columns = min64(xf->tile_columns, c1 - c), run = columns * W;
+        const int runs = columns == st->sub && !direct && xf->Q % W == 0 ? 1 : R;
         for (int r = 0; r < R; r++)
             for (int plane = 0; plane <= imag; plane++) {
                 const int64_t e = (r * st->sub + c) * W + plane * xf->M + s->shift;
-                (plane ? yi : yr)[r] =
-                    direct && e >= s->from && e + columns * W <= s->to
-                        ? (REAL *)s->y.data + (e - s->y.origin)
-                        : (REAL *)scratch + (2 * r + plane) * tile;
+                y[plane][r] = direct && e >= s->from && e + run <= s->to
+                                  ? (REAL *)s->y.data + (e - s->y.origin)
+                                  : (REAL *)scratch + (plane * R + r) * run;
             }
-        struct N_(columns) a = {.x = X, .shift = xf->shift, .yr = yr,
-                                .yi = imag ? yi : NULL};
+        struct N_(columns) a = {.x = X, .shift = xf->shift, .yr = y[0],
+                                .yi = imag ? y[1] : NULL};
         N_(run_columns)(st, N_(LAST), &a, c, columns);
-        for (int r = 0; r < R; r++) {
-            const int64_t vector = r * st->sub + c;
-            REAL *re = (REAL *)scratch + 2 * r * tile, *im = re + tile;
+        for (int r = 0; r < runs; r++) {
+            const int64_t vector = r * st->sub + c, all = columns * (R / runs);
+            REAL *from[2] = {(REAL *)scratch + r * run, (REAL *)scratch + (R + r) * run};
             if (s->packing != LINEAR) {
-                FOR_RUNS(xf, vector, columns, n, count, at,
-                         N_(write_pairs)(s, n, count, re + at, im + at));
+                FOR_RUNS(xf, vector, all, n, count, at,
+                         N_(write_pairs)(s, n, count, from[0] + at, from[1] + at));
                 continue;
             }
-            if (yr[r] == re)
-                FOR_RUNS(xf, vector, columns, n, count, at,
-                         N_(write_run)(s, n, count, re + at));
-            if (imag && yi[r] == im)
-                FOR_RUNS(xf, vector, columns, n, count, at,
-                         N_(write_run)(s, n + xf->M, count, im + at));
+            for (int plane = 0; plane <= imag; plane++)
+                if (y[plane][r] == from[plane])
+                    FOR_RUNS(xf, vector, all, n, count, at,
+                             N_(write_run)(s, n + plane * xf->M, count, from[plane] + at));
         }
     }
 }
