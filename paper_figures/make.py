@@ -27,6 +27,7 @@ import readme_figure
 import style
 import table_7
 import table_9
+import table_gpu
 import table_short
 import table_strategies
 import tables_11_15
@@ -62,6 +63,7 @@ DRAWINGS = {
     cpu_engine: ["bench_cpu"],
     tables_11_15: ["speed", "memory"],
     tables_16_17: ["memory"],
+    table_gpu: [],  # bench_gpu.json, where a GPU has run it
     table_7: ["partial"],
     table_9: ["sparsity"],
     table_short: ["short"],

@@ -160,12 +160,22 @@ def plain_log(axis, ticks):
 
 
 def machine_line(record):
-    """One line that says where a record was measured."""
+    """One line that says where a record was measured; None: nowhere."""
+    if record is None:
+        return "no machine yet"
     m = record["machine"]
+    gpu = record.get("gpu", {})
+    card = "".join(
+        f"{gpu[key]}{words}, "
+        for key, words in (
+            ("name", ""), ("driver_version", " driver"), ("nvcc", " nvcc")
+        )
+        if gpu.get(key)
+    )
     versions = ", ".join(f"{k} {v}" for k, v in m["versions"].items())
     changed = " with uncommitted changes" if m["uncommitted_changes"] else ""
     return (
-        f"{m['cpu']}, {m['processors']} processors, {m['memory_gib']} GiB, "
+        f"{card}{m['cpu']}, {m['processors']} processors, {m['memory_gib']} GiB, "
         f"{m['isa']}; {m['system']}; {versions}; "
         f"commit {m['commit'][:12]}{changed}; "
         f"grid {record['grid']}, {record['finished']}"

@@ -736,12 +736,14 @@ def test_taps_that_never_act(isa):
 
 @emulated_only
 def test_device_arrays():
-    """test_device.py, and of this file what lays out memory as on a GPU, in a
-    process whose library is the emulated one."""
+    """test_device.py, test_bench_gpu.py, and of this file what lays out memory as
+    on a GPU, in a process whose library is the emulated one."""
     tests = Path(__file__).parent
     run(sys.executable, "-m", "pytest", "-q", "-c", tests.parent / "pyproject.toml",
-        "-p", "no:cacheprovider", tests / "test_device.py", tests / "test_cuda.py",
-        "-k", "test_device or strides or in_place or refusals or workspace",
+        "-p", "no:cacheprovider", tests / "test_device.py",
+        tests / "test_bench_gpu.py", tests / "test_cuda.py", "-k",
+        "test_device or test_bench_gpu or strides or in_place or refusals or "
+        "workspace",
         env=clean_environment(
             FFTCONV_LIBRARY=str(LIBRARY), FFTCONV_CUFFT=str(LIBRARY),
             FFTCONV_BUILDDIR=str(BUILD),

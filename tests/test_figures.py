@@ -50,6 +50,7 @@ TABLES = tuple(
     "cpu_rows",
     "cpu_planner",
     "cpu_peaks",
+    *(f"table{n}_gpu" for n in range(11, 16)),
 )
 RESULTS = (
     "host",
@@ -687,7 +688,7 @@ def test_the_committed_run_can_be_drawn(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "index.html").is_file()
     names = {file.stem for file in kept.glob("*.json")}
-    assert names <= set(RESULTS)
+    assert names <= {*RESULTS, "bench_gpu"}
     for name in names - {"genome_tracks"}:
         record = json.loads((kept / f"{name}.json").read_text())
         assert record["grid"] in ("default", "full")

@@ -721,7 +721,8 @@ class Plan(_Handle):
         behind what the streams of the others hold."""
         stream = cuda.stream_of(views[0])
         need = self._workspace_bytes[direction]
-        if handle is not None and direction == _lib.FORWARD:
+        if (handle is not None and direction == _lib.FORWARD
+                and self.isa != "cufft"):
             need = 0            # all of it was for k's spectrum
         workspace, ops.workspace = cuda.workspace(need, views[0])
         ops.workspace_bytes = need if workspace is not None else 0

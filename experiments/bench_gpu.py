@@ -1,0 +1,865 @@
+"""The CUDA engine on a GPU, in one call: build, tests, timings, sanitizer.
+
+    python3 experiments/bench_gpu.py --out DIR      under ten minutes
+    python3 experiments/bench_gpu.py --out DIR --quick
+
+Stages, each with a time limit and a log DIR/<stage>.log; one that fails is
+reported and the next goes on:
+
+    build       configure for this card's architecture, and make
+    tests       tests/test_cuda.py and tests/test_device.py, on the card
+    measure     below
+    sanitizer   compute-sanitizer's memcheck and racecheck over a few tests
+    cpu         the CPU engine's tests, with the time that is left
+
+`measure` writes DIR/bench_gpu.json after every case.  It has the paper's
+Tables 11-15 (times in ms scaled to B = 64, H = 768 from its own B and H):
+
+    11  forward   y  = u * k              circular, L = N
+    12  gated     y  = v . ((u . w) * k)  circular, L = N
+    13  forward   y  = u * k              causal,   L = N/2
+    14  gated     y  = v . ((u . w) * k)  causal,   L = N/2
+    15  backward  du, dk from dy, u, k    circular, L = N
+
+u, gates and y in 16 bits, k in float32.  Methods: the fused kernel with the
+kernel's spectrum made in every call, and ready; the cuFFT engine likewise;
+PyTorch as the paper wrote it (complex FFTs) and by rfft.  Backward, PyTorch is
+autograd's, which keeps the forward spectra; ours keep nothing.
+
+Every method is first checked: outputs poisoned, sampled rows against the
+float64 oracle, all rows against PyTorch's.  What is wrong is not timed.  Then
+all are timed in turn, round by round: CUDA graphs of calls over sets of
+operands that together exceed the L2 cache by far, between CUDA events;
+medians.  The floor of a row is its operands' bytes, each once, over the rate
+at which this card copies device memory, measured in the same run.
+
+Exit status: 0; 1 where a stage failed; 77 where there is no GPU to run on.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLES = {  # gated, causal, backward
+    11: (False, False, False),
+    12: (True, False, False),
+    13: (False, True, False),
+    14: (True, True, False),
+    15: (False, False, True),
+}
+PAPER_BATCH, PAPER_CHANNELS = 64, 768
+# The paper's program: (least N, B, H), the last that N reaches.
+PAPER_ROWS = [
+    (256, 64, 768),
+    (2**14, 32, 768),
+    (2**15, 16, 768),
+    (2**16, 8, 768),
+    (2**17, 8, 384),
+    (2**18, 8, 192),
+    (2**19, 8, 96),
+    (2**20, 8, 48),
+    (2**21, 8, 32),
+    (2**22, 8, 16),
+]
+ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
+# Rows against float64, relative to max(|y|, |k| |z| rms(v)); backward twice.
+LIMITS = {"float16": 1e-3, "bfloat16": 2.1e-3, "float32": 1e-6}
+OURS = {  # method: (engine, the kernel's spectrum is ready)
+    "fused": ("fused", False),
+    "fused_ready": ("fused", True),
+    "cufft": ("cufft", False),
+    "cufft_ready": ("cufft", True),
+}
+TORCH = ("torch_complex", "torch_rfft")
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of a table: what is computed, without its numbers."""
+
+    table: int
+    fft_size: int
+    batch: int
+    channels: int
+    dtype: str = "float16"
+
+    @property
+    def gated(self):
+        return TABLES[self.table][0]
+
+    @property
+    def causal(self):
+        return TABLES[self.table][1]
+
+    @property
+    def backward(self):
+        return TABLES[self.table][2]
+
+    @property
+    def length(self):
+        return self.fft_size // 2 if self.causal else self.fft_size
+
+    @property
+    def shape(self):
+        return self.batch, self.channels, self.length
+
+    @property
+    def how(self):
+        """Keywords of Plan and of the oracle."""
+        if self.causal:
+            return {"mode": "causal"}
+        return {"mode": "circular", "fft_size": self.fft_size}
+
+    @property
+    def scale(self):
+        """What a time is multiplied by."""
+        return PAPER_BATCH * PAPER_CHANNELS / (self.batch * self.channels)
+
+    @property
+    def rows_bytes(self):
+        rows = self.batch * self.channels * self.length
+        return rows * ITEM_BYTES[self.dtype]
+
+    @property
+    def io_bytes(self):
+        """Every operand and result once: u, y, gates or dy, du; k, dk."""
+        arrays = 3 if self.backward else 4 if self.gated else 2
+        kernels = 2 if self.backward else 1
+        return arrays * self.rows_bytes + kernels * 4 * self.taps
+
+    @property
+    def taps(self):
+        return self.channels * self.length
+
+    @property
+    def limit(self):
+        return LIMITS[self.dtype] * (2 if self.backward else 1)
+
+
+def paper_rows(n):
+    """(B, H) at FFT size n, as the paper's program has it."""
+    return next(rest for least, *rest in reversed(PAPER_ROWS) if n >= least)
+
+
+def cases(grid):
+    """All cases, the most wanted first: what time does not reach is left out."""
+    if grid == "quick":
+        sizes = [256, 4096]
+    else:
+        sizes = [2**a for a in range(8, 16)]
+    found = [
+        Case(t, n, *paper_rows(n)) for t in (12, 14, 15, 11, 13) for n in sizes
+    ]
+    if grid != "quick":
+        found += [
+            Case(t, n, *paper_rows(n), dtype)
+            for dtype in ("bfloat16", "float32")
+            for t in (14, 12)
+            for n in (1024, 4096, 16384)
+        ]
+        found += [  # beyond one launch
+            Case(t, n, *paper_rows(n))
+            for n in (2**16, 2**18, 2**20)
+            for t in (14, 12)
+        ]
+    return found
+
+
+# ---- Numbers and the oracle -------------------------------------------------
+
+
+def sampled(channels):
+    """The channels whose rows the oracle computes."""
+    return sorted({0, channels // 2, channels - 1})
+
+
+def exact(case, arrays):
+    """Float64 results of operands (NumPy), and each row's scale."""
+    import numpy as np
+    from fftconv import reference
+
+    def norm(x):
+        return np.linalg.norm(x.astype(np.float64), axis=-1)
+
+    u, k = arrays["u"], arrays["k"]
+    if case.backward:
+        dy = arrays["dy"]
+        g = reference.conv_backward(dy, u, k, **case.how)
+        return [g.du, g.dk], [
+            norm(k) * norm(dy),
+            np.sqrt(np.sum(norm(dy) ** 2, 0) * np.sum(norm(u) ** 2, 0)),
+        ]
+    w, v = arrays.get("w"), arrays.get("v")
+    y = reference.conv(u, k, w, v, **case.how)
+    if not case.gated:
+        return [y], [norm(k) * norm(u)]
+    z = u.astype(np.float64) * w
+    return [y], [norm(k) * norm(z) * norm(v) / case.length**0.5]
+
+
+def worst_error(found, wanted, scales):
+    """The largest error of a row; NaN where anything is not finite."""
+    import numpy as np
+
+    worst = 0.0
+    for x, y, scale in zip(found, wanted, scales):
+        x = x.astype(np.float64)
+        size = np.maximum(np.linalg.norm(y, axis=-1), scale)
+        error = np.linalg.norm(x - y, axis=-1) / size
+        if not np.all(np.isfinite(error)):
+            return float("nan")
+        worst = max(worst, float(np.max(error)))
+    return worst
+
+
+def our_call(case, arrays, engine, ready, device="cuda"):
+    """A function of no arguments, by a plan forced to an engine."""
+    import fftconv
+
+    plan = fftconv.Plan(
+        tuple(arrays["u"].shape), tuple(arrays["k"].shape), dtype=case.dtype,
+        device=device, isa=engine, **case.how,
+    )
+    kernel = plan.spectrum(arrays["k"]) if ready else arrays["k"]
+    if case.backward:
+
+        def call():
+            g = plan.backward(
+                arrays["dy"], arrays["u"], kernel, needs=("u", "k")
+            )
+            return g.du, g.dk
+
+    else:
+        gates = arrays.get("w"), arrays.get("v")
+
+        def call():
+            return (plan(arrays["u"], kernel, *gates),)
+
+    call.plan, call.ready = plan, ready
+    return call
+
+
+def names_of(case):
+    return ["u", "k"] + ["w", "v"] * case.gated + ["dy"] * case.backward
+
+
+def random_operands(case, rng):
+    """NumPy operands, O(1)."""
+    from fftconv._array import numpy_dtype
+
+    dtype = numpy_dtype(case.dtype)
+    found = {
+        name: rng.standard_normal(case.shape, "float32").astype(dtype)
+        for name in names_of(case)
+        if name != "k"
+    }
+    taps = rng.standard_normal((case.channels, case.length), "float32")
+    found["k"] = taps / case.length**0.5
+    return found
+
+
+def verify(settings):
+    """Small cases of every table by fftconv.cuda's own arrays, no timings: what
+    can be run without PyTorch, and on the emulated machine."""
+    import numpy as np
+    from fftconv import Unsupported, cuda
+
+    rng = np.random.default_rng(settings.seed)
+    rows = []
+    for table in TABLES:
+        for n, dtype in (256, "float16"), (1024, "bfloat16"), (512, "float32"):
+            case = Case(table, n, 3, 2, dtype)
+            arrays = random_operands(case, rng)
+            wanted = exact(case, arrays)
+            there = {name: cuda.asarray(x) for name, x in arrays.items()}
+            for method, (engine, ready) in OURS.items():
+                row = row_of(case, method)
+                try:
+                    call = our_call(case, there, engine, ready)
+                    found = [x.numpy() for x in call()]
+                    row["error"] = worst_error(found, *wanted)
+                    right = row["error"] <= case.limit
+                    row["status"] = "right" if right else "wrong"
+                except (Unsupported, ValueError) as error:
+                    row["status"] = f"not here: {error}"
+                rows.append(row)
+    return rows
+
+
+def row_of(case, method):
+    return {
+        "table": case.table,
+        "fft_size": case.fft_size,
+        "dtype": case.dtype,
+        "batch": case.batch,
+        "channels": case.channels,
+        "method": method,
+        "io_bytes": case.io_bytes,
+    }
+
+
+# ---- PyTorch ----------------------------------------------------------------
+
+
+class Card:
+    """The GPU through PyTorch: operands, its methods, events, memory."""
+
+    def __init__(self, seed):
+        import torch
+
+        self.torch = torch
+        self.generator = torch.Generator("cuda").manual_seed(seed)
+        self.stream = torch.cuda.Stream()
+        properties = torch.cuda.get_device_properties(0)
+        self.name = properties.name
+        self.memory = properties.total_memory
+        self.l2 = getattr(properties, "L2_cache_size", 64 * MIB)
+
+    def operands(self, case):
+        torch = self.torch
+        found = {
+            name: torch.randn(
+                case.shape, device="cuda", generator=self.generator,
+                dtype=getattr(torch, case.dtype),
+            )
+            for name in names_of(case)
+            if name != "k"
+        }
+        taps = torch.randn(
+            (case.channels, case.length), device="cuda",
+            generator=self.generator,
+        )
+        found["k"] = taps / case.length**0.5
+        return found
+
+    def host(self, x):
+        """NumPy's copy, in float32 where the type is 16 bits: no digit less."""
+        return x.detach().float().cpu().numpy()
+
+    def torch_call(self, case, arrays, method):
+        """y = irfft(rfft(u, N) rfft(k, N)), or by complex FFTs, of floats."""
+        torch, n = self.torch, case.fft_size
+        fft, ifft = torch.fft.fft, torch.fft.ifft
+        if method == "torch_rfft":
+            fft, ifft = torch.fft.rfft, torch.fft.irfft
+        w, v = arrays.get("w"), arrays.get("v")
+
+        def forward(u, k):
+            z = u if w is None else u * w
+            p = ifft(fft(z.float(), n=n) * fft(k, n=n), n=n)
+            y = (p.real if p.is_complex() else p)[..., : case.length]
+            y = y.to(u.dtype)
+            return y if v is None else y * v
+
+        u, k = arrays["u"], arrays["k"]
+        if not case.backward:
+
+            def call():
+                with torch.no_grad():
+                    return (forward(u, k),)
+
+            return call
+        u, k = (x.detach().clone().requires_grad_() for x in (u, k))
+        y = forward(u, k)
+        return lambda: torch.autograd.grad(
+            y, (u, k), arrays["dy"], retain_graph=True
+        )
+
+    def poison(self):
+        """Memory that PyTorch will hand out next is full of NaN."""
+        torch = self.torch
+        torch.cuda.empty_cache()
+        free, _ = torch.cuda.mem_get_info()
+        pieces = [
+            torch.full((size // 4,), float("nan"), device="cuda")
+            for size in (free // 4, 64 * MIB, MIB)
+        ]
+        torch.cuda.synchronize()
+        del pieces
+
+    def peak(self, call):
+        """(result, bytes that the call needs beside its operands)."""
+        torch = self.torch
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        result = call()
+        torch.cuda.synchronize()
+        return result, torch.cuda.max_memory_allocated() - before
+
+    def milliseconds(self, run):
+        torch = self.torch
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end)
+
+    def repeated(self, calls, least_ms):
+        """(run, calls in a run, "graph" or "events"): the calls over and over in
+        turn, for at least so long."""
+        torch = self.torch
+        for call in calls:
+            call()
+        torch.cuda.synchronize()
+        once = self.milliseconds(lambda: [call() for call in calls])
+        rounds = max(1, min(64, int(least_ms / max(once, 1e-3))))
+
+        def all_of_it():
+            for _ in range(rounds):
+                for call in calls:
+                    call()
+
+        try:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                all_of_it()
+            graph.replay()
+            torch.cuda.synchronize()
+            return graph.replay, rounds * len(calls), "graph"
+        except RuntimeError as error:
+            if "out of memory" in str(error):
+                raise
+            print(f"    not captured: {str(error).splitlines()[0]}")
+            torch.cuda.synchronize()
+            return all_of_it, rounds * len(calls), "events"
+
+    def agreement(self, found, other, scales):
+        """The worst row's error against another method's, all rows."""
+        worst = 0.0
+        for x, y, scale in zip(found, other, scales):
+            x, y = x.float(), y.float()
+            size = y.norm(dim=-1).clamp_min(scale)
+            worst = max(worst, float(((x - y).norm(dim=-1) / size).max()))
+            if worst != worst:
+                break
+        return worst
+
+    def working(self):
+        """A context: not the default stream, which graphs cannot be captured
+        beside."""
+        return self.torch.cuda.stream(self.stream)
+
+    def forget(self):
+        self.torch.cuda.empty_cache()
+
+    def copy_rate(self, size=2**32):
+        """Bytes read and written a second by a copy of device memory."""
+        torch = self.torch
+        x = torch.randint(
+            -(2**31), 2**31 - 1, (size // 4,), dtype=torch.int32, device="cuda"
+        )
+        y = torch.empty_like(x)
+        times = [self.milliseconds(lambda: y.copy_(x)) for _ in range(12)][2:]
+        middle = sorted(times)[len(times) // 2]
+        return {"bytes": size, "median_s": middle / 1e3,
+                "bytes_per_s": 2 * size / (middle / 1e3)}
+
+
+def interleaved(card, runs, repeats):
+    """name: seconds of a call, sorted; runs: name: (run, calls in it, ...)."""
+    samples = {name: [] for name in runs}
+    names = list(runs)
+    for turn in range(repeats):
+        shift = turn % len(names)
+        for name in names[shift:] + names[:shift]:
+            run, count, _ = runs[name]
+            samples[name].append(card.milliseconds(run) / 1e3 / count)
+    return {name: sorted(x) for name, x in samples.items()}
+
+
+def methods_of(case):
+    return [*OURS, *TORCH]
+
+
+def make_call(card, case, arrays, method):
+    if method in OURS:
+        engine, ready = OURS[method]
+        return our_call(case, arrays, engine, ready)
+    return card.torch_call(case, arrays, method)
+
+
+def measure_case(card, case, settings, copy_rate):
+    """The rows of one case."""
+    quick = settings.grid == "quick"
+    each = case.rows_bytes * (4 if case.gated else 3)
+    sets = max(1, min(8, -(-4 * card.l2 // each)))
+    arrays = [card.operands(case) for _ in range(sets)]
+    some = sampled(case.channels)
+    wanted = exact(case, {
+        name: card.host(x[some] if name == "k" else x[:, some])
+        for name, x in arrays[0].items()
+    })
+    rows, calls, everywhere = {}, {}, None
+    for method in reversed(methods_of(case)):   # PyTorch's rfft first
+        row = rows[method] = row_of(case, method)
+        try:
+            row["status"] = "failed"
+            mine = [make_call(card, case, a, method) for a in arrays]
+            card.poison()
+            mine[0]()                   # cuFFT's plans are no part of the peak
+            found, row["peak_bytes"] = card.peak(mine[0])
+            if getattr(mine[0], "ready", False):
+                row["spectrum_bytes"] = mine[0].plan.counters.spectrum_bytes
+            host = [
+                card.host(x[some] if x.ndim == 2 else x[:, some])
+                for x in found
+            ]
+            error = worst_error(host, *wanted)
+            limit = case.limit if method in OURS else 4 * case.limit
+            if everywhere is None and error <= limit:
+                everywhere = found
+            # All rows: of what size a row's terms are, the sampled ones say.
+            scales = [float(s.min()) for s in wanted[1]]
+            apart = card.agreement(found, everywhere or found, scales)
+            right = error <= limit and apart <= 10 * case.limit
+            row["status"] = "right" if right else "wrong"
+            for name, x in ("error", error), ("disagreement", apart):
+                row[name] = x if x == x else None       # JSON has no NaN
+            if row["status"] == "right":
+                calls[method] = mine
+        except Exception as error:  # the other methods are still wanted
+            text = str(error).splitlines()[0] if str(error) else repr(error)
+            row["status"] = f"{type(error).__name__}: {text}"[:200]
+        found = None
+    everywhere = None
+    runs = {}
+    for method, mine in calls.items():
+        try:
+            runs[method] = card.repeated(mine, 0.5 if quick else 3.0)
+        except Exception as error:
+            rows[method]["status"] = f"{type(error).__name__}: {error}"[:200]
+            card.forget()
+    floor = case.io_bytes / copy_rate
+    for method, samples in interleaved(
+        card, runs, 3 if quick else 11
+    ).items() if runs else ():
+        row, middle = rows[method], samples[len(samples) // 2]
+        row["status"] = "measured"
+        row |= {
+            "clock": runs[method][2],
+            "sets": sets,
+            "median_s": middle,
+            "low_s": samples[len(samples) // 4],
+            "high_s": samples[-1 - len(samples) // 4],
+            "samples": len(samples),
+            "scaled_ms": middle * 1e3 * case.scale,
+            "floor_ms": floor * 1e3 * case.scale,
+            "over_floor": middle / floor,
+        }
+    return [rows[method] for method in methods_of(case)]
+
+
+def short_line(case, rows):
+    """What is printed of a case."""
+    words = []
+    for row in rows:
+        what = (
+            f"{row['scaled_ms']:.3f} ms x{row['over_floor']:.2f}"
+            if "scaled_ms" in row
+            else row["status"][:40]
+        )
+        words.append(f"{row['method']} {what}")
+    return (
+        f"T{case.table} N={case.fft_size} {case.dtype} "
+        f"({case.batch}, {case.channels}): " + "; ".join(words)
+    )
+
+
+def measure(settings, card=None):
+    """The stage `measure`, in a process of its own."""
+    import bench
+
+    started = time.perf_counter()
+    card = card or Card(settings.seed)
+
+    copy = card.copy_rate(2**28 if settings.grid == "quick" else 2**32)
+    body = {
+        "gpu": gpu_record(),
+        "copy": copy,
+        "scaled_to": [PAPER_BATCH, PAPER_CHANNELS],
+        "rows": [],
+        "not_reached": [],
+    }
+    print(f"{card.name}: copies {copy['bytes_per_s'] / 1e12:.2f} TB/s",
+          flush=True)
+    todo = cases(settings.grid)
+    for i, case in enumerate(todo):
+        if time.perf_counter() - started > settings.seconds:
+            body["not_reached"] = [
+                [c.table, c.fft_size, c.dtype] for c in todo[i:]
+            ]
+            print(f"out of time before {case}")
+            break
+        try:
+            with card.working():
+                rows = measure_case(card, case, settings, copy["bytes_per_s"])
+        except Exception as error:
+            rows = [row_of(case, m) | {"status": f"{error!r}"[:200]}
+                    for m in methods_of(case)]
+        body["rows"] += rows
+        print(short_line(case, rows), flush=True)
+        card.forget()
+        record(settings, body, started, bench)
+    record(settings, body, started, bench)
+    wrong = [r for r in body["rows"] if r["status"] == "wrong"]
+    return 1 if wrong else 0
+
+
+def record(settings, body, started, bench):
+    """bench_gpu.json, whole at every moment."""
+    path = bench.write(settings.out / "part", "bench_gpu", settings, body,
+                       started)
+    if settings.commit:
+        found = json.loads(path.read_text())
+        found["machine"]["commit"] = settings.commit
+        path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+    os.replace(path, settings.out / "bench_gpu.json")
+    path.parent.rmdir()
+
+
+# ---- The machine ------------------------------------------------------------
+
+
+def devices():
+    """How many the driver has; 0 without a driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int()
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return 0
+    return count.value
+
+
+def output_of(*command):
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=30
+        ).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def gpu_record():
+    """What the JSON says of the card and of what compiled for it."""
+    asked = ("name", "compute_cap", "driver_version", "memory.total",
+             "clocks.max.sm", "clocks.max.memory", "power.limit")
+    values = output_of(
+        "nvidia-smi", "--query-gpu=" + ",".join(asked), "--format=csv,noheader"
+    ).splitlines()
+    found = dict(zip(asked, map(str.strip, values[0].split(",")))) if values \
+        else {}
+    release = [
+        line for line in output_of("nvcc", "--version").splitlines()
+        if "release" in line
+    ]
+    found["nvcc"] = release[0].split("release")[1].strip() if release else ""
+    return found
+
+
+def architecture():
+    """--with-cuda-arch of this card: with Hopper's own instructions there."""
+    capability = gpu_record().get("compute_cap", "")
+    number = capability.replace(".", "")
+    return {"90": "90a"}.get(number, number or "80")
+
+
+def cufft():
+    """The file of cuFFT where it came with PyTorch, beside what the loader
+    finds by itself: path or ""."""
+    folders = [Path(p) / "nvidia" for p in sys.path if p]
+    found = [f for folder in folders for f in sorted(
+        folder.glob("*/lib/libcufft.so.*"))]
+    return os.environ.get("FFTCONV_CUFFT") or (str(found[-1]) if found else "")
+
+
+def missing(library):
+    """What stands in the way, in words."""
+    found = []
+    if not devices():
+        found.append("a CUDA device and its driver (libcuda.so.1)")
+    if not library and not shutil.which("nvcc") and not os.path.exists(
+        "/usr/local/cuda/bin/nvcc"
+    ):
+        found.append("nvcc")
+    return found
+
+
+# ---- Stages -----------------------------------------------------------------
+
+
+def run_stage(name, command, limit, out, environment=None, cwd=None):
+    """Run a command for at most `limit` seconds, its output to OUT/<name>.log:
+    dict of status (0, an exit status or "timeout"), seconds."""
+    started = time.perf_counter()
+    with open(out / f"{name}.log", "w") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, cwd=cwd,
+            env={**os.environ, **(environment or {})}, start_new_session=True,
+        )
+        try:
+            status = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            status = "timeout"
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    return {"status": status,
+            "seconds": round(time.perf_counter() - started, 1)}
+
+
+def run_stages(stages, seconds, out):
+    """Run (name, command, limit, least time for the rest, environment) in turn
+    within `seconds`; write OUT/stages.json; the worst of their statuses."""
+    end, done = time.perf_counter() + seconds, {}
+    for name, command, limit, reserve, environment in stages:
+        left = end - time.perf_counter() - reserve
+        if left < 1:
+            done[name] = {"status": "no time left", "seconds": 0}
+        else:
+            done[name] = run_stage(name, command, min(limit, left), out,
+                                   environment)
+        print(f"==== {name}: {done[name]['status']}, "
+              f"{done[name]['seconds']} s", flush=True)
+        log = out / f"{name}.log"
+        if log.is_file():
+            lines = log.read_text(errors="replace").splitlines()
+            print("\n".join(lines[-(60 if name == "measure" else 12):]),
+                  flush=True)
+        (out / "stages.json").write_text(json.dumps(done, indent=1) + "\n")
+    return 0 if all(s["status"] == 0 for s in done.values()) else 1
+
+
+def build_command(build):
+    """The shell that configures and builds in the folder `build`."""
+    generate = "autoreconf -i && " if not (ROOT / "configure").exists() else ""
+    # A configure that came along is not to be made again, whatever its date.
+    keep = "" if shutil.which("autoreconf") else (
+        "ACLOCAL=: AUTOCONF=: AUTOMAKE=: AUTOHEADER=: ")
+    return (
+        f"cd '{ROOT}' && {generate}mkdir -p '{build}' && cd '{build}' && "
+        f"PATH=$PATH:/usr/local/cuda/bin '{ROOT}/configure' --with-cuda "
+        f"--with-cuda-arch={architecture()} PYTHON='{sys.executable}' && "
+        f"make {keep}-j{os.cpu_count()} libfftconv.la"
+    )
+
+
+# A few launches of each kind: sanitizers are slow.
+SANITIZED = ("(test_short_rows and 65) or (test_backward_strides) or "
+             "(test_each_length_is_chosen and (256 or 4096 or 32768)) or "
+             "(test_backward_shared_kernels and 256)")
+
+
+def stages_of(settings, build):
+    library = settings.library or build / ".libs" / "libfftconv.so"
+    python = {
+        "FFTCONV_LIBRARY": str(library),
+        "FFTCONV_BUILDDIR": str(build),
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, [str(ROOT / "python"), os.environ.get("PYTHONPATH")])
+        ),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if cufft():
+        python["FFTCONV_CUFFT"] = cufft()
+    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
+              "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
+    on_gpu = [str(ROOT / "tests" / f"test_{n}.py") for n in ("cuda", "device")]
+    here = [sys.executable, str(Path(__file__).resolve()),
+            "--out", str(settings.out), "--seed", str(settings.seed)]
+    here += ["--quick"] * (settings.grid == "quick")
+    here += ["--commit", settings.commit] if settings.commit else []
+    sanitize = "PATH=$PATH:/usr/local/cuda/bin; " + " && ".join(
+        shlex.join(
+            ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9",
+             *pytest, "-x", "-m", "not big", "-k", SANITIZED, on_gpu[0]]
+        )
+        for tool in ("memcheck", "racecheck")
+    )
+    # name, command, its limit, what must be left for the others, environment
+    found = [
+        ("tests", [*pytest, "--maxfail=40", "--durations=5",
+                   "-m", "not big", *on_gpu], 100, 190, python),
+        ("measure", [*here, "--stage", "measure", "--seconds", "170"], 200, 60,
+         python),
+        ("sanitizer", ["sh", "-c", sanitize], 90, 20, python),
+        ("cpu", [*pytest, "-m", "not big", "--maxfail=20",
+                 *(str(ROOT / "tests" / f"test_{n}.py") for n in (
+                     "kernels", "convolution", "arrays"))], 60, 0, python),
+    ]
+    if not settings.library:
+        found.insert(0, ("build", ["sh", "-c", build_command(build)], 260, 200,
+                         None))
+    return found
+
+
+def options():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR",
+                        help="where logs and bench_gpu.json go")
+    parser.add_argument("--quick", dest="grid", action="store_const",
+                        const="quick", default="default",
+                        help="two sizes of each table")
+    parser.add_argument("--seconds", type=float, default=530,
+                        help="for all of it (default: %(default)s)")
+    parser.add_argument("--library", type=Path,
+                        help="a libfftconv.so for this card: nothing is built")
+    parser.add_argument("--seed", type=int, default=20231110,
+                        help="of the random data (default: %(default)s)")
+    parser.add_argument("--commit", default="",
+                        help="what the JSON calls this tree, if it is no clone")
+    parser.add_argument("--stage", choices=("measure", "verify"),
+                        help="one alone, with the library there is")
+    settings = parser.parse_args()
+    settings.out = settings.out.resolve()
+    settings.out.mkdir(parents=True, exist_ok=True)
+    return settings
+
+
+def main():
+    settings = options()
+    if settings.stage == "verify":
+        rows = verify(settings)
+        (settings.out / "verified.json").write_text(
+            json.dumps(rows, indent=1) + "\n"
+        )
+        return int(any(r["status"] == "wrong" for r in rows))
+    lacking = missing(settings.library)
+    if lacking:
+        print("bench_gpu: nothing was run; this machine lacks "
+              + ", ".join(lacking))
+        return 77
+    if settings.stage == "measure":
+        return measure(settings)
+    build = Path(tempfile.mkdtemp(prefix="fftconv-build-"))
+    try:
+        return run_stages(stages_of(settings, build), settings.seconds,
+                          settings.out)
+    finally:
+        shutil.rmtree(build, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

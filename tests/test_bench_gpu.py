@@ -1,0 +1,351 @@
+"""experiments/bench_gpu.py, but for its timings: the cases, their bytes, what is
+checked before it is timed, the stages, the JSON and the tables drawn from it.
+
+Those that need a device run on the emulated one, as test_device.py does; a
+stand-in for PyTorch's card has made-up times, which no file of the project holds.
+"""
+import contextlib
+import importlib
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from build_tree import clean_environment
+
+from fftconv import _lib, cuda, reference
+
+TOP = Path(__file__).resolve().parent.parent
+on_device = pytest.mark.skipif(
+    not cuda.available(), reason="test_cuda.py runs it on the emulated device")
+
+
+@pytest.fixture
+def bench_gpu(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOP / "experiments"))
+    return importlib.import_module("bench_gpu")
+
+
+@pytest.fixture
+def table_gpu(monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.syspath_prepend(str(TOP / "paper_figures"))
+    return importlib.import_module("table_gpu")
+
+
+def settings(out, grid="quick", **more):
+    return SimpleNamespace(**{"out": out, "grid": grid, "seed": 1, "seconds": 1e9,
+                              "commit": "f" * 40, "library": None, **more})
+
+
+# ---- The cases -----------------------------------------------------------------
+
+def test_the_papers_sizes_are_there(bench_gpu):
+    found = bench_gpu.cases("default")
+    assert len(set(found)) == len(found)
+    for table in range(11, 16):
+        half = [c for c in found if c.table == table and c.dtype == "float16"]
+        sizes = {c.fft_size for c in half}
+        assert {2 ** a for a in range(8, 16)} <= sizes
+        for case in half:
+            assert (case.batch, case.channels) == {
+                2 ** 14: (32, 768), 2 ** 15: (16, 768), 2 ** 16: (8, 768),
+                2 ** 18: (8, 192), 2 ** 20: (8, 48)}.get(case.fft_size, (64, 768))
+    assert {"float32", "bfloat16"} <= {c.dtype for c in found}
+    assert set(bench_gpu.cases("quick")) < set(found)
+    assert [bench_gpu.paper_rows(n) for n in (2 ** 17, 2 ** 22)] == [
+        [8, 384], [8, 16]]
+
+
+def test_bytes_and_floors(bench_gpu):
+    """u, y, gates in two bytes and k in four, each once."""
+    rows = 64 * 768 * 1024
+    for table, arrays, length, kernels in (
+            (11, 2, 1024, 1), (12, 4, 1024, 1), (13, 2, 512, 1), (14, 4, 512, 1),
+            (15, 3, 1024, 2)):
+        case = bench_gpu.Case(table, 1024, 64, 768)
+        assert case.length == length
+        assert case.io_bytes == (arrays * 2 * rows * length // 1024
+                                 + kernels * 4 * 768 * length)
+    assert bench_gpu.Case(12, 2 ** 15, 16, 768).scale == 4
+    assert bench_gpu.Case(12, 256, 64, 768, "float32").rows_bytes == rows
+
+
+def test_what_is_not_finite_or_off_is_no_small_error(bench_gpu):
+    y = np.ones((2, 3, 8))
+    wrong = y.copy()
+    wrong[1, 2, 3] = np.nan
+    assert np.isnan(bench_gpu.worst_error([wrong], [y], [np.zeros((2, 3))]))
+    wrong[1, 2, 3] = 2
+    found = bench_gpu.worst_error([y, wrong], [y, y], [np.zeros((2, 3))] * 2)
+    assert abs(found - 8 ** -.5) < 1e-15
+
+
+@pytest.mark.parametrize("table", range(11, 16))
+@pytest.mark.parametrize("method", ("torch_complex", "torch_rfft"))
+def test_pytorchs_methods_are_the_same_operation(bench_gpu, table, method):
+    torch = pytest.importorskip("torch")
+    card = bench_gpu.Card.__new__(bench_gpu.Card)
+    card.torch = torch
+    case = bench_gpu.Case(table, 64, 3, 2, "float32")
+    arrays = bench_gpu.random_operands(case, np.random.default_rng(0))
+    call = card.torch_call(case, {name: torch.from_numpy(x)
+                                  for name, x in arrays.items()}, method)
+    found = [card.host(x) for x in call()]
+    assert bench_gpu.worst_error(found, *bench_gpu.exact(case, arrays)) < 1e-6
+
+
+# ---- Stages --------------------------------------------------------------------
+
+def test_a_failed_or_endless_stage_does_not_stop_the_others(
+        bench_gpu, tmp_path, capsys):
+    def stage(name, code, limit=600, reserve=0, environment=None):
+        return (name, ["sh", "-c", code], limit, reserve, environment)
+
+    started = time.perf_counter()
+    status = bench_gpu.run_stages([
+        stage("fails", "echo said; exit 3"),
+        stage("hangs", "echo begun; sleep 3600 & wait", limit=2),
+        stage("starves", "true", reserve=1e6),
+        stage("works", "echo $WORD", environment={"WORD": "done"})], 600, tmp_path)
+    assert status == 1 and time.perf_counter() - started < 3600
+    found = json.loads((tmp_path / "stages.json").read_text())
+    assert {name: s["status"] for name, s in found.items()} == {
+        "fails": 3, "hangs": "timeout", "starves": "no time left", "works": 0}
+    assert "said" in (tmp_path / "fails.log").read_text()
+    assert "begun" in (tmp_path / "hangs.log").read_text()
+    assert "done" in capsys.readouterr().out
+    assert bench_gpu.run_stages([stage("works", "true")], 600, tmp_path) == 0
+
+
+def test_the_stages_fit_ten_minutes(bench_gpu, tmp_path):
+    """And each names programs and tests that are there."""
+    build = tmp_path / "build"
+    stages = bench_gpu.stages_of(settings(tmp_path), build)
+    assert [s[0] for s in stages] == ["build", "tests", "measure", "sanitizer",
+                                      "cpu"]
+    for _, command, limit, _, _ in stages:
+        assert limit <= 270
+        for word in command:
+            if word.startswith("/") and "tests" in word:
+                assert Path(word).is_file(), word
+    assert subprocess.run(["sh", "-n", "-c", stages[0][1][2]]).returncode == 0
+    assert "with-cuda-arch=" in stages[0][1][2]
+    sanitizer = dict((s[0], s) for s in stages)["sanitizer"][1][2]
+    assert subprocess.run(["sh", "-n", "-c", sanitizer]).returncode == 0
+    assert sanitizer.count("compute-sanitizer") == 2
+    library = stages_names(bench_gpu, settings(tmp_path, library=Path("/x.so")))
+    assert library[0] == "tests"
+
+
+def stages_names(bench_gpu, options):
+    return [s[0] for s in bench_gpu.stages_of(options, Path("/none"))]
+
+
+def test_the_sanitizers_tests_exist(bench_gpu):
+    found = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--collect-only", "-p",
+         "no:cacheprovider", "-c", TOP / "pyproject.toml", "-m", "not big",
+         "-k", bench_gpu.SANITIZED, TOP / "tests" / "test_cuda.py"],
+        capture_output=True, text=True, env=clean_environment(
+            FFTCONV_LIBRARY=_lib.path,
+            PYTHONPATH=str(Path(_lib.__file__).parent.parent))).stdout
+    names = set(re.findall(r"::(\w+)\[?", found))
+    assert {"test_short_rows", "test_each_length_is_chosen",
+            "test_backward_shared_kernels"} <= names, found
+    assert 5 <= found.count("::") <= 40
+
+
+@pytest.mark.skipif(cuda.available(), reason="there is a device")
+def test_without_a_gpu(tmp_path):
+    """It says what is missing, with automake's status for it."""
+    done = subprocess.run(
+        [sys.executable, TOP / "experiments" / "bench_gpu.py", "--out", tmp_path],
+        capture_output=True, text=True)
+    assert done.returncode == 77 and "lacks a CUDA device" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+# ---- Checked before timed --------------------------------------------------------
+
+class StandIn:
+    """In place of bench_gpu.Card: arrays of fftconv.cuda, and made-up times."""
+    l2 = 2 ** 14
+    name = "stand-in"
+
+    def __init__(self, bench_gpu, spoilt=()):
+        self.bench, self.spoilt = bench_gpu, spoilt
+        self.rng = np.random.default_rng(0)
+
+    def operands(self, case):
+        found = self.bench.random_operands(case, self.rng)
+        return {name: Rows(x) for name, x in found.items()}
+
+    def host(self, x):
+        return np.asarray(x, np.float32)
+
+    def torch_call(self, case, arrays, method):
+        if "raises" in self.spoilt:
+            raise RuntimeError("no such FFT\nat all")
+        arrays = {name: np.asarray(x.x) for name, x in arrays.items()}
+
+        def call():
+            if case.backward:
+                g = reference.conv_backward(arrays["dy"], arrays["u"], arrays["k"],
+                                            **case.how)
+                found = [g.du, g.dk]
+            else:
+                found = [reference.conv(arrays["u"], arrays["k"], arrays.get("w"),
+                                        arrays.get("v"), **case.how)]
+            return [x.astype(np.float32) for x in found]
+
+        return call
+
+    def poison(self):
+        pass
+
+    forget = poison
+    working = staticmethod(contextlib.nullcontext)
+
+    def peak(self, call):
+        found = [x.numpy() if isinstance(x, cuda.Array) else x for x in call()]
+        if "wrong" in self.spoilt:
+            found = [x * 1.05 for x in found]
+        if "nan" in self.spoilt:
+            found[0].flat[7] = np.nan
+        return found, 1000
+
+    def agreement(self, found, other, scales):
+        zeros = [np.full(x.shape[:-1], s) for x, s in zip(other, scales)]
+        return self.bench.worst_error(found, other, zeros)
+
+    def repeated(self, calls, least_ms):
+        assert len(calls) > 1
+        return (lambda: None), len(calls), "graph"
+
+    def milliseconds(self, run):
+        run()
+        return float(self.rng.uniform(1, 2))
+
+    def copy_rate(self, size):
+        return {"bytes": size, "median_s": 1.0, "bytes_per_s": 2.0 * size}
+
+
+class Rows:
+    """A NumPy array that can be indexed, and is on the device for ours."""
+
+    def __init__(self, x):
+        self.x, self.there, self.shape = x, cuda.asarray(x), x.shape
+
+    def __getitem__(self, key):
+        return self.x[key]
+
+    @property
+    def __cuda_array_interface__(self):
+        return self.there.__cuda_array_interface__
+
+
+@pytest.fixture
+def small(bench_gpu, monkeypatch):
+    monkeypatch.setattr(bench_gpu, "cases", lambda grid: [
+        bench_gpu.Case(table, 256, 3, 4) for table in bench_gpu.TABLES])
+    return bench_gpu
+
+
+@on_device
+def test_measure_writes_what_the_tables_draw(small, table_gpu, tmp_path):
+    """Every case and method: right, with a time, bytes, and a floor."""
+    pytest.importorskip("scipy")            # the machine record names it
+    options = settings(tmp_path)
+    assert small.measure(options, StandIn(small)) == 0
+    record = json.loads((tmp_path / "bench_gpu.json").read_text())
+    assert record["machine"]["commit"] == "f" * 40 and record["grid"] == "quick"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bench_gpu.json"]
+    rows = record["rows"]
+    assert len(rows) == 5 * 6 and not record["not_reached"]
+    for row in rows:
+        if "cuFFT was not found" in row["status"]:
+            continue
+        assert row["status"] == "measured" and row["clock"] == "graph"
+        assert row["error"] <= 2e-3 and row["peak_bytes"] == 1000
+        assert row["low_s"] <= row["median_s"] <= row["high_s"]
+        assert row["scaled_ms"] == pytest.approx(
+            row["median_s"] * 1e3 * 64 * 768 / 12)
+        assert row["over_floor"] == pytest.approx(
+            row["median_s"] / (row["io_bytes"] / 2 ** 29))
+    table_gpu.draw(tmp_path, tmp_path)
+    body = json.loads((tmp_path / "table14_gpu.json").read_text())
+    drawn = {row["fft_size"]: row for row in body["rows"]}
+    mine = next(r for r in rows if (r["table"], r["method"]) == (14, "fused"))
+    assert drawn[256]["fused"] == mine["scaled_ms"] and drawn[256]["run"] == "3 x 4"
+    assert drawn[512]["fused"] == "not measured"
+    assert "No GPU has run" not in body["caption"]
+
+
+@on_device
+@pytest.mark.parametrize("how, says", [
+    ("wrong", "wrong"), ("nan", "wrong"), ("raises", "RuntimeError: no such FFT")])
+def test_what_is_wrong_is_not_timed(small, tmp_path, how, says):
+    pytest.importorskip("scipy")
+    status = small.measure(settings(tmp_path), StandIn(small, [how]))
+    rows = json.loads((tmp_path / "bench_gpu.json").read_text())["rows"]
+    of = [r for r in rows if r["method"] == "torch_rfft"]
+    assert len(of) == 5 and all(r["status"] == says for r in of)
+    assert not any("median_s" in r for r in of)
+    if how == "raises":                 # the others were timed all the same
+        assert status == 0
+        assert all("median_s" in r for r in rows if r["method"] == "fused")
+    else:
+        assert status == 1 and not any("median_s" in r for r in rows)
+
+
+@on_device
+def test_time_runs_out(small, tmp_path):
+    """What was measured is there; what was not is named."""
+    pytest.importorskip("scipy")
+    small.measure(settings(tmp_path, seconds=0), StandIn(small))
+    record = json.loads((tmp_path / "bench_gpu.json").read_text())
+    assert not record["rows"]
+    assert record["not_reached"] == [[t, 256, "float16"] for t in range(11, 16)]
+
+
+@on_device
+def test_verify(bench_gpu, tmp_path):
+    """Every table and type, spectrum ready or not, by our own arrays."""
+    rows = bench_gpu.verify(settings(tmp_path))
+    assert not any("median_s" in row for row in rows)
+    for row in rows:
+        if "cuFFT was not found" not in row["status"]:
+            assert row["status"] == "right", row
+            assert row["error"] > 0
+    assert len(rows) == 5 * 3 * 4
+
+
+# ---- Tables --------------------------------------------------------------------
+
+def test_not_measured(table_gpu, tmp_path):
+    """Without a run on a GPU no cell of ours has a number."""
+    table_gpu.draw(tmp_path, tmp_path)
+    for table in range(11, 16):
+        body = json.loads((tmp_path / f"table{table}_gpu.json").read_text())
+        assert "No GPU has run this yet" in body["caption"]
+        assert body["measured_on"] == "no machine yet"
+        assert len(body["rows"]) == 15
+        for row in body["rows"]:
+            assert row["h100_pytorch"] > 0
+            for name in (*table_gpu.METHODS, "floor", "memory",
+                         "fused_over_floor", "cufft_over_floor"):
+                assert row[name] == "not measured"
+
+
+def test_cells(table_gpu):
+    assert table_gpu.cell({"status": "measured", "scaled_ms": 1.5},
+                          "scaled_ms") == 1.5
+    assert table_gpu.cell({"status": "wrong"}, "scaled_ms") == "wrong"
+    assert table_gpu.cell({"status": "OutOfMemoryError: tried to allocate"},
+                          "scaled_ms") == "could not run"
