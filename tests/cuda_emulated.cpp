@@ -8,6 +8,7 @@
 #include <atomic>
 #include <complex>
 #include <map>
+#include <memory>
 #include <mutex>
 
 extern "C" {
@@ -19,10 +20,15 @@ using namespace fftconv;
 namespace {
 
 uint32_t seed;
+std::atomic<int64_t> until_failure{-1}; /* operations of the machine that succeed */
+
+bool fails(void) { return until_failure >= 0 && until_failure-- == 0; }
 
 template <class Kernel>
 int launch(const typename Kernel::Arguments &a, int64_t blocks)
 {
+    if (fails())
+        return fail(FFTCONV_UNSUPPORTED, "a launch was made to fail");
     try {
         launch_here<Kernel>(a, blocks, Kernel::SHARED_BYTES, seed++);
         return FFTCONV_OK;
@@ -107,7 +113,7 @@ int prepare_rows(int, int, int, int64_t *blocks)
 /* All NaN, and no longer than asked for: AddressSanitizer sees to that. */
 int allocate(void **memory, int64_t bytes)
 {
-    if (!(*memory = aligned_new(bytes)))
+    if (fails() || !(*memory = aligned_new(bytes)))
         return fail_memory(bytes);
     memset(*memory, 0xff, static_cast<size_t>(bytes));
     allocations++;
@@ -165,21 +171,23 @@ struct Handle {
     int device = current, type = 0;
     bool own_work = false;
     long long n = 0, in_step = 0, out_step = 0, rows = 0;
+    size_t work_bytes = 0;
     void *stream = nullptr, *work = nullptr;
+    std::shared_ptr<std::mutex> used = std::make_shared<std::mutex>(); /* by one thread */
 };
 std::map<int, Handle> handles;
 std::mutex of_handles;
 int next_handle = 1;
 
-enum { SUCCESS = 0, INVALID_PLAN = 1, INVALID_TYPE = 3, INVALID_VALUE = 4, INVALID_DEVICE = 11 };
+enum { SUCCESS = 0, INVALID_PLAN = 1, INVALID_TYPE = 3, INVALID_VALUE = 4, INTERNAL_ERROR = 5,
+       INVALID_DEVICE = 11 };
 enum { R2C = 0x2a, C2R = 0x2c, D2Z = 0x6a, Z2D = 0x6c };
-enum { WORK_BYTES = 16 }; /* of each row */
 
 Handle *handle_of(int number)
 {
     const std::lock_guard<std::mutex> lock(of_handles);
     const auto at = handles.find(number);
-    return at == handles.end() ? nullptr : &at->second;
+    return at == handles.end() || fails() ? nullptr : &at->second;
 }
 
 /* x[n step], n < N: N = p M, over the sub-sequences n = p m + r. */
@@ -216,9 +224,13 @@ template <class T> int execute(int number, int type, void *in, void *out)
         return INVALID_TYPE;
     if (h->device != current)
         return INVALID_DEVICE;
-    if (h->own_work || !h->work)
+    if (h->own_work || (h->work_bytes && !h->work))
         return INVALID_VALUE;
-    memset(h->work, 0xff, static_cast<size_t>(h->rows * WORK_BYTES));
+    const std::unique_lock<std::mutex> lock(*h->used, std::try_to_lock);
+    if (!lock.owns_lock())
+        return INTERNAL_ERROR;
+    if (h->work_bytes)
+        memset(h->work, 0xff, h->work_bytes);
     for (long long row = 0; row < h->rows; row++) {
         const long long n = h->n;
         std::vector<std::complex<double>> x(n);
@@ -270,6 +282,9 @@ extern "C" FFTCONV_API void cuda_emulated_set(int64_t shared_bytes_, int64_t blo
 /* What one buffer of a workspace should be of, in plans made from now on. */
 extern "C" FFTCONV_API void cuda_emulated_set_tile(int64_t bytes) { tile_bytes = bytes; }
 
+/* After `operations` more, one of the machine fails; below 0: none does. */
+extern "C" FFTCONV_API void cuda_emulated_fail(int64_t operations) { until_failure = operations; }
+
 /* Allocations, and waits of the host for the device, so far. */
 extern "C" FFTCONV_API int64_t cuda_emulated_stops(void) { return allocations + synchronisations; }
 
@@ -278,6 +293,8 @@ extern "C" {
 FFTCONV_API int cufftCreate(int *number)
 {
     const std::lock_guard<std::mutex> lock(of_handles);
+    if (fails())
+        return INTERNAL_ERROR;
     *number = next_handle++;
     handles[*number] = Handle();
     handles[*number].own_work = true;
@@ -313,12 +330,13 @@ FFTCONV_API int cufftMakePlanMany64(int number, int rank, long long *n, long lon
         idist < (forward ? real : complex) || odist < (forward ? complex : real) ||
         *inembed > idist || *onembed > odist)
         return INVALID_VALUE;
+    allocations++;
     h->type = type;
     h->n = *n;
     h->in_step = idist;
     h->out_step = odist;
     h->rows = batch;
-    *work_bytes = static_cast<size_t>(batch * WORK_BYTES);
+    *work_bytes = h->work_bytes = *n < 100 ? 0 : static_cast<size_t>(16 * batch);
     return SUCCESS;
 }
 
@@ -336,6 +354,9 @@ FFTCONV_API int cufftSetWorkArea(int number, void *work)
     Handle *h = handle_of(number);
     if (!h)
         return INVALID_PLAN;
+    const std::unique_lock<std::mutex> lock(*h->used, std::try_to_lock);
+    if (!lock.owns_lock())
+        return INTERNAL_ERROR;
     h->work = work;
     return SUCCESS;
 }

@@ -4,6 +4,7 @@ there what it is strict about).  What that cannot show is speed, memory order an
 bank conflicts.  FFTCONV_CUDA=emulated asks for it beside a GPU too."""
 import ctypes
 import itertools
+import mmap
 import os
 import sys
 import threading
@@ -50,6 +51,7 @@ def library():
         if not ON_GPU:
             lib.cuda_emulated_set.argtypes = [c_int64, c_int64, c_uint32]
             lib.cuda_emulated_set_tile.argtypes = [c_int64]
+            lib.cuda_emulated_fail.argtypes = [c_int64]
             lib.cuda_emulated_allocations.restype = c_int64
             lib.cuda_emulated_stops.restype = c_int64
             lib.cuda_emulated_bits.argtypes = [c_int, c_float]
@@ -482,17 +484,19 @@ def test_impulses():
 
 
 @emulated_only
-@pytest.mark.parametrize("shared, longest", [
-    (99 * 1024, {"float16": 16384, "float32": 8192}),
-    (163 * 1024, {"float16": 32768, "float32": 16384}),
-    (227 * 1024, {"float16": 32768, "float32": 16384})])
-def test_shared_memory(shared, longest):
-    """What fits a block of sm_86, 89 and 120; of sm_80; of sm_90 and 100."""
-    for dtype, m in longest.items():
+# CUDA C++ Programming Guide, "Technical Specifications per Compute Capability": KB
+# of shared memory a block may have; and the longest rows that fit them.
+@pytest.mark.parametrize("sm, kilobytes, half, single", [
+    (80, 163, 32768, 16384), (86, 99, 16384, 8192), (89, 99, 16384, 8192),
+    (90, 227, 32768, 16384), (100, 227, 32768, 16384), (120, 99, 16384, 8192)])
+def test_shared_memory(sm, kilobytes, half, single):
+    shared = kilobytes * 1024
+    for dtype, m in (("float16", half), ("float32", single)):
         assert forward(Case(1, 1, m, 3, dtype), shared=shared)[1] == m
-        if m < LENGTHS[-1]:
-            with pytest.raises(RuntimeError, match="more than this device's"):
-                forward(Case(1, 1, m + 1, 3, dtype), shared=shared)
+        longer = Case(1, 1, m + 1, 3, dtype)
+        with pytest.raises(RuntimeError, match="more than this device's"):
+            forward(longer, shared=shared)
+        assert forward(longer, shared=shared, isa=None)[1] > m + 1
 
 
 @ENGINES
@@ -543,7 +547,11 @@ def test_refusals():
     desc.isa = b"avx2"
     with pytest.raises(RuntimeError, match='isa is "avx2", must be NULL, "fused"'):
         create()
-    desc.isa = None
+    desc.isa = b"cufft"
+    for fields in ({"length": 1 << 30}, {"kernel_length": 1 << 31}):
+        with pytest.raises(RuntimeError, match="may have 1073741824 points"):
+            create(**{"length": 300, "kernel_length": 3, **fields})
+    desc.isa, desc.length, desc.kernel_length = None, 300, 3
     assert create()
     first, k, memory = plan.value, np.zeros((1, 1, 3), "float32"), Memory()
     spectrum = c_void_p()
@@ -831,6 +839,7 @@ def test_what_fuses_not_is_padded(dtype, length):
 
 
 @emulated_only
+@pytest.mark.skipif(sys.platform != "linux", reason="much memory, of which little is used")
 @ENGINES
 def test_far_apart(isa):
     """Rows more than 2^31 elements from each other."""
@@ -840,9 +849,11 @@ def test_far_apart(isa):
     steps = (5 << 30, 3 << 30)
 
     def far(x):
-        memory = np.zeros(steps[0] + steps[1] + 300, x.dtype)   # untouched: no pages
+        bytes_ = (steps[0] + steps[1] + 300) * x.itemsize
+        memory = mmap.mmap(-1, bytes_, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS |
+                           0x4000)      # Linux's MAP_NORESERVE: pages when touched
         out = np.lib.stride_tricks.as_strided(
-            memory, x.shape, (steps[0] * x.itemsize, steps[1] * x.itemsize, x.itemsize))
+            np.frombuffer(memory, x.dtype), x.shape, (steps[0] * x.itemsize, steps[1] * x.itemsize, x.itemsize))
         out[...] = x
         return out
 
@@ -856,6 +867,32 @@ def test_far_apart(isa):
     du = far(poisoned(want))
     call(case, 1, {"du": du}, dy=far(case.dy), isa=isa)
     assert du.tobytes() == gradients["du"].tobytes()
+
+
+@emulated_only
+@ENGINES
+def test_every_failure(isa):
+    """Of an allocation, a launch or a call of cuFFT, one after another: a status,
+    a message, and nothing left behind."""
+    lib, says = library(), set()
+    case = Case(3, 2, 300, 300, "float32", options=("skip", "out_gate"))
+    for prepared in (True, False):
+        for direction in (forward, backward):
+            for operations in itertools.count():
+                assert operations < 100
+                lib.cuda_emulated_fail(operations)
+                try:
+                    direction(case, prepared=prepared, isa=isa)
+                    break
+                except RuntimeError as error:
+                    says.add(str(error))
+                finally:
+                    lib.cuda_emulated_fail(-1)
+                nothing_is_left()
+            assert operations > 3
+    for message in ("a launch was made to fail", "bytes",
+                    *(["cuFFT says"] if isa == "cufft" else [])):
+        assert any(message in s for s in says), message
 
 
 def test_threads_share_a_plan():

@@ -48,8 +48,8 @@ static const struct {
 #undef FUNCTION
 };
 
-/* Of CUDA 13, 12 and 11, the newest that is found; what is loaded already (by
- * PyTorch, say) is found by these names wherever it lies. */
+/* Of CUDA 13, 12 and 11: what is loaded already (by PyTorch, say), wherever it lies,
+ * for that fits the driver; else the newest that is found. */
 static const char *const names[] = {"libcufft.so.12", "libcufft.so.11", "libcufft.so.10",
                                     "libcufft.so",
                                     "/usr/local/cuda/lib64/libcufft.so"};
@@ -63,7 +63,10 @@ static int load(void)
     if (!library) {
         const char *const named = getenv("FFTCONV_CUFFT");
         void *found = named ? dlopen(named, RTLD_NOW | RTLD_LOCAL) : NULL;
-        for (size_t i = 0; !found && !named && i < sizeof names / sizeof *names; i++)
+        const size_t count = named ? 0 : sizeof names / sizeof *names;
+        for (size_t i = 0; !found && i < count; i++)
+            found = dlopen(names[i], RTLD_NOW | RTLD_NOLOAD);
+        for (size_t i = 0; !found && i < count; i++)
             found = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
         if (!found)
             status = fail(FFTCONV_UNSUPPORTED, "cuFFT was not found: FFTCONV_CUFFT is %s, must "
@@ -151,7 +154,8 @@ int cufft_rows_run(cufft_rows *r, void *data, void *work, void *stream)
     int status;
     pthread_mutex_lock(&r->lock);
     if (!(status = check(cufft.cufftSetStream(r->handle, stream), "setting a stream")) &&
-        !(status = check(cufft.cufftSetWorkArea(r->handle, work), "setting a work area")))
+        (r->bytes == 0 ||
+         !(status = check(cufft.cufftSetWorkArea(r->handle, work), "setting a work area"))))
         status = check(r->execute(r->handle, data, data), "executing");
     pthread_mutex_unlock(&r->lock);
     return status;

@@ -94,6 +94,8 @@ int limits(int device, int64_t *shared_bytes, int64_t *tile_bytes)
     if (!status && major < 8)
         return fail(FFTCONV_UNSUPPORTED, "device is %d, of compute capability %d.x, must be of "
                     "8.0 or later", device, major);
+    if (!status) /* the device's context, for cuFFT, whose CUDA runtime is its own */
+        status = check(cudaFree(nullptr), "waking the device");
     *shared_bytes = bytes;
     *tile_bytes = 128 << 20;
     return status;

@@ -66,9 +66,11 @@ static int padded_init(struct cuda_plan *p)
             p->turn = p->N - p->L + 1;
         }
     }
-    if (p->points > MOST_POINTS)
-        return fail(FFTCONV_UNSUPPORTED, "length is %lld, whose padded row is more than the %d "
-                    "points that rows by cuFFT may have", (long long)p->L, MOST_POINTS);
+    const int64_t kernel = max64(p->Lk, p->Lrev);
+    if (p->points > MOST_POINTS || kernel > MOST_POINTS)
+        return fail(FFTCONV_UNSUPPORTED, "length is %lld and kernel_length %lld: padded rows, and "
+                    "kernels, by cuFFT may have %d points", (long long)p->L, (long long)kernel,
+                    MOST_POINTS);
     p->pitch = round_up(p->points / 2 + 1, 16);
     p->stretch = max64(STRETCH, round_up(ceil_div(p->L, 1024), 256));
     const int64_t members = p->H / p->G, most = max64(1, tile_bytes / row_bytes(p));
