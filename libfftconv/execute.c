@@ -49,7 +49,7 @@ static void middle_task(void *context, int64_t i, int worker)
     const struct row_job *j = context;
     const struct lane *lane = j->lane;
     lane->plan->engine->middle(j->xf, j->directions, lane->x, j->S, j->spectrum, i, i + 1,
-                               lane->scratch + worker * lane->scratch_bytes);
+                               lane->scratch + worker * lane->scratch_bytes, NULL);
 }
 
 static void last_task(void *context, int64_t i, int worker)
@@ -121,11 +121,12 @@ static void write_row(const struct lane *lane, const struct xform *xf, const str
 }
 
 static void middle(const struct lane *lane, const struct xform *xf, int directions, void *S,
-                   const void *spectrum)
+                   const void *spectrum, struct ahead *ahead)
 {
     if (lane->inside <= 1) {
         lane->plan->engine->middle(xf, directions, lane->x, S, spectrum, 0,
-                                   xf->depth > 0 ? xf->stage[0].radix : 1, lane->scratch);
+                                   xf->depth > 0 ? xf->stage[0].radix : 1, lane->scratch,
+                                   ahead);
         return;
     }
     struct row_job job = {.xf = xf, .directions = directions, .S = S, .spectrum = spectrum};
@@ -184,7 +185,8 @@ static void *at_part(const struct fftconv_plan *plan, int i, const void *spectra
 }
 
 /* rows -> spectra */
-static void transform(const struct lane *lane, const struct source *source, void *S)
+static void transform(const struct lane *lane, const struct source *source, void *S,
+                      struct ahead *ahead)
 {
     const struct fftconv_plan *plan = lane->plan;
     if (plan->parts > 1)
@@ -194,19 +196,20 @@ static void transform(const struct lane *lane, const struct source *source, void
         if (plan->parts > 1)
             part_source(lane, i, &part);
         read_row(lane, &plan->part[i], plan->parts > 1 ? &part : source);
-        middle(lane, &plan->part[i], FORWARD, at_part(plan, i, S), NULL);
+        middle(lane, &plan->part[i], FORWARD, at_part(plan, i, S), NULL, ahead);
     }
 }
 
 /* spectra -> rows; S is overwritten */
-static void transform_back(const struct lane *lane, void *S, const struct sink *sink)
+static void transform_back(const struct lane *lane, void *S, const struct sink *sink,
+                           struct ahead *ahead)
 {
     const struct fftconv_plan *plan = lane->plan;
     for (int i = 0; i < plan->parts; i++) {
         struct sink part;
         if (plan->parts > 1)
             part_sink(lane, i, &part);
-        middle(lane, &plan->part[i], INVERSE, at_part(plan, i, S), NULL);
+        middle(lane, &plan->part[i], INVERSE, at_part(plan, i, S), NULL, ahead);
         write_row(lane, &plan->part[i], plan->parts > 1 ? &part : sink);
     }
     if (plan->parts > 1)
@@ -236,7 +239,7 @@ static bool holds_row(const struct fftconv_plan *plan, const struct sink *s)
 
 /* All three at once: the product never leaves the leaf. */
 static void convolve(const struct lane *given, const struct source *source,
-                     const void *spectrum, const struct sink *sink)
+                     const void *spectrum, const struct sink *sink, struct ahead *ahead)
 {
     const struct fftconv_plan *plan = given->plan;
     struct lane here = *given, *lane = &here;
@@ -252,7 +255,7 @@ static void convolve(const struct lane *given, const struct source *source,
             part_sink(lane, i, &to);
         }
         read_row(lane, &plan->part[i], plan->parts > 1 ? &from : source);
-        middle(lane, &plan->part[i], FORWARD | INVERSE, NULL, at_part(plan, i, spectrum));
+        middle(lane, &plan->part[i], FORWARD | INVERSE, NULL, at_part(plan, i, spectrum), ahead);
         write_row(lane, &plan->part[i], plan->parts > 1 ? &to : sink);
     }
     if (plan->parts > 1)
@@ -382,7 +385,7 @@ static void transform_taps(const struct lane *lane, const struct taps *taps, voi
         source.to = taps->places;
         source.x = own_row(plan, lane->taps, 0);
     }
-    transform(lane, &source, S);
+    transform(lane, &source, S, NULL);
 }
 
 /* The taps of a kernel's gradient from its spectrum S, which is overwritten. */
@@ -394,7 +397,7 @@ static void transform_back_taps(const struct lane *lane, const struct taps *taps
         sink.to = taps->places;
         sink.y = own_row(plan, lane->taps, 0);
     }
-    transform_back(lane, S, &sink);
+    transform_back(lane, S, &sink, NULL);
     if (taps->k_rev.data)
         plan->engine->take_taps(taps, lane->taps);
 }
@@ -419,6 +422,7 @@ struct call {
     char *workers, *shared;
     const char *spectra; /* of all kernels, or NULL: each worker makes its own */
     const struct fftconv_spectrum *direct; /* whose taps are summed, or NULL      */
+    int64_t ahead; /* bytes of a row fetched with each tile of the one before     */
 };
 
 static struct lane lane_of(const struct call *c, int worker)
@@ -543,6 +547,7 @@ struct tile {
     const struct call *call;
     const struct lane *lane;
     int64_t b, h0, count;
+    int64_t next_b, next_h; /* the row after the last of these, a guess; h = H: none */
     struct {
         int64_t from, to; /* elements there */
     } staged[ROW_OPERANDS];
@@ -750,9 +755,15 @@ static void each_tile(const struct call *c, const struct lane *lane, const struc
     for (int64_t r = row0, n; r < row1; r += n) {
         const int64_t m = r % members;
         n = members > 1 ? min64(min64(c->layout.tile, members - m), row1 - r) : 1;
+        const bool more = r + n < row1; /* else the next kernel's, which comes next here */
+        const int64_t next = more ? r + n : row0;
         struct tile tile = {.call = c, .lane = lane,
                             .b = plan->KB > 1 ? k->kb : r / members,
-                            .h0 = k->g0 * members + m, .count = members > 1 ? n : k->g1 - k->g0};
+                            .h0 = k->g0 * members + m, .count = members > 1 ? n : k->g1 - k->g0,
+                            .next_b = plan->KB > 1 ? k->kb : next / members,
+                            .next_h = more || c->layout.threads == 1
+                                          ? (more ? k->g0 : k->g1) * members + next % members
+                                          : plan->H};
         fn(&tile, k->spectra, context);
     }
 }
@@ -761,6 +772,45 @@ static void each_tile(const struct call *c, const struct lane *lane, const struc
 static const char *spectrum_of(const struct tile *tile, const char *spectra, int64_t i)
 {
     return spectra + (tile->call->plan->members > 1 ? 0 : i) * tile->call->layout.spectra;
+}
+
+/* ---- Rows ahead of the one at work --------------------------------------------------------- */
+
+static void fetch_row(struct ahead *a, const struct tile *tile, int operand, int64_t b, int64_t h)
+{
+    const fftconv_tensor *t = row_tensor(tile->call->o, operand);
+    if (a->step && t->data && t->stride[2] == 1 && !tile->lane->layout->call.staged[operand])
+        a->at[a->rows++] = (const char *)t->data +
+                           (b * t->stride[0] + h * t->stride[1]) * dtype_size(t->dtype);
+}
+
+/* Row i of the tile, which is wanted or written later; and the row after it. */
+static void fetch(struct ahead *a, const struct tile *tile, int operand, int64_t i)
+{
+    fetch_row(a, tile, operand, tile->b, tile->h0 + i);
+}
+
+static void fetch_next(struct ahead *a, const struct tile *tile, int operand, int64_t i)
+{
+    if (i + 1 < tile->count)
+        fetch_row(a, tile, operand, tile->b, tile->h0 + i + 1);
+    else if (tile->next_h < tile->call->plan->H)
+        fetch_row(a, tile, operand, tile->next_b, tile->next_h);
+}
+
+/* Bytes of a row for each of its tiles; 0 where looking ahead is of no use: rows in
+ * blocks, rows that are in a cache, and where a transform leaves no room in it. */
+static int64_t bytes_ahead(const struct call *c)
+{
+    const struct fftconv_plan *plan = c->plan;
+    const int64_t row = c->L * dtype_size(plan->dtype);
+    int64_t tiles = 0;
+    for (int i = 0; i < plan->parts; i++)
+        tiles += plan->part[i].M / (plan->part[i].lanes * plan->part[i].lanes);
+    if (plan->blocks > 1 || c->layout.inside > 1 || stage_level(&plan->part[0], 0) > 1 ||
+        row > cache_bytes(2) || plan->B * plan->H * row < cache_bytes(2) / 2)
+        return 0;
+    return ceil_div(row, max64(1, tiles));
 }
 
 /* ---- Forward --------------------------------------------------------------------------- */
@@ -782,6 +832,7 @@ static void forward_tile(struct tile *tile, const char *spectra, void *context)
             const int64_t h = tile->h0 + i;
             struct source source;
             struct sink sink;
+            struct ahead ahead = {.step = c->ahead};
             tile_source(&source, tile, &block, i);
             sink.packing = plan->packing;
             sink.shift = block.s;
@@ -811,7 +862,11 @@ static void forward_tile(struct tile *tile, const char *spectra, void *context)
                                      plan->taps, c->L, &sink,
                                      tile->lane->memory + tile->lane->layout->direct);
             } else {
-                convolve(tile->lane, &source, spectrum_of(tile, spectra, i), &sink);
+                fetch_next(&ahead, tile, U, i);
+                fetch_next(&ahead, tile, IN_GATE, i);
+                fetch(&ahead, tile, OUT_GATE, i);
+                fetch(&ahead, tile, Y, i);
+                convolve(tile->lane, &source, spectrum_of(tile, spectra, i), &sink, &ahead);
             }
         }
         stage_out(tile, Y, block.t0, block.t1);
@@ -867,6 +922,7 @@ int fftconv_forward(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
         prepare_all(&c, c.shared + l->shared_spectra);
         c.spectra = c.shared + l->shared_spectra;
     }
+    c.ahead = bytes_ahead(&c);
     if (l->whole)
         parallel_for(l->threads, l->kernel_tasks, forward_kernel_task, &c);
     else
@@ -948,10 +1004,18 @@ static void backward_tile(struct tile *tile, const char *spectra, void *context)
             const char *spectrum = spectrum_of(tile, spectra, i);
             const struct array u = row_of(tile, U, i), gate = row_of(tile, IN_GATE, i);
             const struct scalar skip = scalar_of(plan, &o->skip, 0, h);
+            struct ahead now = {.step = c->ahead}, next = {.step = c->ahead};
+            fetch(&now, tile, DY, i);
+            fetch(&now, tile, OUT_GATE, i);
+            fetch(&now, tile, DOUT_GATE, i);
+            fetch(&next, tile, DU, i);
+            fetch(&next, tile, DIN_GATE, i);
+            fetch_next(&next, tile, U, i);
+            fetch_next(&next, tile, IN_GATE, i);
             if (need_p || need_dk) {
                 struct source source;
                 tile_source(&source, tile, &block, i);
-                transform(lane, &source, lane->z);
+                transform(lane, &source, lane->z, &now);
             }
             if (need_p) {
                 struct sink sink = output_sink(plan, &block, own_row(plan, lane->p, block.t0));
@@ -960,7 +1024,7 @@ static void backward_tile(struct tile *tile, const char *spectra, void *context)
                 sink.has_skip = o->skip.data;
                 sink.skip = skip;
                 multiply(lane, spectrum, lane->z, lane->g, false);
-                transform_back(lane, lane->g, &sink);
+                transform_back(lane, lane->g, &sink, NULL);
             }
             const struct gradient gradient = {
                 .from = block.t0, .count = block.t1 - block.t0, .activation = o->activation,
@@ -975,7 +1039,7 @@ static void backward_tile(struct tile *tile, const char *spectra, void *context)
                 continue;
             const struct source source =
                 output_source(plan, &block, own_row(plan, lane->p, block.t0));
-            transform(lane, &source, lane->g);
+            transform(lane, &source, lane->g, NULL);
             if (need_dk) {
                 char *sum = task->sums + (plan->members > 1 ? 0 : i) * task->sum_step;
                 const bool begin = !task->begun && j == 0 && (plan->members == 1 || i == 0);
@@ -987,7 +1051,7 @@ static void backward_tile(struct tile *tile, const char *spectra, void *context)
                 continue;
             struct array dz = own_row(plan, lane->dz, block.s);
             const struct sink sink = input_sink(plan, c->L, &block, dz);
-            transform_back(lane, lane->g, &sink);
+            transform_back(lane, lane->g, &sink, &next);
             if (o->skip.data)
                 e->axpy(complex, block.t1 - block.t0, (struct scalar){skip.re, -skip.im}, lane->p,
                         lane->dz + (block.t0 - block.s) * element);
@@ -1084,6 +1148,7 @@ int fftconv_backward(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
         prepare_all(&c, c.shared + l->shared_spectra);
         c.spectra = c.shared + l->shared_spectra;
     }
+    c.ahead = bytes_ahead(&c);
     parallel_for(l->threads, l->kernel_tasks * plan->chunks, backward_task, &c);
     if (plan->chunks > 1)
         parallel_for(l->threads, plan->KB * plan->G, finish_task, &c);
@@ -1207,7 +1272,7 @@ static void rows_to_spectra_task(void *context, int64_t i, int worker)
     }
     if (plan->part[0].live) /* the stages leave out what is not kept */
         memset(p->out + i * p->row_bytes, 0, (size_t)p->row_bytes);
-    transform(&lane, &source, p->out + i * p->row_bytes);
+    transform(&lane, &source, p->out + i * p->row_bytes, NULL);
 }
 
 static void spectra_to_rows_task(void *context, int64_t i, int worker)
@@ -1222,14 +1287,14 @@ static void spectra_to_rows_task(void *context, int64_t i, int worker)
         const struct sink sink = p->side == FFTCONV_OUTPUT
                                      ? output_sink(plan, &block, y)
                                      : input_sink(plan, plan->L, &block, y);
-        transform_back(&lane, S, &sink);
+        transform_back(&lane, S, &sink, NULL);
         return;
     }
     const struct array dz = own_row(plan, lane.dz, block.s);
     const struct sink sink = input_sink(plan, plan->L, &block, dz);
     const struct tile tile = {.call = &p->call, .lane = &lane};
     int64_t from, to;
-    transform_back(&lane, S, &sink);
+    transform_back(&lane, S, &sink, NULL);
     add_up(&tile, &block, 0, lane.dz, &from, &to);
     plan->engine->spread(from, to - from, &dz, &(struct array){0}, &y);
 }

@@ -239,6 +239,14 @@ struct recurrence {
 
 enum { FORWARD = 1, INVERSE = 2 };
 
+/* Rows wanted soon, `step` bytes of each fetched with every tile of the row at work,
+ * so that memory is busy while arithmetic is. */
+struct ahead {
+    const char *at[4];
+    int rows;
+    int64_t step;
+};
+
 /* One instruction set at one precision: engine_body.h compiled once. */
 struct engine {
     const char *isa;
@@ -248,9 +256,10 @@ struct engine {
                   int64_t c0, int64_t c1, void *scratch);
     /* Everything between, for the subtrees [j0, j1) below stage 1, in
      * `directions`: FORWARD leaves spectra in S, INVERSE begins there.  Both:
-     * multiplies by `spectrum` between and needs no S. */
+     * multiplies by `spectrum` between and needs no S.  ahead may be NULL. */
     void (*middle)(const struct xform *, int directions, void *X, void *S,
-                   const void *spectrum, int64_t j0, int64_t j1, void *scratch);
+                   const void *spectrum, int64_t j0, int64_t j1, void *scratch,
+                   struct ahead *ahead);
     /* X to sink, columns [c0, c1) of stage 1. */
     void (*last)(const struct xform *, void *X, const struct sink *, int64_t c0,
                  int64_t c1, void *scratch);
@@ -390,6 +399,8 @@ int frequencies_build(const struct xform *xf, int64_t **low, int64_t **high);
  * -1 - bin has the conjugate. */
 int64_t signed_bin(int form, int64_t N, int level, int64_t m);
 bool is_smooth(int64_t n); /* no prime factor above 7 */
+/* Of this machine's level 1 or 2. */
+int64_t cache_bytes(int level);
 /* Which memory a stage's data sit in: 0 L1, 1 L2, 2 beyond. */
 int stage_level(const struct xform *xf, int l);
 

@@ -74,7 +74,7 @@ int64_t digit_reverse(int64_t place, const int *radices, int count)
 
 /* ---- The machine ---------------------------------------------------------------- */
 
-static int64_t cache_bytes(int level)
+int64_t cache_bytes(int level)
 {
     long bytes = -1;
 #ifdef _SC_LEVEL1_DCACHE_SIZE

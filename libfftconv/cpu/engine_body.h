@@ -626,12 +626,18 @@ INLINE void N_(square_inverse)(const REAL *w, V *r, V *i, REAL *x)
 /* Tiles beside each other: of X; and of T, `t`, and the spectrum, whose rows have
  * `width` vectors. */
 INLINE void N_(square_tiles)(int directions, const struct stage *st, REAL *x, REAL *t,
-                             int64_t tiles, int64_t width, const REAL *spectrum)
+                             int64_t tiles, int64_t width, const REAL *spectrum,
+                             struct ahead *ahead)
 {
     const REAL *w = st->twiddle.fine;
     const int64_t step = width * 2 * W;
     for (int64_t g = 0; g < tiles; g++, x += 2 * W * W, t += 2 * W, spectrum += 2 * W) {
         V r[LANES], i[LANES];
+        for (int a = 0; ahead && a < ahead->rows; a++) {
+            for (int64_t byte = 0; byte < ahead->step; byte += ALIGNMENT)
+                __builtin_prefetch(ahead->at[a] + byte, 0, 2);
+            ahead->at[a] += ahead->step;
+        }
         if (directions & FORWARD)
             N_(square_forward)(w, x, r, i);
 #pragma GCC unroll 16
@@ -651,17 +657,17 @@ INLINE void N_(square_tiles)(int directions, const struct stage *st, REAL *x, RE
 }
 
 static void N_(square)(int directions, const struct stage *st, REAL *x, REAL *t, int64_t tiles,
-                       int64_t width, const REAL *spectrum)
+                       int64_t width, const REAL *spectrum, struct ahead *ahead)
 {
     switch (directions) {
-    case FORWARD: N_(square_tiles)(FORWARD, st, x, t, tiles, width, t); break;
-    case INVERSE: N_(square_tiles)(INVERSE, st, x, t, tiles, width, t); break;
-    default: N_(square_tiles)(FORWARD | INVERSE, st, x, t, tiles, width, spectrum);
+    case FORWARD: N_(square_tiles)(FORWARD, st, x, t, tiles, width, t, ahead); break;
+    case INVERSE: N_(square_tiles)(INVERSE, st, x, t, tiles, width, t, ahead); break;
+    default: N_(square_tiles)(FORWARD | INVERSE, st, x, t, tiles, width, spectrum, ahead);
     }
 }
 
 static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t,
-                     const REAL *spectrum, int64_t leaf)
+                     const REAL *spectrum, int64_t leaf, struct ahead *ahead)
 {
     const struct stage *st = xf->stage;
     const int top = xf->depth > 1 ? xf->depth : 1, n = xf->stages;
@@ -689,7 +695,8 @@ static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t,
         REAL *columns = t + v * 2 * W;
         const REAL *f = spectrum ? spectrum + v * 2 * W : NULL;
         if (xf->square) {
-            N_(square)(directions, &st[bottom], x + v * 2 * W * W, columns, run, xf->Plv, f);
+            N_(square)(directions, &st[bottom], x + v * 2 * W * W, columns, run, xf->Plv, f,
+                        ahead);
             continue;
         }
         if (directions & FORWARD) {
@@ -717,16 +724,17 @@ static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t,
 }
 
 static void N_(subtree)(const struct xform *xf, int level, int directions, REAL *x,
-                        REAL *s, const REAL *spectrum, REAL *t, int64_t node);
+                        REAL *s, const REAL *spectrum, REAL *t, int64_t node,
+                        struct ahead *ahead);
 
 /* Child k of node `parent` above stage `level`; dead, it stays as it is forward,
  * and is zeros inverse. */
 INLINE void N_(child)(const struct xform *xf, int level, int directions, REAL *x, REAL *s,
-                      const REAL *spectrum, REAL *t, int64_t node)
+                      const REAL *spectrum, REAL *t, int64_t node, struct ahead *ahead)
 {
     const uint8_t *live = level < xf->split ? xf->stage[level].live : xf->live;
     if (!live || live[node]) /* below the last stage of phase 1, a node is a vector */
-        N_(subtree)(xf, level, directions, x, s, spectrum, t, node);
+        N_(subtree)(xf, level, directions, x, s, spectrum, t, node, ahead);
     else if (directions & INVERSE && !xf->stage[level - 1].masked)
         memset(x, 0, (size_t)(xf->stage[level - 1].sub * 2 * W) * sizeof(REAL));
 }
@@ -735,10 +743,11 @@ INLINE void N_(child)(const struct xform *xf, int level, int directions, REAL *x
  * the next is touched, and so stays in cache.  A node at a level is a block of
  * that stage. */
 static void N_(subtree)(const struct xform *xf, int level, int directions, REAL *x,
-                        REAL *s, const REAL *spectrum, REAL *t, int64_t node)
+                        REAL *s, const REAL *spectrum, REAL *t, int64_t node,
+                        struct ahead *ahead)
 {
     if (level >= xf->depth) {
-        N_(leaf)(xf, directions, x, s ? s : t, spectrum, node);
+        N_(leaf)(xf, directions, x, s ? s : t, spectrum, node, ahead);
         return;
     }
     const struct stage *st = &xf->stage[level];
@@ -751,16 +760,17 @@ static void N_(subtree)(const struct xform *xf, int level, int directions, REAL 
     for (int k = 0; k < st->radix; k++)
         N_(child)(xf, level + 1, directions, x + k * st->sub * 2 * W,
                   s ? s + k * reals : NULL, spectrum ? spectrum + k * reals : NULL, t,
-                  node * st->radix + k);
+                  node * st->radix + k, ahead);
     if (directions & INVERSE)
         N_(middle_stage)(st, true, x, node, 1);
 }
 
 static void N_(middle)(const struct xform *xf, int directions, void *X, void *S,
-                       const void *spectrum, int64_t j0, int64_t j1, void *scratch)
+                       const void *spectrum, int64_t j0, int64_t j1, void *scratch,
+                       struct ahead *ahead)
 {
     if (xf->depth == 0) {
-        N_(leaf)(xf, directions, X, S ? S : scratch, spectrum, 0);
+        N_(leaf)(xf, directions, X, S ? S : scratch, spectrum, 0, ahead);
         return;
     }
     const struct stage *st = &xf->stage[0];
@@ -768,7 +778,7 @@ static void N_(middle)(const struct xform *xf, int directions, void *X, void *S,
     for (int64_t j = j0; j < j1; j++)
         N_(child)(xf, 1, directions, (REAL *)X + j * st->sub * 2 * W,
                   S ? (REAL *)S + j * reals : NULL,
-                  spectrum ? (const REAL *)spectrum + j * reals : NULL, scratch, j);
+                  spectrum ? (const REAL *)spectrum + j * reals : NULL, scratch, j, ahead);
 }
 
 /* ---- Rows in, rows out -------------------------------------------------------- */
