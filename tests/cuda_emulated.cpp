@@ -24,6 +24,17 @@ std::atomic<int64_t> until_failure{-1}; /* operations of the machine that succee
 
 bool fails(void) { return until_failure >= 0 && until_failure-- == 0; }
 
+thread_local int current; /* device */
+/* Where operations belong, if it is told; those that went elsewhere. */
+void *expected_stream;
+int expected_device;
+std::atomic<int64_t> strays;
+
+void on(void *stream)
+{
+    strays += expected_stream && (stream != expected_stream || current != expected_device);
+}
+
 template <class Kernel>
 int launch(const typename Kernel::Arguments &a, int64_t blocks)
 {
@@ -37,8 +48,9 @@ int launch(const typename Kernel::Arguments &a, int64_t blocks)
     }
 }
 
-int rows(int single, int shape, const struct fftconv_cuda_rows *a, int64_t blocks, void *)
+int rows(int single, int shape, const struct fftconv_cuda_rows *a, int64_t blocks, void *stream)
 {
+    on(stream);
     typedef int launcher(const fftconv_cuda_rows &, int64_t);
 #define HALF(r1, r2, r3) launch<RowKernel<Shape<Half, r1, r2, r3>>>,
 #define SINGLE(r1, r2, r3) launch<RowKernel<Shape<Single, r1, r2, r3>>>,
@@ -47,13 +59,15 @@ int rows(int single, int shape, const struct fftconv_cuda_rows *a, int64_t block
     return (single ? singles : halves)[shape](*a, blocks);
 }
 
-int pack(int single, const struct fftconv_cuda_pack *a, int64_t blocks, void *)
+int pack(int single, const struct fftconv_cuda_pack *a, int64_t blocks, void *stream)
 {
+    on(stream);
     return single ? launch<PackKernel<Single>>(*a, blocks) : launch<PackKernel<Half>>(*a, blocks);
 }
 
-int fill(const struct fftconv_cuda_fill *a, int64_t blocks, void *)
+int fill(const struct fftconv_cuda_fill *a, int64_t blocks, void *stream)
 {
+    on(stream);
     return launch<FillKernel>(*a, blocks);
 }
 
@@ -67,15 +81,15 @@ template <class T> int padded(int kernel, const struct fftconv_cuda_padded &a, i
     return launchers[kernel](a, blocks);
 }
 
-int padded(int wide, int kernel, const struct fftconv_cuda_padded *a, int64_t blocks, void *)
+int padded(int wide, int kernel, const struct fftconv_cuda_padded *a, int64_t blocks, void *stream)
 {
+    on(stream);
     return wide ? padded<double>(kernel, *a, blocks) : padded<float>(kernel, *a, blocks);
 }
 
 /* ---- Two devices, whose memory is this process's ---- */
 
 int64_t shared_bytes = 227 * 1024, tile_bytes = 128 << 20, resident = 3, waits;
-thread_local int current;
 /* What a call must not do where a graph is captured. */
 std::atomic<int64_t> allocations, synchronisations;
 
@@ -131,8 +145,17 @@ void release(void *memory)
     aligned_free(memory);
 }
 
-int allocate_on(void **memory, int64_t bytes, void *) { return allocate(memory, bytes); }
-void release_on(void *memory, void *) { release(memory); }
+int allocate_on(void **memory, int64_t bytes, void *stream)
+{
+    on(stream);
+    return allocate(memory, bytes);
+}
+
+void release_on(void *memory, void *stream)
+{
+    on(stream);
+    release(memory);
+}
 
 int copy(void *to, const void *from, int64_t bytes, void *)
 {
@@ -229,6 +252,7 @@ template <class T> int execute(int number, int type, void *in, void *out)
     const std::unique_lock<std::mutex> lock(*h->used, std::try_to_lock);
     if (!lock.owns_lock())
         return INTERNAL_ERROR;
+    on(h->stream);
     if (h->work_bytes)
         memset(h->work, 0xff, h->work_bytes);
     for (long long row = 0; row < h->rows; row++) {
@@ -281,6 +305,15 @@ extern "C" FFTCONV_API void cuda_emulated_set(int64_t shared_bytes_, int64_t blo
 
 /* What one buffer of a workspace should be of, in plans made from now on. */
 extern "C" FFTCONV_API void cuda_emulated_set_tile(int64_t bytes) { tile_bytes = bytes; }
+
+/* From now on all launches, and allocations in a stream's order, should be on this
+ * stream (NULL: any) and device; how many were not. */
+extern "C" FFTCONV_API void cuda_emulated_expect(void *stream, int device)
+{
+    expected_stream = stream;
+    expected_device = device;
+}
+extern "C" FFTCONV_API int64_t cuda_emulated_strays(void) { return strays; }
 
 /* After `operations` more, one of the machine fails; below 0: none does. */
 extern "C" FFTCONV_API void cuda_emulated_fail(int64_t operations) { until_failure = operations; }

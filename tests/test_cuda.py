@@ -52,6 +52,8 @@ def library():
             lib.cuda_emulated_set.argtypes = [c_int64, c_int64, c_uint32]
             lib.cuda_emulated_set_tile.argtypes = [c_int64]
             lib.cuda_emulated_fail.argtypes = [c_int64]
+            lib.cuda_emulated_expect.argtypes = [c_void_p, c_int]
+            lib.cuda_emulated_strays.restype = c_int64
             lib.cuda_emulated_allocations.restype = c_int64
             lib.cuda_emulated_stops.restype = c_int64
             lib.cuda_emulated_bits.argtypes = [c_int, c_float]
@@ -129,19 +131,20 @@ AXES = {"skip": "column", "mask": "column", "dskip": "column"}
 
 
 def call(case, direction, outputs, *, dy=None, prepared=True, blocks=3,
-         shared=H100, seed=0, workspace=False, isa="fused", tile=1 << 27):
+         shared=H100, seed=0, workspace=False, isa="fused", tile=1 << 27,
+         stream=None):
     """One call; `outputs` are written.  Returns M.  blocks, shared, seed, tile: of
     the emulated machine."""
     with Memory() as memory:
         m = call_on(memory, case, direction, outputs, dy, prepared, workspace, isa,
-                    (shared, blocks, seed), tile)
+                    (shared, blocks, seed), tile, stream)
         memory.fetch()
     nothing_is_left()
     return m
 
 
 def call_on(memory, case, direction, outputs, dy, prepared, workspace, isa, machine,
-            tile):
+            tile, stream):
     batch, channels, length = case.u.shape
     kernel = (1,) * (3 - case.k.ndim) + case.k.shape
     desc = _lib.PlanDesc(
@@ -171,7 +174,7 @@ def call_on(memory, case, direction, outputs, dy, prepared, workspace, isa, mach
         if prepared:
             must(lib.fftconv_cuda_spectrum_create(
                 byref(spectrum), plan, byref(o.k),
-                None if case.k_rev is None else byref(o.k_rev), None))
+                None if case.k_rev is None else byref(o.k_rev), stream))
             o.k, o.k_rev = _lib.Tensor(), _lib.Tensor()
         if workspace:
             size = (info.backward_workspace_bytes if direction
@@ -181,7 +184,7 @@ def call_on(memory, case, direction, outputs, dy, prepared, workspace, isa, mach
             o.workspace_bytes = size
         stops = 0 if ON_GPU else lib.cuda_emulated_stops()
         must((lib.fftconv_cuda_backward if direction
-              else lib.fftconv_cuda_forward)(plan, spectrum, byref(o), None))
+              else lib.fftconv_cuda_forward)(plan, spectrum, byref(o), stream))
         # a workspace that was not given is allocated in the stream's order
         assert ON_GPU or lib.cuda_emulated_stops() - stops <= (not workspace)
     finally:
@@ -867,6 +870,24 @@ def test_far_apart(isa):
     du = far(poisoned(want))
     call(case, 1, {"du": du}, dy=far(case.dy), isa=isa)
     assert du.tobytes() == gradients["du"].tobytes()
+
+
+@emulated_only
+@ENGINES
+def test_stream_and_device(isa):
+    """Every launch and allocation is on the caller's stream and the plan's device."""
+    lib, stream = library(), 0x5eed
+    case = Case(3, 2, 300, 300, "float32", options=("skip", "out_gate"),
+                mode="two_sided", activation="gelu")
+    for on, device, strays in ((stream, DEVICE, False), (stream + 1, DEVICE, True),
+                               (stream, 0, True)):
+        for prepared, direction in itertools.product((True, False),
+                                                     (forward, backward)):
+            lib.cuda_emulated_expect(on, device)
+            before = lib.cuda_emulated_strays()
+            direction(case, prepared=prepared, isa=isa, stream=stream)
+            lib.cuda_emulated_expect(None, 0)
+            assert (lib.cuda_emulated_strays() > before) == strays
 
 
 @emulated_only
