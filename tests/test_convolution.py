@@ -95,6 +95,19 @@ def test_every_operand(dtypes, options, activation, mode):
                                                 **case.arguments))
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("options, kernels", [((), None), (ALL, None),
+                                              (ALL, (1,))])
+def test_rows_beyond_a_cache(options, kernels, threads):
+    """So many that the next row is fetched while one is at work, the last of a
+    kernel and the last of all among them."""
+    case = Case(3, 300, 1024, 1024, options=options, kernels=kernels)
+    check_forward(case, fftconv.conv(case.u, case.k, threads=threads,
+                                     **case.arguments))
+    check_gradients(case, fftconv.conv_backward(
+        case.dy, case.u, case.k, threads=threads, **case.arguments))
+
+
 @pytest.mark.parametrize("activation", ["gelu", "silu"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_activation_everywhere(activation, dtype):
