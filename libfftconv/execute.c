@@ -944,7 +944,8 @@ struct backward {
     char *sums; /* of the task's kernels, layout.spectra each, or chunks apart */
     int64_t sum_step;
     bool begun; /* each sum holds a row already                                */
-    struct scalar *dskips; /* of this task's channels, by h */
+    struct scalar *dskips; /* of this task's channels, from h0 on              */
+    int64_t h0;
 };
 
 /* Block j of row i: dz from its places, overlapped with what came before, to du
@@ -1032,7 +1033,7 @@ static void backward_tile(struct tile *tile, const char *spectra, void *context)
                 .p = need_p ? lane->p : NULL, .g = lane->p, .dy = row_of(tile, DY, i),
                 .out_gate = row_of(tile, OUT_GATE, i), .x = u, .gate = gate,
                 .dout_gate = row_of(tile, DOUT_GATE, i),
-                .dskip = o->dskip.data ? &task->dskips[h] : NULL};
+                .dskip = o->dskip.data ? &task->dskips[h - task->h0] : NULL};
             e->gradient(&gradient);
 
             if (!need_dz && !need_dk)
@@ -1083,10 +1084,16 @@ static void finish_kernel(const struct call *c, const struct lane *lane, int64_t
     zero_elements(plan, &taps.k_rev, plan->rev_taps, plan->Lrev);
 }
 
-static struct scalar *dskips_of(const struct call *c, int64_t kb, int64_t chunk)
+/* Sums of all channels, where more tasks than one have a part in each. */
+static struct scalar *dskips_of(const struct call *c, int64_t part)
 {
-    return (struct scalar *)(c->shared + c->layout.shared_dskips) +
-           (kb * c->plan->chunks + chunk) * c->plan->H;
+    return (struct scalar *)(c->shared + c->layout.shared_dskips) + part * c->plan->H;
+}
+
+static void set_dskip(const struct call *c, int64_t h, struct scalar total)
+{
+    const struct array dskip = array_of(&c->o->dskip, 0, h);
+    c->plan->engine->set(&dskip, total);
 }
 
 static char *sums_of(const struct call *c, int64_t kernel)
@@ -1104,19 +1111,23 @@ static void backward_task(void *context, int64_t index, int worker)
     const struct lane lane = lane_of(c, worker);
     const int64_t chunk = index % plan->chunks, rows = rows_of_kernel(plan);
     const struct kernels k = kernels_of(c, &lane, index / plan->chunks);
+    const int64_t channels = (k.g1 - k.g0) * plan->members;
     struct backward task = {.sums = lane.memory + l->sum, .sum_step = l->spectra,
-                            .dskips = dskips_of(c, k.kb, chunk)};
+                            .h0 = k.g0 * plan->members};
+    task.dskips = l->split ? dskips_of(c, k.kb * plan->chunks + chunk) + task.h0
+                           : (struct scalar *)(lane.memory + l->dskips);
     if (plan->chunks > 1) {
         task.sums = sums_of(c, k.kb * plan->G + k.g0) + chunk * l->spectra;
         task.sum_step = plan->chunks * l->spectra;
     }
-    memset(task.dskips + k.g0 * plan->members, 0,
-           (size_t)((k.g1 - k.g0) * plan->members) * sizeof *task.dskips);
+    memset(task.dskips, 0, (size_t)channels * sizeof *task.dskips);
     each_tile(c, &lane, &k, rows * chunk / plan->chunks, rows * (chunk + 1) / plan->chunks,
               backward_tile, &task);
     if (plan->chunks == 1)
         for (int64_t g = k.g0; g < k.g1; g++)
             finish_kernel(c, &lane, k.kb, g, task.sums + (g - k.g0) * task.sum_step);
+    for (int64_t i = 0; c->o->dskip.data && !l->split && i < channels; i++)
+        set_dskip(c, task.h0 + i, task.dskips[i]);
 }
 
 static void finish_task(void *context, int64_t kernel, int worker)
@@ -1152,14 +1163,13 @@ int fftconv_backward(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
     parallel_for(l->threads, l->kernel_tasks * plan->chunks, backward_task, &c);
     if (plan->chunks > 1)
         parallel_for(l->threads, plan->KB * plan->G, finish_task, &c);
-    for (int64_t h = 0; o->dskip.data && h < plan->H; h++) {
+    for (int64_t h = 0; o->dskip.data && l->split && h < plan->H; h++) {
         struct scalar total = {0, 0};
         for (int64_t i = 0; i < plan->KB * plan->chunks; i++) {
-            total.re += dskips_of(&c, 0, i)[h].re;
-            total.im += dskips_of(&c, 0, i)[h].im;
+            total.re += dskips_of(&c, i)[h].re;
+            total.im += dskips_of(&c, i)[h].im;
         }
-        const struct array dskip = array_of(&o->dskip, 0, h);
-        plan->engine->set(&dskip, total);
+        set_dskip(&c, h, total);
     }
     aligned_free(owned);
     return FFTCONV_OK;

@@ -491,11 +491,12 @@ struct layout {
     int64_t segments;    /* of a row's blocks, forward                        */
     int64_t spectra; /* of one row, and of one kernel */
     int64_t scratch_bytes, stage_bytes[ROW_OPERANDS], carry_bytes, wrap_bytes;
-    int64_t x, row, scratch, z, g, made, sum, p, dz, taps, carry, wrapped,
+    int64_t x, row, scratch, z, g, made, sum, dskips, p, dz, taps, carry, wrapped,
         direct, stage[ROW_OPERANDS];
     int64_t worker; /* bytes of one worker */
     /* shared by all workers */
     int64_t shared_spectra, shared_sums, shared_dskips, shared;
+    bool split;     /* backward: a kernel's sums are of more tasks than one   */
     bool by_kernel; /* spectra are made by the worker that uses them          */
     bool whole;     /* forward: a task takes all rows of its kernels          */
     int64_t total;

@@ -646,8 +646,11 @@ struct layout layout_of(const struct fftconv_plan *plan, const struct shape_of_c
         l.g = take(at, l.spectra);
         l.p = take(at, plan->V * reals);
         l.dz = take(at, (halo ? plan->places : plan->L) * reals);
+        l.split = plan->chunks * plan->KB > 1;
         if (plan->chunks == 1)
             l.sum = take(at, l.spectra * l.kernels);
+        if (!l.split)
+            l.dskips = take(at, l.kernels * plan->members * (int64_t)sizeof(struct scalar));
         l.carry = take(at, l.carry_bytes * l.tile);
         l.wrapped = take(at, l.wrap_bytes * l.tile);
     }
@@ -667,8 +670,9 @@ struct layout layout_of(const struct fftconv_plan *plan, const struct shape_of_c
     if (!forward) {
         if (plan->chunks > 1)
             l.shared_sums = take(&l.shared, plan->KB * plan->G * plan->chunks * l.spectra);
-        l.shared_dskips = take(&l.shared, plan->KB * plan->chunks * plan->H *
-                                              (int64_t)sizeof(struct scalar));
+        if (l.split)
+            l.shared_dskips = take(&l.shared, plan->KB * plan->chunks * plan->H *
+                                                  (int64_t)sizeof(struct scalar));
     }
     l.total = l.shared + l.worker * l.threads;
     return l;
