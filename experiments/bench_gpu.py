@@ -47,6 +47,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,8 +74,9 @@ PAPER_ROWS = [
     (2**22, 8, 16),
 ]
 ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
-# Rows against float64, relative to max(|y|, |k| |z| rms(v)); backward twice.
-LIMITS = {"float16": 1e-3, "bfloat16": 2.1e-3, "float32": 1e-6}
+# What is wrong: twice what the tests hold rows to against float64, relative to
+# max(|y|, |k| |z| rms(v)); backward twice of it.  The error itself is recorded.
+LIMITS = {"float16": 2e-3, "bfloat16": 4e-3, "float32": 2e-6}
 OURS = {  # method: (engine, the kernel's spectrum is ready)
     "fused": ("fused", False),
     "fused_ready": ("fused", True),
@@ -316,11 +318,11 @@ def row_of(case, method):
 class Card:
     """The GPU through PyTorch: operands, its methods, events, memory."""
 
-    def __init__(self, seed):
+    def __init__(self, seed, device="cuda"):
         import torch
 
-        self.torch = torch
-        self.generator = torch.Generator("cuda").manual_seed(seed)
+        self.torch, self.device = torch, device
+        self.generator = torch.Generator(device).manual_seed(seed)
         self.stream = torch.cuda.Stream()
         properties = torch.cuda.get_device_properties(0)
         self.name = properties.name
@@ -331,14 +333,14 @@ class Card:
         torch = self.torch
         found = {
             name: torch.randn(
-                case.shape, device="cuda", generator=self.generator,
+                case.shape, device=self.device, generator=self.generator,
                 dtype=getattr(torch, case.dtype),
             )
             for name in names_of(case)
             if name != "k"
         }
         taps = torch.randn(
-            (case.channels, case.length), device="cuda",
+            (case.channels, case.length), device=self.device,
             generator=self.generator,
         )
         found["k"] = taps / case.length**0.5
@@ -383,7 +385,7 @@ class Card:
         torch.cuda.empty_cache()
         free, _ = torch.cuda.mem_get_info()
         pieces = [
-            torch.full((size // 4,), float("nan"), device="cuda")
+            torch.full((size // 4,), float("nan"), device=self.device)
             for size in (free // 4, 64 * MIB, MIB)
         ]
         torch.cuda.synchronize()
@@ -402,6 +404,7 @@ class Card:
     def milliseconds(self, run):
         torch = self.torch
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(1_000_000)  # busy while the rest is being put there
         start.record()
         run()
         end.record()
@@ -419,9 +422,10 @@ class Card:
         rounds = max(1, min(64, int(least_ms / max(once, 1e-3))))
 
         def all_of_it():
+            held = deque(maxlen=len(calls))  # so that results rotate too
             for _ in range(rounds):
                 for call in calls:
-                    call()
+                    held.append(call())
 
         try:
             graph = torch.cuda.CUDAGraph()
@@ -460,7 +464,7 @@ class Card:
         """Bytes read and written a second by a copy of device memory."""
         torch = self.torch
         x = torch.randint(
-            -(2**31), 2**31 - 1, (size // 4,), dtype=torch.int32, device="cuda"
+            -(2**31), 2**31 - 1, (size // 4,), dtype=torch.int32, device=self.device
         )
         y = torch.empty_like(x)
         times = [self.milliseconds(lambda: y.copy_(x)) for _ in range(12)][2:]
@@ -508,6 +512,7 @@ def measure_case(card, case, settings, copy_rate):
         row = rows[method] = row_of(case, method)
         try:
             row["status"] = "failed"
+            card.forget()               # the library allocates beside PyTorch
             mine = [make_call(card, case, a, method) for a in arrays]
             card.poison()
             mine[0]()                   # cuFFT's plans are no part of the peak
@@ -519,13 +524,13 @@ def measure_case(card, case, settings, copy_rate):
                 for x in found
             ]
             error = worst_error(host, *wanted)
-            limit = case.limit if method in OURS else 4 * case.limit
+            limit = case.limit if method in OURS else 2 * case.limit
             if everywhere is None and error <= limit:
                 everywhere = found
             # All rows: of what size a row's terms are, the sampled ones say.
             scales = [float(s.min()) for s in wanted[1]]
             apart = card.agreement(found, everywhere or found, scales)
-            right = error <= limit and apart <= 10 * case.limit
+            right = error <= limit and apart <= 5 * case.limit
             row["status"] = "right" if right else "wrong"
             for name, x in ("error", error), ("disagreement", apart):
                 row[name] = x if x == x else None       # JSON has no NaN

@@ -304,6 +304,62 @@ def test_what_is_wrong_is_not_timed(small, tmp_path, how, says):
         assert status == 1 and not any("median_s" in r for r in rows)
 
 
+def test_with_pytorch_alone(bench_gpu, tmp_path, monkeypatch):
+    """The card as it is, on the CPU's tensors, the GPU's part of torch made up:
+    PyTorch's methods are timed, and ours say why they cannot be."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("scipy")
+    slept = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            slept.append("record")
+
+        def synchronize(self):
+            pass
+
+        def elapsed_time(self, other):
+            return 3.0
+
+    class Graph:
+        def replay(self):
+            slept.append("replay")
+
+    cuda_ = {
+        "Event": Event, "CUDAGraph": Graph, "_sleep": slept.append,
+        "Stream": lambda: None, "stream": contextlib.nullcontext,
+        "graph": contextlib.nullcontext, "empty_cache": lambda: None,
+        "synchronize": lambda: None, "mem_get_info": lambda: (2 ** 20, 2 ** 21),
+        "memory_allocated": lambda: 5, "max_memory_allocated": lambda: 12,
+        "reset_peak_memory_stats": lambda: None,
+        "get_device_properties": lambda device: SimpleNamespace(
+            name="made up", total_memory=2 ** 30, L2_cache_size=2 ** 14)}
+    for name, value in cuda_.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(bench_gpu, "cases", lambda grid: [
+        bench_gpu.Case(table, 256, 3, 4, dtype) for table, dtype in (
+            (11, "float16"), (12, "bfloat16"), (13, "float32"), (14, "float16"),
+            (15, "float16"))])
+    card = bench_gpu.Card(1, "cpu")
+    monkeypatch.setattr(card, "copy_rate", lambda size: bench_gpu.Card.copy_rate(
+        card, 2 ** 16))
+    options = settings(tmp_path)
+    assert bench_gpu.measure(options, card) == 0
+    rows = json.loads((tmp_path / "bench_gpu.json").read_text())["rows"]
+    assert len(rows) == 5 * 6
+    for row in rows:
+        if row["method"].startswith("torch"):
+            assert row["status"] == "measured", row
+            assert row["clock"] == "graph" and row["peak_bytes"] == 7
+            assert 0 < row["error"] < 1e-2 and row["sets"] > 1
+        else:
+            assert re.match("Unsupported|ValueError", row["status"]), row
+    assert "replay" in slept and 1_000_000 in slept
+
+
 @on_device
 def test_time_runs_out(small, tmp_path):
     """What was measured is there; what was not is named."""

@@ -203,6 +203,8 @@ def kind(request, monkeypatch):
         monkeypatch.setitem(sys.modules, name, module)
         return (array, lambda x, device=0: array(cuda.asarray(x, device)),
                 of_memory)
+    # JAX would take most of the card's memory, and keep it.
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     module = pytest.importorskip(name)
     if name == "torch":
         return real_torch(module)
@@ -465,7 +467,8 @@ def test_memory_is_given_back():
 
 
 @pytest.fixture
-def torch():
+def torch(monkeypatch):
+    monkeypatch.setattr(cuda, "empty", cuda.empty.__wrapped__)
     module = pytest.importorskip("torch")
     if EMULATED or not module.cuda.is_available():
         pytest.skip("of a GPU")
