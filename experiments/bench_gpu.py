@@ -698,9 +698,7 @@ def missing(library):
     found = []
     if not devices():
         found.append("a CUDA device and its driver (libcuda.so.1)")
-    if not library and not shutil.which("nvcc") and not os.path.exists(
-        "/usr/local/cuda/bin/nvcc"
-    ):
+    if not library and not shutil.which("nvcc"):
         found.append("nvcc")
     return found
 
@@ -761,7 +759,7 @@ def build_command(build):
         "ACLOCAL=: AUTOCONF=: AUTOMAKE=: AUTOHEADER=: ")
     return (
         f"cd '{ROOT}' && {generate}mkdir -p '{build}' && cd '{build}' && "
-        f"PATH=$PATH:/usr/local/cuda/bin '{ROOT}/configure' --with-cuda "
+        f"'{ROOT}/configure' --with-cuda "
         f"--with-cuda-arch={architecture()} PYTHON='{sys.executable}' && "
         f"make {keep}-j{os.cpu_count()} libfftconv.la"
     )
@@ -793,7 +791,7 @@ def stages_of(settings, build):
             "--out", str(settings.out), "--seed", str(settings.seed)]
     here += ["--quick"] * (settings.grid == "quick")
     here += ["--commit", settings.commit] if settings.commit else []
-    sanitize = "PATH=$PATH:/usr/local/cuda/bin; " + " && ".join(
+    sanitize = " && ".join(
         shlex.join(
             ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9",
              *pytest, "-x", "-m", "not big", "-k", SANITIZED, on_gpu[0]]
@@ -845,6 +843,7 @@ def options():
 
 def main():
     settings = options()
+    os.environ["PATH"] += os.pathsep + "/usr/local/cuda/bin"
     if settings.stage == "verify":
         rows = verify(settings)
         (settings.out / "verified.json").write_text(

@@ -63,6 +63,9 @@ def table_rows(record, table):
             row[f"{method}_over_floor"] = cell(of, "over_floor")
         row["floor"] = cell(ours, "floor_ms")
         row["memory"] = cell(ours, "peak_bytes")
+        row["memory_torch"] = cell(
+            measured.get((n, "torch_complex")), "peak_bytes"
+        )
         rows.append(row | {
             "h100_pytorch": printed["pytorch_ms"],
             "h100_flashfftconv": printed["flashfftconv_ms"],
@@ -79,6 +82,7 @@ COLUMNS = (
         ("fused_over_floor", "Fused / floor"),
         ("cufft_over_floor", "cuFFT engine / floor"),
         ("memory", "Fused, memory (bytes)"),
+        ("memory_torch", "PyTorch complex, memory (bytes)"),
         ("h100_pytorch", "H100 PyTorch (ms)"),
         ("h100_flashfftconv", "H100 FlashFFTConv (ms)"),
         ("note", "Note"),

@@ -395,7 +395,7 @@ def test_not_measured(table_gpu, tmp_path):
         for row in body["rows"]:
             assert row["h100_pytorch"] > 0
             for name in (*table_gpu.METHODS, "floor", "memory",
-                         "fused_over_floor", "cufft_over_floor"):
+                         "memory_torch", "fused_over_floor", "cufft_over_floor"):
                 assert row[name] == "not measured"
 
 

@@ -8,6 +8,7 @@ CuPy, whose arrays need a GPU.
 import gc
 import sys
 import types
+from ctypes import byref, c_int, c_void_p
 from functools import partial
 
 import numpy as np
@@ -411,6 +412,25 @@ def test_mixed_with_the_cpu(kind):
 
 
 @emulated_only
+def test_default_streams(monkeypatch):
+    """torch's and CuPy's default stream is one to wait for, as any other."""
+    case = Case(1, 2, 64, 64)
+    torch = stand_in_torch()
+    torch.cuda.current_stream = lambda index: types.SimpleNamespace(cuda_stream=0)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setitem(sys.modules, "cupy", stand_in_cupy())
+    waits = _lib.lib.cuda_emulated_waits
+    for u, k, want in [
+            (Tensor(cuda.asarray(case.u)), Ndarray(cuda.asarray(case.k)), 2),
+            (Ndarray(cuda.asarray(case.u)), Tensor(cuda.asarray(case.k)), 2),
+            (Tensor(cuda.asarray(case.u)), Interface(case.k), 0)]:
+        start = waits()
+        y = fftconv.conv(u, k)
+        assert isinstance(y, type(u)) and waits() - start == want
+        check_forward(case, y.memory.numpy())
+
+
+@emulated_only
 def test_streams():
     """On u's stream, which waits for the others', and they for it."""
     case = Case(1, 2, 64, 64)
@@ -607,6 +627,31 @@ def test_by_cufft(dtype, length, isa):
         check_forward(case, plan(u, kernel, activation="gelu", **operands).numpy())
     g = plan.backward(dy, u, k, activation="gelu", **operands)._asdict()
     check_backward(case, {name: x.numpy() for name, x in g.items() if x is not None})
+
+
+def test_memory_functions_refuse():
+    """Named, and without touching anything."""
+    lib, memory, device = _lib.lib, c_void_p(), c_int(-7)
+    for says, call, *arguments in [
+            ("memory is NULL", lib.fftconv_cuda_allocate, None, 8, 0),
+            ("bytes is 0, must be at least 1", lib.fftconv_cuda_allocate,
+             byref(memory), 0, 0),
+            ("device is -1, must be 0", lib.fftconv_cuda_allocate, byref(memory),
+             8, -1),
+            ("to, from or bytes is NULL or negative", lib.fftconv_cuda_copy, None,
+             8, 8, 0, None),
+            ("to, from or bytes is NULL or negative", lib.fftconv_cuda_copy, 8, 8,
+             -1, 0, None),
+            ("memory is NULL", lib.fftconv_cuda_device_of, None, byref(device)),
+            ("device is NULL", lib.fftconv_cuda_device_of, 8, None),
+            (f"device is {DEVICES}, must be", lib.fftconv_cuda_wait, DEVICES, None,
+             None),
+            ("device is -1, must be", lib.fftconv_cuda_synchronize, -1, None)]:
+        with pytest.raises(ValueError, match=says):
+            call(*arguments)
+    assert memory.value is None and device.value == -7
+    lib.fftconv_cuda_release(None, 0)
+    lib.fftconv_cuda_synchronize(0, None)
 
 
 def test_asarray():

@@ -157,8 +157,9 @@ def beside(x, v):
 def torch_view(x, dtype, torch):
     """Of a tensor that `_array` has looked at."""
     index = x.device.index
+    stream = torch.cuda.current_stream(index).cuda_stream or _LEGACY
     return DeviceView(x.data_ptr(), dtype, tuple(x.shape), x.stride(), x, torch,
-                      index, torch.cuda.current_stream(index).cuda_stream)
+                      index, stream)
 
 
 def on_device(x):
@@ -180,9 +181,11 @@ def device_view(x, name):
         dtype = name_of(x.dtype)
         if dtype is None:
             raise wrong_dtype(name, x.dtype)
+        index = x.device.id
+        stream = cupy.cuda.get_current_stream(index).ptr or _LEGACY
         return DeviceView(x.data.ptr, dtype, x.shape,
-                          _in_elements(x.strides, dtype, name), x, cupy,
-                          x.device.id, cupy.cuda.get_current_stream(x.device.id).ptr)
+                          _in_elements(x.strides, dtype, name), x, cupy, index,
+                          stream)
     if hasattr(x, "__dlpack_device__"):
         return _dlpack_view(x, name)
     return _interface_view(x, name)

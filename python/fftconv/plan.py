@@ -736,31 +736,28 @@ class Plan(_Handle):
             return empty(shape, dtype, like.kind)
         return cuda.empty(shape, dtype, like)
 
-    def _finish(self, x, kind, u):
-        if self._device is None:
-            return finish(x, kind)
-        return cuda.finish(x, kind, cuda.stream_of(u))
-
     def _forward(self, v, axes, kernel, k_rev, in_gate, out_gate, skip,
                  activation, mask, out):
         ops, handle, views = self._operands(
             v, axes, kernel, k_rev, in_gate, out_gate, skip, activation, mask)
+        on_cpu = self._device is None
         if out is None:
-            result, y = self._empty(v.shape, self.dtype, views["u"])
+            result, y = (empty(v.shape, self.dtype, v.kind) if on_cpu else
+                         cuda.empty(v.shape, self.dtype, v))
         else:
             result, y = out, output_view(out, "out", v.shape, self.dtype, True)
             if y.device != self._device:
                 self._elsewhere(y, "out")
         self._pack_rows(ops, _OFFSET["y"], y.pointer, y.strides, axes)
-        if self._device is not None:
-            self._launch(_lib.FORWARD, handle, ops,
-                         [views["u"], *views.values(), y])
-        else:
+        if on_cpu:
             plain = (axes == (0, 1, 2) and v.strides[-1] == y.strides[-1] == 1
                      and in_gate is out_gate is None
                      and (out is None or self.blocks == 1))
             self._execute(_lib_forward, _lib.FORWARD, handle, ops, plain)
-        return result if out is not None else self._finish(result, v.kind, v)
+            return result if out is not None else finish(result, v.kind)
+        self._launch(_lib.FORWARD, handle, ops, [v, *views.values(), y])
+        return result if out is not None else cuda.finish(
+            result, v.kind, cuda.stream_of(v))
 
     def _backward(self, dy, v, axes, kernel, k_rev, in_gate, out_gate, skip,
                   activation, mask, needs):
@@ -812,7 +809,7 @@ class Plan(_Handle):
         if self._device is not None:
             for name, x in results.items():
                 of = views[name]
-                x = results[name] = self._finish(x, of.kind, v)
+                x = results[name] = cuda.finish(x, of.kind, cuda.stream_of(v))
                 if name in ("in_gate", "out_gate") and of.shape != v.shape:
                     results[name] = reduce_to(x, of.shape)
             return Gradients(**{"d" + name: x for name, x in results.items()})
