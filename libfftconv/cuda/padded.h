@@ -257,23 +257,24 @@ template <class T> struct PlaceKernel : PaddedBase<T> {
                 const int64_t q = a.first + row, b = a.b + q / a.kernels;
                 const int64_t g = a.g + q % a.kernels;
                 const bool there = q < a.kernel_batch * a.kernels;
+                const bool more = there && (a.rev_count > 0 || a.turn < a.circle);
                 const Row k = row_of<T>(a.taps, b, g), k_rev = row_of<T>(a.rev_taps, b, g);
+                const T scale = static_cast<T>(a.scale);
                 for (int64_t n = first + l * RUN; n < last; n += Base::STEP) {
-                    T x[RUN];
+                    T x[RUN], *to = Base::real_row(a.x, a, row) + n;
                     read_run(k, static_cast<int>(n), 0, there ? static_cast<int>(a.count) : 0, x);
                     UNROLL
-                    for (int i = 0; i < RUN; i++) {
-                        const int64_t lag = a.points - n - i; /* -lag */
-                        if (there && lag > 0 && a.turn <= a.circle - lag &&
-                            a.circle - lag < a.length)
-                            x[i] += element<T>(k, a.circle - lag);
-                        if (there && n + i == 0 && a.rev_count > 0)
-                            x[i] += element<T>(k_rev, 0);
-                        if (there && lag > 0 && lag < a.rev_count)
-                            x[i] += element<T>(k_rev, lag);
-                        x[i] *= static_cast<T>(a.scale);
+                    for (int i = 0; i < RUN; i++)
+                        x[i] *= scale;
+                    Base::put(to, x);
+                    NO_UNROLL
+                    for (int64_t i = n; more && i < n + RUN && i < a.points; i++) {
+                        const int64_t s = a.circle - a.points + i, lag = i > 0 ? a.points - i : 0;
+                        if (i > 0 && a.turn <= s && s < a.length)
+                            to[i - n] += element<T>(k, s) * scale;
+                        if (lag < a.rev_count)
+                            to[i - n] += element<T>(k_rev, lag) * scale;
                     }
-                    Base::put(Base::real_row(a.x, a, row) + n, x);
                 }
             }
         });
