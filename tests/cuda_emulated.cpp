@@ -48,12 +48,20 @@ int launch(const typename Kernel::Arguments &a, int64_t blocks)
     }
 }
 
+template <class Shape> int launch_rows(const fftconv_cuda_rows &a, int64_t blocks)
+{
+    return a.role == ROWS_FORWARD    ? launch<RowKernel<Shape, ROWS_FORWARD>>(a, blocks)
+           : a.role == ROWS_BACKWARD ? launch<RowKernel<Shape, ROWS_BACKWARD>>(a, blocks)
+           : a.role == ROWS_SPECTRA  ? launch<RowKernel<Shape, ROWS_SPECTRA>>(a, blocks)
+                                     : launch<RowKernel<Shape, ROWS_TAPS>>(a, blocks);
+}
+
 int rows(int single, int shape, const struct fftconv_cuda_rows *a, int64_t blocks, void *stream)
 {
     on(stream);
     typedef int launcher(const fftconv_cuda_rows &, int64_t);
-#define HALF(r1, r2, r3) launch<RowKernel<Shape<Half, r1, r2, r3>>>,
-#define SINGLE(r1, r2, r3) launch<RowKernel<Shape<Single, r1, r2, r3>>>,
+#define HALF(r1, r2, r3) launch_rows<Shape<Half, r1, r2, r3>>,
+#define SINGLE(r1, r2, r3) launch_rows<Shape<Single, r1, r2, r3>>,
     static launcher *const halves[] = {FFTCONV_SHAPES_HALF(HALF)};
     static launcher *const singles[] = {FFTCONV_SHAPES_SINGLE(SINGLE)};
     return (single ? singles : halves)[shape](*a, blocks);

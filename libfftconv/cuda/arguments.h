@@ -51,14 +51,24 @@ typedef struct Pass {
     Operand y, dout_gate, du, din_gate;
 } Pass;
 
-enum { MOST_PASSES = 4 };
+enum { MOST_PASSES = 4, MOST_ROWS = 1 << 30 };
+
+/* What a launch is for: a kernel each, as none needs all of the flags and sinks. */
+enum {
+    ROWS_FORWARD,  /* one pass, TRANSFORM | MULTIPLY | BACK, to OUTPUT          */
+    ROWS_BACKWARD, /* TRANSFORM, KEEP, SUM, MULTIPLY, ADJOINT and BACK, to
+                      GRADIENT and SPREAD                                       */
+    ROWS_SPECTRA,  /* TRANSFORM | PUT, ADD and PUT_TURNED                       */
+    ROWS_TAPS,     /* MULTIPLY | BACK, TURNED, to HOLD and TAPS                 */
+    ROLES
+};
 
 struct fftconv_cuda_rows {
-    int64_t batch, channels; /* rows (b, h)                                     */
-    int64_t members;         /* channels that share a spectrum                  */
+    int64_t batch, channels; /* rows (b, h), at most MOST_ROWS each             */
+    int64_t members, groups; /* channels that share a spectrum; such groups     */
     int64_t spectrum_batch;  /* spectra are of (b, h / members); 1: of b = 0    */
     int64_t chunks, per;     /* the batch, in chunks of `per` rows              */
-    int32_t passes, reserved;
+    int32_t passes, role;
     const void *tables;
     const void *spectrum;     /* M points each, in fragment order               */
     const int32_t *exponents; /* ... times 2^exponent                           */

@@ -133,6 +133,10 @@ static int fused_init(struct cuda_plan *p)
         p->dtype != FFTCONV_BFLOAT16)
         return fail(FFTCONV_UNSUPPORTED, "dtype is %s, must be float32, float16 or bfloat16 for "
                     "fused rows", dtype_name(p->dtype));
+    if (p->B > MOST_ROWS || p->H > MOST_ROWS)
+        return fail(FFTCONV_UNSUPPORTED, "%s is %lld, must be at most %d for fused rows",
+                    p->B > MOST_ROWS ? "batch" : "channels",
+                    (long long)(p->B > MOST_ROWS ? p->B : p->H), MOST_ROWS);
     p->single = p->dtype == FFTCONV_FLOAT32;
     const int64_t places = p->circle ? p->N : p->L;
     for (; (p->shape = cuda_shape_of(p->single, p->index)); p->index++)
@@ -146,6 +150,9 @@ static int fused_init(struct cuda_plan *p)
     p->chunks = p->KB > 1 ? groups : min64(groups, ceil_div(ENOUGH, p->H));
     p->per = round_up(ceil_div(p->B, p->chunks), p->shape->rows);
     p->chunks = ceil_div(p->B, p->per);
+    if (p->chunks > MOST_ROWS / p->H)
+        return fail(FFTCONV_UNSUPPORTED, "batch * channels is %lld * %lld, more than one launch "
+                    "of fused rows takes", (long long)p->B, (long long)p->H);
     if ((status = m->prepare_rows(p->device, p->single, p->index, &blocks)))
         return status;
     p->blocks = max64(1, blocks);
@@ -236,11 +243,12 @@ static Operand moved(const fftconv_tensor *t, int64_t shift, bool backwards)
 }
 
 /* A launch over kernels: each its own spectrum. */
-static struct fftconv_cuda_rows over_kernels(const struct cuda_plan *p)
+static struct fftconv_cuda_rows over_kernels(const struct cuda_plan *p, int role)
 {
     return (struct fftconv_cuda_rows){.batch = p->KB, .channels = p->G, .members = 1,
+                                      .groups = p->G,
                                       .spectrum_batch = p->KB, .chunks = 1, .per = p->KB,
-                                      .tables = p->tables};
+                                      .role = role, .tables = p->tables};
 }
 
 static Pass over_taps(int flags, Operand x, int64_t from, int64_t to)
@@ -255,7 +263,7 @@ static int make_spectrum(const struct cuda_plan *p, const fftconv_tensor *k,
                          void *stream)
 {
     const int64_t M = p->shape->M;
-    struct fftconv_cuda_rows r = over_kernels(p);
+    struct fftconv_cuda_rows r = over_kernels(p, ROWS_SPECTRA);
     r.spectra = workspace;
     r.pass[r.passes++] = over_taps(TRANSFORM | PUT, cuda_operand(k), 0, p->taps);
     if (p->circle)
@@ -277,10 +285,13 @@ static int make_spectrum(const struct cuda_plan *p, const fftconv_tensor *k,
 }
 
 /* The call's rows with their kernels. */
-static struct fftconv_cuda_rows over_rows(const struct cuda_plan *p, const void *spectrum)
+static struct fftconv_cuda_rows over_rows(const struct cuda_plan *p, int role,
+                                          const void *spectrum)
 {
     return (struct fftconv_cuda_rows){
-        .batch = p->B, .channels = p->H, .members = p->H / p->G, .spectrum_batch = p->KB,
+        .role = role,
+        .batch = p->B, .channels = p->H, .members = p->H / p->G, .groups = p->G,
+        .spectrum_batch = p->KB,
         .chunks = p->chunks, .per = p->per, .tables = p->tables, .spectrum = spectrum,
         .exponents = exponents_of(p, spectrum)};
 }
@@ -303,7 +314,7 @@ static int forward(const struct cuda_plan *p, const void *spectrum, const fftcon
     const int status = spectrum_of(p, o, &a, &spectrum, workspace, stream);
     if (status)
         return status;
-    struct fftconv_cuda_rows r = over_rows(p, spectrum);
+    struct fftconv_cuda_rows r = over_rows(p, ROWS_FORWARD, spectrum);
     r.passes = cuda_forward_passes(p, o, r.pass);
     return p->machine->rows(p->single, p->index, &r, launch_blocks(p, p->H * p->chunks), stream);
 }
@@ -323,7 +334,7 @@ static int make_taps(const struct cuda_plan *p, const fftconv_operands *o, const
         pack.step[0] = M;
         pack.count[1] = 1;
     }
-    struct fftconv_cuda_rows r = over_kernels(p);
+    struct fftconv_cuda_rows r = over_kernels(p, ROWS_TAPS);
     r.spectrum = spectrum;
     r.exponents = exponents_of(p, spectrum);
     r.own = (float *)(workspace + a->own);
@@ -383,7 +394,7 @@ static int backward(const struct cuda_plan *p, const void *spectrum, const fftco
     int status = spectrum_of(p, o, &a, &spectrum, workspace, stream);
     if (status)
         return status;
-    struct fftconv_cuda_rows r = over_rows(p, spectrum);
+    struct fftconv_cuda_rows r = over_rows(p, ROWS_BACKWARD, spectrum);
     r.sums = (float *)(memory + a.sums);
     r.own = (float *)(memory + a.own);
     r.kept = memory + a.kept;

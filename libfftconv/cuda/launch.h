@@ -35,9 +35,35 @@ struct RowLauncher {
     cudaError_t (*prepare)(int processors, int64_t *blocks);
 };
 
-template <class Kernel> constexpr RowLauncher launcher_of()
+template <class Shape>
+cudaError_t launch_rows(const fftconv_cuda_rows &a, int64_t blocks, void *stream)
 {
-    return {launch<Kernel>, prepare<Kernel>};
+    return a.role == ROWS_FORWARD    ? launch<RowKernel<Shape, ROWS_FORWARD>>(a, blocks, stream)
+           : a.role == ROWS_BACKWARD ? launch<RowKernel<Shape, ROWS_BACKWARD>>(a, blocks, stream)
+           : a.role == ROWS_SPECTRA  ? launch<RowKernel<Shape, ROWS_SPECTRA>>(a, blocks, stream)
+                                     : launch<RowKernel<Shape, ROWS_TAPS>>(a, blocks, stream);
+}
+
+/* The most blocks of any role. */
+template <class Shape> cudaError_t prepare_rows(int processors, int64_t *blocks)
+{
+    int64_t each[ROLES] = {0};
+    cudaError_t e = prepare<RowKernel<Shape, ROWS_FORWARD>>(processors, each);
+    if (e == cudaSuccess)
+        e = prepare<RowKernel<Shape, ROWS_BACKWARD>>(processors, each + 1);
+    if (e == cudaSuccess)
+        e = prepare<RowKernel<Shape, ROWS_SPECTRA>>(processors, each + 2);
+    if (e == cudaSuccess)
+        e = prepare<RowKernel<Shape, ROWS_TAPS>>(processors, each + 3);
+    *blocks = 0;
+    for (int64_t n : each)
+        *blocks = n > *blocks ? n : *blocks;
+    return e;
+}
+
+template <class Shape> constexpr RowLauncher launcher_of()
+{
+    return {launch_rows<Shape>, prepare_rows<Shape>};
 }
 
 const RowLauncher *rows_half(int shape);

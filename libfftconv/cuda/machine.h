@@ -20,7 +20,7 @@ namespace fftconv {
 
 enum { LANES = 32 };
 
-struct Complex {
+struct alignas(8) Complex { /* one access */
     float re, im;
 };
 
@@ -34,11 +34,15 @@ struct alignas(COUNT * sizeof(T) < 16 ? COUNT * sizeof(T) : 16) Pack {
  * two neighbours along the summed index of a product, a Point a complex number
  * at rest. */
 struct Half {
+    enum { RUN = 8 };              /* samples in 16 bytes of its rows            */
+    typedef Pack<uint32_t, 4> Run; /* ... float16 or bfloat16                    */
     typedef uint32_t Pair;
     typedef uint32_t Point;
 };
 
 struct Single {
+    enum { RUN = 4 };
+    typedef Pack<float, 4> Run;
     struct Pair {
         float at[2];
     };
@@ -51,10 +55,10 @@ struct Single {
  *     C (16, 8):  floats (g, 2q), (g, 2q + 1), (g + 8, 2q), (g + 8, 2q + 1)
  * so C is half of an A, and its transpose half of two Bs: products chain without
  * an exchange between lanes. */
-template <class Arith> struct FragmentA {
+template <class Arith> struct alignas(16) FragmentA {
     typename Arith::Pair at[4];
 };
-template <class Arith> struct FragmentB {
+template <class Arith> struct alignas(2 * sizeof(typename Arith::Pair)) FragmentB {
     typename Arith::Pair at[2];
 };
 struct FragmentC {
@@ -76,22 +80,24 @@ template <class Arith> struct Ops;
 template <> struct Ops<Half> {
     typedef uint32_t T;
     DEVICE static T pair(float a, float b) { return half2_of(a, b); }
-    DEVICE static T negative(T p) { return p ^ 0x80008000u; }
     DEVICE static T times(T p, float power) { return half2_times(p, power); }
     DEVICE static T point(float re, float im) { return half2_of(re, im); }
     DEVICE static Complex complex(T p) { return {half_low(p), half_high(p)}; }
     DEVICE static T reals(T a, T b) { return low_halves(a, b); }
     DEVICE static T imaginaries(T a, T b) { return high_halves(a, b); }
+    DEVICE static T held(float x) { return float_bits(x); } /* a number in a point's place */
+    DEVICE static float number(T p) { return float_of_bits(p); }
 };
 
 template <> struct Ops<Single> {
     DEVICE static Single::Pair pair(float a, float b) { return {{a, b}}; }
-    DEVICE static Single::Pair negative(Single::Pair p) { return {{-p.at[0], -p.at[1]}}; }
     DEVICE static Single::Pair times(Single::Pair p, float x) { return {{p.at[0] * x, p.at[1] * x}}; }
     DEVICE static Complex point(float re, float im) { return {re, im}; }
     DEVICE static Complex complex(Complex p) { return p; }
     DEVICE static Single::Pair reals(Complex a, Complex b) { return {{a.re, b.re}}; }
     DEVICE static Single::Pair imaginaries(Complex a, Complex b) { return {{a.im, b.im}}; }
+    DEVICE static Complex held(float x) { return {x, 0}; }
+    DEVICE static float number(Complex p) { return p.re; }
 };
 
 } // namespace fftconv

@@ -4,7 +4,7 @@
 #define DEVICE __device__ __forceinline__
 #define UNROLL _Pragma("unroll")
 #define NO_UNROLL _Pragma("unroll 1")
-#define EACH_LANE(l) if (const int l = opaque(static_cast<int>(threadIdx.x % LANES)); true)
+#define EACH_LANE(l) if (const int l = index_below(LANES, threadIdx.x % LANES); true)
 
 namespace fftconv {
 
@@ -22,11 +22,31 @@ DEVICE int64_t opaque(int64_t x)
     return x;
 }
 
+/* ... but that it is an index: divisions by powers of two are shifts. */
+DEVICE int index_below(int end, int x)
+{
+    x = opaque(x);
+    __builtin_assume(0 <= x && x < end);
+    return x;
+}
+
 template <class T> struct Lanes {
     T value;
     DEVICE T &operator[](int) { return value; }
     DEVICE const T &operator[](int) const { return value; }
 };
+
+/* What is loaded below is not asked for above, nor kept from there. */
+DEVICE void load_anew() { asm volatile("" ::: "memory"); }
+
+/* What is made of x from here on is not made ahead of it. */
+template <class T> DEVICE void hide(Lanes<T> &x)
+{
+    uint32_t *word = reinterpret_cast<uint32_t *>(&x.value);
+    UNROLL
+    for (unsigned i = 0; i < sizeof(T) / 4; i++)
+        asm volatile("" : "+r"(word[i]));
+}
 
 template <class T, int COUNT> struct Warps {
     T value;
@@ -64,6 +84,13 @@ DEVICE uint16_t bfloat_bits(float x)
     return h;
 }
 
+DEVICE uint32_t bfloat2_of(float a, float b)
+{
+    uint32_t h;
+    asm("cvt.rn.bf16x2.f32 %0, %2, %1;" : "=r"(h) : "f"(a), "f"(b));
+    return h;
+}
+
 DEVICE float bfloat_value(uint16_t h) { return __uint_as_float(static_cast<uint32_t>(h) << 16); }
 DEVICE float half_low(uint32_t p) { return half_value(static_cast<uint16_t>(p)); }
 DEVICE float half_high(uint32_t p) { return half_value(static_cast<uint16_t>(p >> 16)); }
@@ -90,7 +117,7 @@ struct Block {
 
     template <class F> DEVICE void phase(const F &f) const
     {
-        f(opaque(static_cast<int>(threadIdx.x / LANES)));
+        f(index_below(LANES, threadIdx.x / LANES));
         __syncthreads();
     }
     /* Shared memory from byte `at` on. */
@@ -112,8 +139,45 @@ struct Block {
     DEVICE void sync_warp() const { __syncwarp(); }
 };
 
-/* Tables, which no kernel writes. */
-template <class T> DEVICE T load_constant(const T *p) { return *p; }
+/* Numbers of 4, 8 or 16 bytes, or of a multiple of 16. */
+template <class T> union Words {
+    T value;
+    uint32_t at[sizeof(T) / 4];
+    DEVICE Words() {}
+};
+
+/* Tables and spectra, which no kernel writes that reads them: to be kept in L1. */
+template <class T> DEVICE T load_constant(const T *p)
+{
+    Words<T> x;
+    if constexpr (sizeof(T) == 4)
+        asm("ld.global.nc.L1::evict_last.u32 %0, [%1];" : "=r"(x.at[0]) : "l"(p));
+    else if constexpr (sizeof(T) == 8)
+        asm("ld.global.nc.L1::evict_last.v2.u32 {%0, %1}, [%2];"
+            : "=r"(x.at[0]), "=r"(x.at[1]) : "l"(p));
+    else
+        UNROLL
+        for (unsigned i = 0; i + 3 < sizeof(T) / 4; i += 4)
+            asm("ld.global.nc.L1::evict_last.v4.u32 {%0, %1, %2, %3}, [%4];"
+                : "=r"(x.at[i]), "=r"(x.at[i + 1]), "=r"(x.at[i + 2]), "=r"(x.at[i + 3])
+                : "l"(reinterpret_cast<const char *>(p) + 4 * i));
+    return x.value;
+}
+
+/* Rows of the caller, which are read once: past L1.  In the order they stand in. */
+template <class T> DEVICE T load_stream(const T *p)
+{
+    Words<T> x;
+    if constexpr (sizeof(T) == 8)
+        asm volatile("ld.global.L1::no_allocate.v2.u32 {%0, %1}, [%2];"
+                     : "=r"(x.at[0]), "=r"(x.at[1]) : "l"(p));
+    UNROLL
+    for (unsigned i = 0; i + 3 < sizeof(T) / 4; i += 4)
+        asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(x.at[i]), "=r"(x.at[i + 1]), "=r"(x.at[i + 2]), "=r"(x.at[i + 3])
+                     : "l"(reinterpret_cast<const char *>(p) + 4 * i));
+    return x.value;
+}
 
 /* ---- The warp ---------------------------------------------------------------------- */
 
@@ -147,6 +211,17 @@ DEVICE void multiply_add(Lanes<FragmentC> &to, const Lanes<FragmentA<Half>> &lef
                    "r"(b.at[1]));
 }
 
+/* C -= A B */
+DEVICE void multiply_subtract(Lanes<FragmentC> &to, const Lanes<FragmentA<Half>> &left,
+                              const Lanes<FragmentB<Half>> &right)
+{
+    Lanes<FragmentA<Half>> negative;
+    UNROLL
+    for (int i = 0; i < 4; i++)
+        negative.value.at[i] = left.value.at[i] ^ 0x80008000u;
+    multiply_add(to, negative, right);
+}
+
 /* The nearest of tf32's 11-bit significands. */
 DEVICE uint32_t tf32_of(float x)
 {
@@ -168,8 +243,9 @@ DEVICE void multiply_add_tf32(float *c, const uint32_t *a, const uint32_t *b)
  * small products come first, and what eight products add up to joins C by a
  * rounded addition.  Row q of a fragment is summed index 2q here, row q + 4 is
  * 2q + 1, in A and B alike: so a pair means the same as in float16. */
-DEVICE void multiply_add(Lanes<FragmentC> &to, const Lanes<FragmentA<Single>> &left,
-                         const Lanes<FragmentB<Single>> &right)
+template <bool SUBTRACT>
+DEVICE void multiply_tf32(Lanes<FragmentC> &to, const Lanes<FragmentA<Single>> &left,
+                          const Lanes<FragmentB<Single>> &right)
 {
     FragmentC &c = to.value;
     const FragmentA<Single> &a = left.value;
@@ -195,14 +271,26 @@ DEVICE void multiply_add(Lanes<FragmentC> &to, const Lanes<FragmentA<Single>> &l
         multiply_add_tf32(sum, a_high, b_high);
         UNROLL
         for (int i = 0; i < 4; i++)
-            c.at[i] += sum[i];
+            c.at[i] += SUBTRACT ? -sum[i] : sum[i];
     }
+}
+
+DEVICE void multiply_add(Lanes<FragmentC> &c, const Lanes<FragmentA<Single>> &a,
+                         const Lanes<FragmentB<Single>> &b)
+{
+    multiply_tf32<false>(c, a, b);
+}
+
+DEVICE void multiply_subtract(Lanes<FragmentC> &c, const Lanes<FragmentA<Single>> &a,
+                              const Lanes<FragmentB<Single>> &b)
+{
+    multiply_tf32<true>(c, a, b);
 }
 
 /* ---- Launching -------------------------------------------------------------------- */
 
 template <class Kernel>
-__global__ void __launch_bounds__(Kernel::WARPS *LANES)
+__global__ void __launch_bounds__(Kernel::WARPS *LANES, Kernel::BLOCKS)
     entry(const __grid_constant__ typename Kernel::Arguments a)
 {
     Block block;

@@ -25,6 +25,8 @@
 namespace fftconv {
 
 inline int64_t opaque(int64_t x) { return x; }
+inline void load_anew() {}
+template <class T> void hide(T &) {}
 
 /* What no one has written is a NaN. */
 template <class T> struct Lanes {
@@ -88,6 +90,10 @@ inline float bfloat_value(uint16_t h) { return float_of_bits(static_cast<uint32_
 inline uint32_t half2_of(float a, float b)
 {
     return half_bits(a) | static_cast<uint32_t>(half_bits(b)) << 16;
+}
+inline uint32_t bfloat2_of(float a, float b)
+{
+    return bfloat_bits(a) | static_cast<uint32_t>(bfloat_bits(b)) << 16;
 }
 inline float half_low(uint32_t p) { return half_value(static_cast<uint16_t>(p)); }
 inline float half_high(uint32_t p) { return half_value(static_cast<uint16_t>(p >> 16)); }
@@ -223,7 +229,14 @@ struct Block {
     }
 };
 
-template <class T> T load_constant(const T *p) { return *p; }
+/* A vector is aligned: a GPU would stop. */
+template <class T> T load_constant(const T *p)
+{
+    if (reinterpret_cast<uintptr_t>(p) % alignof(T))
+        throw std::runtime_error("device memory: a vector that is not aligned");
+    return *p;
+}
+template <class T> T load_stream(const T *p) { return load_constant(p); }
 
 /* ---- The warp ---------------------------------------------------------------------- */
 
@@ -314,6 +327,16 @@ inline void multiply_add(Lanes<FragmentC> &c, const Lanes<FragmentA<Half>> &a,
     scatter(z, c);
 }
 
+inline void multiply_subtract(Lanes<FragmentC> &c, const Lanes<FragmentA<Half>> &a,
+                              const Lanes<FragmentB<Half>> &b)
+{
+    Lanes<FragmentA<Half>> negative;
+    for (int l = 0; l < LANES; l++)
+        for (int i = 0; i < 4; i++)
+            negative[l].at[i] = a[l].at[i] ^ 0x80008000u;
+    multiply_add(c, negative, b);
+}
+
 /* The nearest of tf32's 11-bit significands, ties away from zero. */
 inline float tf32_of(float x)
 {
@@ -322,8 +345,8 @@ inline float tf32_of(float x)
 
 /* As on the GPU: three products of tf32 for each eight summed numbers, which join
  * C by a rounded addition. */
-inline void multiply_add(Lanes<FragmentC> &c, const Lanes<FragmentA<Single>> &a,
-                         const Lanes<FragmentB<Single>> &b)
+inline void multiply_tf32(Lanes<FragmentC> &c, const Lanes<FragmentA<Single>> &a,
+                          const Lanes<FragmentB<Single>> &b, float sign)
 {
     for (int h = 0; h < 2; h++) {
         double x[2][16][8], y[2][8][8]; /* high, low */
@@ -348,8 +371,20 @@ inline void multiply_add(Lanes<FragmentC> &c, const Lanes<FragmentA<Single>> &a,
         scatter(z, sum);
         for (int l = 0; l < LANES; l++)
             for (int i = 0; i < 4; i++)
-                c[l].at[i] += sum[l].at[i];
+                c[l].at[i] += sign * sum[l].at[i];
     }
+}
+
+inline void multiply_add(Lanes<FragmentC> &c, const Lanes<FragmentA<Single>> &a,
+                         const Lanes<FragmentB<Single>> &b)
+{
+    multiply_tf32(c, a, b, 1);
+}
+
+inline void multiply_subtract(Lanes<FragmentC> &c, const Lanes<FragmentA<Single>> &a,
+                              const Lanes<FragmentB<Single>> &b)
+{
+    multiply_tf32(c, a, b, -1);
 }
 
 /* ---- Launching -------------------------------------------------------------------- */

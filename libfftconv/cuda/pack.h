@@ -9,7 +9,7 @@ namespace fftconv {
 
 template <class Arith> struct PackKernel {
     typedef fftconv_cuda_pack Arguments;
-    enum { WARPS = 8, SHARED_BYTES = 16 };
+    enum { WARPS = 8, BLOCKS = 1, SHARED_BYTES = 16 };
 
     static DEVICE void run(Block &block, const Arguments &a)
     {
@@ -87,7 +87,7 @@ template <class Arith> struct PackKernel {
 /* Few numbers each: a lane's own. */
 struct FillKernel {
     typedef fftconv_cuda_fill Arguments;
-    enum { WARPS = 4, SHARED_BYTES = 16 };
+    enum { WARPS = 4, BLOCKS = 1, SHARED_BYTES = 16 };
 
     static DEVICE void run(Block &block, const Arguments &a)
     {

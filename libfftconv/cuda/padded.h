@@ -13,9 +13,11 @@
 
 namespace fftconv {
 
+enum { RUN = 8 }; /* elements a lane takes at once */
+
 template <class T> struct PaddedBase {
     typedef fftconv_cuda_padded Arguments;
-    enum { WARPS = PADDED_WARPS, SHARED_BYTES = 0, STEP = LANES * RUN };
+    enum { WARPS = PADDED_WARPS, BLOCKS = 1, SHARED_BYTES = 0, STEP = LANES * RUN };
     struct Bin {
         T re, im;
     };
@@ -45,13 +47,13 @@ template <class T> struct PaddedBase {
         return reinterpret_cast<Bins *>(real_row(buffer, a, row));
     }
     /* A run within one row of a buffer: aligned. */
-    static DEVICE void get(const T *from, T *x)
+    static DEVICE void get(const T *from, T (&x)[RUN])
     {
-        read_vectors<T>(reinterpret_cast<const char *>(from), x);
+        values_of(*reinterpret_cast<const Pack<T, RUN> *>(from), 0, x);
     }
-    static DEVICE void put(T *to, const T *x)
+    static DEVICE void put(T *to, const T (&x)[RUN])
     {
-        write_vectors<T>(reinterpret_cast<char *>(to), x);
+        *reinterpret_cast<Pack<T, RUN> *>(to) = pack_of<T>(x);
     }
     /* The kernel of row (i, j) of the tile, in `spectrum`. */
     static DEVICE int64_t kernel_of(const Arguments &a, int64_t row)
@@ -201,7 +203,7 @@ template <class T> struct StoreKernel : PaddedBase<T> {
                 for (int64_t n = first + l * RUN; n < last; n += Base::STEP) {
                     T v[RUN];
                     Base::get(Base::real_row(a.x, a, row) + n, v);
-                    sink(block, pass, a.b + j, a.h + i, own, static_cast<int>(n), l, v, dskip[l]);
+                    sink<ROLES>(block, pass, a.b + j, a.h + i, own, static_cast<int>(n), l, v, dskip[l]);
                 }
             }
             if (a.dskip) {

@@ -60,31 +60,55 @@ DEVICE int exponent_of(uint32_t bits)
 }
 
 /* A T here and below is float or double. */
-template <class T> DEVICE T activate(int map, T p)
+template <class T> DEVICE T gelu(T p)
 {
-    if (map == 1) /* GELU */
-        return T(0.5) * p * erfc(p * T(-0.70710678118654752));
-    if (map == 2) /* SiLU */
-        return p / (1 + exp(-p));
-    return p;
+    return T(0.5) * p * erfc(p * T(-0.70710678118654752));
+}
+template <class T> DEVICE T gelu_slope(T p)
+{
+    return T(0.5) * erfc(p * T(-0.70710678118654752)) +
+           p * T(0.39894228040143268) * exp(T(-0.5) * p * p);
+}
+template <class T> DEVICE T silu(T p) { return p / (1 + exp(-p)); }
+template <class T> DEVICE T silu_slope(T p)
+{
+    const T s = 1 / (1 + exp(-p));
+    return s + p * s * (1 - s);
 }
 
-/* The derivative. */
-template <class T> DEVICE T slope(int map, T p)
+enum { GELU = 1, SILU = 2 }; /* of fftconv_activation */
+
+/* p = act(p) */
+template <class T, int RUN> DEVICE void activate(int map, T (&p)[RUN])
 {
-    if (map == 1) /* GELU */
-        return T(0.5) * erfc(p * T(-0.70710678118654752)) +
-               p * T(0.39894228040143268) * exp(T(-0.5) * p * p);
-    if (map == 2) /* SiLU */ {
-        const T s = 1 / (1 + exp(-p));
-        return s + p * s * (1 - s);
+    if (map == GELU) {
+        UNROLL
+        for (int i = 0; i < RUN; i++)
+            p[i] = gelu(p[i]);
+    } else if (map == SILU) {
+        UNROLL
+        for (int i = 0; i < RUN; i++)
+            p[i] = silu(p[i]);
     }
-    return 1;
+}
+
+/* x act'(p) */
+template <class T, int RUN>
+DEVICE void multiply_slope(int map, const T (&p)[RUN], T (&x)[RUN])
+{
+    if (map == GELU) {
+        UNROLL
+        for (int i = 0; i < RUN; i++)
+            x[i] *= gelu_slope(p[i]);
+    } else if (map == SILU) {
+        UNROLL
+        for (int i = 0; i < RUN; i++)
+            x[i] *= silu_slope(p[i]);
+    }
 }
 
 /* ---- Rows of the caller -------------------------------------------------------------- */
 
-enum { RUN = 8 }; /* elements taken at once */
 enum Type { FLOAT64 = 1, FLOAT32 = 2, FLOAT16 = 3 }; /* of fftconv_dtype; else bfloat16 */
 
 struct Row {
@@ -101,11 +125,15 @@ template <class T> DEVICE int size_of(int type)
     return is_wide<T>(type) ? 8 : type == FLOAT32 ? 4 : 2;
 }
 
+/* What follows from a launch's arguments alone is found where it is needed: kept
+ * from the kernel's beginning on, it would take the registers that a phase needs. */
+DEVICE bool is_given(const Operand &o) { return opaque(reinterpret_cast<int64_t>(o.data)) != 0; }
+
 template <class T = float> DEVICE Row row_of(const Operand &o, int64_t b, int64_t h)
 {
-    return {static_cast<char *>(o.data) +
-                (b * o.stride[0] + h * o.stride[1]) * size_of<T>(o.type),
-            o.stride[2], o.type};
+    const int type = static_cast<int>(opaque(o.type));
+    return {static_cast<char *>(o.data) + (b * o.stride[0] + h * o.stride[1]) * size_of<T>(type),
+            o.stride[2], type};
 }
 
 DEVICE float value_of(uint16_t bits, int type)
@@ -142,85 +170,166 @@ template <class T = float> DEVICE T scalar_of(const Operand &o, int64_t b, int64
     return element<T>(row_of<T>(o, b, h), 0);
 }
 
+/* Samples are taken RUN at once, 16 bytes of the type that an arithmetic is for;
+ * those of 16 bits two in a word. */
+template <int RUN> using Sixteens = Pack<uint32_t, RUN / 2>;
+
 /* Is a run aligned vectors? */
-template <class T> DEVICE bool is_quick(const Row &r, int n, int from, int to)
+template <class T, int RUN> DEVICE bool is_quick(const Row &r, int n, int from, int to)
 {
     const int64_t at = static_cast<int64_t>(n) * size_of<T>(r.type);
     return r.stride == 1 && n >= from && n + RUN <= to &&
            (reinterpret_cast<uintptr_t>(r.data) + at) % 16 == 0;
 }
 
-/* A run as vectors of numbers of one size. */
-template <class S, class T> DEVICE void read_vectors(const char *from, T *x)
+/* Elements as they stand in memory. */
+template <class T, int RUN>
+DEVICE void values_of(const Sixteens<RUN> &v, int type, T (&x)[RUN])
 {
-    enum { COUNT = 16 / sizeof(S) };
-    UNROLL
-    for (int i = 0; i < RUN; i += COUNT) {
-        const auto v = *(reinterpret_cast<const Pack<S, COUNT> *>(from) + i / COUNT);
+    if (type == FLOAT16) {
         UNROLL
-        for (int j = 0; j < COUNT; j++)
-            x[i + j] = static_cast<T>(v.at[j]);
-    }
-}
-
-template <class S, class T> DEVICE void write_vectors(char *to, const T *x)
-{
-    enum { COUNT = 16 / sizeof(S) };
-    UNROLL
-    for (int i = 0; i < RUN; i += COUNT) {
-        Pack<S, COUNT> v;
-        UNROLL
-        for (int j = 0; j < COUNT; j++)
-            v.at[j] = static_cast<S>(x[i + j]);
-        *(reinterpret_cast<Pack<S, COUNT> *>(to) + i / COUNT) = v;
-    }
-}
-
-/* Elements n ... n + RUN - 1; zeros outside of [from, to). */
-template <class T> DEVICE void read_run(const Row &r, int n, int from, int to, T *x)
-{
-    if (is_quick<T>(r, n, from, to)) {
-        if (is_wide<T>(r.type))
-            read_vectors<double>(r.data + n * 8ll, x);
-        else if (r.type == FLOAT32)
-            read_vectors<float>(r.data + n * 4ll, x);
-        else {
-            const auto v = *reinterpret_cast<const Pack<uint16_t, 8> *>(r.data + n * 2ll);
-            UNROLL
-            for (int i = 0; i < RUN; i++)
-                x[i] = value_of(v.at[i], r.type);
-        }
+        for (int i = 0; i < RUN; i++)
+            x[i] = i % 2 ? half_high(v.at[i / 2]) : half_low(v.at[i / 2]);
     } else {
         UNROLL
         for (int i = 0; i < RUN; i++)
-            x[i] = n + i >= from && n + i < to ? element<T>(r, n + i) : T(0);
+            x[i] = float_of_bits(i % 2 ? v.at[i / 2] & 0xffff0000u : v.at[i / 2] << 16);
+    }
+}
+template <class S, class T, int RUN>
+DEVICE void values_of(const Pack<S, RUN> &v, int, T (&x)[RUN])
+{
+    UNROLL
+    for (int i = 0; i < RUN; i++)
+        x[i] = static_cast<T>(v.at[i]);
+}
+
+/* ... and back. */
+template <class T, int RUN> DEVICE Sixteens<RUN> words_of(const T (&x)[RUN], int type)
+{
+    Sixteens<RUN> v;
+    UNROLL
+    for (int i = 0; i < RUN; i += 2) {
+        const float a = static_cast<float>(x[i]), b = static_cast<float>(x[i + 1]);
+        v.at[i / 2] = type == FLOAT16 ? half2_of(a, b) : bfloat2_of(a, b);
+    }
+    return v;
+}
+template <class S, class T, int RUN> DEVICE Pack<S, RUN> pack_of(const T (&x)[RUN])
+{
+    Pack<S, RUN> v;
+    UNROLL
+    for (int i = 0; i < RUN; i++)
+        v.at[i] = static_cast<S>(x[i]);
+    return v;
+}
+
+/* Is every run of a row aligned, and inside of [from, to) or outside, and of the
+ * type that this arithmetic is for? */
+template <class Arith> DEVICE bool is_whole(const Row &r, int from, int to)
+{
+    return (r.type == FLOAT32) == (sizeof(typename Arith::Run) == Arith::RUN * 4) &&
+           r.stride == 1 && reinterpret_cast<uintptr_t>(r.data) % 16 == 0 &&
+           (from | to) % Arith::RUN == 0;
+}
+
+/* Such a row's elements n ... n + RUN - 1, not yet waited for; zeros outside. */
+template <class Arith>
+DEVICE typename Arith::Run load_whole(const Row &r, int n, int from, int to)
+{
+    typedef typename Arith::Run Run;
+    Run v = {};
+    if (n >= from && n < to)
+        v = load_stream(reinterpret_cast<const Run *>(r.data) + n / Arith::RUN);
+    return v;
+}
+
+/* Elements n ... n + RUN - 1; zeros outside of [from, to). */
+template <class T, int RUN>
+DEVICE void read_run(const Row &r, int n, int from, int to, T (&x)[RUN])
+{
+    const bool quick = is_quick<T, RUN>(r, n, from, to);
+    if (is_wide<T>(r.type)) {
+        if (quick)
+            values_of(load_stream(reinterpret_cast<const Pack<double, RUN> *>(r.data + n * 8ll)),
+                      r.type, x);
+        else
+            UNROLL
+            for (int i = 0; i < RUN; i++)
+                x[i] = n + i >= from && n + i < to ? element<T>(r, n + i) : T(0);
+    } else if (r.type == FLOAT32) {
+        if (quick)
+            values_of(load_stream(reinterpret_cast<const Pack<float, RUN> *>(r.data + n * 4ll)),
+                      r.type, x);
+        else
+            UNROLL
+            for (int i = 0; i < RUN; i++)
+                x[i] = n + i >= from && n + i < to
+                           ? reinterpret_cast<const float *>(r.data)[(n + i) * r.stride] : 0.0f;
+    } else if (quick) {
+        values_of(load_stream(reinterpret_cast<const Sixteens<RUN> *>(r.data + n * 2ll)), r.type,
+                  x);
+    } else {
+        uint32_t v[RUN];
+        UNROLL
+        for (int i = 0; i < RUN; i++)
+            v[i] = n + i >= from && n + i < to
+                       ? reinterpret_cast<const uint16_t *>(r.data)[(n + i) * r.stride] : 0u;
+        Sixteens<RUN> words;
+        UNROLL
+        for (int i = 0; i < RUN; i += 2)
+            words.at[i / 2] = v[i] | v[i + 1] << 16;
+        values_of(words, r.type, x);
     }
 }
 
-template <class T> DEVICE void write_run(const Row &r, int n, int from, int to, const T *x)
+template <class T, int RUN>
+DEVICE void write_run(const Row &r, int n, int from, int to, const T (&x)[RUN])
 {
-    if (is_quick<T>(r, n, from, to)) {
-        if (is_wide<T>(r.type))
-            write_vectors<double>(r.data + n * 8ll, x);
-        else if (r.type == FLOAT32)
-            write_vectors<float>(r.data + n * 4ll, x);
-        else {
-            Pack<uint16_t, 8> v;
+    const bool quick = is_quick<T, RUN>(r, n, from, to);
+    if (is_wide<T>(r.type)) {
+        if (quick)
+            *reinterpret_cast<Pack<double, RUN> *>(r.data + n * 8ll) = pack_of<double>(x);
+        else
             UNROLL
             for (int i = 0; i < RUN; i++)
-                v.at[i] = bits_of(static_cast<float>(x[i]), r.type);
-            *reinterpret_cast<Pack<uint16_t, 8> *>(r.data + n * 2ll) = v;
-        }
-        return;
+                if (n + i >= from && n + i < to)
+                    set_element(r, n + i, x[i]);
+    } else if (r.type == FLOAT32) {
+        if (quick)
+            *reinterpret_cast<Pack<float, RUN> *>(r.data + n * 4ll) = pack_of<float>(x);
+        else
+            UNROLL
+            for (int i = 0; i < RUN; i++)
+                if (n + i >= from && n + i < to)
+                    reinterpret_cast<float *>(r.data)[(n + i) * r.stride] =
+                        static_cast<float>(x[i]);
+    } else {
+        const Sixteens<RUN> v = words_of(x, r.type);
+        if (quick)
+            *reinterpret_cast<Sixteens<RUN> *>(r.data + n * 2ll) = v;
+        else
+            UNROLL
+            for (int i = 0; i < RUN; i++)
+                if (n + i >= from && n + i < to)
+                    reinterpret_cast<uint16_t *>(r.data)[(n + i) * r.stride] =
+                        static_cast<uint16_t>(v.at[i / 2] >> i % 2 * 16);
     }
+}
+
+template <class Run, class T, int RUN>
+DEVICE void multiply_values(const Run &v, int type, T (&x)[RUN])
+{
+    T factor[RUN];
+    values_of(v, type, factor);
     UNROLL
     for (int i = 0; i < RUN; i++)
-        if (n + i >= from && n + i < to)
-            set_element(r, n + i, x[i]);
+        x[i] *= factor[i];
 }
 
 /* x *= elements */
-template <class T> DEVICE void multiply_run(const Row &r, int n, int from, int to, T *x)
+template <class T, int RUN>
+DEVICE void multiply_run(const Row &r, int n, int from, int to, T (&x)[RUN])
 {
     T factor[RUN];
     read_run(r, n, from, to, factor);
@@ -230,23 +339,25 @@ template <class T> DEVICE void multiply_run(const Row &r, int n, int from, int t
 }
 
 /* ... where there are any. */
-template <class T>
-DEVICE void multiply_run(const Operand &o, int64_t b, int64_t h, int n, int from, int to, T *x)
+template <class T, int RUN>
+DEVICE void multiply_run(const Operand &o, int64_t b, int64_t h, int n, int from, int to,
+                         T (&x)[RUN])
 {
-    if (o.data)
+    if (is_given(o))
         multiply_run(row_of<T>(o, b, h), n, from, to, x);
 }
 
-/* RUN elements of row (b, h) from place n on, to where the pass wants them. */
-template <class T>
-DEVICE void sink(Block &block, const Pass &s, int64_t b, int64_t h, T *own, int n, int l, T *v,
-                 T &dskip)
+/* RUN elements of row (b, h) from place n on, to where the pass wants them.  Of ROLE:
+ * only its sinks; of ROLES: any. */
+template <int ROLE, class T, int RUN>
+DEVICE void sink(Block &block, const Pass &s, int64_t b, int64_t h, T *own, int n, int l,
+                 T (&v)[RUN], T &dskip)
 {
     const int from = s.sink_from, to = s.sink_to;
     T x[RUN];
     if (n >= to || n + RUN <= from)
         return;
-    if (s.sink == HOLD || s.sink == TAPS) {
+    if (ROLE == ROWS_TAPS || (ROLE == ROLES && s.sink >= HOLD)) {
         UNROLL
         for (int i = 0; i < RUN; i++) {
             if (s.sink == HOLD)
@@ -258,8 +369,8 @@ DEVICE void sink(Block &block, const Pass &s, int64_t b, int64_t h, T *own, int 
             write_run(row_of<T>(s.y, b, h), n, from, to, v);
         return;
     }
-    const T mask = s.mask.data ? scalar_of<T>(s.mask, b, h) : T(1);
-    if (s.sink == SPREAD) {
+    const T mask = is_given(s.mask) ? scalar_of<T>(s.mask, b, h) : T(1);
+    if ((ROLE == ROWS_BACKWARD || ROLE == ROLES) && s.sink == SPREAD) {
         T g[RUN];
         UNROLL
         for (int i = 0; i < RUN; i++)
@@ -269,17 +380,17 @@ DEVICE void sink(Block &block, const Pass &s, int64_t b, int64_t h, T *own, int 
             for (int i = 0; i < RUN; i++)
                 if (n + i < to)
                     g[i] = block.load_global(own + n + i, l);
-        } else if (s.skip.data) {
+        } else if (is_given(s.skip)) {
             read_run(row_of<T>(s.dy, b, h), n, from, to, g);
             multiply_run(s.out_gate, b, h, n, from, to, g);
             UNROLL
             for (int i = 0; i < RUN; i++)
                 g[i] *= mask;
         }
-        const T skip = s.skip.data ? scalar_of<T>(s.skip, 0, h) : T(0);
-        if (s.skip.data || s.din_gate.data)
+        const T skip = is_given(s.skip) ? scalar_of<T>(s.skip, 0, h) : T(0);
+        if (is_given(s.skip) || is_given(s.din_gate))
             read_run(row_of<T>(s.u, b, h), n, from, to, x);
-        if (s.skip.data) {
+        if (is_given(s.skip)) {
             T z[RUN];
             UNROLL
             for (int i = 0; i < RUN; i++)
@@ -291,19 +402,19 @@ DEVICE void sink(Block &block, const Pass &s, int64_t b, int64_t h, T *own, int 
                 dskip += n + i < to ? g[i] * z[i] : T(0);
             }
         }
-        if (s.din_gate.data) {
+        if (is_given(s.din_gate)) {
             UNROLL
             for (int i = 0; i < RUN; i++)
                 x[i] *= v[i];
             write_run(row_of<T>(s.din_gate, b, h), n, from, to, x);
         }
-        if (s.du.data) {
+        if (is_given(s.du)) {
             multiply_run(s.in_gate, b, h, n, from, to, v);
             write_run(row_of<T>(s.du, b, h), n, from, to, v);
         }
         return;
     }
-    if (s.skip.data) {
+    if (is_given(s.skip)) {
         const T skip = scalar_of<T>(s.skip, 0, h);
         read_run(row_of<T>(s.u, b, h), n, from, to, x);
         multiply_run(s.in_gate, b, h, n, from, to, x);
@@ -311,29 +422,37 @@ DEVICE void sink(Block &block, const Pass &s, int64_t b, int64_t h, T *own, int 
         for (int i = 0; i < RUN; i++)
             v[i] += skip * x[i];
     }
-    if (s.sink == OUTPUT) {
+    if (ROLE == ROWS_FORWARD || (ROLE == ROLES && s.sink == OUTPUT)) {
+        activate(s.activation, v);
         UNROLL
         for (int i = 0; i < RUN; i++)
-            v[i] = activate(s.activation, v[i]) * mask;
+            v[i] *= mask;
         multiply_run(s.out_gate, b, h, n, from, to, v);
         write_run(row_of<T>(s.y, b, h), n, from, to, v);
         return;
     }
     /* GRADIENT */
     read_run(row_of<T>(s.dy, b, h), n, from, to, x);
-    if (s.dout_gate.data) {
+    UNROLL
+    for (int i = 0; i < RUN; i++)
+        x[i] *= mask;
+    if (is_given(s.dout_gate)) {
         T d[RUN];
         UNROLL
         for (int i = 0; i < RUN; i++)
-            d[i] = x[i] * mask * activate(s.activation, v[i]);
+            d[i] = v[i];
+        activate(s.activation, d);
+        UNROLL
+        for (int i = 0; i < RUN; i++)
+            d[i] *= x[i];
         write_run(row_of<T>(s.dout_gate, b, h), n, from, to, d);
     }
     multiply_run(s.out_gate, b, h, n, from, to, x);
+    multiply_slope(s.activation, v, x);
     UNROLL
     for (int i = 0; i < RUN; i++)
-        block.store_global(own + n + i, l, x[i] * mask * slope(s.activation, v[i]));
+        block.store_global(own + n + i, l, x[i]);
 }
-
 /* ---- The tables: where in `tables` each stage's constants begin ------------------------
  *
  * Matrices are stored as the fragments that lanes hold, tile after tile, of each
@@ -350,10 +469,12 @@ template <class Arith_, int R1_, int R2_, int R3_> struct Shape {
         TILE = R2 * X,               /* points of a tile                         */
         ROW_TILES = R1 / GROUP,
         ROWS = M < 4096 ? 4096 / M : 1,
-        STRIPS = ROWS * S / 64,      /* 64 columns each: a warp's work in stage 1 */
-        WARPS = STRIPS < 8 ? STRIPS : 8,
+        RUN = Arith::RUN,
+        WIDTH = 8 * RUN,             /* columns of a strip: a warp's work in stage 1 */
+        STRIPS = ROWS * S / WIDTH,
         K1 = R1 / 16, K2 = R2 / 16, X16 = X / 16, X8 = X / 8,
-        RUN_POINTS = R3 < 4 ? R3 : 4, /* neighbours in V that are so in a tile   */
+        NEAR = 16 / static_cast<int>(sizeof(Point)), /* points moved at once      */
+        RUN_POINTS = R3 < NEAR ? R3 : NEAR, /* neighbours in V that are so in a tile */
 
         A_BYTES = 2 * LANES * static_cast<int>(sizeof(FragmentA<Arith>)),
         B_BYTES = 2 * LANES * static_cast<int>(sizeof(FragmentB<Arith>)),
@@ -371,28 +492,40 @@ template <class Arith_, int R1_, int R2_, int R3_> struct Shape {
         TABLE_BYTES = T1_LOW + R1 * R3 * COMPLEX_BYTES,
 
         POINTS_BYTES = ROWS * M * static_cast<int>(sizeof(Point)),
-        PARTS = S > 64 ? S / 64 : 1, /* warps that share a row in stage 1        */
+        TF32 = sizeof(Point) == sizeof(Complex),
+        PARTS = S > WIDTH ? S / WIDTH : 1, /* warps that share a row in stage 1        */
+        /* Several blocks of few warps rather than one of many: while one waits for
+         * memory another computes. */
+        WARPS = POINTS_BYTES > 65536 ? 8 : 4,
         SHARED_BYTES = POINTS_BYTES + 2 * ROWS * PARTS * 4 + WARPS * 4,
     };
     /* Column i of 8-column tile j of stage 2's B and C: a lane's columns of all
      * tiles are neighbours in memory. */
     static DEVICE constexpr int column_of(int j, int i) { return i * X8 + j; }
+    /* How many blocks a multiprocessor is to hold, of 64K registers and 227 KB of
+     * shared memory: as many as their registers let without a spill. */
+    template <int ROLE> static DEVICE constexpr int blocks()
+    {
+        return POINTS_BYTES > 65536                             ? 1
+               : ROLE != ROWS_FORWARD || TF32 ? 2
+               : R1 > 16                                        ? 3
+                                                                : 4;
+    }
 };
 
 /* ---- The kernel -------------------------------------------------------------------------- */
 
-/* (re, im) += A B, complex, A's imaginary parts also negated. */
+/* (re, im) += A B, complex. */
 template <class Arith>
 DEVICE void multiply_add_complex(Lanes<FragmentC> &re, Lanes<FragmentC> &im,
                                  const Lanes<FragmentA<Arith>> &a_re,
                                  const Lanes<FragmentA<Arith>> &a_im,
-                                 const Lanes<FragmentA<Arith>> &a_negative,
                                  const Lanes<FragmentB<Arith>> &b_re,
                                  const Lanes<FragmentB<Arith>> &b_im)
 {
     multiply_add(re, a_re, b_re);
     multiply_add(im, a_im, b_re);
-    multiply_add(re, a_negative, b_im);
+    multiply_subtract(re, a_im, b_im);
     multiply_add(im, a_re, b_im);
 }
 
@@ -406,18 +539,7 @@ DEVICE void clear(Lanes<FragmentC> &c)
     }
 }
 
-template <class Arith> DEVICE void negate(const Lanes<FragmentA<Arith>> &a,
-                                          Lanes<FragmentA<Arith>> &to)
-{
-    EACH_LANE(l)
-    {
-        UNROLL
-        for (int i = 0; i < 4; i++)
-            to[l].at[i] = Ops<Arith>::negative(a[l].at[i]);
-    }
-}
-
-template <class Shape> struct RowKernel : Shape {
+template <class Shape, int ROLE> struct RowKernel : Shape {
     typedef typename Shape::Arith Arith;
     typedef typename Shape::Point Point;
     typedef fftconv_cuda_rows Arguments;
@@ -426,68 +548,102 @@ template <class Shape> struct RowKernel : Shape {
     using Shape::K1;
     using Shape::K2;
     using Shape::M;
+    using Shape::NEAR;
     using Shape::PARTS;
     using Shape::R1;
     using Shape::R2;
     using Shape::R3;
     using Shape::ROW_TILES;
+    using Shape::RUN;
     using Shape::ROWS;
     using Shape::RUN_POINTS;
     using Shape::S;
+    using Shape::TF32;
     using Shape::TILE;
     using Shape::STRIPS;
     using Shape::WARPS;
+    using Shape::WIDTH;
     using Shape::X;
     using Shape::X16;
     using Shape::X8;
 
-    enum { NEAR = 4 }; /* columns taken at once */
+    enum {
+        BLOCKS = Shape::template blocks<ROLE>(),
+        ALWAYS = ROLE == ROWS_FORWARD    ? TRANSFORM | MULTIPLY | BACK
+                 : ROLE == ROWS_BACKWARD ? TRANSFORM
+                 : ROLE == ROWS_SPECTRA  ? TRANSFORM | PUT
+                                         : MULTIPLY | BACK,
+        MAYBE = ROLE == ROWS_BACKWARD  ? KEEP | SUM | MULTIPLY | ADJOINT | BACK
+                : ROLE == ROWS_SPECTRA ? ADD | PUT_TURNED
+                : ROLE == ROWS_TAPS    ? TURNED
+                                       : 0,
+    };
+    static DEVICE int flags_of(const Pass &pass) { return (pass.flags & MAYBE) | ALWAYS; }
     typedef Pack<Point, RUN_POINTS> Points;
+    typedef Pack<Point, 4> FourPoints;
+    typedef typename Arith::Run Run;
 
     struct Samples { /* see read */
-        float at[K1][4][RUN];
+        float at[4 * K1][RUN];
     };
 
     /* What is the same for all of a block's lanes. */
     struct Place {
-        int64_t h, chunk, task, b0, b1; /* rows b0 ... b1 - 1 of channel h   */
+        int h, chunk, group; /* channel, part of the batch, h's spectrum     */
+        int b0, b1;          /* rows b0 ... b1 - 1 of                        */
+        bool begin;          /* ... the part's first                         */
+        int64_t tables;      /* their address                                */
     };
 
     /* So that no phase's addresses are computed in another one. */
-    static DEVICE Place hidden(Place p)
+    static DEVICE Place hidden(const Arguments &a, Place p)
     {
         p.h = opaque(p.h);
         p.b0 = opaque(p.b0);
+        p.b1 = end_of(a, opaque(p.chunk));
+        p.begin = p.b0 == opaque(p.chunk) * static_cast<int>(a.per);
+        p.tables = opaque(reinterpret_cast<int64_t>(a.tables));
         return p;
     }
-
-    static DEVICE const unsigned char *table(const Arguments &a, int at)
+    static DEVICE int end_of(const Arguments &a, int chunk)
     {
-        return static_cast<const unsigned char *>(a.tables) + at;
+        const int batch = static_cast<int>(a.batch), per = static_cast<int>(a.per);
+        return batch - chunk * per < per ? batch : (chunk + 1) * per;
     }
-    static DEVICE void load_a(const Arguments &a, int at, int tile, Lanes<FragmentA<Arith>> &re,
+
+    static DEVICE const unsigned char *table(const Place &p, int at)
+    {
+        return reinterpret_cast<const unsigned char *>(p.tables) + at;
+    }
+    static DEVICE void load_a(const Place &p, int at, int tile, Lanes<FragmentA<Arith>> &re,
                               Lanes<FragmentA<Arith>> &im)
     {
-        const auto *t = reinterpret_cast<const FragmentA<Arith> *>(table(a, at)) + tile * 2 * LANES;
+        const auto *t = reinterpret_cast<const FragmentA<Arith> *>(table(p, at)) + tile * 2 * LANES;
         EACH_LANE(l)
         {
             re[l] = load_constant(t + l);
             im[l] = load_constant(t + LANES + l);
         }
     }
-    static DEVICE void load_b(const Arguments &a, int at, int tile, Lanes<FragmentB<Arith>> &re,
+    static DEVICE void load_b(const Place &p, int at, int tile, Lanes<FragmentB<Arith>> &re,
                               Lanes<FragmentB<Arith>> &im)
     {
-        const auto *t = reinterpret_cast<const FragmentB<Arith> *>(table(a, at)) + tile * 2 * LANES;
+        const auto *t = reinterpret_cast<const FragmentB<Arith> *>(table(p, at)) + tile * 2 * LANES;
         EACH_LANE(l)
         {
             re[l] = load_constant(t + l);
             im[l] = load_constant(t + LANES + l);
         }
     }
-    static DEVICE Complex load_complex(const Arguments &a, int at, int i)
+    static DEVICE Complex load_complex(const Place &p, int at, int i)
     {
-        return load_constant(reinterpret_cast<const Complex *>(table(a, at)) + i);
+        return load_constant(reinterpret_cast<const Complex *>(table(p, at)) + i);
+    }
+    template <int COUNT>
+    static DEVICE Pack<Complex, COUNT> load_complexes(const Place &p, int at, int i)
+    {
+        return load_constant(reinterpret_cast<const Pack<Complex, COUNT> *>(
+            reinterpret_cast<const Complex *>(table(p, at)) + i));
     }
 
     /* Where point `offset` of a tile stands in shared memory, in bytes.  Groups of
@@ -506,7 +662,7 @@ template <class Shape> struct RowKernel : Shape {
     {
         return shared_place(r * ROW_TILES + k1 / GROUP, c / R3 * X + k1 % GROUP * R3 + c % R3);
     }
-    /* The exponent of a part of row r, in pass p. */
+    /* The exponent of a part of row r, in pass p; the one before is kept. */
     static DEVICE int exponent_place(int p, int r, int part)
     {
         return Shape::POINTS_BYTES + ((p % 2 * ROWS + r) * PARTS + part) * 4;
@@ -524,8 +680,18 @@ template <class Shape> struct RowKernel : Shape {
         return e;
     }
 
-    /* Of all rows' columns side by side. */
-    static DEVICE int column(int strip, int lane_columns) { return strip * 64 + lane_columns; }
+    static DEVICE int64_t kernel_of(const Arguments &a, const Place &place, int b)
+    {
+        return (a.spectrum_batch > 1 ? b : 0) * a.groups + place.group;
+    }
+
+    /* Column i of stage 1's first 8-column tile, all rows' columns side by side; of
+     * tile j it is the j-th from there.  So a lane has RUN neighbours in B and in
+     * C, and what four lanes hold of C's even columns stands together. */
+    static DEVICE int column(int strip, int i)
+    {
+        return strip * WIDTH + i % 2 * (WIDTH / 2) + i / 2 * RUN;
+    }
 
     static DEVICE float *own_row(Block &block, const Arguments &a, int r)
     {
@@ -534,73 +700,135 @@ template <class Shape> struct RowKernel : Shape {
 
     /* ---- Phase 1: samples, stage 1 and its twiddle, to shared memory. */
 
-    /* A lane's samples: rows 16 k + {2q, 2q + 1, 2q + 8, 2q + 9} of x[n1, c], columns
-     * c ... c + 7; and the bits of the largest. */
+    /* A lane's samples: rows 2q, 2q + 1, 2q + 8, 2q + 9 ... of x[n1, c], columns
+     * c ... c + RUN - 1; and the bits of the largest. */
     static DEVICE uint32_t read(Block &block, const Arguments &a, const Pass &pass,
-                                const Place &place, int l, int r, int c, float (&x)[K1][4][RUN])
+                                const Place &place, int l, int r, int c, float (&x)[4 * K1][RUN])
     {
-        const int64_t b = place.b0 + r, h = place.h;
+        const int b = place.b0 + r, h = place.h;
         const bool there = b < place.b1;
         const int from = there ? pass.from : 0, to = there ? pass.to : 0;
         const Row row = row_of(pass.x, b, h), gate = row_of(pass.gate, b, h);
-        const float scale = there && pass.scale.data ? scalar_of(pass.scale, b, h) : 1.0f;
-        uint32_t most = 0;
-        UNROLL
-        for (int k = 0; k < K1; k++)
+        const float scale = there && is_given(pass.scale) ? scalar_of(pass.scale, b, h) : 1.0f;
+        const bool own = ROLE == ROWS_BACKWARD && pass.own;
+        if (!own && is_whole<Arith>(row, from, to) &&
+            (!is_given(pass.gate) || is_whole<Arith>(gate, from, to))) {
+            const bool gated = is_given(pass.gate);
             UNROLL
-            for (int i = 0; i < 4; i++) {
-                const int n = (16 * k + l % 4 * 2 + i % 2 + i / 2 * 8) * S + c;
-                if (pass.own) {
+            for (int k = 0; k < 4 * K1; k += NEAR) { /* NEAR loads before the first is waited for */
+                if (gated) {
+                    Run run[NEAR], factor[NEAR];
+                    load_rows(row, k, l, c, from, to, run);
+                    load_rows(gate, k, l, c, from, to, factor);
+                    UNROLL
+                    for (int i = 0; i < NEAR; i++) {
+                        values_of(run[i], row.type, x[k + i]);
+                        multiply_values(factor[i], gate.type, x[k + i]);
+                    }
+                } else {
+                    Run run[NEAR];
+                    load_rows(row, k, l, c, from, to, run);
+                    UNROLL
+                    for (int i = 0; i < NEAR; i++)
+                        values_of(run[i], row.type, x[k + i]);
+                }
+            }
+        } else {
+            NO_UNROLL /* less code */
+            for (int i = 0; i < 4 * K1; i++) {
+                const int n1 = row_of_lane(i, l), n = n1 * S + c;
+                float v[RUN];
+                if (own) {
                     UNROLL
                     for (int j = 0; j < RUN; j++)
-                        x[k][i][j] = n + j >= from && n + j < to
-                                         ? block.load_global(own_row(block, a, r) + n + j, l) : 0.0f;
+                        v[j] = n + j >= from && n + j < to
+                                   ? block.load_global(own_row(block, a, r) + n + j, l) : 0.0f;
                 } else {
-                    read_run(row, n, from, to, x[k][i]);
-                    if (pass.gate.data)
-                        multiply_run(gate, n, from, to, x[k][i]);
+                    read_run(row, n, from, to, v);
+                    if (is_given(pass.gate))
+                        multiply_run(gate, n, from, to, v);
                 }
+                UNROLL /* registers have no index: by the places this strip will take */
+                for (int j = 0; j < RUN; j += RUN_POINTS) {
+                    Points points;
+                    UNROLL
+                    for (int o = 0; o < RUN_POINTS; o++)
+                        points.at[o] = O::held(v[j + o]);
+                    block.store(shared_place(r, n1, c + j), l, points);
+                }
+            }
+            UNROLL
+            for (int i = 0; i < 4 * K1; i++)
                 UNROLL
-                for (int j = 0; j < RUN; j++) {
-                    x[k][i][j] *= scale;
-                    const uint32_t bits = float_bits(x[k][i][j]) & 0x7fffffff;
-                    most = bits > most ? bits : most;
+                for (int j = 0; j < RUN; j += RUN_POINTS) {
+                    const Points points = block.template load<Points>(
+                        shared_place(r, row_of_lane(i, l), c + j), l);
+                    UNROLL
+                    for (int o = 0; o < RUN_POINTS; o++)
+                        x[i][j + o] = O::number(points.at[o]);
                 }
+        }
+        uint32_t most = 0;
+        UNROLL
+        for (int i = 0; i < 4 * K1; i++)
+            UNROLL
+            for (int j = 0; j < RUN; j++) {
+                x[i][j] *= scale;
+                const uint32_t bits = float_bits(x[i][j]) & 0x7fffffff;
+                most = bits > most ? bits : most;
             }
         return most;
     }
 
+    static DEVICE void load_rows(const Row &row, int k, int l, int c, int from, int to,
+                                 Run (&run)[NEAR])
+    {
+        UNROLL
+        for (int i = 0; i < NEAR; i++)
+            run[i] = load_whole<Arith>(row, row_of_lane(k + i, l) * S + c, from, to);
+    }
+
+    /* Row i of a lane's, four of each 16. */
+    static DEVICE int row_of_lane(int i, int l) { return l % 4 * 2 + i % 2 + i / 2 * 8; }
+
     static DEVICE void first(Block &block, const Arguments &a, const Pass &pass, const Place &place,
                              int p, int strip)
     {
-        enum { MASK = 3 | (S >= 64 ? 28 : S == 32 ? 12 : 4) }; /* lanes of one row */
+        enum { MASK = S >= WIDTH ? 31 : S == WIDTH / 2 ? 27 : 11 }; /* lanes of one row */
         Lanes<FragmentB<Arith>> b[K1][RUN];
         Lanes<Samples> samples;
         Lanes<uint32_t> largest;
         EACH_LANE(l)
         {
-            const int at = column(strip, RUN * (l / 4));
+            const int at = column(strip, l / 4);
             largest[l] = read(block, a, pass, place, l, at / S, at % S, samples[l].at);
         }
+        block.sync_warp(); /* read kept samples where others will put V */
         max_over(largest, MASK);
         EACH_LANE(l)
         {
-            const int at = column(strip, RUN * (l / 4)), e = exponent_of(largest[l]);
+            const int at = column(strip, l / 4), e = exponent_of(largest[l]);
             const float scale = power_of_two(-e);
             if ((l & MASK) == 0)
-                block.store(exponent_place(p, at / S, at % S / 64), l, e);
+                block.store(exponent_place(p, at / S, at % S / WIDTH), l, e);
             UNROLL
             for (int k = 0; k < K1; k++)
                 UNROLL
                 for (int j = 0; j < RUN; j++)
                     UNROLL
                     for (int i = 0; i < 2; i++)
-                        b[k][j][l].at[i] = O::pair(samples[l].at[k][2 * i][j] * scale,
-                                                   samples[l].at[k][2 * i + 1][j] * scale);
+                        b[k][j][l].at[i] = O::pair(samples[l].at[4 * k + 2 * i][j] * scale,
+                                                   samples[l].at[4 * k + 2 * i + 1][j] * scale);
         }
         NO_UNROLL
         for (int m = 0; m < K1; m++) {
-            UNROLL /* in two halves: fewer sums at a time */
+            if (TF32) /* the parts of each number would be kept, twice its size */
+                UNROLL
+                for (int k = 0; k < K1; k++)
+                    UNROLL
+                    for (int j = 0; j < RUN; j++)
+                        hide(b[k][j]);
+            UNROLL /* a few columns: fewer sums at a time */
             for (int part = 0; part < RUN; part += NEAR) {
                 Lanes<FragmentC> re[NEAR], im[NEAR];
                 UNROLL
@@ -611,7 +839,11 @@ template <class Shape> struct RowKernel : Shape {
                 UNROLL
                 for (int k = 0; k < K1; k++) {
                     Lanes<FragmentA<Arith>> f_re, f_im;
-                    load_a(a, Shape::FIRST, m * K1 + k, f_re, f_im);
+                    load_a(place, Shape::FIRST, m * K1 + k, f_re, f_im);
+                    if (TF32) {
+                        hide(f_re);
+                        hide(f_im);
+                    }
                     UNROLL
                     for (int j = 0; j < NEAR; j++) {
                         multiply_add(re[j], f_re, b[k][part + j]);
@@ -620,22 +852,23 @@ template <class Shape> struct RowKernel : Shape {
                 }
                 EACH_LANE(l)
                 {
-                    const int at = column(strip, 16 * (l % 4) + part), r = at / S, c = at % S;
                     UNROLL
                     for (int i = 0; i < 4; i++) { /* of a C: row and column */
-                        const int k1 = 16 * m + l / 4 + i / 2 * 8, first = c + i % 2 * RUN;
-                        Complex high = load_complex(a, Shape::T1_HIGH, k1 * R2 + first / R3);
+                        load_anew();
+                        const int at = column(opaque(strip), l % 4 * 2 + i % 2) + part, r = at / S;
+                        const int k1 = 16 * m + l / 4 + i / 2 * 8, first = at % S;
+                        Complex high = load_complex(place, Shape::T1_HIGH, k1 * R2 + first / R3);
                         UNROLL
                         for (int n = 0; n < NEAR; n += RUN_POINTS) {
                             Points points;
                             if (R3 < 4 && n > 0)
-                                high = load_complex(a, Shape::T1_HIGH, k1 * R2 + (first + n) / R3);
+                                high = load_complex(place, Shape::T1_HIGH, k1 * R2 + (first + n) / R3);
+                            const auto low = load_complexes<RUN_POINTS>(
+                                place, Shape::T1_LOW, k1 * R3 + (first + n) % R3);
                             UNROLL
                             for (int j = 0; j < RUN_POINTS; j++) {
                                 const Complex v = {re[n + j][l].at[i], im[n + j][l].at[i]};
-                                const Complex w =
-                                    v * high *
-                                    load_complex(a, Shape::T1_LOW, k1 * R3 + (first + n) % R3 + j);
+                                const Complex w = v * high * low.at[j];
                                 points.at[j] = O::point(w.re, w.im);
                             }
                             block.store(shared_place(r, k1, first + n), l, points);
@@ -665,11 +898,11 @@ template <class Shape> struct RowKernel : Shape {
                         shared_place(tile, row * X + x), l);
                     const auto w = block.template load<Pack<Point, X8>>(
                         shared_place(tile, (row + 1) * X + x), l);
-                    /* rows 2q and 2q + 1 are of one warp: 64 columns are 2 or 4 of them, or more */
+                    /* rows 2q and 2q + 1 are of one strip, which is 2 of them or more */
                     int less = 0;
                     if (PARTS > 1)
                         less = block.template load<int>(
-                                   exponent_place(p, tile / ROW_TILES, row * R3 / 64), l) - e[l];
+                                   exponent_place(p, tile / ROW_TILES, row * R3 / WIDTH), l) - e[l];
                     const float scale = power_of_two(less < -126 ? -126 : less);
                     UNROLL
                     for (int j = 0; j < X8; j++) {
@@ -685,7 +918,7 @@ template <class Shape> struct RowKernel : Shape {
     }
 
     /* Rows 16 m ... of the matrix `at`, of K2 x K2 tiles, times the columns b. */
-    static DEVICE void product(const Arguments &a, int at, int m,
+    static DEVICE void product(const Place &place, int at, int m,
                                const Lanes<FragmentB<Arith>> (&b_re)[K2][X8],
                                const Lanes<FragmentB<Arith>> (&b_im)[K2][X8],
                                Lanes<FragmentC> (&re)[X8], Lanes<FragmentC> (&im)[X8])
@@ -697,36 +930,34 @@ template <class Shape> struct RowKernel : Shape {
         }
         UNROLL
         for (int k = 0; k < K2; k++) {
-            Lanes<FragmentA<Arith>> f_re, f_im, f_negative;
-            load_a(a, at, m * K2 + k, f_re, f_im);
-            negate<Arith>(f_im, f_negative);
+            Lanes<FragmentA<Arith>> f_re, f_im;
+            load_a(place, at, m * K2 + k, f_re, f_im);
             UNROLL
             for (int j = 0; j < X8; j++)
-                multiply_add_complex<Arith>(re[j], im[j], f_re, f_im, f_negative, b_re[k][j],
-                                            b_im[k][j]);
+                multiply_add_complex<Arith>(re[j], im[j], f_re, f_im, b_re[k][j], b_im[k][j]);
         }
     }
 
     /* Stage 2, of 16 rows k2 = 16 m ..., and its twiddle; columns as the tile has them. */
-    static DEVICE void second(const Arguments &a, int m, const Lanes<FragmentB<Arith>> (&b_re)[K2][X8],
+    static DEVICE void second(const Place &place, int m, const Lanes<FragmentB<Arith>> (&b_re)[K2][X8],
                               const Lanes<FragmentB<Arith>> (&b_im)[K2][X8],
                               Lanes<FragmentC> (&re)[X8], Lanes<FragmentC> (&im)[X8])
     {
-        product(a, Shape::SECOND, m, b_re, b_im, re, im);
+        product(place, Shape::SECOND, m, b_re, b_im, re, im);
         UNROLL
         for (int j = 0; j < X8; j++)
-            twiddle(a, Shape::T2, m * X8 + j, re[j], im[j]);
+            twiddle(place, Shape::T2, m * X8 + j, re[j], im[j]);
     }
 
-    static DEVICE void twiddle(const Arguments &a, int at, int tile, Lanes<FragmentC> &re,
+    static DEVICE void twiddle(const Place &place, int at, int tile, Lanes<FragmentC> &re,
                                Lanes<FragmentC> &im)
     {
         EACH_LANE(l)
         {
+            const auto w = load_complexes<4>(place, at, (tile * LANES + l) * 4);
             UNROLL
             for (int i = 0; i < 4; i++) {
-                const Complex v = Complex{re[l].at[i], im[l].at[i]} *
-                                  load_complex(a, at, (tile * LANES + l) * 4 + i);
+                const Complex v = Complex{re[l].at[i], im[l].at[i]} * w.at[i];
                 re[l].at[i] = v.re;
                 im[l].at[i] = v.im;
             }
@@ -734,7 +965,7 @@ template <class Shape> struct RowKernel : Shape {
     }
 
     /* Stage 3 of 16 rows k2 = 16 m ...: Z[k2, x'], columns in order. */
-    static DEVICE void third(const Arguments &a, const Lanes<FragmentC> (&from_re)[X8],
+    static DEVICE void third(const Place &place, const Lanes<FragmentC> (&from_re)[X8],
                              const Lanes<FragmentC> (&from_im)[X8], Lanes<FragmentC> (&re)[X8],
                              Lanes<FragmentC> (&im)[X8])
     {
@@ -745,7 +976,7 @@ template <class Shape> struct RowKernel : Shape {
         }
         UNROLL
         for (int k = 0; k < X16; k++) {
-            Lanes<FragmentA<Arith>> d_re, d_im, d_negative;
+            Lanes<FragmentA<Arith>> d_re, d_im;
             EACH_LANE(l)
             {
                 UNROLL
@@ -756,12 +987,11 @@ template <class Shape> struct RowKernel : Shape {
                     d_im[l].at[i] = O::pair(s.at[e], s.at[e + 1]);
                 }
             }
-            negate<Arith>(d_im, d_negative);
             UNROLL
             for (int j = 0; j < X8; j++) {
                 Lanes<FragmentB<Arith>> f_re, f_im;
-                load_b(a, Shape::THIRD, k * X8 + j, f_re, f_im);
-                multiply_add_complex<Arith>(re[j], im[j], d_re, d_im, d_negative, f_re, f_im);
+                load_b(place, Shape::THIRD, k * X8 + j, f_re, f_im);
+                multiply_add_complex<Arith>(re[j], im[j], d_re, d_im, f_re, f_im);
             }
         }
     }
@@ -775,15 +1005,13 @@ template <class Shape> struct RowKernel : Shape {
     /* What the pass does with Z[16 m ..., 8 j ...] of tile `kb` of a row. */
     static DEVICE void combine(Block &block, const Arguments &a, const Pass &pass,
                                const Place &place, const Lanes<int> &e,
-                               const Lanes<int> &kept_e, int r, int kb, int m, int j, bool begin,
+                               const Lanes<int> &kept_e, int r, int kb, int m, int j,
+                               const Lanes<FourPoints> &spectrum,
                                Lanes<FragmentC> &re, Lanes<FragmentC> &im)
     {
         typedef Pack<Complex, 4> Four;
-        typedef Pack<Point, 4> FourPoints;
-        const int64_t b = place.b0 + r;
-        const int flags = pass.flags, tile = (kb * K2 + m) * X8 + j;
-        const int64_t kernel = (a.spectrum_batch > 1 ? b : 0) * (a.channels / a.members) +
-                               place.h / a.members;
+        const int b = place.b0 + r;
+        const int flags = flags_of(pass), tile = (kb * K2 + m) * X8 + j;
         EACH_LANE(l)
         {
             const int at = tile * LANES + l; /* in fours */
@@ -807,7 +1035,7 @@ template <class Shape> struct RowKernel : Shape {
                 const FourPoints k = block.load_global(kept, l);
                 Four *to = sums_of(a, place, r) + at;
                 Four v = {};
-                if (!begin)
+                if (!place.begin)
                     v = block.load_global(to, l);
                 UNROLL
                 for (int i = 0; i < 4; i++) {
@@ -825,11 +1053,9 @@ template <class Shape> struct RowKernel : Shape {
                 block.store_global(kept, l, k);
             }
             if (flags & MULTIPLY) {
-                const FourPoints k = load_constant(static_cast<const FourPoints *>(a.spectrum) +
-                                                   kernel * (M / 4) + at);
                 UNROLL
                 for (int i = 0; i < 4; i++) {
-                    Complex s = O::complex(k.at[i]);
+                    Complex s = O::complex(spectrum[l].at[i]);
                     if (flags & ADJOINT)
                         s.im = -s.im;
                     if (flags & TURNED)
@@ -844,7 +1070,7 @@ template <class Shape> struct RowKernel : Shape {
     }
 
     /* Stage 3 back, of rows k2 = 16 m ..., to the m-th summed part of stage 2 back. */
-    static DEVICE void third_back(const Arguments &a, int m, const Lanes<FragmentC> (&re)[X8],
+    static DEVICE void third_back(const Place &place, int m, const Lanes<FragmentC> (&re)[X8],
                                   const Lanes<FragmentC> (&im)[X8],
                                   Lanes<FragmentB<Arith>> (&to_re)[X8],
                                   Lanes<FragmentB<Arith>> (&to_im)[X8])
@@ -870,13 +1096,12 @@ template <class Shape> struct RowKernel : Shape {
                 clear(c_im);
                 UNROLL
                 for (int k = 0; k < X16; k++) {
-                    Lanes<FragmentA<Arith>> f_re, f_im, f_negative;
-                    load_a(a, Shape::THIRD_BACK, n * X16 + k, f_re, f_im);
-                    negate<Arith>(f_im, f_negative);
-                    multiply_add_complex<Arith>(c_re, c_im, f_re, f_im, f_negative, b_re[k],
+                    Lanes<FragmentA<Arith>> f_re, f_im;
+                    load_a(place, Shape::THIRD_BACK, n * X16 + k, f_re, f_im);
+                    multiply_add_complex<Arith>(c_re, c_im, f_re, f_im, b_re[k],
                                                 b_im[k]);
                 }
-                twiddle(a, Shape::T2_BACK, n * 2 * K2 + 2 * m + half, c_re, c_im);
+                twiddle(place, Shape::T2_BACK, n * 2 * K2 + 2 * m + half, c_re, c_im);
                 EACH_LANE(l)
                 {
                     UNROLL
@@ -892,7 +1117,7 @@ template <class Shape> struct RowKernel : Shape {
     }
 
     /* Stage 2 back, stage 1's twiddle back, and to where the tile was. */
-    static DEVICE void second_back(Block &block, const Arguments &a, int tile,
+    static DEVICE void second_back(Block &block, const Place &place, int tile,
                                    const Lanes<FragmentB<Arith>> (&b_re)[K2][X8],
                                    const Lanes<FragmentB<Arith>> (&b_im)[K2][X8])
     {
@@ -901,7 +1126,7 @@ template <class Shape> struct RowKernel : Shape {
         UNROLL
         for (int m = 0; m < K2; m++) {
             Lanes<FragmentC> re[X8], im[X8];
-            product(a, Shape::SECOND_BACK, m, b_re, b_im, re, im);
+            product(place, Shape::SECOND_BACK, m, b_re, b_im, re, im);
             EACH_LANE(l)
             {
                 const int x = l % 4 * 2 * X8;
@@ -912,16 +1137,15 @@ template <class Shape> struct RowKernel : Shape {
                     UNROLL
                     for (int i = 0; i < 2 * X8; i += NEAR) {
                         Pack<Point, NEAR> points;
+                        const auto low = load_complexes<NEAR>(place, Shape::T1_LOW, kb * X + x + i);
                         UNROLL
                         for (int j = 0; j < NEAR; j++) {
                             const int s = 2 * half + (i + j) / X8;
                             const Complex v = {re[(i + j) % X8][l].at[s], im[(i + j) % X8][l].at[s]};
                             if ((i + j) % R3 == 0 || i + j == 0)
-                                high = conj(load_complex(a, Shape::T1_HIGH,
+                                high = conj(load_complex(place, Shape::T1_HIGH,
                                                          (kb * GROUP + (x + i + j) / R3) * R2 + n2));
-                            const Complex w =
-                                v * high *
-                                conj(load_complex(a, Shape::T1_LOW, kb * X + x + i + j));
+                            const Complex w = v * high * conj(low.at[j]);
                             points.at[j] = O::point(w.re, w.im);
                         }
                         block.store(shared_place(tile, n2 * X + x + i), l, points);
@@ -932,12 +1156,12 @@ template <class Shape> struct RowKernel : Shape {
     }
 
     static DEVICE void middle(Block &block, const Arguments &a, const Pass &pass,
-                              const Place &place, int p, int warp, bool begin)
+                              const Place &place, int p, int warp)
     {
         for (int tile = warp; tile < ROWS * ROW_TILES; tile += WARPS) {
             const int r = tile / ROW_TILES, kb = tile % ROW_TILES;
             if (place.b0 + r >= place.b1) { /* not there, and its sum is zero */
-                if (begin && pass.flags & SUM)
+                if (place.begin && flags_of(pass) & SUM)
                     EACH_LANE(l)
                     {
                         for (int i = l; i < TILE / 4; i += LANES)
@@ -949,28 +1173,49 @@ template <class Shape> struct RowKernel : Shape {
             Lanes<int> e, kept_e;
             EACH_LANE(l)
             {
-                e[l] = pass.flags & TRANSFORM ? exponent(block, p, r, l) : 0;
-                kept_e[l] = pass.flags & SUM ? exponent(block, p - 1, r, l) : 0;
+                e[l] = flags_of(pass) & TRANSFORM ? exponent(block, p, r, l) : 0;
+                kept_e[l] = flags_of(pass) & SUM ? exponent(block, p - 1, r, l) : 0;
             }
             Lanes<FragmentB<Arith>> b_re[K2][X8], b_im[K2][X8], to_re[K2][X8], to_im[K2][X8];
-            if (pass.flags & TRANSFORM)
+            if (flags_of(pass) & TRANSFORM)
                 load_tile(block, p, tile, e, b_re, b_im);
-            UNROLL
+            NO_UNROLL /* one chain at a time: fewer registers */
             for (int m = 0; m < K2; m++) {
                 Lanes<FragmentC> re[X8], im[X8];
-                if (pass.flags & TRANSFORM) {
+                Lanes<FourPoints> spectrum[X8]; /* asked for before it is needed */
+                if (flags_of(pass) & MULTIPLY) {
+                    const FourPoints *k = static_cast<const FourPoints *>(a.spectrum) +
+                                          kernel_of(a, place, place.b0 + r) * (M / 4);
+                    UNROLL
+                    for (int j = 0; j < X8; j++)
+                        EACH_LANE(l)
+                        {
+                            spectrum[j][l] = load_constant(k + ((kb * K2 + m) * X8 + j) * LANES + l);
+                        }
+                }
+                if (flags_of(pass) & TRANSFORM) {
                     Lanes<FragmentC> v_re[X8], v_im[X8];
-                    second(a, m, b_re, b_im, v_re, v_im);
-                    third(a, v_re, v_im, re, im);
+                    second(place, m, b_re, b_im, v_re, v_im);
+                    third(place, v_re, v_im, re, im);
                 }
                 UNROLL
                 for (int j = 0; j < X8; j++)
-                    combine(block, a, pass, place, e, kept_e, r, kb, m, j, begin, re[j], im[j]);
-                if (pass.flags & BACK)
-                    third_back(a, m, re, im, to_re[m], to_im[m]);
+                    combine(block, a, pass, place, e, kept_e, r, kb, m, j,
+                            spectrum[j], re[j], im[j]);
+                if (flags_of(pass) & BACK) {
+                    Lanes<FragmentB<Arith>> part_re[X8], part_im[X8];
+                    third_back(place, m, re, im, part_re, part_im);
+                    UNROLL /* registers have no index */
+                    for (int k = 0; k < K2; k++)
+                        UNROLL
+                        for (int j = 0; k == m && j < X8; j++) {
+                            to_re[k][j] = part_re[j];
+                            to_im[k][j] = part_im[j];
+                        }
+                }
             }
-            if (pass.flags & BACK)
-                second_back(block, a, tile, to_re, to_im);
+            if (flags_of(pass) & BACK)
+                second_back(block, place, tile, to_re, to_im);
         }
     }
 
@@ -978,6 +1223,19 @@ template <class Shape> struct RowKernel : Shape {
     static DEVICE void last(Block &block, const Arguments &a, const Pass &pass, const Place &place,
                             int p, int strip, Lanes<float> &dskip)
     {
+        Lanes<int> e[2]; /* of a lane's even and odd columns of C                */
+        EACH_LANE(l)
+        {
+            UNROLL
+            for (int i = 0; i < 2; i++) {
+                const int r = column(strip, l % 4 * 2 + i) / S;
+                const int b = place.b0 + r;
+                e[i][l] = b < place.b1 && flags_of(pass) & MULTIPLY
+                              ? load_constant(a.exponents + kernel_of(a, place, b)) : 0;
+                if (flags_of(pass) & TRANSFORM)
+                    e[i][l] += exponent(block, p, r, l);
+            }
+        }
         NO_UNROLL
         for (int m = 0; m < K1; m++) {
             Lanes<FragmentC> y[RUN];
@@ -987,13 +1245,13 @@ template <class Shape> struct RowKernel : Shape {
             UNROLL
             for (int k = 0; k < K1; k++) {
                 Lanes<FragmentA<Arith>> f_re, f_im; /* Re (conj(F) V) = Re F Re V + Im F Im V */
-                load_a(a, Shape::LAST, m * K1 + k, f_re, f_im);
+                load_a(place, Shape::LAST, m * K1 + k, f_re, f_im);
                 UNROLL /* in two halves: fewer fragments at a time */
                 for (int part = 0; part < RUN; part += NEAR) {
                     Lanes<FragmentB<Arith>> b_re[NEAR], b_im[NEAR];
                     EACH_LANE(l)
                     {
-                        const int at = column(strip, RUN * (l / 4)), r = at / S, c = at % S + part;
+                        const int at = column(strip, l / 4) + part, r = at / S, c = at % S;
                         UNROLL
                         for (int i = 0; i < 2; i++)
                             UNROLL
@@ -1019,27 +1277,21 @@ template <class Shape> struct RowKernel : Shape {
             }
             EACH_LANE(l)
             {
-                const int at = column(strip, 16 * (l % 4)), r = at / S, c = at % S;
-                const int64_t b = place.b0 + r;
-                if (b < place.b1) {
-                    const int64_t kernel =
-                        (a.spectrum_batch > 1 ? b : 0) * (a.channels / a.members) +
-                        place.h / a.members;
-                    const int e = (pass.flags & MULTIPLY ? load_constant(a.exponents + kernel) : 0) +
-                                  (pass.flags & TRANSFORM ? exponent(block, p, r, l) : 0);
-                    NO_UNROLL /* the sink's code once */
-                    for (int half = 0; half < 4; half++) {
-                        float v[RUN];
-                        UNROLL
-                        for (int j = 0; j < RUN; j++) {
-                            const FragmentC &f = y[j][l];
-                            v[j] = scaled(half < 2 ? half < 1 ? f.at[0] : f.at[1]
-                                          : half < 3 ? f.at[2] : f.at[3], e);
-                        }
-                        sink(block, pass, b, place.h, own_row(block, a, r),
-                             (16 * m + l / 4 + half / 2 * 8) * S + c + half % 2 * RUN, l, v,
-                             dskip[l]);
+                NO_UNROLL /* the sink's code once */
+                for (int i = 0; i < 4; i++) { /* of a C: row and column */
+                    const int at = column(strip, l % 4 * 2 + i % 2), r = at / S;
+                    const int b = place.b0 + r;
+                    if (b >= place.b1)
+                        continue;
+                    float v[RUN];
+                    UNROLL
+                    for (int j = 0; j < RUN; j++) {
+                        const FragmentC &f = y[j][l];
+                        v[j] = scaled(i < 2 ? i < 1 ? f.at[0] : f.at[1]
+                                      : i < 3 ? f.at[2] : f.at[3], i % 2 ? e[1][l] : e[0][l]);
                     }
+                    sink<ROLE>(block, pass, b, place.h, own_row(block, a, r),
+                               (16 * m + l / 4 + i / 2 * 8) * S + at % S, l, v, dskip[l]);
                 }
             }
         }
@@ -1049,40 +1301,38 @@ template <class Shape> struct RowKernel : Shape {
     static DEVICE void run(Block &block, const Arguments &a)
     {
         Warps<Lanes<float>, WARPS> dskip;
-        for (int64_t task = block.index; task < a.channels * a.chunks; task += block.count) {
+        const int tasks = static_cast<int>(a.channels * a.chunks);
+        for (int task = static_cast<int>(block.index); task < tasks;
+             task += static_cast<int>(block.count)) {
             Place place;
-            place.task = task;
-            place.h = task / a.chunks;
-            place.chunk = task % a.chunks;
-            const int64_t b = place.chunk * a.per;
-            const int64_t end = b + a.per < a.batch ? b + a.per : a.batch;
+            place.h = task / static_cast<int>(a.chunks);
+            place.chunk = task % static_cast<int>(a.chunks);
+            place.group = place.h / static_cast<int>(a.members);
             block.phase([&](int warp) {
                 EACH_LANE(l)
                 {
                     dskip[warp][l] = 0;
                 }
             });
-            int p = 0;
-            for (place.b0 = b; place.b0 < end; place.b0 += ROWS) {
-                place.b1 = end;
-                for (int i = 0; i < a.passes; i++, p++) {
-                    const Pass &pass = a.pass[i];
-                    const bool begin = place.b0 == b;
-                    if (pass.flags & TRANSFORM)
+            for (place.b0 = place.chunk * static_cast<int>(a.per);
+                 place.b0 < end_of(a, opaque(place.chunk)); place.b0 += ROWS) {
+                for (int p = 0; p < (ROLE == ROWS_FORWARD ? 1 : a.passes); p++) {
+                    const Pass &pass = a.pass[p];
+                    if (flags_of(pass) & TRANSFORM)
                         block.phase([&](int warp) {
                             for (int strip = warp; strip < STRIPS; strip += WARPS)
-                                first(block, a, pass, hidden(place), p, strip);
+                                first(block, a, pass, hidden(a, place), p, strip);
                         });
                     block.phase(
-                        [&](int warp) { middle(block, a, pass, hidden(place), p, warp, begin); });
-                    if (pass.flags & BACK)
+                        [&](int warp) { middle(block, a, pass, hidden(a, place), p, warp); });
+                    if (flags_of(pass) & BACK)
                         block.phase([&](int warp) {
                             for (int strip = warp; strip < STRIPS; strip += WARPS)
-                                last(block, a, pass, hidden(place), p, strip, dskip[warp]);
+                                last(block, a, pass, hidden(a, place), p, strip, dskip[warp]);
                         });
                 }
             }
-            if (a.dskip) {
+            if (ROLE == ROWS_BACKWARD && a.dskip) {
                 block.phase([&](int warp) {
                     sum_over(dskip[warp]);
                     EACH_LANE(l)

@@ -1,7 +1,7 @@
 /* The kernel of every length in float16. */
 #include "launch.h"
 
-#define ROW(r1, r2, r3) launcher_of<RowKernel<Shape<Half, r1, r2, r3>>>(),
+#define ROW(r1, r2, r3) launcher_of<Shape<Half, r1, r2, r3>>(),
 
 const struct fftconv::RowLauncher *fftconv::rows_half(int shape)
 {

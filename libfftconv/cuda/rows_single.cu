@@ -1,7 +1,7 @@
 /* The kernel of every length in float32. */
 #include "launch.h"
 
-#define ROW(r1, r2, r3) launcher_of<RowKernel<Shape<Single, r1, r2, r3>>>(),
+#define ROW(r1, r2, r3) launcher_of<Shape<Single, r1, r2, r3>>(),
 
 const struct fftconv::RowLauncher *fftconv::rows_single(int shape)
 {
