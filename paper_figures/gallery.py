@@ -27,6 +27,7 @@ ORDER = [
     "table13_gpu",
     "table14_gpu",
     "table15_gpu",
+    *(f"table{n}_predicted" for n in range(11, 16)),
     "memory",
     "table16",
     "table17",

@@ -28,6 +28,7 @@ import style
 import table_7
 import table_9
 import table_gpu
+import table_predicted
 import table_short
 import table_strategies
 import tables_11_15
@@ -43,6 +44,7 @@ EXPERIMENTS = [
     "sparsity",
     "short",
     "strategies",
+    "predict_gpu",
     "genome_convolutions",
 ]
 RESULTS = [
@@ -54,6 +56,7 @@ RESULTS = [
     "sparsity",
     "short",
     "strategies",
+    "predict_gpu",
     "genome",
     "genome_tracks",
 ]
@@ -64,6 +67,7 @@ DRAWINGS = {
     tables_11_15: ["speed", "memory"],
     tables_16_17: ["memory"],
     table_gpu: [],  # bench_gpu.json, where a GPU has run it
+    table_predicted: ["predict_gpu"],
     table_7: ["partial"],
     table_9: ["sparsity"],
     table_short: ["short"],

@@ -51,6 +51,7 @@ TABLES = tuple(
     "cpu_planner",
     "cpu_peaks",
     *(f"table{n}_gpu" for n in range(11, 16)),
+    *(f"table{n}_predicted" for n in range(11, 16)),
 )
 RESULTS = (
     "host",
@@ -61,6 +62,7 @@ RESULTS = (
     "sparsity",
     "short",
     "strategies",
+    "predict_gpu",
     "genome",
     "genome_tracks",
 )
@@ -688,8 +690,8 @@ def test_the_committed_run_can_be_drawn(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "index.html").is_file()
     names = {file.stem for file in kept.glob("*.json")}
-    assert names <= {*RESULTS, "bench_gpu"}
-    for name in names - {"genome_tracks"}:
+    assert names <= {*RESULTS, "bench_gpu", "cuda_resources"}
+    for name in names - {"genome_tracks", "cuda_resources"}:
         record = json.loads((kept / f"{name}.json").read_text())
         assert record["grid"] in ("default", "full")
         assert re.fullmatch("[0-9a-f]{40}", record["machine"]["commit"])

@@ -506,10 +506,10 @@ template <class Arith_, int R1_, int R2_, int R3_> struct Shape {
      * shared memory: as many as their registers let without a spill. */
     template <int ROLE> static DEVICE constexpr int blocks()
     {
-        return POINTS_BYTES > 65536                             ? 1
+        return POINTS_BYTES > 65536 ? 1
                : ROLE != ROWS_FORWARD || TF32 ? 2
-               : R1 > 16                                        ? 3
-                                                                : 4;
+               : R1 > 16 || R3 == 2 ? 3
+                                    : 4;
     }
 };
 

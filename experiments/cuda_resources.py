@@ -1,0 +1,191 @@
+"""What every CUDA kernel takes of a multiprocessor, from the compiler's report.
+
+    python3 experiments/cuda_resources.py --results experiments/results
+
+Compiles the fused kernels, one by one, for each of --arch, reads ptxas's report
+(registers, stack, spills) and writes cuda_resources.json: a row for each kernel
+and architecture, with its threads, shared memory and how many blocks a
+multiprocessor holds.  Prints them as a table.  No GPU is needed; nvcc is, and
+some minutes.
+
+Exit status: 0; 1 where a fused kernel spills registers and KNOWN does not say
+so, or where there are more than MOST kernels; 77 where there is no nvcc.
+"""
+
+import argparse
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CUDA = ROOT / "libfftconv" / "cuda"
+SOURCES = ("arguments.h", "launch.h", "machine.h", "machine_device.h",
+           "rows.h", "shapes.h")
+ARCHITECTURES = ("80", "89", "90a", "100")
+ROLES = ("forward", "backward", "spectra", "taps")
+MOST = 64
+# Spills that are known, in bytes at most: (arithmetic, M, role).  Matrices in three
+# parts of tf32 leave the two longest kernels in float32 short of a few registers.
+KNOWN = {
+    ("float32", 8192, "backward"): 64,
+    ("float32", 16384, "forward"): 64,
+    ("float32", 16384, "backward"): 256,
+    ("float32", 16384, "taps"): 64,
+}
+# CUDA C++ Programming Guide, "Technical Specifications per Compute Capability":
+# shared memory of a multiprocessor and of a block (KB, 1 of them the system's),
+# threads; all have 64K registers, given out to a warp in units of 256.
+LIMITS = {
+    "80": (164, 163, 2048),
+    "86": (100, 99, 1536),
+    "89": (100, 99, 1536),
+    "90a": (228, 227, 2048),
+    "100": (228, 227, 2048),
+    "120": (100, 99, 1536),
+}
+LANES, REGISTERS = 32, 65536
+
+SOURCE = """#include "libfftconv/cuda/launch.h"
+using namespace fftconv;
+typedef RowKernel<Shape<{arith}, {r1}, {r2}, {r3}>, {role}> Kernel;
+template __global__ void fftconv::entry<Kernel>(const __grid_constant__ Kernel::Arguments);
+template <int SHARED, int WARPS> struct Report;
+#ifdef ASK
+Report<Kernel::SHARED_BYTES, Kernel::WARPS> report;
+#endif
+"""
+
+
+def digest():
+    """Of the sources that the numbers follow from, comments aside."""
+    text = "".join((CUDA / name).read_text() for name in SOURCES)
+    text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
+    return hashlib.sha256("".join(text.split()).encode()).hexdigest()
+
+
+def shapes():
+    """(arithmetic, R1, R2, R3) of every kernel, as shapes.h lists them."""
+    text = (CUDA / "shapes.h").read_text()
+    single = text[text.index("SINGLE(SHAPE)"):text.index("HALF(SHAPE)")]
+    radices = [tuple(map(int, found)) for found in
+               re.findall(r"SHAPE\((\d+), (\d+), (\d+)\)", single)]
+    more = [tuple(map(int, found)) for found in re.findall(
+        r"SHAPE\((\d+), (\d+), (\d+)\)", text[text.index("HALF(SHAPE)"):])]
+    return ([("Half", *r) for r in radices + more]
+            + [("Single", *r) for r in radices])
+
+
+def nvcc(arguments, source):
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "kernel.cu"
+        file.write_text(source)
+        return subprocess.run(
+            ["nvcc", "-std=c++17", "-O3", f"-I{ROOT}", f"-I{ROOT}/libfftconv",
+             "-cubin", "-o", str(Path(folder) / "kernel.cubin"), *arguments,
+             str(file)], capture_output=True, text=True)
+
+
+def resident(arch, warps, registers, shared):
+    """Blocks that a multiprocessor holds: by registers, shared memory, threads."""
+    total, block, threads = LIMITS[arch]
+    if shared > block * 1024:
+        return 0
+    each = -(-registers * LANES // 256) * 256 * warps
+    return min(REGISTERS // each, total * 1024 // (shared + 1024),
+               threads // (warps * LANES))
+
+
+def compiled(job):
+    """The row of one kernel on one architecture."""
+    (arith, r1, r2, r3), role, arch, (shared, warps) = job
+    source = SOURCE.format(arith=arith, r1=r1, r2=r2, r3=r3,
+                           role=f"ROWS_{role.upper()}")
+    done = nvcc([f"-gencode=arch=compute_{arch},code=sm_{arch}",
+                 "-Xptxas", "-v"], source)
+    if done.returncode:
+        raise RuntimeError(f"nvcc: {done.stderr}")
+    stores, loads = map(int, re.search(
+        r"(\d+) bytes spill stores, (\d+) bytes spill loads",
+        done.stderr).groups())
+    registers = int(re.search(r"Used (\d+) registers", done.stderr)[1])
+    return {
+        "arithmetic": {"Half": "float16", "Single": "float32"}[arith],
+        "radices": [r1, r2, r3], "points": r1 * r2 * r3, "role": role,
+        "arch": arch, "registers": registers, "shared_bytes": shared,
+        "spill_store_bytes": stores, "spill_load_bytes": loads,
+        "threads": warps * LANES,
+        "blocks": resident(arch, warps, registers, shared),
+    }
+
+
+def asked(shape):
+    """(shared bytes, warps) of a shape: from an error that names them."""
+    arith, r1, r2, r3 = shape
+    done = nvcc(["-DASK"], SOURCE.format(arith=arith, r1=r1, r2=r2, r3=r3,
+                                         role="ROWS_FORWARD"))
+    found = re.search(r"Report<.*?(\d+), .*?(\d+)>", done.stderr)
+    if not found:
+        raise RuntimeError(f"nvcc: {done.stderr}")
+    return int(found[1]), int(found[2])
+
+
+def faults(rows):
+    """What is wrong with a report, in words."""
+    kernels = {(row["arithmetic"], row["points"], row["role"]) for row in rows}
+    found = [f"{len(kernels)} kernels, more than {MOST}"] * (len(kernels) > MOST)
+    for row in rows:
+        allowed = KNOWN.get((row["arithmetic"], row["points"], row["role"]), 0)
+        if row["spill_store_bytes"] > allowed:
+            found.append(
+                "{arithmetic} {points} {role} on sm_{arch} spills "
+                "{spill_store_bytes} bytes".format(**row))
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", default=",".join(ARCHITECTURES),
+                        help="compute capabilities (default: %(default)s)")
+    parser.add_argument("--results", type=Path, required=True, metavar="DIR",
+                        help="where the JSON goes")
+    parser.add_argument("--jobs", type=int, default=2)
+    settings = parser.parse_args()
+    if not shutil.which("nvcc"):
+        print("no nvcc")
+        return 77
+    version = subprocess.run(["nvcc", "--version"], capture_output=True,
+                             text=True, check=True).stdout
+    with ThreadPoolExecutor(settings.jobs) as pool:
+        sizes = list(pool.map(asked, shapes()))
+        rows = list(pool.map(compiled, [
+            (shape, role, arch, size) for shape, size in zip(shapes(), sizes)
+            for role in ROLES for arch in settings.arch.split(",")]))
+    record = {
+        "experiment": "cuda_resources",
+        "compiler": re.search(r"release [^\n]*", version)[0],
+        "sources": digest(), "rows": rows,
+    }
+    settings.results.mkdir(parents=True, exist_ok=True)
+    path = settings.results / "cuda_resources.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"{'kernel':<26}{'sm':>5}{'registers':>10}{'spilled':>8}"
+          f"{'threads':>8}{'shared':>8}{'blocks':>7}")
+    for row in rows:
+        print("{arithmetic} {points:>5} {role:<9}".format(**row).ljust(26)
+              + "{arch:>5}{registers:>10}{spill_store_bytes:>8}{threads:>8}"
+              "{shared_bytes:>8}{blocks:>7}".format(**row))
+    wrong = faults(rows)
+    print("\n".join(wrong) or f"{len(rows)} reports, no spills but those known")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
