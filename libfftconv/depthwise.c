@@ -1,12 +1,15 @@
 /* Short depthwise convolutions: checks, tables of taps, tiles to threads. */
 #include "internal.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum {
     LONG_TILE = 2048, /* outputs of one row: x, y and what lies between in L1     */
-    ROWS_TILE = 32,   /* outputs of a band of channels                            */
+    ROWS_TILE = 64,   /* outputs of a band of channels                            */
+    TASK_BYTES = 64 << 10, /* of x: tiles beside each other, foreseen by hardware */
+    LINE = 64,        /* bytes of a cache's line                                  */
     FAR_BYTES = 16 << 20, /* from here on y is past the caches before it is used  */
     PARTS = 64,       /* dweight's sums: parts of the batch and channels, at least */
 };
@@ -18,6 +21,7 @@ struct depthwise {
     int64_t B, D, K;
     void *flipped; /* w with its taps in reverse                              */
     int64_t l0, l1, tiles, bands; /* of a call: outputs, or elements of x      */
+    int64_t count, group;         /* its tiles, and how many make a task       */
     char *work;
     int64_t work_bytes;
     int64_t parts; /* of the batch, each with sums of its own                  */
@@ -131,87 +135,105 @@ static void copy(const struct depthwise *j, struct array from, struct array to, 
     j->engine->spread(0, n, &from, &(struct array){0}, &to);
 }
 
-/* w and bias across, each 2 lanes of channels as their even ones, then their odd. */
-static const void *pair_up(const struct depthwise *j, struct array table, int64_t wide)
+/* weight to `to`, taps and channels so far apart there, by the longer of the two. */
+static void spread_weight(const struct depthwise *j, struct array to, int64_t tap, int64_t channel)
 {
-    const int64_t lanes = j->engine->lanes;
-    for (int64_t d = 0; d < j->D; d++) {
-        const int64_t in = d % (2 * lanes), at = d - in + in % 2 * lanes + in / 2;
-        struct array to = number(j, (void *)table.data, at);
-        to.stride = wide;
-        copy(j, run_of(&j->o->weight, 0, d), to, j->K);
-        if (j->o->bias.data)
-            copy(j, run_of(&j->o->bias, 0, d),
-                 number(j, (void *)table.data, j->K * wide + at), 1);
+    const fftconv_tensor *w = &j->o->weight;
+    const bool long_rows = j->K > j->D;
+    for (int64_t i = 0; i < min64(j->K, j->D); i++) {
+        struct array from = run_of(w, 0, 0), place = to;
+        from.data = (char *)from.data + i * w->stride[long_rows ? 1 : 2] * dtype_size(w->dtype);
+        place.data = (char *)place.data + i * (long_rows ? channel : tap) * j->engine->real_bytes;
+        from.stride = w->stride[long_rows ? 2 : 1];
+        place.stride = long_rows ? tap : channel;
+        copy(j, from, place, max64(j->K, j->D));
     }
-    return table.data;
 }
 
-/* w, the same in reverse, and the bias, all in the engine's numbers. */
+/* w, the same in reverse, the bias and the blocks, all in the engine's numbers. */
 static void *tables_of(struct depthwise *j, bool back, int64_t *bytes)
 {
     const struct engine *e = j->engine;
+    struct correlation *c = &j->c;
     const int64_t padded = round_up(j->D, e->lanes), K = j->K;
     const int64_t taps = round_up(padded * K, e->lanes);
-    const int64_t wide = round_up(j->D, 2 * e->lanes); /* for bfloat16 in pairs, across */
-    const int64_t pairs_at = 2 * taps + padded + e->lanes, reals = pairs_at + (K + 1) * wide;
-    *bytes = reals * e->real_bytes;
+    const int64_t blocks = c->direct && c->across
+                               ? (K + 1) * (round_up(j->D, 2 * e->lanes)) : 0;
+    const int64_t reals = 2 * taps + padded + e->lanes;
+    *bytes = (reals + blocks) * e->real_bytes;
     char *table = aligned_new(*bytes);
     if (!table)
         return NULL;
     memset(table, 0, (size_t)*bytes);
-    void *flipped = table + taps * e->real_bytes, *bias = table + 2 * taps * e->real_bytes;
-    for (int64_t d = 0; d < j->D; d++) {
-        struct array row = run_of(&j->o->weight, 0, d);
-        const int64_t first = j->c.across ? d : d * K, step = j->c.across ? padded : 1;
-        struct array to = number(j, table, first), flip = number(j, flipped, first + (K - 1) * step);
-        to.stride = step;
-        flip.stride = -step;
-        copy(j, row, to, K);
-        if (back)
-            copy(j, row, flip, K);
-        if (j->o->bias.data)
-            copy(j, run_of(&j->o->bias, 0, d), number(j, bias, d), 1);
+    const int64_t tap = c->across ? padded : 1, channel = c->across ? 1 : K;
+    spread_weight(j, number(j, table, 0), tap, channel);
+    if (back)
+        spread_weight(j, number(j, table, taps + (K - 1) * tap), -tap, channel);
+    if (j->o->bias.data) {
+        struct array bias = run_of(&j->o->bias, 0, 0);
+        bias.stride = j->o->bias.stride[1];
+        copy(j, bias, number(j, table, 2 * taps), j->D);
     }
-    j->c.w = table;
-    j->c.bias = bias;
-    if (j->c.across && !back)
-        j->c.pairs = pair_up(j, number(j, table, pairs_at), wide);
-    j->flipped = flipped;
+    if (c->paired) /* a NaN whose lower half is 0: depthwise.h rounds */
+        for (int64_t i = 0; i < reals; i++) {
+            float *value = (float *)table + i;
+            *value = *value == *value ? *value : NAN;
+        }
+    c->w = table;
+    c->bias = table + 2 * taps * e->real_bytes;
+    j->flipped = table + taps * e->real_bytes;
+    if (blocks) {
+        c->blocks = table + reals * e->real_bytes;
+        e->correlate_blocks(c, table + reals * e->real_bytes);
+    }
     return table;
 }
 
 /* ---- Tasks ------------------------------------------------------------------------------ */
 
-/* Task i: a tile of (part of the batch, band, tile of elements), elements fastest. */
 struct tile {
     int64_t b, d0, d1, l0, l1;
 };
 
-static struct tile tile_of(const struct depthwise *j, int64_t i)
+static struct tile tile_at(const struct depthwise *j, int64_t b, int64_t band, int64_t l)
 {
     const struct correlation *c = &j->c;
-    const int64_t l = i % j->tiles, band = i / j->tiles % j->bands;
-    struct tile t = {.b = i / j->tiles / j->bands, .d0 = band * c->tile_channels,
+    struct tile t = {.b = b,
+                     .d0 = band ? c->first + band * c->tile_channels : 0,
+                     .d1 = c->first + (band + 1) * c->tile_channels,
                      .l0 = j->l0 + l * c->tile_length};
-    t.d1 = min64(j->D, t.d0 + c->tile_channels);
+    if (band == j->bands - 1)
+        t.d1 = j->D;
     t.l1 = min64(j->l1, t.l0 + c->tile_length);
     return t;
 }
 
-static void forward_task(void *context, int64_t i, int worker)
+/* Tile i as they lie in memory. */
+static struct tile tile_of(const struct depthwise *j, int64_t i)
 {
-    const struct depthwise *j = context;
-    const struct tile t = tile_of(j, i);
-    j->engine->correlate(&j->c, t.b, t.d0, t.d1, t.l0, t.l1, j->work + worker * j->work_bytes);
+    const int64_t b = i / (j->tiles * j->bands), in = i % (j->tiles * j->bands);
+    return j->c.across ? tile_at(j, b, in % j->bands, in / j->bands)
+                       : tile_at(j, b, in / j->tiles, in % j->tiles);
 }
 
-static void dx_task(void *context, int64_t i, int worker)
+static void forward_task(void *context, int64_t task, int worker)
 {
     const struct depthwise *j = context;
-    const struct tile t = tile_of(j, i);
-    j->engine->correlate_dx(&j->c, j->flipped, t.b, t.d0, t.d1, t.l0, t.l1,
-                            j->work + worker * j->work_bytes);
+    for (int64_t i = task * j->group; i < min64(j->count, (task + 1) * j->group); i++) {
+        const struct tile t = tile_of(j, i);
+        j->engine->correlate(&j->c, t.b, t.d0, t.d1, t.l0, t.l1,
+                             j->work + worker * j->work_bytes);
+    }
+}
+
+static void dx_task(void *context, int64_t task, int worker)
+{
+    const struct depthwise *j = context;
+    for (int64_t i = task * j->group; i < min64(j->count, (task + 1) * j->group); i++) {
+        const struct tile t = tile_of(j, i);
+        j->engine->correlate_dx(&j->c, j->flipped, t.b, t.d0, t.d1, t.l0, t.l1,
+                                j->work + worker * j->work_bytes);
+    }
 }
 
 /* A band, and a part of the batch: its sums, tile after tile. */
@@ -223,7 +245,7 @@ static void dw_task(void *context, int64_t i, int worker)
     const int64_t end = j->B * (part + 1) / j->parts;
     for (int64_t b = j->B * part / j->parts; b < end; b++)
         for (int64_t l = 0; l < j->tiles; l++) {
-            const struct tile t = tile_of(j, (b * j->bands + band) * j->tiles + l);
+            const struct tile t = tile_at(j, b, band, l);
             j->engine->correlate_dw(&j->c, t.b, t.d0, t.d1, t.l0, t.l1, sums,
                                     j->work + worker * j->work_bytes);
         }
@@ -273,12 +295,19 @@ static void gather_sums(const struct depthwise *j)
         }
 }
 
-/* Cuts elements [from, to) into tiles; returns the tasks these make. */
-static int64_t cut(struct depthwise *j, int64_t from, int64_t to)
+/* Cuts elements [from, to) into tiles; returns the tasks these make, some for each
+ * thread. */
+static int64_t cut(struct depthwise *j, int64_t from, int64_t to, int threads)
 {
+    const struct correlation *c = &j->c;
+    const int64_t tile = min64(to - from, c->tile_length) * (c->across ? c->tile_channels : 1);
     j->l0 = from, j->l1 = to;
-    j->tiles = ceil_div(to - from, j->c.tile_length);
-    return j->B * j->bands * j->tiles;
+    j->tiles = ceil_div(to - from, c->tile_length);
+    j->count = j->B * j->bands * j->tiles;
+    j->group = min64(TASK_BYTES / (max64(1, tile) * dtype_size(c->x->dtype)),
+                     j->count / (8 * threads));
+    j->group = max64(1, j->group);
+    return ceil_div(j->count, j->group);
 }
 
 static bool is_wide(const fftconv_tensor *t) { return t->data && t->dtype == FFTCONV_FLOAT64; }
@@ -287,6 +316,36 @@ static bool is_wide(const fftconv_tensor *t) { return t->data && t->dtype == FFT
 static bool is_across(const fftconv_tensor *t)
 {
     return t->shape[1] > 1 && t->stride[1] == 1 && t->stride[2] != 1;
+}
+
+/* Whether x and y are read and written as they are, and what tiles then hold. */
+static void plan_bands(struct depthwise *j, bool back)
+{
+    struct correlation *c = &j->c;
+    const fftconv_tensor *x = c->x, *y = c->y;
+    const int lanes = j->engine->lanes, along = c->across ? 1 : 2;
+    const int own = j->engine->real_bytes == 8 ? FFTCONV_FLOAT64 : FFTCONV_FLOAT32;
+    c->paired = !back && own == FFTCONV_FLOAT32 && x->dtype == FFTCONV_BFLOAT16;
+    const int64_t unit = c->paired ? 2 * lanes : lanes;
+    c->direct = !back && x->dtype == y->dtype && (c->paired || x->dtype == own) &&
+                (!c->paired || c->activation == FFTCONV_IDENTITY) && x->stride[along] == 1 &&
+                y->stride[along] == 1 && (!c->across || j->D >= unit);
+    c->paired &= c->direct;
+    const int64_t size = dtype_size(x->dtype), line = max64(unit, LINE / size);
+    c->far = c->direct && c->across && c->activation == FFTCONV_IDENTITY && j->D >= 4 * line &&
+             j->D % line == 0 && x->stride[2] == j->D && y->stride[2] == j->D &&
+             y->stride[0] % line == 0 && (intptr_t)y->data % size == 0 &&
+             j->B * j->D * c->Lout * size >= FAR_BYTES;
+    if (c->far) /* y's first whole line */
+        c->first = -(intptr_t)y->data / size & (line - 1);
+    c->tile_length = c->across ? ROWS_TILE : LONG_TILE;
+    c->tile_channels = 1;
+    j->bands = j->D;
+    if (c->across) { /* bands of one size, the last one no narrower than a block */
+        c->tile_channels = round_up(ceil_div(j->D, ceil_div(j->D, BAND)),
+                                    max64(2 * lanes, line));
+        j->bands = max64(1, ceil_div(j->D - c->first - (unit - 1), c->tile_channels));
+    }
 }
 
 static int run(const fftconv_depthwise *o, bool back)
@@ -308,12 +367,7 @@ static int run(const fftconv_depthwise *o, bool back)
         .state = o->state.data && j.K > 1 ? &o->state : NULL, .y = &o->y, .dy = &o->dy,
         .dx = o->dx.data ? &o->dx : NULL,
         .dstate = o->dstate.data && j.K > 1 ? &o->dstate : NULL};
-    c->stream = j.B * j.D * c->Lout * dtype_size(out->dtype) >= FAR_BYTES;
-    c->tile_length = c->across ? ROWS_TILE : LONG_TILE;
-    /* bands of one size */
-    const int64_t bands = ceil_div(j.D, BAND);
-    c->tile_channels = c->across ? round_up(ceil_div(j.D, bands), 2 * j.engine->lanes) : 1;
-    j.bands = ceil_div(j.D, c->tile_channels);
+    plan_bands(&j, back);
 
     int64_t table_bytes;
     void *table = tables_of(&j, back, &table_bytes);
@@ -329,16 +383,17 @@ static int run(const fftconv_depthwise *o, bool back)
         return fail_memory(bytes);
     }
     if (!back) {
-        parallel_for(threads, cut(&j, 0, c->Lout), forward_task, &j);
+        parallel_for(threads, cut(&j, 0, c->Lout, threads), forward_task, &j);
         if (o->next_state.data && j.K > 1)
             parallel_for(threads, j.B * j.D, state_task, &j);
     } else {
         if (c->dx || c->dstate)
-            parallel_for(threads, cut(&j, c->dstate ? 1 - j.K : 0, c->dx ? c->L : 0), dx_task, &j);
+            parallel_for(threads, cut(&j, c->dstate ? 1 - j.K : 0, c->dx ? c->L : 0, threads),
+                         dx_task, &j);
         if (sums) {
             j.sums = (double *)(j.work + threads * j.work_bytes);
             memset(j.sums, 0, (size_t)sum_bytes);
-            cut(&j, 0, c->Lout);
+            cut(&j, 0, c->Lout, threads);
             parallel_for(threads, j.parts * j.bands, dw_task, &j);
             gather_sums(&j);
         }

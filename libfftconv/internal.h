@@ -189,16 +189,22 @@ enum { BAND = 512 };
  * rows by themselves; x is what `state` holds before element 0, else zeros. */
 struct correlation {
     bool across;        /* lanes go over channels, which are neighbours there  */
-    bool stream;        /* y goes past the caches                              */
+    bool direct;        /* x and y are used as they are: one type, the engine's
+                           own or                                              */
+    bool paired;        /* bfloat16, in pairs: depthwise.h                     */
     int64_t taps, left; /* left may be below 0                                 */
     int64_t L, Lout, D;
     int activation;
     const void *w;      /* [D][taps], across [taps][D padded to whole vectors] */
     const void *bias;   /* [D], padded too                                     */
-    const void *pairs;  /* w, then bias, for bfloat16 in pairs: below; or NULL */
+    const void *blocks; /* across and direct: w and bias of a vector's channels
+                           after the other's, which are first + n unit ...     */
+    int64_t first;      /* ... and so on                                       */
+    bool far;           /* y goes past the caches                              */
     /* (B, D, L), (B, D, taps - 1), (B, D, Lout) */
     const fftconv_tensor *x, *state, *y, *dy, *dx, *dstate;
-    int64_t tile_channels, tile_length; /* a tile, one channel unless across    */
+    int64_t tile_channels, tile_length; /* a tile, one channel unless across; a
+                                           row's last may have 2 lanes more    */
 };
 
 /* out[r, c] = sum_d a[r, d] b[d, c], matrices of the engine's reals whose rows lie
@@ -312,6 +318,8 @@ struct engine {
      * correlation_work reals, aligned */
     void (*correlate)(const struct correlation *, int64_t b, int64_t d0, int64_t d1, int64_t l0,
                       int64_t l1, void *work);
+    /* c->blocks, from w and bias */
+    void (*correlate_blocks)(const struct correlation *, void *to);
     /* dx of a tile of x's elements, where those below 0 are the state's; flipped: w
      * with its taps in reverse */
     void (*correlate_dx)(const struct correlation *, const void *flipped, int64_t b, int64_t d0,
@@ -339,7 +347,7 @@ struct engine {
 /* Reals of a worker's memory for tiles of a correlation. */
 static inline int64_t correlation_work(const struct correlation *c, int lanes)
 {
-    const int64_t width = c->across ? round_up(c->tile_channels, lanes) : 1;
+    const int64_t width = c->across ? round_up(c->tile_channels, lanes) + 2 * lanes : 1;
     return 4 * (round_up((c->tile_length + 2 * c->taps) * width, lanes) + 16 * lanes);
 }
 

@@ -9,30 +9,8 @@
  * so that no vector is ever shifted.  Rows of the engine's own type are read where
  * they are; all else is converted to the worker's memory first. */
 
-#ifndef DEPTHWISE_STREAM
-#define DEPTHWISE_STREAM
 #ifdef __SSE2__
 #include <emmintrin.h>
-/* Copies past the caches: a line is written without being read. */
-static inline void stream_bytes(char *to, const char *from, int64_t bytes)
-{
-    const int64_t head = min64(bytes, -(intptr_t)to & 63);
-    memcpy(to, from, (size_t)head);
-    int64_t i = head;
-    for (; i + 64 <= bytes; i += 64)
-        for (int part = 0; part < 64; part += 16)
-            _mm_stream_si128((__m128i *)(to + i + part),
-                             _mm_loadu_si128((const __m128i *)(from + i + part)));
-    memcpy(to + i, from + i, (size_t)(bytes - i));
-}
-static inline void stream_end(void) { _mm_sfence(); }
-#else
-static inline void stream_bytes(char *to, const char *from, int64_t bytes)
-{
-    memcpy(to, from, (size_t)bytes);
-}
-static inline void stream_end(void) {}
-#endif
 #endif
 
 /* ---- Tiles ------------------------------------------------------------------------ */
@@ -118,22 +96,14 @@ static const REAL *N_(tile_of)(const struct N_(band) *a, const fftconv_tensor *t
     return to;
 }
 
-/* Elements [from, from + count) from a tile; spare holds as many. */
+/* Elements [from, from + count) from a tile. */
 static void N_(give_out)(const struct N_(band) *a, const fftconv_tensor *t, int64_t from,
-                         int64_t count, const REAL *v, REAL *spare)
+                         int64_t count, const REAL *v)
 {
     const int64_t runs = a->c->across ? count : 1, n = a->c->across ? a->d1 - a->d0 : count;
     for (int64_t i = 0; i < runs; i++, v += a->width) {
-        struct array run = N_(run_at)(a, t, from + i);
-        if (!a->c->stream || run.stride != 1) {
-            N_(write)(&run, 0, n, v);
-        } else {
-            const struct array here = {.data = spare, .dtype = run.dtype, .stride = 1};
-            if (run.dtype != REAL_DTYPE)
-                N_(write)(&here, 0, n, v);
-            stream_bytes((char *)run.data, (const char *)(run.dtype == REAL_DTYPE ? v : spare),
-                         n * dtype_size(run.dtype));
-        }
+        const struct array run = N_(run_at)(a, t, from + i);
+        N_(write)(&run, 0, n, v);
     }
 }
 
@@ -147,7 +117,7 @@ INLINE V N_(everywhere)(REAL x) { return x - (V){0}; }
 /* A row that will be wanted; it need not be there. */
 INLINE void N_(foresee)(const void *row, int64_t bytes)
 {
-    __builtin_prefetch((const void *)((uintptr_t)row + (uintptr_t)bytes));
+    __builtin_prefetch((const void *)((uintptr_t)row + (uintptr_t)bytes), 0, 2);
 }
 
 /* y[m far + 0 ... W) for m < outputs, taps wstep apart, the window's `step` */
@@ -170,7 +140,11 @@ INLINE void N_(window)(int outputs, bool across, int64_t taps, const REAL *w, in
         *(VU *)(y + m * y_far) = sum[m];
 }
 
-/* The usual numbers of taps are constants in the loops over them. */
+/* The usual numbers of taps are constants in the loops over them, unless
+ * FFTCONV_COMPACT asks for less to compile. */
+#ifdef FFTCONV_COMPACT
+#define FOR_TAPS(taps, call) call(taps);
+#else
 #define FOR_TAPS(taps, call)        \
     switch (taps) {                 \
     case 2: call(2); break;         \
@@ -180,11 +154,12 @@ INLINE void N_(window)(int outputs, bool across, int64_t taps, const REAL *w, in
     case 7: call(7); break;         \
     default: call(taps);            \
     }
+#endif
 
 /* `count` elements of a row; the last vector overlaps the one before it, or goes on
  * behind a row of less than one. */
-INLINE void N_(windows_along)(int64_t taps, const REAL *w, REAL bias, const REAL *x, REAL *y,
-                              int64_t count)
+INLINE void N_(windows_along)(int64_t taps, const REAL *restrict w, REAL bias, const REAL *x,
+                              REAL *restrict y, int64_t count)
 {
     int64_t j = 0;
     for (; j + N_(AT_ONCE) * W <= count; j += N_(AT_ONCE) * W)
@@ -272,7 +247,7 @@ static void N_(correlate_any)(const struct correlation *c, int64_t b, int64_t d0
 {
     const struct N_(band) a = N_(band_of)(c, b, d0, d1);
     const int64_t n = (c->across ? d1 - d0 : l1 - l0);
-    const bool direct = !c->stream && n >= W && c->y->dtype == REAL_DTYPE &&
+    const bool direct = n >= W && c->y->dtype == REAL_DTYPE &&
                         c->y->stride[c->across ? 1 : 2] == 1;
     if (direct) {
         REAL *y = (REAL *)N_(run_at)(&a, c->y, l0).data;
@@ -285,45 +260,61 @@ static void N_(correlate_any)(const struct correlation *c, int64_t b, int64_t d0
     REAL *y = N_(piece)(c, work, 1);
     N_(outputs)(&a, l0, l1, N_(piece)(c, work, 0), y, a.width);
     N_(activate)(c->activation, (l1 - l0) * a.width, y);
-    N_(give_out)(&a, c->y, l0, l1 - l0, y, N_(piece)(c, work, 2));
-    if (c->stream)
-        stream_end();
+    N_(give_out)(&a, c->y, l0, l1 - l0, y);
 }
 
-#if !IN_DOUBLE
-
-/* ---- bfloat16 in pairs -------------------------------------------------------------------
+/* ---- Rows read and written as they are -------------------------------------------------
  *
- * A bfloat16 is a float's upper half.  So 32 bits of a row are two neighbours, x[n]
- * below and x[n+1] above, and one operation makes a float of each: no widening, no
- * narrowing, and two vectors of outputs, the even ones and the odd ones, at once. */
+ * Of REALs, or of bfloat16 in pairs.  A bfloat16 is a float's upper half: 32 bits of
+ * a row are two neighbours, x[n] below and x[n+1] above, and one operation makes a
+ * float of each: no widening, no narrowing, and two vectors of outputs, the even ones
+ * and the odd ones, at once. */
 
 typedef uint32_t N_(words) __attribute__((vector_size(FFTCONV_VECTOR_BYTES), may_alias));
 typedef uint32_t N_(words_unaligned)
     __attribute__((vector_size(FFTCONV_VECTOR_BYTES), may_alias, aligned(2)));
 
-INLINE N_(words) N_(load_words)(const uint16_t *p) { return *(const N_(words_unaligned) *)p; }
+INLINE N_(words) N_(load_words)(const void *p) { return *(const N_(words_unaligned) *)p; }
+
+/* Past the caches where `far`: a line of which all is written need not be read. */
+INLINE void N_(store_words)(bool far, void *p, N_(words) v)
+{
+#ifdef __SSE2__
+    typedef long long sixteen __attribute__((vector_size(16)));
+    const union {
+        N_(words) v;
+        sixteen part[sizeof v / 16];
+    } all = {v};
+    for (int i = 0; far && i < (int)(sizeof v / 16); i++)
+        _mm_stream_si128((__m128i *)p + i, (__m128i)all.part[i]);
+    if (far)
+        return;
+#endif
+    *(N_(words_unaligned) *)p = v;
+}
+
+#if !IN_DOUBLE
+
 INLINE V N_(lower)(N_(words) x) { return (V)(x << 16); }
 INLINE V N_(upper)(N_(words) x) { return (V)(x & 0xffff0000u); }
 
-/* Rounded to nearest even in the upper half; the NaN of a sum is quiet, and stays one
- * without. */
+/* Rounded to nearest even in the upper half.  The lower half of a NaN is 0, be it an
+ * input's or a sum's: depthwise.c lets no other into its tables. */
 INLINE N_(words) N_(rounded)(V v)
 {
-    const N_(words) bits = (N_(words))v, number = (N_(words))(v == v);
-    return bits + (number & (0x7fffu + ((bits >> 16) & 1)));
+    const N_(words) bits = (N_(words))v;
+    return bits + (0x7fffu + ((bits >> 16) & 1));
 }
-INLINE void N_(store_pairs)(uint16_t *p, V even, V odd)
+INLINE N_(words) N_(pairs)(V even, V odd)
 {
-    *(N_(words_unaligned) *)p =
-        (N_(rounded)(even) >> 16) | (N_(rounded)(odd) & 0xffff0000u);
+    return (N_(rounded)(even) >> 16) | (N_(rounded)(odd) & 0xffff0000u);
 }
 
 /* `count` >= 2 W elements of a row.  With F_s[i] = x[j + 2i + s], the even outputs are
  * sum_k w[k] F_k and the odd ones sum_k w[k] F_(k+1); an even number of taps reads one
  * element behind the last window. */
-INLINE void N_(pairs_along)(int64_t taps, const REAL *w, REAL bias, const uint16_t *x,
-                            uint16_t *y, int64_t count)
+INLINE void N_(pairs_along)(int64_t taps, const REAL *restrict w, REAL bias, const uint16_t *x,
+                            uint16_t *restrict y, int64_t count)
 {
     for (int64_t j = 0; j < count; j += 2 * W) {
         j = min64(j, count - 2 * W);
@@ -337,110 +328,249 @@ INLINE void N_(pairs_along)(int64_t taps, const REAL *w, REAL bias, const uint16
             even += now * w[k];
             odd += next * w[k];
         }
-        N_(store_pairs)(y + j, even, odd);
+        N_(store_words)(false, y + j, N_(pairs)(even, odd));
     }
-}
-
-/* `rows` outputs of 2 W channels; w [tap][wstep], even channels first. */
-INLINE void N_(pairs_block)(int rows, int64_t taps, const REAL *w, int64_t wstep, const REAL *bias,
-                            const uint16_t *x, int64_t step, uint16_t *y, int64_t y_step)
-{
-    V even[N_(AT_ONCE)], odd[N_(AT_ONCE)];
-#pragma GCC unroll 4
-    for (int m = 0; m < rows; m++)
-        even[m] = N_(load)(bias), odd[m] = N_(load)(bias + W);
-    for (int64_t k = 0; k < taps; k++) {
-        const V e = N_(load)(w + k * wstep), o = N_(load)(w + k * wstep + W);
-#pragma GCC unroll 4
-        for (int m = 0; m < rows; m++) {
-            const N_(words) both = N_(load_words)(x + (k + m) * step);
-            even[m] += N_(lower)(both) * e;
-            odd[m] += N_(upper)(both) * o;
-        }
-    }
-#pragma GCC unroll 4
-    for (int m = 0; m < rows; m++)
-        N_(store_pairs)(y + m * y_step, even[m], odd[m]);
-}
-
-/* Elements [0, count) of `channels` channels, a multiple of 2 W. */
-INLINE void N_(pairs_across)(int64_t taps, const REAL *w, int64_t wstep, const REAL *bias,
-                             const uint16_t *x, int64_t step, uint16_t *y, int64_t y_step,
-                             int64_t channels, int64_t count)
-{
-    for (int64_t i = 0, n; i < count; i += n) {
-        n = i + N_(AT_ONCE) <= count ? N_(AT_ONCE) : 1;
-        for (int64_t c = 0; c < channels; c += 2 * W) {
-            for (int64_t m = 0; c % (64 / (int)sizeof *x) == 0 && m < n; m++)
-                N_(foresee)(x + i * step + c,
-                            (taps - 1 + 2 * N_(AT_ONCE) + m) * step * (int)sizeof *x);
-            if (n > 1)
-                N_(pairs_block)(N_(AT_ONCE), taps, w + c, wstep, bias + c, x + i * step + c, step,
-                                y + i * y_step + c, y_step);
-            else
-                N_(pairs_block)(1, taps, w + c, wstep, bias + c, x + i * step + c, step,
-                                y + i * y_step + c, y_step);
-        }
-    }
-}
-
-static bool N_(is_paired)(const struct correlation *c, const fftconv_tensor *t)
-{
-    return t->dtype == FFTCONV_BFLOAT16 && t->stride[c->across ? 1 : 2] == 1;
-}
-
-/* What of a tile goes in pairs; the rest, at x's ends and of the last channels, as
- * anything else. */
-static void N_(correlate)(const struct correlation *c, int64_t b, int64_t d0, int64_t d1,
-                          int64_t l0, int64_t l1, void *work)
-{
-    const int64_t inner = max64(l0, min64(l1, c->left));
-    const int64_t last = c->L - c->taps + 1 + c->left - (!c->across && c->taps % 2 == 0);
-    const int64_t outer = max64(inner, min64(l1, last)), taps = c->taps;
-    const int64_t paired = c->across ? (d1 - d0) / (2 * W) * 2 * W : 1, n = outer - inner;
-    if (c->activation != FFTCONV_IDENTITY || !N_(is_paired)(c, c->x) || !N_(is_paired)(c, c->y) ||
-        (c->across ? !paired || !n : n < 2 * W)) {
-        N_(correlate_any)(c, b, d0, d1, l0, l1, work);
-        return;
-    }
-    const struct N_(band) a = {c, b, d0, d0 + paired, c->across ? paired : 1};
-    const uint16_t *x = N_(run_at)(&a, c->x, inner - c->left).data;
-    uint16_t *y = (uint16_t *)N_(run_at)(&a, c->y, inner).data, *to = c->stream ? work : y;
-    const int64_t step = c->x->stride[2], y_step = c->stream ? paired : c->y->stride[2];
-    const int64_t wstep = round_up(c->D, 2 * W);
-    const REAL *w = (const REAL *)c->w + d0 * taps, *bias = (const REAL *)c->bias + d0;
-    if (c->across)
-        w = (const REAL *)c->pairs + d0, bias = (const REAL *)c->pairs + taps * wstep + d0;
-#define ACROSS(K) N_(pairs_across)(K, w, wstep, bias, x, step, to, y_step, paired, n)
-#define ALONG(K) N_(pairs_along)(K, w, *bias, x, to, n)
-    if (c->across)
-        FOR_TAPS(taps, ACROSS)
-    else
-        FOR_TAPS(taps, ALONG)
-#undef ACROSS
-#undef ALONG
-    for (int64_t i = 0; c->stream && i < (c->across ? n : 1); i++)
-        stream_bytes((char *)(y + i * c->y->stride[2]), (const char *)(to + i * paired),
-                     (c->across ? paired : n) * (int64_t)sizeof *y);
-    if (inner > l0)
-        N_(correlate_any)(c, b, d0, d1, l0, inner, work);
-    if (l1 > outer)
-        N_(correlate_any)(c, b, d0, d1, outer, l1, work);
-    if (c->across && d0 + paired < d1)
-        N_(correlate_any)(c, b, d0 + paired, d1, inner, outer, work);
-    if (c->stream)
-        stream_end();
-}
-
-#else
-
-static void N_(correlate)(const struct correlation *c, int64_t b, int64_t d0, int64_t d1,
-                          int64_t l0, int64_t l1, void *work)
-{
-    N_(correlate_any)(c, b, d0, d1, l0, l1, work);
 }
 
 #endif
+
+/* A vector's worth of a row: its elements, and the vectors of sums it takes. */
+INLINE int64_t N_(unit)(bool paired) { return paired ? 2 * W : W; }
+
+/* `count` elements of a row, a vector's worth at least. */
+static void N_(row)(const struct correlation *c, int64_t d, const char *x, char *y, int64_t count)
+{
+    const REAL *w = (const REAL *)c->w + d * c->taps, bias = ((const REAL *)c->bias)[d];
+#if !IN_DOUBLE
+#define PAIRS(K) N_(pairs_along)(K, w, bias, (const uint16_t *)x, (uint16_t *)y, count)
+    if (c->paired) {
+        FOR_TAPS(c->taps, PAIRS)
+        return;
+    }
+#undef PAIRS
+#endif
+#define ALONG(K) N_(windows_along)(K, w, bias, (const REAL *)x, (REAL *)y, count)
+    FOR_TAPS(c->taps, ALONG)
+#undef ALONG
+    N_(activate)(c->activation, count, (REAL *)y);
+}
+
+/* Outputs [from, to) of a row, a vector's worth at most, whose windows leave it: from
+ * a copy with zeros around. */
+static void N_(row_end)(const struct N_(band) *a, int64_t from, int64_t to, char *work)
+{
+    const struct correlation *c = a->c;
+    const int64_t size = dtype_size(c->x->dtype), first = from - c->left;
+    const int64_t window = N_(unit)(c->paired) + c->taps; /* and one more: pairs_along */
+    const int64_t in = max64(0, first), out = min64(c->L, first + window);
+    char *y = work + round_up(window * size, FFTCONV_VECTOR_BYTES);
+    memset(work, 0, (size_t)(window * size));
+    if (out > in)
+        memcpy(work + (in - first) * size, N_(run_at)(a, c->x, in).data,
+               (size_t)((out - in) * size));
+    N_(row)(c, a->d0, work, y, N_(unit)(c->paired));
+    memcpy((char *)N_(run_at)(a, c->y, from).data, y, (size_t)((to - from) * size));
+}
+
+/* Row i of x to the sums of those of `rows` outputs whose windows it is in. */
+INLINE void N_(row_to_sums)(bool paired, int rows, int64_t taps, int64_t i, const REAL *table,
+                            const char *x, V *even, V *odd)
+{
+    const N_(words) both = N_(load_words)(x);
+    const int each = paired ? 2 : 1;
+#if IN_DOUBLE
+    const V lower = (V)both, upper = lower;
+#else
+    const V lower = paired ? N_(lower)(both) : (V)both, upper = N_(upper)(both);
+#endif
+#pragma GCC unroll 8
+    for (int m = 0; m < rows; m++) {
+        const int64_t k = i - m;
+        if (k < 0 || k >= taps)
+            continue;
+        even[m] += lower * N_(load)(table + k * each * W);
+        if (paired)
+            odd[m] += upper * N_(load)(table + (2 * k + 1) * W);
+    }
+    /* taps again from the table: not all of them have a register */
+    if (paired)
+        __asm__ volatile("" : : : "memory");
+}
+
+/* `rows` outputs of a vector's worth of channels; table: [tap, at last the bias], each
+ * a vector, or two, the even channels before the odd ones. */
+INLINE void N_(block)(bool paired, bool far, int rows, int64_t taps, const REAL *table,
+                      const char *x, int64_t step, char *y, int64_t y_step)
+{
+    enum { MOST = 2 * N_(AT_ONCE) };
+    const int each = paired ? 2 : 1;
+    V even[MOST], odd[MOST];
+#pragma GCC unroll 8
+    for (int m = 0; m < rows; m++) {
+        even[m] = N_(load)(table + taps * each * W);
+        odd[m] = N_(load)(table + (taps * each + each - 1) * W);
+    }
+    if (__builtin_constant_p(taps)) {
+#pragma GCC unroll 16
+        for (int64_t i = 0; i < taps + rows - 1; i++)
+            N_(row_to_sums)(paired, rows, taps, i, table, x + i * step, even, odd);
+    } else {
+        for (int64_t i = 0; i < taps + rows - 1; i++)
+            N_(row_to_sums)(paired, rows, taps, i, table, x + i * step, even, odd);
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < rows; m++)
+#if IN_DOUBLE
+        N_(store_words)(far, y + m * y_step, (N_(words))even[m]);
+#else
+        N_(store_words)(far, y + m * y_step,
+                        paired ? N_(pairs)(even[m], odd[m]) : (N_(words))even[m]);
+#endif
+}
+
+/* The first channel of block n.  Where y goes past the caches, blocks start at a line
+ * of y's and go on into the next row; else the last one overlaps its neighbour. */
+INLINE int64_t N_(block_at)(const struct correlation *c, bool far, int64_t n, int64_t unit)
+{
+    return far ? c->first + n * unit : min64(n * unit, c->D - unit);
+}
+
+static void N_(correlate_blocks)(const struct correlation *c, void *to)
+{
+    const int64_t unit = N_(unit)(c->paired), wstep = round_up(c->D, W);
+    REAL *v = to;
+    for (int64_t n = 0; n * unit < c->D; n++)
+        for (int64_t k = 0; k <= c->taps; k++, v += unit) {
+            const REAL *from = (const REAL *)(k < c->taps ? c->w : c->bias) +
+                               (k < c->taps ? k * wstep : 0);
+            const int64_t at = N_(block_at)(c, c->far, n, unit);
+            for (int64_t i = 0; i < unit; i++) {
+                const int64_t d = at + (c->paired ? 2 * (i % W) + i / W : i);
+                v[i] = from[d < c->D ? d : d - c->D];
+            }
+        }
+}
+
+/* Blocks [n0, n1) of `rows` rows, x and y at channel 0. */
+INLINE void N_(blocks)(bool paired, bool far, int rows, int64_t taps, const struct correlation *c,
+                       int64_t n0, int64_t n1, const char *x, char *y)
+{
+    const int size = dtype_size(c->x->dtype);
+    const int64_t unit = N_(unit)(paired), reals = (taps + 1) * unit;
+    const int64_t step = c->x->stride[2] * size, y_step = c->y->stride[2] * size;
+    for (int64_t n = n0; n < n1; n++) {
+        const int64_t at = N_(block_at)(c, far, n, unit) * size;
+        /* rows apart: nothing else foresees the next ones */
+        for (int m = 0; (!far || n % (64 / FFTCONV_VECTOR_BYTES) == 0) && m < rows; m++) {
+            N_(foresee)(x + at, (taps - 1 + rows + m) * step);
+            if (!far)
+                N_(foresee)(y + at, (rows + m) * y_step);
+        }
+        N_(block)(paired, far, rows, taps, (const REAL *)c->blocks + n * reals, x + at, step,
+                  y + at, y_step);
+    }
+}
+
+/* Rows [0, count) of blocks [n0, n1). */
+INLINE void N_(blocks_down)(bool paired, bool far, int64_t taps, const struct correlation *c,
+                            int64_t n0, int64_t n1, const char *x, char *y, int64_t count)
+{
+    const int rows = paired ? N_(AT_ONCE) : 2 * N_(AT_ONCE);
+    const int size = dtype_size(c->x->dtype);
+    const int64_t step = c->x->stride[2] * size, y_step = c->y->stride[2] * size;
+    int64_t i = 0;
+    for (; i + rows <= count; i += rows)
+        N_(blocks)(paired, far, rows, taps, c, n0, n1, x + i * step, y + i * y_step);
+    for (; i < count; i++)
+        N_(blocks)(paired, far, 1, taps, c, n0, n1, x + i * step, y + i * y_step);
+}
+
+/* Outputs [l0, l1) of blocks [n0, n1). */
+static void N_(down)(const struct N_(band) *a, int64_t n0, int64_t n1, int64_t l0, int64_t l1)
+{
+    const struct correlation *c = a->c;
+    const int64_t back = a->d0 * dtype_size(c->x->dtype), n = l1 - l0;
+    const char *x = (const char *)N_(run_at)(a, c->x, l0 - c->left).data - back;
+    char *y = (char *)N_(run_at)(a, c->y, l0).data - back;
+#define DOWN(paired, K)                                               \
+    if (c->far)                                                       \
+        N_(blocks_down)(paired, true, K, c, n0, n1, x, y, n);         \
+    else                                                              \
+        N_(blocks_down)(paired, false, K, c, n0, n1, x, y, n)
+#if !IN_DOUBLE
+#define PAIRS(K) DOWN(true, K)
+    if (c->paired) {
+        FOR_TAPS(c->taps, PAIRS)
+        return;
+    }
+#undef PAIRS
+#endif
+#define REALS(K) DOWN(false, K)
+    FOR_TAPS(c->taps, REALS)
+#undef REALS
+#undef DOWN
+}
+
+/* Outputs [l0, l1) of a band, windows within x; those rows of all are [first, last). */
+static void N_(band_down)(const struct N_(band) *a, int64_t l0, int64_t l1, int64_t first,
+                          int64_t last, void *work)
+{
+    const struct correlation *c = a->c;
+    const int64_t unit = N_(unit)(c->paired);
+    const int64_t n0 = a->d0 ? (a->d0 - c->first) / unit : 0;
+    const int64_t n1 = a->d1 < c->D ? (a->d1 - c->first) / unit : ceil_div(c->D, unit);
+    if (!c->far) {
+        N_(down)(a, n0, n1, l0, l1);
+        for (int64_t l = l0; l < l1; l++)
+            N_(activate)(c->activation, a->d1 - a->d0, (REAL *)N_(run_at)(a, c->y, l).data);
+        return;
+    }
+    /* The row before writes a row's first channels, but not the first row's; and no
+     * row is behind the last. */
+    const int64_t end = l1 - (l1 == last), whole = min64(n1, (c->D - c->first) / unit);
+    if (end > l0)
+        N_(down)(a, n0, n1, l0, end);
+    if (end < l1)
+        N_(down)(a, n0, whole, end, l1);
+    if (l0 == first && a->d0 == 0 && c->first > 0)
+        N_(correlate_any)(c, a->b, 0, c->first, l0, l0 + 1, work);
+    if (l1 == last && a->d1 == c->D && c->first + whole * unit < c->D)
+        N_(correlate_any)(c, a->b, c->first + whole * unit, c->D, l1 - 1, l1, work);
+}
+
+static void N_(correlate)(const struct correlation *c, int64_t b, int64_t d0, int64_t d1,
+                          int64_t l0, int64_t l1, void *work)
+{
+    /* those whose windows stay within x */
+    const int64_t inner = max64(l0, min64(l1, c->left));
+    const int64_t last = c->L - c->taps + 1 + c->left - (c->paired && !c->across);
+    const int64_t outer = max64(inner, min64(l1, last));
+    const int64_t unit = N_(unit)(c->paired);
+    if (!c->direct || outer - inner < (c->across ? 1 : unit)) {
+        N_(correlate_any)(c, b, d0, d1, l0, l1, work);
+        return;
+    }
+    const struct N_(band) a = N_(band_of)(c, b, d0, d1);
+    const int64_t ends[][2] = {{l0, inner}, {outer, l1}};
+    for (int i = 0; i < 2; i++) {
+        const int64_t from = ends[i][0], to = ends[i][1];
+        if (from < to && (c->across || c->state || to - from > unit))
+            N_(correlate_any)(c, b, d0, d1, from, to, work);
+        else if (from < to)
+            N_(row_end)(&a, from, to, work);
+        if (i > 0)
+            break;
+        if (c->across)
+            N_(band_down)(&a, inner, outer, max64(0, c->left), min64(c->Lout, last), work);
+        else
+            N_(row)(c, d0, N_(run_at)(&a, c->x, inner - c->left).data,
+                    (char *)N_(run_at)(&a, c->y, inner).data, outer - inner);
+    }
+#ifdef __SSE2__
+    if (c->far)
+        _mm_sfence();
+#endif
+}
 
 /* ---- Backward -------------------------------------------------------------------------- */
 
@@ -466,18 +596,15 @@ static void N_(correlate_dx)(const struct correlation *c, const void *flipped, i
                              int64_t d0, int64_t d1, int64_t l0, int64_t l1, void *work)
 {
     const struct N_(band) a = N_(band_of)(c, b, d0, d1);
-    static const REAL zeros[BAND + 16]; /* bias */
+    static const REAL zeros[BAND + 48]; /* bias */
     REAL *g = N_(piece)(c, work, 0), *dx = N_(piece)(c, work, 3);
     N_(gradient_tile)(&a, l0 - (c->taps - 1 - c->left), l1 - l0 + c->taps - 1, g, work);
     N_(windows)(&a, flipped, zeros, g, a.width, dx, a.width, l1 - l0);
     const int64_t before = c->dstate ? c->taps - 1 : 0, split = max64(l0, min64(0, l1));
     if (c->dstate && split > l0)
-        N_(give_out)(&a, c->dstate, l0 + before, split - l0, dx, N_(piece)(c, work, 1));
+        N_(give_out)(&a, c->dstate, l0 + before, split - l0, dx);
     if (c->dx && l1 > split)
-        N_(give_out)(&a, c->dx, split, l1 - split, dx + (split - l0) * a.width,
-                     N_(piece)(c, work, 1));
-    if (c->stream)
-        stream_end();
+        N_(give_out)(&a, c->dx, split, l1 - split, dx + (split - l0) * a.width);
 }
 
 /* sum_j g[j] x[j], whole vectors */

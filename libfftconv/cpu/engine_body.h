@@ -1191,6 +1191,7 @@ const struct engine ENGINE = {
     .contract = N_(contract),
     .activate = N_(apply),
     .correlate = N_(correlate),
+    .correlate_blocks = N_(correlate_blocks),
     .correlate_dx = N_(correlate_dx),
     .correlate_dw = N_(correlate_dw),
     .matmul = N_(matmul),
