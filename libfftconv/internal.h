@@ -197,10 +197,10 @@ struct correlation {
     int activation;
     const void *w;      /* [D][taps], across [taps][D padded to whole vectors] */
     const void *bias;   /* [D], padded too                                     */
-    const void *blocks; /* across and direct: w and bias of a vector's channels
-                           after the other's, which are first + n unit ...     */
-    int64_t first;      /* ... and so on                                       */
-    bool far;           /* y goes past the caches                              */
+    const void *blocks; /* across and direct: of channels first + n unit, a vector's
+                           worth, their taps and bias, for n = 0, 1, ...       */
+    int64_t first;      /* the start of a line of y where that is far, else 0  */
+    bool far;           /* y goes past the caches, as whole lines              */
     /* (B, D, L), (B, D, taps - 1), (B, D, Lout) */
     const fftconv_tensor *x, *state, *y, *dy, *dx, *dstate;
     int64_t tile_channels, tile_length; /* a tile, one channel unless across; a

@@ -124,6 +124,29 @@ def test_a_large_output(dtype, layout):
           activation="silu")
 
 
+@pytest.mark.parametrize("first, padding", [(0, (1, 1)), (9, (2, 0))],
+                         ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("isa", fftconv.isas())
+def test_lines_past_the_caches(isa, dtype, first, padding, rng):
+    """Wherever in a line y starts: every element of it, and none around it."""
+    shape = (2, 2**(21 if dtype == "float32" else 22) // 1088 + 40, 1088)
+    rows, count = normal(rng, shape, dtype), int(np.prod(shape))
+    w, bias = normal(rng, (1088, 3), dtype), normal(rng, (1088,), dtype)
+    memory = np.full(count + 128, 77, rows.dtype)
+    y = memory[first:first + count].reshape(shape)
+    depthwise_conv1d(rows, w, bias, padding=padding, layout="BLH", out=y,
+                     isa=isa)
+    x = np.pad(wide(rows), ((0, 0), padding, (0, 0)))
+    want = wide(bias) + sum(
+        wide(w)[:, k] * x[:, k:k + shape[1]] for k in range(3))
+    close(y, want)
+    for edge in (want[:, :3] - wide(y)[:, :3], want[:, -3:] - wide(y)[:, -3:]):
+        assert np.abs(edge).max() <= 20 * LIMIT[dtype]
+    assert (wide(memory[:first]) == 77).all()
+    assert (wide(memory[first + count:]) == 77).all()
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_without_bias(layout):
     check(bias=False, layout=layout)
@@ -228,7 +251,8 @@ def test_bfloat16_rounds_to_even():
     x = np.zeros((1, 1, 256), bf16)
     x[0, 0, ::3] = 1
     weights = 1 + 2.0 ** -8 * np.arange(-4, 5)      # ties among them
-    for weight in [*weights, np.inf, -np.inf, np.nan, 3.4e38]:
+    full = np.uint32(0x7fffffff).view(np.float32)   # no bit of it to round
+    for weight in [*weights, np.inf, -np.inf, np.nan, full, -full, 3.4e38]:
         w = np.array([[weight]], np.float32)
         y = depthwise_conv1d(x, w)[0, 0]
         with np.errstate(invalid="ignore", over="ignore"):
