@@ -629,6 +629,29 @@ static int sparsity_tables(struct xform *xf, const struct sparsity *sparsity, st
     return FFTCONV_OK;
 }
 
+/* No flag is looked at where a tenth at most would be left out, which costs as much as
+ * it saves; nor a weight where all are 1. */
+static void sparsity_trim(struct xform *xf, const struct sparsity *sparsity)
+{
+    if (xf->computed > 0.9) {
+        xf->computed = 1;
+        aligned_free(xf->live);
+        xf->live = NULL;
+        for (int l = 0; l < xf->split; l++) {
+            aligned_free(xf->stage[l].live);
+            xf->stage[l].live = NULL;
+            xf->stage[l].masked = false;
+        }
+    }
+    bool ones = true;
+    for (int64_t m = 0; m <= sparsity->N / 2; m++)
+        ones &= sparsity->weights[m] == 1;
+    if (ones) {
+        aligned_free(xf->weights);
+        xf->weights = NULL;
+    }
+}
+
 static int sparsity_build(struct xform *xf, const struct sparsity *sparsity)
 {
     int64_t *low, *high;
@@ -636,6 +659,8 @@ static int sparsity_build(struct xform *xf, const struct sparsity *sparsity)
     int status = frequencies_build(xf, &low, &high);
     if (!status && !(status = live_new(&live, sparsity, xf->form, xf->M)))
         status = sparsity_tables(xf, sparsity, &live, low, high);
+    if (!status)
+        sparsity_trim(xf, sparsity);
     aligned_free(live.of);
     aligned_free(low);
     return status;
