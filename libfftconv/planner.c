@@ -210,17 +210,23 @@ static bool masks(const struct xform *xf, int l)
            xf->stage[l].sub / xf->Qv % xf->lanes == 0;
 }
 
+/* The part of phase 1's last vectors that are live, counted so where any place is that
+ * agrees with theirs in the digits above. */
+static double live_vectors_of(const struct xform *xf, int lanes, struct live *live)
+{
+    int64_t vector = 1;
+    for (int l = xf->split - 1; live && l >= xf->depth && vector < lanes; l--)
+        vector *= xf->stage[l].radix;
+    return live_part(live, xf->P / vector);
+}
+
 /* Cycles of a forward and an inverse transform: Equation 2's sum, with codelets
  * in place of matrices and a CPU's caches in place of SRAM and HBM. */
 static double cycles(const struct xform *xf, const struct request *request, struct live *live)
 {
     const int lanes = request->lanes, real_bytes = request->real_bytes;
-    /* Of the blocks of phase 1 stage by stage; and of its last vectors, counted as
-     * live where any place is that agrees with theirs in the digits above. */
-    int64_t prefix = 1, vector = 1;
-    for (int l = xf->split - 1; live && l >= xf->depth && vector < lanes; l--)
-        vector *= xf->stage[l].radix;
-    const double live_vectors = live_part(live, xf->P / vector);
+    int64_t prefix = 1; /* of the blocks of phase 1 stage by stage */
+    const double live_vectors = live_vectors_of(xf, lanes, live);
     const double vector_bytes = 2.0 * lanes * real_bytes;
     double total = 0;
     for (int l = 0; l < xf->stages; l++) {
@@ -254,6 +260,10 @@ static double cycles(const struct xform *xf, const struct request *request, stru
     total += tiles * 2 * (double)lanes * (xf->square ? 4 : 8);
     return total + 600;
 }
+
+/* To leave out a tenth of the places or less costs as much as it saves: such a pattern
+ * runs as the dense transform does, through the same stages. */
+static const double WORTH = 0.9;
 
 static bool has_codelet(int radix) { return find_codelet(radix) != NULL; }
 
@@ -385,9 +395,6 @@ static double search(struct xform *xf, int64_t M, const struct request *request,
                             }
                             if (count == 0)
                                 steps[count++] = 1;
-                            /* where a pattern saves nothing, what is best without */
-                            if (live)
-                                best = consider(xf, best, M, steps, count, request, live);
                             for (int i = 0; live && i < outer / 2; i++) { /* ascending */
                                 int t = steps[odds + i];
                                 steps[odds + i] = steps[odds + outer - 1 - i];
@@ -440,6 +447,8 @@ double plan_xform(struct xform *xf, int64_t M, const struct request *request, in
         --*order;
     } else {
         best = search(xf, M, request, live);
+        if (live && best >= 0 && live_vectors_of(xf, request->lanes, live) > WORTH)
+            best = search(xf, M, request, NULL);
         if (best >= 0) {
             *order = xf->stages;
             for (int l = 0; l < xf->stages; l++)
@@ -629,11 +638,10 @@ static int sparsity_tables(struct xform *xf, const struct sparsity *sparsity, st
     return FFTCONV_OK;
 }
 
-/* No flag is looked at where a tenth at most would be left out, which costs as much as
- * it saves; nor a weight where all are 1. */
+/* No flag is looked at where little would be left out; nor a weight where all are 1. */
 static void sparsity_trim(struct xform *xf, const struct sparsity *sparsity)
 {
-    if (xf->computed > 0.9) {
+    if (xf->computed > WORTH) {
         xf->computed = 1;
         aligned_free(xf->live);
         xf->live = NULL;
