@@ -798,21 +798,6 @@ static void fetch_next(struct ahead *a, const struct tile *tile, int operand, in
         fetch_row(a, tile, operand, tile->next_b, tile->next_h);
 }
 
-/* Bytes of a row for each of its tiles; 0 where looking ahead is of no use: rows in
- * blocks, rows that are in a cache, and where a transform leaves no room in it. */
-static int64_t bytes_ahead(const struct call *c)
-{
-    const struct fftconv_plan *plan = c->plan;
-    const int64_t row = c->L * dtype_size(plan->dtype);
-    int64_t tiles = 0;
-    for (int i = 0; i < plan->parts; i++)
-        tiles += plan->part[i].M / (plan->part[i].lanes * plan->part[i].lanes);
-    if (plan->blocks > 1 || c->layout.inside > 1 || stage_level(&plan->part[0], 0) > 1 ||
-        row > cache_bytes(2) || plan->B * plan->H * row < cache_bytes(2) / 2)
-        return 0;
-    return ceil_div(row, max64(1, tiles));
-}
-
 /* ---- Forward --------------------------------------------------------------------------- */
 
 struct segment {
@@ -922,7 +907,7 @@ int fftconv_forward(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
         prepare_all(&c, c.shared + l->shared_spectra);
         c.spectra = c.shared + l->shared_spectra;
     }
-    c.ahead = bytes_ahead(&c);
+    c.ahead = l->inside > 1 ? 0 : plan->fetched;
     if (l->whole)
         parallel_for(l->threads, l->kernel_tasks, forward_kernel_task, &c);
     else
@@ -1159,7 +1144,7 @@ int fftconv_backward(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
         prepare_all(&c, c.shared + l->shared_spectra);
         c.spectra = c.shared + l->shared_spectra;
     }
-    c.ahead = bytes_ahead(&c);
+    c.ahead = l->inside > 1 ? 0 : plan->fetched;
     parallel_for(l->threads, l->kernel_tasks * plan->chunks, backward_task, &c);
     if (plan->chunks > 1)
         parallel_for(l->threads, plan->KB * plan->G, finish_task, &c);

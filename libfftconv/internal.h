@@ -450,6 +450,7 @@ struct fftconv_plan {
     int status;       /* while it is made: NO_MEMORY where a search met that  */
     double kept;      /* of the bins, those with a weight                     */
     int64_t direct;   /* history: as many outputs cost less as sums           */
+    int64_t fetched;  /* bytes of a row, with each tile of the one before     */
 };
 
 struct fftconv_spectrum {

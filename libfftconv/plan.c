@@ -501,6 +501,20 @@ static void leave_choice(struct fftconv_plan *plan)
     free(c);
 }
 
+/* Bytes of a row for each of its tiles; 0 where looking ahead is of no use: rows in
+ * blocks, rows that are in a cache, and where a transform leaves no room in it. */
+static int64_t bytes_ahead(const struct fftconv_plan *plan)
+{
+    const int64_t row = plan->L * dtype_size(plan->dtype);
+    int64_t tiles = 0;
+    for (int i = 0; i < plan->parts; i++)
+        tiles += plan->part[i].M / (plan->part[i].lanes * plan->part[i].lanes);
+    if (plan->blocks > 1 || stage_level(&plan->part[0], 0) > 1 || row > cache_bytes(2) ||
+        (double)plan->B * (double)plan->H * (double)row < (double)cache_bytes(2) / 2)
+        return 0;
+    return ceil_div(row, max64(1, tiles));
+}
+
 int fftconv_plan_create(fftconv_plan **out, const fftconv_plan_desc *d)
 {
     int status;
@@ -550,6 +564,7 @@ int fftconv_plan_create(fftconv_plan **out, const fftconv_plan_desc *d)
         fftconv_plan_destroy(plan);
         return status;
     }
+    plan->fetched = bytes_ahead(plan);
     /* about four products a cycle, and as many outputs as a block has at most */
     if (plan->history && !is_complex(plan->dtype))
         plan->direct = min64(plan->V, (int64_t)(plan->predicted / (double)plan->blocks * 1.4e10 /

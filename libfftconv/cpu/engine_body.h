@@ -696,7 +696,7 @@ static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t,
         const REAL *f = spectrum ? spectrum + v * 2 * W : NULL;
         if (xf->square) {
             N_(square)(directions, &st[bottom], x + v * 2 * W * W, columns, run, xf->Plv, f,
-                        ahead);
+                       ahead);
             continue;
         }
         if (directions & FORWARD) {
