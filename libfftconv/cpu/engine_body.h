@@ -70,6 +70,8 @@ struct N_(columns) {
     int64_t offset;                    /* reals into each of those           */
 };
 
+/* Kernels take it by value: what a store to X might change is read anew after it. */
+
 /* Twiddle k of column j: K of them a column. */
 INLINE void N_(twiddle)(const struct N_(columns) *a, int64_t j, int K, int k, V *r,
                         V *i)
@@ -82,14 +84,15 @@ INLINE void N_(twiddle)(const struct N_(columns) *a, int64_t j, int K, int k, V 
 }
 
 INLINE void N_(middle_columns)(int R, bool inverse, bool sparse,
-                               const struct N_(columns) *a)
+                               const struct N_(columns) *given)
 {
-    const int64_t step = a->sub * 2 * W;
+    const struct N_(columns) a = *given;
+    const int64_t step = a.sub * 2 * W;
     const int re = inverse ? LANES : 0, im = inverse ? 0 : LANES;
-    const uint8_t *live = a->live;
-    REAL *block = a->x;
-    for (int64_t b = 0; b < a->blocks; b++, block += R * step, live += sparse ? R : 0)
-    for (int64_t j = 0; j < a->count; j++) {
+    const uint8_t *live = a.live;
+    REAL *block = a.x;
+    for (int64_t b = 0; b < a.blocks; b++, block += R * step, live += sparse ? R : 0)
+    for (int64_t j = 0; j < a.count; j++) {
         V r[16], i[16];
         REAL *x = block + j * 2 * W;
 #pragma GCC unroll 16
@@ -100,7 +103,7 @@ INLINE void N_(middle_columns)(int R, bool inverse, bool sparse,
             r[k] = N_(load)(x + k * step + re);
             i[k] = N_(load)(x + k * step + im);
             if (inverse && k > 0)
-                N_(twiddle)(a, j, R - 1, k - 1, &r[k], &i[k]);
+                N_(twiddle)(&a, j, R - 1, k - 1, &r[k], &i[k]);
         }
         N_(dft)(R, r, i);
 #pragma GCC unroll 16
@@ -108,7 +111,7 @@ INLINE void N_(middle_columns)(int R, bool inverse, bool sparse,
             if (!inverse && sparse && !live[k])
                 continue;
             if (!inverse && k > 0)
-                N_(twiddle)(a, j, R - 1, k - 1, &r[k], &i[k]);
+                N_(twiddle)(&a, j, R - 1, k - 1, &r[k], &i[k]);
             N_(store)(x + k * step + re, r[k]);
             N_(store)(x + k * step + im, i[k]);
         }
@@ -118,61 +121,78 @@ INLINE void N_(middle_columns)(int R, bool inverse, bool sparse,
 /* Stage 1 from the source: imag, the rows have an imaginary plane; shift, the
  * frequencies are k - 1/4 (right angle). */
 INLINE void N_(first_columns)(int R, bool imag, bool shift,
-                              const struct N_(columns) *a)
+                              const struct N_(columns) *given)
 {
-    for (int64_t j = 0; j < a->count; j++) {
+    const struct N_(columns) a = *given;
+    const int64_t step = a.sub * 2 * W;
+    const REAL *row[2][16];
+    V c[16], s[16];
+#pragma GCC unroll 16
+    for (int k = 0; k < R; k++) {
+        row[0][k] = a.zr[k] + a.offset;
+        row[1][k] = imag ? a.zi[k] + a.offset : NULL;
+        c[k] = SPLAT(shift ? a.shift[2 * k] : 1), s[k] = SPLAT(shift ? a.shift[2 * k + 1] : 0);
+    }
+    for (int64_t j = 0; j < a.count; j++) {
         V r[16], i[16];
-        REAL *x = a->x + j * 2 * W;
+        REAL *x = a.x + j * 2 * W;
 #pragma GCC unroll 16
         for (int k = 0; k < R; k++) {
-            V zr = *(const VU *)(a->zr[k] + a->offset + j * W), zi = {0};
+            r[k] = *(const VU *)(row[0][k] + j * W), i[k] = (V){0};
             if (imag)
-                zi = *(const VU *)(a->zi[k] + a->offset + j * W);
+                i[k] = *(const VU *)(row[1][k] + j * W);
             if (shift && k > 0) {
-                REAL c = a->shift[2 * k], s = a->shift[2 * k + 1];
                 if (imag)
-                    MULTIPLY(zr, zi, c, s);
+                    MULTIPLY(r[k], i[k], c[k], s[k]);
                 else
-                    zi = zr * s, zr = zr * c;
+                    i[k] = r[k] * s[k], r[k] *= c[k];
             }
-            r[k] = zr, i[k] = zi;
         }
         N_(dft)(R, r, i);
 #pragma GCC unroll 16
         for (int k = 0; k < R; k++) {
-            N_(twiddle)(a, j, R, k, &r[k], &i[k]);
-            N_(store)(x + k * a->sub * 2 * W, r[k]);
-            N_(store)(x + k * a->sub * 2 * W + W, i[k]);
+            N_(twiddle)(&a, j, R, k, &r[k], &i[k]);
+            N_(store)(x + k * step, r[k]);
+            N_(store)(x + k * step + W, i[k]);
         }
     }
 }
 
 INLINE void N_(last_columns)(int R, bool imag, bool shift,
-                             const struct N_(columns) *a)
+                             const struct N_(columns) *given)
 {
-    for (int64_t j = 0; j < a->count; j++) {
+    const struct N_(columns) a = *given;
+    const int64_t step = a.sub * 2 * W;
+    REAL *row[2][16];
+    V c[16], s[16];
+#pragma GCC unroll 16
+    for (int k = 0; k < R; k++) {
+        row[0][k] = a.yr[k] + a.offset;
+        row[1][k] = imag ? a.yi[k] + a.offset : NULL;
+        c[k] = SPLAT(shift ? a.shift[2 * k] : 1), s[k] = SPLAT(shift ? a.shift[2 * k + 1] : 0);
+    }
+    for (int64_t j = 0; j < a.count; j++) {
         V r[16], i[16]; /* exchanged: r holds imaginary parts */
-        const REAL *x = a->x + j * 2 * W;
+        const REAL *x = a.x + j * 2 * W;
 #pragma GCC unroll 16
         for (int k = 0; k < R; k++) {
-            i[k] = N_(load)(x + k * a->sub * 2 * W);
-            r[k] = N_(load)(x + k * a->sub * 2 * W + W);
-            N_(twiddle)(a, j, R, k, &r[k], &i[k]);
+            i[k] = N_(load)(x + k * step);
+            r[k] = N_(load)(x + k * step + W);
+            N_(twiddle)(&a, j, R, k, &r[k], &i[k]);
         }
         N_(dft)(R, r, i);
 #pragma GCC unroll 16
         for (int k = 0; k < R; k++) {
             V yr = i[k], yi = r[k];
             if (shift && k > 0) { /* times the conjugate of first's shift */
-                REAL c = a->shift[2 * k], s = a->shift[2 * k + 1];
-                V t = yr * c + yi * s;
+                V t = yr * c[k] + yi * s[k];
                 if (imag)
-                    yi = yi * c - yr * s;
+                    yi = yi * c[k] - yr * s[k];
                 yr = t;
             }
-            *(VU *)(a->yr[k] + a->offset + j * W) = yr;
+            *(VU *)(row[0][k] + j * W) = yr;
             if (imag)
-                *(VU *)(a->yi[k] + a->offset + j * W) = yi;
+                *(VU *)(row[1][k] + j * W) = yi;
         }
     }
 }
