@@ -14,6 +14,14 @@
 
 #define MAX_WORKERS 255
 
+/* A job's tasks are shared out beforehand: a thread begins with a stretch of its own,
+ * the same in each job of that size, so that what it left in its core's cache is met
+ * there again; then it helps the others with theirs. */
+struct share {
+    _Alignas(ALIGNMENT) _Atomic int64_t next;
+    int64_t end;
+};
+
 /* Looks for work this often before sleeping, some 100 microseconds: the parts
  * of one row come that close together, and waking a thread takes as long. */
 enum { SPINS = 8000 };
@@ -23,11 +31,11 @@ enum { SPINS = 8000 };
 static struct {
     pthread_mutex_t owner; /* held by the caller whose job runs              */
     _Atomic uint64_t job;  /* its number << 32 | workers it may still take   */
-    _Atomic int64_t next;
     _Atomic int finished;  /* workers that have left it                      */
     task_fn *fn;
     void *context;
-    int64_t n;
+    struct share share[MAX_WORKERS + 1];
+    int shares;
     int started;   /* workers alive                                          */
     int processors;
     _Atomic bool spins; /* there is a processor for each thread              */
@@ -41,11 +49,16 @@ static struct {
           .work = PTHREAD_COND_INITIALIZER,
           .done = PTHREAD_COND_INITIALIZER};
 
-static void drain(task_fn *fn, void *context, int64_t n, int worker)
+/* Share `home` first, then those after it. */
+static void drain(task_fn *fn, void *context, int shares, int home, int worker)
 {
-    int64_t i;
-    while ((i = atomic_fetch_add_explicit(&pool.next, 1, memory_order_relaxed)) < n)
-        fn(context, i, worker);
+    for (int s = 0; s < shares; s++) {
+        struct share *share = &pool.share[(home + s) % shares];
+        int64_t i;
+        while ((i = atomic_fetch_add_explicit(&share->next, 1, memory_order_relaxed)) <
+               share->end)
+            fn(context, i, worker);
+    }
 }
 
 static inline void pause_briefly(void)
@@ -88,13 +101,14 @@ static uint32_t take_job(uint32_t seen, int *worker)
     }
 }
 
-static void *worker_main(void *unused)
+/* number: of the thread in the pool, from 1 on; the caller is 0 */
+static void *worker_main(void *number)
 {
     uint32_t seen = 0;
-    (void)unused;
     for (int worker;;) {
         seen = take_job(seen, &worker);
-        drain(pool.fn, pool.context, pool.n, worker);
+        drain(pool.fn, pool.context, pool.shares, (int)((intptr_t)number % pool.shares),
+              worker);
         atomic_fetch_add(&pool.finished, 1);
         if (atomic_load(&pool.waiting)) {
             pthread_mutex_lock(&pool.lock);
@@ -162,7 +176,8 @@ static void start_workers(int count)
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
     pthread_t thread;
     while (pool.started < count &&
-           pthread_create(&thread, &attr, worker_main, NULL) == 0)
+           pthread_create(&thread, &attr, worker_main,
+                          (void *)(intptr_t)(pool.started + 1)) == 0)
         pool.started++;
     pthread_attr_destroy(&attr);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -182,15 +197,18 @@ void parallel_for(int threads, int64_t n, task_fn *fn, void *context)
         start_workers(helpers);
     pool.fn = fn;
     pool.context = context;
-    pool.n = n;
+    pool.shares = helpers + 1;
+    for (int s = 0; s < pool.shares; s++) {
+        atomic_store_explicit(&pool.share[s].next, n * s / pool.shares, memory_order_relaxed);
+        pool.share[s].end = n * (s + 1) / pool.shares;
+    }
     atomic_store(&pool.spins, pool.started < pool.processors);
-    atomic_store(&pool.next, 0);
     atomic_store(&pool.finished, 0);
     const uint32_t serial = (uint32_t)(atomic_load(&pool.job) >> 32) + 1;
     atomic_store(&pool.job, (uint64_t)serial << 32 | (uint32_t)helpers);
     wake_workers(helpers);
 
-    drain(fn, context, n, 0);
+    drain(fn, context, pool.shares, 0, 0);
 
     /* who has not begun need not */
     const uint64_t left = atomic_exchange(&pool.job, (uint64_t)serial << 32);
