@@ -7,11 +7,10 @@
  * one set of tables for both, and no permutation anywhere. */
 
 #include "vec.h"
+#define W ((int64_t)LANES)
 #include "codelets.h"
 #include "activation.h"
 #include "rowio.h"
-
-#define W ((int64_t)LANES)
 
 INLINE V N_(load)(const REAL *p) { return *(const V *)p; }
 INLINE void N_(store)(REAL *p, V v) { *(V *)p = v; }

@@ -282,35 +282,74 @@ static void N_(slope)(int activation, int64_t count, const REAL *p, REAL *slope)
         N_(map)(N_(SILU_SLOPE), count, p, slope);
 }
 
-/* Elements [e, e + m) of y, from v and what a sink has beside, all of them REAL,
- * contiguous and present or NULL; returns how many: whole vectors. */
-static int64_t N_(write_vectors)(const struct sink *s, int64_t e, int64_t m, const REAL *v,
-                                 REAL *y)
+/* What a sink has beside v, all of it REAL and contiguous, and present or NULL. */
+struct N_(beside) {
+    const REAL *x, *gate, *out;
+    REAL skip, mask;
+};
+
+/* y = out mask act(v + skip x gate) for the first m elements, by pairs of vectors, whose
+ * steps fill each other's waits; the answer: how many.  What there is beside v is a
+ * constant in here. */
+INLINE int64_t N_(write_pairs_of)(int activation, bool skip, bool gated, bool out, int64_t m,
+                                  const REAL *v, const struct N_(beside) *given, REAL *y)
 {
-    const REAL *x = s->has_skip ? N_(in_place)(&s->x, e) : NULL;
-    const REAL *gate = s->has_skip && s->gate.data ? N_(in_place)(&s->gate, e) : NULL;
-    const REAL *out = s->out_gate.data ? N_(in_place)(&s->out_gate, e) : NULL;
-    const REAL skip = (REAL)s->skip.re, mask = s->has_mask ? (REAL)s->mask.re : 1;
-    if ((s->has_skip && (!x || !gate != !s->gate.data)) || !out != !s->out_gate.data)
-        return 0;
+    const struct N_(beside) b = *given;
     int64_t i = 0;
-    for (; i + LANES <= m; i += LANES) {
-        V p = *(const VU *)(v + i);
-        if (x && gate)
-            p += *(const VU *)(x + i) * *(const VU *)(gate + i) * skip;
-        else if (x)
-            p += *(const VU *)(x + i) * skip;
-        if (s->activation == FFTCONV_GELU)
-            p = N_(map_vector)(N_(GELU), p);
-        else if (s->activation == FFTCONV_SILU)
-            p = N_(map_vector)(N_(SILU), p);
-        p *= mask;
-        if (out)
-            p *= *(const VU *)(out + i);
-        *(VU *)(y + i) = p;
+    for (; i + 2 * W <= m; i += 2 * W) {
+        V p[2];
+#pragma GCC unroll 2
+        for (int k = 0; k < 2; k++) {
+            const int64_t j = i + k * W;
+            p[k] = *(const VU *)(v + j);
+            if (skip && gated)
+                p[k] += *(const VU *)(b.x + j) * *(const VU *)(b.gate + j) * b.skip;
+            else if (skip)
+                p[k] += *(const VU *)(b.x + j) * b.skip;
+            if (activation == FFTCONV_GELU)
+                p[k] = N_(map_vector)(N_(GELU), p[k]);
+            else if (activation == FFTCONV_SILU)
+                p[k] = N_(map_vector)(N_(SILU), p[k]);
+            p[k] *= b.mask;
+            if (out)
+                p[k] *= *(const VU *)(b.out + j);
+        }
+        *(VU *)(y + i) = p[0];
+        *(VU *)(y + i + W) = p[1];
     }
     return i;
 }
+
+#define BY_GATES(activation)                                                         \
+    (out    ? BY_SKIP(activation, true) : BY_SKIP(activation, false))
+#define BY_SKIP(activation, out)                                                     \
+    (!b.x   ? N_(write_pairs_of)(activation, false, false, out, m, v, &b, y)         \
+     : b.gate ? N_(write_pairs_of)(activation, true, true, out, m, v, &b, y)         \
+              : N_(write_pairs_of)(activation, true, false, out, m, v, &b, y))
+
+/* Elements [e, e + m) of y: as many as there are whole pairs of vectors of, none where an
+ * operand has to be converted first. */
+static int64_t N_(write_vectors)(const struct sink *s, int64_t e, int64_t m, const REAL *v,
+                                 REAL *y)
+{
+    const bool gate = s->has_skip && s->gate.data, out = s->out_gate.data;
+    const struct N_(beside) b = {
+        .x = s->has_skip ? N_(in_place)(&s->x, e) : NULL,
+        .gate = gate ? N_(in_place)(&s->gate, e) : NULL,
+        .out = out ? N_(in_place)(&s->out_gate, e) : NULL,
+        .skip = (REAL)s->skip.re,
+        .mask = s->has_mask ? (REAL)s->mask.re : 1,
+    };
+    if (!b.x != !s->has_skip || !b.gate != !gate || !b.out != !out)
+        return 0;
+    switch (s->activation) {
+    case FFTCONV_GELU: return BY_GATES(FFTCONV_GELU);
+    case FFTCONV_SILU: return BY_GATES(FFTCONV_SILU);
+    default: return BY_GATES(FFTCONV_IDENTITY);
+    }
+}
+#undef BY_GATES
+#undef BY_SKIP
 
 /* y from v at places [n, n + count), which is overwritten; elements outside
  * [from, to) are left out */
