@@ -170,7 +170,13 @@ class RepeatablePlan(fftconv.Plan):
         self.again = partial(execute, self._handle, handle, ops)
 
 
-def interleaved(calls, repeats, threads=1, cap=3.0, least=0.0):
+# Seconds after which no thread of a library that has returned still looks for
+# work: GNU OpenMP's do for some 8 ms here, and take the processor of whoever is
+# measured next.
+SPIN_PAUSE = 0.03
+
+
+def interleaved(calls, repeats, threads=1, cap=3.0, least=0.0, pause=0.0):
     """Median seconds of each of `calls` (name: function), run in turn.
 
     Round after round, each call once, in an order that rotates, so that a drift
@@ -180,7 +186,9 @@ def interleaved(calls, repeats, threads=1, cap=3.0, least=0.0):
     that leaves fewer than three of any call, the processor time of all samples
     of all calls is reported in place of wall time, and `clock` says
     "processor".  A call slower than `cap` seconds gets three samples; one faster
-    than `least` is repeated within a sample until that is over.  Returns
+    than `least` is repeated within a sample until that is over.  With a `pause`,
+    each sample begins after so many seconds of rest, in which the threads of the
+    call before go to sleep, and one call not counted, which wakes its own.  Returns
     name: dict of median_s, low_s, high_s (quartiles), samples, rejected, clock.
     """
     samples = {name: [] for name in calls}  # (wall, processor) seconds
@@ -209,6 +217,9 @@ def interleaved(calls, repeats, threads=1, cap=3.0, least=0.0):
         left = [name for name in names if wanted(name)]
         shift = turn % max(1, len(left))
         for name in left[shift:] + left[:shift]:
+            if pause:
+                time.sleep(pause)
+                calls[name]()
             cpu, wall = time.process_time(), time.perf_counter()
             for _ in range(inner[name]):
                 calls[name]()

@@ -4,7 +4,8 @@ Runs the C program bench_cpu first (FFTW, the machine's peak rates, what binds),
 then measures here, in groups whose members take turns:
 
     scipy, torch     the peers' padded real FFTs, the kernel's included, the same
-                     threads; torch where it can be imported
+                     threads; torch where it can be imported.  With two threads
+                     and more, each sample begins after a rest
     threads          all processors against one; a single row on all of them
     batch            B = 1 and odd B against B = 4, the spectrum in cache
     fused            gates, skip and activation against none
@@ -266,10 +267,11 @@ class Run:
             }
         )
 
-    def time(self, calls, threads=1):
+    def time(self, calls, threads=1, pause=0.0):
         """name: seconds, and what bench.interleaved says of them."""
         timing = bench.interleaved(
-            calls, self.grid["repeats"], threads, least=self.grid["least"])  # fmt: skip
+            calls, self.grid["repeats"], threads, least=self.grid["least"],
+            pause=pause)  # fmt: skip
         return {name: t["median_s"] for name, t in timing.items()}, timing
 
     def compare(self, target, length, above, below, limit=None, threads=1,
@@ -345,8 +347,9 @@ class Run:
             methods = {n + end: (case.method(n + end), threads)
                        for n in ["fftconv", *names]}  # fmt: skip
             case.errors(methods)
-            t, timing = self.time({n: f for n, (f, _) in methods.items()},
-                                  threads)  # fmt: skip
+            t, timing = self.time(
+                {n: f for n, (f, _) in methods.items()}, threads,
+                pause=bench.SPIN_PAUSE if threads > 1 else 0.0)  # fmt: skip
             ns = {n.removesuffix("_threads"): 1e9 * s / case.u.size
                   for n, s in t.items()}  # fmt: skip
             fastest = min(names[:3], key=ns.get)

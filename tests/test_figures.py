@@ -766,6 +766,34 @@ def test_interleaved_runs_every_call_every_round(scripts):
         assert 0 <= sample["low_s"] <= sample["median_s"] <= sample["high_s"]
 
 
+def test_a_pause_comes_before_every_sample(scripts, monkeypatch):
+    """And one call that is not timed after it; the same for every side."""
+    import bench
+
+    order, now = [], [0.0]
+
+    def clock():
+        now[0] += 1e-6
+        return now[0]
+
+    def sleep(seconds):
+        order.append(seconds)
+
+    def call(name, seconds):
+        order.append(name)
+        now[0] += seconds
+
+    monkeypatch.setattr(bench, "time", SimpleNamespace(
+        perf_counter=clock, process_time=clock, sleep=sleep))
+    timing = bench.interleaved(
+        {"a": lambda: call("a", 1.0), "b": lambda: call("b", 2.0)}, repeats=2,
+        threads=2, pause=0.25)
+    assert order == ["a", "b", *[0.25, "a", "a", 0.25, "b", "b"],
+                     *[0.25, "b", "b", 0.25, "a", "a"]]
+    assert timing["a"]["median_s"] == pytest.approx(1, abs=1e-3)
+    assert timing["b"]["median_s"] == pytest.approx(2, abs=1e-3)
+
+
 def test_a_short_call_is_repeated_within_a_sample(scripts, monkeypatch):
     import bench
 
