@@ -4,6 +4,9 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
+
+enum { HUGE_PAGE = 2 << 20 };
 
 static _Thread_local char message[512];
 
@@ -29,11 +32,19 @@ const char *dtype_name(int dtype)
     return dtype >= FFTCONV_FLOAT64 && dtype <= FFTCONV_COMPLEX64 ? name[dtype] : NULL;
 }
 
+/* From HUGE_PAGE bytes on, in pages of that size where the system has them: a stage
+ * walks many rows at once, far apart, and would miss the TLB at each step. */
 void *aligned_new(int64_t bytes)
 {
     void *p = NULL;
-    if (bytes < 0 || posix_memalign(&p, ALIGNMENT, (size_t)max64(bytes, ALIGNMENT)))
+    const bool huge = bytes >= HUGE_PAGE;
+    if (bytes < 0 || posix_memalign(&p, huge ? HUGE_PAGE : ALIGNMENT,
+                                    (size_t)max64(bytes, ALIGNMENT)))
         return NULL;
+#ifdef MADV_HUGEPAGE
+    if (huge)
+        (void)madvise(p, (size_t)bytes, MADV_HUGEPAGE); /* advice: it may be refused */
+#endif
     return p;
 }
 

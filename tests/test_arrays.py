@@ -347,3 +347,13 @@ def test_torch(dtype):
         fftconv.conv(torch.ones(4, requires_grad=True), torch.ones(4))
     with pytest.raises(ValueError, match="int64"):
         fftconv.conv(torch.ones(4, dtype=torch.int64), torch.ones(4))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_outputs_begin_at_a_cache_line(dtype):
+    for length in (1, 3, 100, 5000):
+        case = Case(1, 1, length, length, dtype=dtype)
+        for _ in range(3):
+            y = fftconv.conv(case.u, case.k)
+            assert y.ctypes.data % _array.ALIGNMENT == 0
+            assert y.flags.c_contiguous and y.flags.writeable

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import _lib, cuda
-from ._array import (AXES, KERNEL_DTYPES, PROMOTED, View, broadcast_strides,
-                     check_dtype, choice, demoted, dtype_name, empty, finish,
-                     numpy_dtype, output_view, promoted, reduce_to, size,
-                     view)
+from ._array import (AXES, KERNEL_DTYPES, PROMOTED, View, aligned_empty,
+                     broadcast_strides, check_dtype, choice, demoted,
+                     dtype_name, empty, finish, numpy_dtype, output_view,
+                     promoted, reduce_to, size, view)
 from ._gradients import Gradients
 from .pattern import as_pattern
 
@@ -70,10 +70,8 @@ _workspace = _Workspace()
 
 def aligned_bytes(n):
     """(uint8 array of n bytes that starts at a multiple of 64, its address)."""
-    buffer = np.empty(n + 63, np.uint8)
-    address = buffer.ctypes.data
-    start = -address % 64
-    return buffer[start:start + n], address + start
+    buffer = aligned_empty((n,), np.uint8)
+    return buffer, buffer.ctypes.data
 
 
 def rows_axes(ndim, layout, name="u"):
