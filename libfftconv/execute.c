@@ -133,7 +133,9 @@ static void middle(const struct lane *lane, const struct xform *xf, int directio
     run(lane, &job, middle_task, xf->depth > 0 ? xf->stage[0].radix : 1);
 }
 
-/* ---- A row and its parts ------------------------------------------------------- */
+/* ---- A row and its parts -------------------------------------------------------
+ *
+ * The parts are done from the last, smallest one on: what was folded last is in cache. */
 
 /* Two levels a pass, what is left last. */
 static void fold(const struct lane *lane, const struct source *source)
@@ -147,15 +149,17 @@ static void fold(const struct lane *lane, const struct source *source)
     }
 }
 
-static void unfold(const struct lane *lane, const struct sink *sink)
+/* The pass back that part i, done after all below it, completes: the row's small end is
+ * whole again while it is still in cache. */
+static void unfold(const struct lane *lane, const struct sink *sink, int i)
 {
     const int levels = lane->plan->parts - 1;
-    for (int l = (levels - 1) / 2 * 2; l >= 0; l -= 2) {
-        struct row_job job = {.sink = l == 0 ? sink : NULL, .adjoint = true,
-                              .levels = (int)min64(2, levels - l),
-                              .length = lane->plan->places >> l};
-        run(lane, &job, fold_task, lane->inside > 1 ? 4 * lane->inside : 1);
-    }
+    if (i % 2 || i >= levels)
+        return;
+    struct row_job job = {.sink = i == 0 ? sink : NULL, .adjoint = true,
+                          .levels = (int)min64(2, levels - i),
+                          .length = lane->plan->places >> i};
+    run(lane, &job, fold_task, lane->inside > 1 ? 4 * lane->inside : 1);
 }
 
 static struct array own_row(const struct fftconv_plan *plan, const void *p, int64_t origin);
@@ -191,7 +195,7 @@ static void transform(const struct lane *lane, const struct source *source, void
     const struct fftconv_plan *plan = lane->plan;
     if (plan->parts > 1)
         fold(lane, source);
-    for (int i = 0; i < plan->parts; i++) {
+    for (int i = plan->parts; i-- > 0;) {
         struct source part;
         if (plan->parts > 1)
             part_source(lane, i, &part);
@@ -205,15 +209,14 @@ static void transform_back(const struct lane *lane, void *S, const struct sink *
                            struct ahead *ahead)
 {
     const struct fftconv_plan *plan = lane->plan;
-    for (int i = 0; i < plan->parts; i++) {
+    for (int i = plan->parts; i-- > 0;) {
         struct sink part;
         if (plan->parts > 1)
             part_sink(lane, i, &part);
         middle(lane, &plan->part[i], INVERSE, at_part(plan, i, S), NULL, ahead);
         write_row(lane, &plan->part[i], plan->parts > 1 ? &part : sink);
+        unfold(lane, sink, i);
     }
-    if (plan->parts > 1)
-        unfold(lane, sink);
 }
 
 /* The contraction per frequency: to = spectrum S; to may be S. */
@@ -247,7 +250,7 @@ static void convolve(const struct lane *given, const struct source *source,
         here.row = (char *)sink->y.data;
     if (plan->parts > 1)
         fold(lane, source);
-    for (int i = 0; i < plan->parts; i++) {
+    for (int i = plan->parts; i-- > 0;) {
         struct source from;
         struct sink to;
         if (plan->parts > 1) {
@@ -257,9 +260,8 @@ static void convolve(const struct lane *given, const struct source *source,
         read_row(lane, &plan->part[i], plan->parts > 1 ? &from : source);
         middle(lane, &plan->part[i], FORWARD | INVERSE, NULL, at_part(plan, i, spectrum), ahead);
         write_row(lane, &plan->part[i], plan->parts > 1 ? &to : sink);
+        unfold(lane, sink, i);
     }
-    if (plan->parts > 1)
-        unfold(lane, sink);
 }
 
 /* What the way back leaves out: 1/M, and a half for each level unfolded. */
