@@ -10,7 +10,7 @@
  * they are; all else is converted to the worker's memory first. */
 
 #ifdef __SSE2__
-#include <emmintrin.h>
+#include <immintrin.h>
 #endif
 
 /* ---- Tiles ------------------------------------------------------------------------ */
@@ -279,14 +279,21 @@ INLINE N_(words) N_(load_words)(const void *p) { return *(const N_(words_unalign
 /* Past the caches where `far`: a line of which all is written need not be read. */
 INLINE void N_(store_words)(bool far, void *p, N_(words) v)
 {
-#ifdef __SSE2__
-    typedef long long sixteen __attribute__((vector_size(16)));
+#ifdef __AVX__
+    typedef __m256i N_(streamed);
+#define STREAM _mm256_stream_si256
+#elif defined __SSE2__
+    typedef __m128i N_(streamed);
+#define STREAM _mm_stream_si128
+#endif
+#ifdef STREAM
     const union {
         N_(words) v;
-        sixteen part[sizeof v / 16];
+        N_(streamed) part[sizeof v / sizeof(N_(streamed))];
     } all = {v};
-    for (int i = 0; far && i < (int)(sizeof v / 16); i++)
-        _mm_stream_si128((__m128i *)p + i, (__m128i)all.part[i]);
+    for (int i = 0; far && i < (int)(sizeof all / sizeof *all.part); i++)
+        STREAM((N_(streamed) *)p + i, all.part[i]);
+#undef STREAM
     if (far)
         return;
 #endif
@@ -475,7 +482,7 @@ INLINE void N_(blocks)(bool paired, bool far, int rows, int64_t taps, const stru
 INLINE void N_(blocks_down)(bool paired, bool far, int64_t taps, const struct correlation *c,
                             int64_t n0, int64_t n1, const char *x, char *y, int64_t count)
 {
-    const int rows = paired ? N_(AT_ONCE) : 2 * N_(AT_ONCE);
+    const int rows = N_(AT_ONCE);
     const int size = dtype_size(c->x->dtype);
     const int64_t step = c->x->stride[2] * size, y_step = c->y->stride[2] * size;
     int64_t i = 0;
