@@ -174,7 +174,7 @@ static void *tables_of(struct depthwise *j, bool back, int64_t *bytes)
         bias.stride = j->o->bias.stride[1];
         copy(j, bias, number(j, table, 2 * taps), j->D);
     }
-    if (c->paired) /* a NaN whose lower half is 0: depthwise.h rounds */
+    if (c->as == AS_PAIRS) /* a NaN whose lower half is 0: depthwise.h rounds */
         for (int64_t i = 0; i < reals; i++) {
             float *value = (float *)table + i;
             *value = *value == *value ? *value : NAN;
@@ -325,12 +325,12 @@ static void plan_bands(struct depthwise *j, bool back)
     const fftconv_tensor *x = c->x, *y = c->y;
     const int lanes = j->engine->lanes, along = c->across ? 1 : 2;
     const int own = j->engine->real_bytes == 8 ? FFTCONV_FLOAT64 : FFTCONV_FLOAT32;
-    c->paired = !back && own == FFTCONV_FLOAT32 && x->dtype == FFTCONV_BFLOAT16;
-    const int64_t unit = c->paired ? 2 * lanes : lanes;
-    c->direct = !back && x->dtype == y->dtype && (c->paired || x->dtype == own) &&
-                (!c->paired || c->activation == FFTCONV_IDENTITY) && x->stride[along] == 1 &&
-                y->stride[along] == 1 && (!c->across || j->D >= unit);
-    c->paired &= c->direct;
+    if (own == FFTCONV_FLOAT32 && x->dtype != own)
+        c->as = x->dtype == FFTCONV_BFLOAT16 ? AS_PAIRS : AS_HALVES;
+    const int64_t unit = c->as == AS_PAIRS ? 2 * lanes : lanes;
+    c->direct = !back && x->dtype == y->dtype && (x->dtype == own || own == FFTCONV_FLOAT32) &&
+                (c->as == AS_REALS || c->activation == FFTCONV_IDENTITY) &&
+                x->stride[along] == 1 && y->stride[along] == 1 && (!c->across || j->D >= unit);
     const int64_t size = dtype_size(x->dtype), line = max64(unit, LINE / size);
     c->far = c->direct && c->across && c->activation == FFTCONV_IDENTITY && j->D >= 4 * line &&
              j->D % line == 0 && x->stride[2] == j->D && y->stride[2] == j->D &&

@@ -189,9 +189,9 @@ enum { BAND = 512 };
  * rows by themselves; x is what `state` holds before element 0, else zeros. */
 struct correlation {
     bool across;        /* lanes go over channels, which are neighbours there  */
-    bool direct;        /* x and y are used as they are: one type, the engine's
-                           own or                                              */
-    bool paired;        /* bfloat16, in pairs: depthwise.h                     */
+    bool direct;        /* x and y, of one type, are read and written without a
+                           copy between                                        */
+    enum { AS_REALS, AS_PAIRS, AS_HALVES } as; /* how: depthwise.h             */
     int64_t taps, left; /* left may be below 0                                 */
     int64_t L, Lout, D;
     int activation;

@@ -107,6 +107,83 @@ static void N_(give_out)(const struct N_(band) *a, const fftconv_tensor *t, int6
     }
 }
 
+/* ---- Vectors from memory and to it --------------------------------------------------- */
+
+typedef uint32_t N_(words) __attribute__((vector_size(FFTCONV_VECTOR_BYTES), may_alias));
+typedef uint32_t N_(words_unaligned)
+    __attribute__((vector_size(FFTCONV_VECTOR_BYTES), may_alias, aligned(2)));
+
+INLINE N_(words) N_(load_words)(const void *p) { return *(const N_(words_unaligned) *)p; }
+
+/* Past the caches where `far`: a line of which all is written need not be read. */
+INLINE void N_(store_words)(bool far, void *p, N_(words) v)
+{
+#ifdef __AVX__
+    typedef __m256i N_(streamed);
+#define STREAM _mm256_stream_si256
+#elif defined __SSE2__
+    typedef __m128i N_(streamed);
+#define STREAM _mm_stream_si128
+#endif
+#ifdef STREAM
+    const union {
+        N_(words) v;
+        N_(streamed) part[sizeof v / sizeof(N_(streamed))];
+    } all = {v};
+    for (int i = 0; far && i < (int)(sizeof all / sizeof *all.part); i++)
+        STREAM((N_(streamed) *)p + i, all.part[i]);
+#undef STREAM
+    if (far)
+        return;
+#endif
+    *(N_(words_unaligned) *)p = v;
+}
+
+/* float16 has instructions of its own from AVX2 on; elsewhere it goes by rowio.h. */
+#if !IN_DOUBLE && defined(__F16C__) && FFTCONV_VECTOR_BYTES == 32
+#define HAVE_HALVES 1
+#define HALVES_LOAD(p) _mm256_cvtph_ps(_mm_loadu_si128(p))
+#define HALVES(v) _mm256_cvtps_ph(v, 0)
+#define HALVES_STORE _mm_storeu_si128
+#define HALVES_STREAM _mm_stream_si128
+typedef __m128i N_(halves);
+#elif !IN_DOUBLE && defined(__AVX512F__) && FFTCONV_VECTOR_BYTES == 64
+#define HAVE_HALVES 1
+#define HALVES_LOAD(p) _mm512_cvtph_ps(_mm256_loadu_si256(p))
+#define HALVES(v) _mm512_cvtps_ph(v, 0)
+#define HALVES_STORE _mm256_storeu_si256
+#define HALVES_STREAM _mm256_stream_si256
+typedef __m256i N_(halves);
+#else
+#define HAVE_HALVES 0
+#endif
+
+/* A vector's worth of elements, REALs or halves. */
+INLINE V N_(load_as)(int as, const void *p)
+{
+#if HAVE_HALVES
+    if (as == AS_HALVES)
+        return (V)HALVES_LOAD((const N_(halves) *)p);
+#endif
+    (void)as;
+    return *(const VU *)p;
+}
+
+INLINE void N_(store_as)(int as, bool far, void *p, V v)
+{
+#if HAVE_HALVES
+    if (as == AS_HALVES) {
+        if (far)
+            HALVES_STREAM((N_(halves) *)p, HALVES(v));
+        else
+            HALVES_STORE((N_(halves) *)p, HALVES(v));
+        return;
+    }
+#endif
+    (void)as;
+    N_(store_words)(far, p, (N_(words))v);
+}
+
 /* ---- Sums over taps ----------------------------------------------------------------- */
 
 enum { N_(AT_ONCE) = 4 }; /* vectors of outputs that share a tap's load */
@@ -120,24 +197,23 @@ INLINE void N_(foresee)(const void *row, int64_t bytes)
     __builtin_prefetch((const void *)((uintptr_t)row + (uintptr_t)bytes), 0, 2);
 }
 
-/* y[m far + 0 ... W) for m < outputs, taps wstep apart, the window's `step` */
-INLINE void N_(window)(int outputs, bool across, int64_t taps, const REAL *w, int64_t wstep,
-                       const REAL *bias, const REAL *x, int64_t step, int64_t x_far, REAL *y,
-                       int64_t y_far)
+/* y[m y_step + 0 ... W) for m < outputs, taps wstep apart, the window's `step` */
+INLINE void N_(window)(int outputs, int64_t taps, const REAL *w, int64_t wstep, const REAL *bias,
+                       const REAL *x, int64_t step, REAL *y, int64_t y_step)
 {
     V sum[N_(AT_ONCE)];
 #pragma GCC unroll 4
     for (int m = 0; m < outputs; m++)
-        sum[m] = across ? (V)*(const VU *)bias : N_(everywhere)(*bias);
+        sum[m] = *(const VU *)bias;
     for (int64_t k = 0; k < taps; k++) {
-        const V f = across ? (V)*(const VU *)(w + k * wstep) : N_(everywhere)(w[k]);
+        const V f = *(const VU *)(w + k * wstep);
 #pragma GCC unroll 4
         for (int m = 0; m < outputs; m++)
-            sum[m] += f * *(const VU *)(x + k * step + m * x_far);
+            sum[m] += f * *(const VU *)(x + (k + m) * step);
     }
 #pragma GCC unroll 4
     for (int m = 0; m < outputs; m++)
-        *(VU *)(y + m * y_far) = sum[m];
+        *(VU *)(y + m * y_step) = sum[m];
 }
 
 /* The usual numbers of taps are constants in the loops over them, unless
@@ -156,18 +232,44 @@ INLINE void N_(window)(int outputs, bool across, int64_t taps, const REAL *w, in
     }
 #endif
 
-/* `count` elements of a row; the last vector overlaps the one before it, or goes on
- * behind a row of less than one. */
-INLINE void N_(windows_along)(int64_t taps, const REAL *restrict w, REAL bias, const REAL *x,
-                              REAL *restrict y, int64_t count)
+/* Elements [k, k + W) of a and b behind it. */
+INLINE V N_(shifted)(V a, V b, int k)
 {
+    VI index = {0};
+    for (int i = 0; i < LANES; i++)
+        index[i] = i + k;
+    return N_(pick)(a, b, index);
+}
+
+/* `count` elements of a row, whole vectors; the last one overlaps the one before it, or
+ * goes on behind a row of less than one.  A vector of x is loaded once: windows between
+ * two are cut from both. */
+INLINE void N_(windows_along)(int as, int64_t taps, const REAL *restrict w, REAL bias,
+                              const char *x, char *restrict y, int64_t count)
+{
+    const int64_t size = as == AS_HALVES ? 2 : sizeof(REAL);
     int64_t j = 0;
-    for (; j + N_(AT_ONCE) * W <= count; j += N_(AT_ONCE) * W)
-        N_(window)(N_(AT_ONCE), false, taps, w, 1, &bias, x + j, 1, W, y + j, W);
+    if (__builtin_constant_p(taps)) {
+        V now = N_(load_as)(as, x);
+        for (; j + 2 * W <= count + taps - 1 && j + W <= count; j += W) {
+            const V next = N_(load_as)(as, x + (j + W) * size);
+            V sum = N_(everywhere)(bias);
+#pragma GCC unroll 8
+            for (int k = 0; k < taps; k++)
+                sum += w[k] * (k == 0  ? now
+                               : k < W ? N_(shifted)(now, next, k)
+                                       : N_(load_as)(as, x + (j + k) * size));
+            N_(store_as)(as, false, y + j * size, sum);
+            now = next;
+        }
+    }
     for (; j < count; j += W) {
         if (j + W > count && count >= W)
             j = count - W;
-        N_(window)(1, false, taps, w, 1, &bias, x + j, 1, W, y + j, W);
+        V sum = N_(everywhere)(bias);
+        for (int64_t k = 0; k < taps; k++)
+            sum += w[k] * N_(load_as)(as, x + (j + k) * size);
+        N_(store_as)(as, false, y + j * size, sum);
     }
 }
 
@@ -184,11 +286,11 @@ INLINE void N_(windows_across)(int64_t taps, const REAL *w, int64_t wstep, const
             for (int64_t m = 0; c % (64 / (int)sizeof *x) == 0 && m < N_(AT_ONCE); m++)
                 N_(foresee)(at, (taps - 1 + 2 * N_(AT_ONCE) + m) * step * (int)sizeof *x);
             if (i + N_(AT_ONCE) <= count)
-                N_(window)(N_(AT_ONCE), true, taps, w + c, wstep, bias + c, at, step, step,
+                N_(window)(N_(AT_ONCE), taps, w + c, wstep, bias + c, at, step,
                            y + i * y_step + c, y_step);
             else
                 for (int64_t m = 0; m < count - i; m++)
-                    N_(window)(1, true, taps, w + c, wstep, bias + c, at + m * step, step, step,
+                    N_(window)(1, taps, w + c, wstep, bias + c, at + m * step, step,
                                y + (i + m) * y_step + c, y_step);
         }
 }
@@ -201,7 +303,8 @@ static void N_(windows)(const struct N_(band) *a, const void *w_, const REAL *bi
     const REAL *w = (const REAL *)w_ + (a->c->across ? a->d0 : a->d0 * taps);
 #define ACROSS(K) \
     N_(windows_across)(K, w, wstep, bias, x, step, y, y_step, a->d1 - a->d0, count)
-#define ALONG(K) N_(windows_along)(K, w, *bias, x, y, count)
+#define ALONG(K) \
+    N_(windows_along)(AS_REALS, K, w, *bias, (const char *)x, (char *)y, count)
     if (a->c->across)
         FOR_TAPS(taps, ACROSS)
     else
@@ -270,36 +373,6 @@ static void N_(correlate_any)(const struct correlation *c, int64_t b, int64_t d0
  * float of each: no widening, no narrowing, and two vectors of outputs, the even ones
  * and the odd ones, at once. */
 
-typedef uint32_t N_(words) __attribute__((vector_size(FFTCONV_VECTOR_BYTES), may_alias));
-typedef uint32_t N_(words_unaligned)
-    __attribute__((vector_size(FFTCONV_VECTOR_BYTES), may_alias, aligned(2)));
-
-INLINE N_(words) N_(load_words)(const void *p) { return *(const N_(words_unaligned) *)p; }
-
-/* Past the caches where `far`: a line of which all is written need not be read. */
-INLINE void N_(store_words)(bool far, void *p, N_(words) v)
-{
-#ifdef __AVX__
-    typedef __m256i N_(streamed);
-#define STREAM _mm256_stream_si256
-#elif defined __SSE2__
-    typedef __m128i N_(streamed);
-#define STREAM _mm_stream_si128
-#endif
-#ifdef STREAM
-    const union {
-        N_(words) v;
-        N_(streamed) part[sizeof v / sizeof(N_(streamed))];
-    } all = {v};
-    for (int i = 0; far && i < (int)(sizeof all / sizeof *all.part); i++)
-        STREAM((N_(streamed) *)p + i, all.part[i]);
-#undef STREAM
-    if (far)
-        return;
-#endif
-    *(N_(words_unaligned) *)p = v;
-}
-
 #if !IN_DOUBLE
 
 INLINE V N_(lower)(N_(words) x) { return (V)(x << 16); }
@@ -317,32 +390,51 @@ INLINE N_(words) N_(pairs)(V even, V odd)
     return (N_(rounded)(even) >> 16) | (N_(rounded)(odd) & 0xffff0000u);
 }
 
-/* `count` >= 2 W elements of a row.  With F_s[i] = x[j + 2i + s], the even outputs are
+/* 2 W outputs, `times` over.  With F_s[i] = x[2i + s], the even ones are
  * sum_k w[k] F_k and the odd ones sum_k w[k] F_(k+1); an even number of taps reads one
  * element behind the last window. */
-INLINE void N_(pairs_along)(int64_t taps, const REAL *restrict w, REAL bias, const uint16_t *x,
-                            uint16_t *restrict y, int64_t count)
+INLINE void N_(pairs_window)(int times, int64_t taps, const REAL *w, REAL bias,
+                             const uint16_t *x, uint16_t *y)
 {
-    for (int64_t j = 0; j < count; j += 2 * W) {
-        j = min64(j, count - 2 * W);
-        V even = N_(everywhere)(bias), odd = even;
-        N_(words) both = N_(load_words)(x + j);
-        V now = N_(lower)(both), next;
-        for (int64_t k = 0; k < taps; k++, now = next) {
+    V even[2], odd[2], now[2], next[2];
+    N_(words) both[2];
+#pragma GCC unroll 2
+    for (int m = 0; m < times; m++) {
+        even[m] = odd[m] = N_(everywhere)(bias);
+        both[m] = N_(load_words)(x + m * 2 * W);
+        now[m] = N_(lower)(both[m]);
+    }
+    for (int64_t k = 0; k < taps; k++)
+#pragma GCC unroll 2
+        for (int m = 0; m < times; m++, now[m - 1] = next[m - 1]) {
             if (k % 2)
-                both = N_(load_words)(x + j + k + 1);
-            next = k % 2 ? N_(lower)(both) : N_(upper)(both);
-            even += now * w[k];
-            odd += next * w[k];
+                both[m] = N_(load_words)(x + m * 2 * W + k + 1);
+            next[m] = k % 2 ? N_(lower)(both[m]) : N_(upper)(both[m]);
+            even[m] += now[m] * w[k];
+            odd[m] += next[m] * w[k];
         }
-        N_(store_words)(false, y + j, N_(pairs)(even, odd));
+#pragma GCC unroll 2
+    for (int m = 0; m < times; m++)
+        N_(store_words)(false, y + m * 2 * W, N_(pairs)(even[m], odd[m]));
+}
+
+/* `count` >= 2 W elements of a row. */
+INLINE void N_(pairs_along)(int64_t taps, const REAL *restrict w, REAL bias,
+                            const uint16_t *x, uint16_t *restrict y, int64_t count)
+{
+    int64_t j = 0;
+    for (; j + 4 * W <= count; j += 4 * W)
+        N_(pairs_window)(2, taps, w, bias, x + j, y + j);
+    for (; j < count; j += 2 * W) {
+        j = min64(j, count - 2 * W);
+        N_(pairs_window)(1, taps, w, bias, x + j, y + j);
     }
 }
 
 #endif
 
 /* A vector's worth of a row: its elements, and the vectors of sums it takes. */
-INLINE int64_t N_(unit)(bool paired) { return paired ? 2 * W : W; }
+INLINE int64_t N_(unit)(int as) { return as == AS_PAIRS ? 2 * W : W; }
 
 /* `count` elements of a row, a vector's worth at least. */
 static void N_(row)(const struct correlation *c, int64_t d, const char *x, char *y, int64_t count)
@@ -350,45 +442,54 @@ static void N_(row)(const struct correlation *c, int64_t d, const char *x, char 
     const REAL *w = (const REAL *)c->w + d * c->taps, bias = ((const REAL *)c->bias)[d];
 #if !IN_DOUBLE
 #define PAIRS(K) N_(pairs_along)(K, w, bias, (const uint16_t *)x, (uint16_t *)y, count)
-    if (c->paired) {
+    if (c->as == AS_PAIRS) {
         FOR_TAPS(c->taps, PAIRS)
         return;
     }
 #undef PAIRS
 #endif
-#define ALONG(K) N_(windows_along)(K, w, bias, (const REAL *)x, (REAL *)y, count)
-    FOR_TAPS(c->taps, ALONG)
-#undef ALONG
-    N_(activate)(c->activation, count, (REAL *)y);
+#if HAVE_HALVES
+#define HALF(K) N_(windows_along)(AS_HALVES, K, w, bias, x, y, count)
+    if (c->as == AS_HALVES) {
+        FOR_TAPS(c->taps, HALF)
+        return;
+    }
+#undef HALF
+#endif
+#define REALS(K) N_(windows_along)(AS_REALS, K, w, bias, x, y, count)
+    FOR_TAPS(c->taps, REALS)
+#undef REALS
 }
 
-/* Outputs [from, to) of a row, a vector's worth at most, whose windows leave it: from
- * a copy with zeros around. */
-static void N_(row_end)(const struct N_(band) *a, int64_t from, int64_t to, char *work)
+/* A vector's worth of outputs from `from` on, whose windows leave the row: from a copy
+ * with zeros around. */
+static void N_(row_end)(const struct N_(band) *a, int64_t from, char *work)
 {
     const struct correlation *c = a->c;
-    const int64_t size = dtype_size(c->x->dtype), first = from - c->left;
-    const int64_t window = N_(unit)(c->paired) + c->taps; /* and one more: pairs_along */
+    const int64_t size = dtype_size(c->x->dtype), unit = N_(unit)(c->as);
+    const int64_t window = unit + c->taps, first = from - c->left; /* one more: pairs */
     const int64_t in = max64(0, first), out = min64(c->L, first + window);
     char *y = work + round_up(window * size, FFTCONV_VECTOR_BYTES);
     memset(work, 0, (size_t)(window * size));
     if (out > in)
         memcpy(work + (in - first) * size, N_(run_at)(a, c->x, in).data,
                (size_t)((out - in) * size));
-    N_(row)(c, a->d0, work, y, N_(unit)(c->paired));
-    memcpy((char *)N_(run_at)(a, c->y, from).data, y, (size_t)((to - from) * size));
+    N_(row)(c, a->d0, work, y, unit);
+    N_(activate)(c->activation, c->as == AS_REALS ? unit : 0, (REAL *)y);
+    memcpy((char *)N_(run_at)(a, c->y, from).data, y, (size_t)(unit * size));
 }
 
 /* Row i of x to the sums of those of `rows` outputs whose windows it is in. */
-INLINE void N_(row_to_sums)(bool paired, int rows, int64_t taps, int64_t i, const REAL *table,
+INLINE void N_(row_to_sums)(int as, int rows, int64_t taps, int64_t i, const REAL *table,
                             const char *x, V *even, V *odd)
 {
-    const N_(words) both = N_(load_words)(x);
+    const bool paired = as == AS_PAIRS;
     const int each = paired ? 2 : 1;
 #if IN_DOUBLE
-    const V lower = (V)both, upper = lower;
+    const V lower = N_(load_as)(as, x), upper = lower;
 #else
-    const V lower = paired ? N_(lower)(both) : (V)both, upper = N_(upper)(both);
+    const N_(words) both = paired ? N_(load_words)(x) : (N_(words)){0};
+    const V lower = paired ? N_(lower)(both) : N_(load_as)(as, x), upper = N_(upper)(both);
 #endif
 #pragma GCC unroll 8
     for (int m = 0; m < rows; m++) {
@@ -406,12 +507,11 @@ INLINE void N_(row_to_sums)(bool paired, int rows, int64_t taps, int64_t i, cons
 
 /* `rows` outputs of a vector's worth of channels; table: [tap, at last the bias], each
  * a vector, or two, the even channels before the odd ones. */
-INLINE void N_(block)(bool paired, bool far, int rows, int64_t taps, const REAL *table,
+INLINE void N_(block)(int as, bool far, int rows, int64_t taps, const REAL *table,
                       const char *x, int64_t step, char *y, int64_t y_step)
 {
-    enum { MOST = 2 * N_(AT_ONCE) };
-    const int each = paired ? 2 : 1;
-    V even[MOST], odd[MOST];
+    const int each = as == AS_PAIRS ? 2 : 1;
+    V even[N_(AT_ONCE)], odd[N_(AT_ONCE)];
 #pragma GCC unroll 8
     for (int m = 0; m < rows; m++) {
         even[m] = N_(load)(table + taps * each * W);
@@ -420,19 +520,19 @@ INLINE void N_(block)(bool paired, bool far, int rows, int64_t taps, const REAL 
     if (__builtin_constant_p(taps)) {
 #pragma GCC unroll 16
         for (int64_t i = 0; i < taps + rows - 1; i++)
-            N_(row_to_sums)(paired, rows, taps, i, table, x + i * step, even, odd);
+            N_(row_to_sums)(as, rows, taps, i, table, x + i * step, even, odd);
     } else {
         for (int64_t i = 0; i < taps + rows - 1; i++)
-            N_(row_to_sums)(paired, rows, taps, i, table, x + i * step, even, odd);
+            N_(row_to_sums)(as, rows, taps, i, table, x + i * step, even, odd);
     }
 #pragma GCC unroll 8
     for (int m = 0; m < rows; m++)
-#if IN_DOUBLE
-        N_(store_words)(far, y + m * y_step, (N_(words))even[m]);
-#else
-        N_(store_words)(far, y + m * y_step,
-                        paired ? N_(pairs)(even[m], odd[m]) : (N_(words))even[m]);
+#if !IN_DOUBLE
+        if (as == AS_PAIRS)
+            N_(store_words)(far, y + m * y_step, N_(pairs)(even[m], odd[m]));
+        else
 #endif
+            N_(store_as)(as, far, y + m * y_step, even[m]);
 }
 
 /* The first channel of block n.  Where y goes past the caches, blocks start at a line
@@ -444,7 +544,7 @@ INLINE int64_t N_(block_at)(const struct correlation *c, bool far, int64_t n, in
 
 static void N_(correlate_blocks)(const struct correlation *c, void *to)
 {
-    const int64_t unit = N_(unit)(c->paired), wstep = round_up(c->D, W);
+    const int64_t unit = N_(unit)(c->as), wstep = round_up(c->D, W);
     REAL *v = to;
     for (int64_t n = 0; n * unit < c->D; n++)
         for (int64_t k = 0; k <= c->taps; k++, v += unit) {
@@ -452,44 +552,44 @@ static void N_(correlate_blocks)(const struct correlation *c, void *to)
                                (k < c->taps ? k * wstep : 0);
             const int64_t at = N_(block_at)(c, c->far, n, unit);
             for (int64_t i = 0; i < unit; i++) {
-                const int64_t d = at + (c->paired ? 2 * (i % W) + i / W : i);
+                const int64_t d = at + (c->as == AS_PAIRS ? 2 * (i % W) + i / W : i);
                 v[i] = from[d < c->D ? d : d - c->D];
             }
         }
 }
 
 /* Blocks [n0, n1) of `rows` rows, x and y at channel 0. */
-INLINE void N_(blocks)(bool paired, bool far, int rows, int64_t taps, const struct correlation *c,
+INLINE void N_(blocks)(int as, bool far, int rows, int64_t taps, const struct correlation *c,
                        int64_t n0, int64_t n1, const char *x, char *y)
 {
     const int size = dtype_size(c->x->dtype);
-    const int64_t unit = N_(unit)(paired), reals = (taps + 1) * unit;
+    const int64_t unit = N_(unit)(as), reals = (taps + 1) * unit;
     const int64_t step = c->x->stride[2] * size, y_step = c->y->stride[2] * size;
     for (int64_t n = n0; n < n1; n++) {
         const int64_t at = N_(block_at)(c, far, n, unit) * size;
         /* rows apart: nothing else foresees the next ones */
-        for (int m = 0; (!far || n % (64 / FFTCONV_VECTOR_BYTES) == 0) && m < rows; m++) {
+        for (int m = 0; (!far || n * unit * size % 64 == 0) && m < rows; m++) {
             N_(foresee)(x + at, (taps - 1 + rows + m) * step);
             if (!far)
                 N_(foresee)(y + at, (rows + m) * y_step);
         }
-        N_(block)(paired, far, rows, taps, (const REAL *)c->blocks + n * reals, x + at, step,
+        N_(block)(as, far, rows, taps, (const REAL *)c->blocks + n * reals, x + at, step,
                   y + at, y_step);
     }
 }
 
 /* Rows [0, count) of blocks [n0, n1). */
-INLINE void N_(blocks_down)(bool paired, bool far, int64_t taps, const struct correlation *c,
+INLINE void N_(blocks_down)(int as, bool far, int64_t taps, const struct correlation *c,
                             int64_t n0, int64_t n1, const char *x, char *y, int64_t count)
 {
-    const int rows = N_(AT_ONCE);
+    enum { ROWS = N_(AT_ONCE) };
     const int size = dtype_size(c->x->dtype);
     const int64_t step = c->x->stride[2] * size, y_step = c->y->stride[2] * size;
     int64_t i = 0;
-    for (; i + rows <= count; i += rows)
-        N_(blocks)(paired, far, rows, taps, c, n0, n1, x + i * step, y + i * y_step);
+    for (; i + ROWS <= count; i += ROWS)
+        N_(blocks)(as, far, ROWS, taps, c, n0, n1, x + i * step, y + i * y_step);
     for (; i < count; i++)
-        N_(blocks)(paired, far, 1, taps, c, n0, n1, x + i * step, y + i * y_step);
+        N_(blocks)(as, far, 1, taps, c, n0, n1, x + i * step, y + i * y_step);
 }
 
 /* Outputs [l0, l1) of blocks [n0, n1). */
@@ -499,20 +599,28 @@ static void N_(down)(const struct N_(band) *a, int64_t n0, int64_t n1, int64_t l
     const int64_t back = a->d0 * dtype_size(c->x->dtype), n = l1 - l0;
     const char *x = (const char *)N_(run_at)(a, c->x, l0 - c->left).data - back;
     char *y = (char *)N_(run_at)(a, c->y, l0).data - back;
-#define DOWN(paired, K)                                               \
-    if (c->far)                                                       \
-        N_(blocks_down)(paired, true, K, c, n0, n1, x, y, n);         \
-    else                                                              \
-        N_(blocks_down)(paired, false, K, c, n0, n1, x, y, n)
+#define DOWN(as, K)                                               \
+    if (c->far)                                                   \
+        N_(blocks_down)(as, true, K, c, n0, n1, x, y, n);         \
+    else                                                          \
+        N_(blocks_down)(as, false, K, c, n0, n1, x, y, n)
 #if !IN_DOUBLE
-#define PAIRS(K) DOWN(true, K)
-    if (c->paired) {
+#define PAIRS(K) DOWN(AS_PAIRS, K)
+    if (c->as == AS_PAIRS) {
         FOR_TAPS(c->taps, PAIRS)
         return;
     }
 #undef PAIRS
 #endif
-#define REALS(K) DOWN(false, K)
+#if HAVE_HALVES
+#define HALF(K) DOWN(AS_HALVES, K)
+    if (c->as == AS_HALVES) {
+        FOR_TAPS(c->taps, HALF)
+        return;
+    }
+#undef HALF
+#endif
+#define REALS(K) DOWN(AS_REALS, K)
     FOR_TAPS(c->taps, REALS)
 #undef REALS
 #undef DOWN
@@ -523,7 +631,7 @@ static void N_(band_down)(const struct N_(band) *a, int64_t l0, int64_t l1, int6
                           int64_t last, void *work)
 {
     const struct correlation *c = a->c;
-    const int64_t unit = N_(unit)(c->paired);
+    const int64_t unit = N_(unit)(c->as);
     const int64_t n0 = a->d0 ? (a->d0 - c->first) / unit : 0;
     const int64_t n1 = a->d1 < c->D ? (a->d1 - c->first) / unit : ceil_div(c->D, unit);
     if (!c->far) {
@@ -548,31 +656,36 @@ static void N_(band_down)(const struct N_(band) *a, int64_t l0, int64_t l1, int6
 static void N_(correlate)(const struct correlation *c, int64_t b, int64_t d0, int64_t d1,
                           int64_t l0, int64_t l1, void *work)
 {
-    /* those whose windows stay within x */
-    const int64_t inner = max64(l0, min64(l1, c->left));
-    const int64_t last = c->L - c->taps + 1 + c->left - (c->paired && !c->across);
-    const int64_t outer = max64(inner, min64(l1, last));
-    const int64_t unit = N_(unit)(c->paired);
-    if (!c->direct || outer - inner < (c->across ? 1 : unit)) {
+    /* [inner, outer): windows stay within x */
+    const int64_t unit = N_(unit)(c->as);
+    int64_t inner = max64(l0, min64(l1, c->left));
+    const int64_t last = c->L - c->taps + 1 + c->left - (c->as == AS_PAIRS && !c->across);
+    int64_t outer = max64(inner, min64(l1, last));
+    if (!c->direct || (c->as == AS_HALVES && !HAVE_HALVES) ||
+        outer - inner < (c->across ? 1 : unit)) {
         N_(correlate_any)(c, b, d0, d1, l0, l1, work);
         return;
     }
     const struct N_(band) a = N_(band_of)(c, b, d0, d1);
-    const int64_t ends[][2] = {{l0, inner}, {outer, l1}};
-    for (int i = 0; i < 2; i++) {
-        const int64_t from = ends[i][0], to = ends[i][1];
-        if (from < to && (c->across || c->state || to - from > unit))
-            N_(correlate_any)(c, b, d0, d1, from, to, work);
-        else if (from < to)
-            N_(row_end)(&a, from, to, work);
-        if (i > 0)
-            break;
-        if (c->across)
-            N_(band_down)(&a, inner, outer, max64(0, c->left), min64(c->Lout, last), work);
-        else
-            N_(row)(c, d0, N_(run_at)(&a, c->x, inner - c->left).data,
-                    (char *)N_(run_at)(&a, c->y, inner).data, outer - inner);
-    }
+    if (inner > l0 && !c->across && !c->state && inner - l0 <= unit) {
+        N_(row_end)(&a, l0, work);
+        inner = min64(l0 + unit, outer);
+    } else if (inner > l0)
+        N_(correlate_any)(c, b, d0, d1, l0, inner, work);
+    const bool end = outer < l1 && !c->across && l1 - outer <= unit;
+    const int64_t to = end ? max64(l1 - unit, inner) : outer;
+    if (c->across)
+        N_(band_down)(&a, inner, outer, max64(0, c->left), min64(c->Lout, last), work);
+    else if (to - inner >= unit) {
+        char *y = (char *)N_(run_at)(&a, c->y, inner).data;
+        N_(row)(c, d0, N_(run_at)(&a, c->x, inner - c->left).data, y, to - inner);
+        N_(activate)(c->activation, c->as == AS_REALS ? to - inner : 0, (REAL *)y);
+    } else if (to > inner)
+        N_(row_end)(&a, min64(inner, l1 - unit), work);
+    if (end)
+        N_(row_end)(&a, l1 - unit, work);
+    else if (outer < l1)
+        N_(correlate_any)(c, b, d0, d1, outer, l1, work);
 #ifdef __SSE2__
     if (c->far)
         _mm_sfence();
@@ -671,3 +784,8 @@ static void N_(apply)(int activation, bool slope, int64_t count, const void *in,
         memcpy(out, in, (size_t)count * sizeof(REAL));
     N_(activate)(activation, count, out);
 }
+#undef HAVE_HALVES
+#undef HALVES_LOAD
+#undef HALVES
+#undef HALVES_STORE
+#undef HALVES_STREAM
