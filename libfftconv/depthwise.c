@@ -348,17 +348,12 @@ static void plan_bands(struct depthwise *j, bool back)
     }
 }
 
-static int run(const fftconv_depthwise *o, bool back)
+/* The call of `engine`, after the checks. */
+static int run(const fftconv_depthwise *o, const struct engine *engine, bool back)
 {
-    int status;
-    if ((status = check(o, back)))
-        return status;
-    struct depthwise j = {.o = o, .B = o->x.shape[0], .D = o->x.shape[1], .K = o->weight.shape[2]};
+    struct depthwise j = {.o = o, .engine = engine, .B = o->x.shape[0], .D = o->x.shape[1],
+                          .K = o->weight.shape[2]};
     const fftconv_tensor *out = back ? &o->dy : &o->y;
-    const bool wide = is_wide(&o->x) || is_wide(&o->weight) || is_wide(&o->bias) ||
-                      is_wide(&o->state) || is_wide(out);
-    if ((status = find_engine(o->isa, wide ? 8 : 4, &j.engine)))
-        return status;
     const int threads = o->threads ? o->threads : fftconv_default_threads();
     struct correlation *c = &j.c;
     *c = (struct correlation){
@@ -367,6 +362,18 @@ static int run(const fftconv_depthwise *o, bool back)
         .state = o->state.data && j.K > 1 ? &o->state : NULL, .y = &o->y, .dy = &o->dy,
         .dx = o->dx.data ? &o->dx : NULL,
         .dstate = o->dstate.data && j.K > 1 ? &o->dstate : NULL};
+    if (back && c->dx && o->activation == FFTCONV_IDENTITY) {
+        /* dx[m] = sum_k w[K - 1 - k] dy[m - (K - 1 - left) + k]: a forward call */
+        fftconv_depthwise f = {.size = sizeof f, .x = o->dy, .weight = o->weight, .y = o->dx,
+                               .left = j.K - 1 - o->left, .threads = o->threads};
+        f.weight.data = (char *)f.weight.data +
+                        (j.K - 1) * f.weight.stride[2] * dtype_size(f.weight.dtype);
+        f.weight.stride[2] *= -1;
+        const int status = run(&f, engine, false);
+        if (status)
+            return status;
+        c->dx = NULL;
+    }
     plan_bands(&j, back);
 
     int64_t table_bytes;
@@ -403,6 +410,19 @@ static int run(const fftconv_depthwise *o, bool back)
     return FFTCONV_OK;
 }
 
-int fftconv_depthwise_forward(const fftconv_depthwise *o) { return run(o, false); }
+static int check_and_run(const fftconv_depthwise *o, bool back)
+{
+    int status;
+    const struct engine *engine;
+    if ((status = check(o, back)))
+        return status;
+    const bool wide = is_wide(&o->x) || is_wide(&o->weight) || is_wide(&o->bias) ||
+                      is_wide(&o->state) || is_wide(back ? &o->dy : &o->y);
+    if ((status = find_engine(o->isa, wide ? 8 : 4, &engine)))
+        return status;
+    return run(o, engine, back);
+}
 
-int fftconv_depthwise_backward(const fftconv_depthwise *o) { return run(o, true); }
+int fftconv_depthwise_forward(const fftconv_depthwise *o) { return check_and_run(o, false); }
+
+int fftconv_depthwise_backward(const fftconv_depthwise *o) { return check_and_run(o, true); }

@@ -469,14 +469,22 @@ static void N_(row_end)(const struct N_(band) *a, int64_t from, char *work)
     const int64_t size = dtype_size(c->x->dtype), unit = N_(unit)(c->as);
     const int64_t window = unit + c->taps, first = from - c->left; /* one more: pairs */
     const int64_t in = max64(0, first), out = min64(c->L, first + window);
-    char *y = work + round_up(window * size, FFTCONV_VECTOR_BYTES);
-    memset(work, 0, (size_t)(window * size));
-    if (out > in)
-        memcpy(work + (in - first) * size, N_(run_at)(a, c->x, in).data,
-               (size_t)((out - in) * size));
+    const int64_t bytes = (out - in) * size, vector = FFTCONV_VECTOR_BYTES;
+    for (int64_t i = 0; i < window * size; i += vector)
+        N_(store_words)(false, work + i, (N_(words)){0});
+    if (bytes > 0) {
+        const char *x = N_(run_at)(a, c->x, in).data;
+        char *to = work + (in - first) * size;
+        if (bytes >= vector && bytes <= 2 * vector) {
+            const N_(words) last = N_(load_words)(x + bytes - vector);
+            N_(store_words)(false, to, N_(load_words)(x));
+            N_(store_words)(false, to + bytes - vector, last);
+        } else
+            memcpy(to, x, (size_t)bytes);
+    }
+    char *y = (char *)N_(run_at)(a, c->y, from).data;
     N_(row)(c, a->d0, work, y, unit);
     N_(activate)(c->activation, c->as == AS_REALS ? unit : 0, (REAL *)y);
-    memcpy((char *)N_(run_at)(a, c->y, from).data, y, (size_t)(unit * size));
 }
 
 /* Row i of x to the sums of those of `rows` outputs whose windows it is in. */
