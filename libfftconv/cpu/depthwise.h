@@ -735,50 +735,56 @@ static void N_(correlate_dx)(const struct correlation *c, const void *flipped, i
         N_(give_out)(&a, c->dx, split, l1 - split, dx + (split - l0) * a.width);
 }
 
-/* sum_j g[j] x[j], whole vectors */
-INLINE REAL N_(dot)(const REAL *g, const REAL *x, int64_t count)
+/* sums[k] += sum_i g[i] x[i + k tap] for k < taps, and sum_i g[i] to `total`, of
+ * vectors i, `step` apart: over all lanes, or, across, n of them by themselves. */
+INLINE void N_(inner_products)(bool across, int64_t taps, const REAL *g, const REAL *x,
+                               int64_t step, int64_t tap, int64_t count, int64_t n,
+                               double *sums, double *total, int64_t lane_step)
 {
-    V sum[N_(AT_ONCE)] = {0};
-    int64_t j = 0;
-    for (; j + N_(AT_ONCE) * W <= count; j += N_(AT_ONCE) * W)
-#pragma GCC unroll 4
-        for (int m = 0; m < N_(AT_ONCE); m++)
-            sum[m] += *(const VU *)(g + j + m * W) * *(const VU *)(x + j + m * W);
-    for (; j < count; j += W)
-        sum[0] += *(const VU *)(g + j) * *(const VU *)(x + j);
-    sum[0] += sum[1] + (sum[2] + sum[3]);
-    REAL total = 0;
-    for (int i = 0; i < LANES; i++)
-        total += sum[0][i];
-    return total;
+    V sum[8] = {0};
+    for (int64_t i = 0; i < count; i++, g += step, x += step) {
+        const V f = *(const VU *)g;
+#pragma GCC unroll 8
+        for (int64_t k = 0; k < taps; k++)
+            sum[k] += f * *(const VU *)(x + k * tap);
+        sum[taps] += f;
+    }
+#pragma GCC unroll 8
+    for (int64_t k = 0; k <= taps; k++) {
+        double *to = k < taps ? sums + k : total;
+        for (int64_t lane = 0; to && lane < (across ? n : W); lane++)
+            to[across ? lane * lane_step : 0] += (double)sum[k][lane];
+    }
+}
+
+/* Those of a tile with the gradients of `count` outputs, `each` taps at a time. */
+INLINE void N_(tile_products)(const struct N_(band) *a, int64_t each, const REAL *g,
+                              const REAL *x, int64_t count, double *sums)
+{
+    const int64_t taps = a->c->taps, channels = a->d1 - a->d0, width = a->width;
+    for (int64_t d = 0; d < channels; d += W, sums += W * (taps + 1))
+        for (int64_t k = 0; k < taps; k += each) {
+            double *total = k + each < taps ? NULL : sums + taps;
+            if (a->c->across)
+                N_(inner_products)(true, each, g + d, x + d + k * width, width, width, count,
+                                   min64(W, channels - d), sums + k, total, taps + 1);
+            else /* zeros behind g's last element meet what follows x's */
+                N_(inner_products)(false, each, g, x + k, W, 1, ceil_div(count, W), 1, sums + k,
+                                   total, 0);
+        }
 }
 
 static void N_(correlate_dw)(const struct correlation *c, int64_t b, int64_t d0, int64_t d1,
                              int64_t l0, int64_t l1, double *sums, void *work)
 {
     const struct N_(band) a = N_(band_of)(c, b, d0, d1);
-    const int64_t taps = c->taps, count = l1 - l0;
     REAL *g = N_(piece)(c, work, 0), *x = N_(piece)(c, work, 1);
-    N_(gradient_tile)(&a, l0, count, g, work);
-    N_(take_padded)(&a, c->x, c->L, c->state, l0 - c->left, count + taps - 1, x);
-    if (!c->across) { /* zeros behind g's last element meet what follows x's */
-        for (int64_t k = 0; k < taps; k++)
-            sums[k] += (double)N_(dot)(g, x + k, count);
-        for (int64_t j = 0; j < count; j++)
-            sums[taps] += (double)g[j];
-        return;
-    }
-    for (int64_t k = 0; k <= taps; k++)
-        for (int64_t d = 0; d < d1 - d0; d += W) {
-            V sum = {0};
-            for (int64_t i = 0; i < count; i++) {
-                const V f = *(const VU *)(g + i * a.width + d);
-                const V by = k < taps ? (V)*(const VU *)(x + (i + k) * a.width + d) : SPLAT(1);
-                sum += f * by;
-            }
-            for (int64_t j = 0; j < min64(W, d1 - d0 - d); j++)
-                sums[(d + j) * (taps + 1) + k] += (double)sum[j];
-        }
+    N_(gradient_tile)(&a, l0, l1 - l0, g, work);
+    N_(take_padded)(&a, c->x, c->L, c->state, l0 - c->left, l1 - l0 + c->taps - 1, x);
+#define PRODUCTS(K) \
+    N_(tile_products)(&a, __builtin_constant_p(K) ? (K) : 1, g, x, l1 - l0, sums)
+    FOR_TAPS(c->taps, PRODUCTS)
+#undef PRODUCTS
 }
 
 /* out[i] = act(in[i]) or act'(in[i]) */
