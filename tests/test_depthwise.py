@@ -126,7 +126,7 @@ def test_a_large_output(dtype, layout):
 
 @pytest.mark.parametrize("first, padding", [(0, (1, 1)), (9, (2, 0))],
                          ids=str)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("isa", fftconv.isas())
 def test_lines_past_the_caches(isa, dtype, first, padding, rng):
     """Wherever in a line y starts: every element of it, and none around it."""
@@ -236,13 +236,19 @@ def test_a_channel_knows_no_other(rng):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("isa", fftconv.isas())
 @pytest.mark.parametrize("taps", [1, 2, 3, 4, 5, 7, 8])
-def test_bfloat16_in_pairs(taps, isa, layout):
-    """Odd places, odd ends, channels that do not fill a pair of vectors."""
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_rows_as_they_are(dtype, taps, isa, layout):
+    """Odd places, odd ends, channels that do not fill a pair of vectors; ends wider
+    than a vector, and of a state."""
     for channels, length in ((1, 200), (3, 163), (70, 164), (33, 47)):
         for padding in ((0, 0), (1, 2), (taps, taps)):
             if length + sum(padding) >= taps:
-                check(2, channels, length, taps, padding, "bfloat16",
-                      "float32", layout=layout, isa=isa, gradients=False)
+                check(2, channels, length, taps, padding, dtype, "float32",
+                      layout=layout, isa=isa, gradients=False)
+        check(1, channels, length, taps, (40, 50), dtype, "float32",
+              layout=layout, isa=isa, gradients=False)
+        check(1, channels, length, taps, None, dtype, "float32", state=True,
+              layout=layout, isa=isa, gradients=False)
 
 
 def test_bfloat16_rounds_to_even():
