@@ -357,10 +357,10 @@ static void N_(correlate_any)(const struct correlation *c, int64_t b, int64_t d0
 
 /* ---- Rows read and written as they are -------------------------------------------------
  *
- * Of REALs, or of bfloat16 in pairs.  A bfloat16 is a float's upper half: 32 bits of
- * a row are two neighbours, x[n] below and x[n+1] above, and one operation makes a
- * float of each: no widening, no narrowing, and two vectors of outputs, the even ones
- * and the odd ones, at once. */
+ * Of REALs, of float16 where there are instructions for it, or of bfloat16 in pairs.  A
+ * bfloat16 is a float's upper half: 32 bits of a row are two neighbours, x[n] below and
+ * x[n+1] above, and one operation makes a float of each: no widening, no narrowing, and
+ * two vectors of outputs, the even ones and the odd ones, at once. */
 
 #if !IN_DOUBLE
 
