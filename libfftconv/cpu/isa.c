@@ -5,10 +5,16 @@
 #if defined(FFTCONV_HAVE_AVX2) || defined(FFTCONV_HAVE_AVX512)
 #include <cpuid.h>
 
+/* Asked once: in a virtual machine CPUID takes microseconds, and each call that makes a
+ * plan asks. */
 static bool has_f16c(void)
 {
+    enum { UNKNOWN, NO, YES };
+    static _Atomic int known = UNKNOWN;
     unsigned a, b, c, d;
-    return __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C;
+    if (known == UNKNOWN)
+        known = __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C ? YES : NO;
+    return known == YES;
 }
 #endif
 
