@@ -9,14 +9,15 @@
 /* ---- Radices ------------------------------------------------------------------ */
 
 /* Codelets (cpu/codelets.h): real flops of one; and cycles per vector of complex
- * points, loads, stores and scalar twiddles included, measured in L1 on an AVX2
- * core, whose sixteen registers a radix of 16 overflows. */
+ * points, loads, stores and scalar twiddles included.  These and the constants of
+ * cycles() are a least-squares fit to 2000 decompositions of rows of 256 to 131072
+ * samples, timed on an AVX2 core, whose sixteen registers a radix of 16 overflows. */
 static const struct codelet {
     int radix;
     double flops, cycles;
 } codelets[] = {
-    {16, 168, 15.0}, {8, 64, 6.4}, {7, 108, 10.2}, {5, 44, 5.4},
-    {4, 16, 4.0},    {3, 16, 3.9}, {2, 4, 2.8},
+    {16, 168, 13.6}, {8, 64, 6.8}, {7, 108, 9.5}, {5, 44, 5.6},
+    {4, 16, 3.9},    {3, 16, 3.8}, {2, 4, 2.5},
 };
 enum { CODELETS = sizeof codelets / sizeof codelets[0] };
 
@@ -165,8 +166,11 @@ static double live_part(struct live *live, int64_t R)
 
 /* ---- One candidate -------------------------------------------------------------- */
 
-/* Bytes per cycle that a stage's data stream at, beside its arithmetic. */
-static const double level_bandwidth[] = {1e9, 32, 12};
+/* What a stage's data cost beside its arithmetic, by the cache they stream from: cycles a
+ * vector for each of a butterfly's rows, since the more streams there are the less is
+ * fetched in time; and bytes per cycle. */
+static const double level_rows[] = {0, 0.3, 0.3};
+static const double level_bandwidth[] = {1e9, 1e9, 29};
 
 static void shape(struct xform *xf, int64_t M, const int *steps, int count, int split,
                   int depth, int lanes)
@@ -244,21 +248,22 @@ static double cycles(const struct xform *xf, const struct request *request, stru
         if (first_phase)
             per_vector += 1; /* twiddles by the vector */
         if (l == 0)
-            per_vector += 2; /* conversion, gates, the right angle */
+            per_vector += 1.5; /* conversion, gates, the right angle */
         if (l == 0 && request->both_planes) /* twice the inputs for the registers */
             per_vector += st->radix <= 4 || lanes * real_bytes >= 64 ? 2.5 : 8;
         if (xf->square && l >= xf->split - 1)
-            per_vector -= 1.5; /* no memory between the two */
-        per_vector += 2 * vector_bytes / level_bandwidth[stage_level(xf, l)];
+            per_vector -= 1.8; /* no memory between the two */
+        const int level = stage_level(xf, l);
+        per_vector += level_rows[level] * st->radix + 2 * vector_bytes / level_bandwidth[level];
         total += 2 * vectors * per_vector;
         /* loop and call overhead of short runs */
-        total += part * 2 * 5.0 * (first_phase ? (double)st->blocks
+        total += part * 2 * 5.8 * (first_phase ? (double)st->blocks
                                         : (double)(xf->leaves * st->blocks * st->sub));
     }
     /* transpositions, by tiles of lanes x lanes */
     const double tiles = live_vectors * (double)xf->leaves * (double)xf->Plv * (double)xf->Qv;
-    total += tiles * 2 * (double)lanes * (xf->square ? 4 : 8);
-    return total + 600;
+    total += tiles * 2 * (double)lanes * (xf->square ? 3 : 8);
+    return total + 200 * live_vectors * (double)xf->leaves + 450; /* a leaf's calls, a row's */
 }
 
 /* To leave out a tenth of the places or less costs as much as it saves: such a pattern
@@ -267,16 +272,18 @@ static const double WORTH = 0.9;
 
 static bool has_codelet(int radix) { return find_codelet(radix) != NULL; }
 
-/* Keep the cheapest split and depth of these steps, if cheaper than `best`. */
+/* Keep the cheapest depth of these steps, and split of those in [split0, split1], if
+ * cheaper than `best`. */
 static double consider(struct xform *xf, double best, int64_t M, const int *steps,
-                       int count, const struct request *request, struct live *live)
+                       int count, int split0, int split1, const struct request *request,
+                       struct live *live)
 {
-    for (int split = 1; split <= count; split++)
+    struct xform candidate = {.form = request->form, .lanes = request->lanes,
+                              .real_bytes = request->real_bytes};
+    for (int l = 0; l < count; l++)
+        candidate.stage[l].dense = request->dense || !has_codelet(steps[l]);
+    for (int split = split0; split <= split1; split++)
         for (int depth = 0; depth <= split; depth++) {
-            struct xform candidate = {.form = request->form, .lanes = request->lanes,
-                                      .real_bytes = request->real_bytes};
-            for (int l = 0; l < count; l++)
-                candidate.stage[l].dense = request->dense || !has_codelet(steps[l]);
             shape(&candidate, M, steps, count, split, depth, request->lanes);
             double cost = cycles(&candidate, request, live);
             if (best < 0 || cost < best) {
@@ -348,10 +355,10 @@ static bool next_order(int *a, int count)
     return true;
 }
 
-/* All ways to write the power of two left over as codelets, and to share them
- * between the phases; odd factors stand
- * outermost, or next to it.  Their order within phase 1
- * hardly matters, unless it decides what a pattern leaves to skip. */
+/* All ways to write the power of two left over as codelets, and to share them between the
+ * phases; odd factors stand outermost, or next to it.  Of their orders within phase 1 the
+ * descending one, the ascending one (large radices where the data are in cache), and each
+ * with another step first; all where a pattern's order decides what there is to skip. */
 static double search(struct xform *xf, int64_t M, const struct request *request,
                      struct live *live)
 {
@@ -365,10 +372,12 @@ static double search(struct xform *xf, int64_t M, const struct request *request,
         odds = steps_of(rest, false, odd);
     static const int sizes[] = {16, 8, 4, 2};
     double best = -1;
+#define CONSIDER(steps) \
+    best = consider(xf, best, M, steps, count, split0, split1, request, live)
     for (int n16 = bits / 4; n16 >= 0; n16--)
         for (int n8 = (bits - 4 * n16) / 3; n8 >= 0; n8--) {
             int left = bits - 4 * n16 - 3 * n8;
-            if (left > 4)
+            if (left > 8)
                 continue;
             const int counts[4] = {n16, n8, left / 2, left % 2};
             /* every step is a pass: few more than eights would take */
@@ -395,28 +404,39 @@ static double search(struct xform *xf, int64_t M, const struct request *request,
                             }
                             if (count == 0)
                                 steps[count++] = 1;
-                            for (int i = 0; live && i < outer / 2; i++) { /* ascending */
-                                int t = steps[odds + i];
-                                steps[odds + i] = steps[odds + outer - 1 - i];
-                                steps[odds + outer - 1 - i] = t;
+                            /* the inner phase's steps are its own, or all but the first */
+                            const int own = count - odds - outer;
+                            const int split0 = own > 0 ? max64(1, count - own) : 1;
+                            const int split1 = own > 0 ? max64(1, count - 1) : count;
+                            /* descending, then ascending */
+                            for (int turn = 0; turn < 2; turn++) {
+                                if (turn && (outer < 2 || steps[odds] == steps[odds + outer - 1]))
+                                    break;
+                                for (int i = 0; turn && i < outer / 2; i++) {
+                                    int t = steps[odds + i];
+                                    steps[odds + i] = steps[odds + outer - 1 - i];
+                                    steps[odds + outer - 1 - i] = t;
+                                }
+                                CONSIDER(steps);
+                                /* another step before them all: the largest even one,
+                                 * or the smallest */
+                                for (int i = odds; outer > 0 && i < odds + outer;
+                                     i += max64(1, outer - 1)) {
+                                    int other[MAX_STAGES];
+                                    memcpy(other + 1, steps, (size_t)i * sizeof *steps);
+                                    memcpy(other + i + 1, steps + i + 1,
+                                           (size_t)(count - i - 1) * sizeof *steps);
+                                    other[0] = steps[i];
+                                    if (i > 0)
+                                        CONSIDER(other);
+                                }
                             }
-                            do
-                                best = consider(xf, best, M, steps, count, request, live);
-                            while (live && next_order(steps + odds, outer));
-                            /* another step before them all: the largest even one,
-                             * or the smallest */
-                            for (int i = odds; outer > 0 && i < odds + outer;
-                                 i += max64(1, outer - 1)) {
-                                int other[MAX_STAGES];
-                                memcpy(other + 1, steps, (size_t)i * sizeof *steps);
-                                memcpy(other + i + 1, steps + i + 1,
-                                       (size_t)(count - i - 1) * sizeof *steps);
-                                other[0] = steps[i];
-                                best = consider(xf, best, M, other, count, request, live);
-                            }
+                            while (live && next_order(steps + odds, outer))
+                                CONSIDER(steps);
                         }
         }
     return best;
+#undef CONSIDER
 }
 
 double plan_xform(struct xform *xf, int64_t M, const struct request *request, int *order,
@@ -437,13 +457,14 @@ double plan_xform(struct xform *xf, int64_t M, const struct request *request, in
         if (request->radices || split_evenly(M, *order, radices)) {
             count = expand(radices, *order, request->dense, steps);
             if (count > 0)
-                best = consider(xf, -1, M, steps, count, request, live);
+                best = consider(xf, -1, M, steps, count, 1, count, request, live);
         }
     } else if (request->dense) {
         for (*order = 1; *order <= FFTCONV_MAX_ORDER && best < 0; ++*order)
-            if (split_evenly(M, *order, radices) && radices[0] <= 32)
-                best = consider(xf, -1, M, steps,
-                                expand(radices, *order, true, steps), request, live);
+            if (split_evenly(M, *order, radices) && radices[0] <= 32) {
+                count = expand(radices, *order, true, steps);
+                best = consider(xf, -1, M, steps, count, 1, count, request, live);
+            }
         --*order;
     } else {
         best = search(xf, M, request, live);
