@@ -125,12 +125,10 @@ INLINE void N_(first_columns)(int R, bool imag, bool shift,
     const struct N_(columns) a = *given;
     const int64_t step = a.sub * 2 * W;
     const REAL *row[2][16];
-    V c[16], s[16];
 #pragma GCC unroll 16
     for (int k = 0; k < R; k++) {
         row[0][k] = a.zr[k] + a.offset;
         row[1][k] = imag ? a.zi[k] + a.offset : NULL;
-        c[k] = SPLAT(shift ? a.shift[2 * k] : 1), s[k] = SPLAT(shift ? a.shift[2 * k + 1] : 0);
     }
     for (int64_t j = 0; j < a.count; j++) {
         V r[16], i[16];
@@ -141,10 +139,11 @@ INLINE void N_(first_columns)(int R, bool imag, bool shift,
             if (imag)
                 i[k] = *(const VU *)(row[1][k] + j * W);
             if (shift && k > 0) {
+                const REAL c = a.shift[2 * k], s = a.shift[2 * k + 1];
                 if (imag)
-                    MULTIPLY(r[k], i[k], c[k], s[k]);
+                    MULTIPLY(r[k], i[k], c, s);
                 else
-                    i[k] = r[k] * s[k], r[k] *= c[k];
+                    i[k] = r[k] * s, r[k] *= c;
             }
         }
         N_(dft)(R, r, i);
@@ -163,12 +162,10 @@ INLINE void N_(last_columns)(int R, bool imag, bool shift,
     const struct N_(columns) a = *given;
     const int64_t step = a.sub * 2 * W;
     REAL *row[2][16];
-    V c[16], s[16];
 #pragma GCC unroll 16
     for (int k = 0; k < R; k++) {
         row[0][k] = a.yr[k] + a.offset;
         row[1][k] = imag ? a.yi[k] + a.offset : NULL;
-        c[k] = SPLAT(shift ? a.shift[2 * k] : 1), s[k] = SPLAT(shift ? a.shift[2 * k + 1] : 0);
     }
     for (int64_t j = 0; j < a.count; j++) {
         V r[16], i[16]; /* exchanged: r holds imaginary parts */
@@ -184,9 +181,10 @@ INLINE void N_(last_columns)(int R, bool imag, bool shift,
         for (int k = 0; k < R; k++) {
             V yr = i[k], yi = r[k];
             if (shift && k > 0) { /* times the conjugate of first's shift */
-                V t = yr * c[k] + yi * s[k];
+                const REAL c = a.shift[2 * k], s = a.shift[2 * k + 1];
+                V t = yr * c + yi * s;
                 if (imag)
-                    yi = yi * c[k] - yr * s[k];
+                    yi = yi * c - yr * s;
                 yr = t;
             }
             *(VU *)(row[0][k] + j * W) = yr;

@@ -320,12 +320,14 @@ INLINE int64_t N_(write_pairs_of)(int activation, bool skip, bool gated, bool ou
     return i;
 }
 
-#define BY_GATES(activation)                                                         \
-    (out    ? BY_SKIP(activation, true) : BY_SKIP(activation, false))
-#define BY_SKIP(activation, out)                                                     \
-    (!b.x   ? N_(write_pairs_of)(activation, false, false, out, m, v, &b, y)         \
-     : b.gate ? N_(write_pairs_of)(activation, true, true, out, m, v, &b, y)         \
-              : N_(write_pairs_of)(activation, true, false, out, m, v, &b, y))
+#define WRITE(activation, skip, gated, out) \
+    N_(write_pairs_of)(activation, skip, gated, out, m, v, &b, y)
+#define WRITE_SKIP(activation, out)                  \
+    (b.gate ? WRITE(activation, true, true, out)     \
+     : b.x  ? WRITE(activation, true, false, out)    \
+            : WRITE(activation, false, false, out))
+#define WRITE_ALL(activation) \
+    (b.out ? WRITE_SKIP(activation, true) : WRITE_SKIP(activation, false))
 
 /* Elements [e, e + m) of y: as many as there are whole pairs of vectors of, none where an
  * operand has to be converted first. */
@@ -343,13 +345,14 @@ static int64_t N_(write_vectors)(const struct sink *s, int64_t e, int64_t m, con
     if (!b.x != !s->has_skip || !b.gate != !gate || !b.out != !out)
         return 0;
     switch (s->activation) {
-    case FFTCONV_GELU: return BY_GATES(FFTCONV_GELU);
-    case FFTCONV_SILU: return BY_GATES(FFTCONV_SILU);
-    default: return BY_GATES(FFTCONV_IDENTITY);
+    case FFTCONV_GELU: return WRITE_ALL(FFTCONV_GELU);
+    case FFTCONV_SILU: return WRITE_ALL(FFTCONV_SILU);
+    default: return WRITE_ALL(FFTCONV_IDENTITY);
     }
 }
-#undef BY_GATES
-#undef BY_SKIP
+#undef WRITE
+#undef WRITE_SKIP
+#undef WRITE_ALL
 
 /* y from v at places [n, n + count), which is overwritten; elements outside
  * [from, to) are left out */
