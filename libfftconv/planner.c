@@ -91,7 +91,7 @@ int stage_level(const struct xform *xf, int l)
                               ? xf->stage[l].radix * xf->stage[l].sub * 2 * xf->lanes
                               : xf->Pl * xf->Qv * 2 * xf->lanes + xf->leaf_reals;
     const int64_t bytes = reals * xf->real_bytes;
-    return bytes <= cache_bytes(1) ? 0 : bytes <= cache_bytes(2) ? 1 : 2;
+    return bytes <= cache_bytes(1) ? 0 : bytes < cache_bytes(2) ? 1 : 2;
 }
 
 /* ---- Frequency-sparse spectra ------------------------------------------------------
@@ -169,7 +169,7 @@ static double live_part(struct live *live, int64_t R)
 /* What a stage's data cost beside its arithmetic, by the cache they stream from: cycles a
  * vector for each of a butterfly's rows, since the more streams there are the less is
  * fetched in time; and bytes per cycle. */
-static const double level_rows[] = {0, 0.3, 0.3};
+static const double level_rows[] = {0, 0.3, 0.22};
 static const double level_bandwidth[] = {1e9, 1e9, 29};
 
 static void shape(struct xform *xf, int64_t M, const int *steps, int count, int split,
