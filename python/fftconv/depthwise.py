@@ -191,9 +191,9 @@ def depthwise_conv1d_backward(dy, x, weight, bias=None, *, padding=0,
 
     dy: y's shape, any real dtype; the other arguments are those of
     `depthwise_conv1d`.  needs: which, out of "x", "weight", "bias", "state"; None
-    means all that are given.  dweight and dbias are summed in float64 over parts
-    that the shapes fix: two runs agree to the bit, whatever the threads.  Raises
-    ValueError; MemoryError.
+    means all that are given.  dweight and dbias are summed by parts of rows that the
+    shapes fix, each in the type that y's sums have, and over them in float64: two
+    runs agree to the bit, whatever the threads.  Raises ValueError; MemoryError.
     """
     call = _Call(x, weight, bias, padding, activation, layout, state, threads,
                  isa)
