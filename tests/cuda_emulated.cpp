@@ -56,6 +56,10 @@ template <class Shape> int launch_rows(const fftconv_cuda_rows &a, int64_t block
                                      : launch<RowKernel<Shape, ROWS_TAPS>>(a, blocks);
 }
 
+/* Wavefronts of each role, if a test asks for them. */
+bool counting;
+Banks banks[ROLES];
+
 int rows(int single, int shape, const struct fftconv_cuda_rows *a, int64_t blocks, void *stream)
 {
     on(stream);
@@ -64,7 +68,10 @@ int rows(int single, int shape, const struct fftconv_cuda_rows *a, int64_t block
 #define SINGLE(r1, r2, r3) launch_rows<Shape<Single, r1, r2, r3>>,
     static launcher *const halves[] = {FFTCONV_SHAPES_HALF(HALF)};
     static launcher *const singles[] = {FFTCONV_SHAPES_SINGLE(SINGLE)};
-    return (single ? singles : halves)[shape](*a, blocks);
+    counted = counting ? &banks[a->role] : nullptr;
+    const int status = (single ? singles : halves)[shape](*a, blocks);
+    counted = nullptr;
+    return status;
 }
 
 int pack(int single, const struct fftconv_cuda_pack *a, int64_t blocks, void *stream)
@@ -322,6 +329,44 @@ extern "C" FFTCONV_API void cuda_emulated_expect(void *stream, int device)
     expected_device = device;
 }
 extern "C" FFTCONV_API int64_t cuda_emulated_strays(void) { return strays; }
+
+/* Count the wavefronts of shared memory in kernels of rows from now on, or no more;
+ * then the i-th count: of a role, a function's loads or stores.  0: there is none. */
+extern "C" FFTCONV_API void cuda_emulated_count(int on)
+{
+    counting = on;
+    for (Banks &b : banks)
+        b.clear();
+}
+extern "C" FFTCONV_API int cuda_emulated_counted(int i, int *role, const char **access,
+                                                 int64_t *taken, int64_t *least)
+{
+    for (*role = 0; *role < ROLES; ++*role)
+        for (const auto &[name, count] : banks[*role])
+            if (i-- == 0) {
+                *access = name.c_str();
+                *taken = count.taken;
+                *least = count.least;
+                return 1;
+            }
+    return 0;
+}
+
+/* ... and of a warp's one load of `bytes` bytes at at[lane], nowhere if below 0. */
+extern "C" FFTCONV_API void cuda_emulated_wavefronts(const int *at, int bytes, int64_t *taken,
+                                                     int64_t *least)
+{
+    Banks one;
+    Instructions accesses;
+    for (int l = 0; l < LANES; l++)
+        if (at[l] >= 0)
+            accesses.access("load", "", 0, l, at[l], bytes);
+    counted = &one;
+    accesses.finish();
+    counted = nullptr;
+    *taken = one[" load"].taken;
+    *least = one[" load"].least;
+}
 
 /* After `operations` more, one of the machine fails; below 0: none does. */
 extern "C" FFTCONV_API void cuda_emulated_fail(int64_t operations) { until_failure = operations; }

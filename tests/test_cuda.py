@@ -1,7 +1,7 @@
 """The CUDA engine against the oracle: on a GPU where the library has one, else its
 kernels and its host code run on the CPU by libfftconv/cuda/machine_host.h (see
-there what it is strict about).  What that cannot show is speed, memory order and
-bank conflicts.  FFTCONV_CUDA=emulated asks for it beside a GPU too."""
+there what it is strict about).  What that cannot show is speed and memory order; bank
+conflicts are test_cuda_banks.py's.  FFTCONV_CUDA=emulated asks for it beside a GPU too."""
 import ctypes
 import itertools
 import mmap

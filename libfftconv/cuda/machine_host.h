@@ -5,16 +5,19 @@
  * barrier, or a write to what another lane has read since, is an error, also
  * where it would have come out right (a lane of the same warp may be met after
  * sync_warp).  Products are summed exactly and cut off, the least that is known
- * of tensor cores. */
+ * of tensor cores.  Where a test asks for it, the wavefronts of shared memory are
+ * counted. */
 
 #include <math.h>
 #include <string.h>
 
 #include <algorithm>
+#include <map>
 #include <random>
 #include <stdexcept>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #define DEVICE inline
@@ -115,6 +118,73 @@ struct Trace {
     bool lanes = false, warps = false; /* readers were several                */
 };
 
+/* How long shared memory works for a kernel's accesses.
+ *
+ * It has 32 banks of 4 bytes.  In one wavefront each gives one word, to as many
+ * lanes as want that word; so an instruction takes as many as the most distinct
+ * words that its lanes want of one bank.  128 bytes are the most at once, hence
+ * lanes that move 8 bytes each come by halves of a warp, those that move 16 by
+ * quarters: the least for an instruction is one for each part that is there. */
+struct Wavefronts {
+    int64_t taken = 0, least = 0;
+};
+
+/* ... of each function's loads and of its stores: "first store". */
+typedef std::map<std::string, Wavefronts> Banks;
+inline thread_local Banks *counted = nullptr; /* where a test wants them            */
+
+/* The accesses of a warp in one EACH_LANE, whose lanes come one after another: the
+ * n-th of a line by one lane is of the same instruction as the n-th by another. */
+class Instructions {
+  public:
+    void access(const char *what, const char *function, int line, int lane, int at, int bytes)
+    {
+        if (lane < last)
+            finish();
+        last = lane;
+        for (int from = 0; from < bytes; from += 16) { /* of one instruction at most */
+            const int width = std::min(bytes - from, 16);
+            auto &made = lines[{std::string(function) + " " + what, line}];
+            auto &nth = made.nth[lane];
+            if (nth == made.all.size())
+                made.all.push_back({});
+            for (int word = 0; word < width; word += 4)
+                made.all[nth].emplace_back(lane * width / 128, (at + from + word) / 4);
+            nth++;
+        }
+    }
+    void finish()
+    {
+        for (auto &[name, made] : lines) {
+            Wavefronts &sum = (*counted)[name.first];
+            for (auto &words : made.all) {
+                std::map<int, std::map<int, int>> banks; /* of parts: distinct words */
+                std::sort(words.begin(), words.end());
+                words.erase(std::unique(words.begin(), words.end()), words.end());
+                for (const auto &[part, word] : words)
+                    banks[part][word % 32]++;
+                for (const auto &[part, of] : banks) {
+                    int most = 0;
+                    for (const auto &[bank, distinct] : of)
+                        most = std::max(most, distinct);
+                    sum.taken += most;
+                    sum.least++;
+                }
+            }
+        }
+        lines.clear();
+        last = -1;
+    }
+
+  private:
+    struct Made {
+        size_t nth[LANES] = {};
+        std::vector<std::vector<std::pair<int, int>>> all; /* (part of the warp, word) */
+    };
+    std::map<std::pair<std::string, int>, Made> lines;
+    int last = -1;
+};
+
 struct Block {
     int64_t index, count;
 
@@ -132,21 +202,31 @@ struct Block {
         for (int w : order) {
             warp = w;
             f(w);
+            if (counted)
+                accesses.finish();
         }
         now++;
     }
-    template <class T> T load(int at, int lane)
+    template <class T>
+    T load(int at, int lane, const char *function = __builtin_FUNCTION(),
+           int line = __builtin_LINE())
     {
         T x;
         inside(at, sizeof x);
+        if (counted)
+            accesses.access("load", function, line, lane, at, sizeof x);
         for (int i = at / 4; i < (at + static_cast<int>(sizeof x) + 3) / 4; i++)
             read(traces[i], lane, "shared");
         memcpy(&x, &memory[at], sizeof x);
         return x;
     }
-    template <class T> void store(int at, int lane, const T &x)
+    template <class T>
+    void store(int at, int lane, const T &x, const char *function = __builtin_FUNCTION(),
+               int line = __builtin_LINE())
     {
         inside(at, sizeof x);
+        if (counted)
+            accesses.access("store", function, line, lane, at, sizeof x);
         for (int i = at / 4; i < (at + static_cast<int>(sizeof x) + 3) / 4; i++)
             write(traces[i], lane, "shared");
         memcpy(&memory[at], &x, sizeof x);
@@ -187,6 +267,7 @@ struct Block {
     std::unordered_map<uintptr_t, Trace> global;
     std::vector<int> order;
     std::mt19937 random;
+    Instructions accesses;
     int64_t now = 0;
     int warp = 0, step = 0;
 
