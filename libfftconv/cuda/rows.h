@@ -646,16 +646,17 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
             reinterpret_cast<const Complex *>(table(p, at)) + i));
     }
 
-    /* Where point `offset` of a tile stands in shared memory, in bytes.  Groups of
-     * 16 points trade places, and groups of 4 within them, by bits of the tile and
-     * of the group: so the vectors that lanes move at once lie in different banks. */
+    /* Where point `offset` of a tile stands in shared memory, in bytes.  Of each 128
+     * bytes the eight vectors of 16 trade places, by bits of the tile and of which
+     * 128 they are: so what the lanes of a warp move at once, in every stage, lies in
+     * different banks. */
     static DEVICE int shared_place(int tile, int offset)
     {
-        const int group = offset / 16, within = offset % 16;
-        const int place = (group ^ ((group >> 1 ^ group >> 3 ^ tile >> 2) & 1)) * 16 +
-                          (within ^ 4 * ((tile ^ tile >> 1) & 1) ^
-                           8 * ((group >> 1 ^ group >> 2) & 1));
-        return (tile * TILE + place) * static_cast<int>(sizeof(Point));
+        const int vector = offset / NEAR, high = vector / 8;
+        const int turn = TF32 ? high ^ high >> 1 ^ high >> 3 ^ high << 2 ^ tile ^ tile << 2
+                              : high ^ high << 1 ^ tile ^ tile << 1 ^ tile >> 1;
+        return tile * TILE * static_cast<int>(sizeof(Point)) + (vector ^ (turn & 7)) * 16 +
+               offset % NEAR * static_cast<int>(sizeof(Point));
     }
     /* ... of V[k1, c] of row r of the block. */
     static DEVICE int shared_place(int r, int k1, int c)
@@ -1220,6 +1221,24 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
     }
 
     /* ---- Phase 3: stage 1 back, to the sink. */
+
+    /* V[k1, c ...] and V[k1 + 1, c ...], k1 even: neighbours where R3 is small. */
+    static DEVICE Pack<Point, 2 * RUN_POINTS> load_pair(Block &block, int r, int k1, int c, int l)
+    {
+        typedef Pack<Point, 2 * RUN_POINTS> Pair;
+        if (RUN_POINTS < NEAR)
+            return block.template load<Pair>(shared_place(r, k1, c), l);
+        const auto v = block.template load<Points>(shared_place(r, k1, c), l);
+        const auto w = block.template load<Points>(shared_place(r, k1 + 1, c), l);
+        Pair both;
+        UNROLL
+        for (int i = 0; i < RUN_POINTS; i++) {
+            both.at[i] = v.at[i];
+            both.at[RUN_POINTS + i] = w.at[i];
+        }
+        return both;
+    }
+
     static DEVICE void last(Block &block, const Arguments &a, const Pass &pass, const Place &place,
                             int p, int strip, Lanes<float> &dskip)
     {
@@ -1257,14 +1276,12 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                             UNROLL
                             for (int j = 0; j < NEAR; j += RUN_POINTS) {
                                 const int k1 = 16 * k + l % 4 * 2 + 8 * i;
-                                const Points v =
-                                    block.template load<Points>(shared_place(r, k1, c + j), l);
-                                const Points w =
-                                    block.template load<Points>(shared_place(r, k1 + 1, c + j), l);
+                                const auto v = load_pair(block, r, k1, c + j, l);
                                 UNROLL
                                 for (int o = 0; o < RUN_POINTS; o++) {
-                                    b_re[j + o][l].at[i] = O::reals(v.at[o], w.at[o]);
-                                    b_im[j + o][l].at[i] = O::imaginaries(v.at[o], w.at[o]);
+                                    const Point p = v.at[o], q = v.at[RUN_POINTS + o];
+                                    b_re[j + o][l].at[i] = O::reals(p, q);
+                                    b_im[j + o][l].at[i] = O::imaginaries(p, q);
                                 }
                             }
                     }
