@@ -39,15 +39,6 @@ template <class T> struct Lanes {
 /* What is loaded below is not asked for above, nor kept from there. */
 DEVICE void load_anew() { asm volatile("" ::: "memory"); }
 
-/* What is made of x from here on is not made ahead of it. */
-template <class T> DEVICE void hide(Lanes<T> &x)
-{
-    uint32_t *word = reinterpret_cast<uint32_t *>(&x.value);
-    UNROLL
-    for (unsigned i = 0; i < sizeof(T) / 4; i++)
-        asm volatile("" : "+r"(word[i]));
-}
-
 template <class T, int COUNT> struct Warps {
     T value;
     DEVICE T &operator[](int) { return value; }
@@ -110,10 +101,27 @@ DEVICE float float_of_bits(uint32_t x) { return __uint_as_float(x); }
 
 extern __shared__ __align__(16) unsigned char shared_memory[];
 
-struct Block {
-    int64_t index, count; /* of this block; blocks of the launch */
+/* Read where they are wanted: they would take registers in between. */
+struct BlockIndex {
+    DEVICE operator int64_t() const
+    {
+        uint32_t i;
+        asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(i));
+        return i;
+    }
+};
+struct BlockCount {
+    DEVICE operator int64_t() const
+    {
+        uint32_t n;
+        asm volatile("mov.u32 %0, %%nctaid.x;" : "=r"(n));
+        return n;
+    }
+};
 
-    DEVICE Block() : index(blockIdx.x), count(gridDim.x) {}
+struct Block {
+    BlockIndex index; /* of this block    */
+    BlockCount count; /* of the launch's  */
 
     template <class F> DEVICE void phase(const F &f) const
     {

@@ -29,7 +29,6 @@ namespace fftconv {
 
 inline int64_t opaque(int64_t x) { return x; }
 inline void load_anew() {}
-template <class T> void hide(T &) {}
 
 /* What no one has written is a NaN. */
 template <class T> struct Lanes {

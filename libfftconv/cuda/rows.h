@@ -589,7 +589,8 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
 
     /* What is the same for all of a block's lanes. */
     struct Place {
-        int h, chunk, group; /* channel, part of the batch, h's spectrum     */
+        int h, chunk;        /* channel, part of the batch                   */
+        int group;           /* h's spectrum                                 */
         int b0, b1;          /* rows b0 ... b1 - 1 of                        */
         bool begin;          /* ... the part's first                         */
         int64_t tables;      /* their address                                */
@@ -602,8 +603,13 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
         p.b0 = opaque(p.b0);
         p.b1 = end_of(a, opaque(p.chunk));
         p.begin = p.b0 == opaque(p.chunk) * static_cast<int>(a.per);
+        p.group = p.h / static_cast<int>(a.members);
         p.tables = opaque(reinterpret_cast<int64_t>(a.tables));
         return p;
+    }
+    static DEVICE int task_of(const Arguments &a, const Place &p)
+    {
+        return opaque(p.h) * static_cast<int>(a.chunks) + opaque(p.chunk);
     }
     static DEVICE int end_of(const Arguments &a, int chunk)
     {
@@ -823,32 +829,32 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
         }
         NO_UNROLL
         for (int m = 0; m < K1; m++) {
-            if (TF32) /* the parts of each number would be kept, twice its size */
-                UNROLL
-                for (int k = 0; k < K1; k++)
-                    UNROLL
-                    for (int j = 0; j < RUN; j++)
-                        hide(b[k][j]);
-            UNROLL /* a few columns: fewer sums at a time */
+            NO_UNROLL /* half of the columns: fewer sums at a time, and less code */
             for (int part = 0; part < RUN; part += NEAR) {
                 Lanes<FragmentC> re[NEAR], im[NEAR];
+                Lanes<FragmentB<Arith>> half[K1][NEAR];
                 UNROLL
                 for (int j = 0; j < NEAR; j++) {
                     clear(re[j]);
                     clear(im[j]);
+                    UNROLL
+                    for (int k = 0; k < K1; k++)
+                        EACH_LANE(l)
+                        {
+                            UNROLL /* registers have no index */
+                            for (int i = 0; i < 2; i++)
+                                half[k][j][l].at[i] = part ? b[k][NEAR + j][l].at[i]
+                                                           : b[k][j][l].at[i];
+                        }
                 }
                 UNROLL
                 for (int k = 0; k < K1; k++) {
                     Lanes<FragmentA<Arith>> f_re, f_im;
                     load_a(place, Shape::FIRST, m * K1 + k, f_re, f_im);
-                    if (TF32) {
-                        hide(f_re);
-                        hide(f_im);
-                    }
                     UNROLL
                     for (int j = 0; j < NEAR; j++) {
-                        multiply_add(re[j], f_re, b[k][part + j]);
-                        multiply_add(im[j], f_im, b[k][part + j]);
+                        multiply_add(re[j], f_re, half[k][j]);
+                        multiply_add(im[j], f_im, half[k][j]);
                     }
                 }
                 EACH_LANE(l)
@@ -1124,7 +1130,7 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
     {
         const int kb = tile % ROW_TILES;
         block.sync_warp();
-        UNROLL
+        NO_UNROLL /* one row of products at a time: fewer registers */
         for (int m = 0; m < K2; m++) {
             Lanes<FragmentC> re[X8], im[X8];
             product(place, Shape::SECOND_BACK, m, b_re, b_im, re, im);
@@ -1319,12 +1325,11 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
     {
         Warps<Lanes<float>, WARPS> dskip;
         const int tasks = static_cast<int>(a.channels * a.chunks);
+        Place place; /* of a task its h and chunk alone are kept in registers */
         for (int task = static_cast<int>(block.index); task < tasks;
-             task += static_cast<int>(block.count)) {
-            Place place;
+             task = task_of(a, place) + static_cast<int>(block.count)) {
             place.h = task / static_cast<int>(a.chunks);
             place.chunk = task % static_cast<int>(a.chunks);
-            place.group = place.h / static_cast<int>(a.members);
             block.phase([&](int warp) {
                 EACH_LANE(l)
                 {
@@ -1365,7 +1370,7 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                         for (int w = 0; warp == 0 && l == 0 && w < WARPS; w++)
                             sum += block.template load<float>(warp_place(w), l);
                         if (warp == 0 && l == 0)
-                            a.dskip[task] = sum;
+                            a.dskip[task_of(a, place)] = sum;
                     }
                 });
             }
