@@ -550,6 +550,14 @@ def test_refusals():
     desc.isa = b"avx2"
     with pytest.raises(RuntimeError, match='isa is "avx2", must be NULL, "fused"'):
         create()
+    desc.isa = b"fused"         # whose rows are counted in 32 bits
+    for batch, channels, says in (
+            ((1 << 30) + 1, 1, "batch is 1073741825, must be at most 1073741824"),
+            (1, (1 << 30) + 1, "channels is 1073741825, must be at most 1073741824")):
+        with pytest.raises(RuntimeError, match=says):
+            create(**{"batch": batch, "channels": channels, "length": 300,
+                      "kernel_length": 3})
+    desc.batch = desc.channels = 1
     desc.isa = b"cufft"
     for fields in ({"length": 1 << 30}, {"kernel_length": 1 << 31}):
         with pytest.raises(RuntimeError, match="may have 1073741824 points"):

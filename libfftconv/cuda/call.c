@@ -39,27 +39,19 @@ static int check_choices(const fftconv_plan_desc *d)
 
 int fftconv_cuda_plan_create(fftconv_cuda_plan **out, const fftconv_plan_desc *d, int device)
 {
-    const struct cuda_machine *m = cuda_machine();
+    const struct cuda_machine *m;
     int before, status;
     if (!out)
         return fail(FFTCONV_INVALID, "plan is NULL, must point at a place for the plan");
     *out = NULL;
-    if ((status = check_desc(d)) || (status = check_choices(d)))
+    if ((status = check_desc(d)) || (status = check_choices(d)) ||
+        (status = cuda_enter(&m, device, &before)))
         return status;
-    if (!m)
-        return fail(FFTCONV_UNSUPPORTED, "this library was built without CUDA");
-    const int devices = m->devices();
-    if (devices < 1)
-        return fail(FFTCONV_UNSUPPORTED, "no CUDA device, or no driver, was found");
-    if (device < 0 || device >= devices)
-        return fail(FFTCONV_INVALID, "device is %d, must be 0 ... %d", device, devices - 1);
     struct fftconv_cuda_plan *c = calloc(1, sizeof *c);
+    status = c ? cuda_plan_init(&c->plan, d, m, device) : fail_memory(sizeof *c);
+    m->leave(device, before);
     if (!c)
-        return fail_memory(sizeof *c);
-    if (!(status = m->enter(device, &before))) {
-        status = cuda_plan_init(&c->plan, d, m, device);
-        m->leave(device, before);
-    }
+        return status;
     c->shapes = (struct fftconv_plan){
         .B = d->batch, .H = d->channels, .L = d->length, .Lk = d->kernel_length,
         .Lrev = d->reverse_length, .G = c->plan.G, .KB = c->plan.KB,

@@ -51,6 +51,8 @@ struct cuda_machine {
 
 /* A GPU's, or in tests the emulated one. */
 const struct cuda_machine *cuda_machine(void);
+/* ... and makes `device` this thread's, if there is one of that number. */
+int cuda_enter(const struct cuda_machine **machine, int device, int *before);
 
 struct cuda_plan {
     const struct cuda_machine *machine;

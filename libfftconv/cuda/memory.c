@@ -1,8 +1,7 @@
 /* Device memory and streams for callers without the CUDA runtime. */
 #include "engine.h"
 
-/* Makes `device` this thread's. */
-static int enter(const struct cuda_machine **machine, int device, int *before)
+int cuda_enter(const struct cuda_machine **machine, int device, int *before)
 {
     const struct cuda_machine *m = *machine = cuda_machine();
     const int devices = m ? m->devices() : 0;
@@ -24,7 +23,7 @@ int fftconv_cuda_allocate(void **memory, int64_t bytes, int device)
     *memory = NULL;
     if (bytes < 1)
         return fail(FFTCONV_INVALID, "bytes is %lld, must be at least 1", (long long)bytes);
-    if ((status = enter(&m, device, &before)))
+    if ((status = cuda_enter(&m, device, &before)))
         return status;
     status = m->allocate(memory, bytes);
     m->leave(device, before);
@@ -35,7 +34,7 @@ void fftconv_cuda_release(void *memory, int device)
 {
     const struct cuda_machine *m;
     int before;
-    if (memory && !enter(&m, device, &before)) {
+    if (memory && !cuda_enter(&m, device, &before)) {
         m->release(memory);
         m->leave(device, before);
     }
@@ -47,7 +46,7 @@ int fftconv_cuda_copy(void *to, const void *from, int64_t bytes, int device, voi
     int before, status;
     if (!to || !from || bytes < 0)
         return fail(FFTCONV_INVALID, "to, from or bytes is NULL or negative");
-    if ((status = enter(&m, device, &before)))
+    if ((status = cuda_enter(&m, device, &before)))
         return status;
     status = m->copy(to, from, bytes, stream);
     m->leave(device, before);
@@ -60,7 +59,7 @@ int fftconv_cuda_device_of(const void *memory, int *device)
     int before, status;
     if (!memory || !device)
         return fail(FFTCONV_INVALID, "%s is NULL", memory ? "device" : "memory");
-    if ((status = enter(&m, 0, &before)))
+    if ((status = cuda_enter(&m, 0, &before)))
         return status;
     status = m->device_of(memory, device);
     m->leave(0, before);
@@ -70,7 +69,7 @@ int fftconv_cuda_device_of(const void *memory, int *device)
 int fftconv_cuda_wait(int device, void *stream, void *other)
 {
     const struct cuda_machine *m;
-    int before, status = enter(&m, device, &before);
+    int before, status = cuda_enter(&m, device, &before);
     if (status)
         return status;
     status = m->wait(stream, other);
@@ -81,7 +80,7 @@ int fftconv_cuda_wait(int device, void *stream, void *other)
 int fftconv_cuda_synchronize(int device, void *stream)
 {
     const struct cuda_machine *m;
-    int before, status = enter(&m, device, &before);
+    int before, status = cuda_enter(&m, device, &before);
     if (status)
         return status;
     status = m->synchronize(stream);
