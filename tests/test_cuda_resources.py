@@ -50,7 +50,7 @@ def test_a_spill_and_too_many_kernels_are_faults(experiments):
     resources = experiments("cuda_resources")
     row = stored()["rows"][0]
     assert resources.faults([row]) == []
-    assert resources.faults([row | {"spill_store_bytes": 4000}])
+    assert resources.faults([row | {"spill_store_bytes": 4}])
     assert resources.faults([row | {"points": n} for n in range(100)])
 
 
