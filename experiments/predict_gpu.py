@@ -38,9 +38,15 @@ MACHINES = {
 }
 # Instructions of a warp for each point of a transform, there and back, counted
 # along the path of aligned float16 rows in the disassembly for sm_90a of the
-# forward kernel of 16 x 16 x 16: 930 + 960 for a strip of 1024 points, 490 for
-# a tile of 256.
-INSTRUCTIONS = (930 + 960) / 1024 + 490 / 256
+# forward kernel of 16 x 16 x 16.  In right angles: 930 + 960 for a strip of 1024
+# points, 490 for a tile of 256.  Even/odd, by what differs: 675 + 914 for a strip
+# of 512, 485 for a tile; and the product, 340 for 256 points, in the 1/16 of them
+# that are met one by one 180 for 64.
+INSTRUCTIONS = {
+    "right_angle": (930 + 960) / 1024 + 490 / 256,
+    "even_odd": (675 + 914) / 512 + 485 / 256
+                + 15 / 16 * 340 / 256 + 1 / 16 * 180 / 64,
+}
 # ... of which a transform without its way back takes this share.
 THERE = 0.55
 POINT = 4  # bytes, in float16
@@ -53,38 +59,47 @@ def radices(points):
     return {8192: (32, 16, 16), 16384: (32, 32, 16), 32768: (32, 32, 32)}[points]
 
 
+def form_of(case):
+    """Even/odd for circles whose half has a kernel."""
+    return "right_angle" if case.causal or case.length < 512 else "even_odd"
+
+
 def points_of(case):
-    """M: a circle of N needs N, a causal row its length; 256 at least."""
-    return max(256, case.length)
+    """M: half of a circle, a causal row's length; 256 at least."""
+    return max(256, case.length // (1 + (form_of(case) == "even_odd")))
 
 
-def row_flops(points):
+def row_flops(points, form="right_angle"):
     """Real flops of a transform and its way back, as tensor cores do them.
 
-    Stage 1 has real input and its inverse a real result, 2 products for each
-    element of its matrix; the others 4.  Stage 3 is 16 wide at least.
+    In right angles stage 1 has real input and its inverse a real result, 2
+    products for each element of its matrix; else 4.  Stage 3 is 16 wide at least.
     """
     r1, r2, r3 = radices(points)
-    return 2 * points * (2 * (2 * r1 + 4 * r2 + 4 * max(16, r3)))
+    first = 2 if form == "right_angle" else 4
+    return 2 * points * (2 * (first * r1 + 4 * r2 + 4 * max(16, r3)))
 
 
 def needs(case):
     """Bytes, flops and instructions of one call."""
-    points, rows = points_of(case), case.batch * case.channels
+    points, rows, form = points_of(case), case.batch * case.channels, form_of(case)
+    # V there and back, each written and read; even/odd, Z and the product too.
+    moves = {"right_angle": 4, "even_odd": 8}[form]
     kernel = case.channels * points
     # k's spectrum: written in float32, read, written as points, and read once
     # by a channel's block; its transform is a row without its way back.
     io = case.io_bytes + kernel * (8 + 8 + POINT + POINT)
     transforms = rows + THERE * case.channels
-    shared = 4 * POINT * points * rows
+    shared = moves * POINT * points * rows
     if case.backward:
         # z's spectrum kept and taken again; sums of conj(Z) G in float32, once
         # a channel (its rows find them in L2), then dk's.
         io += 2 * POINT * points * rows + kernel * (8 + 8 + POINT + POINT)
         transforms += THERE * rows + (1 - THERE) * case.channels
-        shared *= 1.5
-    return {"io": io, "tensor": row_flops(points) * transforms,
-            "shared": shared, "issue": INSTRUCTIONS * points * transforms}
+        # once more there: V, and even/odd Z left
+        shared *= 1 + {"right_angle": 2, "even_odd": 3}[form] / moves
+    return {"io": io, "tensor": row_flops(points, form) * transforms,
+            "shared": shared, "issue": INSTRUCTIONS[form] * points * transforms}
 
 
 def predicted(case, machine):
@@ -96,7 +111,7 @@ def predicted(case, machine):
     return {
         "table": case.table, "fft_size": case.fft_size, "machine": machine,
         "batch": case.batch, "channels": case.channels,
-        "points": points_of(case),
+        "points": points_of(case), "form": form_of(case),
         "floor_ms": 1e3 * case.io_bytes / rates["io"],
         **times, "predicted_ms": times[most], "binds": most[:-3],
     }

@@ -81,6 +81,8 @@ typedef enum fftconv_form {
     FFTCONV_FOLDED = 2,      /* circular: right angles of fft_size/4, /8, ...
                                 points, and a rest                           */
     FFTCONV_COMPLEX = 3,     /* imaginary part zero, fft_size = M            */
+    FFTCONV_EVEN_ODD = 4,    /* even samples, and i times odd ones: circular
+                                of 2M; GPUs choose it, none is to ask        */
 } fftconv_form;
 
 typedef enum fftconv_activation {

@@ -132,19 +132,19 @@ AXES = {"skip": "column", "mask": "column", "dskip": "column"}
 
 def call(case, direction, outputs, *, dy=None, prepared=True, blocks=3,
          shared=H100, seed=0, workspace=False, isa="fused", tile=1 << 27,
-         stream=None):
+         stream=None, form=None, ask=None):
     """One call; `outputs` are written.  Returns M.  blocks, shared, seed, tile: of
-    the emulated machine."""
+    the emulated machine.  form: what is taken, ask: what is asked for."""
     with Memory() as memory:
         m = call_on(memory, case, direction, outputs, dy, prepared, workspace, isa,
-                    (shared, blocks, seed), tile, stream)
+                    (shared, blocks, seed), tile, stream, form, ask)
         memory.fetch()
     nothing_is_left()
     return m
 
 
 def call_on(memory, case, direction, outputs, dy, prepared, workspace, isa, machine,
-            tile, stream):
+            tile, stream, form, ask):
     batch, channels, length = case.u.shape
     kernel = (1,) * (3 - case.k.ndim) + case.k.shape
     desc = _lib.PlanDesc(
@@ -154,6 +154,7 @@ def call_on(memory, case, direction, outputs, dy, prepared, workspace, isa, mach
         dtype=_lib.DTYPES[case.u.dtype.name],
         fft_size=case.mode["fft_size"] or 0,
         isa=isa.encode() if isa else None,
+        form=_lib.FORMS[ask or "auto"],
         reverse_length=0 if case.k_rev is None else case.k_rev.shape[-1])
     o = _lib.Operands(size=ctypes.sizeof(_lib.Operands),
                       activation=_lib.ACTIVATIONS[case.activation])
@@ -171,6 +172,7 @@ def call_on(memory, case, direction, outputs, dy, prepared, workspace, isa, mach
     try:
         must(lib.fftconv_cuda_plan_create(byref(plan), byref(desc), DEVICE))
         must(lib.fftconv_cuda_plan_get_info(plan, byref(info)))
+        assert (form or ask) is None or info.form == _lib.FORMS[form or ask]
         if prepared:
             must(lib.fftconv_cuda_spectrum_create(
                 byref(spectrum), plan, byref(o.k),
@@ -268,6 +270,14 @@ def pairwise(*axes):
         yield tuple(a[n] for a, n in zip(axes, best))
 
 
+CIRCLE = pytest.mark.parametrize("circle", (False, True))
+
+
+def rows_of(m, circle):
+    """The longest of M = m, and how: causal, or even/odd on a circle."""
+    return (2 * m, {"mode": "circular", "fft_size": 2 * m}) if circle else (m, {})
+
+
 OPTIONS = ((), ("in_gate",), ("skip", "out_gate"), ("in_gate", "out_gate"),
            ("skip", "mask"), ("in_gate", "out_gate", "skip", "mask"))
 # (mode, taps and reversed taps as parts of L, circle as a part of L)
@@ -304,8 +314,82 @@ CASES = [(min(case[0], LONGEST[case[1]]), *case[1:]) for case in pairwise(
                          "prepared", CASES)
 def test_forward(m, dtype, fill, mode, options, activation, wide_k, prepared):
     case = make(m, dtype, fill, mode, options, activation, k_float32=wide_k)
-    y, _ = forward(case, prepared=prepared)
+    y, _ = forward(case, prepared=prepared, ask="right_angle")
     check_forward(case, y)
+
+
+# Circles of N = 2 M, even/odd: (u's length as a part of N, taps as one of u's), and
+# rows that do not come round in one of 2 M, whatever circle was named.
+CIRCLES = ((1, 1), (1, .3), (.77, .5), (.501, 1), (.92, .08))
+
+
+def make_circle(m, dtype, circle, options, activation, *, k_float32=True, seed=0):
+    """A case that is done even/odd with M = m."""
+    batch, channels = (3, 2) if m < 8192 else (2, 1)
+    length, taps = circle
+    length = max(m + 1, int(length * 2 * m))
+    taps = max(1, int(taps * length))
+    size = 2 * m if length + taps - 1 > 2 * m else 2 * m + 7
+    return Case(batch, channels, length, taps, dtype, options=options,
+                activation=activation, mode="circular", fft_size=size,
+                k_dtype="float32" if k_float32 else dtype, seed=seed)
+
+
+EVEN_ODD = [(min(case[0], LONGEST[case[1]]), *case[1:]) for case in pairwise(
+    LENGTHS, ("float32", "float16", "bfloat16"), CIRCLES, OPTIONS,
+    (None, "gelu", "silu"), (False, True), (True, False))]
+
+
+@pytest.mark.parametrize("m, dtype, circle, options, activation, wide_k, prepared",
+                         EVEN_ODD)
+def test_even_odd(m, dtype, circle, options, activation, wide_k, prepared):
+    case = make_circle(m, dtype, circle, options, activation, k_float32=wide_k)
+    y, chosen = forward(case, prepared=prepared, form="even_odd")
+    assert chosen == m
+    check_forward(case, y)
+
+
+@big
+@pytest.mark.parametrize("m", LENGTHS)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("circle", CIRCLES)
+@pytest.mark.parametrize("activation", (None, "gelu", "silu"))
+def test_even_odd_all(m, dtype, circle, activation):
+    m = min(m, LONGEST[dtype])
+    for options in OPTIONS:
+        case = make_circle(m, dtype, circle, options, activation)
+        check_forward(case, forward(case, form="even_odd")[0])
+        check_backward(case, backward(case, form="even_odd"))
+
+
+@pytest.mark.parametrize("m", (256, 512, 2048))
+def test_which_form(m):
+    """Even/odd where it needs a shorter transform: circles of 2 M that a length
+    holds, and what does not come round in one; right angles elsewhere, or if
+    asked for."""
+    for length, taps, size, form, want in (
+            (2 * m, 2 * m, 2 * m, "even_odd", m),
+            (2 * m, 2, 2 * m, "even_odd", m),
+            (m + 1, m + 1, 2 * m, "even_odd", m),
+            (m + 1, m, 2 * m, "even_odd", m),       # 2 M places: not round
+            (2 * m - 9, 10, 2 * m + 1, "even_odd", m),
+            (2 * m - 9, 10, 2 * m - 1, "right_angle", 2 * m),
+            (2 * m - 9, 11, 2 * m + 3, "right_angle", 2 * m),
+            (m, m, 2 * m, "right_angle", m),        # neither, with real input
+            (2 * m - 1, 2 * m - 1, 2 * m - 1, "right_angle", 2 * m),
+            (2 * m - 2, 2 * m - 2, 2 * m - 2, "right_angle", 2 * m),
+            (m, m, m, "right_angle" if m == 256 else "even_odd", max(256, m // 2))):
+        case = Case(2, 1, length, taps, "float32", mode="circular", fft_size=size)
+        y, chosen = forward(case, form=form)
+        assert chosen == want, (length, taps, size)
+        check_forward(case, y)
+        if form == "even_odd":
+            again, chosen = forward(case, ask="right_angle")
+            assert chosen == 2 * want
+            check_forward(case, again)
+    for mode in ("causal", "two_sided"):
+        case = Case(1, 1, m + 1, 2, "float32", mode=mode)
+        assert forward(case, form="right_angle")[1] == 2 * m
 
 
 @big
@@ -347,11 +431,13 @@ def test_short_rows(length, dtype, isa):
 @pytest.mark.parametrize("batch, channels, blocks", [
     (1, 1, 1), (1, 5, 2), (17, 1, 4), (33, 3, 100), (2, 150, 7)])
 @pytest.mark.parametrize("m", (256, 8192))
-def test_rows_and_blocks(batch, channels, blocks, m):
+@CIRCLE
+def test_rows_and_blocks(batch, channels, blocks, m, circle):
     """Any number of rows over any number of blocks: the same bits."""
     if m > 1024:
         batch, channels = min(batch, 5), min(channels, 3)
-    case = Case(batch, channels, m - 5, 40, "float16", options=("out_gate",))
+    length, mode = rows_of(m, circle)
+    case = Case(batch, channels, length - 5, 40, "float16", options=("out_gate",), **mode)
     y, _ = forward(case, blocks=blocks)
     check_forward(case, y)
     again, _ = forward(case, blocks=blocks + 3, seed=5)
@@ -360,10 +446,12 @@ def test_rows_and_blocks(batch, channels, blocks, m):
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("m", (512, 4096))
+@CIRCLE
 @ENGINES
-def test_strides(dtype, m, isa):
+def test_strides(dtype, m, circle, isa):
     """Misaligned, transposed, reversed, spread and repeated rows."""
-    base = Case(2, 3, m - 3, 33, dtype, options=("in_gate", "out_gate", "skip"))
+    m, mode = rows_of(m, circle)
+    base = Case(2, 3, m - 3, 33, dtype, options=("in_gate", "out_gate", "skip"), **mode)
     want, _ = forward(base, isa=isa)
 
     def spread(x):
@@ -384,7 +472,7 @@ def test_strides(dtype, m, isa):
 
     for lay in (spread, turned, backwards, shifted):
         case = Case(2, 3, m - 3, 33, dtype,
-                    options=("in_gate", "out_gate", "skip"))
+                    options=("in_gate", "out_gate", "skip"), **mode)
         case.u = lay(case.u)
         case.operands = {**case.operands,
                          "in_gate": lay(case.operands["in_gate"]),
@@ -393,16 +481,18 @@ def test_strides(dtype, m, isa):
         y = lay(poisoned(base.u))
         call(case, 0, {"y": y}, isa=isa)
         assert np.array_equal(y.view(y.dtype), want), lay.__name__
-    case = Case(2, 3, m, 33, dtype)
+    case = Case(2, 3, m, 33, dtype, **mode)
     case.u = np.broadcast_to(case.u[:1, :1], case.u.shape)
     check_forward(case, forward(case, isa=isa)[0])
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("m", (256, 16384))
+@CIRCLE
 @ENGINES
-def test_in_place(dtype, m, isa):
-    case = Case(3, 1, m, m, dtype, options=("skip", "in_gate"))
+def test_in_place(dtype, m, circle, isa):
+    m, mode = rows_of(m, circle)
+    case = Case(3, 1, m, m, dtype, options=("skip", "in_gate"), **mode)
     want, _ = forward(case, isa=isa)
     call(case, 0, {"y": case.u}, isa=isa)
     assert case.u.tobytes() == want.tobytes()
@@ -410,12 +500,13 @@ def test_in_place(dtype, m, isa):
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("m", LENGTHS)
-def test_scales(dtype, m):
+@CIRCLE
+def test_scales(dtype, m, circle):
     """u, k of any size, and with a large mean: the same relative error."""
-    m = min(m, LONGEST[dtype])
+    m, mode = rows_of(min(m, LONGEST[dtype]), circle)
     for factor, k_factor, mean in ((1e-3, 1, 0), (1e3, 1, 0), (1, 1, 100),
                                    (1, 1e4, 0), (1, 1e-6, 0)):
-        case = Case(1, 1, m, m, dtype, k_dtype="float32", seed=3)
+        case = Case(1, 1, m, m, dtype, k_dtype="float32", seed=3, **mode)
         case.u = ((wide(case.u) + mean) * factor).astype(case.u.dtype)
         case.k = (wide(case.k) * k_factor).astype("float32")
         if dtype == "float16" and k_factor == 1e-6:
@@ -424,12 +515,13 @@ def test_scales(dtype, m):
 
 
 @pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
+@CIRCLE
 @ENGINES
-def test_far_exponents(dtype, isa):
+def test_far_exponents(dtype, circle, isa):
     """Near both ends of float32's range, with gates that bring it back."""
     for up in (1e30, 1e-30):
         case = Case(2, 1, 600, 600, dtype, options=("out_gate",),
-                    k_dtype="float32")
+                    k_dtype="float32", **rows_of(512, circle)[1])
         case.u = (wide(case.u) * up).astype(case.u.dtype)
         case.operands["out_gate"] = (case.wide("out_gate") / up).astype(
             case.u.dtype)
@@ -440,10 +532,12 @@ def test_far_exponents(dtype, isa):
 
 @pytest.mark.parametrize("m", (256, 1024, 4096, 8192))
 @pytest.mark.parametrize("dtype", TOLERANCE)
+@CIRCLE
 @ENGINES
-def test_rows_are_independent(m, dtype, isa):
+def test_rows_are_independent(m, dtype, circle, isa):
     """Not in their last bit, not through a NaN, an Inf, or a loud neighbour."""
-    case = Case(9, 1, m, m, dtype)
+    m, mode = rows_of(m, circle)
+    case = Case(9, 1, m, m, dtype, **mode)
     want, _ = forward(case, isa=isa)
     loud = case.u.copy()
     loud[1] = np.nan
@@ -463,26 +557,30 @@ def test_rows_are_independent(m, dtype, isa):
 @pytest.mark.parametrize("m", (256, 2048, 4096))
 @pytest.mark.parametrize("groups, per_batch", [(2, False), (1, False),
                                                (4, True), (2, True)])
+@CIRCLE
 @ENGINES
-def test_shared_kernels(m, groups, per_batch, isa):
+def test_shared_kernels(m, groups, per_batch, circle, isa):
     """Kernels of groups of channels, and of each row of the batch."""
     batch = 5
     kernels = (batch, groups) if per_batch else (groups,)
-    case = Case(batch, 4, m, m // 2, "float16", kernels=kernels)
+    m, mode = rows_of(m, circle)
+    case = Case(batch, 4, m, m // 2, "float16", kernels=kernels, **mode)
     for prepared in (True, False):
         check_forward(case, forward(case, prepared=prepared, isa=isa)[0])
 
 
-def test_impulses():
+@CIRCLE
+@pytest.mark.parametrize("m", (256, 512))
+def test_impulses(m, circle):
     """A sample at each place, a tap at each lag: every constant is met."""
-    m = 512
-    case = Case(m, 1, m, m, "float32")
+    m, mode = rows_of(m, circle)
+    case = Case(m, 1, m, m, "float32", **mode)
     case.u[...] = 0
     case.u[np.arange(m), 0, np.arange(m)] = 1
     case.k[...] = np.random.default_rng(2).standard_normal(m)
     y, _ = forward(case)
     t, s = np.mgrid[:m, :m]
-    want = np.where(s >= t, wide(case.k)[0][s - t], 0)
+    want = np.where((s >= t) | circle, wide(case.k)[0][s - t], 0)
     assert np.abs(wide(y)[:, 0] - want).max() < 1e-5
 
 
@@ -588,6 +686,37 @@ def test_refusals():
     nothing_is_left()
 
 
+def test_a_spectrum_is_of_its_form():
+    """Of M = 256 both, and kernels of 9 taps."""
+    lib, k, plans = library(), np.ones((1, 1, 9), "float32"), {}
+    with Memory() as memory:
+        for length, form in ((500, "even_odd"), (200, "right_angle")):
+            desc = _lib.PlanDesc(size=ctypes.sizeof(_lib.PlanDesc), batch=1, channels=1,
+                                 length=length, kernel_length=9, dtype=2,
+                                 mode=_lib.MODES["circular"], fft_size=length + 8)
+            plan, spectrum = c_void_p(), c_void_p()
+            must(lib.fftconv_cuda_plan_create(byref(plan), byref(desc), DEVICE))
+            info = _lib.PlanInfo(size=ctypes.sizeof(_lib.PlanInfo))
+            must(lib.fftconv_cuda_plan_get_info(plan, byref(info)))
+            assert (info.form, info.transform_length) == (_lib.FORMS[form], 256)
+            must(lib.fftconv_cuda_spectrum_create(
+                byref(spectrum), plan, byref(tensor(k, "rows", memory)), None, None))
+            u = np.ones((1, 1, length), "float32")
+            y = poisoned(u)
+            o = _lib.Operands(size=ctypes.sizeof(_lib.Operands))
+            o.u, o.y = tensor(u, "rows", memory), tensor(y, "rows", memory)
+            plans[form] = plan, spectrum, o, (u, y)
+        for form, other in itertools.permutations(plans):
+            plan, spectrum, o, _ = plans[form]
+            must(lib.fftconv_cuda_forward(plan, spectrum, byref(o), None))
+            with pytest.raises(RuntimeError, match="was made for another plan"):
+                must(lib.fftconv_cuda_forward(plan, plans[other][1], byref(o), None))
+        for plan, spectrum, _, _ in plans.values():
+            lib.fftconv_cuda_spectrum_destroy(spectrum)
+            lib.fftconv_cuda_plan_destroy(plan)
+    nothing_is_left()
+
+
 def test_without_a_device():
     """The library of this build loads, and says that there is none."""
     if _lib.lib.fftconv_cuda_devices():
@@ -640,7 +769,15 @@ def check_backward(case, got):
 def test_backward(m, dtype, fill, mode, options, activation, wide_k, prepared):
     case = make(m, dtype, fill, mode, options, activation, k_float32=wide_k,
                 seed=1)
-    check_backward(case, backward(case, prepared=prepared))
+    check_backward(case, backward(case, prepared=prepared, ask="right_angle"))
+
+
+@pytest.mark.parametrize("m, dtype, circle, options, activation, wide_k, prepared",
+                         EVEN_ODD)
+def test_backward_even_odd(m, dtype, circle, options, activation, wide_k, prepared):
+    case = make_circle(m, dtype, circle, options, activation, k_float32=wide_k,
+                       seed=1)
+    check_backward(case, backward(case, prepared=prepared, form="even_odd"))
 
 
 @big
@@ -659,11 +796,13 @@ def test_backward_all(m, dtype, mode, activation):
 @pytest.mark.parametrize("needs", [
     tuple(n for i, n in enumerate(NEEDS) if bits >> i & 1)
     for bits in range(1, 64) if not bits & 4])
-@ENGINES
-def test_needs(needs, activation, isa):
+@pytest.mark.parametrize("isa, circle", [("fused", False), ("fused", True),
+                                         ("cufft", False)])
+def test_needs(needs, activation, isa, circle):
     """Any choice of gradients, and the same bits as all of them give."""
-    case = Case(3, 2, 200, 150, "float16", activation=activation,
-                options=("in_gate", "out_gate", "skip", "mask"))
+    case = Case(3, 2, 500 if circle else 200, 150, "float16", activation=activation,
+                options=("in_gate", "out_gate", "skip", "mask"),
+                **rows_of(256, circle)[1])
     every = backward(case, isa=isa)
     for name, x in backward(case, needs, isa=isa).items():
         if activation is None and name in ("du", "din_gate", "dskip", "dk"):
@@ -676,11 +815,13 @@ def test_needs(needs, activation, isa):
 @pytest.mark.parametrize("batch, channels, blocks", [
     (1, 1, 1), (17, 1, 4), (33, 3, 100), (40, 2, 7)])
 @pytest.mark.parametrize("m", (256, 1024, 4096))
-def test_backward_rows_and_blocks(batch, channels, blocks, m):
+@CIRCLE
+def test_backward_rows_and_blocks(batch, channels, blocks, m, circle):
     """Sums over the batch: the same bits, whatever the blocks."""
     batch = min(batch, 40960 // m)
+    m, mode = rows_of(m, circle)
     case = Case(batch, channels, m - 5, 40, "float16",
-                options=("out_gate", "skip"))
+                options=("out_gate", "skip"), **mode)
     got = backward(case, blocks=blocks)
     check_backward(case, got)
     again = backward(case, blocks=blocks + 3, seed=5)
@@ -694,17 +835,21 @@ def test_backward_rows_and_blocks(batch, channels, blocks, m):
 def test_backward_shared_kernels(m, groups, per_batch):
     batch = 5
     kernels = (batch, groups) if per_batch else (groups,)
-    for mode in ("causal", "two_sided"):
-        case = Case(batch, 4, m, m // 2, "float32", kernels=kernels, mode=mode)
+    for mode in ("causal", "two_sided", "circular"):
+        length, circle = rows_of(m, mode == "circular")
+        case = Case(batch, 4, length, m // 2, "float32", kernels=kernels,
+                    **{"mode": mode, **circle})
         for prepared in (True, False):
             check_backward(case, backward(case, prepared=prepared))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("m", (256, 4096, 16384))
-def test_backward_scales(dtype, m):
+@CIRCLE
+def test_backward_scales(dtype, m, circle):
+    m, mode = rows_of(m, circle)
     for factor, dy_factor in ((1e-3, 1), (1e3, 1), (1, 1e-3), (1, 1e3)):
-        case = Case(2, 1, m, m, dtype, k_dtype="float32")
+        case = Case(2, 1, m, m, dtype, k_dtype="float32", **mode)
         case.u = (wide(case.u) * factor).astype(case.u.dtype)
         case.dy = (wide(case.dy) * dy_factor).astype(case.dy.dtype)
         check_backward(case, backward(case))
@@ -730,8 +875,10 @@ def test_backward_strides(isa):
         assert np.array_equal(x, want[name]), name
 
 
-def test_backward_rows_are_independent():
-    case = Case(9, 1, 256, 256, "float16", options=("skip",))
+@CIRCLE
+def test_backward_rows_are_independent(circle):
+    length, mode = rows_of(256, circle)
+    case = Case(9, 1, length, length, "float16", options=("skip",), **mode)
     want = backward(case)
     case.u = case.u.copy()
     case.u[1] = np.nan

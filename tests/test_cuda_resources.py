@@ -72,6 +72,9 @@ def test_the_prediction_counts_this_kernels_stages(experiments):
     # 16 x 16 x 16: 64 products of 16 x 8 x 16 for a strip of 64 columns and the
     # four tiles it is the size of, 32 and 32.
     assert predict.row_flops(4096) == 4 * (32 + 4 * 32) * 2 * 16 * 8 * 16
+    assert predict.row_flops(4096, "even_odd") == 4 * (64 + 4 * 32) * 2 * 16 * 8 * 16
+    assert predict.points_of(predict.Case(11, 8192, 64, 768)) == 4096    # circular
+    assert predict.points_of(predict.Case(14, 8192, 64, 768)) == 4096    # causal
     for table in predict.TABLES:
         for n in predict.SIZES:
             case = predict.Case(table, n, 64, 768)

@@ -69,13 +69,14 @@ struct fftconv_cuda_rows {
     int64_t spectrum_batch;  /* spectra are of (b, h / members); 1: of b = 0    */
     int64_t chunks, per;     /* the batch, in chunks of `per` rows              */
     int32_t passes, role;
+    int32_t even_odd, reserved; /* 1: modulo t^2M - 1, else t^M - i; so the tables */
     const void *tables;
     const void *spectrum;     /* M points each, in fragment order               */
     const int32_t *exponents; /* ... times 2^exponent                           */
     float *spectra;           /* PUT: (batch, channels, M) complex              */
     float *sums;              /* SUM: (channels, chunks, rows, M) complex       */
     float *dskip;             /* SPREAD: (channels, chunks), or NULL            */
-    float *own;               /* (blocks, rows, M): of each block               */
+    float *own;               /* (blocks, rows, M; even/odd 2 M): of each block */
     void *kept;               /* (blocks, rows, M) points                       */
     Pass pass[MOST_PASSES];
 };

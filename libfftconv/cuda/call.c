@@ -151,6 +151,7 @@ static int check_spectrum_of(const fftconv_cuda_plan *c, const fftconv_cuda_spec
 {
     const struct cuda_plan *a = &s->of, *b = &c->plan;
     if (a->device != b->device || a->engine != b->engine || a->shape != b->shape ||
+        a->even_odd != b->even_odd ||
         a->points != b->points || (a->points && a->dtype != b->dtype) || a->turn != b->turn ||
         a->G != b->G || a->KB != b->KB || a->taps != b->taps || a->rev_taps != b->rev_taps ||
         a->circle != b->circle || (a->circle && a->N != b->N))

@@ -173,6 +173,6 @@ const struct cuda_machine *cuda_machine(void)
 {
     static const struct cuda_machine machine = {
         rows, pack, fill, padded, devices, enter, leave, limits, prepare_rows, allocate, release,
-        allocate_on, release_on, copy, device_of, wait, synchronize};
+        allocate_on, release_on, copy, device_of, wait, synchronize, 1024};
     return &machine;
 }

@@ -7,7 +7,6 @@
 
 enum {
     PART = 256,      /* alignment of what a workspace holds                    */
-    ENOUGH = 1024,   /* tasks that fill any device                             */
     HOUSE_BLOCKS = 512,
 };
 
@@ -20,7 +19,8 @@ int cuda_plan_init(struct cuda_plan *p, const fftconv_plan_desc *d,
         .machine = machine, .device = device, .mode = d->mode, .dtype = d->dtype,
         .B = d->batch, .H = d->channels, .L = d->length, .Lk = d->kernel_length,
         .Lrev = d->reverse_length, .G = d->kernels ? d->kernels : d->channels,
-        .KB = d->kernel_batch ? d->kernel_batch : 1, .N = d->fft_size ? d->fft_size : d->length};
+        .KB = d->kernel_batch ? d->kernel_batch : 1, .N = d->fft_size ? d->fft_size : d->length,
+        .right_angle = d->form == FFTCONV_RIGHT_ANGLE};
     p->circle = d->mode == FFTCONV_CIRCULAR && p->L + p->Lk - 1 > p->N;
     p->taps = p->circle ? p->Lk : min64(p->Lk, p->L);
     p->rev_taps = min64(p->Lrev, p->L);
@@ -122,6 +122,13 @@ int cuda_backward_passes(const struct cuda_plan *p, const fftconv_operands *o, P
 
 /* ---- The fused engine: a launch per call ------------------------------------- */
 
+/* Is a circular plan one modulo `points` as well? */
+static bool is_circle_of(const struct cuda_plan *p, int64_t points)
+{
+    return p->mode == FFTCONV_CIRCULAR &&
+           (p->circle ? p->N == points : p->L + p->taps - 1 <= points);
+}
+
 static int fused_init(struct cuda_plan *p)
 {
     const struct cuda_machine *m = p->machine;
@@ -139,15 +146,18 @@ static int fused_init(struct cuda_plan *p)
                     (long long)(p->B > MOST_ROWS ? p->B : p->H), MOST_ROWS);
     p->single = p->dtype == FFTCONV_FLOAT32;
     const int64_t places = p->circle ? p->N : p->L;
-    for (; (p->shape = cuda_shape_of(p->single, p->index)); p->index++)
-        if (p->shape->M >= places && p->shape->shared_bytes <= shared_bytes)
+    for (; (p->shape = cuda_shape_of(p->single, p->index)); p->index++) {
+        const int64_t M = p->shape->M;
+        p->even_odd = M < places && !p->right_angle && is_circle_of(p, 2 * M);
+        if ((M >= places || p->even_odd) && p->shape->shared_bytes <= shared_bytes)
             break;
+    }
     if (!p->shape)
         return fail(FFTCONV_UNSUPPORTED, "%s is %lld, more than this device's shared memory of "
                     "%lld bytes a block holds in %s", p->circle ? "fft_size" : "length",
                     (long long)places, (long long)shared_bytes, dtype_name(p->dtype));
     const int64_t groups = ceil_div(p->B, p->shape->rows);
-    p->chunks = p->KB > 1 ? groups : min64(groups, ceil_div(ENOUGH, p->H));
+    p->chunks = p->KB > 1 ? groups : min64(groups, ceil_div(m->tasks, p->H));
     p->per = round_up(ceil_div(p->B, p->chunks), p->shape->rows);
     p->chunks = ceil_div(p->B, p->per);
     if (p->chunks > MOST_ROWS / p->H)
@@ -160,7 +170,7 @@ static int fused_init(struct cuda_plan *p)
     unsigned char *tables = aligned_new(bytes);
     if (!tables)
         return fail_memory(bytes);
-    p->shape->build_tables(tables);
+    p->shape->build_tables(tables, p->even_odd);
     if (!(status = m->allocate(&p->tables, bytes)))
         status = m->copy(p->tables, tables, bytes, NULL);
     aligned_free(tables);
@@ -221,7 +231,7 @@ static struct areas areas_of(const struct cuda_plan *p, int direction, bool prep
     if (back) {
         a.sums = cuda_take(&a.total, p->H * p->chunks * p->shape->rows * M * complex);
         a.dskip = cuda_take(&a.total, p->H * p->chunks * (int64_t)sizeof(float));
-        a.own = cuda_take(&a.total, blocks * M * (int64_t)sizeof(float));
+        a.own = cuda_take(&a.total, blocks * (M << p->even_odd) * (int64_t)sizeof(float));
         a.kept = cuda_take(&a.total, blocks * M * p->shape->point_bytes);
     }
     return a;
@@ -248,7 +258,8 @@ static struct fftconv_cuda_rows over_kernels(const struct cuda_plan *p, int role
     return (struct fftconv_cuda_rows){.batch = p->KB, .channels = p->G, .members = 1,
                                       .groups = p->G,
                                       .spectrum_batch = p->KB, .chunks = 1, .per = p->KB,
-                                      .role = role, .tables = p->tables};
+                                      .role = role, .even_odd = p->even_odd,
+                                      .tables = p->tables};
 }
 
 static Pass over_taps(int flags, Operand x, int64_t from, int64_t to)
@@ -256,8 +267,11 @@ static Pass over_taps(int flags, Operand x, int64_t from, int64_t to)
     return (Pass){.flags = flags, .from = (int32_t)from, .to = (int32_t)to, .x = x, .add = -1};
 }
 
-/* Taps of lag s >= 0 stand at place s, of lag -s at place M - s, times -i; lag 0 of
- * k_rev at place 0; and on a circle, tap s has lag s - N as well. */
+/* On a circle in right angles tap s has lag s - N as well. */
+static bool comes_round(const struct cuda_plan *p) { return p->circle && !p->even_odd; }
+
+/* Even/odd, tap s stands at place s.  In right angles taps of lag s >= 0 stand at place
+ * s, of lag -s at place M - s, times -i; lag 0 of k_rev at place 0. */
 static int make_spectrum(const struct cuda_plan *p, const fftconv_tensor *k,
                          const fftconv_tensor *k_rev, void *spectrum, void *workspace,
                          void *stream)
@@ -266,7 +280,7 @@ static int make_spectrum(const struct cuda_plan *p, const fftconv_tensor *k,
     struct fftconv_cuda_rows r = over_kernels(p, ROWS_SPECTRA);
     r.spectra = workspace;
     r.pass[r.passes++] = over_taps(TRANSFORM | PUT, cuda_operand(k), 0, p->taps);
-    if (p->circle)
+    if (comes_round(p))
         r.pass[r.passes++] = over_taps(TRANSFORM | PUT | ADD | PUT_TURNED,
                                        moved(k, M - p->N, false), M - p->N + 1,
                                        M - p->N + p->taps);
@@ -289,7 +303,7 @@ static struct fftconv_cuda_rows over_rows(const struct cuda_plan *p, int role,
                                           const void *spectrum)
 {
     return (struct fftconv_cuda_rows){
-        .role = role,
+        .role = role, .even_odd = p->even_odd,
         .batch = p->B, .channels = p->H, .members = p->H / p->G, .groups = p->G,
         .spectrum_batch = p->KB,
         .chunks = p->chunks, .per = p->per, .tables = p->tables, .spectrum = spectrum,
@@ -342,14 +356,14 @@ static int make_taps(const struct cuda_plan *p, const fftconv_operands *o, const
     enum { TAKE = MULTIPLY | BACK };
     Pass *pass = r.pass;
     if (o->dk.data) {
-        if (p->circle) {
+        if (comes_round(p)) {
             *pass = over_taps(TAKE | TURNED, none, 0, 0);
             pass->sink = HOLD;
             pass++->sink_to = (int32_t)M;
         }
         *pass = over_taps(TAKE, none, 0, 0);
         pass->sink = TAPS;
-        pass->add = p->circle ? (int32_t)(M - p->N) : -1;
+        pass->add = comes_round(p) ? (int32_t)(M - p->N) : -1;
         pass->sink_to = (int32_t)p->taps;
         pass++->y = cuda_operand(&o->dk);
     }
@@ -417,7 +431,8 @@ static int backward(const struct cuda_plan *p, const void *spectrum, const fftco
 static void describe(const struct cuda_plan *p, fftconv_plan_info *info)
 {
     const double points = (double)p->B * (double)p->H * p->shape->M;
-    info->form = FFTCONV_RIGHT_ANGLE;
+    const int whole = 1 + p->even_odd;
+    info->form = p->even_odd ? FFTCONV_EVEN_ODD : FFTCONV_RIGHT_ANGLE;
     info->dense = 1;
     info->fft_size = p->mode == FFTCONV_CIRCULAR ? p->N : 2 * (int64_t)p->shape->M;
     info->transform_length = p->shape->M;
@@ -425,11 +440,14 @@ static void describe(const struct cuda_plan *p, fftconv_plan_info *info)
     for (int i = 0; i < 3; i++) {
         const int radix = p->shape->radices[i];
         info->radices[i] = info->stage_radices[i] = radix;
-        /* complex products, of which stage 1 and its inverse need half; and twiddles */
-        info->stage_flops[i] = 2 * points * (radix * (i ? 8 : 4) + (i < 2 ? 6 : 0));
+        /* complex products, of which right angles' stage 1 and its inverse need half;
+         * and twiddles */
+        info->stage_flops[i] = 2 * points * (radix * (i ? 8 : 4 * whole) + (i < 2 ? 6 : 0));
     }
-    info->product_flops = 6 * points;
-    info->l1_bytes = 4 * points * p->shape->point_bytes; /* shared memory, both directions */
+    /* even/odd, of two frequencies: W, W Ko and four products, and 20 sums and halves */
+    info->product_flops = (p->even_odd ? (6 * 6 + 20) / 2 : 6) * points;
+    /* shared memory, both directions; even/odd, Z and the product too */
+    info->l1_bytes = 4 * whole * points * p->shape->point_bytes;
     info->spectra_row_bytes = (int64_t)p->shape->M * p->shape->point_bytes;
 }
 

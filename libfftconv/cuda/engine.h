@@ -13,7 +13,7 @@ struct cuda_shape {
     int radices[3];
     int shared_bytes, table_bytes, point_bytes;
     int shift; /* log2 of a forward transform's scale                         */
-    void (*build_tables)(unsigned char *to);
+    void (*build_tables)(unsigned char *to, int even_odd);
 };
 
 /* Of shape i (from the shortest) in float32 (single) or float16; NULL past the
@@ -47,6 +47,7 @@ struct cuda_machine {
     int (*device_of)(const void *memory, int *device);
     int (*wait)(void *stream, void *other); /* for what is on `other` so far   */
     int (*synchronize)(void *stream);
+    int64_t tasks; /* that fill any device                                      */
 };
 
 /* A GPU's, or in tests the emulated one. */
@@ -63,6 +64,8 @@ struct cuda_plan {
     /* fused */
     const struct cuda_shape *shape;
     int single, index;        /* which shape                                   */
+    bool right_angle;         /* the form was named                            */
+    bool even_odd;            /* the form taken; else right angle              */
     int64_t chunks, per;      /* the batch in parts, each summed by one block  */
     int64_t blocks;           /* of a launch, at most                          */
     void *tables;             /* the machine's                                 */

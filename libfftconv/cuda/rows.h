@@ -1,7 +1,7 @@
 /* Rows through the order-3 Monarch transform, on tensor cores: the one kernel.
  *
- * A real row x of up to M = R1 R2 R3 samples is convolved modulo t^M - i (the
- * right-angle form): with theta = exp(i pi / 2M),
+ * Right-angle form.  A real row x of up to M = R1 R2 R3 samples is convolved modulo
+ * t^M - i: with theta = exp(i pi / 2M),
  *     U[k] = sum_n x[n] theta^n exp(-2 pi i n k / M),
  *     y[n] = Re theta^-n sum_k K[k] U[k] exp(2 pi i n k / M) / M.
  * A kernel's tap at lag s >= 0 stands at place s, one at lag -s at place M - s,
@@ -9,27 +9,42 @@
  * spectrum alone (circular modulo N: tap s has lags s and s - N).  M >= L and
  * L + max(behind, ahead) <= 2 M, and a circle needs M >= N.
  *
- * With n = S n1 + c, c = R3 n2 + n3, S = R2 R3, k = k1 + R1 (k2 + R2 k3):
- *     1  V[k1, c]   = sum_n1 x[n1, c]  exp(-2 pi i n1 (k1 - 1/4) / R1)
- *                     times T1[k1, c]  = exp(-2 pi i c (k1 - 1/4) / M)
+ * Even/odd form.  A row of up to 2 M samples is convolved modulo t^2M - 1: a circle of
+ * N = 2 M, or what does not come round in it.  The transform is of z[n] = x[2n] +
+ * i x[2n + 1], a kernel's alike, its tap s at place s.  The product takes both at k
+ * and at -k: see meet.
+ *
+ * With n = S n1 + c, c = R3 n2 + n3, S = R2 R3, k = k1 + R1 (k2 + R2 k3), and a = 1/4
+ * in right angles, a = 0 even/odd:
+ *     1  V[k1, c]   = sum_n1 x[n1, c]  exp(-2 pi i n1 (k1 - a) / R1)
+ *                     times T1[k1, c]  = exp(-2 pi i c (k1 - a) / M)
  *     2  [k2, n3]   = sum_n2 V[n2, n3] exp(-2 pi i n2 k2 / R2)       of each k1,
  *                     times T2[k2, n3] = exp(-2 pi i n3 k2 / S)
  *     3  [k2, k3]   = sum_n3           exp(-2 pi i n3 k3 / R3)
- * then the product, and the same backwards by the conjugates.  Stage 1 has real
- * input and its inverse a real result: half the products of a complex one.
+ * then the product, and the same backwards by the conjugates.  In right angles stage 1
+ * has real input and its inverse a real result: half the products of a complex one.
  *
  * Stage 1 reads global memory and writes V to shared memory; a warp then takes
  * tiles of V through stages 2 and 3, the product and their inverses without
  * leaving its registers; the last stage reads shared memory and writes global.
+ * Even/odd, the product is a phase of its own: Z is left in V's place, each lane
+ * multiplies frequencies and their mirrors there, and the inverse begins from it.
  * Where R3 < 16, a tile is of 16 / R3 values of k1 beside each other, and stage
  * 3's matrix is block-diagonal; where M < 4096, a block takes several rows.
  *
  * Each stage is scaled, by 1 / sqrt(R) or powers of two whose product over both
- * directions is 1 / R; a row is scaled by a power of two so that its largest
- * sample is in [128, 256), and a spectrum so that its largest part is in
- * [1/4, 1/2).  Then no number ever exceeds sqrt(M) 256 < 65504: the stages are
- * unitary or shrink, |product| <= |row|, and no element of a vector exceeds its
- * norm. */
+ * directions is 1 / R: 1 / 4 both ways of R = 16, 1 / 8 and 1 / 4 of R = 32, a factor
+ * of sqrt(1/2) below and above a unitary one.  A row is scaled by a power of two so
+ * that its largest sample is in [128, 256), and a spectrum so that its largest part
+ * is in [1/4, 1/2).  Then no number ever exceeds 46341 < 65504:
+ *   - an input point is at most 256 in size, even/odd sqrt(2) 256, and M of them, as a
+ *     vector, at most sqrt(M) as much: 65536 for M = 32768 even/odd;
+ *   - no element of a vector exceeds its norm, and stages multiply the norm by 1 or
+ *     sqrt(1/2) there and by 1 or sqrt(2) back; before its last stage back, a row has
+ *     had one of the latter less, and every M > 8192 has a radix of 32 first;
+ *   - the product does not increase the norm: |K| <= sqrt(1/2) in right angles, and
+ *     even/odd the matrix of (Ze, Zo) at k has the singular values |Ke +- sqrt(W) Ko|
+ *     <= |Ke| + |Ko| <= sqrt(|K[k]|^2 + |K[-k]|^2) <= 1, K the spectrum as it stands. */
 #ifndef FFTCONV_CUDA_ROWS_H
 #define FFTCONV_CUDA_ROWS_H
 
@@ -44,7 +59,10 @@ DEVICE Complex operator*(Complex a, Complex b)
 {
     return {a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re};
 }
+DEVICE Complex operator+(Complex a, Complex b) { return {a.re + b.re, a.im + b.im}; }
+DEVICE Complex operator-(Complex a, Complex b) { return {a.re - b.re, a.im - b.im}; }
 DEVICE Complex conj(Complex a) { return {a.re, -a.im}; }
+DEVICE Complex turned(Complex a) { return {-a.im, a.re}; } /* i a */
 
 /* 2^e, |e| <= 126 */
 DEVICE float power_of_two(int e) { return float_of_bits(static_cast<uint32_t>(e + 127) << 23); }
@@ -489,11 +507,21 @@ template <class Arith_, int R1_, int R2_, int R3_> struct Shape {
         T2_BACK = T2 + S * GROUP * COMPLEX_BYTES,  /* conjugate, as C of 3 back  */
         T1_HIGH = T2_BACK + S * GROUP * COMPLEX_BYTES, /* [k1, n2]: c = R3 n2    */
         T1_LOW = T1_HIGH + R1 * R2 * COMPLEX_BYTES,    /* [k1, n3]: c = n3       */
-        TABLE_BYTES = T1_LOW + R1 * R3 * COMPLEX_BYTES,
+        MIRROR_LOW = T1_LOW + R1 * R3 * COMPLEX_BYTES, /* W^(R1 (k2 + R2 k3))    */
+        MIRROR_HIGH = MIRROR_LOW + S * COMPLEX_BYTES,  /* W^k1                   */
+        TABLE_BYTES = MIRROR_HIGH + R1 * COMPLEX_BYTES,
 
         POINTS_BYTES = ROWS * M * static_cast<int>(sizeof(Point)),
         TF32 = sizeof(Point) == sizeof(Complex),
-        PARTS = S > WIDTH ? S / WIDTH : 1, /* warps that share a row in stage 1        */
+        /* Strips that share a row, each with an exponent; in even/odd form a strip is
+         * half as wide. */
+        WIDE_PARTS = S > WIDTH ? S / WIDTH : 1,
+        PARTS = S > WIDTH / 2 ? 2 * S / WIDTH : 1,
+        /* Even/odd: frequencies that are met one by one with their mirrors, and fours */
+        SINGLES = R3 == 1 ? M : S,
+        FOURS = (M - SINGLES) / 8,
+        FOURS_X = R3 < 2 ? 1 : R3 < 8 ? R3 / 2 : 4, /* side by side in 8 columns   */
+        FOURS_Y = R3 < 8 ? 1 : R3 / 8,              /* ... and how many times so   */
         /* Several blocks of few warps rather than one of many: while one waits for
          * memory another computes. */
         WARPS = POINTS_BYTES > 65536 ? 8 : 4,
@@ -502,6 +530,30 @@ template <class Arith_, int R1_, int R2_, int R3_> struct Shape {
     /* Column i of 8-column tile j of stage 2's B and C: a lane's columns of all
      * tiles are neighbours in memory. */
     static DEVICE constexpr int column_of(int j, int i) { return i * X8 + j; }
+    /* Where Z[k1, k2, k3] of a row stands among the points as stage 3's Cs, and a
+     * spectrum's, lie: tile after tile, of each lane four. */
+    static DEVICE constexpr int point_of(int k1, int k2, int k3)
+    {
+        const int x = k1 % GROUP * R3 + k3;
+        return (((k1 / GROUP * K2 + k2 / 16) * X8 + x / 8) * LANES + k2 % 8 * 4 + x % 8 / 2) * 4 +
+               k2 % 16 / 8 * 2 + x % 2;
+    }
+    /* Four s of those of one k1, which are at k2 and k2 + 8, k3 and k3 + 1; and where
+     * (k2, k3) stands in them. */
+    static DEVICE constexpr int four_k2(int s)
+    {
+        return s / (8 * FOURS_X * FOURS_Y) * 16 + s / FOURS_X % 8;
+    }
+    static DEVICE constexpr int four_k3(int s)
+    {
+        return s / (8 * FOURS_X) % FOURS_Y * 8 + s % FOURS_X * 2;
+    }
+    static DEVICE constexpr int in_four(int k2, int k3)
+    {
+        return R3 == 1 ? k2
+                       : (((k2 / 16 * FOURS_Y + k3 / 8) * 8 + k2 % 8) * FOURS_X + k3 % 8 / 2) * 4 +
+                             k2 % 16 / 8 * 2 + k3 % 2;
+    }
     /* How many blocks a multiprocessor is to hold, of 64K registers and 227 KB of
      * shared memory: as many as their registers let without a spill. */
     template <int ROLE> static DEVICE constexpr int blocks()
@@ -542,8 +594,10 @@ DEVICE void clear(Lanes<FragmentC> &c)
 template <class Shape, int ROLE> struct RowKernel : Shape {
     typedef typename Shape::Arith Arith;
     typedef typename Shape::Point Point;
+    typedef typename Shape::Pair Pair;
     typedef fftconv_cuda_rows Arguments;
     typedef Ops<Arith> O;
+    using Shape::FOURS;
     using Shape::GROUP;
     using Shape::K1;
     using Shape::K2;
@@ -558,10 +612,12 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
     using Shape::ROWS;
     using Shape::RUN_POINTS;
     using Shape::S;
+    using Shape::SINGLES;
     using Shape::TF32;
     using Shape::TILE;
     using Shape::STRIPS;
     using Shape::WARPS;
+    using Shape::WIDE_PARTS;
     using Shape::WIDTH;
     using Shape::X;
     using Shape::X16;
@@ -579,6 +635,9 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                                        : 0,
     };
     static DEVICE int flags_of(const Pass &pass) { return (pass.flags & MAYBE) | ALWAYS; }
+    /* Even/odd form, rows and no kernels: the product is a phase of its own, between
+     * one that leaves Z in shared memory and one that takes Y from there. */
+    enum { LEAVE = 1 << 16, TAKE = 1 << 17, MEETS = ROLE == ROWS_FORWARD || ROLE == ROWS_BACKWARD };
     typedef Pack<Point, RUN_POINTS> Points;
     typedef Pack<Point, 4> FourPoints;
     typedef typename Arith::Run Run;
@@ -593,6 +652,7 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
         int group;           /* h's spectrum                                 */
         int b0, b1;          /* rows b0 ... b1 - 1 of                        */
         bool begin;          /* ... the part's first                         */
+        int pairs;           /* log2 of the samples of a point: even/odd     */
         int64_t tables;      /* their address                                */
     };
 
@@ -604,6 +664,7 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
         p.b1 = end_of(a, opaque(p.chunk));
         p.begin = p.b0 == opaque(p.chunk) * static_cast<int>(a.per);
         p.group = p.h / static_cast<int>(a.members);
+        p.pairs = opaque(a.even_odd);
         p.tables = opaque(reinterpret_cast<int64_t>(a.tables));
         return p;
     }
@@ -611,6 +672,8 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
     {
         return opaque(p.h) * static_cast<int>(a.chunks) + opaque(p.chunk);
     }
+    /* Is row r of a block's rows behind the batch's? Of one row, b0 < b1, never. */
+    static DEVICE bool is_past(const Place &p, int r) { return ROWS > 1 && p.b0 + r >= p.b1; }
     static DEVICE int end_of(const Arguments &a, int chunk)
     {
         const int batch = static_cast<int>(a.batch), per = static_cast<int>(a.per);
@@ -660,7 +723,8 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
     {
         const int vector = offset / NEAR, high = vector / 8;
         const int turn = TF32 ? high ^ high >> 1 ^ high >> 3 ^ high << 2 ^ tile ^ tile << 2
-                              : high ^ high << 1 ^ tile ^ tile << 1 ^ tile >> 1;
+                              : high ^ high << 1 ^ tile ^ tile << 1 ^ tile >> 1 ^
+                                    (GROUP > 1 ? 0 : tile << 2);
         return tile * TILE * static_cast<int>(sizeof(Point)) + (vector ^ (turn & 7)) * 16 +
                offset % NEAR * static_cast<int>(sizeof(Point));
     }
@@ -677,10 +741,11 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
     /* A number of each warp. */
     static DEVICE int warp_place(int warp) { return exponent_place(2, 0, 0) + 4 * warp; }
     /* ... of all of it: the largest. */
-    static DEVICE int exponent(Block &block, int p, int r, int l)
+    static DEVICE int exponent(Block &block, const Place &place, int p, int r, int l)
     {
         int e = block.template load<int>(exponent_place(p, r, 0), l);
-        for (int part = 1; part < PARTS; part++) {
+        NO_UNROLL /* fewer registers */
+        for (int part = 1; part < (place.pairs ? PARTS : WIDE_PARTS); part++) {
             const int other = block.template load<int>(exponent_place(p, r, part), l);
             e = other > e ? other : e;
         }
@@ -693,27 +758,41 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
     }
 
     /* Column i of stage 1's first 8-column tile, all rows' columns side by side; of
-     * tile j it is the j-th from there.  So a lane has RUN neighbours in B and in
-     * C, and what four lanes hold of C's even columns stands together. */
-    static DEVICE int column(int strip, int i)
+     * tile j it is the j-th from there.  So a lane has RUN samples beside each other
+     * in B and in C, and what four lanes hold of C's even columns stands together.
+     * Even/odd, a strip is half as wide, and two of one tile's rows n2 and n2 + 1
+     * still are of one strip. */
+    static DEVICE int column(const Place &place, int strip, int i)
     {
-        return strip * WIDTH + i % 2 * (WIDTH / 2) + i / 2 * RUN;
+        if (!place.pairs)
+            return strip * WIDTH + i % 2 * (WIDTH / 2) + i / 2 * RUN;
+        if (R3 < WIDTH / 2)
+            return strip * (WIDTH / 2) + i % 2 * (WIDTH / 4) + i / 2 * NEAR;
+        return strip / 2 * WIDTH + i % 2 * (WIDTH / 2) + strip % 2 * (WIDTH / 4) + i / 2 * NEAR;
     }
-
-    static DEVICE float *own_row(Block &block, const Arguments &a, int r)
+    /* Which of a row's strips column c is of. */
+    static DEVICE int part_of(const Place &place, int c)
     {
-        return a.own + (block.index * ROWS + r) * M;
+        return !place.pairs    ? c / WIDTH
+               : R3 < WIDTH / 2 ? c / (WIDTH / 2)
+                                : c / WIDTH * 2 + c / (WIDTH / 4) % 2;
+    }
+    static DEVICE int strips(const Arguments &a) { return STRIPS << opaque(a.even_odd); }
+
+    static DEVICE float *own_row(Block &block, const Arguments &a, const Place &place, int r)
+    {
+        return a.own + ((block.index * ROWS + r) * M << place.pairs);
     }
 
     /* ---- Phase 1: samples, stage 1 and its twiddle, to shared memory. */
 
-    /* A lane's samples: rows 2q, 2q + 1, 2q + 8, 2q + 9 ... of x[n1, c], columns
-     * c ... c + RUN - 1; and the bits of the largest. */
+    /* A lane's samples: rows 2q, 2q + 1, 2q + 8, 2q + 9 ... of x[n1, c], RUN of each
+     * from column c on; and the bits of the largest. */
     static DEVICE uint32_t read(Block &block, const Arguments &a, const Pass &pass,
                                 const Place &place, int l, int r, int c, float (&x)[4 * K1][RUN])
     {
         const int b = place.b0 + r, h = place.h;
-        const bool there = b < place.b1;
+        const bool there = !is_past(place, r);
         const int from = there ? pass.from : 0, to = there ? pass.to : 0;
         const Row row = row_of(pass.x, b, h), gate = row_of(pass.gate, b, h);
         const float scale = there && is_given(pass.scale) ? scalar_of(pass.scale, b, h) : 1.0f;
@@ -725,8 +804,8 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
             for (int k = 0; k < 4 * K1; k += NEAR) { /* NEAR loads before the first is waited for */
                 if (gated) {
                     Run run[NEAR], factor[NEAR];
-                    load_rows(row, k, l, c, from, to, run);
-                    load_rows(gate, k, l, c, from, to, factor);
+                    load_rows(row, place, k, l, c, from, to, run);
+                    load_rows(gate, place, k, l, c, from, to, factor);
                     UNROLL
                     for (int i = 0; i < NEAR; i++) {
                         values_of(run[i], row.type, x[k + i]);
@@ -734,46 +813,51 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                     }
                 } else {
                     Run run[NEAR];
-                    load_rows(row, k, l, c, from, to, run);
+                    load_rows(row, place, k, l, c, from, to, run);
                     UNROLL
                     for (int i = 0; i < NEAR; i++)
                         values_of(run[i], row.type, x[k + i]);
                 }
             }
         } else {
-            NO_UNROLL /* less code */
-            for (int i = 0; i < 4 * K1; i++) {
-                const int n1 = row_of_lane(i, l), n = n1 * S + c;
-                float v[RUN];
-                if (own) {
+            UNROLL /* by way of places that this strip will take, as registers have no
+                      index; they hold half of the samples */
+            for (int half = 0; half < 2; half++) {
+                NO_UNROLL
+                for (int i = 0; i < 2 * K1; i++) {
+                    const int n = (row_of_lane(half * 2 * K1 + i, l) * S + c) << place.pairs;
+                    float v[RUN];
+                    if (own) {
+                        UNROLL
+                        for (int j = 0; j < RUN; j++)
+                            v[j] = n + j >= from && n + j < to
+                                       ? block.load_global(own_row(block, a, place, r) + n + j, l)
+                                       : 0.0f;
+                    } else {
+                        read_run(row, n, from, to, v);
+                        if (is_given(pass.gate))
+                            multiply_run(gate, n, from, to, v);
+                    }
                     UNROLL
-                    for (int j = 0; j < RUN; j++)
-                        v[j] = n + j >= from && n + j < to
-                                   ? block.load_global(own_row(block, a, r) + n + j, l) : 0.0f;
-                } else {
-                    read_run(row, n, from, to, v);
-                    if (is_given(pass.gate))
-                        multiply_run(gate, n, from, to, v);
+                    for (int j = 0; j < RUN; j += RUN_POINTS) {
+                        Points points;
+                        UNROLL
+                        for (int o = 0; o < RUN_POINTS; o++)
+                            points.at[o] = O::held(v[j + o]);
+                        block.store(held_place(r, i, j, l, c), l, points);
+                    }
                 }
-                UNROLL /* registers have no index: by the places this strip will take */
-                for (int j = 0; j < RUN; j += RUN_POINTS) {
-                    Points points;
-                    UNROLL
-                    for (int o = 0; o < RUN_POINTS; o++)
-                        points.at[o] = O::held(v[j + o]);
-                    block.store(shared_place(r, n1, c + j), l, points);
-                }
-            }
-            UNROLL
-            for (int i = 0; i < 4 * K1; i++)
                 UNROLL
-                for (int j = 0; j < RUN; j += RUN_POINTS) {
-                    const Points points = block.template load<Points>(
-                        shared_place(r, row_of_lane(i, l), c + j), l);
+                for (int i = 0; i < 4 * K1; i++)
                     UNROLL
-                    for (int o = 0; o < RUN_POINTS; o++)
-                        x[i][j + o] = O::number(points.at[o]);
-                }
+                    for (int j = 0; i / (2 * K1) == half && j < RUN; j += RUN_POINTS) {
+                        const Points points =
+                            block.template load<Points>(held_place(r, i % (2 * K1), j, l, c), l);
+                        UNROLL
+                        for (int o = 0; o < RUN_POINTS; o++)
+                            x[i][j + o] = O::number(points.at[o]);
+                    }
+            }
         }
         uint32_t most = 0;
         UNROLL
@@ -787,12 +871,18 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
         return most;
     }
 
-    static DEVICE void load_rows(const Row &row, int k, int l, int c, int from, int to,
-                                 Run (&run)[NEAR])
+    static DEVICE void load_rows(const Row &row, const Place &place, int k, int l, int c, int from,
+                                 int to, Run (&run)[NEAR])
     {
         UNROLL
         for (int i = 0; i < NEAR; i++)
-            run[i] = load_whole<Arith>(row, row_of_lane(k + i, l) * S + c, from, to);
+            run[i] = load_whole<Arith>(row, (row_of_lane(k + i, l) * S + c) << place.pairs, from, to);
+    }
+
+    /* Of the lane's NEAR points in each of its rows, the one for a sample. */
+    static DEVICE int held_place(int r, int i, int j, int l, int c)
+    {
+        return shared_place(r, row_of_lane(2 * i + j / NEAR, l), c + j % NEAR);
     }
 
     /* Row i of a lane's, four of each 16. */
@@ -801,36 +891,47 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
     static DEVICE void first(Block &block, const Arguments &a, const Pass &pass, const Place &place,
                              int p, int strip)
     {
-        enum { MASK = S >= WIDTH ? 31 : S == WIDTH / 2 ? 27 : 11 }; /* lanes of one row */
+        enum { /* lanes of one row */
+            MASK = S >= WIDTH ? 31 : S == WIDTH / 2 ? 27 : 11,
+            NARROW = S >= WIDTH / 2 ? 31 : 27,
+        };
+        const int mask = MASK == NARROW || !place.pairs ? MASK : NARROW;
         Lanes<FragmentB<Arith>> b[K1][RUN];
         Lanes<Samples> samples;
         Lanes<uint32_t> largest;
         EACH_LANE(l)
         {
-            const int at = column(strip, l / 4);
+            const int at = column(place, strip, l / 4);
             largest[l] = read(block, a, pass, place, l, at / S, at % S, samples[l].at);
         }
         block.sync_warp(); /* read kept samples where others will put V */
-        max_over(largest, MASK);
+        max_over(largest, mask);
         EACH_LANE(l)
         {
-            const int at = column(strip, l / 4), e = exponent_of(largest[l]);
+            const int at = column(place, strip, l / 4), e = exponent_of(largest[l]);
             const float scale = power_of_two(-e);
-            if ((l & MASK) == 0)
-                block.store(exponent_place(p, at / S, at % S / WIDTH), l, e);
+            if ((l & mask) == 0)
+                block.store(exponent_place(p, at / S, part_of(place, at % S)), l, e);
             UNROLL
             for (int k = 0; k < K1; k++)
                 UNROLL
-                for (int j = 0; j < RUN; j++)
+                for (int i = 0; i < 2; i++) {
+                    Pair pair[RUN];
                     UNROLL
-                    for (int i = 0; i < 2; i++)
-                        b[k][j][l].at[i] = O::pair(samples[l].at[4 * k + 2 * i][j] * scale,
-                                                   samples[l].at[4 * k + 2 * i + 1][j] * scale);
+                    for (int j = 0; j < RUN; j++)
+                        pair[j] = O::pair(samples[l].at[4 * k + 2 * i][j] * scale,
+                                          samples[l].at[4 * k + 2 * i + 1][j] * scale);
+                    UNROLL /* even/odd: real parts, then imaginary ones */
+                    for (int j = 0; j < RUN; j++)
+                        b[k][j][l].at[i] = place.pairs ? pair[j % NEAR * 2 + j / NEAR] : pair[j];
+                }
         }
         NO_UNROLL
         for (int m = 0; m < K1; m++) {
             NO_UNROLL /* half of the columns: fewer sums at a time, and less code */
             for (int part = 0; part < RUN; part += NEAR) {
+                if (part && place.pairs)
+                    continue;
                 Lanes<FragmentC> re[NEAR], im[NEAR];
                 Lanes<FragmentB<Arith>> half[K1][NEAR];
                 UNROLL
@@ -856,13 +957,20 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                         multiply_add(re[j], f_re, half[k][j]);
                         multiply_add(im[j], f_im, half[k][j]);
                     }
+                    if (!part && place.pairs)
+                        UNROLL
+                        for (int j = 0; j < NEAR; j++) {
+                            multiply_subtract(re[j], f_im, b[k][NEAR + j]);
+                            multiply_add(im[j], f_re, b[k][NEAR + j]);
+                        }
                 }
                 EACH_LANE(l)
                 {
                     UNROLL
                     for (int i = 0; i < 4; i++) { /* of a C: row and column */
                         load_anew();
-                        const int at = column(opaque(strip), l % 4 * 2 + i % 2) + part, r = at / S;
+                        const int at = column(place, opaque(strip), l % 4 * 2 + i % 2) + part;
+                        const int r = at / S;
                         const int k1 = 16 * m + l / 4 + i / 2 * 8, first = at % S;
                         Complex high = load_complex(place, Shape::T1_HIGH, k1 * R2 + first / R3);
                         UNROLL
@@ -890,10 +998,12 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
 
     /* V of a tile, as stage 2 takes it; where several warps made a row, each with
      * an exponent of its own, brought to the largest, e. */
-    static DEVICE void load_tile(Block &block, int p, int tile, const Lanes<int> &e,
+    static DEVICE void load_tile(Block &block, const Place &place, int p, int tile,
+                                 const Lanes<int> &e,
                                  Lanes<FragmentB<Arith>> (&b_re)[K2][X8],
                                  Lanes<FragmentB<Arith>> (&b_im)[K2][X8])
     {
+        const bool several = PARTS > 1 && (WIDE_PARTS > 1 || place.pairs);
         EACH_LANE(l)
         {
             UNROLL
@@ -905,17 +1015,18 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                         shared_place(tile, row * X + x), l);
                     const auto w = block.template load<Pack<Point, X8>>(
                         shared_place(tile, (row + 1) * X + x), l);
-                    /* rows 2q and 2q + 1 are of one strip, which is 2 of them or more */
+                    /* rows 2q and 2q + 1, and these columns, are of one strip */
                     int less = 0;
-                    if (PARTS > 1)
+                    if (several)
                         less = block.template load<int>(
-                                   exponent_place(p, tile / ROW_TILES, row * R3 / WIDTH), l) - e[l];
+                                   exponent_place(p, tile / ROW_TILES,
+                                                  part_of(place, row * R3 + x % R3)), l) - e[l];
                     const float scale = power_of_two(less < -126 ? -126 : less);
                     UNROLL
                     for (int j = 0; j < X8; j++) {
                         b_re[k][j][l].at[i] = O::reals(v.at[j], w.at[j]);
                         b_im[k][j][l].at[i] = O::imaginaries(v.at[j], w.at[j]);
-                        if (PARTS > 1) {
+                        if (several) {
                             b_re[k][j][l].at[i] = O::times(b_re[k][j][l].at[i], scale);
                             b_im[k][j][l].at[i] = O::times(b_im[k][j][l].at[i], scale);
                         }
@@ -1009,16 +1120,26 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                ((place.h * a.chunks + place.chunk) * ROWS + r) * (M / 4);
     }
 
+    /* The row that a pass keeps for the next. */
+    static DEVICE Point *kept_of(Block &block, const Arguments &a, int r)
+    {
+        return static_cast<Point *>(a.kept) + (block.index * ROWS + r) * M;
+    }
+    /* Where point_of's i-th is left, or taken: in its tile's place. */
+    static DEVICE int left_place(int r, int i)
+    {
+        return (r * M + i) * static_cast<int>(sizeof(Point));
+    }
+
     /* What the pass does with Z[16 m ..., 8 j ...] of tile `kb` of a row. */
-    static DEVICE void combine(Block &block, const Arguments &a, const Pass &pass,
-                               const Place &place, const Lanes<int> &e,
-                               const Lanes<int> &kept_e, int r, int kb, int m, int j,
-                               const Lanes<FourPoints> &spectrum,
+    static DEVICE void combine(Block &block, const Arguments &a, const Place &place, int flags,
+                               const Lanes<int> &e, const Lanes<int> &kept_e, int r, int kb, int m,
+                               int j, const Lanes<FourPoints> &spectrum,
                                Lanes<FragmentC> &re, Lanes<FragmentC> &im)
     {
         typedef Pack<Complex, 4> Four;
         const int b = place.b0 + r;
-        const int flags = flags_of(pass), tile = (kb * K2 + m) * X8 + j;
+        const int tile = (kb * K2 + m) * X8 + j;
         EACH_LANE(l)
         {
             const int at = tile * LANES + l; /* in fours */
@@ -1036,8 +1157,7 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                 }
                 *to = v;
             }
-            FourPoints *kept = static_cast<FourPoints *>(a.kept) +
-                               (block.index * ROWS + r) * (M / 4) + at;
+            FourPoints *kept = reinterpret_cast<FourPoints *>(kept_of(block, a, r)) + at;
             if (flags & SUM) {
                 const FourPoints k = block.load_global(kept, l);
                 Four *to = sums_of(a, place, r) + at;
@@ -1052,12 +1172,15 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                 }
                 block.store_global(to, l, v);
             }
-            if (flags & KEEP) {
+            if (flags & (KEEP | LEAVE)) {
                 FourPoints k;
                 UNROLL
                 for (int i = 0; i < 4; i++)
                     k.at[i] = O::point(re[l].at[i], im[l].at[i]);
-                block.store_global(kept, l, k);
+                if (flags & KEEP)
+                    block.store_global(kept, l, k);
+                if (flags & LEAVE)
+                    block.store(left_place(r, 4 * at), l, k);
             }
             if (flags & MULTIPLY) {
                 UNROLL
@@ -1163,11 +1286,11 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
     }
 
     static DEVICE void middle(Block &block, const Arguments &a, const Pass &pass,
-                              const Place &place, int p, int warp)
+                              const Place &place, int flags, int p, int warp)
     {
         for (int tile = warp; tile < ROWS * ROW_TILES; tile += WARPS) {
             const int r = tile / ROW_TILES, kb = tile % ROW_TILES;
-            if (place.b0 + r >= place.b1) { /* not there, and its sum is zero */
+            if (is_past(place, r)) { /* not there, and its sum is zero */
                 if (place.begin && flags_of(pass) & SUM)
                     EACH_LANE(l)
                     {
@@ -1180,17 +1303,19 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
             Lanes<int> e, kept_e;
             EACH_LANE(l)
             {
-                e[l] = flags_of(pass) & TRANSFORM ? exponent(block, p, r, l) : 0;
-                kept_e[l] = flags_of(pass) & SUM ? exponent(block, p - 1, r, l) : 0;
+                e[l] = flags & TRANSFORM ? exponent(block, place, p, r, l) : 0;
+                kept_e[l] = flags & SUM ? exponent(block, place, p - 1, r, l) : 0;
             }
             Lanes<FragmentB<Arith>> b_re[K2][X8], b_im[K2][X8], to_re[K2][X8], to_im[K2][X8];
-            if (flags_of(pass) & TRANSFORM)
-                load_tile(block, p, tile, e, b_re, b_im);
+            if (flags & TRANSFORM)
+                load_tile(block, place, p, tile, e, b_re, b_im);
+            if (flags & LEAVE)
+                block.sync_warp();
             NO_UNROLL /* one chain at a time: fewer registers */
             for (int m = 0; m < K2; m++) {
                 Lanes<FragmentC> re[X8], im[X8];
                 Lanes<FourPoints> spectrum[X8]; /* asked for before it is needed */
-                if (flags_of(pass) & MULTIPLY) {
+                if (flags & MULTIPLY) {
                     const FourPoints *k = static_cast<const FourPoints *>(a.spectrum) +
                                           kernel_of(a, place, place.b0 + r) * (M / 4);
                     UNROLL
@@ -1200,16 +1325,19 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                             spectrum[j][l] = load_constant(k + ((kb * K2 + m) * X8 + j) * LANES + l);
                         }
                 }
-                if (flags_of(pass) & TRANSFORM) {
+                if (flags & TRANSFORM) {
                     Lanes<FragmentC> v_re[X8], v_im[X8];
                     second(place, m, b_re, b_im, v_re, v_im);
                     third(place, v_re, v_im, re, im);
                 }
                 UNROLL
                 for (int j = 0; j < X8; j++)
-                    combine(block, a, pass, place, e, kept_e, r, kb, m, j,
-                            spectrum[j], re[j], im[j]);
-                if (flags_of(pass) & BACK) {
+                    if (flags & TAKE)
+                        take(block, r, ((kb * K2 + m) * X8 + j) * LANES, re[j], im[j]);
+                    else
+                        combine(block, a, place, flags, e, kept_e, r, kb, m, j, spectrum[j],
+                                re[j], im[j]);
+                if (flags & BACK) {
                     Lanes<FragmentB<Arith>> part_re[X8], part_im[X8];
                     third_back(place, m, re, im, part_re, part_im);
                     UNROLL /* registers have no index */
@@ -1221,9 +1349,160 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                         }
                 }
             }
-            if (flags_of(pass) & BACK)
+            if (flags & BACK)
                 second_back(block, place, tile, to_re, to_im);
         }
+    }
+
+    /* ---- Even/odd: the product, where each frequency meets its mirror. */
+
+    static DEVICE void take(Block &block, int r, int at, Lanes<FragmentC> &re,
+                            Lanes<FragmentC> &im)
+    {
+        EACH_LANE(l)
+        {
+            const FourPoints y = block.template load<FourPoints>(left_place(r, 4 * (at + l)), l);
+            UNROLL
+            for (int i = 0; i < 4; i++) {
+                const Complex v = O::complex(y.at[i]);
+                re[l].at[i] = v.re;
+                im[l].at[i] = v.im;
+            }
+        }
+    }
+
+    struct Mirrored { /* of a transform, at m and at -m */
+        Complex here, there;
+    };
+
+    /* The product's transform at m and -m from both factors', w = W^m.  With
+     * Ze = (Z[m] + conj Z[-m]) / 2, Zo = (Z[m] - conj Z[-m]) / 2i, of k alike:
+     *     Ye = Ke Ze + W Ko Zo         adjoint:  conj(Ke) Ze + conj(Ko) Zo
+     *     Yo = Ke Zo + Ko Ze                     conj(Ke) Zo + conj(W Ko) Ze
+     *     Y[m] = Ye + i Yo,  Y[-m] = conj(Ye - i Yo). */
+    static DEVICE Mirrored meet(const Mirrored &k, const Mirrored &z, Complex w, bool adjoint)
+    {
+        const Complex sum = k.here + conj(k.there), rest = k.here - conj(k.there);
+        const Complex k_even = {0.25f * sum.re, 0.25f * sum.im};
+        const Complex k_odd = {0.25f * rest.im, -0.25f * rest.re};
+        const Complex shifted = w * k_odd;
+        const Complex even = z.here + conj(z.there), i_odd = z.here - conj(z.there);
+        const Complex odd = {i_odd.im, -i_odd.re};
+        const Complex of_even = adjoint ? conj(k_even) : k_even;
+        const Complex of_odd = adjoint ? conj(k_odd) : shifted;
+        const Complex to_odd = adjoint ? conj(shifted) : k_odd;
+        const Complex y = of_even * even + of_odd * odd;
+        const Complex i_y = turned(of_even * odd + to_odd * even);
+        return {y + i_y, conj(y - i_y)};
+    }
+
+    /* COUNT points from `here` on and, backwards, from `there` on, their mirrors. */
+    template <int COUNT>
+    static DEVICE void meet_all(Block &block, const Arguments &a, const Pass &pass,
+                                const Place &place, int r, int e, int l, int here, int there,
+                                const Pack<Complex, COUNT> &w)
+    {
+        typedef Pack<Point, COUNT> Some;
+        typedef Pack<Complex, COUNT> Sums;
+        const int flags = flags_of(pass);
+        const Some z = block.template load<Some>(left_place(r, here), l);
+        const Some z_there = block.template load<Some>(left_place(r, there), l);
+        const auto pair = [](const Some &x, const Some &y, int i) {
+            return Mirrored{O::complex(x.at[i]), O::complex(y.at[COUNT - 1 - i])};
+        };
+        if (flags & SUM) {
+            const Point *kept = kept_of(block, a, r);
+            const Some k = block.load_global(reinterpret_cast<const Some *>(kept + here), l);
+            const Some k_there = block.load_global(reinterpret_cast<const Some *>(kept + there), l);
+            Complex *sums = reinterpret_cast<Complex *>(sums_of(a, place, r));
+            Sums *to = reinterpret_cast<Sums *>(sums + here);
+            Sums *to_there = reinterpret_cast<Sums *>(sums + there);
+            Sums v = {}, v_there = {};
+            if (!place.begin) {
+                v = block.load_global(to, l);
+                v_there = block.load_global(to_there, l);
+            }
+            UNROLL
+            for (int i = 0; i < COUNT; i++) {
+                const Mirrored d = meet(pair(k, k_there, i), pair(z, z_there, i), w.at[i], true);
+                const int j = COUNT - 1 - i;
+                v.at[i] = v.at[i] + Complex{scaled(d.here.re, e), scaled(d.here.im, e)};
+                v_there.at[j] =
+                    v_there.at[j] + Complex{scaled(d.there.re, e), scaled(d.there.im, e)};
+            }
+            block.store_global(to, l, v);
+            block.store_global(to_there, l, v_there);
+        }
+        if (flags & MULTIPLY) {
+            const Point *spectrum = static_cast<const Point *>(a.spectrum) +
+                                    kernel_of(a, place, place.b0 + r) * M;
+            const Some k = load_constant(reinterpret_cast<const Some *>(spectrum + here));
+            const Some k_there = load_constant(reinterpret_cast<const Some *>(spectrum + there));
+            Some y, y_there;
+            UNROLL
+            for (int i = 0; i < COUNT; i++) {
+                const Mirrored v =
+                    meet(pair(k, k_there, i), pair(z, z_there, i), w.at[i], flags & ADJOINT);
+                y.at[i] = O::point(v.here.re, v.here.im);
+                y_there.at[COUNT - 1 - i] = O::point(v.there.re, v.there.im);
+            }
+            block.store(left_place(r, here), l, y);
+            block.store(left_place(r, there), l, y_there);
+        }
+    }
+
+    /* -m has the digits (R1 - k1, R2 - 1 - k2, R3 - 1 - k3): a four's mirror is a four
+     * backwards.  But for k1 = 0, and where a four is of several k1 (R3 = 1): there
+     * one by one; 0 and M / 2 are their own mirrors. */
+    static DEVICE void product_of_pairs(Block &block, const Arguments &a, const Pass &pass,
+                                        const Place &place, int p, int warp)
+    {
+        EACH_LANE(l)
+        {
+            int of = -1, e = 0; /* the exponent of row `of` */
+            NO_UNROLL
+            for (int item = warp * LANES + l; item < ROWS * FOURS; item += WARPS * LANES) {
+                const int each = FOURS > 0 ? FOURS : 1, r = item / each, i = item % each;
+                if (is_past(place, r))
+                    break;
+                if (r != of)
+                    e = sum_exponent(block, pass, place, p, of = r, l);
+                const int k1 = 1 + i / (S / 4), s = i % (S / 4);
+                const int k2 = Shape::four_k2(s), k3 = Shape::four_k3(s);
+                const Complex high = load_complex(place, Shape::MIRROR_HIGH, k1);
+                auto w = load_complexes<4>(place, Shape::MIRROR_LOW, 4 * s);
+                UNROLL
+                for (int n = 0; n < 4; n++)
+                    w.at[n] = w.at[n] * high;
+                meet_all<4>(block, a, pass, place, r, e, l, Shape::point_of(k1, k2, k3),
+                            Shape::point_of(R1 - k1, R2 - 9 - k2, R3 - 2 - k3), w);
+            }
+            NO_UNROLL
+            for (int item = warp * LANES + l; item < ROWS * SINGLES / 2; item += WARPS * LANES) {
+                const int r = item / (SINGLES / 2), first = item % (SINGLES / 2);
+                if (is_past(place, r))
+                    break;
+                if (r != of)
+                    e = sum_exponent(block, pass, place, p, of = r, l);
+                NO_UNROLL /* 0 and M / 2 by one lane */
+                for (int i = first; i <= (first ? first : SINGLES / 2); i += SINGLES / 2) {
+                    const int m = i * (M / SINGLES), mirror = (M - m) % M;
+                    const int k2 = m / R1 % R2, k3 = m / R1 / R2;
+                    const Complex w = load_complex(place, Shape::MIRROR_HIGH, m % R1) *
+                                      load_complex(place, Shape::MIRROR_LOW, Shape::in_four(k2, k3));
+                    meet_all<1>(block, a, pass, place, r, e, l, Shape::point_of(m % R1, k2, k3),
+                                Shape::point_of(mirror % R1, mirror / R1 % R2, mirror / R1 / R2),
+                                {{w}});
+                }
+            }
+        }
+    }
+
+    static DEVICE int sum_exponent(Block &block, const Pass &pass, const Place &place, int p, int r,
+                                   int l)
+    {
+        return flags_of(pass) & SUM
+                   ? exponent(block, place, p - 1, r, l) + exponent(block, place, p, r, l) : 0;
     }
 
     /* ---- Phase 3: stage 1 back, to the sink. */
@@ -1253,12 +1532,12 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
         {
             UNROLL
             for (int i = 0; i < 2; i++) {
-                const int r = column(strip, l % 4 * 2 + i) / S;
+                const int r = column(place, strip, l % 4 * 2 + i) / S;
                 const int b = place.b0 + r;
-                e[i][l] = b < place.b1 && flags_of(pass) & MULTIPLY
+                e[i][l] = !is_past(place, r) && flags_of(pass) & MULTIPLY
                               ? load_constant(a.exponents + kernel_of(a, place, b)) : 0;
                 if (flags_of(pass) & TRANSFORM)
-                    e[i][l] += exponent(block, p, r, l);
+                    e[i][l] += exponent(block, place, p, r, l);
             }
         }
         NO_UNROLL
@@ -1273,10 +1552,12 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                 load_a(place, Shape::LAST, m * K1 + k, f_re, f_im);
                 UNROLL /* in two halves: fewer fragments at a time */
                 for (int part = 0; part < RUN; part += NEAR) {
+                    if (part && place.pairs)
+                        continue;
                     Lanes<FragmentB<Arith>> b_re[NEAR], b_im[NEAR];
                     EACH_LANE(l)
                     {
-                        const int at = column(strip, l / 4) + part, r = at / S, c = at % S;
+                        const int at = column(place, strip, l / 4) + part, r = at / S, c = at % S;
                         UNROLL
                         for (int i = 0; i < 2; i++)
                             UNROLL
@@ -1296,25 +1577,35 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                         multiply_add(y[part + j], f_re, b_re[j]);
                         multiply_add(y[part + j], f_im, b_im[j]);
                     }
+                    if (!part && place.pairs) /* ... Im = Re F Im V - Im F Re V */
+                        UNROLL
+                        for (int j = 0; j < NEAR; j++) {
+                            multiply_add(y[NEAR + j], f_re, b_im[j]);
+                            multiply_subtract(y[NEAR + j], f_im, b_re[j]);
+                        }
                 }
             }
             EACH_LANE(l)
             {
                 NO_UNROLL /* the sink's code once */
                 for (int i = 0; i < 4; i++) { /* of a C: row and column */
-                    const int at = column(strip, l % 4 * 2 + i % 2), r = at / S;
+                    const int at = column(place, strip, l % 4 * 2 + i % 2), r = at / S;
                     const int b = place.b0 + r;
-                    if (b >= place.b1)
+                    if (is_past(place, r))
                         continue;
-                    float v[RUN];
+                    float x[RUN], v[RUN];
                     UNROLL
                     for (int j = 0; j < RUN; j++) {
                         const FragmentC &f = y[j][l];
-                        v[j] = scaled(i < 2 ? i < 1 ? f.at[0] : f.at[1]
+                        x[j] = scaled(i < 2 ? i < 1 ? f.at[0] : f.at[1]
                                       : i < 3 ? f.at[2] : f.at[3], i % 2 ? e[1][l] : e[0][l]);
                     }
-                    sink<ROLE>(block, pass, b, place.h, own_row(block, a, r),
-                               (16 * m + l / 4 + i / 2 * 8) * S + at % S, l, v, dskip[l]);
+                    UNROLL
+                    for (int j = 0; j < RUN; j++)
+                        v[j] = place.pairs ? x[j / 2 + j % 2 * NEAR] : x[j];
+                    sink<ROLE>(block, pass, b, place.h, own_row(block, a, place, r),
+                               ((16 * m + l / 4 + i / 2 * 8) * S + at % S) << place.pairs, l, v,
+                               dskip[l]);
                 }
             }
         }
@@ -1342,14 +1633,29 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                     const Pass &pass = a.pass[p];
                     if (flags_of(pass) & TRANSFORM)
                         block.phase([&](int warp) {
-                            for (int strip = warp; strip < STRIPS; strip += WARPS)
+                            for (int strip = warp; strip < strips(a); strip += WARPS)
                                 first(block, a, pass, hidden(a, place), p, strip);
                         });
-                    block.phase(
-                        [&](int warp) { middle(block, a, pass, hidden(a, place), p, warp); });
+                    const auto some = [&](int flags) {
+                        block.phase([&](int warp) {
+                            middle(block, a, pass, hidden(a, place), flags, p, warp);
+                        });
+                    };
+                    if (MEETS && opaque(a.even_odd)) {
+                        enum { PRODUCT = SUM | MULTIPLY | ADJOINT };
+                        some((flags_of(pass) & ~(PRODUCT | BACK)) | LEAVE);
+                        if (flags_of(pass) & PRODUCT)
+                            block.phase([&](int warp) {
+                                product_of_pairs(block, a, pass, hidden(a, place), p, warp);
+                            });
+                        if (flags_of(pass) & BACK)
+                            some(BACK | TAKE);
+                    } else {
+                        some(flags_of(pass));
+                    }
                     if (flags_of(pass) & BACK)
                         block.phase([&](int warp) {
-                            for (int strip = warp; strip < STRIPS; strip += WARPS)
+                            for (int strip = warp; strip < strips(a); strip += WARPS)
                                 last(block, a, pass, hidden(a, place), p, strip, dskip[warp]);
                         });
                 }

@@ -73,13 +73,14 @@ template <class Shape> struct Tables {
     /* Which column of a tile is column i of its fragments, eight by eight. */
     static int tile_column(int i) { return Shape::column_of(i / 8, i % 8); }
 
-    static void build(unsigned char *to)
+    static void build(unsigned char *to, int even_odd)
     {
-        const auto first = [](int k1, int n1) {
-            return times(root(-n1 * (k1 - 0.25) / R1), forward_scale(R1));
+        const double angle = even_odd ? 0 : 0.25;
+        const auto first = [=](int k1, int n1) {
+            return times(root(-n1 * (k1 - angle) / R1), forward_scale(R1));
         };
-        const auto last = [](int n1, int k1) { /* Re F and Im F, as Re (conj(F) V) needs them */
-            return times(root(-n1 * (k1 - 0.25) / R1), inverse_scale(R1));
+        const auto last = [=](int n1, int k1) { /* Re F and Im F, as conj(F) V needs them */
+            return times(root(-n1 * (k1 - angle) / R1), inverse_scale(R1));
         };
         const auto second = [](int k, int n) {
             return times(root(-double(n * k) / R2), forward_scale(R2));
@@ -114,10 +115,16 @@ template <class Shape> struct Tables {
         Complex *low = reinterpret_cast<Complex *>(to + Shape::T1_LOW);
         for (int k = 0; k < R1; k++) {
             for (int n = 0; n < R2; n++)
-                high[k * R2 + n] = single(root(-n * R3 * (k - 0.25) / Shape::M));
+                high[k * R2 + n] = single(root(-n * R3 * (k - angle) / Shape::M));
             for (int n = 0; n < R3; n++)
-                low[k * R3 + n] = single(root(-n * (k - 0.25) / Shape::M));
+                low[k * R3 + n] = single(root(-n * (k - angle) / Shape::M));
         }
+        Complex *mirror_high = reinterpret_cast<Complex *>(to + Shape::MIRROR_HIGH);
+        Complex *mirror_low = reinterpret_cast<Complex *>(to + Shape::MIRROR_LOW);
+        for (int k = 0; k < R1; k++)
+            mirror_high[k] = single(root(-double(k) / Shape::M));
+        for (int k = 0; k < S; k++)
+            mirror_low[Shape::in_four(k % R2, k / R2)] = single(root(-double(k) / S));
     }
     /* log2 of what a forward transform is scaled by */
     static int shift()

@@ -36,7 +36,7 @@ OK, INVALID, NO_MEMORY, UNSUPPORTED = range(4)                # fftconv_status
 DTYPES = {"float64": 1, "float32": 2, "float16": 3, "bfloat16": 4,
           "complex128": 5, "complex64": 6}
 MODES = {"causal": 0, "circular": 1, "two_sided": 2}
-FORMS = {"auto": 0, "right_angle": 1, "folded": 2, "complex": 3}
+FORMS = {"auto": 0, "right_angle": 1, "folded": 2, "complex": 3, "even_odd": 4}
 ACTIVATIONS = {None: 0, "gelu": 1, "silu": 2}
 DISCRETIZATIONS = {"zoh": 0, "bilinear": 1, "dss": 2}
 FORWARD, BACKWARD = range(2)                               # fftconv_direction

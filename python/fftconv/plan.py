@@ -224,9 +224,10 @@ class Plan(_Handle):
         less.
     device: "cpu", or "cuda", "cuda:1", ...: where all its arrays are. On a GPU
         isa is "fused", one launch for a row of up to 16,384 samples in float32,
-        32,768 in 16 bits, "cufft", padded rows of any length and real dtype, or
-        None, the first of them that will do; radices, order, form, dense and
-        pattern are the library's; the three primitives are the CPU's.
+        32,768 in 16 bits, on a circle of 2^n twice that, "cufft", padded rows of
+        any length and real dtype, or None, the first of them that will do;
+        radices, order, dense and pattern are the library's, and so is form but
+        for "right_angle"; the three primitives are the CPU's.
 
     What was chosen: ``form``, ``radices``, ``stage_radices``, ``isa``,
     ``lanes``, ``threads``, ``transform_length`` M, ``fft_size`` N (2M, of
