@@ -115,22 +115,28 @@ typedef uint32_t N_(words_unaligned)
 
 INLINE N_(words) N_(load_words)(const void *p) { return *(const N_(words_unaligned) *)p; }
 
-INLINE void N_(store_words)(void *p, N_(words) v) { *(N_(words_unaligned) *)p = v; }
-
-enum { N_(LINE) = 64 }; /* bytes of a cache's line */
-
-/* Past the caches: a line that is written whole need not be read first. */
-INLINE void N_(stream)(void *to, const void *from, int64_t bytes)
+/* Past the caches where `far`: a line of which all is written need not be read. */
+INLINE void N_(store_words)(bool far, void *p, N_(words) v)
 {
 #ifdef __AVX__
-    for (int64_t i = 0; i < bytes / 32; i++)
-        _mm256_stream_si256((__m256i *)to + i, ((const __m256i *)from)[i]);
+    typedef __m256i N_(streamed);
+#define STREAM _mm256_stream_si256
 #elif defined __SSE2__
-    for (int64_t i = 0; i < bytes / 16; i++)
-        _mm_stream_si128((__m128i *)to + i, ((const __m128i *)from)[i]);
-#else
-    memcpy(to, from, (size_t)bytes);
+    typedef __m128i N_(streamed);
+#define STREAM _mm_stream_si128
 #endif
+#ifdef STREAM
+    const union {
+        N_(words) v;
+        N_(streamed) part[sizeof v / sizeof(N_(streamed))];
+    } all = {v};
+    for (int i = 0; far && i < (int)(sizeof all / sizeof *all.part); i++)
+        STREAM((N_(streamed) *)p + i, all.part[i]);
+#undef STREAM
+    if (far)
+        return;
+#endif
+    *(N_(words_unaligned) *)p = v;
 }
 
 /* float16 has instructions of its own from AVX2 on; elsewhere it goes by rowio.h. */
@@ -139,12 +145,14 @@ INLINE void N_(stream)(void *to, const void *from, int64_t bytes)
 #define HALVES_LOAD(p) _mm256_cvtph_ps(_mm_loadu_si128(p))
 #define HALVES(v) _mm256_cvtps_ph(v, 0)
 #define HALVES_STORE _mm_storeu_si128
+#define HALVES_STREAM _mm_stream_si128
 typedef __m128i N_(halves);
 #elif !IN_DOUBLE && defined(__AVX512F__) && FFTCONV_VECTOR_BYTES == 64
 #define HAVE_HALVES 1
 #define HALVES_LOAD(p) _mm512_cvtph_ps(_mm256_loadu_si256(p))
 #define HALVES(v) _mm512_cvtps_ph(v, 0)
 #define HALVES_STORE _mm256_storeu_si256
+#define HALVES_STREAM _mm256_stream_si256
 typedef __m256i N_(halves);
 #else
 #define HAVE_HALVES 0
@@ -161,16 +169,19 @@ INLINE V N_(load_as)(int as, const void *p)
     return *(const VU *)p;
 }
 
-INLINE void N_(store_as)(int as, void *p, V v)
+INLINE void N_(store_as)(int as, bool far, void *p, V v)
 {
 #if HAVE_HALVES
     if (as == AS_HALVES) {
-        HALVES_STORE((N_(halves) *)p, HALVES(v));
+        if (far)
+            HALVES_STREAM((N_(halves) *)p, HALVES(v));
+        else
+            HALVES_STORE((N_(halves) *)p, HALVES(v));
         return;
     }
 #endif
     (void)as;
-    *(VU *)p = v;
+    N_(store_words)(far, p, (N_(words))v);
 }
 
 /* ---- Sums over taps ----------------------------------------------------------------- */
@@ -248,7 +259,7 @@ INLINE void N_(windows_along)(int as, int64_t taps, const REAL *restrict w, REAL
                 sum += w[k] * (k == 0  ? now
                                : k < W ? N_(shifted)(now, next, k)
                                        : N_(load_as)(as, x + (j + k) * size));
-            N_(store_as)(as, y + j * size, sum);
+            N_(store_as)(as, false, y + j * size, sum);
             now = next;
         }
     }
@@ -258,7 +269,7 @@ INLINE void N_(windows_along)(int as, int64_t taps, const REAL *restrict w, REAL
         V sum = N_(everywhere)(bias);
         for (int64_t k = 0; k < taps; k++)
             sum += w[k] * N_(load_as)(as, x + (j + k) * size);
-        N_(store_as)(as, y + j * size, sum);
+        N_(store_as)(as, false, y + j * size, sum);
     }
 }
 
@@ -357,10 +368,10 @@ static void N_(correlate_any)(const struct correlation *c, int64_t b, int64_t d0
 
 /* ---- Rows read and written as they are -------------------------------------------------
  *
- * Of REALs, of float16 where there are instructions for it, or of bfloat16 in pairs.  A
- * bfloat16 is a float's upper half: 32 bits of a row are two neighbours, x[n] below and
- * x[n+1] above, and one operation makes a float of each: no widening, no narrowing, and
- * two vectors of outputs, the even ones and the odd ones, at once. */
+ * Of REALs, or of bfloat16 in pairs.  A bfloat16 is a float's upper half: 32 bits of
+ * a row are two neighbours, x[n] below and x[n+1] above, and one operation makes a
+ * float of each: no widening, no narrowing, and two vectors of outputs, the even ones
+ * and the odd ones, at once. */
 
 #if !IN_DOUBLE
 
@@ -404,7 +415,7 @@ INLINE void N_(pairs_window)(int times, int64_t taps, const REAL *w, REAL bias,
         }
 #pragma GCC unroll 2
     for (int m = 0; m < times; m++)
-        N_(store_words)(y + m * 2 * W, N_(pairs)(even[m], odd[m]));
+        N_(store_words)(false, y + m * 2 * W, N_(pairs)(even[m], odd[m]));
 }
 
 /* `count` >= 2 W elements of a row. */
@@ -460,14 +471,14 @@ static void N_(row_end)(const struct N_(band) *a, int64_t from, char *work)
     const int64_t in = max64(0, first), out = min64(c->L, first + window);
     const int64_t bytes = (out - in) * size, vector = FFTCONV_VECTOR_BYTES;
     for (int64_t i = 0; i < window * size; i += vector)
-        N_(store_words)(work + i, (N_(words)){0});
+        N_(store_words)(false, work + i, (N_(words)){0});
     if (bytes > 0) {
         const char *x = N_(run_at)(a, c->x, in).data;
         char *to = work + (in - first) * size;
         if (bytes >= vector && bytes <= 2 * vector) {
             const N_(words) last = N_(load_words)(x + bytes - vector);
-            N_(store_words)(to, N_(load_words)(x));
-            N_(store_words)(to + bytes - vector, last);
+            N_(store_words)(false, to, N_(load_words)(x));
+            N_(store_words)(false, to + bytes - vector, last);
         } else
             memcpy(to, x, (size_t)bytes);
     }
@@ -523,17 +534,13 @@ INLINE void N_(block)(int as, bool far, int rows, int64_t taps, const REAL *tabl
             N_(row_to_sums)(as, rows, taps, i, table, x + i * step, even, odd);
     }
 #pragma GCC unroll 8
-    for (int m = 0; m < rows; m++) {
-        V sum = even[m];
+    for (int m = 0; m < rows; m++)
 #if !IN_DOUBLE
         if (as == AS_PAIRS)
-            sum = (V)N_(pairs)(sum, odd[m]);
-#endif
-        if (far)
-            N_(stream)(y + m * y_step, &sum, sizeof sum);
+            N_(store_words)(far, y + m * y_step, N_(pairs)(even[m], odd[m]));
         else
-            N_(store_as)(as == AS_HALVES ? AS_HALVES : AS_REALS, y + m * y_step, sum);
-    }
+#endif
+            N_(store_as)(as, far, y + m * y_step, even[m]);
 }
 
 /* The first channel of block n.  Where y goes past the caches, blocks start at a line
@@ -559,36 +566,23 @@ static void N_(correlate_blocks)(const struct correlation *c, void *to)
         }
 }
 
-/* Blocks [n0, n1) of `rows` rows, x and y at channel 0.  Past the caches those of
- * 16-bit types, and any of less than half a line, are collected and go there as lines:
- * lines begun in several rows at once leave in parts. */
+/* Blocks [n0, n1) of `rows` rows, x and y at channel 0. */
 INLINE void N_(blocks)(int as, bool far, int rows, int64_t taps, const struct correlation *c,
                        int64_t n0, int64_t n1, const char *x, char *y)
 {
     const int size = dtype_size(c->x->dtype);
-    const int64_t unit = N_(unit)(as), reals = (taps + 1) * unit, bytes = unit * size;
+    const int64_t unit = N_(unit)(as), reals = (taps + 1) * unit;
     const int64_t step = c->x->stride[2] * size, y_step = c->y->stride[2] * size;
-    const REAL *table = (const REAL *)c->blocks + n0 * reals;
-    const bool collected = far && (as != AS_REALS || bytes < N_(LINE) / 2);
-    const int64_t each = collected ? N_(LINE) / bytes : 1;
-    char lines[N_(AT_ONCE)][N_(LINE)] __attribute__((aligned(64)));
-    for (int64_t n = n0; n < n1; n += each, table += each * reals) {
+    for (int64_t n = n0; n < n1; n++) {
         const int64_t at = N_(block_at)(c, far, n, unit) * size;
         /* rows apart: nothing else foresees the next ones */
-        for (int m = 0; (collected || n * bytes % N_(LINE) == 0) && m < rows; m++) {
+        for (int m = 0; (!far || n * unit * size % 64 == 0) && m < rows; m++) {
             N_(foresee)(x + at, (taps - 1 + rows + m) * step);
             if (!far)
                 N_(foresee)(y + at, (rows + m) * y_step);
         }
-        if (!collected) {
-            N_(block)(as, far, rows, taps, table, x + at, step, y + at, y_step);
-            continue;
-        }
-        for (int64_t i = 0; i < each; i++)
-            N_(block)(as, false, rows, taps, table + i * reals, x + at + i * bytes, step,
-                      lines[0] + i * bytes, N_(LINE));
-        for (int m = 0; m < rows; m++)
-            N_(stream)(y + at + m * y_step, lines[m], N_(LINE));
+        N_(block)(as, far, rows, taps, (const REAL *)c->blocks + n * reals, x + at, step,
+                  y + at, y_step);
     }
 }
 
@@ -656,9 +650,7 @@ static void N_(band_down)(const struct N_(band) *a, int64_t l0, int64_t l1, int6
     }
     /* The row before writes a row's first channels, but not the first row's; and no
      * row is behind the last. */
-    const int64_t line = N_(LINE) / dtype_size(c->x->dtype);
-    const int64_t end = l1 - (l1 == last);
-    const int64_t whole = min64(n1, (c->D - c->first) / line * line / unit);
+    const int64_t end = l1 - (l1 == last), whole = min64(n1, (c->D - c->first) / unit);
     if (end > l0)
         N_(down)(a, n0, n1, l0, end);
     if (end < l1)
@@ -810,3 +802,4 @@ static void N_(apply)(int activation, bool slope, int64_t count, const void *in,
 #undef HALVES_LOAD
 #undef HALVES
 #undef HALVES_STORE
+#undef HALVES_STREAM

@@ -330,10 +330,9 @@ def aligned_empty(shape, dtype):
     """np.empty whose data begin at a multiple of ALIGNMENT bytes: a vector stored
     across two cache lines costs twice, and NumPy's own arrays begin anywhere."""
     dtype = np.dtype(dtype)
-    count = math.prod(shape) * dtype.itemsize
-    buffer = np.empty(count + ALIGNMENT - 1, np.uint8)
-    start = -buffer.ctypes.data % ALIGNMENT
-    return buffer[start:start + count].view(dtype).reshape(shape)
+    buffer = np.empty(math.prod(shape) * dtype.itemsize + ALIGNMENT - 1, np.uint8)
+    start = -buffer.__array_interface__["data"][0] % ALIGNMENT
+    return np.ndarray(shape, dtype, buffer, start)
 
 
 def finish(x, kind):
