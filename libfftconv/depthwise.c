@@ -216,24 +216,27 @@ static struct tile tile_of(const struct depthwise *j, int64_t i)
                        : tile_at(j, b, in / j->tiles, in % j->tiles);
 }
 
-static void forward_task(void *context, int64_t task, int worker)
+/* The tiles of a task, of y or, back, of dx. */
+static void run_tiles(const struct depthwise *j, int64_t task, bool back, int worker)
 {
-    const struct depthwise *j = context;
+    char *work = j->work + worker * j->work_bytes;
     for (int64_t i = task * j->group; i < min64(j->count, (task + 1) * j->group); i++) {
         const struct tile t = tile_of(j, i);
-        j->engine->correlate(&j->c, t.b, t.d0, t.d1, t.l0, t.l1,
-                             j->work + worker * j->work_bytes);
+        if (back)
+            j->engine->correlate_dx(&j->c, j->flipped, t.b, t.d0, t.d1, t.l0, t.l1, work);
+        else
+            j->engine->correlate(&j->c, t.b, t.d0, t.d1, t.l0, t.l1, work);
     }
+}
+
+static void forward_task(void *context, int64_t task, int worker)
+{
+    run_tiles(context, task, false, worker);
 }
 
 static void dx_task(void *context, int64_t task, int worker)
 {
-    const struct depthwise *j = context;
-    for (int64_t i = task * j->group; i < min64(j->count, (task + 1) * j->group); i++) {
-        const struct tile t = tile_of(j, i);
-        j->engine->correlate_dx(&j->c, j->flipped, t.b, t.d0, t.d1, t.l0, t.l1,
-                                j->work + worker * j->work_bytes);
-    }
+    run_tiles(context, task, true, worker);
 }
 
 /* A band, and a part of the batch: its sums, tile after tile. */
