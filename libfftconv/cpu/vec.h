@@ -57,14 +57,44 @@ INLINE void N_(exchange)(V *a, V *b, int half)
     *a = t;
 }
 
-/* LANES x LANES, in place */
+/* The same within a segment of 128 bits, for which every instruction set has words that
+ * interleave two rows, not blocks of them: a's lower half with b's, and the upper ones. */
+enum { N_(SEGMENT) = 16 / sizeof(REAL) };
+INLINE void N_(interleave)(V *a, V *b)
+{
+    VI low = {0}, high = {0};
+    for (int i = 0; i < LANES; i++) {
+        const int at = i / N_(SEGMENT) * N_(SEGMENT) + i % N_(SEGMENT) / 2 + i % 2 * LANES;
+        low[i] = at;
+        high[i] = at + N_(SEGMENT) / 2;
+    }
+    V t = N_(pick)(*a, *b, low);
+    *b = N_(pick)(*a, *b, high);
+    *a = t;
+}
+
+/* One round of either for all rows. */
+INLINE void N_(round)(V *v, int half)
+{
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++)
+        if (!(i & half)) {
+            if (half < N_(SEGMENT))
+                N_(interleave)(&v[i], &v[i + half]);
+            else
+                N_(exchange)(&v[i], &v[i + half], half);
+        }
+}
+
+/* LANES x LANES, in place; `half` is a constant in each round */
 INLINE void N_(transpose)(V *v)
 {
-#pragma GCC unroll 8
-    for (int half = LANES / 2; half > 0; half /= 2)
-#pragma GCC unroll 16
-        for (int i = 0; i < LANES; i++)
-            if (!(i & half))
-                N_(exchange)(&v[i], &v[i + half], half);
+    if (LANES > 8)
+        N_(round)(v, 8);
+    if (LANES > 4)
+        N_(round)(v, 4);
+    if (LANES > 2)
+        N_(round)(v, 2);
+    N_(round)(v, 1);
 }
 #define TRANSPOSE N_(transpose)
