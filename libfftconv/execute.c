@@ -241,26 +241,34 @@ static bool holds_row(const struct fftconv_plan *plan, const struct sink *s)
 }
 
 /* All three at once: the product never leaves the leaf. */
+static void convolve_part(const struct lane *lane, int i, const struct source *source,
+                          const void *spectrum, const struct sink *sink, struct ahead *ahead)
+{
+    const struct xform *xf = &lane->plan->part[i];
+    read_row(lane, xf, source);
+    middle(lane, xf, FORWARD | INVERSE, NULL, at_part(lane->plan, i, spectrum), ahead);
+    write_row(lane, xf, sink);
+}
+
 static void convolve(const struct lane *given, const struct source *source,
                      const void *spectrum, const struct sink *sink, struct ahead *ahead)
 {
     const struct fftconv_plan *plan = given->plan;
-    struct lane here = *given, *lane = &here;
-    if (plan->parts > 1 && holds_row(plan, sink))
-        here.row = (char *)sink->y.data;
-    if (plan->parts > 1)
-        fold(lane, source);
+    if (plan->parts == 1) {
+        convolve_part(given, 0, source, spectrum, sink, ahead);
+        return;
+    }
+    struct lane lane = *given;
+    if (holds_row(plan, sink))
+        lane.row = (char *)sink->y.data;
+    fold(&lane, source);
     for (int i = plan->parts; i-- > 0;) {
         struct source from;
         struct sink to;
-        if (plan->parts > 1) {
-            part_source(lane, i, &from);
-            part_sink(lane, i, &to);
-        }
-        read_row(lane, &plan->part[i], plan->parts > 1 ? &from : source);
-        middle(lane, &plan->part[i], FORWARD | INVERSE, NULL, at_part(plan, i, spectrum), ahead);
-        write_row(lane, &plan->part[i], plan->parts > 1 ? &to : sink);
-        unfold(lane, sink, i);
+        part_source(&lane, i, &from);
+        part_sink(&lane, i, &to);
+        convolve_part(&lane, i, &from, spectrum, &to, ahead);
+        unfold(&lane, sink, i);
     }
 }
 
@@ -419,6 +427,10 @@ static void zero_elements(const struct fftconv_plan *plan, const struct array *a
 struct call {
     const struct fftconv_plan *plan;
     const fftconv_operands *o;
+    struct rows {
+        struct array first; /* row (0, 0) */
+        int64_t b, h;       /* bytes from a row to the next of either */
+    } rows[ROW_OPERANDS];
     int64_t L; /* of this call's rows */
     struct layout layout;
     char *workers, *shared;
@@ -473,6 +485,11 @@ static int begin(struct call *c, const struct fftconv_plan *plan, const fftconv_
     struct shape_of_call call = shape_of(plan, o, direction, threads, prepared);
     call.rows = rows;
     c->layout = layout_of(plan, &call);
+    for (int i = 0; i < ROW_OPERANDS; i++) {
+        const fftconv_tensor *t = row_tensor(o, i);
+        const int64_t size = t->data ? dtype_size(t->dtype) : 0;
+        c->rows[i] = (struct rows){array_of(t, 0, 0), t->stride[0] * size, t->stride[1] * size};
+    }
     *owned = NULL;
     char *memory = o->workspace;
     if (memory && o->workspace_bytes < c->layout.total)
@@ -620,7 +637,7 @@ static void reach_of(const struct call *c, const struct block *block, int operan
 static void stage_in(struct tile *tile, const struct block *block)
 {
     const struct layout *l = tile->lane->layout;
-    for (int i = 0; i < ROW_OPERANDS; i++) {
+    for (int i = 0; (l->call.tiled || l->call.in_place) && i < ROW_OPERANDS; i++) {
         if (!l->call.staged[i])
             continue;
         const fftconv_tensor *t = row_tensor(tile->call->o, i);
@@ -663,18 +680,16 @@ static void stage_out(const struct tile *tile, int operand, int64_t from, int64_
 static void row_to(struct array *a, const struct tile *tile, int operand, int64_t i)
 {
     const struct layout *l = tile->lane->layout;
-    const fftconv_tensor *t = row_tensor(tile->call->o, operand);
-    a->dtype = t->dtype;
-    a->stride = t->stride[2];
-    a->origin = 0;
-    a->data = t->data;
+    const struct rows *rows = &tile->call->rows[operand];
+    a->dtype = rows->first.dtype;
     if (l->call.staged[operand]) {
         a->data = tile->lane->memory + l->stage[operand] + i * l->stage_bytes[operand];
         a->stride = 1;
         a->origin = tile->staged[operand].from;
-    } else if (t->data) {
-        a->data = (const char *)t->data +
-                  (tile->b * t->stride[0] + (tile->h0 + i) * t->stride[1]) * dtype_size(t->dtype);
+    } else {
+        a->data = (const char *)rows->first.data + tile->b * rows->b + (tile->h0 + i) * rows->h;
+        a->stride = rows->first.stride;
+        a->origin = 0;
     }
 }
 
@@ -752,20 +767,23 @@ typedef void tile_fn(struct tile *tile, const char *spectra, void *context);
 static void each_tile(const struct call *c, const struct lane *lane, const struct kernels *k,
                       int64_t row0, int64_t row1, tile_fn *fn, void *context)
 {
-    const struct fftconv_plan *plan = c->plan;
-    const int64_t members = plan->members;
-    for (int64_t r = row0, n; r < row1; r += n) {
-        const int64_t m = r % members;
-        n = members > 1 ? min64(min64(c->layout.tile, members - m), row1 - r) : 1;
-        const bool more = r + n < row1; /* else the next kernel's, which comes next here */
-        const int64_t next = more ? r + n : row0;
-        struct tile tile = {.call = c, .lane = lane,
-                            .b = plan->KB > 1 ? k->kb : r / members,
-                            .h0 = k->g0 * members + m, .count = members > 1 ? n : k->g1 - k->g0,
-                            .next_b = plan->KB > 1 ? k->kb : next / members,
-                            .next_h = more || c->layout.threads == 1
-                                          ? (more ? k->g0 : k->g1) * members + next % members
-                                          : plan->H};
+    const int64_t members = c->plan->members, h0 = k->g0 * members, first_m = row0 % members;
+    const int64_t first_b = k->kb + row0 / members;
+    struct tile tile = {.call = c, .lane = lane, .count = k->g1 - k->g0};
+    int64_t b = first_b, m = first_m;
+    for (int64_t r = row0, n = 1; r < row1; r += n) {
+        tile.b = b;
+        tile.h0 = h0 + m;
+        if (members > 1)
+            tile.count = n = min64(min64(c->layout.tile, members - m), row1 - r);
+        if ((m += n) == members)
+            m = 0, b++;
+        tile.next_b = b;
+        tile.next_h = h0 + m;
+        if (r + n >= row1) { /* the next kernel's, which on one thread come next */
+            tile.next_b = first_b;
+            tile.next_h = c->layout.threads == 1 ? k->g1 * members + first_m : c->plan->H;
+        }
         fn(&tile, k->spectra, context);
     }
 }
@@ -780,10 +798,10 @@ static const char *spectrum_of(const struct tile *tile, const char *spectra, int
 
 static void fetch_row(struct ahead *a, const struct tile *tile, int operand, int64_t b, int64_t h)
 {
-    const fftconv_tensor *t = row_tensor(tile->call->o, operand);
-    if (a->step && t->data && t->stride[2] == 1 && !tile->lane->layout->call.staged[operand])
-        a->at[a->rows++] = (const char *)t->data +
-                           (b * t->stride[0] + h * t->stride[1]) * dtype_size(t->dtype);
+    const struct rows *rows = &tile->call->rows[operand];
+    if (a->step && rows->first.data && rows->first.stride == 1 &&
+        !tile->lane->layout->call.staged[operand])
+        a->at[a->rows++] = (const char *)rows->first.data + b * rows->b + h * rows->h;
 }
 
 /* Row i of the tile, which is wanted or written later; and the row after it. */
