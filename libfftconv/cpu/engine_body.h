@@ -942,6 +942,50 @@ static void N_(last)(const struct xform *xf, void *X, const struct sink *s, int6
     }
 }
 
+/* ---- Rows that stage 1 takes and gives as they lie in the caller's memory ---------- */
+
+/* Its inputs, or outputs, from `plane` on. */
+static void N_(in_rows)(const struct xform *xf, enum N_(step) step, void *X, REAL *plane,
+                        bool imag, int64_t c0, int64_t c1)
+{
+    const struct stage *st = &xf->stage[0];
+    REAL *row[2][FFTCONV_MAX_RADIX];
+    for (int r = 0; r < st->radix; r++) {
+        row[0][r] = plane + (r * st->sub + c0) * W;
+        row[1][r] = row[0][r] + xf->M;
+    }
+    struct N_(columns) a = {.x = X, .shift = xf->shift};
+    if (step == N_(FIRST))
+        a.zr = (const REAL *const *)row[0], a.zi = imag ? (const REAL *const *)row[1] : NULL;
+    else
+        a.yr = row[0], a.yi = imag ? row[1] : NULL;
+    N_(run_columns)(st, step, &a, c0, c1 - c0);
+}
+
+static void N_(read_row)(const struct xform *xf, const struct source *s, void *X, int64_t c0,
+                         int64_t c1, void *scratch)
+{
+    const bool imag = N_(has_imaginary)(s->packing, s->to, s->shift, xf->M);
+    const bool plain = s->packing == LINEAR && !s->gate.data && xf->Q % W == 0 &&
+                       s->shift >= max64(0, s->from) && s->shift + xf->M * (1 + imag) <= s->to;
+    REAL *z = plain ? N_(in_place)(&s->x, s->shift) : NULL;
+    if (z)
+        N_(in_rows)(xf, N_(FIRST), X, z, imag, c0, c1);
+    else
+        N_(first)(xf, s, X, c0, c1, scratch);
+}
+
+static void N_(write_row)(const struct xform *xf, void *X, const struct sink *s, int64_t c0,
+                          int64_t c1, void *scratch)
+{
+    const bool imag = N_(has_imaginary)(s->packing, s->to, s->shift, xf->M);
+    if (N_(sink_is_plain)(s) && xf->Q % W == 0 && s->shift >= s->from &&
+        s->shift + xf->M * (1 + imag) <= s->to)
+        N_(in_rows)(xf, N_(LAST), X, N_(in_place)(&s->y, s->shift), imag, c0, c1);
+    else
+        N_(last)(xf, X, s, c0, c1, scratch);
+}
+
 /* ---- Sums ----------------------------------------------------------------------- */
 
 static void N_(reverse_taps)(const struct array *k, int64_t count, int64_t padded, void *taps)
@@ -1186,9 +1230,9 @@ const struct engine ENGINE = {
     .isa = STRING(FFTCONV_ISA),
     .lanes = LANES,
     .real_bytes = sizeof(REAL),
-    .first = N_(first),
+    .first = N_(read_row),
     .middle = N_(middle),
-    .last = N_(last),
+    .last = N_(write_row),
     .direct = N_(direct),
     .reverse_taps = N_(reverse_taps),
     .fold = N_(fold),
