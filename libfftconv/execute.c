@@ -559,13 +559,15 @@ static void prepare_all(const struct call *c, char *to)
 
 /* ---- Tiles -------------------------------------------------------------------------------
  *
- * Rows (b, h0 ... h0 + count) of every operand, block by block.  What is staged
- * stands in the workspace, row after row, from element `from` on. */
+ * Rows (b, h0 ... h0 + count) of every operand, block by block; or rows (b ... b + count,
+ * h0) of one kernel, which share what there is to set up.  What is staged stands in the
+ * workspace, row after row, from element `from` on. */
 
 struct tile {
     const struct call *call;
     const struct lane *lane;
     int64_t b, h0, count;
+    int64_t step_b, step_h; /* from row to row: one is 1, the other 0          */
     int64_t next_b, next_h; /* the row after the last of these, a guess; h = H: none */
     struct {
         int64_t from, to; /* elements there */
@@ -687,7 +689,8 @@ static void row_to(struct array *a, const struct tile *tile, int operand, int64_
         a->stride = 1;
         a->origin = tile->staged[operand].from;
     } else {
-        a->data = (const char *)rows->first.data + tile->b * rows->b + (tile->h0 + i) * rows->h;
+        a->data = (const char *)rows->first.data + (tile->b + i * tile->step_b) * rows->b +
+                  (tile->h0 + i * tile->step_h) * rows->h;
         a->stride = rows->first.stride;
         a->origin = 0;
     }
@@ -706,25 +709,25 @@ static void read_before(struct source *s, const struct tile *tile, int64_t i)
 {
     const struct fftconv_plan *plan = tile->call->plan;
     const fftconv_operands *o = tile->call->o;
-    const int64_t h = tile->h0 + i;
+    const int64_t b = tile->b + i * tile->step_b, h = tile->h0 + i * tile->step_h;
     if (plan->wrap) {
-        s->before = array_of(&o->u, tile->b, h);
-        s->before_gate = array_of(&o->in_gate, tile->b, h);
+        s->before = array_of(&o->u, b, h);
+        s->before_gate = array_of(&o->in_gate, b, h);
         s->before.origin = s->before_gate.origin = -plan->N;
         s->before_to = tile->call->L - plan->N;
     } else if (plan->history && plan->behind > 0) {
-        s->before = array_of(&o->history, tile->b, h);
+        s->before = array_of(&o->history, b, h);
         s->before.origin = -plan->behind;
     }
 }
 
-/* What a block of row i of the tile is made from. */
-static void tile_source(struct source *s, const struct tile *tile, const struct block *block,
-                        int64_t i)
+/* What a block of row i of the tile is made from; `s` has what all its rows share. */
+static void source_of_row(struct source *s, const struct tile *tile, const struct block *block,
+                          int64_t i)
 {
-    input_source(s, tile->call->plan, tile->call->L, block);
     row_to(&s->x, tile, U, i);
-    row_to(&s->gate, tile, IN_GATE, i);
+    if (tile->call->o->in_gate.data)
+        row_to(&s->gate, tile, IN_GATE, i);
     read_before(s, tile, i);
     if (s->before.data)
         s->from = block->s;
@@ -763,15 +766,19 @@ static int64_t rows_of_kernel(const struct fftconv_plan *plan)
 
 typedef void tile_fn(struct tile *tile, const char *spectra, void *context);
 
-/* Rows [row0, row1) of those that each of these kernels serves, tile by tile. */
+/* Rows [row0, row1) of those that each of these kernels serves, tile by tile; `batch`: rows
+ * of one kernel may be a tile. */
 static void each_tile(const struct call *c, const struct lane *lane, const struct kernels *k,
-                      int64_t row0, int64_t row1, tile_fn *fn, void *context)
+                      int64_t row0, int64_t row1, bool batch, tile_fn *fn, void *context)
 {
     const int64_t members = c->plan->members, h0 = k->g0 * members, first_m = row0 % members;
     const int64_t first_b = k->kb + row0 / members;
-    struct tile tile = {.call = c, .lane = lane, .count = k->g1 - k->g0};
+    struct tile tile = {.call = c, .lane = lane, .count = k->g1 - k->g0, .step_h = 1};
     int64_t b = first_b, m = first_m;
-    for (int64_t r = row0, n = 1; r < row1; r += n) {
+    const bool along = batch && members == 1 && tile.count == 1;
+    if (along)
+        tile.step_b = 1, tile.step_h = 0, tile.count = row1 - row0;
+    for (int64_t r = row0, n = along ? tile.count : 1; r < row1; r += n) {
         tile.b = b;
         tile.h0 = h0 + m;
         if (members > 1)
@@ -791,7 +798,8 @@ static void each_tile(const struct call *c, const struct lane *lane, const struc
 /* The spectrum of row i of a tile: its kernel's, of those the task holds. */
 static const char *spectrum_of(const struct tile *tile, const char *spectra, int64_t i)
 {
-    return spectra + (tile->call->plan->members > 1 ? 0 : i) * tile->call->layout.spectra;
+    const bool own = tile->call->plan->members == 1 && tile->step_h;
+    return spectra + (own ? i : 0) * tile->call->layout.spectra;
 }
 
 /* ---- Rows ahead of the one at work --------------------------------------------------------- */
@@ -807,13 +815,13 @@ static void fetch_row(struct ahead *a, const struct tile *tile, int operand, int
 /* Row i of the tile, which is wanted or written later; and the row after it. */
 static void fetch(struct ahead *a, const struct tile *tile, int operand, int64_t i)
 {
-    fetch_row(a, tile, operand, tile->b, tile->h0 + i);
+    fetch_row(a, tile, operand, tile->b + i * tile->step_b, tile->h0 + i * tile->step_h);
 }
 
 static void fetch_next(struct ahead *a, const struct tile *tile, int operand, int64_t i)
 {
     if (i + 1 < tile->count)
-        fetch_row(a, tile, operand, tile->b, tile->h0 + i + 1);
+        fetch(a, tile, operand, i + 1);
     else if (tile->next_h < tile->call->plan->H)
         fetch_row(a, tile, operand, tile->next_b, tile->next_h);
 }
@@ -833,44 +841,42 @@ static void forward_tile(struct tile *tile, const char *spectra, void *context)
     for (int64_t j = segment->block0; j < segment->block1; j++) {
         const struct block block = block_of(plan, c->L, j);
         stage_in(tile, &block);
+        struct source source;
+        struct sink sink = {.packing = plan->packing, .shift = block.s, .from = block.t0,
+                            .to = block.t1, .has_skip = o->skip.data, .has_mask = o->mask.data,
+                            .activation = o->activation};
+        input_source(&source, plan, c->L, &block);
         for (int64_t i = 0; i < tile->count; i++) {
-            const int64_t h = tile->h0 + i;
-            struct source source;
-            struct sink sink;
+            const int64_t b = tile->b + i * tile->step_b, h = tile->h0 + i * tile->step_h;
             struct ahead ahead = {.step = c->ahead};
-            tile_source(&source, tile, &block, i);
-            sink.packing = plan->packing;
-            sink.shift = block.s;
-            sink.from = block.t0;
-            sink.to = block.t1;
+            source_of_row(&source, tile, &block, i);
             row_to(&sink.y, tile, Y, i);
-            row_to(&sink.out_gate, tile, OUT_GATE, i);
-            sink.has_skip = o->skip.data;
-            sink.skip = sink.mask = (struct scalar){0, 0};
+            if (o->out_gate.data)
+                row_to(&sink.out_gate, tile, OUT_GATE, i);
             if (sink.has_skip) {
                 row_to(&sink.x, tile, U, i);
                 row_to(&sink.gate, tile, IN_GATE, i);
                 sink.skip = scalar_of(plan, &o->skip, 0, h);
             }
-            sink.has_mask = o->mask.data;
             if (sink.has_mask)
-                sink.mask = scalar_of(plan, &o->mask, tile->b, h);
-            sink.activation = o->activation;
+                sink.mask = scalar_of(plan, &o->mask, b, h);
             if (c->direct) {
                 /* the taps of the kernel whose spectrum this row would meet */
                 const int64_t kernel = (spectrum_of(tile, spectra, i) - c->spectra) /
                                        c->layout.spectra;
-                sink.shift = 0;
+                sink.shift = 0; /* of the only block */
                 plan->engine->direct(&source,
                                      (char *)c->direct->reversed +
                                          kernel * c->direct->reversed_bytes,
                                      plan->taps, c->L, &sink,
                                      tile->lane->memory + tile->lane->layout->direct);
             } else {
-                fetch_next(&ahead, tile, U, i);
-                fetch_next(&ahead, tile, IN_GATE, i);
-                fetch(&ahead, tile, OUT_GATE, i);
-                fetch(&ahead, tile, Y, i);
+                if (c->ahead) {
+                    fetch_next(&ahead, tile, U, i);
+                    fetch_next(&ahead, tile, IN_GATE, i);
+                    fetch(&ahead, tile, OUT_GATE, i);
+                    fetch(&ahead, tile, Y, i);
+                }
                 convolve(tile->lane, &source, spectrum_of(tile, spectra, i), &sink, &ahead);
             }
         }
@@ -897,7 +903,7 @@ static void forward_task(void *context, int64_t index, int worker)
     const int64_t row0 = run / pieces * plan->members + run % pieces * l->tile;
     const int64_t row1 = min64(run / pieces * plan->members + plan->members,
                                row0 + (plan->members > 1 ? l->tile : 1));
-    each_tile(c, &lane, &k, row0, row1, forward_tile, &segment);
+    each_tile(c, &lane, &k, row0, row1, false, forward_tile, &segment);
 }
 
 /* Kernels made, then all their rows. */
@@ -907,7 +913,8 @@ static void forward_kernel_task(void *context, int64_t task, int worker)
     const struct lane lane = lane_of(c, worker);
     const struct kernels k = kernels_of(c, &lane, task);
     struct segment all = {0, blocks_of(c)};
-    each_tile(c, &lane, &k, 0, rows_of_kernel(c->plan), forward_tile, &all);
+    /* of rows in blocks, one row after the other */
+    each_tile(c, &lane, &k, 0, rows_of_kernel(c->plan), all.block1 == 1, forward_tile, &all);
 }
 
 int fftconv_forward(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
@@ -1020,7 +1027,8 @@ static void backward_tile(struct tile *tile, const char *spectra, void *context)
             fetch_next(&next, tile, IN_GATE, i);
             if (need_p || need_dk) {
                 struct source source;
-                tile_source(&source, tile, &block, i);
+                input_source(&source, plan, c->L, &block);
+                source_of_row(&source, tile, &block, i);
                 transform(lane, &source, lane->z, &now);
             }
             if (need_p) {
@@ -1127,7 +1135,7 @@ static void backward_task(void *context, int64_t index, int worker)
     }
     memset(task.dskips, 0, (size_t)channels * sizeof *task.dskips);
     each_tile(c, &lane, &k, rows * chunk / plan->chunks, rows * (chunk + 1) / plan->chunks,
-              backward_tile, &task);
+              false, backward_tile, &task);
     if (plan->chunks == 1)
         for (int64_t g = k.g0; g < k.g1; g++)
             finish_kernel(c, &lane, k.kb, g, task.sums + (g - k.g0) * task.sum_step);

@@ -64,9 +64,13 @@ struct N_(columns) {
     const REAL *fine, *coarse;
     const REAL *shift;    /* first and last: exp(2 pi i r / (4 R)), or none  */
     const REAL *matrix;   /* dense */
-    const REAL *const *zr, *const *zi; /* first: rows of the source          */
-    REAL *const *yr, *const *yi;       /* last: rows of the sink             */
-    int64_t offset;                    /* reals into each of those           */
+    /* first and last: the rows of source or sink, of one plane or two, and the reals
+     * into each.  They are named one by one, or lie sub vectors apart from `rows` on,
+     * the planes `plane` reals. */
+    bool imag;
+    REAL *const *row[2];
+    REAL *rows;
+    int64_t plane, offset;
 };
 
 /* Kernels take it by value: what a store to X might change is read anew after it. */
@@ -117,6 +121,12 @@ INLINE void N_(middle_columns)(int R, bool inverse, bool sparse,
     }
 }
 
+/* Row k of a plane of source or sink, where these columns begin. */
+INLINE REAL *N_(row_of)(const struct N_(columns) *a, int plane, int k)
+{
+    return (a->rows ? a->rows + plane * a->plane + k * a->sub * W : a->row[plane][k]) + a->offset;
+}
+
 /* Stage 1 from the source: imag, the rows have an imaginary plane; shift, the
  * frequencies are k - 1/4 (right angle). */
 INLINE void N_(first_columns)(int R, bool imag, bool shift,
@@ -127,8 +137,8 @@ INLINE void N_(first_columns)(int R, bool imag, bool shift,
     const REAL *row[2][16];
 #pragma GCC unroll 16
     for (int k = 0; k < R; k++) {
-        row[0][k] = a.zr[k] + a.offset;
-        row[1][k] = imag ? a.zi[k] + a.offset : NULL;
+        row[0][k] = N_(row_of)(&a, 0, k);
+        row[1][k] = imag ? N_(row_of)(&a, 1, k) : NULL;
     }
     for (int64_t j = 0; j < a.count; j++) {
         V r[16], i[16];
@@ -164,8 +174,8 @@ INLINE void N_(last_columns)(int R, bool imag, bool shift,
     REAL *row[2][16];
 #pragma GCC unroll 16
     for (int k = 0; k < R; k++) {
-        row[0][k] = a.yr[k] + a.offset;
-        row[1][k] = imag ? a.yi[k] + a.offset : NULL;
+        row[0][k] = N_(row_of)(&a, 0, k);
+        row[1][k] = imag ? N_(row_of)(&a, 1, k) : NULL;
     }
     for (int64_t j = 0; j < a.count; j++) {
         V r[16], i[16]; /* exchanged: r holds imaginary parts */
@@ -273,11 +283,11 @@ INLINE void N_(product_rows)(int R, REAL *t, int64_t width, int64_t count,
     }                                                                            \
     static void N_(first_columns_##R)(const struct N_(columns) *a)               \
     {                                                                            \
-        PLANES(N_(first_columns), R, a->zi, a);                                  \
+        PLANES(N_(first_columns), R, a->imag, a);                                \
     }                                                                            \
     static void N_(last_columns_##R)(const struct N_(columns) *a)                \
     {                                                                            \
-        PLANES(N_(last_columns), R, a->yi, a);                                   \
+        PLANES(N_(last_columns), R, a->imag, a);                                 \
     }                                                                            \
     static void N_(stage_rows_##R)(REAL *t, int64_t width, int64_t count,        \
                                    int64_t sub, int64_t blocks, const REAL *w,   \
@@ -347,11 +357,11 @@ static void N_(first_dense)(const struct N_(columns) *a)
     DENSE_LOCALS;
     for (int64_t j = 0; j < a->count; j++) {
         for (int k = 0; k < R; k++) {
-            xr[k] = *(const VU *)(a->zr[k] + a->offset + j * W);
-            if (a->zi)
-                xi[k] = *(const VU *)(a->zi[k] + a->offset + j * W);
+            xr[k] = *(const VU *)(N_(row_of)(a, 0, k) + j * W);
+            if (a->imag)
+                xi[k] = *(const VU *)(N_(row_of)(a, 1, k) + j * W);
         }
-        if (a->zi)
+        if (a->imag)
             N_(matrix_product)(R, a->matrix, R, 1, false, false, xr, xi, yr, yi);
         else
             N_(matrix_product)(R, a->matrix, R, 1, true, false, xr, xi, yr, yi);
@@ -377,7 +387,7 @@ static void N_(last_dense)(const struct N_(columns) *a)
             xr[k] = N_(load)(x + k * a->sub * 2 * W + W);
             N_(twiddle)(a, j, R, k, &xr[k], &xi[k]);
         }
-        if (a->yi) {
+        if (a->imag) {
             N_(matrix_product)(R, a->matrix, 1, R, false, false, xr, xi, yr, yi);
         } else {
             /* Im(F x) = Re(F (-i x)) and -i (xr + i xi) = xi - i xr */
@@ -386,9 +396,9 @@ static void N_(last_dense)(const struct N_(columns) *a)
             N_(matrix_product)(R, a->matrix, 1, R, false, true, xi, xr, yi, yr);
         }
         for (int k = 0; k < R; k++) {
-            *(VU *)(a->yr[k] + a->offset + j * W) = yi[k];
-            if (a->yi)
-                *(VU *)(a->yi[k] + a->offset + j * W) = yr[k];
+            *(VU *)(N_(row_of)(a, 0, k) + j * W) = yi[k];
+            if (a->imag)
+                *(VU *)(N_(row_of)(a, 1, k) + j * W) = yr[k];
         }
     }
 }
@@ -786,11 +796,15 @@ static void N_(middle)(const struct xform *xf, int directions, void *X, void *S,
                        const void *spectrum, int64_t j0, int64_t j1, void *scratch,
                        struct ahead *ahead)
 {
+    const struct stage *st = &xf->stage[0];
     if (xf->depth == 0) {
-        N_(leaf)(xf, directions, X, S ? S : scratch, spectrum, 0, ahead);
+        /* the shortest rows: nothing but squares below stage 1 */
+        if (xf->square && xf->split == 2 && !xf->live)
+            N_(square)(directions, &st[1], X, S ? S : scratch, xf->Plv, xf->Plv, spectrum, ahead);
+        else
+            N_(leaf)(xf, directions, X, S ? S : scratch, spectrum, 0, ahead);
         return;
     }
-    const struct stage *st = &xf->stage[0];
     const int64_t reals = xf->leaves / st->radix * xf->leaf_reals;
     for (int64_t j = j0; j < j1; j++)
         N_(child)(xf, 1, directions, (REAL *)X + j * st->sub * 2 * W,
@@ -887,8 +901,8 @@ static void N_(first)(const struct xform *xf, const struct source *s, void *X,
         }
         for (int r = runs; r < R; r++)
             z[0][r] = z[0][0] + r * run, z[1][r] = z[1][0] + r * run;
-        struct N_(columns) a = {.x = X, .shift = xf->shift, .zr = z[0],
-                                .zi = imag ? z[1] : NULL};
+        struct N_(columns) a = {.x = X, .shift = xf->shift, .imag = imag,
+                                .row = {(REAL *const *)z[0], (REAL *const *)z[1]}};
         N_(run_columns)(st, N_(FIRST), &a, c, columns);
     }
 }
@@ -923,8 +937,8 @@ static void N_(last)(const struct xform *xf, void *X, const struct sink *s, int6
                                   ? (REAL *)s->y.data + (e - s->y.origin)
                                   : (REAL *)scratch + (plane * R + r) * run;
             }
-        struct N_(columns) a = {.x = X, .shift = xf->shift, .yr = y[0],
-                                .yi = imag ? y[1] : NULL};
+        struct N_(columns) a = {.x = X, .shift = xf->shift, .imag = imag,
+                                .row = {y[0], y[1]}};
         N_(run_columns)(st, N_(LAST), &a, c, columns);
         for (int r = 0; r < runs; r++) {
             const int64_t vector = r * st->sub + c, all = columns * (R / runs);
@@ -944,22 +958,12 @@ static void N_(last)(const struct xform *xf, void *X, const struct sink *s, int6
 
 /* ---- Rows that stage 1 takes and gives as they lie in the caller's memory ---------- */
 
-/* Its inputs, or outputs, from `plane` on. */
-static void N_(in_rows)(const struct xform *xf, enum N_(step) step, void *X, REAL *plane,
+static void N_(in_rows)(const struct xform *xf, enum N_(step) step, void *X, REAL *rows,
                         bool imag, int64_t c0, int64_t c1)
 {
-    const struct stage *st = &xf->stage[0];
-    REAL *row[2][FFTCONV_MAX_RADIX];
-    for (int r = 0; r < st->radix; r++) {
-        row[0][r] = plane + (r * st->sub + c0) * W;
-        row[1][r] = row[0][r] + xf->M;
-    }
-    struct N_(columns) a = {.x = X, .shift = xf->shift};
-    if (step == N_(FIRST))
-        a.zr = (const REAL *const *)row[0], a.zi = imag ? (const REAL *const *)row[1] : NULL;
-    else
-        a.yr = row[0], a.yi = imag ? row[1] : NULL;
-    N_(run_columns)(st, step, &a, c0, c1 - c0);
+    struct N_(columns) a = {.x = X, .shift = xf->shift, .imag = imag, .rows = rows + c0 * W,
+                            .plane = xf->M};
+    N_(run_columns)(&xf->stage[0], step, &a, c0, c1 - c0);
 }
 
 static void N_(read_row)(const struct xform *xf, const struct source *s, void *X, int64_t c0,
