@@ -198,7 +198,7 @@ static void shape(struct xform *xf, int64_t M, const int *steps, int count, int 
         xf->stage[l].sub = l < split ? rest * xf->Qv : rest;
         blocks *= steps[l];
     }
-    xf->square = split >= 2 && depth < split && count == split + 1 &&
+    xf->square = split >= 1 && depth < split && count == split + 1 &&
                  steps[split - 1] == lanes && steps[split] == lanes &&
                  !xf->stage[split - 1].dense && !xf->stage[split].dense;
     xf->x_reals = xf->P * xf->Qv * 2 * lanes;
@@ -251,7 +251,7 @@ static double cycles(const struct xform *xf, const struct request *request, stru
             per_vector += 1.5; /* conversion, gates, the right angle */
         if (l == 0 && request->both_planes) /* twice the inputs for the registers */
             per_vector += st->radix <= 4 || lanes * real_bytes >= 64 ? 2.5 : 8;
-        if (xf->square && l >= xf->split - 1)
+        if (xf->square && l > 0 && l >= xf->split - 1)
             per_vector -= 1.8; /* no memory between the two */
         const int level = stage_level(xf, l);
         per_vector += level_rows[level] * st->radix + 2 * vector_bytes / level_bandwidth[level];

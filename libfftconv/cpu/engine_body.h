@@ -615,15 +615,17 @@ static void N_(turn)(const void *from_, int64_t from_step, void *to_, int64_t to
 
 /* A leaf's last stage of phase 1 and only stage of phase 2, where both have
  * radix LANES: the LANES x LANES points of a tile go through both stages, and the
- * product and back, without leaving the registers' reach. */
-INLINE void N_(square_forward)(const REAL *w, const REAL *x, V *r, V *i)
+ * product and back, without leaving the registers' reach.  Or through the second alone:
+ * `outer`, the first of them is not stage 1, which is done elsewhere. */
+INLINE void N_(square_forward)(bool outer, const REAL *w, const REAL *x, V *r, V *i)
 {
 #pragma GCC unroll 16
     for (int k = 0; k < LANES; k++)
         r[k] = N_(load)(x + k * 2 * W), i[k] = N_(load)(x + k * 2 * W + W);
-    N_(dft)(LANES, r, i);
+    if (outer)
+        N_(dft)(LANES, r, i);
 #pragma GCC unroll 16
-    for (int k = 1; k < LANES; k++) {
+    for (int k = 1; outer && k < LANES; k++) {
         const REAL *f = w + (k - 1) * 2 * W;
         MULTIPLY(r[k], i[k], N_(load)(f), N_(load)(f + W));
     }
@@ -632,17 +634,18 @@ INLINE void N_(square_forward)(const REAL *w, const REAL *x, V *r, V *i)
     N_(dft)(LANES, r, i);
 }
 
-INLINE void N_(square_inverse)(const REAL *w, V *r, V *i, REAL *x)
+INLINE void N_(square_inverse)(bool outer, const REAL *w, V *r, V *i, REAL *x)
 {
     N_(dft)(LANES, i, r);
     TRANSPOSE(r);
     TRANSPOSE(i);
 #pragma GCC unroll 16
-    for (int k = 1; k < LANES; k++) {
+    for (int k = 1; outer && k < LANES; k++) {
         const REAL *f = w + (k - 1) * 2 * W;
         MULTIPLY(i[k], r[k], N_(load)(f), N_(load)(f + W));
     }
-    N_(dft)(LANES, i, r);
+    if (outer)
+        N_(dft)(LANES, i, r);
 #pragma GCC unroll 16
     for (int k = 0; k < LANES; k++) {
         N_(store)(x + k * 2 * W, r[k]);
@@ -652,11 +655,10 @@ INLINE void N_(square_inverse)(const REAL *w, V *r, V *i, REAL *x)
 
 /* Tiles beside each other: of X; and of T, `t`, and the spectrum, whose rows have
  * `width` vectors. */
-INLINE void N_(square_tiles)(int directions, const struct stage *st, REAL *x, REAL *t,
+INLINE void N_(square_tiles)(int directions, bool outer, const REAL *w, REAL *x, REAL *t,
                              int64_t tiles, int64_t width, const REAL *spectrum,
                              struct ahead *ahead)
 {
-    const REAL *w = st->twiddle.fine;
     const int64_t step = width * 2 * W;
     for (int64_t g = 0; g < tiles; g++, x += 2 * W * W, t += 2 * W, spectrum += 2 * W) {
         V r[LANES], i[LANES];
@@ -666,7 +668,7 @@ INLINE void N_(square_tiles)(int directions, const struct stage *st, REAL *x, RE
             ahead->at[a] += ahead->step;
         }
         if (directions & FORWARD)
-            N_(square_forward)(w, x, r, i);
+            N_(square_forward)(outer, w, x, r, i);
 #pragma GCC unroll 16
         for (int k = 0; k < LANES; k++) {
             const REAL *f = spectrum + k * step;
@@ -679,18 +681,25 @@ INLINE void N_(square_tiles)(int directions, const struct stage *st, REAL *x, RE
                 r[k] = N_(load)(y), i[k] = N_(load)(y + W);
         }
         if (directions & INVERSE)
-            N_(square_inverse)(w, r, i, x);
+            N_(square_inverse)(outer, w, r, i, x);
     }
 }
 
-static void N_(square)(int directions, const struct stage *st, REAL *x, REAL *t, int64_t tiles,
-                       int64_t width, const REAL *spectrum, struct ahead *ahead)
+static void N_(square)(int directions, const struct xform *xf, REAL *x, REAL *t, int64_t tiles,
+                       const REAL *spectrum, struct ahead *ahead)
 {
+    const REAL *w = xf->stage[xf->split - 1].twiddle.fine;
+#define TILES(directions, outer, f) \
+    N_(square_tiles)(directions, outer, w, x, t, tiles, xf->Plv, f, ahead)
+#define EITHER(directions, f) \
+    xf->split > 1 ? TILES(directions, true, f) : TILES(directions, false, f)
     switch (directions) {
-    case FORWARD: N_(square_tiles)(FORWARD, st, x, t, tiles, width, t, ahead); break;
-    case INVERSE: N_(square_tiles)(INVERSE, st, x, t, tiles, width, t, ahead); break;
-    default: N_(square_tiles)(FORWARD | INVERSE, st, x, t, tiles, width, spectrum, ahead);
+    case FORWARD: EITHER(FORWARD, t); break;
+    case INVERSE: EITHER(INVERSE, t); break;
+    default: EITHER(FORWARD | INVERSE, spectrum);
     }
+#undef EITHER
+#undef TILES
 }
 
 static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t,
@@ -722,8 +731,7 @@ static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t,
         REAL *columns = t + v * 2 * W;
         const REAL *f = spectrum ? spectrum + v * 2 * W : NULL;
         if (xf->square) {
-            N_(square)(directions, &st[bottom], x + v * 2 * W * W, columns, run, xf->Plv, f,
-                       ahead);
+            N_(square)(directions, xf, x + v * 2 * W * W, columns, run, f, ahead);
             continue;
         }
         if (directions & FORWARD) {
@@ -799,8 +807,8 @@ static void N_(middle)(const struct xform *xf, int directions, void *X, void *S,
     const struct stage *st = &xf->stage[0];
     if (xf->depth == 0) {
         /* the shortest rows: nothing but squares below stage 1 */
-        if (xf->square && xf->split == 2 && !xf->live)
-            N_(square)(directions, &st[1], X, S ? S : scratch, xf->Plv, xf->Plv, spectrum, ahead);
+        if (xf->square && xf->split <= 2 && !xf->live)
+            N_(square)(directions, xf, X, S ? S : scratch, xf->Plv, spectrum, ahead);
         else
             N_(leaf)(xf, directions, X, S ? S : scratch, spectrum, 0, ahead);
         return;
