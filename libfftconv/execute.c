@@ -125,12 +125,11 @@ static void middle(const struct lane *lane, const struct xform *xf, int directio
 {
     if (lane->inside <= 1) {
         lane->plan->engine->middle(xf, directions, lane->x, S, spectrum, 0,
-                                   xf->depth > 0 ? xf->stage[0].radix : 1, lane->scratch,
-                                   ahead);
+                                   xf->depth > 0 ? xf->kept : 1, lane->scratch, ahead);
         return;
     }
     struct row_job job = {.xf = xf, .directions = directions, .S = S, .spectrum = spectrum};
-    run(lane, &job, middle_task, xf->depth > 0 ? xf->stage[0].radix : 1);
+    run(lane, &job, middle_task, xf->depth > 0 ? xf->kept : 1);
 }
 
 /* ---- A row and its parts -------------------------------------------------------
@@ -766,8 +765,8 @@ static int64_t rows_of_kernel(const struct fftconv_plan *plan)
 
 typedef void tile_fn(struct tile *tile, const char *spectra, void *context);
 
-/* Rows [row0, row1) of those that each of these kernels serves, tile by tile; `batch`: rows
- * of one kernel may be a tile. */
+/* Rows [row0, row1) of those that each of these kernels serves, tile by tile; `batch`: those
+ * of one kernel may be a tile, where none is staged. */
 static void each_tile(const struct call *c, const struct lane *lane, const struct kernels *k,
                       int64_t row0, int64_t row1, bool batch, tile_fn *fn, void *context)
 {
@@ -775,7 +774,7 @@ static void each_tile(const struct call *c, const struct lane *lane, const struc
     const int64_t first_b = k->kb + row0 / members;
     struct tile tile = {.call = c, .lane = lane, .count = k->g1 - k->g0, .step_h = 1};
     int64_t b = first_b, m = first_m;
-    const bool along = batch && members == 1 && tile.count == 1;
+    const bool along = batch && members == 1 && tile.count == 1 && !c->layout.call.tiled;
     if (along)
         tile.step_b = 1, tile.step_h = 0, tile.count = row1 - row0;
     for (int64_t r = row0, n = along ? tile.count : 1; r < row1; r += n) {
@@ -1273,6 +1272,16 @@ static struct array nth_row(const fftconv_tensor *t, int64_t i)
     return array_of(t, i / t->shape[1], i % t->shape[1]);
 }
 
+/* What the stages leave out of a row's spectra is zeros where a caller sees them. */
+static void zero_spectra(const struct fftconv_plan *plan, void *S, int64_t bytes)
+{
+    bool all = true;
+    for (int i = 0; i < plan->parts; i++)
+        all &= !plan->part[i].live && !is_half(&plan->part[i]);
+    if (!all)
+        memset(S, 0, (size_t)bytes);
+}
+
 static void rows_to_spectra_task(void *context, int64_t i, int worker)
 {
     const struct primitive *p = context;
@@ -1293,8 +1302,7 @@ static void rows_to_spectra_task(void *context, int64_t i, int worker)
             source.before_to = plan->L - plan->N;
         }
     }
-    if (plan->part[0].live) /* the stages leave out what is not kept */
-        memset(p->out + i * p->row_bytes, 0, (size_t)p->row_bytes);
+    zero_spectra(plan, p->out + i * p->row_bytes, p->row_bytes);
     transform(&lane, &source, p->out + i * p->row_bytes, NULL);
 }
 
@@ -1328,6 +1336,7 @@ static void kernels_to_spectra_task(void *context, int64_t i, int worker)
     const struct lane lane = lane_of(&p->call, worker);
     const int64_t n1 = p->rows->shape[1];
     const struct taps taps = taps_of(p->call.plan, p->rows, p->rev, i / n1, i % n1);
+    zero_spectra(p->call.plan, p->out + i * p->row_bytes, p->row_bytes);
     transform_taps(&lane, &taps, p->out + i * p->row_bytes);
 }
 
@@ -1354,6 +1363,7 @@ static void multiply_rows_task(void *context, int64_t i, int worker)
     for (int part = 0; part < plan->parts; part++) {
         struct xform all = plan->part[part]; /* zeros are part of the answer */
         all.live = NULL;
+        all.kept = all.stage[0].radix;
         plan->engine->multiply(&all, at_part(plan, part, spectrum),
                                at_part(plan, part, p->in + i * p->row_bytes),
                                at_part(plan, part, p->out + i * p->row_bytes), false, 0, 1);
@@ -1528,6 +1538,11 @@ int fftconv_spectra_offsets(const fftconv_plan *plan, int64_t *offset)
             for (int64_t q = 0; q < xf->Q; q++) {
                 const int64_t m = low[p] + high[q], at = xf->spectra + spectrum_offset(xf, p, q);
                 const int64_t bin = plan->parts > 1 ? signed_bin(xf->form, plan->N, i, m) : m;
+                const int R = xf->stage[0].radix, k = (int)(m % R);
+                if (k >= xf->kept) /* its mirror is there */
+                    continue;
+                if (is_half(xf) && plan->parts == 1 && k > 0 && 2 * k < R)
+                    offset[xf->M - m] = -1 - at;
                 if (bin >= 0)
                     offset[bin] = at;
                 else

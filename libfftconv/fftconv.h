@@ -330,8 +330,8 @@ FFTCONV_API FFTCONV_MUST_CHECK int fftconv_contract(
 /* Where a frequency lies: offset[m] counts real numbers from the row's start to
  * Re X[m]; Im X[m] lies info.lanes further on.  For m = 0 ... M-1; in the
  * right-angle form X[m] is the value at frequency (m - 1/4)/M.  Folded, for the
- * rfft bins m = 0 ... fft_size/2, of which the conjugate lies at -1 - offset[m]
- * where that is negative. */
+ * rfft bins m = 0 ... fft_size/2.  Where offset[m] is negative, the conjugate lies
+ * at -1 - offset[m]: folded, and in the complex form of real rows. */
 FFTCONV_API FFTCONV_MUST_CHECK int fftconv_spectra_offsets(
     const fftconv_plan *plan, int64_t *offset);
 

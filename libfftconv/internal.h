@@ -90,6 +90,9 @@ struct xform {
     int64_t M, P, Q, Qv, Pl, Plv, leaves;
     int stages, split, depth; /* leaves begin below stage `depth`             */
     bool square; /* a leaf ends in two stages of radix `lanes`, one a phase   */
+    int kept;    /* of stage 1's outputs, those computed: k_1 < kept.  All of them, but
+                    of real rows in complex form up to r_1 / 2: the others are these
+                    ones' conjugates, in reverse, and go without saying        */
     struct stage stage[MAX_STAGES];
     void *shift;          /* right angle: exp(2 pi i r / (4 r_1)), r < r_1    */
     int64_t x_reals;      /* of X                                             */
@@ -106,6 +109,8 @@ struct xform {
     int64_t row, spectra; /* folded: where its reals begin in the folded row,
                              and in a row's spectra                           */
 };
+
+static inline bool is_half(const struct xform *xf) { return xf->kept < xf->stage[0].radix; }
 
 /* ---- Rows in the caller's memory ------------------------------------------ */
 

@@ -206,6 +206,15 @@ static void shape(struct xform *xf, int64_t M, const int *steps, int count, int 
     xf->spectra_reals = xf->leaves * xf->leaf_reals;
 }
 
+/* Real rows in complex form: does what is left of stage 1's outputs end with a block
+ * below it, or with a whole vector of p? */
+static bool halves(const struct xform *xf, const struct request *request)
+{
+    const int R = xf->stage[0].radix;
+    return request->form == FFTCONV_COMPLEX && !request->both_planes && R > 2 &&
+           !xf->stage[0].dense && (xf->depth > 0 || xf->P / R % xf->lanes == 0);
+}
+
 /* Can stage l leave dead outputs out?  Where these are blocks of another stage of
  * phase 1, and whole vectors of p, which nothing reads either. */
 static bool masks(const struct xform *xf, int l)
@@ -230,13 +239,15 @@ static double cycles(const struct xform *xf, const struct request *request, stru
 {
     const int lanes = request->lanes, real_bytes = request->real_bytes;
     int64_t prefix = 1; /* of the blocks of phase 1 stage by stage */
-    const double live_vectors = live_vectors_of(xf, lanes, live);
+    const double kept = (double)xf->kept / xf->stage[0].radix;
+    const double live_vectors = kept * live_vectors_of(xf, lanes, live);
     const double vector_bytes = 2.0 * lanes * real_bytes;
     double total = 0;
     for (int l = 0; l < xf->stages; l++) {
         const struct stage *st = &xf->stage[l];
         const bool first_phase = l < xf->split;
-        const double part = first_phase ? live_part(live, prefix) : live_vectors;
+        const double part = first_phase ? (l > 0 ? kept : 1) * live_part(live, prefix)
+                                        : live_vectors;
         const double vectors = part * (first_phase ? (double)xf->P * (double)xf->Qv
                                                    : (double)xf->leaves * (double)xf->Q *
                                                          (double)xf->Plv);
@@ -251,6 +262,8 @@ static double cycles(const struct xform *xf, const struct request *request, stru
             per_vector += 1.5; /* conversion, gates, the right angle */
         if (l == 0 && request->both_planes) /* twice the inputs for the registers */
             per_vector += st->radix <= 4 || lanes * real_bytes >= 64 ? 2.5 : 8;
+        if (l == 0) /* what is left out is neither turned nor stored */
+            per_vector *= (1 + kept) / 2;
         if (xf->square && l > 0 && l >= xf->split - 1)
             per_vector -= 1.8; /* no memory between the two */
         const int level = stage_level(xf, l);
@@ -263,7 +276,7 @@ static double cycles(const struct xform *xf, const struct request *request, stru
     /* transpositions, by tiles of lanes x lanes */
     const double tiles = live_vectors * (double)xf->leaves * (double)xf->Plv * (double)xf->Qv;
     total += tiles * 2 * (double)lanes * (xf->square ? 3 : 8);
-    return total + 200 * live_vectors * (double)xf->leaves + 450; /* a leaf's calls, a row's */
+    return total + 60 * live_vectors * (double)xf->leaves + 150; /* a leaf's calls, a row's */
 }
 
 /* To leave out a tenth of the places or less costs as much as it saves: such a pattern
@@ -285,6 +298,7 @@ static double consider(struct xform *xf, double best, int64_t M, const int *step
     for (int split = split0; split <= split1; split++)
         for (int depth = 0; depth <= split; depth++) {
             shape(&candidate, M, steps, count, split, depth, request->lanes);
+            candidate.kept = halves(&candidate, request) ? steps[0] / 2 + 1 : steps[0];
             double cost = cycles(&candidate, request, live);
             if (best < 0 || cost < best) {
                 best = cost;
@@ -634,7 +648,7 @@ static int sparsity_tables(struct xform *xf, const struct sparsity *sparsity, st
                 sparsity->weights[bin_of(xf->form, sparsity, low[p] + high[q])]);
         }
     int radices[MAX_STAGES];
-    int64_t R = 1, points = 0;
+    int64_t R = 1, points = 0, all = 0;
     for (int l = 0; l < xf->split; R *= xf->stage[l].radix, l++) {
         struct stage *st = &xf->stage[l];
         radices[l] = st->radix;
@@ -650,12 +664,17 @@ static int sparsity_tables(struct xform *xf, const struct sparsity *sparsity, st
     }
     xf->stage[0].live[0] = ALL; /* a pattern that keeps nothing */
     live_residues(live, xf->P);
-    for (int64_t p = 0; p < xf->P; p++)
+    const int64_t block = xf->P / xf->stage[0].radix, rows = block * xf->kept;
+    for (int64_t p = 0; p < rows; p++)
         if (live->residue[low[p]])
             xf->live[p / xf->Pl * xf->Plv + p % xf->Pl / W] = ALL;
-    for (int64_t p = 0; p < xf->P; p++)
-        points += xf->live[p / xf->Pl * xf->Plv + p % xf->Pl / W] != NOTHING;
-    xf->computed = (double)points / (double)xf->P;
+    for (int64_t p = 0; p < rows; p++) {
+        const int64_t k = p / block; /* 2: it stands for its mirror too */
+        const int stands = is_half(xf) && k > 0 && 2 * k < xf->stage[0].radix ? 2 : 1;
+        points += stands * (xf->live[p / xf->Pl * xf->Plv + p % xf->Pl / W] != NOTHING);
+        all += stands;
+    }
+    xf->computed = (double)points / (double)all;
     return FFTCONV_OK;
 }
 

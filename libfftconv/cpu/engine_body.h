@@ -68,6 +68,7 @@ struct N_(columns) {
      * into each.  They are named one by one, or lie sub vectors apart from `rows` on,
      * the planes `plane` reals. */
     bool imag;
+    bool half; /* nor are there outputs above R/2 (struct xform, kept) */
     REAL *const *row[2];
     REAL *rows;
     int64_t plane, offset;
@@ -128,8 +129,8 @@ INLINE REAL *N_(row_of)(const struct N_(columns) *a, int plane, int k)
 }
 
 /* Stage 1 from the source: imag, the rows have an imaginary plane; shift, the
- * frequencies are k - 1/4 (right angle). */
-INLINE void N_(first_columns)(int R, bool imag, bool shift,
+ * frequencies are k - 1/4 (right angle); half, only those up to R/2 are wanted. */
+INLINE void N_(first_columns)(int R, bool imag, bool shift, bool half,
                               const struct N_(columns) *given)
 {
     const struct N_(columns) a = *given;
@@ -159,6 +160,8 @@ INLINE void N_(first_columns)(int R, bool imag, bool shift,
         N_(dft)(R, r, i);
 #pragma GCC unroll 16
         for (int k = 0; k < R; k++) {
+            if (half && 2 * k > R)
+                continue;
             N_(twiddle)(&a, j, R, k, &r[k], &i[k]);
             N_(store)(x + k * step, r[k]);
             N_(store)(x + k * step + W, i[k]);
@@ -166,7 +169,8 @@ INLINE void N_(first_columns)(int R, bool imag, bool shift,
     }
 }
 
-INLINE void N_(last_columns)(int R, bool imag, bool shift,
+/* half: each part of the sum between k = 0 and R/2 stands for its conjugate too. */
+INLINE void N_(last_columns)(int R, bool imag, bool shift, bool half,
                              const struct N_(columns) *given)
 {
     const struct N_(columns) a = *given;
@@ -182,9 +186,14 @@ INLINE void N_(last_columns)(int R, bool imag, bool shift,
         const REAL *x = a.x + j * 2 * W;
 #pragma GCC unroll 16
         for (int k = 0; k < R; k++) {
+            r[k] = i[k] = (V){0};
+            if (half && 2 * k > R)
+                continue;
             i[k] = N_(load)(x + k * step);
             r[k] = N_(load)(x + k * step + W);
             N_(twiddle)(&a, j, R, k, &r[k], &i[k]);
+            if (half && k > 0 && 2 * k < R)
+                r[k] += r[k], i[k] += i[k];
         }
         N_(dft)(R, r, i);
 #pragma GCC unroll 16
@@ -267,11 +276,14 @@ INLINE void N_(product_rows)(int R, REAL *t, int64_t width, int64_t count,
 /* One function per codelet; the direction and the planes are constants in it,
  * unless FFTCONV_COMPACT asks for less to compile. */
 #ifdef FFTCONV_COMPACT
-#define PLANES(kernel, R, imag, a) kernel(R, imag, (a)->shift, a)
+#define PLANES(kernel, R, a) kernel(R, (a)->imag, (a)->shift, (a)->half, a)
 #else
-#define PLANES(kernel, R, imag, a)                                         \
-    ((a)->shift ? (imag) ? kernel(R, true, true, a) : kernel(R, false, true, a) \
-                : (imag) ? kernel(R, true, false, a) : kernel(R, false, false, a))
+#define PLANES(kernel, R, a)                                       \
+    ((a)->shift ? (a)->imag ? kernel(R, true, true, false, a)      \
+                            : kernel(R, false, true, false, a)     \
+     : (a)->half            ? kernel(R, false, false, true, a)     \
+     : (a)->imag            ? kernel(R, true, false, false, a)     \
+                            : kernel(R, false, false, false, a))
 #endif
 #define KERNELS(R)                                                               \
     static void N_(middle_columns_##R)(const struct N_(columns) *a, bool inverse) \
@@ -283,11 +295,11 @@ INLINE void N_(product_rows)(int R, REAL *t, int64_t width, int64_t count,
     }                                                                            \
     static void N_(first_columns_##R)(const struct N_(columns) *a)               \
     {                                                                            \
-        PLANES(N_(first_columns), R, a->imag, a);                                \
+        PLANES(N_(first_columns), R, a);                                         \
     }                                                                            \
     static void N_(last_columns_##R)(const struct N_(columns) *a)                \
     {                                                                            \
-        PLANES(N_(last_columns), R, a->imag, a);                                 \
+        PLANES(N_(last_columns), R, a);                                          \
     }                                                                            \
     static void N_(stage_rows_##R)(REAL *t, int64_t width, int64_t count,        \
                                    int64_t sub, int64_t blocks, const REAL *w,   \
@@ -710,7 +722,11 @@ static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t,
     const bool both = directions == (FORWARD | INVERSE);
     /* the product rides on the innermost stage where that is a codelet */
     const bool fused = both && n > xf->split && !st[n - 1].dense;
-#define BLOCKS(l) leaf * (st[l].blocks / xf->leaves), st[l].blocks / xf->leaves
+    /* the part of stage 1's outputs that is in this leaf, or else is a child's */
+    const bool half = xf->depth == 0 && is_half(xf);
+    const int64_t of = half ? st->radix : 1, kept = half ? xf->kept : 1;
+    const int64_t vectors = xf->Plv / of * kept;
+#define BLOCKS(l) leaf * (st[l].blocks / xf->leaves), st[l].blocks / xf->leaves / of * kept
 
     const int bottom = xf->split - xf->square; /* what comes before the tiles */
     if (directions & FORWARD)
@@ -723,11 +739,11 @@ static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t,
     for (int l = top; l < bottom; l++)
         unread &= st[l].masked;
     if (live && directions & INVERSE && !unread)
-        for (int64_t v = 0; v < xf->Plv; v++)
+        for (int64_t v = 0; v < vectors; v++)
             if (!live[v])
                 memset(x + v * W * xf->Qv * 2 * W, 0,
                        (size_t)(min64(W, xf->Pl - v * W) * xf->Qv * 2 * W) * sizeof(REAL));
-    for (int64_t v = 0, run; (run = N_(next_run)(live, xf->Plv, &v)) > 0; v += run) {
+    for (int64_t v = 0, run; (run = N_(next_run)(live, vectors, &v)) > 0; v += run) {
         REAL *columns = t + v * 2 * W;
         const REAL *f = spectrum ? spectrum + v * 2 * W : NULL;
         if (xf->square) {
@@ -808,7 +824,8 @@ static void N_(middle)(const struct xform *xf, int directions, void *X, void *S,
     if (xf->depth == 0) {
         /* the shortest rows: nothing but squares below stage 1 */
         if (xf->square && xf->split <= 2 && !xf->live)
-            N_(square)(directions, xf, X, S ? S : scratch, xf->Plv, spectrum, ahead);
+            N_(square)(directions, xf, X, S ? S : scratch,
+                       is_half(xf) ? xf->Plv / st->radix * xf->kept : xf->Plv, spectrum, ahead);
         else
             N_(leaf)(xf, directions, X, S ? S : scratch, spectrum, 0, ahead);
         return;
@@ -909,7 +926,7 @@ static void N_(first)(const struct xform *xf, const struct source *s, void *X,
         }
         for (int r = runs; r < R; r++)
             z[0][r] = z[0][0] + r * run, z[1][r] = z[1][0] + r * run;
-        struct N_(columns) a = {.x = X, .shift = xf->shift, .imag = imag,
+        struct N_(columns) a = {.x = X, .shift = xf->shift, .imag = imag, .half = is_half(xf),
                                 .row = {(REAL *const *)z[0], (REAL *const *)z[1]}};
         N_(run_columns)(st, N_(FIRST), &a, c, columns);
     }
@@ -945,7 +962,7 @@ static void N_(last)(const struct xform *xf, void *X, const struct sink *s, int6
                                   ? (REAL *)s->y.data + (e - s->y.origin)
                                   : (REAL *)scratch + (plane * R + r) * run;
             }
-        struct N_(columns) a = {.x = X, .shift = xf->shift, .imag = imag,
+        struct N_(columns) a = {.x = X, .shift = xf->shift, .imag = imag, .half = is_half(xf),
                                 .row = {y[0], y[1]}};
         N_(run_columns)(st, N_(LAST), &a, c, columns);
         for (int r = 0; r < runs; r++) {
@@ -969,8 +986,8 @@ static void N_(last)(const struct xform *xf, void *X, const struct sink *s, int6
 static void N_(in_rows)(const struct xform *xf, enum N_(step) step, void *X, REAL *rows,
                         bool imag, int64_t c0, int64_t c1)
 {
-    struct N_(columns) a = {.x = X, .shift = xf->shift, .imag = imag, .rows = rows + c0 * W,
-                            .plane = xf->M};
+    struct N_(columns) a = {.x = X, .shift = xf->shift, .imag = imag, .half = is_half(xf),
+                            .rows = rows + c0 * W, .plane = xf->M};
     N_(run_columns)(&xf->stage[0], step, &a, c0, c1 - c0);
 }
 
@@ -1135,8 +1152,16 @@ static void N_(fold)(bool back, int levels, int64_t length, const struct source 
  * many, 0 past the last. */
 INLINE int64_t N_(computed_run)(const struct xform *xf, int64_t end, int64_t *v)
 {
-    if (!xf->live)
-        return end - *v;
+    if (!xf->live) {
+        /* of every leaf; or of a row of T, where there is but one leaf */
+        const int64_t all = xf->depth > 0 ? xf->spectra_reals / (2 * W) : xf->Plv;
+        const int64_t kept = is_half(xf) ? all / xf->stage[0].radix * xf->kept : all;
+        if (kept == all)
+            return end - *v;
+        if (*v % all >= kept)
+            *v += all - *v % all;
+        return max64(0, min64(kept - *v % all, end - *v));
+    }
     while (*v < end) {
         const int64_t row = *v / xf->Plv;
         int64_t p = *v % xf->Plv;
@@ -1215,8 +1240,11 @@ static void N_(weigh)(const struct xform *xf, double scale, const void *S, void 
     const REAL *s = S, *weights = xf->weights, c = (REAL)scale;
     REAL *t = to;
     if (!weights) {
-        for (int64_t i = 0; i < xf->spectra_reals; i++)
-            t[i] = s[i] * c;
+        if (is_half(xf) || xf->live)
+            memset(t, 0, (size_t)xf->spectra_reals * sizeof(REAL));
+        FOR_COMPUTED(xf, 0, 1, v, n)
+            for (int64_t i = v * 2 * W; i < (v + n) * 2 * W; i++)
+                t[i] = s[i] * c;
         return;
     }
     for (int64_t i = 0; i < xf->spectra_reals; i += 2 * W, weights += W) {
