@@ -508,7 +508,8 @@ static int64_t bytes_ahead(const struct fftconv_plan *plan)
     const int64_t row = plan->L * dtype_size(plan->dtype);
     int64_t tiles = 0;
     for (int i = 0; i < plan->parts; i++)
-        tiles += plan->part[i].M / (plan->part[i].lanes * plan->part[i].lanes);
+        tiles += plan->part[i].M / (plan->part[i].lanes * plan->part[i].lanes) *
+                 plan->part[i].kept / plan->part[i].stage[0].radix;
     if (plan->blocks > 1 || stage_level(&plan->part[0], 0) > 1 || row > cache_bytes(2) ||
         (double)plan->B * (double)plan->H * (double)row < (double)cache_bytes(2) / 2)
         return 0;
