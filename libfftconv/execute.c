@@ -163,23 +163,27 @@ static void unfold(const struct lane *lane, const struct sink *sink, int i)
 
 static struct array own_row(const struct fftconv_plan *plan, const void *p, int64_t origin);
 
-/* Part i of the folded row. */
+/* Part i of the folded row; of a source or sink, what it takes to say no more. */
 static void part_source(const struct lane *lane, int i, struct source *s)
 {
     const struct xform *xf = &lane->plan->part[i];
-    memset(s, 0, sizeof *s);
     s->packing = LINEAR;
+    s->shift = s->from = s->before_to = 0;
     s->to = xf->form == FFTCONV_RIGHT_ANGLE ? 2 * xf->M : xf->M;
     s->x = own_row(lane->plan, lane->row + xf->row * xf->real_bytes, 0);
+    s->gate.data = s->before.data = s->before_gate.data = NULL;
 }
 
 static void part_sink(const struct lane *lane, int i, struct sink *s)
 {
     const struct xform *xf = &lane->plan->part[i];
-    memset(s, 0, sizeof *s);
     s->packing = LINEAR;
+    s->shift = s->from = 0;
     s->to = xf->form == FFTCONV_RIGHT_ANGLE ? 2 * xf->M : xf->M;
     s->y = own_row(lane->plan, lane->row + xf->row * xf->real_bytes, 0);
+    s->out_gate.data = NULL;
+    s->has_skip = s->has_mask = false;
+    s->activation = FFTCONV_IDENTITY;
 }
 
 static void *at_part(const struct fftconv_plan *plan, int i, const void *spectra)
