@@ -273,6 +273,9 @@ static double cycles(const struct xform *xf, const struct request *request, stru
         total += part * 2 * 5.8 * (first_phase ? (double)st->blocks
                                         : (double)(xf->leaves * st->blocks * st->sub));
     }
+    /* rows of X that end in padding are read and written one by one */
+    if (xf->Q % lanes)
+        total += 2 * 25 * (double)xf->P * (1 + request->both_planes);
     /* transpositions, by tiles of lanes x lanes */
     const double tiles = live_vectors * (double)xf->leaves * (double)xf->Plv * (double)xf->Qv;
     total += tiles * 2 * (double)lanes * (xf->square ? 3 : 8);
