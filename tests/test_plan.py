@@ -237,6 +237,29 @@ def test_primitives(dtype, mode, form):
         check_forward(case, plan.spectra_to_rows(s, overwrite=True))
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("radices", [
+    (2, 8, 8), (3, 8, 8), (4, 8, 8), (7, 16, 16), (8, 16, 16), (16, 8, 8),
+    (16, 16, 4), (5, 5, 8), (8, 8, 8, 8), (16, 4, 8, 16, 16)], ids=str)
+def test_conjugates_left_out(radices, isa):
+    """Real rows in complex form, of whose stage 1 half the outputs do, by
+    whole vectors and by blocks below it: forward, backward, one row on three
+    threads, and the three primitives."""
+    n = int(np.prod(radices))
+    case = Case(2, 2, n, n, mode="circular", options=("in_gate", "out_gate"))
+    plan = case.plan(form="complex", radices=radices, isa=isa)
+    check_forward(case, plan(case.u, plan.spectrum(case.k),
+                             **case.plan_arguments))
+    check_gradients(case, plan.backward(case.dy, case.u, case.k,
+                                        **case.plan_arguments))
+    row = Case(1, 1, n, n, mode="circular")
+    plan = row.plan(form="complex", radices=radices, isa=isa, threads=3)
+    check_forward(row, plan(row.u, row.k))
+    s = plan.multiply(plan.spectrum(row.k), plan.rows_to_spectra(row.u))
+    assert np.isfinite(s).all()
+    check_forward(row, plan.spectra_to_rows(s))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("mode,form", [f for f in FORMS if f != FORMS[1]])
