@@ -204,7 +204,7 @@ typedef struct fftconv_plan_info {
     int64_t blocks;               /* transforms a row is cut into             */
     int64_t block_length;         /* outputs of each, the last one's fewer    */
     double kept;     /* of fft_size's bins, the part with a weight other than 0 */
-    double computed; /* of the points, the part the stages and product visit  */
+    double computed; /* of the points visited without weights, those that are */
     double fold_flops; /* folded: sums and differences, both directions       */
 } fftconv_plan_info;
 

@@ -737,7 +737,7 @@ int fftconv_plan_get_info(const fftconv_plan *plan, fftconv_plan_info *info)
     double level[3] = {0}, points = 0, computed = 0;
     for (int i = 0; i < plan->parts; i++) {
         xf = &plan->part[i];
-        const double M = (double)xf->M;
+        const double M = (double)xf->M, kept = (double)xf->kept / xf->stage[0].radix;
         for (int l = 0; l < xf->stages; l++) {
             const struct stage *st = &xf->stage[l];
             if (i == 0)
@@ -746,12 +746,13 @@ int fftconv_plan_get_info(const fftconv_plan *plan, fftconv_plan_info *info)
             double live = l < xf->split ? 0 : xf->computed;
             for (int64_t b = 0; l < xf->split && b < st->blocks; b++)
                 live += (st->live ? st->live[b] != NOTHING : 1) / (double)st->blocks;
+            live *= l > 0 ? kept : 1;
             info->stage_flops[min64(l, plan->part[0].stages - 1)] +=
                 2 * blocks * live * M * (radix_flops(st->radix, st->dense) + twiddles);
             /* both directions read and write M complex points */
             level[stage_level(xf, l)] += blocks * live * 4 * M * 2 * xf->real_bytes;
         }
-        info->product_flops += 6 * blocks * M * xf->computed;
+        info->product_flops += 6 * blocks * M * xf->computed * kept;
         if (i < plan->parts - 1) /* sums and differences, there and back */
             info->fold_flops += blocks * 8 * M;
         points += M;

@@ -11,7 +11,8 @@
 /* Codelets (cpu/codelets.h): real flops of one; and cycles per vector of complex
  * points, loads, stores and scalar twiddles included.  These and the constants of
  * cycles() are a least-squares fit to 2000 decompositions of rows of 256 to 131072
- * samples, timed on an AVX2 core, whose sixteen registers a radix of 16 overflows. */
+ * samples, timed on an AVX2 core, whose sixteen registers a radix of 16 overflows; what a
+ * row and a leaf cost beside their vectors is fitted by hand, to rows of 16 to 1024. */
 static const struct codelet {
     int radix;
     double flops, cycles;
