@@ -99,6 +99,9 @@ struct xform {
     int64_t leaf_reals;   /* of T                                             */
     int64_t spectra_reals;/* of one row's spectrum                            */
     int64_t tile_columns; /* vectors a first or last stage takes at a time    */
+    int64_t ahead, ahead_columns; /* rows that no cache holds: how many elements before
+                                     their time such a stage asks for them, and then how
+                                     many vectors it takes at a time; or 0     */
     int64_t scratch_reals;/* T and the tiles                                  */
     /* Frequency-sparse: vectors of p, leaf after leaf, that are computed at all,
      * NOTHING or ALL; and the weights of the bins, in spectrum order, one a point:

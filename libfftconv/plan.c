@@ -516,6 +516,25 @@ static int64_t bytes_ahead(const struct fftconv_plan *plan)
     return ceil_div(row, max64(1, tiles));
 }
 
+/* Stages ask for their rows before their time where those are in no cache: a block ahead,
+ * where it, its gates and outputs are a part of the second cache; else 2 KB, in tiles of
+ * 256 bytes of a row, so that the requests come evenly. */
+static void ask_ahead(struct fftconv_plan *plan)
+{
+    const double rows = (double)plan->B * (double)plan->H * (double)plan->L;
+    for (int i = 0; i < plan->parts; i++) {
+        struct xform *xf = &plan->part[i];
+        const int64_t bytes = xf->real_bytes;
+        if (stage_level(xf, 0) < 2 &&
+            (plan->blocks == 1 || rows * (double)bytes < (double)cache_bytes(2) / 2))
+            continue;
+        const bool block = plan->blocks > 1 && plan->V * bytes <= cache_bytes(2) / 8;
+        xf->ahead = block ? plan->V : 2048 / bytes;
+        xf->ahead_columns = block ? xf->tile_columns
+                                  : max64(1, min64(xf->tile_columns, 256 / (xf->lanes * bytes)));
+    }
+}
+
 int fftconv_plan_create(fftconv_plan **out, const fftconv_plan_desc *d)
 {
     int status;
@@ -566,6 +585,7 @@ int fftconv_plan_create(fftconv_plan **out, const fftconv_plan_desc *d)
         return status;
     }
     plan->fetched = bytes_ahead(plan);
+    ask_ahead(plan);
     /* about four products a cycle, and as many outputs as a block has at most */
     if (plan->history && !is_complex(plan->dtype))
         plan->direct = min64(plan->V, (int64_t)(plan->predicted / (double)plan->blocks * 1.4e10 /

@@ -8,7 +8,7 @@ import fftconv
 from fftconv import reference
 from support import (ACTIVATIONS, DTYPES, TOLERANCE, Case, big,
                      check_forward, check_gradients, check_rows, k_dtypes,
-                     norm, normal, slow)
+                     norm, normal, same_bits, slow)
 
 ALL = ("in_gate", "out_gate", "skip", "mask")
 
@@ -106,6 +106,24 @@ def test_rows_beyond_a_cache(options, kernels, threads):
                                      **case.arguments))
     check_gradients(case, fftconv.conv_backward(
         case.dy, case.u, case.k, threads=threads, **case.arguments))
+
+
+@pytest.mark.parametrize("taps", [300001, 700])
+@pytest.mark.parametrize("dtype, activation", [
+    ("float32", None), ("float64", "silu"), ("bfloat16", "gelu")])
+@pytest.mark.parametrize("isa", fftconv.isas())
+def test_rows_no_cache_holds(isa, dtype, activation, taps):
+    """Read and written through scratch, and asked for before their time: in one
+    transform, whose last tiles lie partly beyond the row, and in blocks."""
+    case = Case(1, 2, 300001, taps, dtype, k_dtype="float32"
+                if dtype == "bfloat16" else None, options=ALL,
+                activation=activation)
+    one, two = (case.plan(isa=isa, threads=threads) for threads in (1, 2))
+    assert (one.blocks > 1) == (taps == 700)
+    y = np.full_like(case.u, np.nan)
+    one(case.u, case.k, out=y, **case.kernel_arguments)
+    check_forward(case, y)
+    assert same_bits(two(case.u, case.k, **case.kernel_arguments), y)
 
 
 @pytest.mark.parametrize("activation", ["gelu", "silu"])

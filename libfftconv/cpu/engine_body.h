@@ -883,13 +883,24 @@ static void N_(read_pairs)(const struct source *s, int64_t n, int64_t count, REA
 INLINE const REAL *N_(places)(const struct source *s, int64_t n, int64_t count, REAL *buffer)
 {
     const int64_t e = n + s->shift;
-    if (!s->gate.data && e >= max64(0, s->from) && e + count <= s->to) {
+    if (e >= max64(0, s->from) && e + count <= s->to) {
         const REAL *own = N_(in_place)(&s->x, e);
-        if (own)
+        if (own && !s->gate.data)
             return own;
+        const REAL *gate = own ? N_(in_place)(&s->gate, e) : NULL;
+        if (gate) {
+            N_(products)(count, own, gate, buffer);
+            return buffer;
+        }
     }
     N_(read_places)(s, n, count, buffer);
     return buffer;
+}
+
+/* Does a stage that reads or writes a row through scratch ask for it before its time? */
+INLINE bool N_(asks_ahead)(const struct xform *xf, int packing)
+{
+    return xf->ahead && packing == LINEAR && xf->Q % W == 0;
 }
 
 /* Scratch holds the rows of one plane, then those of the other.  Where a tile has
@@ -901,9 +912,16 @@ static void N_(first)(const struct xform *xf, const struct source *s, void *X,
     const int R = st->radix;
     const bool imag = N_(has_imaginary)(s->packing, s->to, s->shift, xf->M);
     const bool padded = xf->Q % W != 0;
+    const bool ahead = N_(asks_ahead)(xf, s->packing) &&
+                       (s->gate.data || !N_(in_place)(&s->x, 0));
+    const int64_t tile = ahead ? xf->ahead_columns : xf->tile_columns;
+    struct N_(streams) streams;
+    streams.count = 0;
+    if (ahead)
+        N_(add_stream)(&streams, &s->x), N_(add_stream)(&streams, &s->gate);
     const REAL *z[2][FFTCONV_MAX_RADIX];
-    for (int64_t c = c0; c < c1; c += xf->tile_columns) {
-        const int64_t columns = min64(xf->tile_columns, c1 - c), run = columns * W;
+    for (int64_t c = c0; c < c1; c += tile) {
+        const int64_t columns = min64(tile, c1 - c), run = columns * W;
         const int runs = columns == st->sub && !padded ? 1 : R;
         if (padded)
             memset(scratch, 0, (size_t)(2 * R * run) * sizeof(REAL));
@@ -916,13 +934,15 @@ static void N_(first)(const struct xform *xf, const struct source *s, void *X,
                          N_(read_pairs)(s, n, count, to[0] + at, to[1] + at));
                 continue;
             }
-            for (int plane = 0; plane <= imag; plane++)
+            for (int plane = 0; plane <= imag; plane++) {
+                const int64_t place = vector * W + plane * xf->M;
+                N_(fetch)(&streams, place + s->shift + xf->ahead, run);
                 if (padded)
                     FOR_RUNS(xf, vector, columns, n, count, at,
                              N_(read_places)(s, n + plane * xf->M, count, to[plane] + at));
                 else
-                    z[plane][r] = N_(places)(s, vector * W + plane * xf->M, run * (R / runs),
-                                             to[plane]);
+                    z[plane][r] = N_(places)(s, place, run * (R / runs), to[plane]);
+            }
         }
         for (int r = runs; r < R; r++)
             z[0][r] = z[0][0] + r * run, z[1][r] = z[1][0] + r * run;
@@ -944,6 +964,20 @@ static void N_(write_pairs)(const struct sink *s, int64_t n, int64_t count,
     }
 }
 
+/* y from a tile's rows of v together, where they are whole, real and wanted, and nothing
+ * beside them has to be converted. */
+static bool N_(write_tile)(const struct xform *xf, const struct sink *s, int64_t c, int64_t run,
+                           bool imag, const REAL *v)
+{
+    const int64_t R = xf->stage[0].radix, step = xf->stage[0].sub * W;
+    const int64_t e = c * W + s->shift, end = e + imag * xf->M + (R - 1) * step + run;
+    bool written = s->packing == LINEAR && xf->Q % W == 0 && run % (2 * W) == 0 &&
+                   e >= s->from && end <= s->to;
+    for (int plane = 0; plane <= imag && written; plane++)
+        written = N_(write_vectors)(s, e + plane * xf->M, R, step, run, v + plane * R * run);
+    return written;
+}
+
 static void N_(last)(const struct xform *xf, void *X, const struct sink *s, int64_t c0,
                      int64_t c1, void *scratch)
 {
@@ -951,13 +985,22 @@ static void N_(last)(const struct xform *xf, void *X, const struct sink *s, int6
     const int R = st->radix;
     const bool imag = N_(has_imaginary)(s->packing, s->to, s->shift, xf->M);
     const bool direct = N_(sink_is_plain)(s) && xf->Q % W == 0;
+    const bool ahead = N_(asks_ahead)(xf, s->packing) && !direct;
+    const int64_t tile = ahead ? xf->ahead_columns : xf->tile_columns;
+    struct N_(streams) streams;
+    streams.count = 0;
+    if (ahead)
+        N_(add_stream)(&streams, &s->y), N_(add_stream)(&streams, &s->out_gate);
+    if (ahead && s->has_skip)
+        N_(add_stream)(&streams, &s->x), N_(add_stream)(&streams, &s->gate);
     REAL *y[2][FFTCONV_MAX_RADIX];
-    for (int64_t c = c0; c < c1; c += xf->tile_columns) {
-        const int64_t columns = min64(xf->tile_columns, c1 - c), run = columns * W;
+    for (int64_t c = c0; c < c1; c += tile) {
+        const int64_t columns = min64(tile, c1 - c), run = columns * W;
         const int runs = columns == st->sub && !direct && xf->Q % W == 0 ? 1 : R;
         for (int r = 0; r < R; r++)
             for (int plane = 0; plane <= imag; plane++) {
                 const int64_t e = (r * st->sub + c) * W + plane * xf->M + s->shift;
+                N_(fetch)(&streams, e + xf->ahead, run);
                 y[plane][r] = direct && e >= s->from && e + run <= s->to
                                   ? (REAL *)s->y.data + (e - s->y.origin)
                                   : (REAL *)scratch + (plane * R + r) * run;
@@ -965,6 +1008,8 @@ static void N_(last)(const struct xform *xf, void *X, const struct sink *s, int6
         struct N_(columns) a = {.x = X, .shift = xf->shift, .imag = imag, .half = is_half(xf),
                                 .row = {y[0], y[1]}};
         N_(run_columns)(st, N_(LAST), &a, c, columns);
+        if (!direct && runs == R && N_(write_tile)(xf, s, c, run, imag, scratch))
+            continue;
         for (int r = 0; r < runs; r++) {
             const int64_t vector = r * st->sub + c, all = columns * (R / runs);
             REAL *from[2] = {(REAL *)scratch + r * run, (REAL *)scratch + (R + r) * run};

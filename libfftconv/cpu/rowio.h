@@ -163,6 +163,34 @@ INLINE REAL *N_(in_place)(const struct array *a, int64_t n)
     return a->dtype == REAL_DTYPE && a->stride == 1 ? (REAL *)a->data + (n - a->origin) : NULL;
 }
 
+/* Rows that a stage asks for before their time, those of them that lie in one piece. */
+struct N_(streams) {
+    int count;
+    struct {
+        const char *data;
+        int64_t size; /* of an element */
+    } of[4];
+};
+
+static void N_(add_stream)(struct N_(streams) *s, const struct array *a)
+{
+    if (!a->data || a->stride != 1)
+        return;
+    const int64_t size = dtype_size(a->dtype);
+    s->of[s->count].data = (const char *)a->data - a->origin * size;
+    s->of[s->count++].size = size;
+}
+
+/* Elements [n, n + count), to the second cache: a stage's rows lie powers of two apart, of
+ * which the first keeps few.  Inlined, since GCC drops calls of a function that does
+ * nothing else. */
+INLINE void N_(fetch)(const struct N_(streams) *s, int64_t n, int64_t count)
+{
+    for (int k = 0; k < s->count; k++)
+        for (int64_t i = 0; i < count * s->of[k].size; i += ALIGNMENT)
+            __builtin_prefetch(s->of[k].data + n * s->of[k].size + i, 0, 2);
+}
+
 /* v[i] *= f[i], or its conjugate */
 INLINE void N_(product)(bool complex, bool conjugate, int64_t count, const REAL *f, REAL *v)
 {
@@ -231,6 +259,16 @@ static void N_(scale_by)(const struct array *a, bool conjugate, int64_t n, int64
     }
 }
 
+/* out[i] = a[i] b[i] */
+INLINE void N_(products)(int64_t count, const REAL *a, const REAL *b, REAL *out)
+{
+    int64_t i = 0;
+    for (; i + W <= count; i += W)
+        *(VU *)(out + i) = *(const VU *)(a + i) * *(const VU *)(b + i);
+    for (; i < count; i++)
+        out[i] = a[i] * b[i];
+}
+
 /* z = x gate, elements [n, n + count) */
 static void N_(read_gated)(const struct array *x, const struct array *gate, int64_t n,
                            int64_t count, REAL *dst)
@@ -239,8 +277,7 @@ static void N_(read_gated)(const struct array *x, const struct array *gate, int6
         return;
     const REAL *own = N_(in_place)(x, n), *f = gate->data ? N_(in_place)(gate, n) : NULL;
     if (own && f) {
-        for (int64_t i = 0; i < count; i++)
-            dst[i] = own[i] * f[i];
+        N_(products)(count, own, f, dst);
         return;
     }
     N_(read)(x, n, count, dst);
@@ -251,6 +288,10 @@ static void N_(read_gated)(const struct array *x, const struct array *gate, int6
 static void N_(read_places)(const struct source *s, int64_t n, int64_t count, REAL *dst)
 {
     const int64_t reals = 1 + is_complex(s->x.dtype), e = n + s->shift;
+    if (e >= max64(0, s->from) && e + count <= s->to) {
+        N_(read_gated)(&s->x, &s->gate, e, count, dst);
+        return;
+    }
 #define UP_TO(element) max64(0, min64(count, (element) - e))
     const int64_t from = UP_TO(s->from), to = max64(from, UP_TO(s->to));
     const int64_t before = min64(to, max64(from, UP_TO(s->before_to)));
@@ -288,20 +329,22 @@ struct N_(beside) {
     REAL skip, mask;
 };
 
-/* y = out mask act(v + skip x gate) for the first m elements, by pairs of vectors, whose
- * steps fill each other's waits; the answer: how many.  What there is beside v is a
- * constant in here. */
-INLINE int64_t N_(write_pairs_of)(int activation, bool skip, bool gated, bool out, int64_t m,
-                                  const REAL *v, const struct N_(beside) *given, REAL *y)
+/* y = out mask act(v + skip x gate) for the first m elements of rows that lie `step` apart,
+ * in v one after the other, by pairs of vectors, whose steps fill each other's waits; the
+ * answer: how many.  What there is beside v is a constant in here. */
+INLINE int64_t N_(write_pairs_of)(int activation, bool skip, bool gated, bool out,
+                                  int64_t rows, int64_t step, int64_t m, const REAL *v,
+                                  const struct N_(beside) *given, REAL *y)
 {
     const struct N_(beside) b = *given;
-    int64_t i = 0;
-    for (; i + 2 * W <= m; i += 2 * W) {
+    const int64_t whole = m - m % (2 * W);
+    for (int64_t row = 0; row < rows; row++, v += m, y += step)
+    for (int64_t i = 0; i < whole; i += 2 * W) {
         V p[2];
 #pragma GCC unroll 2
         for (int k = 0; k < 2; k++) {
-            const int64_t j = i + k * W;
-            p[k] = *(const VU *)(v + j);
+            const int64_t j = row * step + i + k * W;
+            p[k] = *(const VU *)(v + i + k * W);
             if (skip && gated)
                 p[k] += *(const VU *)(b.x + j) * *(const VU *)(b.gate + j) * b.skip;
             else if (skip)
@@ -317,11 +360,11 @@ INLINE int64_t N_(write_pairs_of)(int activation, bool skip, bool gated, bool ou
         *(VU *)(y + i) = p[0];
         *(VU *)(y + i + W) = p[1];
     }
-    return i;
+    return whole;
 }
 
 #define WRITE(activation, skip, gated, out) \
-    N_(write_pairs_of)(activation, skip, gated, out, m, v, &b, y)
+    N_(write_pairs_of)(activation, skip, gated, out, rows, step, m, v, &b, y)
 #define WRITE_SKIP(activation, out)                  \
     (b.gate ? WRITE(activation, true, true, out)     \
      : b.x  ? WRITE(activation, true, false, out)    \
@@ -329,11 +372,12 @@ INLINE int64_t N_(write_pairs_of)(int activation, bool skip, bool gated, bool ou
 #define WRITE_ALL(activation) \
     (b.out ? WRITE_SKIP(activation, true) : WRITE_SKIP(activation, false))
 
-/* Elements [e, e + m) of y: as many as there are whole pairs of vectors of, none where an
- * operand has to be converted first. */
-static int64_t N_(write_vectors)(const struct sink *s, int64_t e, int64_t m, const REAL *v,
-                                 REAL *y)
+/* Elements [e, e + m) of y, and as many `step` further on, for so many rows: what there are
+ * whole pairs of vectors of, nothing where an operand has to be converted first. */
+static int64_t N_(write_vectors)(const struct sink *s, int64_t e, int64_t rows, int64_t step,
+                                 int64_t m, const REAL *v)
 {
+    REAL *y = N_(in_place)(&s->y, e);
     const bool gate = s->has_skip && s->gate.data, out = s->out_gate.data;
     const struct N_(beside) b = {
         .x = s->has_skip ? N_(in_place)(&s->x, e) : NULL,
@@ -342,7 +386,7 @@ static int64_t N_(write_vectors)(const struct sink *s, int64_t e, int64_t m, con
         .skip = (REAL)s->skip.re,
         .mask = s->has_mask ? (REAL)s->mask.re : 1,
     };
-    if (!b.x != !s->has_skip || !b.gate != !gate || !b.out != !out)
+    if (!y || !b.x != !s->has_skip || !b.gate != !gate || !b.out != !out)
         return 0;
     switch (s->activation) {
     case FFTCONV_GELU: return WRITE_ALL(FFTCONV_GELU);
@@ -363,9 +407,8 @@ static void N_(write_run)(const struct sink *s, int64_t n, int64_t count, REAL *
     const int64_t e = n + s->shift;
     int64_t first = max64(0, s->from - e);
     count = min64(count, s->to - e);
-    REAL *y = first < count ? N_(in_place)(&s->y, e + first) : NULL;
-    if (y)
-        first += N_(write_vectors)(s, e + first, count - first, v + first, y);
+    if (first < count)
+        first += N_(write_vectors)(s, e + first, 1, 0, count - first, v + first);
     for (int64_t i = first; i < count; i += step) {
         int64_t m = min64(step, count - i);
         REAL *w = v + i * reals;
