@@ -936,7 +936,8 @@ static void N_(first)(const struct xform *xf, const struct source *s, void *X,
             }
             for (int plane = 0; plane <= imag; plane++) {
                 const int64_t place = vector * W + plane * xf->M;
-                N_(fetch)(&streams, place + s->shift + xf->ahead, run);
+                if (ahead)
+                    N_(fetch)(&streams, place + s->shift + xf->ahead, run);
                 if (padded)
                     FOR_RUNS(xf, vector, columns, n, count, at,
                              N_(read_places)(s, n + plane * xf->M, count, to[plane] + at));
@@ -964,17 +965,16 @@ static void N_(write_pairs)(const struct sink *s, int64_t n, int64_t count,
     }
 }
 
-/* y from a tile's rows of v together, where they are whole, real and wanted, and nothing
- * beside them has to be converted. */
+/* y from a tile's rows of v together, where they are real, and nothing beside them has to
+ * be converted. */
 static bool N_(write_tile)(const struct xform *xf, const struct sink *s, int64_t c, int64_t run,
                            bool imag, const REAL *v)
 {
     const int64_t R = xf->stage[0].radix, step = xf->stage[0].sub * W;
-    const int64_t e = c * W + s->shift, end = e + imag * xf->M + (R - 1) * step + run;
-    bool written = s->packing == LINEAR && xf->Q % W == 0 && run % (2 * W) == 0 &&
-                   e >= s->from && end <= s->to;
+    bool written = s->packing == LINEAR && xf->Q % W == 0 && run % (2 * W) == 0;
     for (int plane = 0; plane <= imag && written; plane++)
-        written = N_(write_vectors)(s, e + plane * xf->M, R, step, run, v + plane * R * run);
+        written = N_(write_vectors)(s, c * W + plane * xf->M + s->shift, R, step, run,
+                                    v + plane * R * run);
     return written;
 }
 
@@ -997,18 +997,21 @@ static void N_(last)(const struct xform *xf, void *X, const struct sink *s, int6
     for (int64_t c = c0; c < c1; c += tile) {
         const int64_t columns = min64(tile, c1 - c), run = columns * W;
         const int runs = columns == st->sub && !direct && xf->Q % W == 0 ? 1 : R;
+        bool wanted = true;
         for (int r = 0; r < R; r++)
             for (int plane = 0; plane <= imag; plane++) {
                 const int64_t e = (r * st->sub + c) * W + plane * xf->M + s->shift;
-                N_(fetch)(&streams, e + xf->ahead, run);
-                y[plane][r] = direct && e >= s->from && e + run <= s->to
-                                  ? (REAL *)s->y.data + (e - s->y.origin)
-                                  : (REAL *)scratch + (plane * R + r) * run;
+                const bool whole = e >= s->from && e + run <= s->to;
+                if (ahead)
+                    N_(fetch)(&streams, e + xf->ahead, run);
+                y[plane][r] = direct && whole ? (REAL *)s->y.data + (e - s->y.origin)
+                                              : (REAL *)scratch + (plane * R + r) * run;
+                wanted &= whole;
             }
         struct N_(columns) a = {.x = X, .shift = xf->shift, .imag = imag, .half = is_half(xf),
                                 .row = {y[0], y[1]}};
         N_(run_columns)(st, N_(LAST), &a, c, columns);
-        if (!direct && runs == R && N_(write_tile)(xf, s, c, run, imag, scratch))
+        if (wanted && (direct || (runs == R && N_(write_tile)(xf, s, c, run, imag, scratch))))
             continue;
         for (int r = 0; r < runs; r++) {
             const int64_t vector = r * st->sub + c, all = columns * (R / runs);
