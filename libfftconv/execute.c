@@ -67,8 +67,8 @@ static void fold_task(void *context, int64_t i, int worker)
     const struct row_job *j = context;
     const int64_t step = j->length >> j->levels;
     (void)worker;
-    j->lane->plan->engine->fold(j->adjoint, j->levels, j->length, j->source, j->sink,
-                                j->lane->row, step * i / j->parts, step * (i + 1) / j->parts);
+    j->lane->plan->engine->fold(j->adjoint, j->levels, j->length, j->lane->plan->part[0].ahead,
+                                j->source, j->sink, j->lane->row, step * i / j->parts, step * (i + 1) / j->parts);
 }
 
 static void multiply_task(void *context, int64_t i, int worker)

@@ -100,8 +100,9 @@ struct xform {
     int64_t spectra_reals;/* of one row's spectrum                            */
     int64_t tile_columns; /* vectors a first or last stage takes at a time    */
     int64_t ahead, ahead_columns; /* rows that no cache holds: how many elements before
-                                     their time such a stage asks for them, and then how
-                                     many vectors it takes at a time; or 0     */
+                                     their time such a stage, or a folded row's first and
+                                     last pass, asks for them, or 0; the vectors that a
+                                     stage then takes at a time                */
     int64_t scratch_reals;/* T and the tiles                                  */
     /* Frequency-sparse: vectors of p, leaf after leaf, that are computed at all,
      * NOTHING or ALL; and the weights of the bins, in spectrum order, one a point:
@@ -279,8 +280,8 @@ struct engine {
                  int64_t c1, void *scratch);
     /* One or two levels of a folded row of `length`, there or back, elements
      * [i0, i1) of its halves or quarters; the first level from a source, the last
-     * one back to a sink, all others in place. */
-    void (*fold)(bool back, int levels, int64_t length, const struct source *,
+     * one back to a sink, all others in place.  `ahead` is the first part's. */
+    void (*fold)(bool back, int levels, int64_t length, int64_t ahead, const struct source *,
                  const struct sink *, void *row, int64_t i0, int64_t i1);
     /* Few outputs of a real row by their sum: y[j] = sum_i taps[i] z[j + i], taps
      * in reverse and padded to whole vectors, z the source's places from 0 on;

@@ -525,7 +525,8 @@ static void ask_ahead(struct fftconv_plan *plan)
     for (int i = 0; i < plan->parts; i++) {
         struct xform *xf = &plan->part[i];
         const int64_t bytes = xf->real_bytes;
-        if (stage_level(xf, 0) < 2 &&
+        const bool folded = plan->parts > 1 && 2 * plan->places * bytes >= cache_bytes(2);
+        if (stage_level(xf, 0) < 2 && !folded &&
             (plan->blocks == 1 || rows * (double)bytes < (double)cache_bytes(2) / 2))
             continue;
         const bool block = plan->blocks > 1 && plan->V * bytes <= cache_bytes(2) / 8;

@@ -1151,8 +1151,9 @@ enum { N_(QUARTERS) = 4 };
     } while (0)
 
 /* [i0, i1) of each of the 2^levels pieces of a row of `length`; source: it is read
- * from there, sink: it is written there, else in the row. */
-static void N_(fold)(bool back, int levels, int64_t length, const struct source *source,
+ * from there, sink: it is written there, else in the row.  `ahead` as of a transform. */
+static void N_(fold)(bool back, int levels, int64_t length, int64_t ahead,
+                     const struct source *source,
                      const struct sink *sink, void *row_, int64_t i0, int64_t i1)
 {
     REAL *row = row_;
@@ -1163,10 +1164,19 @@ static void N_(fold)(bool back, int levels, int64_t length, const struct source 
                         source->to == length;
     const bool to_y = sink && N_(sink_is_plain)(sink) && sink->shift == 0 &&
                       sink->from == 0 && sink->to == length;
+    struct N_(streams) streams;
+    streams.count = 0;
+    if (ahead && source && !from_x)
+        N_(add_stream)(&streams, &source->x), N_(add_stream)(&streams, &source->gate);
+    if (ahead && sink)
+        N_(add_stream)(&streams, &sink->out_gate);
+    if (ahead && sink && sink->has_skip)
+        N_(add_stream)(&streams, &sink->x), N_(add_stream)(&streams, &sink->gate);
     for (int64_t i = i0; i < i1; i += CHUNK) {
         const int64_t count = min64(CHUNK, i1 - i);
         REAL buffer[2][N_(QUARTERS)][CHUNK], *x[N_(QUARTERS)], *y[N_(QUARTERS)];
         for (int k = 0; k < pieces; k++) {
+            N_(fetch)(&streams, i + k * step + ahead, count);
             x[k] = y[k] = row + i + k * step;
             if (from_x)
                 x[k] = (REAL *)source->x.data + (i + k * step - source->x.origin);
