@@ -3,13 +3,14 @@
  * Why not OpenMP: GNU OpenMP hangs in a child forked after its first use, which
  * is what a data loader does, and a second OpenMP beside the host program's is
  * trouble of its own.  Here the child of a fork simply starts a new pool. */
-#define _GNU_SOURCE /* sched_getaffinity */
+#define _GNU_SOURCE /* affinity */
 #include "internal.h"
 
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <string.h>
 #include <unistd.h>
 
 #define MAX_WORKERS 255
@@ -26,6 +27,17 @@ struct share {
  * of one row come that close together, and waking a thread takes as long. */
 enum { SPINS = 8000 };
 
+/* A thread of the pool, or the caller whose job runs: one that may sleep. */
+struct thread {
+    pthread_t id;
+    pthread_cond_t wake;
+    bool asleep;
+#ifdef CPU_COUNT
+    bool steered;      /* kept off a processor, beside those not allowed       */
+    cpu_set_t allowed; /* before that                                          */
+#endif
+};
+
 /* One job at a time.  A caller that finds the pool busy runs its job alone:
  * results never depend on how many threads did the work. */
 static struct {
@@ -41,13 +53,12 @@ static struct {
     _Atomic bool spins; /* there is a processor for each thread              */
     /* for those who sleep */
     pthread_mutex_t lock;
-    pthread_cond_t work, done;
-    _Atomic int sleeping;
-    _Atomic bool waiting; /* the owner sleeps                                */
+    struct thread caller, worker[MAX_WORKERS];
+    _Atomic int sleeping; /* workers that do                                 */
+    _Atomic bool waiting; /* the caller sleeps                               */
 } pool = {.owner = PTHREAD_MUTEX_INITIALIZER,
           .lock = PTHREAD_MUTEX_INITIALIZER,
-          .work = PTHREAD_COND_INITIALIZER,
-          .done = PTHREAD_COND_INITIALIZER};
+          .caller.wake = PTHREAD_COND_INITIALIZER};
 
 /* Share `home` first, then those after it. */
 static void drain(task_fn *fn, void *context, int shares, int home, int worker)
@@ -70,6 +81,51 @@ static inline void pause_briefly(void)
 #endif
 }
 
+/* Where a woken thread begins is the scheduler's choice, and that may be its waker's own
+ * processor, which the waker goes on using: on a virtual machine a halted processor does
+ * not count as idle, and the two share one for milliseconds.  So whoever sleeps is kept
+ * off the waker's processor until it runs.  Both under the lock. */
+static void steer(struct thread *t)
+{
+#ifdef CPU_COUNT
+    const int here = sched_getcpu();
+    if (!t->steered && pthread_getaffinity_np(t->id, sizeof t->allowed, &t->allowed) != 0)
+        return;
+    cpu_set_t elsewhere = t->allowed;
+    if (here >= 0)
+        CPU_CLR((size_t)here, &elsewhere);
+    if (CPU_COUNT(&elsewhere) > 0 &&
+        pthread_setaffinity_np(t->id, sizeof elsewhere, &elsewhere) == 0)
+        t->steered = true;
+#else
+    (void)t;
+#endif
+}
+
+static void release(struct thread *t)
+{
+#ifdef CPU_COUNT
+    if (t->steered)
+        pthread_setaffinity_np(t->id, sizeof t->allowed, &t->allowed);
+    t->steered = false;
+#else
+    (void)t;
+#endif
+}
+
+/* Under the lock, for a reason that the other sees when it wakes. */
+static void wake(struct thread *t)
+{
+    steer(t);
+    pthread_cond_signal(&t->wake);
+}
+
+static void sleep_once(struct thread *self)
+{
+    pthread_cond_wait(&self->wake, &pool.lock);
+    release(self);
+}
+
 static bool is_open(uint64_t job, uint32_t seen)
 {
     return (uint32_t)(job >> 32) != seen && (uint32_t)job > 0;
@@ -77,7 +133,7 @@ static bool is_open(uint64_t job, uint32_t seen)
 
 /* The next job that this worker has not seen and that wants one more: its number,
  * and which of its workers this is. */
-static uint32_t take_job(uint32_t seen, int *worker)
+static uint32_t take_job(struct thread *self, uint32_t seen, int *worker)
 {
     for (int spin = 0;;) {
         uint64_t job = atomic_load(&pool.job);
@@ -93,26 +149,27 @@ static uint32_t take_job(uint32_t seen, int *worker)
         }
         pthread_mutex_lock(&pool.lock);
         atomic_fetch_add(&pool.sleeping, 1); /* then look again: see wake_workers */
+        self->asleep = true;
         while (!is_open(atomic_load(&pool.job), seen))
-            pthread_cond_wait(&pool.work, &pool.lock);
+            sleep_once(self);
+        self->asleep = false;
         atomic_fetch_sub(&pool.sleeping, 1);
         pthread_mutex_unlock(&pool.lock);
         spin = 0;
     }
 }
 
-/* number: of the thread in the pool, from 1 on; the caller is 0 */
-static void *worker_main(void *number)
+static void *worker_main(void *self)
 {
+    const int number = (int)((struct thread *)self - pool.worker) + 1; /* the caller is 0 */
     uint32_t seen = 0;
     for (int worker;;) {
-        seen = take_job(seen, &worker);
-        drain(pool.fn, pool.context, pool.shares, (int)((intptr_t)number % pool.shares),
-              worker);
+        seen = take_job(self, seen, &worker);
+        drain(pool.fn, pool.context, pool.shares, number % pool.shares, worker);
         atomic_fetch_add(&pool.finished, 1);
         if (atomic_load(&pool.waiting)) {
             pthread_mutex_lock(&pool.lock);
-            pthread_cond_signal(&pool.done);
+            wake(&pool.caller);
             pthread_mutex_unlock(&pool.lock);
         }
     }
@@ -126,8 +183,11 @@ static void wake_workers(int helpers)
     if (atomic_load(&pool.sleeping) == 0)
         return;
     pthread_mutex_lock(&pool.lock);
-    for (int i = 0; i < helpers; i++)
-        pthread_cond_signal(&pool.work);
+    for (struct thread *t = pool.worker; helpers > 0 && t < pool.worker + pool.started; t++)
+        if (t->asleep) {
+            wake(t);
+            helpers--;
+        }
     pthread_mutex_unlock(&pool.lock);
 }
 
@@ -139,9 +199,10 @@ static void wait_for(int workers)
         pause_briefly();
     }
     pthread_mutex_lock(&pool.lock);
+    pool.caller.id = pthread_self();
     atomic_store(&pool.waiting, true);
     while (atomic_load(&pool.finished) != workers)
-        pthread_cond_wait(&pool.done, &pool.lock);
+        sleep_once(&pool.caller);
     atomic_store(&pool.waiting, false);
     pthread_mutex_unlock(&pool.lock);
 }
@@ -151,8 +212,9 @@ static void reset_in_child(void)
 {
     pthread_mutex_init(&pool.owner, NULL);
     pthread_mutex_init(&pool.lock, NULL);
-    pthread_cond_init(&pool.work, NULL);
-    pthread_cond_init(&pool.done, NULL);
+    memset(pool.worker, 0, sizeof pool.worker);
+    memset(&pool.caller, 0, sizeof pool.caller);
+    pthread_cond_init(&pool.caller.wake, NULL);
     pool.started = 0;
     pool.job = 0;
     pool.sleeping = 0;
@@ -174,11 +236,13 @@ static void start_workers(int count)
     pthread_sigmask(SIG_SETMASK, &all, &before);
     pthread_attr_init(&attr);
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    pthread_t thread;
-    while (pool.started < count &&
-           pthread_create(&thread, &attr, worker_main,
-                          (void *)(intptr_t)(pool.started + 1)) == 0)
+    while (pool.started < count) {
+        struct thread *t = &pool.worker[pool.started];
+        pthread_cond_init(&t->wake, NULL);
+        if (pthread_create(&t->id, &attr, worker_main, t) != 0)
+            break;
         pool.started++;
+    }
     pthread_attr_destroy(&attr);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }

@@ -4,6 +4,7 @@ import gc
 import multiprocessing
 import os
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -85,6 +86,40 @@ def test_many_plans_made_at_once():
     for w in workers:
         w.join()
     assert not failures, failures[0]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity")
+                    or not os.path.isdir("/proc/self/task"),
+                    reason="needs Linux")
+def test_threads_run_where_they_may():
+    """Woken threads are kept off their waker's processor, for that moment: they
+    then have the processors they had, whatever those have become meanwhile."""
+    case = Case(64, 1, 4096, 4096)
+    mine = threading.get_native_id()
+
+    def wake(times=20):
+        for _ in range(times):
+            time.sleep(2e-3)            # longer than they look for work
+            fftconv.conv(case.u, case.k, threads=2)
+
+    def allowed():
+        """Of every thread but this one, asleep again."""
+        time.sleep(0.1)
+        return {int(task): os.sched_getaffinity(int(task))
+                for task in os.listdir("/proc/self/task") if int(task) != mine}
+
+    here = os.sched_getaffinity(0)
+    wake()
+    others = allowed()
+    assert others and all(may == here for may in others.values())
+    try:
+        for task in others:
+            os.sched_setaffinity(task, {min(here)})
+        wake()
+        assert all(may == {min(here)} for may in allowed().values())
+    finally:
+        for task in others:
+            os.sched_setaffinity(task, here)
 
 
 def in_child(case, want, queue):
