@@ -297,13 +297,12 @@ static void accumulate(const struct lane *lane, bool begin, void *sum, void *Z, 
     }
 }
 
-/* The transform of k, in S, times the weights and what the way back leaves out: a
- * spectrum. */
-static void weigh(const struct fftconv_plan *plan, const void *S, void *to)
+/* The transform of k, S, becomes a spectrum: times the weights and what the way back
+ * leaves out. */
+static void weigh(const struct fftconv_plan *plan, void *S)
 {
     for (int i = 0; i < plan->parts; i++)
-        plan->engine->weigh(&plan->part[i], part_scale(plan, i), at_part(plan, i, S),
-                            at_part(plan, i, to));
+        plan->engine->weigh(&plan->part[i], part_scale(plan, i), at_part(plan, i, S));
 }
 
 /* ---- Sources and sinks -------------------------------------------------------------- */
@@ -536,8 +535,8 @@ static void prepare(const struct lane *lane, const fftconv_operands *o, int64_t 
                     void *spectrum)
 {
     const struct taps taps = taps_of(lane->plan, &o->k, &o->k_rev, b, g);
-    transform_taps(lane, &taps, lane->z);
-    weigh(lane->plan, lane->z, spectrum);
+    transform_taps(lane, &taps, spectrum);
+    weigh(lane->plan, spectrum);
 }
 
 /* Spectra of every kernel, into consecutive rows. */

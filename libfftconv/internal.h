@@ -301,7 +301,7 @@ struct engine {
     /* dspectrum += other */
     void (*add)(const struct xform *, void *dspectrum, const void *other);
     /* scale weights S in all places, zeros where the weights are */
-    void (*weigh)(const struct xform *, double scale, const void *S, void *to);
+    void (*weigh)(const struct xform *, double scale, void *S);
     /* Rows */
     void (*gradient)(const struct gradient *);
     /* to[n] = dz[n] conj(factor[n]) for elements [from, from + count) */

@@ -673,13 +673,12 @@ struct layout layout_of(const struct fftconv_plan *plan, const struct shape_of_c
     if (plan->parts > 1)
         l.row = take(at, plan->places * reals);
     l.scratch = take(at, l.scratch_bytes * l.inside);
-    if (!call->prepared || !forward)
-        l.z = take(at, l.spectra);
     if (l.by_kernel)
         l.made = take(at, l.spectra * l.kernels);
     if (plan->rev_taps && (!call->prepared || !forward))
         l.taps = take(at, plan->places * reals);
     if (!forward) {
+        l.z = take(at, l.spectra);
         l.g = take(at, l.spectra);
         l.p = take(at, plan->V * reals);
         l.dz = take(at, (halo ? plan->places : plan->L) * reals);

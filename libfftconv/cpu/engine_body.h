@@ -1293,23 +1293,26 @@ static void N_(add)(const struct xform *xf, void *dspectrum, const void *other)
             d[i] += o[i];
 }
 
-static void N_(weigh)(const struct xform *xf, double scale, const void *S, void *to)
+static void N_(weigh)(const struct xform *xf, double scale, void *S)
 {
-    const REAL *s = S, *weights = xf->weights, c = (REAL)scale;
-    REAL *t = to;
+    REAL *s = S;
+    const REAL *weights = xf->weights, c = (REAL)scale;
     if (!weights) {
-        if (is_half(xf) || xf->live)
-            memset(t, 0, (size_t)xf->spectra_reals * sizeof(REAL));
-        FOR_COMPUTED(xf, 0, 1, v, n)
+        int64_t done = 0; /* vectors */
+        FOR_COMPUTED(xf, 0, 1, v, n) {
+            memset(s + done * 2 * W, 0, (size_t)((v - done) * 2 * W) * sizeof(REAL));
             for (int64_t i = v * 2 * W; i < (v + n) * 2 * W; i++)
-                t[i] = s[i] * c;
+                s[i] *= c;
+            done = v + n;
+        }
+        memset(s + done * 2 * W, 0, (size_t)(xf->spectra_reals - done * 2 * W) * sizeof(REAL));
         return;
     }
     for (int64_t i = 0; i < xf->spectra_reals; i += 2 * W, weights += W) {
         const V w = N_(load)(weights) * c;
         const VI any = w != 0; /* what is not computed is anything, NaN too */
-        N_(store)(t + i, (V)((VI)(N_(load)(s + i) * w) & any));
-        N_(store)(t + i + W, (V)((VI)(N_(load)(s + i + W) * w) & any));
+        N_(store)(s + i, (V)((VI)(N_(load)(s + i) * w) & any));
+        N_(store)(s + i + W, (V)((VI)(N_(load)(s + i + W) * w) & any));
     }
 }
 
