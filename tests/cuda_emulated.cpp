@@ -35,11 +35,26 @@ void on(void *stream)
     strays += expected_stream && (stream != expected_stream || current != expected_device);
 }
 
+/* The devices, a bit each, on which a kernel is loaded and may use its memory. */
+template <class Kernel> std::atomic<unsigned> prepared_on{0};
+
+template <class... Kernels> int prepare(int device)
+{
+    if (device != current)
+        return fail(FFTCONV_UNSUPPORTED, "a kernel is prepared for device %d on %d", device, current);
+    ((prepared_on<Kernels> |= 1u << device), ...);
+    return FFTCONV_OK;
+}
+
 template <class Kernel>
 int launch(const typename Kernel::Arguments &a, int64_t blocks)
 {
     if (fails())
         return fail(FFTCONV_UNSUPPORTED, "a launch was made to fail");
+    if (!(prepared_on<Kernel> >> current & 1))
+        return fail(FFTCONV_UNSUPPORTED, "a kernel was not prepared on device %d", current);
+    if (blocks < 1 || blocks > INT32_MAX)
+        return fail(FFTCONV_UNSUPPORTED, "a launch of %lld blocks", static_cast<long long>(blocks));
     try {
         launch_here<Kernel>(a, blocks, Kernel::SHARED_BYTES, seed++);
         return FFTCONV_OK;
@@ -56,20 +71,42 @@ template <class Shape> int launch_rows(const fftconv_cuda_rows &a, int64_t block
                                      : launch<RowKernel<Shape, ROWS_TAPS>>(a, blocks);
 }
 
+template <class Shape> int prepare_shape(int device)
+{
+    return prepare<RowKernel<Shape, ROWS_FORWARD>, RowKernel<Shape, ROWS_BACKWARD>,
+                   RowKernel<Shape, ROWS_SPECTRA>, RowKernel<Shape, ROWS_TAPS>>(device);
+}
+
+/* A length's kernels. */
+struct RowLauncher {
+    int (*launch)(const fftconv_cuda_rows &, int64_t blocks);
+    int (*prepare)(int device);
+};
+
+const RowLauncher &rows_of(int single, int shape)
+{
+#define ROW(...) {launch_rows<Shape<__VA_ARGS__>>, prepare_shape<Shape<__VA_ARGS__>>},
+#define HALF(r1, r2, r3) ROW(Half, r1, r2, r3)
+#define SINGLE(r1, r2, r3) ROW(Single, r1, r2, r3)
+    static const RowLauncher halves[] = {FFTCONV_SHAPES_HALF(HALF)};
+    static const RowLauncher singles[] = {FFTCONV_SHAPES_SINGLE(SINGLE)};
+    return (single ? singles : halves)[shape];
+}
+
 /* Wavefronts of each role, if a test asks for them. */
 bool counting;
 Banks banks[ROLES];
 
+int device_of(const void *memory, int *device);
+
 int rows(int single, int shape, const struct fftconv_cuda_rows *a, int64_t blocks, void *stream)
 {
     on(stream);
-    typedef int launcher(const fftconv_cuda_rows &, int64_t);
-#define HALF(r1, r2, r3) launch_rows<Shape<Half, r1, r2, r3>>,
-#define SINGLE(r1, r2, r3) launch_rows<Shape<Single, r1, r2, r3>>,
-    static launcher *const halves[] = {FFTCONV_SHAPES_HALF(HALF)};
-    static launcher *const singles[] = {FFTCONV_SHAPES_SINGLE(SINGLE)};
+    int device;
+    if (device_of(a->tables, &device) || device != current)
+        return fail(FFTCONV_UNSUPPORTED, "the tables are not on device %d", current);
     counted = counting ? &banks[a->role] : nullptr;
-    const int status = (single ? singles : halves)[shape](*a, blocks);
+    const int status = rows_of(single, shape).launch(*a, blocks);
     counted = nullptr;
     return status;
 }
@@ -133,10 +170,24 @@ int limits(int, int64_t *bytes, int64_t *tile)
     return FFTCONV_OK;
 }
 
-int prepare_rows(int, int, int, int64_t *blocks)
+int prepare_rows(int device, int single, int shape, int64_t *blocks)
 {
     *blocks = resident;
-    return FFTCONV_OK;
+    const int status = rows_of(single, shape).prepare(device);
+    return status   ? status
+           : single ? prepare<PackKernel<Single>, FillKernel>(device)
+                    : prepare<PackKernel<Half>, FillKernel>(device);
+}
+
+template <class T> int prepare_steps(int device)
+{
+    return prepare<LoadKernel<T>, ProductKernel<T>, SumKernel<T>, StoreKernel<T>, SkipKernel<T>,
+                   PlaceKernel<T>, TakeKernel<T>>(device);
+}
+
+int prepare_padded(int device, int wide)
+{
+    return wide ? prepare_steps<double>(device) : prepare_steps<float>(device);
 }
 
 /* All NaN, and no longer than asked for: AddressSanitizer sees to that. */
@@ -305,8 +356,9 @@ const struct cuda_machine *cuda_machine(void)
 {
     /* 4 tasks: a block sums several rows of the batch */
     static const struct cuda_machine machine = {
-        rows, pack, fill, padded, devices, enter, leave, limits, prepare_rows, allocate, release,
-        allocate_on, release_on, copy, device_of, wait, synchronize, 4};
+        rows, pack, fill, padded, devices, enter, leave, limits, prepare_rows,
+        prepare_padded, allocate, release, allocate_on, release_on, copy, device_of,
+        wait, synchronize, 4};
     return &machine;
 }
 

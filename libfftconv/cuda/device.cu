@@ -18,6 +18,13 @@ int check(cudaError_t e, const char *what)
                 "%s: CUDA says \"%s\"", what, cudaGetErrorString(e));
 }
 
+/* Where nobody can be told: nor is the next launch, by cudaGetLastError. */
+void quietly(cudaError_t e)
+{
+    if (e != cudaSuccess)
+        cudaGetLastError();
+}
+
 const RowLauncher *rows_of(int single, int shape)
 {
     return single ? rows_single(shape) : rows_half(shape);
@@ -80,7 +87,7 @@ int enter(int device, int *before)
 void leave(int device, int before)
 {
     if (device != before)
-        (void)cudaSetDevice(before);
+        quietly(cudaSetDevice(before));
 }
 
 int limits(int device, int64_t *shared_bytes, int64_t *tile_bytes)
@@ -101,6 +108,16 @@ int limits(int device, int64_t *shared_bytes, int64_t *tile_bytes)
     return status;
 }
 
+/* The code of kernels, which CUDA else loads at their first launch: that may wait for
+ * the device, which no call may, nor can where a graph is captured. */
+template <class... Kernels> int load()
+{
+    cudaFuncAttributes a;
+    cudaError_t e = cudaSuccess;
+    ((e = e == cudaSuccess ? cudaFuncGetAttributes(&a, entry<Kernels>) : e), ...);
+    return check(e, "loading kernels");
+}
+
 int prepare_rows(int device, int single, int shape, int64_t *blocks)
 {
     int processors = 0;
@@ -108,15 +125,26 @@ int prepare_rows(int device, int single, int shape, int64_t *blocks)
                        "asking for the device's size");
     if (!status)
         status = check(rows_of(single, shape)->prepare(processors, blocks), "preparing a kernel");
+    if (!status)
+        status = single ? load<PackKernel<Single>, FillKernel>()
+                        : load<PackKernel<Half>, FillKernel>();
     return status;
 }
+
+template <class T> int load_padded()
+{
+    return load<LoadKernel<T>, ProductKernel<T>, SumKernel<T>, StoreKernel<T>, SkipKernel<T>,
+                PlaceKernel<T>, TakeKernel<T>>();
+}
+
+int prepare_padded(int, int wide) { return wide ? load_padded<double>() : load_padded<float>(); }
 
 int allocate(void **memory, int64_t bytes)
 {
     return check(cudaMalloc(memory, static_cast<size_t>(bytes)), "allocating device memory");
 }
 
-void release(void *memory) { (void)cudaFree(memory); }
+void release(void *memory) { quietly(cudaFree(memory)); }
 
 /* In the order of the stream, without waiting. */
 int allocate_on(void **memory, int64_t bytes, void *stream)
@@ -127,7 +155,7 @@ int allocate_on(void **memory, int64_t bytes, void *stream)
 
 void release_on(void *memory, void *stream)
 {
-    (void)cudaFreeAsync(memory, static_cast<cudaStream_t>(stream));
+    quietly(cudaFreeAsync(memory, static_cast<cudaStream_t>(stream)));
 }
 
 int synchronize(void *stream)
@@ -163,7 +191,7 @@ int wait(void *stream, void *other)
                          "recording an event")))
         status = check(cudaStreamWaitEvent(static_cast<cudaStream_t>(stream), event, 0),
                        "waiting for another stream");
-    (void)cudaEventDestroy(event); /* when it has happened */
+    quietly(cudaEventDestroy(event)); /* when it has happened */
     return status;
 }
 
@@ -172,7 +200,7 @@ int wait(void *stream, void *other)
 const struct cuda_machine *cuda_machine(void)
 {
     static const struct cuda_machine machine = {
-        rows, pack, fill, padded, devices, enter, leave, limits, prepare_rows, allocate, release,
-        allocate_on, release_on, copy, device_of, wait, synchronize, 1024};
+        rows, pack, fill, padded, devices, enter, leave, limits, prepare_rows,
+        prepare_padded, allocate, release, allocate_on, release_on, copy, device_of, wait, synchronize, 1024};
     return &machine;
 }

@@ -38,6 +38,8 @@ struct cuda_machine {
     int (*limits)(int device, int64_t *shared_bytes, int64_t *tile_bytes);
     /* Of the entered device: how many blocks of a kernel it holds at once. */
     int (*prepare_rows)(int device, int single, int shape, int64_t *blocks);
+    /* ... and for `padded`.  What was not prepared on a device is not launched there. */
+    int (*prepare_padded)(int device, int wide);
     int (*allocate)(void **memory, int64_t bytes);
     void (*release)(void *memory);
     int (*allocate_on)(void **memory, int64_t bytes, void *stream);

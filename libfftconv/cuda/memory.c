@@ -1,17 +1,26 @@
 /* Device memory and streams for callers without the CUDA runtime. */
 #include "engine.h"
 
+/* The machine and how many devices it has: one at least. */
+static int machine_of(const struct cuda_machine **machine, int *devices)
+{
+    *machine = cuda_machine();
+    *devices = *machine ? (*machine)->devices() : 0;
+    if (!*machine)
+        return fail(FFTCONV_UNSUPPORTED, "this library was built without CUDA");
+    if (*devices < 1)
+        return fail(FFTCONV_UNSUPPORTED, "no CUDA device, or no driver, was found");
+    return FFTCONV_OK;
+}
+
 int cuda_enter(const struct cuda_machine **machine, int device, int *before)
 {
-    const struct cuda_machine *m = *machine = cuda_machine();
-    const int devices = m ? m->devices() : 0;
-    if (!m)
-        return fail(FFTCONV_UNSUPPORTED, "this library was built without CUDA");
-    if (devices < 1)
-        return fail(FFTCONV_UNSUPPORTED, "no CUDA device, or no driver, was found");
+    int devices, status = machine_of(machine, &devices);
+    if (status)
+        return status;
     if (device < 0 || device >= devices)
         return fail(FFTCONV_INVALID, "device is %d, must be 0 ... %d", device, devices - 1);
-    return m->enter(device, before);
+    return (*machine)->enter(device, before);
 }
 
 int fftconv_cuda_allocate(void **memory, int64_t bytes, int device)
@@ -56,14 +65,12 @@ int fftconv_cuda_copy(void *to, const void *from, int64_t bytes, int device, voi
 int fftconv_cuda_device_of(const void *memory, int *device)
 {
     const struct cuda_machine *m;
-    int before, status;
+    int devices, status;
     if (!memory || !device)
         return fail(FFTCONV_INVALID, "%s is NULL", memory ? "device" : "memory");
-    if ((status = cuda_enter(&m, 0, &before)))
-        return status;
-    status = m->device_of(memory, device);
-    m->leave(0, before);
-    return status;
+    /* no device is entered for it: one that nobody uses would be woken */
+    status = machine_of(&m, &devices);
+    return status ? status : m->device_of(memory, device);
 }
 
 int fftconv_cuda_wait(int device, void *stream, void *other)

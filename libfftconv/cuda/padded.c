@@ -71,6 +71,8 @@ static int padded_init(struct cuda_plan *p)
         return fail(FFTCONV_UNSUPPORTED, "length is %lld and kernel_length %lld: padded rows, and "
                     "kernels, by cuFFT may have %d points", (long long)p->L, (long long)kernel,
                     MOST_POINTS);
+    if ((status = p->machine->prepare_padded(p->device, wide_of(p))))
+        return status;
     p->pitch = round_up(p->points / 2 + 1, 16);
     p->stretch = max64(STRETCH, round_up(ceil_div(p->L, 1024), 256));
     const int64_t members = p->H / p->G, most = max64(1, tile_bytes / row_bytes(p));
