@@ -975,11 +975,17 @@ def test_padded_kernels(groups, per_batch, tile):
             check_backward(case, backward(case, **options))
 
 
-def test_padded_sums():
-    """In a fixed order: the same bits in another order of blocks and warps."""
-    case = Case(9, 4, 500, 90, "float32", kernels=(2,), options=("skip", "in_gate"))
-    got = backward(case, isa="cufft", tile=30000)
-    again = backward(case, isa="cufft", tile=30000, seed=9)
+@pytest.mark.parametrize("batch, kernels, tile", [
+    (9, (2,), 30000), (9, (2,), 1 << 27), (37, (1,), 1 << 27), (40, (1,), 200000),
+    (5, (5, 1), 1 << 27)])
+def test_padded_sums(batch, kernels, tile):
+    """Of few rows and many, by several warps: right, and in a fixed order, the same
+    bits in another order of blocks and warps."""
+    case = Case(batch, 4, 500, 90, "float32", kernels=kernels,
+                options=("skip", "in_gate"))
+    got = backward(case, isa="cufft", tile=tile)
+    check_backward(case, got)
+    again = backward(case, isa="cufft", tile=tile, seed=9)
     for name, x in got.items():
         assert x.tobytes() == again[name].tobytes(), name
 

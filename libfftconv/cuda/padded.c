@@ -20,6 +20,8 @@ enum {
     MOST_POINTS = 1 << 30, /* of a row                                              */
     STRETCH = 1024,
     BINS = 256,            /* ... over a real's bytes: a warp's part in a sum       */
+    SUMMED = 16,           /* rows by a warp, at least                              */
+    MOST_WARPS = 8192,     /* of a sum, about: more than any device holds           */
 };
 
 /* The least even n >= least of factors 2, 3, 5, 7. */
@@ -199,6 +201,22 @@ struct run {
     void *stream;
 };
 
+/* conj(kept) x over the tile's rows of each kernel: first of some rows each, where
+ * they were kept, so that few kernels of many rows are many sums as well. */
+static int run_sum(const struct run *r, struct fftconv_cuda_padded a)
+{
+    const struct cuda_plan *p = r->p;
+    const int64_t kernels = a.kernels * a.kernel_batch, width = BINS / real_bytes(p);
+    const int64_t rows = a.channels * a.batch / kernels;
+    const int64_t parts = min64(ceil_div(rows, SUMMED),
+                                ceil_div(MOST_WARPS, kernels * ceil_div(a.pitch, width)));
+    a.count = ceil_div(rows, parts);
+    const int status = launch(p, PADDED_SUM, &a, kernels * ceil_div(rows, a.count), a.pitch, width,
+                              r->stream);
+    a.x = NULL;
+    return status ? status : launch(p, PADDED_SUM, &a, kernels, a.pitch, width, r->stream);
+}
+
 static int run_pass(const struct run *r, struct fftconv_cuda_padded a, const Pass *pass)
 {
     const struct cuda_plan *p = r->p;
@@ -213,9 +231,7 @@ static int run_pass(const struct run *r, struct fftconv_cuda_padded a, const Pas
         return status;
     a.x = x;
     a.from = r->memory + r->at.kept;
-    if (pass->flags & SUM &&
-        (status = launch(p, PADDED_SUM, &a, a.kernels * a.kernel_batch, a.pitch,
-                         BINS / real_bytes(p), r->stream)))
+    if (pass->flags & SUM && (status = run_sum(r, a)))
         return status;
     if (!(pass->flags & BACK))
         return FFTCONV_OK;

@@ -137,45 +137,63 @@ template <class T> struct ProductKernel : PaddedBase<T> {
     }
 };
 
-/* To sums[q], unless `begin` added to what is there: conj(from) x over the tile's
- * rows of kernel q, its channels one after another, in float64. */
+/* Sums over the rows of each kernel q of the tile, its channels one after another, in
+ * float64: of conj(from) x over `count` rows at a time, to the first of them in `from`;
+ * or, without x, of these sums, to sums[q], unless `begin` added to what is there. */
 template <class T> struct SumKernel : PaddedBase<T> {
     typedef PaddedBase<T> Base;
+    enum { NEAR = 4 }; /* rows read before the first of them is waited for */
 
     static DEVICE void run(Block &block, const fftconv_cuda_padded &a)
     {
         typedef typename Base::Bins Bins;
-        const int64_t each = a.kernel_batch > 1 ? 1 : a.batch; /* rows of a channel      */
-        const int64_t members = a.channels / a.kernels;        /* of the tile            */
-        Base::each_stretch(block, a.kernel_batch * a.kernels, a.pitch, Base::BINS * LANES,
-                           [&](int64_t q, int64_t first, int64_t) {
+        /* in a tile, which never has 2^31 rows */
+        const int kernels = static_cast<int>(a.kernels), per = static_cast<int>(a.count);
+        const int members = static_cast<int>(a.channels) / kernels;
+        const int each = a.kernel_batch > 1 ? 1 : static_cast<int>(a.batch);
+        const int rows = members * each; /* of a kernel                                   */
+        const int parts = a.x ? (rows + per - 1) / per : 1, step = a.x ? 1 : per;
+        Base::each_stretch(block, a.kernel_batch * a.kernels * parts, a.pitch, Base::BINS * LANES,
+                           [&](int64_t task, int64_t first, int64_t) {
             EACH_LANE(l)
             {
                 const int64_t n = first / Base::BINS + l;
-                const int64_t g = q % a.kernels, b = q / a.kernels;
-                double re[Base::BINS] = {}, im[Base::BINS] = {};
+                const int q = static_cast<int>(task) / parts;
+                const int begin = static_cast<int>(task) % parts * per;
+                const int end = a.x && begin + per < rows ? begin + per : rows;
+                const auto row = [&](int i) { /* the kernel's i-th, in the tile */
+                    return (q % kernels * members + i / each) * a.batch + q / kernels + i % each;
+                };
                 if (n < a.pitch / Base::BINS) {
-                    for (int64_t m = 0; m < members; m++)
-                        for (int64_t j = 0; j < each; j++) {
-                            const int64_t row = (g * members + m) * a.batch + b + j;
-                            const Bins z = Base::bins_of(a.from, a, row)[n];
-                            const Bins x = Base::bins_of(a.x, a, row)[n];
-                            UNROLL
-                            for (int i = 0; i < Base::BINS; i++) {
-                                const double zr = z.at[i].re, zi = z.at[i].im;
-                                const double xr = x.at[i].re, xi = x.at[i].im;
-                                re[i] += zr * xr + zi * xi;
-                                im[i] += zr * xi - zi * xr;
+                    double re[Base::BINS] = {}, im[Base::BINS] = {};
+                    for (int i = begin; i < end; i += NEAR * step) {
+                        Bins z[NEAR] = {}, x[NEAR] = {};
+                        UNROLL
+                        for (int j = 0; j < NEAR; j++)
+                            if (i + j * step < end) {
+                                z[j] = Base::bins_of(a.from, a, row(i + j * step))[n];
+                                if (a.x)
+                                    x[j] = Base::bins_of(a.x, a, row(i + j * step))[n];
                             }
-                        }
-                    Bins *to = Base::bins_of(a.sums, a, q) + n;
+                        UNROLL
+                        for (int j = 0; j < NEAR; j++)
+                            UNROLL
+                            for (int m = 0; m < Base::BINS; m++) {
+                                const double zr = z[j].at[m].re, zi = z[j].at[m].im;
+                                const double xr = x[j].at[m].re, xi = x[j].at[m].im;
+                                re[m] += a.x ? zr * xr + zi * xi : zr;
+                                im[m] += a.x ? zr * xi - zi * xr : zi;
+                            }
+                    }
+                    Bins *to = a.x ? Base::bins_of(a.from, a, row(begin)) + n
+                                   : Base::bins_of(a.sums, a, q) + n;
                     Bins sum = {};
-                    if (!a.begin)
+                    if (!a.x && !a.begin)
                         sum = *to;
                     UNROLL
-                    for (int i = 0; i < Base::BINS; i++) {
-                        sum.at[i].re = static_cast<T>(sum.at[i].re + re[i]);
-                        sum.at[i].im = static_cast<T>(sum.at[i].im + im[i]);
+                    for (int m = 0; m < Base::BINS; m++) {
+                        sum.at[m].re = static_cast<T>(sum.at[m].re + re[m]);
+                        sum.at[m].im = static_cast<T>(sum.at[m].im + im[m]);
                     }
                     *to = sum;
                 }
