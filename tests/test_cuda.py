@@ -444,6 +444,16 @@ def test_rows_and_blocks(batch, channels, blocks, m, circle):
     assert y.tobytes() == again.tobytes()
 
 
+@pytest.mark.parametrize("isa", ("cufft", pytest.param("fused", marks=pytest.mark.skipif(
+    not ON_GPU, reason="an hour of the emulated machine"))))
+@pytest.mark.parametrize("batch, channels", [(65537, 1), (2, 32769)])
+def test_many_rows(batch, channels, isa):
+    """More than the 65,535 that two of a grid's three sizes hold."""
+    case = Case(batch, channels, 2, 2, "float32", options=("skip",), kernels=(1,))
+    check_forward(case, forward(case, isa=isa)[0])
+    check_backward(case, backward(case, isa=isa))
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("m", (512, 4096))
 @CIRCLE
@@ -655,6 +665,13 @@ def test_refusals():
         with pytest.raises(RuntimeError, match=says):
             create(**{"batch": batch, "channels": channels, "length": 300,
                       "kernel_length": 3})
+    # Kernels of each (b, h): a launch's tasks are the channels times the batch, here
+    # eight rows at a time; one more of those than it takes.
+    for batch, channels in ((1 << 23, (1 << 10) + 1), ((1 << 23) + 1, 1 << 10)):
+        with pytest.raises(RuntimeError, match=(
+                rf"batch \* channels is {batch} \* {channels}, more than one launch")):
+            create(**{"batch": batch, "channels": channels, "kernel_batch": batch,
+                      "length": 300, "kernel_length": 3})
     desc.batch = desc.channels = 1
     desc.isa = b"cufft"
     for fields in ({"length": 1 << 30}, {"kernel_length": 1 << 31}):
