@@ -2,16 +2,22 @@
 
     python3 experiments/bench_gpu.py --out DIR      under ten minutes
     python3 experiments/bench_gpu.py --out DIR --quick
+    python3 experiments/bench_gpu.py --out DIR --stages build,tests --build B
+    python3 experiments/bench_gpu.py --out DIR --stages measure --build B
 
-Stages, each with a time limit and a log DIR/<stage>.log; one that fails is
-reported and the next goes on:
+Stages, each with a log DIR/<stage>.log; what became of them is in
+DIR/stages.json after each.  One that fails, or that the machine lacks something
+for, is reported and the next goes on; each may use the time but for the least
+that those after it need:
 
     build       configure for this card's architecture, and make
+    verify      small cases of every table against the oracle, on the card
     tests       tests/test_cuda.py and tests/test_device.py, on the card
     measure     below
     sanitizer   compute-sanitizer's memcheck and racecheck over a few tests
-    cpu         the CPU engine's tests, with the time that is left
+    cpu         the CPU engine's tests
 
+A library built elsewhere, for this card's architecture, is tried by --library.
 `measure` writes DIR/bench_gpu.json after every case.  It has the paper's
 Tables 11-15 (times in ms scaled to B = 64, H = 768 from its own B and H):
 
@@ -33,11 +39,13 @@ operands that together exceed the L2 cache by far, between CUDA events;
 medians.  The floor of a row is its operands' bytes, each once, over the rate
 at which this card copies device memory, measured in the same run.
 
-Exit status: 0; 1 where a stage failed; 77 where there is no GPU to run on.
+Exit status: 0; 1 where a stage failed or could not be run; 77 where there is no
+GPU.
 """
 
 import argparse
 import ctypes
+import importlib.util
 import json
 import os
 import shlex
@@ -48,7 +56,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -226,31 +234,34 @@ def worst_error(found, wanted, scales):
     return worst
 
 
-def our_call(case, arrays, engine, ready, device="cuda"):
-    """A function of no arguments, by a plan forced to an engine."""
+def our_calls(case, sets, engine, ready):
+    """Functions of no arguments, one for each of the sets of operands, by a plan
+    forced to an engine."""
     import fftconv
 
     plan = fftconv.Plan(
-        tuple(arrays["u"].shape), tuple(arrays["k"].shape), dtype=case.dtype,
-        device=device, isa=engine, **case.how,
+        tuple(sets[0]["u"].shape), tuple(sets[0]["k"].shape), dtype=case.dtype,
+        device="cuda", isa=engine, **case.how,
     )
-    kernel = plan.spectrum(arrays["k"]) if ready else arrays["k"]
-    if case.backward:
 
-        def call():
+    def call_of(arrays):
+        kernel = plan.spectrum(arrays["k"]) if ready else arrays["k"]
+        gates = arrays.get("w"), arrays.get("v")
+
+        def forward():
+            return (plan(arrays["u"], kernel, *gates),)
+
+        def backward():
             g = plan.backward(
                 arrays["dy"], arrays["u"], kernel, needs=("u", "k")
             )
             return g.du, g.dk
 
-    else:
-        gates = arrays.get("w"), arrays.get("v")
+        call = backward if case.backward else forward
+        call.plan, call.ready = plan, ready
+        return call
 
-        def call():
-            return (plan(arrays["u"], kernel, *gates),)
-
-    call.plan, call.ready = plan, ready
-    return call
+    return [call_of(arrays) for arrays in sets]
 
 
 def names_of(case):
@@ -289,7 +300,7 @@ def verify(settings):
             for method, (engine, ready) in OURS.items():
                 row = row_of(case, method)
                 try:
-                    call = our_call(case, there, engine, ready)
+                    call, = our_calls(case, [there], engine, ready)
                     found = [x.numpy() for x in call()]
                     row["error"] = worst_error(found, *wanted)
                     right = row["error"] <= case.limit
@@ -489,11 +500,10 @@ def methods_of(case):
     return [*OURS, *TORCH]
 
 
-def make_call(card, case, arrays, method):
+def make_calls(card, case, sets, method):
     if method in OURS:
-        engine, ready = OURS[method]
-        return our_call(case, arrays, engine, ready)
-    return card.torch_call(case, arrays, method)
+        return our_calls(case, sets, *OURS[method])
+    return [card.torch_call(case, arrays, method) for arrays in sets]
 
 
 def measure_case(card, case, settings, copy_rate):
@@ -513,7 +523,7 @@ def measure_case(card, case, settings, copy_rate):
         try:
             row["status"] = "failed"
             card.forget()               # the library allocates beside PyTorch
-            mine = [make_call(card, case, a, method) for a in arrays]
+            mine = make_calls(card, case, arrays, method)
             card.poison()
             mine[0]()                   # cuFFT's plans are no part of the peak
             found, row["peak_bytes"] = card.peak(mine[0])
@@ -639,24 +649,43 @@ def record(settings, body, started, bench):
 # ---- The machine ------------------------------------------------------------
 
 
+def driver():
+    """The CUDA driver, awake; None where there is none."""
+    try:
+        found = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    return None if found.cuInit(0) else found
+
+
+def number_of(function, *arguments):
+    """What a function of the driver's stores; 0 if it fails."""
+    found = ctypes.c_int()
+    return 0 if function(ctypes.byref(found), *arguments) else found.value
+
+
 def devices():
     """How many the driver has; 0 without a driver."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int()
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
-        return 0
-    return count.value
+    found = driver()
+    return number_of(found.cuDeviceGetCount) if found else 0
+
+
+def capability():
+    """(major, minor) of the first device; (0, 0) without one."""
+    found = driver()
+    MAJOR, MINOR = 75, 76   # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
+    return tuple(
+        number_of(found.cuDeviceGetAttribute, a, 0) if found else 0
+        for a in (MAJOR, MINOR)
+    )
 
 
 def output_of(*command):
     try:
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=30
+            command, capture_output=True, text=True, timeout=30, check=True
         ).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
+    except (OSError, subprocess.SubprocessError):
         return ""
 
 
@@ -669,19 +698,22 @@ def gpu_record():
     ).splitlines()
     found = dict(zip(asked, map(str.strip, values[0].split(",")))) if values \
         else {}
+    found["compute_cap"] = "{}.{}".format(*capability())
+    version = number_of(driver().cuDriverGetVersion) if driver() else 0
+    found["driver_cuda"] = f"{version // 1000}.{version % 1000 // 10}"
     release = [
         line for line in output_of("nvcc", "--version").splitlines()
         if "release" in line
     ]
     found["nvcc"] = release[0].split("release")[1].strip() if release else ""
+    found["cufft"] = os.environ.get("FFTCONV_CUFFT", "")
     return found
 
 
 def architecture():
     """--with-cuda-arch of this card: with Hopper's own instructions there."""
-    capability = gpu_record().get("compute_cap", "")
-    number = capability.replace(".", "")
-    return {"90": "90a"}.get(number, number or "80")
+    number = "{}{}".format(*capability())
+    return {"90": "90a", "00": "80"}.get(number, number)
 
 
 def cufft():
@@ -693,53 +725,75 @@ def cufft():
     return os.environ.get("FFTCONV_CUFFT") or (str(found[-1]) if found else "")
 
 
-def missing(library):
-    """What stands in the way, in words."""
-    found = []
-    if not devices():
-        found.append("a CUDA device and its driver (libcuda.so.1)")
-    if not library and not shutil.which("nvcc"):
-        found.append("nvcc")
-    return found
-
-
 # ---- Stages -----------------------------------------------------------------
 
 
-def run_stage(name, command, limit, out, environment=None, cwd=None):
-    """Run a command for at most `limit` seconds, its output to OUT/<name>.log:
+@dataclass(frozen=True)
+class Stage:
+    """A program; its command may be a function of the seconds it has."""
+
+    name: str
+    command: object
+    least: float = 0        # seconds that those before it leave
+    environment: dict = field(default_factory=dict)
+    programs: tuple = ()    # what it needs ...
+    modules: tuple = ()     # ... of Python
+
+    def lacks(self):
+        return [x for x in self.programs if not shutil.which(x)] + [
+            f"Python's {x}" for x in self.modules
+            if not importlib.util.find_spec(x)
+        ]
+
+
+def end(process):
+    """Ctrl-C first: pytest then says what failed so far."""
+    for sign, wait in (signal.SIGINT, 10), (signal.SIGKILL, None):
+        try:
+            os.killpg(process.pid, sign)
+            process.wait(wait)
+        except ProcessLookupError:
+            break
+        except subprocess.TimeoutExpired:
+            pass
+
+
+def run_stage(stage, limit, out):
+    """Run a stage for at most `limit` seconds, its output to OUT/<name>.log:
     dict of status (0, an exit status or "timeout"), seconds."""
     started = time.perf_counter()
-    with open(out / f"{name}.log", "w") as log:
+    command = stage.command
+    with open(out / f"{stage.name}.log", "w") as log:
         process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, cwd=cwd,
-            env={**os.environ, **(environment or {})}, start_new_session=True,
+            command(limit) if callable(command) else command, stdout=log,
+            stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            env={**os.environ, **stage.environment}, start_new_session=True,
         )
         try:
             status = process.wait(limit)
         except subprocess.TimeoutExpired:
             status = "timeout"
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        finally:
+            end(process)
     return {"status": status,
             "seconds": round(time.perf_counter() - started, 1)}
 
 
 def run_stages(stages, seconds, out):
-    """Run (name, command, limit, least time for the rest, environment) in turn
-    within `seconds`; write OUT/stages.json; the worst of their statuses."""
-    end, done = time.perf_counter() + seconds, {}
-    for name, command, limit, reserve, environment in stages:
-        left = end - time.perf_counter() - reserve
-        if left < 1:
+    """Run stages in turn within `seconds`; write OUT/stages.json; the worst of
+    their statuses."""
+    finish, done = time.perf_counter() + seconds, {}
+    for i, stage in enumerate(stages):
+        name = stage.name
+        left = finish - time.perf_counter()
+        left -= sum(later.least for later in stages[i + 1:])
+        if stage.lacks():
+            done[name] = {"status": "lacks " + ", ".join(stage.lacks()),
+                          "seconds": 0}
+        elif left < 1:
             done[name] = {"status": "no time left", "seconds": 0}
         else:
-            done[name] = run_stage(name, command, min(limit, left), out,
-                                   environment)
+            done[name] = run_stage(stage, left, out)
         print(f"==== {name}: {done[name]['status']}, "
               f"{done[name]['seconds']} s", flush=True)
         log = out / f"{name}.log"
@@ -771,6 +825,9 @@ SANITIZED = ("(test_short_rows and 65) or (test_backward_strides) or "
              "(test_backward_shared_kernels and 256)")
 
 
+STAGES = ("build", "verify", "tests", "measure", "sanitizer", "cpu")
+
+
 def stages_of(settings, build):
     library = settings.library or build / ".libs" / "libfftconv.so"
     python = {
@@ -781,37 +838,61 @@ def stages_of(settings, build):
         ),
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     }
     if cufft():
         python["FFTCONV_CUFFT"] = cufft()
     pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
-              "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
-    on_gpu = [str(ROOT / "tests" / f"test_{n}.py") for n in ("cuda", "device")]
-    here = [sys.executable, str(Path(__file__).resolve()),
-            "--out", str(settings.out), "--seed", str(settings.seed)]
-    here += ["--quick"] * (settings.grid == "quick")
-    here += ["--commit", settings.commit] if settings.commit else []
-    sanitize = " && ".join(
-        shlex.join(
-            ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9",
-             *pytest, "-x", "-m", "not big", "-k", SANITIZED, on_gpu[0]]
-        )
-        for tool in ("memcheck", "racecheck")
-    )
-    # name, command, its limit, what must be left for the others, environment
+              "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT),
+              "-o", "faulthandler_timeout=60", "-m", "not big"]
+    on_gpu, on_device, *on_cpu = (
+        str(ROOT / "tests" / f"test_{name}.py")
+        for name in ("cuda", "device", "kernels", "convolution", "arrays"))
+
+    def here(stage):
+        command = [sys.executable, str(Path(__file__).resolve()), "--inside",
+                   stage, "--out", str(settings.out),
+                   "--seed", str(settings.seed), "--commit", settings.commit]
+        return command + ["--quick"] * (settings.grid == "quick")
+
+    def measure(seconds):
+        """Ends by itself, in time."""
+        return here("measure") + ["--seconds", str(max(1, seconds - 20))]
+
+    def one_by_one(*commands):
+        """All of them; the last that failed gives the status.  A Ctrl-C ends
+        the one that runs, and then the shell."""
+        return ["sh", "-c", "trap 'exit 130' INT; status=0; " + "; ".join(
+            shlex.join(c) + " || status=$?" for c in commands)
+            + "; exit $status"]
+
+    needs = ("numpy", "pytest", "hypothesis")
     found = [
-        ("tests", [*pytest, "--maxfail=40", "--durations=5",
-                   "-m", "not big", *on_gpu], 100, 190, python),
-        ("measure", [*here, "--stage", "measure", "--seconds", "170"], 200, 60,
-         python),
-        ("sanitizer", ["sh", "-c", sanitize], 90, 20, python),
-        ("cpu", [*pytest, "-m", "not big", "--maxfail=20",
-                 *(str(ROOT / "tests" / f"test_{n}.py") for n in (
-                     "kernels", "convolution", "arrays"))], 60, 0, python),
+        Stage("build", ["sh", "-c", build_command(build)], 100, {},
+              ("make", "nvcc")),
+        Stage("verify", here("verify"), 15, python, (), ("numpy",)),
+        # A call that goes wrong on the card ends its process for CUDA.
+        Stage("tests", one_by_one(
+            *([*pytest, "--maxfail=40", "--durations=5", f]
+              for f in (on_gpu, on_device))), 60, python, (), needs),
+        Stage("measure", measure, 150, python, (),
+              ("numpy", "scipy", "torch")),
+        Stage("sanitizer", one_by_one(
+            *(["compute-sanitizer", "--tool", tool, "--error-exitcode", "9",
+               *pytest, "-x", "-k", SANITIZED, on_gpu]
+              for tool in ("memcheck", "racecheck"))), 50, python,
+              ("compute-sanitizer",), needs),
+        Stage("cpu", [*pytest, "--maxfail=20", *on_cpu], 15, python, (), needs),
     ]
-    if not settings.library:
-        found.insert(0, ("build", ["sh", "-c", build_command(build)], 260, 200,
-                         None))
+    return [s for s in found if s.name in settings.stages and not (
+        s.name == "build" and settings.library)]
+
+
+def stage_names(text):
+    found = text.split(",")
+    if not set(found) <= set(STAGES):
+        raise argparse.ArgumentTypeError(
+            f"{text} must be of {', '.join(STAGES)}")
     return found
 
 
@@ -833,10 +914,18 @@ def options():
                         help="of the random data (default: %(default)s)")
     parser.add_argument("--commit", default="",
                         help="what the JSON calls this tree, if it is no clone")
-    parser.add_argument("--stage", choices=("measure", "verify"),
-                        help="one alone, with the library there is")
+    parser.add_argument("--stages", type=stage_names, default=STAGES,
+                        metavar="NAME,...",
+                        help="some of " + ", ".join(STAGES))
+    parser.add_argument("--build", type=Path, metavar="DIR",
+                        help="where it is built, or was "
+                        "(default: a folder that is removed)")
+    parser.add_argument("--inside", choices=("measure", "verify"),
+                        help=argparse.SUPPRESS)     # the stage, in its process
     settings = parser.parse_args()
-    settings.out = settings.out.resolve()
+    for name in "out", "library", "build":
+        path = getattr(settings, name)
+        setattr(settings, name, path and path.resolve())
     settings.out.mkdir(parents=True, exist_ok=True)
     return settings
 
@@ -844,25 +933,28 @@ def options():
 def main():
     settings = options()
     os.environ["PATH"] += os.pathsep + "/usr/local/cuda/bin"
-    if settings.stage == "verify":
+    if settings.inside == "verify":
         rows = verify(settings)
-        (settings.out / "verified.json").write_text(
-            json.dumps(rows, indent=1) + "\n"
-        )
-        return int(any(r["status"] == "wrong" for r in rows))
-    lacking = missing(settings.library)
-    if lacking:
-        print("bench_gpu: nothing was run; this machine lacks "
-              + ", ".join(lacking))
-        return 77
-    if settings.stage == "measure":
+        for row in rows:
+            print(*(row.get(name, "") for name in (
+                "table", "fft_size", "dtype", "method", "status", "error")))
+        return int(not all(
+            r["status"] == "right" or (
+                r["method"].startswith("cufft") and r["status"] != "wrong")
+            for r in rows))
+    if settings.inside == "measure":
         return measure(settings)
-    build = Path(tempfile.mkdtemp(prefix="fftconv-build-"))
+    if not devices():
+        print("bench_gpu: nothing was run; this machine lacks a CUDA device "
+              "and its driver (libcuda.so.1)")
+        return 77
+    build = settings.build or Path(tempfile.mkdtemp(prefix="fftconv-build-"))
     try:
         return run_stages(stages_of(settings, build), settings.seconds,
                           settings.out)
     finally:
-        shutil.rmtree(build, ignore_errors=True)
+        if not settings.build:
+            shutil.rmtree(build, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -39,8 +39,10 @@ def table_gpu(monkeypatch):
 
 
 def settings(out, grid="quick", **more):
-    return SimpleNamespace(**{"out": out, "grid": grid, "seed": 1, "seconds": 1e9,
-                              "commit": "f" * 40, "library": None, **more})
+    return SimpleNamespace(**{
+        "out": out, "grid": grid, "seed": 1, "seconds": 1e9, "commit": "f" * 40,
+        "library": None, "stages": importlib.import_module("bench_gpu").STAGES,
+        **more})
 
 
 # ---- The cases -----------------------------------------------------------------
@@ -104,47 +106,96 @@ def test_pytorchs_methods_are_the_same_operation(bench_gpu, table, method):
 
 def test_a_failed_or_endless_stage_does_not_stop_the_others(
         bench_gpu, tmp_path, capsys):
-    def stage(name, code, limit=600, reserve=0, environment=None):
-        return (name, ["sh", "-c", code], limit, reserve, environment)
+    def stage(name, code, **more):
+        return bench_gpu.Stage(name, ["sh", "-c", code], **more)
 
     started = time.perf_counter()
     status = bench_gpu.run_stages([
         stage("fails", "echo said; exit 3"),
-        stage("hangs", "echo begun; sleep 3600 & wait", limit=2),
-        stage("starves", "true", reserve=1e6),
-        stage("works", "echo $WORD", environment={"WORD": "done"})], 600, tmp_path)
+        stage("needs", "true", programs=("sh", "no-such"), modules=("os", "no_such")),
+        stage("works", "echo $WORD", environment={"WORD": "done"}),
+        stage("hangs", "echo begun; sleep 3600 & wait"),
+        stage("starves", "true"),
+    ], 3, tmp_path)
     assert status == 1 and time.perf_counter() - started < 3600
     found = json.loads((tmp_path / "stages.json").read_text())
     assert {name: s["status"] for name, s in found.items()} == {
-        "fails": 3, "hangs": "timeout", "starves": "no time left", "works": 0}
+        "fails": 3, "needs": "lacks no-such, Python's no_such", "works": 0,
+        "hangs": "timeout", "starves": "no time left"}
     assert "said" in (tmp_path / "fails.log").read_text()
     assert "begun" in (tmp_path / "hangs.log").read_text()
     assert "done" in capsys.readouterr().out
     assert bench_gpu.run_stages([stage("works", "true")], 600, tmp_path) == 0
 
 
-def test_the_stages_fit_ten_minutes(bench_gpu, tmp_path):
-    """And each names programs and tests that are there."""
+def test_a_stage_leaves_the_others_their_time(bench_gpu, tmp_path):
+    """And knows what it has."""
+    found = []
+
+    def tell(seconds):
+        found.append(seconds)
+        return ["true"]
+
+    stages = [bench_gpu.Stage(str(i), tell, least) for i, least in
+              enumerate((50, 30, 20))]
+    assert bench_gpu.run_stages(stages, 100, tmp_path) == 0
+    assert np.abs(np.array(found) - [50, 80, 100]).max() < 20
+    assert bench_gpu.run_stages(stages, 40, tmp_path) == 1      # the first has none
+    found = json.loads((tmp_path / "stages.json").read_text())
+    assert [s["status"] for s in found.values()] == ["no time left", 0, 0]
+
+
+def test_what_failed_is_told_when_time_is_over(bench_gpu, tmp_path):
+    """pytest's own report, by its Ctrl-C, and no other program after it."""
+    (tmp_path / "test_slow.py").write_text(
+        "import time\n\n\ndef test_wrong():\n    assert 'this' == 'that'\n\n\n"
+        "def test_endless():\n    open('begun', 'w')\n    time.sleep(3600)\n")
+    stages = bench_gpu.stages_of(settings(tmp_path, stages=["tests"]), tmp_path)
+    code = stages[0].command[2]
+    for name in "cuda", "device":
+        code = code.replace(str(TOP / "tests" / f"test_{name}.py"), "test_slow.py")
+    assert code.count("test_slow.py") == 2
+    code = f"cd {tmp_path} && (while ! test -e begun; do sleep 1; done; " \
+        f"kill -INT 0) & cd {tmp_path}; " + code
+    stage = bench_gpu.Stage("tests", ["sh", "-c", code])
+    done = bench_gpu.run_stage(stage, 120, tmp_path)
+    assert done["status"] == 130, done
+    log = (tmp_path / "tests.log").read_text()
+    assert "KeyboardInterrupt" in log and "assert 'this' == 'that'" in log
+    assert log.count("1 failed in") == 1
+
+
+def test_the_stages(bench_gpu, tmp_path, monkeypatch):
+    """Each names programs and tests that are there, and there is time for all."""
     build = tmp_path / "build"
-    stages = bench_gpu.stages_of(settings(tmp_path), build)
-    assert [s[0] for s in stages] == ["build", "tests", "measure", "sanitizer",
-                                      "cpu"]
-    for _, command, limit, _, _ in stages:
-        assert limit <= 270
-        for word in command:
-            if word.startswith("/") and "tests" in word:
-                assert Path(word).is_file(), word
-    assert subprocess.run(["sh", "-n", "-c", stages[0][1][2]]).returncode == 0
-    assert "with-cuda-arch=" in stages[0][1][2]
-    sanitizer = dict((s[0], s) for s in stages)["sanitizer"][1][2]
-    assert subprocess.run(["sh", "-n", "-c", sanitizer]).returncode == 0
-    assert sanitizer.count("compute-sanitizer") == 2
-    library = stages_names(bench_gpu, settings(tmp_path, library=Path("/x.so")))
-    assert library[0] == "tests"
+    stages = {s.name: s for s in
+              bench_gpu.stages_of(settings(tmp_path), build)}
+    assert tuple(stages) == bench_gpu.STAGES
+    assert sum(s.least for s in stages.values()) < 500
+    for stage in stages.values():
+        command = (stage.command(100) if callable(stage.command)
+                   else stage.command)
+        if command[0] == "sh":
+            assert subprocess.run(["sh", "-n", "-c", command[2]]).returncode == 0
+        for word in " ".join(command).split():
+            if word.startswith("/") and "/tests/test_" in word:
+                assert Path(word.rstrip(";")).is_file(), word
+    assert "with-cuda-arch=" in stages["build"].command[2]
+    assert stages["sanitizer"].command[2].count("compute-sanitizer") == 2
+    assert float(stages["measure"].command(100)[-1]) == 80
+    for more, names in (({"library": Path("/x.so")}, bench_gpu.STAGES[1:]),
+                        ({"stages": ["tests", "build"]}, ("build", "tests"))):
+        found = bench_gpu.stages_of(settings(tmp_path, **more), build)
+        assert tuple(s.name for s in found) == names
+    with pytest.raises(Exception, match="tets must be of build, "):
+        bench_gpu.stage_names("tets")
 
 
-def stages_names(bench_gpu, options):
-    return [s[0] for s in bench_gpu.stages_of(options, Path("/none"))]
+@pytest.mark.parametrize("version, arch", [((8, 0), "80"), ((9, 0), "90a"),
+                                           ((12, 0), "120"), ((0, 0), "80")])
+def test_the_cards_architecture(bench_gpu, monkeypatch, version, arch):
+    monkeypatch.setattr(bench_gpu, "capability", lambda: version)
+    assert bench_gpu.architecture() == arch
 
 
 def test_the_sanitizers_tests_exist(bench_gpu):
