@@ -107,8 +107,8 @@ AC_DEFUN([FFTCONV_CUDA],
   [], [with_cuda=check])
 AC_ARG_WITH([cuda-arch],
   [AS_HELP_STRING([--with-cuda-arch=LIST],
-    [compute capabilities to compile for, as in 80,90a,100; the first as PTX too, which later devices translate @<:@default=80@:>@])],
-  [], [with_cuda_arch=80])
+    [compute capabilities to compile for, as in 80,90a,100; the first as PTX too, which later devices translate @<:@default=those of this machine's GPUs, else 80@:>@])],
+  [], [with_cuda_arch=])
 AC_ARG_VAR([NVCC], [CUDA compiler])
 AS_CASE([$with_cuda],
   [no], [NVCC=],
@@ -117,6 +117,15 @@ AS_CASE([$with_cuda],
   [AC_PATH_PROG([NVCC], [nvcc], [], [$with_cuda/bin])])
 # The host code of the engine is tested with sanitizers without it.
 AS_IF([test "x$enable_sanitizers" = xyes], [NVCC=])
+# Of the GPUs that are seen, what the engine runs on and nvcc knows.
+AS_IF([test -n "$NVCC" && test -z "$with_cuda_arch"],
+  [for fftconv_arch in `nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null |
+      sed -n 's/^\(@<:@0-9@:>@@<:@0-9@:>@*\)\.\(@<:@0-9@:>@\) *$/\1\2/p' | sort -nu`; do
+     AS_IF([test $fftconv_arch -ge 80 &&
+            $NVCC --list-gpu-code 2>/dev/null | grep -x sm_$fftconv_arch >/dev/null],
+       [with_cuda_arch=$with_cuda_arch${with_cuda_arch:+,}$fftconv_arch])
+   done])
+: ${with_cuda_arch:=80}
 NVCC_FLAGS="-std=c++17 -O3 -forward-unknown-to-host-compiler -fvisibility=hidden"
 for fftconv_arch in `echo $with_cuda_arch | tr , ' '`; do
   fftconv_code=sm_$fftconv_arch

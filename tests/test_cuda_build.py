@@ -1,0 +1,57 @@
+"""How the CUDA engine is configured and linked: no GPU, no driver and no nvcc."""
+import os
+import re
+import subprocess
+
+import pytest
+from build_tree import LIBRARY, TOP, clean_environment, need, run
+
+
+def test_the_library_needs_nothing_of_cuda():
+    """It loads where there is no driver, no CUDA runtime and no cuFFT."""
+    need("readelf")
+    needed = re.findall(r"NEEDED.*\[(.*)\]", run("readelf", "-d", LIBRARY))
+    assert any(name.startswith("libc.") for name in needed)
+    assert not [name for name in needed if re.match("lib(cu|nv)", name)]
+
+
+CONFIGURE = """
+AC_INIT([one], [1])
+AC_DEFUN([AM_CONDITIONAL], [])
+m4_include([{macros}])
+AC_PROG_CC
+FFTCONV_CUDA
+AS_ECHO(["flags: $NVCC_FLAGS"])
+"""
+
+
+@pytest.mark.parametrize("gpus, option, want", [
+    (None, None, "80"),                     # none is seen
+    ("9.0\n9.0\n", None, "90"),
+    ("12.0\n8.6\n7.5\n", None, "86 120"),   # the engine is for 8.0 and later
+    ("99.0\n", None, "80"),                 # nvcc does not know it
+    ("NVIDIA-SMI has failed. Version 9.0\n", None, "80"),
+    ("9.0\n", "100,80", "100 80")])
+def test_architectures(tmp_path, gpus, option, want):
+    """Compiled for what is asked, else for the GPUs there are, else for 8.0; the
+    first as PTX too."""
+    need("autoconf")
+    (tmp_path / "configure.ac").write_text(CONFIGURE.format(
+        macros=TOP / "libfftconv" / "m4" / "fftconv.m4"))
+    for name, text in {
+            "nvcc": 'test "$1" != --list-gpu-code || '
+                    "printf 'sm_80\\nsm_86\\nsm_90\\nsm_120\\n'; touch conftest.o",
+            "nvidia-smi": f"cat {tmp_path}/gpus 2>/dev/null"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    if gpus is not None:
+        (tmp_path / "gpus").write_text(gpus)
+    run("autoconf", cwd=tmp_path)
+    done = subprocess.run(
+        ["./configure", *([f"--with-cuda-arch={option}"] if option else [])],
+        cwd=tmp_path, capture_output=True, text=True, env=clean_environment(
+            PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}"))
+    found = re.findall(r"-gencode=arch=compute_(\w+),code=(\S+)", done.stdout)
+    first = want.split()[0]
+    assert found == [(a, f"[sm_{a},compute_{a}]" if a == first else f"sm_{a}")
+                     for a in want.split()], done.stdout + done.stderr
