@@ -455,6 +455,21 @@ def test_streams():
     assert count(y.__dlpack__)[1] == 1              # None is the default stream
 
 
+@emulated_only
+def test_a_spectrum_knows_no_stream(monkeypatch):
+    """One made on a stream that its kernel named is done, and serves any other."""
+    case, stops = Case(1, 2, 64, 64), _lib.lib.cuda_emulated_stops
+    monkeypatch.setitem(sys.modules, "torch", stand_in_torch())
+    plan = fftconv.Plan(case.u.shape, case.k.shape, device="cuda")
+
+    def of(k):
+        start = stops()
+        plan.spectrum(k)
+        return stops() - start
+
+    assert of(Interface(case.k, stream=5)) == of(Tensor(cuda.asarray(case.k))) + 1
+
+
 def test_dlpack_lives_as_long_as_it_is_used():
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     a = cuda.asarray(x)

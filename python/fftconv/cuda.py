@@ -319,6 +319,13 @@ def after(views, stream):
         _wait(views[0].device, other, stream)
 
 
+def settle(v, stream):
+    """What was made of v without an array of its own to name the stream is done:
+    but of torch's and CuPy's, whose callers order their streams themselves."""
+    if _library(v.kind) is None:
+        _lib.lib.fftconv_cuda_synchronize(v.device, stream)
+
+
 # ---- DLPack (dlpack.h, version 0.8: the unversioned capsule) -----------------
 
 _CUDA, _CUDA_MANAGED = 2, 13

@@ -179,6 +179,7 @@ class Spectrum(_Handle):
                                                   *kernels, stream)
             self._own(handle, _lib.lib.fftconv_cuda_spectrum_destroy)
             cuda.after(list(views.values()), stream)
+            cuda.settle(views["k"], stream)
         self.plan = plan
         self.nbytes = plan.counters.spectrum_bytes
         # What they were, for their gradients; the taps are not kept.
