@@ -786,7 +786,7 @@ def run_stages(stages, seconds, out):
     for i, stage in enumerate(stages):
         name = stage.name
         left = finish - time.perf_counter()
-        left -= sum(later.least for later in stages[i + 1:])
+        left -= min(left / 2, sum(later.least for later in stages[i + 1:]))
         if stage.lacks():
             done[name] = {"status": "lacks " + ", ".join(stage.lacks()),
                           "seconds": 0}
@@ -948,6 +948,8 @@ def main():
         print("bench_gpu: nothing was run; this machine lacks a CUDA device "
               "and its driver (libcuda.so.1)")
         return 77
+    # Stages inherit it: a shell's background jobs ignore Ctrl-C, and so would they.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     build = settings.build or Path(tempfile.mkdtemp(prefix="fftconv-build-"))
     try:
         return run_stages(stages_of(settings, build), settings.seconds,

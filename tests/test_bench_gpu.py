@@ -140,9 +140,8 @@ def test_a_stage_leaves_the_others_their_time(bench_gpu, tmp_path):
               enumerate((50, 30, 20))]
     assert bench_gpu.run_stages(stages, 100, tmp_path) == 0
     assert np.abs(np.array(found) - [50, 80, 100]).max() < 20
-    assert bench_gpu.run_stages(stages, 40, tmp_path) == 1      # the first has none
-    found = json.loads((tmp_path / "stages.json").read_text())
-    assert [s["status"] for s in found.values()] == ["no time left", 0, 0]
+    assert bench_gpu.run_stages(stages, 40, tmp_path) == 0      # half for the first
+    assert np.abs(np.array(found[3:]) - [20, 20, 40]).max() < 10
 
 
 def test_what_failed_is_told_when_time_is_over(bench_gpu, tmp_path):

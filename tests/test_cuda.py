@@ -692,6 +692,17 @@ def test_refusals():
     with pytest.raises(RuntimeError, match="k is NULL"):
         must(lib.fftconv_cuda_forward(second, None, byref(o), None))
     o.k = tensor(k, "rows", memory)
+    for name in ("u", "k", "y"):
+        t = getattr(o, name)
+        t.data += 2
+        with pytest.raises(RuntimeError, match=(
+                f"{name} is at 0x.*, must be aligned to its 4-byte numbers")):
+            must(lib.fftconv_cuda_forward(second, None, byref(o), None))
+        if name == "k":
+            with pytest.raises(RuntimeError, match="k is at 0x.*, must be aligned"):
+                must(lib.fftconv_cuda_spectrum_create(byref(c_void_p()), second,
+                                                      byref(t), None, None))
+        t.data -= 2
     scratch, o.workspace = aligned_bytes(64)
     o.workspace_bytes = 64
     with pytest.raises(RuntimeError, match="workspace_bytes is 64"):
