@@ -809,8 +809,8 @@ def build_command(build):
     """The shell that configures and builds in the folder `build`."""
     generate = "autoreconf -i && " if not (ROOT / "configure").exists() else ""
     # A configure that came along is not to be made again, whatever its date.
-    keep = "" if shutil.which("autoreconf") else (
-        "ACLOCAL=: AUTOCONF=: AUTOMAKE=: AUTOHEADER=: ")
+    tools = all(map(shutil.which, ("autoreconf", "automake", "libtoolize")))
+    keep = "" if tools else "ACLOCAL=: AUTOCONF=: AUTOMAKE=: AUTOHEADER=: "
     return (
         f"cd '{ROOT}' && {generate}mkdir -p '{build}' && cd '{build}' && "
         f"'{ROOT}/configure' --with-cuda "
