@@ -569,7 +569,7 @@ FFTCONV_API FFTCONV_MUST_CHECK int fftconv_project(
  * All arrays, and the workspace, are the device's; `stream` is a cudaStream_t, NULL
  * the default one.  Calls return when they are launched, allocate nothing where the
  * caller gives the workspace and the spectrum, never wait, and may be captured in a
- * graph, best after a first call of the plan, when all its kernels are loaded.
+ * graph; by cuFFT best after a first call of the plan, when its kernels are loaded.
  * Threads may share a plan and a spectrum. */
 
 typedef struct fftconv_cuda_plan fftconv_cuda_plan;

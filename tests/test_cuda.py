@@ -745,6 +745,33 @@ def test_a_spectrum_is_of_its_form():
     nothing_is_left()
 
 
+@emulated_only
+def test_a_spectrum_is_of_its_engine():
+    """However it was chosen: here because no circle of 2^15 fits a block."""
+    lib, case = library(), Case(1, 1, 1 << 15, 2, "float32", mode="circular")
+    lib.cuda_emulated_set(1024, 3, 0)
+    plans, y = [], poisoned(case.u)
+    with Memory() as memory:
+        o = _lib.Operands(size=ctypes.sizeof(_lib.Operands))
+        o.u, o.y = tensor(case.u, "rows", memory), tensor(y, "rows", memory)
+        for isa in (b"cufft", None):
+            plan, spectrum = c_void_p(), c_void_p()
+            desc = _lib.PlanDesc(size=ctypes.sizeof(_lib.PlanDesc), batch=1, channels=1,
+                                 length=1 << 15, kernel_length=2, dtype=2, isa=isa,
+                                 mode=_lib.MODES["circular"], fft_size=1 << 15)
+            must(lib.fftconv_cuda_plan_create(byref(plan), byref(desc), DEVICE))
+            must(lib.fftconv_cuda_spectrum_create(
+                byref(spectrum), plan, byref(tensor(case.k, "rows", memory)), None, None))
+            plans.append((plan, spectrum))
+        for (plan, _), (_, spectrum) in itertools.permutations(plans):
+            must(lib.fftconv_cuda_forward(plan, spectrum, byref(o), None))
+            check_forward(case, y)
+        for plan, spectrum in plans:
+            lib.fftconv_cuda_spectrum_destroy(spectrum)
+            lib.fftconv_cuda_plan_destroy(plan)
+    nothing_is_left()
+
+
 def test_without_a_device():
     """The library of this build loads, and says that there is none."""
     if _lib.lib.fftconv_cuda_devices():

@@ -182,6 +182,7 @@ static void fused_destroy(struct cuda_plan *p)
     if (p->tables)
         p->machine->release(p->tables);
     p->tables = NULL;
+    p->even_odd = false; /* where another engine follows, it is as if named */
 }
 
 static int64_t making_bytes(const struct cuda_plan *p)
