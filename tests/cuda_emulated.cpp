@@ -41,7 +41,8 @@ template <class Kernel> std::atomic<unsigned> prepared_on{0};
 template <class... Kernels> int prepare(int device)
 {
     if (device != current)
-        return fail(FFTCONV_UNSUPPORTED, "a kernel is prepared for device %d on %d", device, current);
+        return fail(FFTCONV_UNSUPPORTED, "a kernel is prepared for device %d on %d", device,
+                    current);
     ((prepared_on<Kernels> |= 1u << device), ...);
     return FFTCONV_OK;
 }

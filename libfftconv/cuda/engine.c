@@ -342,12 +342,24 @@ static int make_taps(const struct cuda_plan *p, const fftconv_operands *o, const
     const int64_t of_channel = p->chunks * rows * M;
     void *spectrum = workspace + a->spectrum;
     struct fftconv_cuda_pack pack = {
-        .rows = {p->KB, p->G}, .step = {0, members * of_channel}, .count = {members, p->chunks * rows},
+        .rows = {p->KB, p->G}, .step = {0, members * of_channel},
+        .count = {members, p->chunks * rows},
         .sum_step = {of_channel, M}, .points = M, .from = (float *)(workspace + a->sums),
         .to = spectrum, .exponents = exponents_of(p, spectrum), .shift = -p->shape->shift};
     if (p->KB > 1) { /* each row of the batch was a sum of its own */
         pack.step[0] = M;
         pack.count[1] = 1;
+    }
+    int status = FFTCONV_OK;
+    if (members > 1 && p->KB == 1) { /* first each channel's: by many blocks */
+        struct fftconv_cuda_pack each = pack;
+        each.rows[1] = p->H;
+        each.step[1] = of_channel;
+        each.count[0] = pack.count[1];
+        each.count[1] = pack.count[1] = 1;
+        each.sum_step[0] = M;
+        each.to = NULL;
+        status = p->machine->pack(p->single, &each, min64(p->H, HOUSE_BLOCKS), stream);
     }
     struct fftconv_cuda_rows r = over_kernels(p, ROWS_TAPS);
     r.spectrum = spectrum;
@@ -380,8 +392,8 @@ static int make_taps(const struct cuda_plan *p, const fftconv_operands *o, const
         pass++->y = moved(&o->dk_rev, M, true);
     }
     r.passes = (int32_t)(pass - r.pass);
-    int status;
-    if ((status = p->machine->pack(p->single, &pack, min64(p->KB * p->G, HOUSE_BLOCKS), stream)) ||
+    if (status ||
+        (status = p->machine->pack(p->single, &pack, min64(p->KB * p->G, HOUSE_BLOCKS), stream)) ||
         (status = p->machine->rows(p->single, p->index, &r, launch_blocks(p, p->G), stream)))
         return status;
     /* taps that never act */

@@ -1,5 +1,6 @@
 /* Spectra in float32 to spectra for the kernel: added up, their largest part
- * found, and rounded to points.  In a fixed order, so that two runs agree. */
+ * found, and rounded to points, or left at the sums.  In a fixed order, so that two
+ * runs agree. */
 #ifndef FFTCONV_CUDA_PACK_H
 #define FFTCONV_CUDA_PACK_H
 
@@ -61,6 +62,8 @@ template <class Arith> struct PackKernel {
                         block.atomic_max(0, l, largest[l]);
                 }
             });
+            if (!a.to)
+                continue;
             block.phase([&](int warp) {
                 EACH_LANE(l)
                 {
