@@ -763,6 +763,8 @@ def run_stage(stage, limit, out):
     dict of status (0, an exit status or "timeout"), seconds."""
     started = time.perf_counter()
     command = stage.command
+    # Inherited: a shell's background jobs ignore Ctrl-C, and so would stages.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with open(out / f"{stage.name}.log", "w") as log:
         process = subprocess.Popen(
             command(limit) if callable(command) else command, stdout=log,
@@ -948,8 +950,6 @@ def main():
         print("bench_gpu: nothing was run; this machine lacks a CUDA device "
               "and its driver (libcuda.so.1)")
         return 77
-    # Stages inherit it: a shell's background jobs ignore Ctrl-C, and so would they.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     build = settings.build or Path(tempfile.mkdtemp(prefix="fftconv-build-"))
     try:
         return run_stages(stages_of(settings, build), settings.seconds,
