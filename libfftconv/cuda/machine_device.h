@@ -190,7 +190,7 @@ template <class T> DEVICE T load_stream(const T *p)
 /* ---- The warp ---------------------------------------------------------------------- */
 
 /* The largest of the lanes whose numbers differ in the bits of `mask` only. */
-DEVICE void max_over(Lanes<uint32_t> &x, int mask)
+template <class T> DEVICE void max_over(Lanes<T> &x, int mask)
 {
     UNROLL
     for (int bit = 1; bit < LANES; bit *= 2)

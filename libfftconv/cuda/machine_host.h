@@ -28,6 +28,12 @@
 namespace fftconv {
 
 inline int64_t opaque(int64_t x) { return x; }
+inline int index_below(int end, int x)
+{
+    if (x < 0 || x >= end)
+        throw std::runtime_error("index " + std::to_string(x) + " of " + std::to_string(end));
+    return x;
+}
 inline void load_anew() {}
 
 /* What no one has written is a NaN. */
@@ -320,10 +326,10 @@ template <class T> T load_stream(const T *p) { return load_constant(p); }
 
 /* ---- The warp ---------------------------------------------------------------------- */
 
-inline void max_over(Lanes<uint32_t> &x, int mask)
+template <class T> void max_over(Lanes<T> &x, int mask)
 {
     for (int bit = 1; bit < LANES; bit *= 2) {
-        const Lanes<uint32_t> old = x;
+        const Lanes<T> old = x;
         for (int l = 0; mask & bit && l < LANES; l++)
             x[l] = std::max(old[l], old[l ^ bit]);
     }

@@ -258,7 +258,7 @@ DEVICE typename Arith::Run load_whole(const Row &r, int n, int from, int to)
     typedef typename Arith::Run Run;
     Run v = {};
     if (n >= from && n < to)
-        v = load_stream(reinterpret_cast<const Run *>(r.data) + n / Arith::RUN);
+        v = load_stream(reinterpret_cast<const Run *>(r.data + n * (sizeof(Run) / Arith::RUN)));
     return v;
 }
 
@@ -506,7 +506,7 @@ template <class Arith_, int R1_, int R2_, int R3_> struct Shape {
         T2 = THIRD_BACK + X16 * X16 * A_BYTES,     /* as stage 2's C             */
         T2_BACK = T2 + S * GROUP * COMPLEX_BYTES,  /* conjugate, as C of 3 back  */
         T1_HIGH = T2_BACK + S * GROUP * COMPLEX_BYTES, /* [k1, n2]: c = R3 n2    */
-        T1_LOW = T1_HIGH + R1 * R2 * COMPLEX_BYTES,    /* [k1, n3]: c = n3       */
+        T1_LOW = T1_HIGH + R1 * R2 * COMPLEX_BYTES,    /* [k1, n3]: c = n3; R3 = 1: 1 */
         MIRROR_LOW = T1_LOW + R1 * R3 * COMPLEX_BYTES, /* W^(R1 (k2 + R2 k3))    */
         MIRROR_HIGH = MIRROR_LOW + S * COMPLEX_BYTES,  /* W^k1                   */
         TABLE_BYTES = MIRROR_HIGH + R1 * COMPLEX_BYTES,
@@ -520,12 +520,13 @@ template <class Arith_, int R1_, int R2_, int R3_> struct Shape {
         /* Even/odd: frequencies that are met one by one with their mirrors, and fours */
         SINGLES = R3 == 1 ? M : S,
         FOURS = (M - SINGLES) / 8,
+        FOURS_EACH = (FOURS + 7) / 8 * 8,           /* eight lanes are of one row  */
         FOURS_X = R3 < 2 ? 1 : R3 < 8 ? R3 / 2 : 4, /* side by side in 8 columns   */
         FOURS_Y = R3 < 8 ? 1 : R3 / 8,              /* ... and how many times so   */
         /* Several blocks of few warps rather than one of many: while one waits for
          * memory another computes. */
         WARPS = POINTS_BYTES > 65536 ? 8 : 4,
-        SHARED_BYTES = POINTS_BYTES + 2 * ROWS * PARTS * 4 + WARPS * 4,
+        SHARED_BYTES = POINTS_BYTES + ROWS * (PARTS + 2) * 4 + WARPS * 4,
     };
     /* Column i of 8-column tile j of stage 2's B and C: a lane's columns of all
      * tiles are neighbours in memory. */
@@ -559,9 +560,9 @@ template <class Arith_, int R1_, int R2_, int R3_> struct Shape {
     template <int ROLE> static DEVICE constexpr int blocks()
     {
         return POINTS_BYTES > 65536 ? 1
-               : ROLE != ROWS_FORWARD || TF32 ? 2
-               : R1 > 16 || R3 == 2 ? 3
-                                    : 4;
+               : TF32 ? 2
+               : ROLE != ROWS_FORWARD || R1 > 16 || R3 == 2 ? 3
+                                                            : 4;
     }
 };
 
@@ -598,6 +599,7 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
     typedef fftconv_cuda_rows Arguments;
     typedef Ops<Arith> O;
     using Shape::FOURS;
+    using Shape::FOURS_EACH;
     using Shape::GROUP;
     using Shape::K1;
     using Shape::K2;
@@ -733,23 +735,21 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
     {
         return shared_place(r * ROW_TILES + k1 / GROUP, c / R3 * X + k1 % GROUP * R3 + c % R3);
     }
-    /* The exponent of a part of row r, in pass p; the one before is kept. */
-    static DEVICE int exponent_place(int p, int r, int part)
+    /* The exponent of a part of row r; */
+    static DEVICE int part_place(int r, int part)
     {
-        return Shape::POINTS_BYTES + ((p % 2 * ROWS + r) * PARTS + part) * 4;
+        return Shape::POINTS_BYTES + (r * PARTS + part) * 4;
+    }
+    /* ... of the row in pass p: its parts' largest.  That of the pass before is kept. */
+    static DEVICE int exponent_place(int p, int r)
+    {
+        return part_place(ROWS, 0) + (p % 2 * ROWS + r) * 4;
     }
     /* A number of each warp. */
-    static DEVICE int warp_place(int warp) { return exponent_place(2, 0, 0) + 4 * warp; }
-    /* ... of all of it: the largest. */
-    static DEVICE int exponent(Block &block, const Place &place, int p, int r, int l)
+    static DEVICE int warp_place(int warp) { return exponent_place(0, 2 * ROWS) + 4 * warp; }
+    static DEVICE int exponent(Block &block, int p, int r, int l)
     {
-        int e = block.template load<int>(exponent_place(p, r, 0), l);
-        NO_UNROLL /* fewer registers */
-        for (int part = 1; part < (place.pairs ? PARTS : WIDE_PARTS); part++) {
-            const int other = block.template load<int>(exponent_place(p, r, part), l);
-            e = other > e ? other : e;
-        }
-        return e;
+        return block.template load<int>(exponent_place(p, r), l);
     }
 
     static DEVICE int64_t kernel_of(const Arguments &a, const Place &place, int b)
@@ -889,7 +889,7 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
     static DEVICE int row_of_lane(int i, int l) { return l % 4 * 2 + i % 2 + i / 2 * 8; }
 
     static DEVICE void first(Block &block, const Arguments &a, const Pass &pass, const Place &place,
-                             int p, int strip)
+                             int strip)
     {
         enum { /* lanes of one row */
             MASK = S >= WIDTH ? 31 : S == WIDTH / 2 ? 27 : 11,
@@ -911,7 +911,7 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
             const int at = column(place, strip, l / 4), e = exponent_of(largest[l]);
             const float scale = power_of_two(-e);
             if ((l & mask) == 0)
-                block.store(exponent_place(p, at / S, part_of(place, at % S)), l, e);
+                block.store(part_place(at / S, part_of(place, at % S)), l, e);
             UNROLL
             for (int k = 0; k < K1; k++)
                 UNROLL
@@ -926,27 +926,23 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                         b[k][j][l].at[i] = place.pairs ? pair[j % NEAR * 2 + j / NEAR] : pair[j];
                 }
         }
-        NO_UNROLL
-        for (int m = 0; m < K1; m++) {
-            NO_UNROLL /* half of the columns: fewer sums at a time, and less code */
-            for (int part = 0; part < RUN; part += NEAR) {
-                if (part && place.pairs)
-                    continue;
+        NO_UNROLL /* half of the columns: fewer sums at a time, and less code */
+        for (int part = 0; part < RUN; part += NEAR) {
+            if (part && place.pairs)
+                break;
+            if (part)
+                UNROLL /* registers have no index */
+                for (int j = 0; j < NEAR; j++)
+                    UNROLL
+                    for (int k = 0; k < K1; k++)
+                        b[k][j] = b[k][NEAR + j];
+            NO_UNROLL
+            for (int m = 0; m < K1; m++) {
                 Lanes<FragmentC> re[NEAR], im[NEAR];
-                Lanes<FragmentB<Arith>> half[K1][NEAR];
                 UNROLL
                 for (int j = 0; j < NEAR; j++) {
                     clear(re[j]);
                     clear(im[j]);
-                    UNROLL
-                    for (int k = 0; k < K1; k++)
-                        EACH_LANE(l)
-                        {
-                            UNROLL /* registers have no index */
-                            for (int i = 0; i < 2; i++)
-                                half[k][j][l].at[i] = part ? b[k][NEAR + j][l].at[i]
-                                                           : b[k][j][l].at[i];
-                        }
                 }
                 UNROLL
                 for (int k = 0; k < K1; k++) {
@@ -954,8 +950,8 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                     load_a(place, Shape::FIRST, m * K1 + k, f_re, f_im);
                     UNROLL
                     for (int j = 0; j < NEAR; j++) {
-                        multiply_add(re[j], f_re, half[k][j]);
-                        multiply_add(im[j], f_im, half[k][j]);
+                        multiply_add(re[j], f_re, b[k][j]);
+                        multiply_add(im[j], f_im, b[k][j]);
                     }
                     if (!part && place.pairs)
                         UNROLL
@@ -969,21 +965,22 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                     UNROLL
                     for (int i = 0; i < 4; i++) { /* of a C: row and column */
                         load_anew();
-                        const int at = column(place, opaque(strip), l % 4 * 2 + i % 2) + part;
+                        const int at = column(place, index_below(2 * STRIPS, strip),
+                                              l % 4 * 2 + i % 2) + part;
                         const int r = at / S;
                         const int k1 = 16 * m + l / 4 + i / 2 * 8, first = at % S;
-                        Complex high = load_complex(place, Shape::T1_HIGH, k1 * R2 + first / R3);
+                        const auto highs = load_complexes<NEAR / RUN_POINTS>(
+                            place, Shape::T1_HIGH, k1 * R2 + first / R3);
                         UNROLL
                         for (int n = 0; n < NEAR; n += RUN_POINTS) {
+                            const Complex high = highs.at[n / RUN_POINTS];
                             Points points;
-                            if (R3 < 4 && n > 0)
-                                high = load_complex(place, Shape::T1_HIGH, k1 * R2 + (first + n) / R3);
                             const auto low = load_complexes<RUN_POINTS>(
                                 place, Shape::T1_LOW, k1 * R3 + (first + n) % R3);
                             UNROLL
                             for (int j = 0; j < RUN_POINTS; j++) {
                                 const Complex v = {re[n + j][l].at[i], im[n + j][l].at[i]};
-                                const Complex w = v * high * low.at[j];
+                                const Complex w = R3 > 1 ? v * high * low.at[j] : v * high;
                                 points.at[j] = O::point(w.re, w.im);
                             }
                             block.store(shared_place(r, k1, first + n), l, points);
@@ -998,8 +995,7 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
 
     /* V of a tile, as stage 2 takes it; where several warps made a row, each with
      * an exponent of its own, brought to the largest, e. */
-    static DEVICE void load_tile(Block &block, const Place &place, int p, int tile,
-                                 const Lanes<int> &e,
+    static DEVICE void load_tile(Block &block, const Place &place, int tile, const Lanes<int> &e,
                                  Lanes<FragmentB<Arith>> (&b_re)[K2][X8],
                                  Lanes<FragmentB<Arith>> (&b_im)[K2][X8])
     {
@@ -1019,8 +1015,8 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                     int less = 0;
                     if (several)
                         less = block.template load<int>(
-                                   exponent_place(p, tile / ROW_TILES,
-                                                  part_of(place, row * R3 + x % R3)), l) - e[l];
+                                   part_place(tile / ROW_TILES,
+                                              part_of(place, row * R3 + x % R3)), l) - e[l];
                     const float scale = power_of_two(less < -126 ? -126 : less);
                     UNROLL
                     for (int j = 0; j < X8; j++) {
@@ -1125,10 +1121,42 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
     {
         return static_cast<Point *>(a.kept) + (block.index * ROWS + r) * M;
     }
-    /* Where point_of's i-th is left, or taken: in its tile's place. */
+    /* Where point_of's i-th is left, or taken: in its tile's place.  Of each 128 bytes
+     * the vectors trade places, so that lanes beside each other in k2 meet no bank
+     * twice. */
     static DEVICE int left_place(int r, int i)
     {
-        return (r * M + i) * static_cast<int>(sizeof(Point));
+        const int v = (r * M + i) / NEAR;
+        const int turn = TF32 ? (v >> 3 & 1) | (v >> 4 & 2) | (v >> 2 & 4)
+                              : (v >> 4 & 1) | (v >> 2 & 2);
+        return (v ^ turn) * 16 + i % NEAR * static_cast<int>(sizeof(Point));
+    }
+    template <int COUNT>
+    static DEVICE Pack<Point, COUNT> load_left(Block &block, int r, int i, int l)
+    {
+        enum { AT_ONCE = COUNT < NEAR ? COUNT : static_cast<int>(NEAR) };
+        Pack<Point, COUNT> x;
+        UNROLL
+        for (int n = 0; n < COUNT; n += AT_ONCE) {
+            const auto v = block.template load<Pack<Point, AT_ONCE>>(left_place(r, i + n), l);
+            UNROLL
+            for (int j = 0; j < AT_ONCE; j++)
+                x.at[n + j] = v.at[j];
+        }
+        return x;
+    }
+    template <int COUNT>
+    static DEVICE void store_left(Block &block, int r, int i, int l, const Pack<Point, COUNT> &x)
+    {
+        enum { AT_ONCE = COUNT < NEAR ? COUNT : static_cast<int>(NEAR) };
+        UNROLL
+        for (int n = 0; n < COUNT; n += AT_ONCE) {
+            Pack<Point, AT_ONCE> v;
+            UNROLL
+            for (int j = 0; j < AT_ONCE; j++)
+                v.at[j] = x.at[n + j];
+            block.store(left_place(r, i + n), l, v);
+        }
     }
 
     /* What the pass does with Z[16 m ..., 8 j ...] of tile `kb` of a row. */
@@ -1180,7 +1208,7 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                 if (flags & KEEP)
                     block.store_global(kept, l, k);
                 if (flags & LEAVE)
-                    block.store(left_place(r, 4 * at), l, k);
+                    store_left(block, r, 4 * at, l, k);
             }
             if (flags & MULTIPLY) {
                 UNROLL
@@ -1275,7 +1303,7 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                             if ((i + j) % R3 == 0 || i + j == 0)
                                 high = conj(load_complex(place, Shape::T1_HIGH,
                                                          (kb * GROUP + (x + i + j) / R3) * R2 + n2));
-                            const Complex w = v * high * conj(low.at[j]);
+                            const Complex w = R3 > 1 ? v * high * conj(low.at[j]) : v * high;
                             points.at[j] = O::point(w.re, w.im);
                         }
                         block.store(shared_place(tile, n2 * X + x + i), l, points);
@@ -1288,6 +1316,8 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
     static DEVICE void middle(Block &block, const Arguments &a, const Pass &pass,
                               const Place &place, int flags, int p, int warp)
     {
+        static_assert(static_cast<int>(PARTS) <= LANES, "a lane for each part of a row");
+        const int parts = place.pairs ? PARTS : WIDE_PARTS;
         for (int tile = warp; tile < ROWS * ROW_TILES; tile += WARPS) {
             const int r = tile / ROW_TILES, kb = tile % ROW_TILES;
             if (is_past(place, r)) { /* not there, and its sum is zero */
@@ -1303,18 +1333,28 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
             Lanes<int> e, kept_e;
             EACH_LANE(l)
             {
-                e[l] = flags & TRANSFORM ? exponent(block, place, p, r, l) : 0;
-                kept_e[l] = flags & SUM ? exponent(block, place, p - 1, r, l) : 0;
+                e[l] = flags & TRANSFORM
+                           ? block.template load<int>(part_place(r, l % parts), l) : 0;
+                kept_e[l] = flags & SUM ? exponent(block, p - 1, r, l) : 0;
             }
-            Lanes<FragmentB<Arith>> b_re[K2][X8], b_im[K2][X8], to_re[K2][X8], to_im[K2][X8];
-            if (flags & TRANSFORM)
-                load_tile(block, place, p, tile, e, b_re, b_im);
+            Lanes<FragmentB<Arith>> b_re[K2][X8], b_im[K2][X8];
+            /* Without a value on every way, they would be kept from tile to tile. */
+            Lanes<FragmentB<Arith>> to_re[K2][X8] = {}, to_im[K2][X8] = {};
+            if (flags & TRANSFORM) {
+                max_over(e, PARTS - 1);
+                EACH_LANE(l)
+                {
+                    if (kb == 0 && l == 0)
+                        block.store(exponent_place(p, r), l, e[l]);
+                }
+                load_tile(block, place, tile, e, b_re, b_im);
+            }
             if (flags & LEAVE)
                 block.sync_warp();
             NO_UNROLL /* one chain at a time: fewer registers */
             for (int m = 0; m < K2; m++) {
                 Lanes<FragmentC> re[X8], im[X8];
-                Lanes<FourPoints> spectrum[X8]; /* asked for before it is needed */
+                Lanes<FourPoints> spectrum[X8] = {}; /* asked for before it is needed */
                 if (flags & MULTIPLY) {
                     const FourPoints *k = static_cast<const FourPoints *>(a.spectrum) +
                                           kernel_of(a, place, place.b0 + r) * (M / 4);
@@ -1361,7 +1401,7 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
     {
         EACH_LANE(l)
         {
-            const FourPoints y = block.template load<FourPoints>(left_place(r, 4 * (at + l)), l);
+            const FourPoints y = load_left<4>(block, r, 4 * (at + l), l);
             UNROLL
             for (int i = 0; i < 4; i++) {
                 const Complex v = O::complex(y.at[i]);
@@ -1405,8 +1445,8 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
         typedef Pack<Point, COUNT> Some;
         typedef Pack<Complex, COUNT> Sums;
         const int flags = flags_of(pass);
-        const Some z = block.template load<Some>(left_place(r, here), l);
-        const Some z_there = block.template load<Some>(left_place(r, there), l);
+        const Some z = load_left<COUNT>(block, r, here, l);
+        const Some z_there = load_left<COUNT>(block, r, there, l);
         const auto pair = [](const Some &x, const Some &y, int i) {
             return Mirrored{O::complex(x.at[i]), O::complex(y.at[COUNT - 1 - i])};
         };
@@ -1446,8 +1486,8 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                 y.at[i] = O::point(v.here.re, v.here.im);
                 y_there.at[COUNT - 1 - i] = O::point(v.there.re, v.there.im);
             }
-            block.store(left_place(r, here), l, y);
-            block.store(left_place(r, there), l, y_there);
+            store_left(block, r, here, l, y);
+            store_left(block, r, there, l, y_there);
         }
     }
 
@@ -1461,12 +1501,15 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
         {
             int of = -1, e = 0; /* the exponent of row `of` */
             NO_UNROLL
-            for (int item = warp * LANES + l; item < ROWS * FOURS; item += WARPS * LANES) {
-                const int each = FOURS > 0 ? FOURS : 1, r = item / each, i = item % each;
+            for (int item = warp * LANES + l; item < ROWS * FOURS_EACH; item += WARPS * LANES) {
+                const int each = FOURS > 0 ? FOURS_EACH : 1;
+                const int at = index_below(ROWS * FOURS_EACH, item), r = at / each, i = at % each;
                 if (is_past(place, r))
                     break;
+                if (i >= FOURS)
+                    continue;
                 if (r != of)
-                    e = sum_exponent(block, pass, place, p, of = r, l);
+                    e = sum_exponent(block, pass, p, of = r, l);
                 const int k1 = 1 + i / (S / 4), s = i % (S / 4);
                 const int k2 = Shape::four_k2(s), k3 = Shape::four_k3(s);
                 const Complex high = load_complex(place, Shape::MIRROR_HIGH, k1);
@@ -1483,7 +1526,7 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                 if (is_past(place, r))
                     break;
                 if (r != of)
-                    e = sum_exponent(block, pass, place, p, of = r, l);
+                    e = sum_exponent(block, pass, p, of = r, l);
                 NO_UNROLL /* 0 and M / 2 by one lane */
                 for (int i = first; i <= (first ? first : SINGLES / 2); i += SINGLES / 2) {
                     const int m = i * (M / SINGLES), mirror = (M - m) % M;
@@ -1498,24 +1541,24 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
         }
     }
 
-    static DEVICE int sum_exponent(Block &block, const Pass &pass, const Place &place, int p, int r,
-                                   int l)
+    static DEVICE int sum_exponent(Block &block, const Pass &pass, int p, int r, int l)
     {
         return flags_of(pass) & SUM
-                   ? exponent(block, place, p - 1, r, l) + exponent(block, place, p, r, l) : 0;
+                   ? exponent(block, p - 1, r, l) + exponent(block, p, r, l) : 0;
     }
 
     /* ---- Phase 3: stage 1 back, to the sink. */
 
+    typedef Pack<Point, 2 * RUN_POINTS> Neighbours;
+
     /* V[k1, c ...] and V[k1 + 1, c ...], k1 even: neighbours where R3 is small. */
-    static DEVICE Pack<Point, 2 * RUN_POINTS> load_pair(Block &block, int r, int k1, int c, int l)
+    static DEVICE Neighbours load_pair(Block &block, int r, int k1, int c, int l)
     {
-        typedef Pack<Point, 2 * RUN_POINTS> Pair;
         if (RUN_POINTS < NEAR)
-            return block.template load<Pair>(shared_place(r, k1, c), l);
+            return block.template load<Neighbours>(shared_place(r, k1, c), l);
         const auto v = block.template load<Points>(shared_place(r, k1, c), l);
         const auto w = block.template load<Points>(shared_place(r, k1 + 1, c), l);
-        Pair both;
+        Neighbours both;
         UNROLL
         for (int i = 0; i < RUN_POINTS; i++) {
             both.at[i] = v.at[i];
@@ -1536,8 +1579,8 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                 const int b = place.b0 + r;
                 e[i][l] = !is_past(place, r) && flags_of(pass) & MULTIPLY
                               ? load_constant(a.exponents + kernel_of(a, place, b)) : 0;
-                if (flags_of(pass) & TRANSFORM)
-                    e[i][l] += exponent(block, place, p, r, l);
+                if (!is_past(place, r) && flags_of(pass) & TRANSFORM)
+                    e[i][l] += exponent(block, p, r, l);
             }
         }
         NO_UNROLL
@@ -1634,7 +1677,7 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                     if (flags_of(pass) & TRANSFORM)
                         block.phase([&](int warp) {
                             for (int strip = warp; strip < strips(a); strip += WARPS)
-                                first(block, a, pass, hidden(a, place), p, strip);
+                                first(block, a, pass, hidden(a, place), strip);
                         });
                     const auto some = [&](int flags) {
                         block.phase([&](int warp) {
