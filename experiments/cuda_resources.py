@@ -5,11 +5,11 @@
 Compiles the fused kernels, one by one, for each of --arch, reads ptxas's report
 (registers, stack, spills) and writes cuda_resources.json: a row for each kernel
 and architecture, with its threads, shared memory and how many blocks a
-multiprocessor holds.  Prints them as a table.  No GPU is needed; nvcc is, and
-some minutes.
+multiprocessor holds: none where a block's shared memory has no room for it.
+Prints them as a table.  No GPU is needed; nvcc is, and some minutes.
 
-Exit status: 0; 1 where a fused kernel spills registers, or where there are more
-than MOST kernels; 77 where there is no nvcc.
+Exit status: 0; 1 where a fused kernel that fits spills registers, or where there
+are more than MOST kernels; 77 where there is no nvcc.
 """
 
 import argparse
@@ -83,10 +83,16 @@ def nvcc(arguments, source):
              str(file)], capture_output=True, text=True)
 
 
+def fits(arch, shared):
+    """Is there so much shared memory for a block?  Where not, a kernel is compiled,
+    but never launched."""
+    return shared <= LIMITS[arch][1] * 1024
+
+
 def resident(arch, warps, registers, shared):
     """Blocks that a multiprocessor holds: by registers, shared memory, threads."""
-    total, block, threads = LIMITS[arch]
-    if shared > block * 1024:
+    total, _, threads = LIMITS[arch]
+    if not fits(arch, shared):
         return 0
     each = -(-registers * LANES // 256) * 256 * warps
     return min(REGISTERS // each, total * 1024 // (shared + 1024),
@@ -111,7 +117,7 @@ def compiled(job):
         "radices": [r1, r2, r3], "points": r1 * r2 * r3, "role": role,
         "arch": arch, "registers": registers, "shared_bytes": shared,
         "spill_store_bytes": stores, "spill_load_bytes": loads,
-        "threads": warps * LANES,
+        "threads": warps * LANES, "fits": fits(arch, shared),
         "blocks": resident(arch, warps, registers, shared),
     }
 
@@ -132,7 +138,7 @@ def faults(rows):
     kernels = {(row["arithmetic"], row["points"], row["role"]) for row in rows}
     found = [f"{len(kernels)} kernels, more than {MOST}"] * (len(kernels) > MOST)
     for row in rows:
-        if row["spill_store_bytes"]:
+        if row["fits"] and row["spill_store_bytes"]:
             found.append(
                 "{arithmetic} {points} {role} on sm_{arch} spills "
                 "{spill_store_bytes} bytes".format(**row))
@@ -172,9 +178,12 @@ def main():
     for row in rows:
         print("{arithmetic} {points:>5} {role:<9}".format(**row).ljust(26)
               + "{arch:>5}{registers:>10}{spill_store_bytes:>8}{threads:>8}"
-              "{shared_bytes:>8}{blocks:>7}".format(**row))
+              "{shared_bytes:>8}{blocks:>7}".format(**row)
+              + "  does not fit" * (not row["fits"]))
     wrong = faults(rows)
-    print("\n".join(wrong) or f"{len(rows)} reports, no spills")
+    outside = sum(not row["fits"] for row in rows)
+    print("\n".join(wrong) or f"{len(rows)} reports, {outside} of kernels that do not "
+          "fit there; no spills")
     return 1 if wrong else 0
 
 

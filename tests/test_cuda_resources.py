@@ -30,13 +30,22 @@ def test_no_stored_kernel_spills_and_none_is_missing(experiments):
     want = [(names[arith], tuple(radices), role, arch)
             for arith, *radices in resources.shapes()
             for role in resources.ROLES
-            for arch in {r["arch"] for r in record["rows"]}]
+            for arch in resources.ARCHITECTURES]
     assert sorted(found) == sorted(want)
     for row in record["rows"]:
-        assert 0 < row["registers"] <= 255 and row["blocks"] >= 1, row
+        assert 0 < row["registers"] <= 255, row
+        assert row["fits"] == resources.fits(row["arch"], row["shared_bytes"])
+        assert row["fits"] == (row["blocks"] >= 1), row
         assert row["blocks"] == resources.resident(
             row["arch"], row["threads"] // 32, row["registers"],
             row["shared_bytes"])
+
+
+def test_the_longest_kernels_do_not_fit_in_99_kb():
+    """Of sm_89; everywhere else all do."""
+    outside = {(r["arch"], r["arithmetic"], r["points"])
+               for r in stored()["rows"] if not r["fits"]}
+    assert outside == {("89", "float16", 32768), ("89", "float32", 16384)}
 
 
 def test_a_stale_report_is_said_to_be(experiments):
@@ -51,6 +60,7 @@ def test_a_spill_and_too_many_kernels_are_faults(experiments):
     row = stored()["rows"][0]
     assert resources.faults([row]) == []
     assert resources.faults([row | {"spill_store_bytes": 4}])
+    assert not resources.faults([row | {"spill_store_bytes": 4, "fits": False}])
     assert resources.faults([row | {"points": n} for n in range(100)])
 
 
