@@ -38,14 +38,14 @@ MACHINES = {
 }
 # Instructions of a warp for each point of a transform, there and back, counted
 # along the path of aligned float16 rows in the disassembly for sm_90a of the
-# forward kernel of 16 x 16 x 16.  In right angles: 930 + 960 for a strip of 1024
-# points, 490 for a tile of 256.  Even/odd, by what differs: 675 + 914 for a strip
-# of 512, 485 for a tile; and the product, 340 for 256 points, in the 1/16 of them
-# that are met one by one 180 for 64.
+# forward kernel of 16 x 16 x 16.  In right angles: 926 + 904 for a strip of 1024
+# points, 478 for a tile of 256.  Even/odd, by what differs: 654 + 840 for a strip
+# of 512, 430 for a tile; and the product, 281 for 256 points, in the 1/16 of them
+# that are met one by one 192 for 64.
 INSTRUCTIONS = {
-    "right_angle": (930 + 960) / 1024 + 490 / 256,
-    "even_odd": (675 + 914) / 512 + 485 / 256
-                + 15 / 16 * 340 / 256 + 1 / 16 * 180 / 64,
+    "right_angle": (926 + 904) / 1024 + 478 / 256,
+    "even_odd": (654 + 840) / 512 + 430 / 256
+                + 15 / 16 * 281 / 256 + 1 / 16 * 192 / 64,
 }
 # ... of which a transform without its way back takes this share.
 THERE = 0.55
