@@ -527,8 +527,10 @@ int fftconv_operands_workspace_bytes(const fftconv_plan *plan,
 static struct scalar scalar_of(const struct fftconv_plan *plan, const fftconv_tensor *t,
                                int64_t b, int64_t h)
 {
-    struct array a = array_of(t, b, h);
-    return a.data ? plan->engine->get(&a) : (struct scalar){0, 0};
+    if (!t->data)
+        return (struct scalar){0, 0};
+    const struct array a = array_of(t, b, h);
+    return plan->engine->get(&a);
 }
 
 static void prepare(const struct lane *lane, const fftconv_operands *o, int64_t b, int64_t g,
@@ -1020,13 +1022,15 @@ static void backward_tile(struct tile *tile, const char *spectra, void *context)
             const struct array u = row_of(tile, U, i), gate = row_of(tile, IN_GATE, i);
             const struct scalar skip = scalar_of(plan, &o->skip, 0, h);
             struct ahead now = {.step = c->ahead}, next = {.step = c->ahead};
-            fetch(&now, tile, DY, i);
-            fetch(&now, tile, OUT_GATE, i);
-            fetch(&now, tile, DOUT_GATE, i);
-            fetch(&next, tile, DU, i);
-            fetch(&next, tile, DIN_GATE, i);
-            fetch_next(&next, tile, U, i);
-            fetch_next(&next, tile, IN_GATE, i);
+            if (c->ahead) {
+                fetch(&now, tile, DY, i);
+                fetch(&now, tile, OUT_GATE, i);
+                fetch(&now, tile, DOUT_GATE, i);
+                fetch(&next, tile, DU, i);
+                fetch(&next, tile, DIN_GATE, i);
+                fetch_next(&next, tile, U, i);
+                fetch_next(&next, tile, IN_GATE, i);
+            }
             if (need_p || need_dk) {
                 struct source source;
                 input_source(&source, plan, c->L, &block);
