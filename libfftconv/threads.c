@@ -169,7 +169,8 @@ static void *worker_main(void *self)
         atomic_fetch_add(&pool.finished, 1);
         if (atomic_load(&pool.waiting)) {
             pthread_mutex_lock(&pool.lock);
-            wake(&pool.caller);
+            if (atomic_load(&pool.waiting)) /* still: one who runs is not to be steered */
+                wake(&pool.caller);
             pthread_mutex_unlock(&pool.lock);
         }
     }
