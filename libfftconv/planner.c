@@ -646,7 +646,9 @@ static int sparsity_tables(struct xform *xf, const struct sparsity *sparsity, st
         return fail_memory(xf->spectra_reals / 2 * xf->real_bytes);
     memset(xf->weights, 0, (size_t)(xf->spectra_reals / 2 * xf->real_bytes));
     memset(xf->live, 0, (size_t)(xf->leaves * xf->Plv));
-    for (int64_t p = 0; p < xf->P; p++)
+    /* what stage 1 leaves out has weight 0 */
+    const int64_t block = xf->P / xf->stage[0].radix, rows = block * xf->kept;
+    for (int64_t p = 0; p < rows; p++)
         for (int64_t q = 0; q < xf->Q; q++) {
             const int64_t at = spectrum_offset(xf, p, q);
             put(xf->weights, xf->real_bytes, at / (2 * W) * W + at % W,
@@ -669,7 +671,6 @@ static int sparsity_tables(struct xform *xf, const struct sparsity *sparsity, st
     }
     xf->stage[0].live[0] = ALL; /* a pattern that keeps nothing */
     live_residues(live, xf->P);
-    const int64_t block = xf->P / xf->stage[0].radix, rows = block * xf->kept;
     for (int64_t p = 0; p < rows; p++)
         if (live->residue[low[p]])
             xf->live[p / xf->Pl * xf->Plv + p % xf->Pl / W] = ALL;
