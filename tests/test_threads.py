@@ -122,6 +122,22 @@ def test_threads_run_where_they_may():
             os.sched_setaffinity(task, here)
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_a_caller_that_runs_is_not_steered():
+    """More threads than processors, which end at about the same time: those that
+    come after the caller has woken leave its processors alone."""
+    case = Case(8, 8, 512, 512)
+    here = os.sched_getaffinity(0)
+    plan = case.plan(threads=2 * len(here))
+    spectrum = plan.spectrum(case.k)
+    try:
+        for _ in range(5000):
+            plan(case.u, spectrum)
+            assert os.sched_getaffinity(0) == here
+    finally:
+        os.sched_setaffinity(0, here)
+
+
 def in_child(case, want, queue):
     """Tells whether the child has the parent's bits, on threads of its own."""
     y = fftconv.conv(case.u, case.k, threads=3)
