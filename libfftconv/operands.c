@@ -282,7 +282,8 @@ int check_spectrum(const struct fftconv_plan *plan, const struct fftconv_spectru
     for (int i = 0; fits && i < plan->parts; i++) {
         const struct xform *a = &s->part[i], *b = &plan->part[i];
         fits = a->M == b->M && a->lanes == b->lanes && a->real_bytes == b->real_bytes &&
-               a->stages == b->stages && a->split == b->split && a->depth == b->depth;
+               a->stages == b->stages && a->split == b->split && a->depth == b->depth &&
+               a->kept == b->kept;
         for (int l = 0; fits && l < b->stages; l++)
             fits = a->stage[l].radix == b->stage[l].radix;
     }

@@ -260,6 +260,25 @@ def test_conjugates_left_out(radices, isa):
     check_forward(row, plan.spectra_to_rows(s))
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("radices", [(8, 8), (16, 8), (8, 8, 8), (16, 16, 16)],
+                         ids=str)
+def test_a_spectrum_has_what_its_plan_reads(radices, isa):
+    """Matrices leave no conjugates out, codelets of the same radices do: the
+    spectrum of either serves the other rightly, or is refused."""
+    n = int(np.prod(radices))
+    case = Case(2, 3, n, n, mode="circular")
+    plans = [case.plan(form="complex", radices=radices, isa=isa, dense=dense)
+             for dense in (False, True)]
+    for one, other in (plans, plans[::-1]):
+        try:
+            y = one(case.u, other.spectrum(case.k))
+        except ValueError as refusal:
+            assert "made for another plan" in str(refusal)
+        else:
+            check_forward(case, y)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("mode,form", [f for f in FORMS if f != FORMS[1]])
