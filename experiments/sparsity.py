@@ -19,7 +19,8 @@ that keeps its freed memory.
     kept      the fraction with a weight (mask[m] + mask[-m]) / 2 other than
               zero: on a real row a bin acts with its mirror, so a bin can go
               only where both are removed
-    computed  the part of the transform's points that stages and product visit
+    computed  of the points that stages and product visit without a pattern, the
+              part that they still do
     flops     counted by the plan, of a forward call
 
 Writes results/sparsity.json.

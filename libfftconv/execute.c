@@ -68,7 +68,8 @@ static void fold_task(void *context, int64_t i, int worker)
     const int64_t step = j->length >> j->levels;
     (void)worker;
     j->lane->plan->engine->fold(j->adjoint, j->levels, j->length, j->lane->plan->part[0].ahead,
-                                j->source, j->sink, j->lane->row, step * i / j->parts, step * (i + 1) / j->parts);
+                                j->source, j->sink, j->lane->row, step * i / j->parts,
+                                step * (i + 1) / j->parts);
 }
 
 static void multiply_task(void *context, int64_t i, int worker)
@@ -490,7 +491,9 @@ static int begin(struct call *c, const struct fftconv_plan *plan, const fftconv_
     for (int i = 0; i < ROW_OPERANDS; i++) {
         const fftconv_tensor *t = row_tensor(o, i);
         const int64_t size = t->data ? dtype_size(t->dtype) : 0;
-        c->rows[i] = (struct rows){array_of(t, 0, 0), t->stride[0] * size, t->stride[1] * size};
+        /* a stride of an axis of 1 is anything */
+        c->rows[i] = (struct rows){array_of(t, 0, 0), t->shape[0] > 1 ? t->stride[0] * size : 0,
+                                   t->shape[1] > 1 ? t->stride[1] * size : 0};
     }
     *owned = NULL;
     char *memory = o->workspace;

@@ -290,7 +290,7 @@ FFTCONV_API FFTCONV_MUST_CHECK int fftconv_rows_to_spectra(
     const fftconv_plan *plan, int side, const fftconv_tensor *rows,
     void *spectra, int threads);
 /* The inverse DFT without its 1/M, which a spectrum carries (folded, each part its
- * own); spectra are overwritten. */
+ * own); spectra are overwritten, and those of a real plan must be some real row's. */
 FFTCONV_API FFTCONV_MUST_CHECK int fftconv_spectra_to_rows(
     const fftconv_plan *plan, int side, void *spectra,
     const fftconv_tensor *rows, int threads);
@@ -542,7 +542,7 @@ FFTCONV_API FFTCONV_MUST_CHECK int fftconv_ssm_kernel_backward(const fftconv_ssm
  * in, kernels and out are consecutive rows of spectra.  B (states, inputs) and
  * C (outputs, states) are contiguous matrices of the spectra's real type, for all
  * frequencies; with `imaginary` each is followed by its imaginary part, in a plan
- * of the complex form.  The inverse DFT's 1/M is C's.  Not for the folded form,
+ * of a complex type: those of a real one need not hold every frequency.  The inverse DFT's 1/M is C's.  Not for the folded form,
  * or weights. */
 typedef struct fftconv_projection {
     size_t size;

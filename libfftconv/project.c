@@ -75,9 +75,9 @@ static int check(const fftconv_plan *plan, const fftconv_projection *p)
         return fail(FFTCONV_INVALID, "plan has %s, must be of form right_angle or complex, "
                     "without weights", plan->pattern ? "weights" : "form folded");
     if (p->imaginary < 0 || p->imaginary > 1 ||
-        (p->imaginary && plan->form != FFTCONV_COMPLEX))
-        return fail(FFTCONV_INVALID, "imaginary is %d, must be 0, or 1 with a plan of form "
-                    "complex", p->imaginary);
+        (p->imaginary && !is_complex(plan->dtype)))
+        return fail(FFTCONV_INVALID, "imaginary is %d, must be 0, or 1 with a plan of a complex "
+                    "type", p->imaginary);
     const struct {
         const char *name;
         int64_t value;

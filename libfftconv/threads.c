@@ -84,7 +84,9 @@ static inline void pause_briefly(void)
 /* Where a woken thread begins is the scheduler's choice, and that may be its waker's own
  * processor, which the waker goes on using: on a virtual machine a halted processor does
  * not count as idle, and the two share one for milliseconds.  So whoever sleeps is kept
- * off the waker's processor until it runs.  Both under the lock. */
+ * off the waker's processor until it runs.  It then has the processors it had, by name: where
+ * none were ever named for it, those the process gains later are not among them.  Both
+ * under the lock. */
 static void steer(struct thread *t)
 {
 #ifdef CPU_COUNT

@@ -1,5 +1,6 @@
 """opt_ssm_forward and fft_conv: the document's example, every strategy against
 the definition, and each fault of the original."""
+import ctypes
 import tracemalloc
 import warnings
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 import fftconv
-from fftconv import fft_conv, opt_ssm_backward, opt_ssm_forward
+from fftconv import _lib, fft_conv, opt_ssm_backward, opt_ssm_forward
 from fftconv.strategies import (ORDERS, STRATEGIES, _costs, _Operands, _shape_of,
                                 _spectra, machine, strategy_costs, upstream_strategy)
 from support import same_bits
@@ -439,3 +440,20 @@ def test_bad_costs(change, words):
     with pytest.raises(ValueError, match=words):
         strategy_costs(**{**dict(batch=1, length=8, inputs=2, outputs=2,
                                  states=2), **change})
+
+
+def test_imaginary_projections_need_complex_plans():
+    """Spectra of a real plan leave out conjugates, which an imaginary matrix
+    would make others."""
+    plan = fftconv.Plan((1, 1, 64), (1, 64), dtype="float64", mode="circular",
+                        form="complex", single_block=True)
+    s = plan.rows_to_spectra(np.ones((1, 1, 64)))
+    out = np.full_like(s, np.nan)
+    B, C = np.array([0.0, 1]), np.array([1.0, 0])
+    c = _lib.Projection(
+        size=ctypes.sizeof(_lib.Projection), batch=1, inputs=1, states=1,
+        outputs=1, in_=s.ctypes.data, kernels=s.ctypes.data, B=B.ctypes.data,
+        C=C.ctypes.data, out=out.ctypes.data, imaginary=1)
+    with pytest.raises(ValueError, match="imaginary is 1, must be 0, or 1"):
+        _lib.lib.fftconv_project(plan._handle, ctypes.byref(c))
+    assert np.isnan(out).all()

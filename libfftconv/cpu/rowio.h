@@ -383,7 +383,7 @@ static int64_t N_(write_vectors)(const struct sink *s, int64_t e, int64_t rows, 
         .x = s->has_skip ? N_(in_place)(&s->x, e) : NULL,
         .gate = gate ? N_(in_place)(&s->gate, e) : NULL,
         .out = out ? N_(in_place)(&s->out_gate, e) : NULL,
-        .skip = (REAL)s->skip.re,
+        .skip = s->has_skip ? (REAL)s->skip.re : 0,
         .mask = s->has_mask ? (REAL)s->mask.re : 1,
     };
     if (!y || !b.x != !s->has_skip || !b.gate != !gate || !b.out != !out)

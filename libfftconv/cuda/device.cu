@@ -200,7 +200,7 @@ int wait(void *stream, void *other)
 const struct cuda_machine *cuda_machine(void)
 {
     static const struct cuda_machine machine = {
-        rows, pack, fill, padded, devices, enter, leave, limits, prepare_rows,
-        prepare_padded, allocate, release, allocate_on, release_on, copy, device_of, wait, synchronize, 1024};
+        rows, pack, fill, padded, devices, enter, leave, limits, prepare_rows, prepare_padded,
+        allocate, release, allocate_on, release_on, copy, device_of, wait, synchronize, 1024};
     return &machine;
 }

@@ -138,8 +138,9 @@ template <class T> struct ProductKernel : PaddedBase<T> {
 };
 
 /* Sums over the rows of each kernel q of the tile, its channels one after another, in
- * float64: of conj(from) x over `count` rows at a time, to the first of them in `from`;
- * or, without x, of these sums, to sums[q], unless `begin` added to what is there. */
+ * float64: of conj(from) x over `count` rows at a time, rounded to T, to the first of
+ * them in `from`; or, without x, of these sums, to sums[q], unless `begin` added to what
+ * is there. */
 template <class T> struct SumKernel : PaddedBase<T> {
     typedef PaddedBase<T> Base;
     enum { NEAR = 4 }; /* rows read before the first of them is waited for */

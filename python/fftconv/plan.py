@@ -234,7 +234,7 @@ class Plan(_Handle):
     ``lanes``, ``threads``, ``transform_length`` M, ``fft_size`` N (2M, of
     complex types M, where no N is named), ``blocks`` of ``block_length``
     outputs; ``kept``, the part of N's bins whose weight is not 0, ``computed``,
-    the part of M's points that are visited; ``counters``.
+    of the points visited without a pattern, the part that still is; ``counters``.
 
     Raises ValueError for what is wrong, `Unsupported` for an instruction set
     or device this machine lacks, or what is not done on it, MemoryError.
