@@ -182,7 +182,7 @@ static void part_sink(const struct lane *lane, int i, struct sink *s)
     s->shift = s->from = 0;
     s->to = xf->form == FFTCONV_RIGHT_ANGLE ? 2 * xf->M : xf->M;
     s->y = own_row(lane->plan, lane->row + xf->row * xf->real_bytes, 0);
-    s->out_gate.data = NULL;
+    s->out_gate.data = s->twin.data = NULL;
     s->has_skip = s->has_mask = false;
     s->activation = FFTCONV_IDENTITY;
 }
@@ -229,6 +229,11 @@ static void multiply(const struct lane *lane, const void *spectrum, void *S, voi
 {
     const struct fftconv_plan *plan = lane->plan;
     for (int i = 0; i < plan->parts; i++) {
+        if (lane->inside <= 1) {
+            plan->engine->multiply(&plan->part[i], at_part(plan, i, spectrum),
+                                   at_part(plan, i, S), at_part(plan, i, to), adjoint, 0, 1);
+            continue;
+        }
         struct row_job job = {.xf = &plan->part[i], .S = at_part(plan, i, S),
                               .other = at_part(plan, i, to),
                               .spectrum = at_part(plan, i, spectrum), .adjoint = adjoint};
@@ -290,10 +295,16 @@ static void accumulate(const struct lane *lane, bool begin, void *sum, void *Z, 
 {
     const struct fftconv_plan *plan = lane->plan;
     for (int i = 0; i < plan->parts; i++) {
-        struct row_job job = {.xf = &plan->part[i], .begin = begin, .scale = part_scale(plan, i),
+        const double scale = part_scale(plan, i);
+        const void *by = spectrum ? at_part(plan, i, spectrum) : NULL;
+        if (lane->inside <= 1) {
+            plan->engine->accumulate(&plan->part[i], scale, begin, at_part(plan, i, sum),
+                                     at_part(plan, i, Z), at_part(plan, i, G), by, 0, 1);
+            continue;
+        }
+        struct row_job job = {.xf = &plan->part[i], .begin = begin, .scale = scale,
                               .sum = at_part(plan, i, sum), .S = at_part(plan, i, Z),
-                              .other = at_part(plan, i, G),
-                              .spectrum = spectrum ? at_part(plan, i, spectrum) : NULL};
+                              .other = at_part(plan, i, G), .spectrum = by};
         run(lane, &job, accumulate_task, parts_of(lane, job.xf));
     }
 }
@@ -1014,6 +1025,11 @@ static void backward_tile(struct tile *tile, const char *spectra, void *context)
     const bool need_p = o->activation != FFTCONV_IDENTITY || o->dout_gate.data;
     const bool need_dz = o->du.data || o->din_gate.data;
     const bool need_dk = o->dk.data || o->dk_rev.data;
+    /* p and g are not stored, dout_gate = dy p and g = dy out_gate being a sink and a source;
+     * nor is dz, where no block but one has a part in it */
+    const bool real = !complex && !o->skip.data;
+    const bool p_passes = real && !o->mask.data && o->activation == FFTCONV_IDENTITY;
+    const bool dz_passes = real && plan->blocks == 1 && !plan->wrap;
 
     for (int64_t j = 0; j < plan->blocks; j++) {
         const struct block block = block_of(plan, c->L, j);
@@ -1024,6 +1040,7 @@ static void backward_tile(struct tile *tile, const char *spectra, void *context)
             const char *spectrum = spectrum_of(tile, spectra, i);
             const struct array u = row_of(tile, U, i), gate = row_of(tile, IN_GATE, i);
             const struct scalar skip = scalar_of(plan, &o->skip, 0, h);
+            struct source output = output_source(plan, &block, own_row(plan, lane->p, block.t0));
             struct ahead now = {.step = c->ahead}, next = {.step = c->ahead};
             if (c->ahead) {
                 fetch(&now, tile, DY, i);
@@ -1046,23 +1063,30 @@ static void backward_tile(struct tile *tile, const char *spectra, void *context)
                 sink.gate = gate;
                 sink.has_skip = o->skip.data;
                 sink.skip = skip;
+                if (p_passes) {
+                    row_to(&sink.y, tile, DOUT_GATE, i);
+                    row_to(&sink.out_gate, tile, DY, i);
+                }
                 multiply(lane, spectrum, lane->z, lane->g, false);
                 transform_back(lane, lane->g, &sink, NULL);
             }
-            const struct gradient gradient = {
-                .from = block.t0, .count = block.t1 - block.t0, .activation = o->activation,
-                .has_mask = o->mask.data, .mask = scalar_of(plan, &o->mask, tile->b, h),
-                .p = need_p ? lane->p : NULL, .g = lane->p, .dy = row_of(tile, DY, i),
-                .out_gate = row_of(tile, OUT_GATE, i), .x = u, .gate = gate,
-                .dout_gate = row_of(tile, DOUT_GATE, i),
-                .dskip = o->dskip.data ? &task->dskips[h - task->h0] : NULL};
-            e->gradient(&gradient);
+            if (p_passes) {
+                row_to(&output.x, tile, DY, i);
+                row_to(&output.gate, tile, OUT_GATE, i);
+            } else {
+                const struct gradient gradient = {
+                    .from = block.t0, .count = block.t1 - block.t0, .activation = o->activation,
+                    .has_mask = o->mask.data, .mask = scalar_of(plan, &o->mask, tile->b, h),
+                    .p = need_p ? lane->p : NULL, .g = lane->p, .dy = row_of(tile, DY, i),
+                    .out_gate = row_of(tile, OUT_GATE, i), .x = u, .gate = gate,
+                    .dout_gate = row_of(tile, DOUT_GATE, i),
+                    .dskip = o->dskip.data ? &task->dskips[h - task->h0] : NULL};
+                e->gradient(&gradient);
+            }
 
             if (!need_dz && !need_dk)
                 continue;
-            const struct source source =
-                output_source(plan, &block, own_row(plan, lane->p, block.t0));
-            transform(lane, &source, lane->g, NULL);
+            transform(lane, &output, lane->g, NULL);
             if (need_dk) {
                 char *sum = task->sums + (plan->members > 1 ? 0 : i) * task->sum_step;
                 const bool begin = !task->begun && j == 0 && (plan->members == 1 || i == 0);
@@ -1072,14 +1096,24 @@ static void backward_tile(struct tile *tile, const char *spectra, void *context)
             }
             if (!need_dz)
                 continue;
-            struct array dz = own_row(plan, lane->dz, block.s);
-            const struct sink sink = input_sink(plan, c->L, &block, dz);
+            const struct array du = row_of(tile, DU, i), din_gate = row_of(tile, DIN_GATE, i);
+            const struct array dz = own_row(plan, lane->dz, block.s);
+            struct sink sink = input_sink(plan, c->L, &block, dz);
+            if (dz_passes) {
+                sink.from = from = max64(0, block.s);
+                to = sink.to;
+                sink.y = du.data ? du : din_gate;
+                sink.out_gate = du.data ? gate : u;
+                if (du.data && din_gate.data)
+                    sink.twin = din_gate, sink.twin_gate = u;
+                transform_back(lane, lane->g, &sink, &next);
+                continue;
+            }
             transform_back(lane, lane->g, &sink, &next);
             if (o->skip.data)
                 e->axpy(complex, block.t1 - block.t0, (struct scalar){skip.re, -skip.im}, lane->p,
                         lane->dz + (block.t0 - block.s) * element);
             add_up(tile, &block, i, lane->dz, &from, &to);
-            const struct array du = row_of(tile, DU, i), din_gate = row_of(tile, DIN_GATE, i);
             if (du.data)
                 e->spread(from, to - from, &dz, &gate, &du);
             if (din_gate.data)

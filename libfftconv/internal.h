@@ -154,6 +154,8 @@ struct sink {
     int64_t from, to; /* elements wanted                                      */
     struct array y;
     struct array x, gate, out_gate; /* z = x gate, for the skip               */
+    /* where given, twin = twin_gate v as well: real, and no skip beside it */
+    struct array twin, twin_gate;
     bool has_skip, has_mask;
     struct scalar skip, mask;
     int activation;

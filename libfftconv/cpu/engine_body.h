@@ -991,7 +991,9 @@ static void N_(last)(const struct xform *xf, void *X, const struct sink *s, int6
     streams.count = 0;
     if (ahead)
         N_(add_stream)(&streams, &s->y), N_(add_stream)(&streams, &s->out_gate);
-    if (ahead && s->has_skip)
+    if (ahead && s->twin.data)
+        N_(add_stream)(&streams, &s->twin), N_(add_stream)(&streams, &s->twin_gate);
+    else if (ahead && s->has_skip)
         N_(add_stream)(&streams, &s->x), N_(add_stream)(&streams, &s->gate);
     REAL *y[2][FFTCONV_MAX_RADIX];
     for (int64_t c = c0; c < c1; c += tile) {
@@ -1169,7 +1171,7 @@ static void N_(fold)(bool back, int levels, int64_t length, int64_t ahead,
     if (ahead && source && !from_x)
         N_(add_stream)(&streams, &source->x), N_(add_stream)(&streams, &source->gate);
     if (ahead && sink)
-        N_(add_stream)(&streams, &sink->out_gate);
+        N_(add_stream)(&streams, &sink->out_gate), N_(add_stream)(&streams, &sink->twin_gate);
     if (ahead && sink && sink->has_skip)
         N_(add_stream)(&streams, &sink->x), N_(add_stream)(&streams, &sink->gate);
     for (int64_t i = i0; i < i1; i += CHUNK) {

@@ -325,14 +325,16 @@ static void N_(slope)(int activation, int64_t count, const REAL *p, REAL *slope)
 
 /* What a sink has beside v, all of it REAL and contiguous, and present or NULL. */
 struct N_(beside) {
-    const REAL *x, *gate, *out;
+    const REAL *x, *gate, *out, *twin_gate;
+    REAL *twin;
     REAL skip, mask;
 };
 
-/* y = out mask act(v + skip x gate) for the first m elements of rows that lie `step` apart,
- * in v one after the other, by pairs of vectors, whose steps fill each other's waits; the
- * answer: how many.  What there is beside v is a constant in here. */
-INLINE int64_t N_(write_pairs_of)(int activation, bool skip, bool gated, bool out,
+/* y = out mask act(v + skip x gate), and twin = twin_gate v, for the first m elements of
+ * rows that lie `step` apart, in v one after the other, by pairs of vectors, whose steps
+ * fill each other's waits; the answer: how many.  What there is beside v is a constant in
+ * here. */
+INLINE int64_t N_(write_pairs_of)(int activation, bool skip, bool gated, bool out, bool twin,
                                   int64_t rows, int64_t step, int64_t m, const REAL *v,
                                   const struct N_(beside) *given, REAL *y)
 {
@@ -345,6 +347,8 @@ INLINE int64_t N_(write_pairs_of)(int activation, bool skip, bool gated, bool ou
         for (int k = 0; k < 2; k++) {
             const int64_t j = row * step + i + k * W;
             p[k] = *(const VU *)(v + i + k * W);
+            if (twin)
+                *(VU *)(b.twin + j) = p[k] * *(const VU *)(b.twin_gate + j);
             if (skip && gated)
                 p[k] += *(const VU *)(b.x + j) * *(const VU *)(b.gate + j) * b.skip;
             else if (skip)
@@ -364,7 +368,7 @@ INLINE int64_t N_(write_pairs_of)(int activation, bool skip, bool gated, bool ou
 }
 
 #define WRITE(activation, skip, gated, out) \
-    N_(write_pairs_of)(activation, skip, gated, out, rows, step, m, v, &b, y)
+    N_(write_pairs_of)(activation, skip, gated, out, false, rows, step, m, v, &b, y)
 #define WRITE_SKIP(activation, out)                  \
     (b.gate ? WRITE(activation, true, true, out)     \
      : b.x  ? WRITE(activation, true, false, out)    \
@@ -378,16 +382,22 @@ static int64_t N_(write_vectors)(const struct sink *s, int64_t e, int64_t rows, 
                                  int64_t m, const REAL *v)
 {
     REAL *y = N_(in_place)(&s->y, e);
-    const bool gate = s->has_skip && s->gate.data, out = s->out_gate.data;
+    const bool gate = s->has_skip && s->gate.data, out = s->out_gate.data, twin = s->twin.data;
     const struct N_(beside) b = {
         .x = s->has_skip ? N_(in_place)(&s->x, e) : NULL,
         .gate = gate ? N_(in_place)(&s->gate, e) : NULL,
         .out = out ? N_(in_place)(&s->out_gate, e) : NULL,
+        .twin = twin ? N_(in_place)(&s->twin, e) : NULL,
+        .twin_gate = twin ? N_(in_place)(&s->twin_gate, e) : NULL,
         .skip = s->has_skip ? (REAL)s->skip.re : 0,
         .mask = s->has_mask ? (REAL)s->mask.re : 1,
     };
-    if (!y || !b.x != !s->has_skip || !b.gate != !gate || !b.out != !out)
+    if (!y || !b.x != !s->has_skip || !b.gate != !gate || !b.out != !out ||
+        !b.twin != !twin || !b.twin_gate != !twin)
         return 0;
+    if (twin)
+        return N_(write_pairs_of)(FFTCONV_IDENTITY, false, false, true, true, rows, step, m, v,
+                                  &b, y);
     switch (s->activation) {
     case FFTCONV_GELU: return WRITE_ALL(FFTCONV_GELU);
     case FFTCONV_SILU: return WRITE_ALL(FFTCONV_SILU);
@@ -411,9 +421,13 @@ static void N_(write_run)(const struct sink *s, int64_t n, int64_t count, REAL *
         first += N_(write_vectors)(s, e + first, 1, 0, count - first, v + first);
     for (int64_t i = first; i < count; i += step) {
         int64_t m = min64(step, count - i);
-        REAL *w = v + i * reals;
+        REAL *w = v + i * reals, z[CHUNK];
+        if (s->twin.data) {
+            memcpy(z, w, (size_t)m * sizeof(REAL));
+            N_(scale_by)(&s->twin_gate, false, e + i, m, z);
+            N_(write)(&s->twin, e + i, m, z);
+        }
         if (s->has_skip) {
-            REAL z[CHUNK];
             N_(read_gated)(&s->x, &s->gate, e + i, m, z);
             N_(axpy)(complex, m, s->skip, z, w);
         }
