@@ -1033,14 +1033,22 @@ static void backward_tile(struct tile *tile, const char *spectra, void *context)
 
     for (int64_t j = 0; j < plan->blocks; j++) {
         const struct block block = block_of(plan, c->L, j);
-        int64_t from = 0, to = 0; /* elements of dz that this block finishes */
+        int64_t from = max64(0, block.s), to = c->L; /* elements of dz that this block finishes */
         stage_in(tile, &block);
+        /* what all rows share */
+        const struct array own_p = own_row(plan, lane->p, block.t0);
+        const struct array dz = own_row(plan, lane->dz, block.s);
+        struct source input, output = output_source(plan, &block, own_p);
+        struct sink p_sink = output_sink(plan, &block, own_p);
+        struct sink dz_sink = input_sink(plan, c->L, &block, dz);
+        input_source(&input, plan, c->L, &block);
+        p_sink.has_skip = o->skip.data;
+        if (dz_passes)
+            dz_sink.from = from;
         for (int64_t i = 0; i < tile->count; i++) {
             const int64_t h = tile->h0 + i;
             const char *spectrum = spectrum_of(tile, spectra, i);
-            const struct array u = row_of(tile, U, i), gate = row_of(tile, IN_GATE, i);
             const struct scalar skip = scalar_of(plan, &o->skip, 0, h);
-            struct source output = output_source(plan, &block, own_row(plan, lane->p, block.t0));
             struct ahead now = {.step = c->ahead}, next = {.step = c->ahead};
             if (c->ahead) {
                 fetch(&now, tile, DY, i);
@@ -1051,34 +1059,30 @@ static void backward_tile(struct tile *tile, const char *spectra, void *context)
                 fetch_next(&next, tile, U, i);
                 fetch_next(&next, tile, IN_GATE, i);
             }
-            if (need_p || need_dk) {
-                struct source source;
-                input_source(&source, plan, c->L, &block);
-                source_of_row(&source, tile, &block, i);
-                transform(lane, &source, lane->z, &now);
-            }
-            if (need_p) {
-                struct sink sink = output_sink(plan, &block, own_row(plan, lane->p, block.t0));
-                sink.x = u;
-                sink.gate = gate;
-                sink.has_skip = o->skip.data;
-                sink.skip = skip;
-                if (p_passes) {
-                    row_to(&sink.y, tile, DOUT_GATE, i);
-                    row_to(&sink.out_gate, tile, DY, i);
-                }
-                multiply(lane, spectrum, lane->z, lane->g, false);
-                transform_back(lane, lane->g, &sink, NULL);
-            }
+            source_of_row(&input, tile, &block, i);
+            if (need_p || need_dk)
+                transform(lane, &input, lane->z, &now);
             if (p_passes) {
+                row_to(&p_sink.y, tile, DOUT_GATE, i);
+                row_to(&p_sink.out_gate, tile, DY, i);
                 row_to(&output.x, tile, DY, i);
                 row_to(&output.gate, tile, OUT_GATE, i);
-            } else {
+            }
+            if (need_p) {
+                if (p_sink.has_skip) {
+                    p_sink.x = input.x;
+                    p_sink.gate = input.gate;
+                    p_sink.skip = skip;
+                }
+                multiply(lane, spectrum, lane->z, lane->g, false);
+                transform_back(lane, lane->g, &p_sink, NULL);
+            }
+            if (!p_passes) {
                 const struct gradient gradient = {
                     .from = block.t0, .count = block.t1 - block.t0, .activation = o->activation,
                     .has_mask = o->mask.data, .mask = scalar_of(plan, &o->mask, tile->b, h),
                     .p = need_p ? lane->p : NULL, .g = lane->p, .dy = row_of(tile, DY, i),
-                    .out_gate = row_of(tile, OUT_GATE, i), .x = u, .gate = gate,
+                    .out_gate = row_of(tile, OUT_GATE, i), .x = input.x, .gate = input.gate,
                     .dout_gate = row_of(tile, DOUT_GATE, i),
                     .dskip = o->dskip.data ? &task->dskips[h - task->h0] : NULL};
                 e->gradient(&gradient);
@@ -1096,28 +1100,26 @@ static void backward_tile(struct tile *tile, const char *spectra, void *context)
             }
             if (!need_dz)
                 continue;
-            const struct array du = row_of(tile, DU, i), din_gate = row_of(tile, DIN_GATE, i);
-            const struct array dz = own_row(plan, lane->dz, block.s);
-            struct sink sink = input_sink(plan, c->L, &block, dz);
             if (dz_passes) {
-                sink.from = from = max64(0, block.s);
-                to = sink.to;
-                sink.y = du.data ? du : din_gate;
-                sink.out_gate = du.data ? gate : u;
-                if (du.data && din_gate.data)
-                    sink.twin = din_gate, sink.twin_gate = u;
-                transform_back(lane, lane->g, &sink, &next);
+                row_to(&dz_sink.y, tile, o->du.data ? DU : DIN_GATE, i);
+                row_to(&dz_sink.out_gate, tile, o->du.data ? IN_GATE : U, i);
+                if (o->du.data && o->din_gate.data) {
+                    row_to(&dz_sink.twin, tile, DIN_GATE, i);
+                    row_to(&dz_sink.twin_gate, tile, U, i);
+                }
+                transform_back(lane, lane->g, &dz_sink, &next);
                 continue;
             }
-            transform_back(lane, lane->g, &sink, &next);
+            transform_back(lane, lane->g, &dz_sink, &next);
             if (o->skip.data)
                 e->axpy(complex, block.t1 - block.t0, (struct scalar){skip.re, -skip.im}, lane->p,
                         lane->dz + (block.t0 - block.s) * element);
             add_up(tile, &block, i, lane->dz, &from, &to);
+            const struct array du = row_of(tile, DU, i), din_gate = row_of(tile, DIN_GATE, i);
             if (du.data)
-                e->spread(from, to - from, &dz, &gate, &du);
+                e->spread(from, to - from, &dz, &input.gate, &du);
             if (din_gate.data)
-                e->spread(from, to - from, &dz, &u, &din_gate);
+                e->spread(from, to - from, &dz, &input.x, &din_gate);
         }
         stage_out(tile, DOUT_GATE, block.t0, block.t1);
         stage_out(tile, DU, from, to);

@@ -1000,16 +1000,19 @@ static void N_(last)(const struct xform *xf, void *X, const struct sink *s, int6
         const int64_t columns = min64(tile, c1 - c), run = columns * W;
         const int runs = columns == st->sub && !direct && xf->Q % W == 0 ? 1 : R;
         bool wanted = true;
-        for (int r = 0; r < R; r++)
+        for (int r = 0; r < runs; r++)
             for (int plane = 0; plane <= imag; plane++) {
                 const int64_t e = (r * st->sub + c) * W + plane * xf->M + s->shift;
-                const bool whole = e >= s->from && e + run <= s->to;
+                const int64_t count = run * (R / runs);
+                const bool whole = e >= s->from && e + count <= s->to;
                 if (ahead)
-                    N_(fetch)(&streams, e + xf->ahead, run);
+                    N_(fetch)(&streams, e + xf->ahead, count);
                 y[plane][r] = direct && whole ? (REAL *)s->y.data + (e - s->y.origin)
                                               : (REAL *)scratch + (plane * R + r) * run;
                 wanted &= whole;
             }
+        for (int r = runs; r < R; r++)
+            y[0][r] = y[0][0] + r * run, y[1][r] = (REAL *)scratch + (R + r) * run;
         struct N_(columns) a = {.x = X, .shift = xf->shift, .imag = imag, .half = is_half(xf),
                                 .row = {y[0], y[1]}};
         N_(run_columns)(st, N_(LAST), &a, c, columns);
