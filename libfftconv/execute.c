@@ -249,22 +249,32 @@ static bool holds_row(const struct fftconv_plan *plan, const struct sink *s)
            s->to - s->from == plan->places && !(s->has_skip && s->x.data == s->y.data);
 }
 
-/* All three at once: the product never leaves the leaf. */
-static void convolve_part(const struct lane *lane, int i, const struct source *source,
+/* All three at once: the product never leaves the leaf.  S: the row's spectra are left
+ * there, where keeps_spectra. */
+static void convolve_part(const struct lane *lane, int i, const struct source *source, void *S,
                           const void *spectrum, const struct sink *sink, struct ahead *ahead)
 {
     const struct xform *xf = &lane->plan->part[i];
     read_row(lane, xf, source);
-    middle(lane, xf, FORWARD | INVERSE, NULL, at_part(lane->plan, i, spectrum), ahead);
+    middle(lane, xf, FORWARD | INVERSE | (S ? KEPT : 0), S ? at_part(lane->plan, i, S) : NULL,
+           at_part(lane->plan, i, spectrum), ahead);
     write_row(lane, xf, sink);
 }
 
-static void convolve(const struct lane *given, const struct source *source,
+static bool keeps_spectra(const struct fftconv_plan *plan)
+{
+    bool all = true;
+    for (int i = 0; i < plan->parts; i++)
+        all &= plan->part[i].square;
+    return all;
+}
+
+static void convolve(const struct lane *given, const struct source *source, void *S,
                      const void *spectrum, const struct sink *sink, struct ahead *ahead)
 {
     const struct fftconv_plan *plan = given->plan;
     if (plan->parts == 1) {
-        convolve_part(given, 0, source, spectrum, sink, ahead);
+        convolve_part(given, 0, source, S, spectrum, sink, ahead);
         return;
     }
     struct lane lane = *given;
@@ -276,7 +286,7 @@ static void convolve(const struct lane *given, const struct source *source,
         struct sink to;
         part_source(&lane, i, &from);
         part_sink(&lane, i, &to);
-        convolve_part(&lane, i, &from, spectrum, &to, ahead);
+        convolve_part(&lane, i, &from, S, spectrum, &to, ahead);
         unfold(&lane, sink, i);
     }
 }
@@ -895,7 +905,8 @@ static void forward_tile(struct tile *tile, const char *spectra, void *context)
                     fetch(&ahead, tile, OUT_GATE, i);
                     fetch(&ahead, tile, Y, i);
                 }
-                convolve(tile->lane, &source, spectrum_of(tile, spectra, i), &sink, &ahead);
+                convolve(tile->lane, &source, NULL, spectrum_of(tile, spectra, i), &sink,
+                         &ahead);
             }
         }
         stage_out(tile, Y, block.t0, block.t1);
@@ -1029,6 +1040,7 @@ static void backward_tile(struct tile *tile, const char *spectra, void *context)
      * nor is dz, where no block but one has a part in it */
     const bool real = !complex && !o->skip.data;
     const bool p_passes = real && !o->mask.data && o->activation == FFTCONV_IDENTITY;
+    const bool at_once = need_p && (!need_dk || keeps_spectra(plan));
     const bool dz_passes = real && plan->blocks == 1 && !plan->wrap;
 
     for (int64_t j = 0; j < plan->blocks; j++) {
@@ -1060,20 +1072,22 @@ static void backward_tile(struct tile *tile, const char *spectra, void *context)
                 fetch_next(&next, tile, IN_GATE, i);
             }
             source_of_row(&input, tile, &block, i);
-            if (need_p || need_dk)
-                transform(lane, &input, lane->z, &now);
             if (p_passes) {
                 row_to(&p_sink.y, tile, DOUT_GATE, i);
                 row_to(&p_sink.out_gate, tile, DY, i);
                 row_to(&output.x, tile, DY, i);
                 row_to(&output.gate, tile, OUT_GATE, i);
             }
-            if (need_p) {
-                if (p_sink.has_skip) {
-                    p_sink.x = input.x;
-                    p_sink.gate = input.gate;
-                    p_sink.skip = skip;
-                }
+            if (p_sink.has_skip) {
+                p_sink.x = input.x;
+                p_sink.gate = input.gate;
+                p_sink.skip = skip;
+            }
+            if (at_once)
+                convolve(lane, &input, need_dk ? lane->z : NULL, spectrum, &p_sink, &now);
+            else if (need_p || need_dk)
+                transform(lane, &input, lane->z, &now);
+            if (need_p && !at_once) {
                 multiply(lane, spectrum, lane->z, lane->g, false);
                 transform_back(lane, lane->g, &p_sink, NULL);
             }

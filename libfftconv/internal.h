@@ -254,7 +254,7 @@ struct recurrence {
     bool states_too;                /* false: dC alone is wanted              */
 };
 
-enum { FORWARD = 1, INVERSE = 2 };
+enum { FORWARD = 1, INVERSE = 2, KEPT = 4 };
 
 /* Rows wanted soon, `step` bytes of each fetched with every tile of the row at work,
  * so that memory is busy while arithmetic is. */
@@ -273,7 +273,8 @@ struct engine {
                   int64_t c0, int64_t c1, void *scratch);
     /* Everything between, for the subtrees [j0, j1) below stage 1, in
      * `directions`: FORWARD leaves spectra in S, INVERSE begins there.  Both:
-     * multiplies by `spectrum` between and needs no S.  ahead may be NULL. */
+     * multiplies by `spectrum` between and needs no S; with KEPT, which xf->square
+     * can do, the spectra before that are left in S.  ahead may be NULL. */
     void (*middle)(const struct xform *, int directions, void *X, void *S,
                    const void *spectrum, int64_t j0, int64_t j1, void *scratch,
                    struct ahead *ahead);

@@ -685,11 +685,11 @@ INLINE void N_(square_tiles)(int directions, bool outer, const REAL *w, REAL *x,
         for (int k = 0; k < LANES; k++) {
             const REAL *f = spectrum + k * step;
             REAL *y = t + k * step;
-            if (directions == (FORWARD | INVERSE))
-                MULTIPLY(r[k], i[k], N_(load)(f), N_(load)(f + W));
-            else if (directions == FORWARD)
+            if (directions == FORWARD || directions & KEPT)
                 N_(store)(y, r[k]), N_(store)(y + W, i[k]);
-            else
+            if (directions & FORWARD && directions & INVERSE)
+                MULTIPLY(r[k], i[k], N_(load)(f), N_(load)(f + W));
+            else if (directions & INVERSE)
                 r[k] = N_(load)(y), i[k] = N_(load)(y + W);
         }
         if (directions & INVERSE)
@@ -708,7 +708,8 @@ static void N_(square)(int directions, const struct xform *xf, REAL *x, REAL *t,
     switch (directions) {
     case FORWARD: EITHER(FORWARD, t); break;
     case INVERSE: EITHER(INVERSE, t); break;
-    default: EITHER(FORWARD | INVERSE, spectrum);
+    case FORWARD | INVERSE: EITHER(FORWARD | INVERSE, spectrum); break;
+    default: EITHER(FORWARD | INVERSE | KEPT, spectrum);
     }
 #undef EITHER
 #undef TILES
