@@ -1040,7 +1040,7 @@ static void backward_tile(struct tile *tile, const char *spectra, void *context)
      * nor is dz, where no block but one has a part in it */
     const bool real = !complex && !o->skip.data;
     const bool p_passes = real && !o->mask.data && o->activation == FFTCONV_IDENTITY;
-    const bool at_once = need_p && (!need_dk || keeps_spectra(plan));
+    const bool at_once = need_p && keeps_spectra(plan);
     const bool dz_passes = real && plan->blocks == 1 && !plan->wrap;
 
     for (int64_t j = 0; j < plan->blocks; j++) {
@@ -1084,7 +1084,7 @@ static void backward_tile(struct tile *tile, const char *spectra, void *context)
                 p_sink.skip = skip;
             }
             if (at_once)
-                convolve(lane, &input, need_dk ? lane->z : NULL, spectrum, &p_sink, &now);
+                convolve(lane, &input, lane->z, spectrum, &p_sink, &now);
             else if (need_p || need_dk)
                 transform(lane, &input, lane->z, &now);
             if (need_p && !at_once) {

@@ -160,6 +160,27 @@ def test_needs(needs, activation, mode):
         assert a is None or np.array_equal(a, b)
 
 
+@pytest.mark.parametrize("needs", [
+    ("u",), ("in_gate",), ("out_gate",), ("u", "in_gate"), ("k", "out_gate"),
+    ("u", "in_gate", "out_gate")], ids="+".join)
+@pytest.mark.parametrize("length, dtype", [
+    (90, "float32"), (1024, "float32"), (1024, "bfloat16"), (300, "float64")])
+@pytest.mark.parametrize("isa", fftconv.isas())
+def test_needs_of_gates(isa, length, dtype, needs):
+    """The same where there are gates alone: neither p nor dz is stored."""
+    case = Case(3, 2, length, length, dtype,
+                k_dtype="float32" if dtype == "bfloat16" else None,
+                options=("in_gate", "out_gate"))
+    plan = case.plan(isa=isa)
+    some, every = (plan.backward(case.dy, case.u, case.k, needs=what,
+                                 **case.kernel_arguments)
+                   for what in (needs, ("u", "k", "in_gate", "out_gate")))
+    check_gradients(case, some, needs=needs)
+    check_gradients(case, every, needs=("u", "k", "in_gate", "out_gate"))
+    for a, b in zip(some, every):
+        assert a is None or np.array_equal(a, b)
+
+
 def test_needs_as_one_string():
     case = Case(1, 1, 8, 8)
     got = fftconv.conv_backward(case.dy, case.u, case.k, needs="k")
