@@ -206,7 +206,8 @@ def check(name, got, want, scale, length, factor=1, inside=None):
 
     Where u has 16 bits (`inside`; got, where that is not given) the arithmetic
     inside may be off by 1e-3, and rounding the exact result to 16 bits by what
-    it is: 1.7e-3 in bfloat16 for most rows, 2.0e-3 at worst.
+    it is: 1.7e-3 in bfloat16 for most rows, up to 3.9e-3 where few samples make
+    the row.  There the two are not independent: they may add up.
     """
     assert np.isfinite(wide(got)).all(), f"{name}: not finite, or not written"
     size = np.maximum(norm(want), scale)
@@ -216,8 +217,7 @@ def check(name, got, want, scale, length, factor=1, inside=None):
     limit = (TOLERANCE["float16" if sixteen else "float32"]
              if got.dtype != np.float64 else WIDE["float64"])
     if got.dtype.itemsize == 2:
-        limit = np.hypot(limit,
-                         norm(wide(want.astype(got.dtype)) - want) / size)
+        limit = limit + norm(wide(want.astype(got.dtype)) - want) / size
     limit = np.broadcast_to(factor * limit * (1 if length >= 64 else 2),
                             error.shape)
     worst = np.unravel_index(np.argmax(error - limit), error.shape)
