@@ -835,7 +835,7 @@ static const char *spectrum_of(const struct tile *tile, const char *spectra, int
 static void fetch_row(struct ahead *a, const struct tile *tile, int operand, int64_t b, int64_t h)
 {
     const struct rows *rows = &tile->call->rows[operand];
-    if (a->step && rows->first.data && rows->first.stride == 1 &&
+    if (rows->first.data && rows->first.stride == 1 &&
         !tile->lane->layout->call.staged[operand])
         a->at[a->rows++] = (const char *)rows->first.data + b * rows->b + h * rows->h;
 }

@@ -715,6 +715,12 @@ static void N_(square)(int directions, const struct xform *xf, REAL *x, REAL *t,
 #undef TILES
 }
 
+/* Of `all` that lie below stage 1's outputs, those below the ones that are kept. */
+INLINE int64_t N_(kept_of)(const struct xform *xf, int64_t all)
+{
+    return is_half(xf) ? all / xf->stage[0].radix * xf->kept : all;
+}
+
 static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t,
                      const REAL *spectrum, int64_t leaf, struct ahead *ahead)
 {
@@ -723,11 +729,10 @@ static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t,
     const bool both = directions == (FORWARD | INVERSE);
     /* the product rides on the innermost stage where that is a codelet */
     const bool fused = both && n > xf->split && !st[n - 1].dense;
-    /* the part of stage 1's outputs that is in this leaf, or else is a child's */
-    const bool half = xf->depth == 0 && is_half(xf);
-    const int64_t of = half ? st->radix : 1, kept = half ? xf->kept : 1;
-    const int64_t vectors = xf->Plv / of * kept;
-#define BLOCKS(l) leaf * (st[l].blocks / xf->leaves), st[l].blocks / xf->leaves / of * kept
+    /* all of stage 1's outputs are in this leaf, or else it is below one */
+#define KEPT_OF(all) (xf->depth == 0 ? N_(kept_of)(xf, all) : (all))
+#define BLOCKS(l) leaf * (st[l].blocks / xf->leaves), KEPT_OF(st[l].blocks / xf->leaves)
+    const int64_t vectors = KEPT_OF(xf->Plv);
 
     const int bottom = xf->split - xf->square; /* what comes before the tiles */
     if (directions & FORWARD)
@@ -773,6 +778,7 @@ static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t,
         for (int l = bottom - 1; l >= top; l--)
             N_(middle_stage)(&st[l], true, x, BLOCKS(l));
 #undef BLOCKS
+#undef KEPT_OF
 }
 
 static void N_(subtree)(const struct xform *xf, int level, int directions, REAL *x,
@@ -825,8 +831,8 @@ static void N_(middle)(const struct xform *xf, int directions, void *X, void *S,
     if (xf->depth == 0) {
         /* the shortest rows: nothing but squares below stage 1 */
         if (xf->square && xf->split <= 2 && !xf->live)
-            N_(square)(directions, xf, X, S ? S : scratch,
-                       is_half(xf) ? xf->Plv / st->radix * xf->kept : xf->Plv, spectrum, ahead);
+            N_(square)(directions, xf, X, S ? S : scratch, N_(kept_of)(xf, xf->Plv), spectrum,
+                       ahead);
         else
             N_(leaf)(xf, directions, X, S ? S : scratch, spectrum, 0, ahead);
         return;
@@ -884,15 +890,10 @@ static void N_(read_pairs)(const struct source *s, int64_t n, int64_t count, REA
 INLINE const REAL *N_(places)(const struct source *s, int64_t n, int64_t count, REAL *buffer)
 {
     const int64_t e = n + s->shift;
-    if (e >= max64(0, s->from) && e + count <= s->to) {
+    if (!s->gate.data && e >= max64(0, s->from) && e + count <= s->to) {
         const REAL *own = N_(in_place)(&s->x, e);
-        if (own && !s->gate.data)
+        if (own)
             return own;
-        const REAL *gate = own ? N_(in_place)(&s->gate, e) : NULL;
-        if (gate) {
-            N_(products)(count, own, gate, buffer);
-            return buffer;
-        }
     }
     N_(read_places)(s, n, count, buffer);
     return buffer;
@@ -1219,7 +1220,7 @@ INLINE int64_t N_(computed_run)(const struct xform *xf, int64_t end, int64_t *v)
     if (!xf->live) {
         /* of every leaf; or of a row of T, where there is but one leaf */
         const int64_t all = xf->depth > 0 ? xf->spectra_reals / (2 * W) : xf->Plv;
-        const int64_t kept = is_half(xf) ? all / xf->stage[0].radix * xf->kept : all;
+        const int64_t kept = N_(kept_of)(xf, all);
         if (kept == all)
             return end - *v;
         if (*v % all >= kept)
