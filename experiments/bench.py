@@ -17,9 +17,8 @@ from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 import fftconv
+import numpy as np
 from fftconv.plan import aligned_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,8 +38,7 @@ def options(description):
     grid is "quick" (seconds: does it run), "default" or "full".
     """
     parser = argparse.ArgumentParser(
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     grid = parser.add_mutually_exclusive_group()
     grid.add_argument(
@@ -66,10 +64,7 @@ def options(description):
         help="where the JSON goes (default: paper_figures/out/results)",
     )
     parser.add_argument(
-        "--seed",
-        type=int,
-        default=20231110,
-        help="of the random data (default: %(default)s)",
+        "--seed", type=int, default=20231110, help="of the random data (default: %(default)s)"
     )
     return parser
 
@@ -85,18 +80,13 @@ def _field(path, key):
         lines = Path(path).read_text().splitlines()
     except OSError:
         return ""
-    return next(
-        (s.split(":", 1)[1].strip() for s in lines if s.startswith(key)), ""
-    )
+    return next((s.split(":", 1)[1].strip() for s in lines if s.startswith(key)), "")
 
 
 def _git(*arguments):
     try:
         run = subprocess.run(
-            ["git", "-C", str(ROOT), *arguments],
-            capture_output=True,
-            text=True,
-            check=True,
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
         return ""
@@ -106,10 +96,7 @@ def _git(*arguments):
 def machine():
     """Where a number is from: processor, memory, system, versions, commit."""
     memory_kib = _field("/proc/meminfo", "MemTotal").split()
-    versions = {
-        "fftconv": fftconv.__version__,
-        "python": platform.python_version(),
-    }
+    versions = {"fftconv": fftconv.__version__, "python": platform.python_version()}
     for package in ("numpy", "scipy"):
         versions[package] = importlib.metadata.version(package)
     if "torch" in sys.modules:
@@ -117,12 +104,8 @@ def machine():
     return {
         "cpu": _field("/proc/cpuinfo", "model name") or platform.processor(),
         "processors": processors(),
-        "memory_gib": (
-            round(int(memory_kib[0]) / 2**20, 1) if memory_kib else None
-        ),
-        "system": " ".join(
-            (platform.system(), platform.release(), platform.machine())
-        ),
+        "memory_gib": (round(int(memory_kib[0]) / 2**20, 1) if memory_kib else None),
+        "system": " ".join((platform.system(), platform.release(), platform.machine())),
         "isa": fftconv.Plan((1, 1, 256), (1, 256)).isa,
         "versions": versions,
         "commit": _git("rev-parse", "HEAD") or "unknown",
@@ -195,11 +178,7 @@ def interleaved(calls, repeats, threads=1, cap=3.0, least=0.0, pause=0.0):
     names = list(calls)
 
     def quiet(name):
-        return [
-            wall
-            for wall, cpu in samples[name]
-            if threads > 1 or cpu >= 0.95 * wall
-        ]
+        return [wall for wall, cpu in samples[name] if threads > 1 or cpu >= 0.95 * wall]
 
     def wanted(name):
         enough = 3 if samples[name] and samples[name][0][0] > cap else repeats
@@ -256,9 +235,7 @@ def row_error(y, exact, scale):
 def check(name, error, limit=ERROR_LIMIT):
     """Refuse to time what is wrong; returns the error."""
     if not error <= limit:
-        raise RuntimeError(
-            f"{name}: relative error {error:.3g} is above {limit:.3g}"
-        )
+        raise RuntimeError(f"{name}: relative error {error:.3g} is above {limit:.3g}")
     return error
 
 

@@ -226,8 +226,8 @@ static enum level level_of(double bytes)
 
 static struct peak {
     const struct kernels *kernels;
-    double add, fma, mixed;              /* flop/s */
-    double copy[LEVELS], triad[LEVELS];  /* bytes read and written, per second */
+    double add, fma, mixed;             /* flop/s */
+    double copy[LEVELS], triad[LEVELS]; /* bytes read and written, per second */
 } peak[MOST];
 
 static double rate(double (*work)(int64_t), double budget)
@@ -322,9 +322,9 @@ static void dft_back(struct complex *x, int64_t n, const struct complex *w, int6
 
 static struct problem {
     int64_t B, H, L;
-    float *u, *k, *y;  /* (B, H, L), (H, L), (B, H, L) */
-    double *exact;     /* as y */
-    double *scale;     /* ||k|| ||u|| of each row */
+    float *u, *k, *y; /* (B, H, L), (H, L), (B, H, L) */
+    double *exact;    /* as y */
+    double *scale;    /* ||k|| ||u|| of each row */
 } p;
 
 static double norm(const float *x, int64_t count)
@@ -384,10 +384,7 @@ static void make_problem(int64_t L)
     free(w), free(K), free(x);
 }
 
-static void free_problem(void)
-{
-    free(p.u), free(p.k), free(p.y), free(p.exact), free(p.scale);
-}
+static void free_problem(void) { free(p.u), free(p.k), free(p.y), free(p.exact), free(p.scale); }
 
 /* The worst row's ||y - exact|| / max(||exact||, ||k|| ||u||). */
 static double worst_error(void)
@@ -412,7 +409,7 @@ static double worst_error(void)
 
 struct method {
     char name[32];
-    const char *isa;      /* ours; NULL: FFTW's own */
+    const char *isa; /* ours; NULL: FFTW's own */
     void (*call)(struct method *);
     /* ours */
     fftconv_plan *plan;
@@ -447,24 +444,29 @@ static void run_ours(struct method *m)
 
 static fftconv_tensor rows(float *data, int64_t B, int64_t H, int64_t L)
 {
-    return (fftconv_tensor){.data = data, .dtype = FFTCONV_FLOAT32, .shape = {B, H, L},
-                            .stride = {H * L, L, 1}};
+    return (fftconv_tensor){
+        .data = data, .dtype = FFTCONV_FLOAT32, .shape = {B, H, L}, .stride = {H * L, L, 1}};
 }
 
 static void make_ours(struct method *m, const char *isa, const struct peak *peak)
 {
     *m = (struct method){.isa = isa, .call = run_ours, .peak = peak};
     snprintf(m->name, sizeof m->name, "fftconv %s", isa);
-    fftconv_plan_desc desc = {.size = sizeof desc, .batch = p.B, .channels = p.H,
-                              .length = p.L, .kernel_length = p.L, .dtype = FFTCONV_FLOAT32,
-                              .threads = 1, .isa = isa};
+    fftconv_plan_desc desc = {.size = sizeof desc,
+                              .batch = p.B,
+                              .channels = p.H,
+                              .length = p.L,
+                              .kernel_length = p.L,
+                              .dtype = FFTCONV_FLOAT32,
+                              .threads = 1,
+                              .isa = isa};
     const fftconv_tensor k = rows(p.k, 1, p.H, p.L);
     m->info.size = sizeof m->info;
     need(fftconv_plan_create(&m->plan, &desc));
     need(fftconv_plan_get_info(m->plan, &m->info));
     need(fftconv_spectrum_create(&m->spectrum, m->plan, &k, NULL, 1));
-    m->operands = (fftconv_operands){.size = sizeof m->operands, .u = rows(p.u, p.B, p.H, p.L),
-                                     .y = rows(p.y, p.B, p.H, p.L)};
+    m->operands = (fftconv_operands){
+        .size = sizeof m->operands, .u = rows(p.u, p.B, p.H, p.L), .y = rows(p.y, p.B, p.H, p.L)};
     m->operands.workspace_bytes = m->info.forward_workspace_bytes;
     if (m->operands.workspace_bytes > 0)
         m->operands.workspace = m->workspace = memory(m->operands.workspace_bytes);
@@ -549,8 +551,7 @@ static char *fftw_wisdom_file(const struct method *m)
  * there is no time for that. */
 static bool make_fftw(struct method *m, bool pairs)
 {
-    *m = (struct method){.call = fftw_rows, .pairs = pairs,
-                         .kernels = kernels_of(options.isa[0])};
+    *m = (struct method){.call = fftw_rows, .pairs = pairs, .kernels = kernels_of(options.isa[0])};
     snprintf(m->name, sizeof m->name, "FFTW %s", pairs ? "pairs" : "r2c");
     const int64_t points = pairs ? 2 * p.L : p.L + 1, reals = 2 * points;
     m->buffer = fftwf_malloc(4 * (size_t)reals);
@@ -638,8 +639,7 @@ static void take_sample(struct method *m)
     for (int i = 0; i < m->inner; i++)
         m->call(m);
     const double p1 = seconds(CLOCK_PROCESS_CPUTIME_ID), w1 = now();
-    m->sample[m->samples++] =
-        (struct sample){(w1 - wall) / m->inner, (p1 - processor) / m->inner};
+    m->sample[m->samples++] = (struct sample){(w1 - wall) / m->inner, (p1 - processor) / m->inner};
 }
 
 /* Medians of samples in turn, in an order that rotates; disturbed ones are taken
@@ -684,18 +684,18 @@ static void check(struct method *m)
     m->call(m);
     m->error = worst_error();
     if (!(m->error <= ERROR_LIMIT))
-        die("%s, L = %lld: relative error %.3g is above %.3g", m->name, (long long)p.L,
-            m->error, ERROR_LIMIT);
+        die("%s, L = %lld: relative error %.3g is above %.3g", m->name, (long long)p.L, m->error,
+            ERROR_LIMIT);
 }
 
 /* ---- What limits a call --------------------------------------------------------- */
 
 struct limits {
-    double flops, bytes[LEVELS]; /* of a call, by the plan's counts           */
-    double arithmetic, moving[LEVELS]; /* seconds at the measured peaks       */
-    double floor; /* seconds of a real FFT's additions alone                  */
+    double flops, bytes[LEVELS];       /* of a call, by the plan's counts */
+    double arithmetic, moving[LEVELS]; /* seconds at the measured peaks */
+    double floor;                      /* seconds of a real FFT's additions alone */
     const char *binds;
-    double bound; /* seconds of what binds                                    */
+    double bound; /* seconds of what binds */
 };
 
 static struct limits limits_of(const struct method *m)
@@ -769,7 +769,8 @@ static void put_head(void)
         die("uname failed");
     fputs("{\n \"machine\": {", json);
     put_string("cpu", cpu);
-    fprintf(json, ", \"processors\": %d, \"cache_bytes\": {\"l1\": %lld, \"l2\": %lld, \"l3\": %lld}, ",
+    fprintf(json,
+            ", \"processors\": %d, \"cache_bytes\": {\"l1\": %lld, \"l2\": %lld, \"l3\": %lld}, ",
             fftconv_default_threads(), (long long)cache[L1], (long long)cache[L2],
             (long long)cache[L3]);
     put_string("system", system.release);
@@ -794,8 +795,9 @@ static void put_head(void)
     for (int i = 0; i < options.isas; i++) {
         fprintf(json, "%s\n  {", i ? "," : "");
         put_string("isa", options.isa[i]);
-        fprintf(json, ", \"vector_bytes\": %d, \"add_flops\": %.6g, \"fma_flops\": %.6g, "
-                      "\"mixed_flops\": %.6g,\n   ",
+        fprintf(json,
+                ", \"vector_bytes\": %d, \"add_flops\": %.6g, \"fma_flops\": %.6g, "
+                "\"mixed_flops\": %.6g,\n   ",
                 peak[i].kernels->vector_bytes, peak[i].add, peak[i].fma, peak[i].mixed);
         put_levels("copy_bytes", peak[i].copy);
         fputs(",\n   ", json);
@@ -902,12 +904,12 @@ int main(int argc, char **argv)
 #ifdef HAVE_FFTW
     fprintf(stderr, "%s, FFTW_MEASURE, best of %d plans\n", fftwf_version, options.plans);
 #else
-    fputs("built without FFTW: install its single-precision library and configure again\n",
-          stderr);
+    fputs("built without FFTW: install its single-precision library and configure again\n", stderr);
 #endif
     measure_peaks();
     fputs("       L  method              ns/out  x FFTW  Gflop/s  % ADD  % FMA   floor % of   binds"
-          "       %    stages\n", stderr);
+          "       %    stages\n",
+          stderr);
     put_head();
     for (int i = 0; i < options.lengths; i++)
         run_length(options.length[i], i == 0);

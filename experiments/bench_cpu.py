@@ -36,15 +36,13 @@ import time
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
+import bench
 import fftconv
+import numpy as np
+import speed
 from fftconv import _lib, reference
 from fftconv._array import numpy_dtype
-
-import bench
-import speed
+from tqdm import tqdm
 
 K = 1024
 GRIDS = {
@@ -153,11 +151,7 @@ class Case:
         self.gates = [normal(*shape), normal(*shape)] if gated else [None] * 2
         self.skip = rng.standard_normal(channels, np.float32) if skip else None
         self.activation = activation
-        self.mode = (
-            dict(mode="circular", fft_size=length)
-            if circular
-            else dict(mode="causal")
-        )
+        self.mode = dict(mode="circular", fft_size=length) if circular else dict(mode="causal")
         self.plan = bench.RepeatablePlan(
             shape, self.k.shape, dtype=dtype, threads=threads, **self.mode,
             **plan)  # fmt: skip
@@ -299,8 +293,7 @@ class Run:
         program = Path(_lib.path).resolve().parents[1] / "experiments/bench_cpu"
         if not program.exists():
             raise SystemExit(
-                f"{program} is not there: this measures a build tree, whose "
-                "`make` builds it"
+                f"{program} is not there: this measures a build tree, whose `make` builds it"
             )
         kept = self.settings.results.resolve() / "fftw"
         kept.mkdir(parents=True, exist_ok=True)
@@ -367,10 +360,7 @@ class Run:
             return
         grid = self.grid
         # calls of 100 us and more
-        every = [
-            (n, beyond(n) if n > 512 else (4, 128))
-            for n in grid["lengths"] + grid["long"]
-        ]
+        every = [(n, beyond(n) if n > 512 else (4, 128)) for n in grid["lengths"] + grid["long"]]
         row = [(n, (1, 1)) for n in grid["lengths"][-1:] + grid["long"]]
         for length, shape in every + row:
             one, two = (self.case(*shape, length, threads=t) for t in (1, 2))
@@ -520,9 +510,7 @@ class Run:
                     "best_m": winner.plan.transform_length,
                     "best_ns": 1e9 * t[best] / own.outputs,
                     "ratio": t["own"] / t[best],
-                    "predicted_ns": 1e9
-                    * own.plan.counters.predicted_seconds
-                    / own.outputs,
+                    "predicted_ns": 1e9 * own.plan.counters.predicted_seconds / own.outputs,
                 }
             )
 
@@ -682,12 +670,7 @@ def main():
         bar.set_postfix_str(getattr(group, "func", group).__name__)
         group()
     targets = summary(run.rows)
-    body = {
-        "program": record,
-        "targets": targets,
-        "rows": run.rows,
-        "planner": run.planner,
-    }
+    body = {"program": record, "targets": targets, "rows": run.rows, "planner": run.planner}
     show(targets, run.rows)
     print(bench.write(settings.results, "bench_cpu", settings, body, started))
 

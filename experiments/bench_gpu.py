@@ -169,9 +169,7 @@ def cases(grid):
         sizes = [256, 4096]
     else:
         sizes = [2**a for a in range(8, 16)]
-    found = [
-        Case(t, n, *paper_rows(n)) for t in (12, 14, 15, 11, 13) for n in sizes
-    ]
+    found = [Case(t, n, *paper_rows(n)) for t in (12, 14, 15, 11, 13) for n in sizes]
     if grid != "quick":
         found += [
             Case(t, n, *paper_rows(n), dtype)
@@ -180,9 +178,7 @@ def cases(grid):
             for n in (1024, 4096, 16384)
         ]
         found += [  # beyond one launch
-            Case(t, n, *paper_rows(n))
-            for n in (2**16, 2**18, 2**20)
-            for t in (14, 12)
+            Case(t, n, *paper_rows(n)) for n in (2**16, 2**18, 2**20) for t in (14, 12)
         ]
     return found
 
@@ -240,8 +236,12 @@ def our_calls(case, sets, engine, ready):
     import fftconv
 
     plan = fftconv.Plan(
-        tuple(sets[0]["u"].shape), tuple(sets[0]["k"].shape), dtype=case.dtype,
-        device="cuda", isa=engine, **case.how,
+        tuple(sets[0]["u"].shape),
+        tuple(sets[0]["k"].shape),
+        dtype=case.dtype,
+        device="cuda",
+        isa=engine,
+        **case.how,
     )
 
     def call_of(arrays):
@@ -252,9 +252,7 @@ def our_calls(case, sets, engine, ready):
             return (plan(arrays["u"], kernel, *gates),)
 
         def backward():
-            g = plan.backward(
-                arrays["dy"], arrays["u"], kernel, needs=("u", "k")
-            )
+            g = plan.backward(arrays["dy"], arrays["u"], kernel, needs=("u", "k"))
             return g.du, g.dk
 
         call = backward if case.backward else forward
@@ -300,7 +298,7 @@ def verify(settings):
             for method, (engine, ready) in OURS.items():
                 row = row_of(case, method)
                 try:
-                    call, = our_calls(case, [there], engine, ready)
+                    (call,) = our_calls(case, [there], engine, ready)
                     found = [x.numpy() for x in call()]
                     row["error"] = worst_error(found, *wanted)
                     right = row["error"] <= case.limit
@@ -344,15 +342,16 @@ class Card:
         torch = self.torch
         found = {
             name: torch.randn(
-                case.shape, device=self.device, generator=self.generator,
+                case.shape,
+                device=self.device,
+                generator=self.generator,
                 dtype=getattr(torch, case.dtype),
             )
             for name in names_of(case)
             if name != "k"
         }
         taps = torch.randn(
-            (case.channels, case.length), device=self.device,
-            generator=self.generator,
+            (case.channels, case.length), device=self.device, generator=self.generator
         )
         found["k"] = taps / case.length**0.5
         return found
@@ -386,9 +385,7 @@ class Card:
             return call
         u, k = (x.detach().clone().requires_grad_() for x in (u, k))
         y = forward(u, k)
-        return lambda: torch.autograd.grad(
-            y, (u, k), arrays["dy"], retain_graph=True
-        )
+        return lambda: torch.autograd.grad(y, (u, k), arrays["dy"], retain_graph=True)
 
     def poison(self):
         """Memory that PyTorch will hand out next is full of NaN."""
@@ -474,14 +471,11 @@ class Card:
     def copy_rate(self, size=2**32):
         """Bytes read and written a second by a copy of device memory."""
         torch = self.torch
-        x = torch.randint(
-            -(2**31), 2**31 - 1, (size // 4,), dtype=torch.int32, device=self.device
-        )
+        x = torch.randint(-(2**31), 2**31 - 1, (size // 4,), dtype=torch.int32, device=self.device)
         y = torch.empty_like(x)
         times = [self.milliseconds(lambda: y.copy_(x)) for _ in range(12)][2:]
         middle = sorted(times)[len(times) // 2]
-        return {"bytes": size, "median_s": middle / 1e3,
-                "bytes_per_s": 2 * size / (middle / 1e3)}
+        return {"bytes": size, "median_s": middle / 1e3, "bytes_per_s": 2 * size / (middle / 1e3)}
 
 
 def interleaved(card, runs, repeats):
@@ -513,26 +507,23 @@ def measure_case(card, case, settings, copy_rate):
     sets = max(1, min(8, -(-4 * card.l2 // each)))
     arrays = [card.operands(case) for _ in range(sets)]
     some = sampled(case.channels)
-    wanted = exact(case, {
-        name: card.host(x[some] if name == "k" else x[:, some])
-        for name, x in arrays[0].items()
-    })
+    wanted = exact(
+        case,
+        {name: card.host(x[some] if name == "k" else x[:, some]) for name, x in arrays[0].items()},
+    )
     rows, calls, everywhere = {}, {}, None
-    for method in reversed(methods_of(case)):   # PyTorch's rfft first
+    for method in reversed(methods_of(case)):  # PyTorch's rfft first
         row = rows[method] = row_of(case, method)
         try:
             row["status"] = "failed"
-            card.forget()               # the library allocates beside PyTorch
+            card.forget()  # the library allocates beside PyTorch
             mine = make_calls(card, case, arrays, method)
             card.poison()
-            mine[0]()                   # cuFFT's plans are no part of the peak
+            mine[0]()  # cuFFT's plans are no part of the peak
             found, row["peak_bytes"] = card.peak(mine[0])
             if getattr(mine[0], "ready", False):
                 row["spectrum_bytes"] = mine[0].plan.counters.spectrum_bytes
-            host = [
-                card.host(x[some] if x.ndim == 2 else x[:, some])
-                for x in found
-            ]
+            host = [card.host(x[some] if x.ndim == 2 else x[:, some]) for x in found]
             error = worst_error(host, *wanted)
             limit = case.limit if method in OURS else 2 * case.limit
             if everywhere is None and error <= limit:
@@ -543,7 +534,7 @@ def measure_case(card, case, settings, copy_rate):
             right = error <= limit and apart <= 5 * case.limit
             row["status"] = "right" if right else "wrong"
             for name, x in ("error", error), ("disagreement", apart):
-                row[name] = x if x == x else None       # JSON has no NaN
+                row[name] = x if x == x else None  # JSON has no NaN
             if row["status"] == "right":
                 calls[method] = mine
         except Exception as error:  # the other methods are still wanted
@@ -559,9 +550,7 @@ def measure_case(card, case, settings, copy_rate):
             rows[method]["status"] = f"{type(error).__name__}: {error}"[:200]
             card.forget()
     floor = case.io_bytes / copy_rate
-    for method, samples in interleaved(
-        card, runs, 3 if quick else 11
-    ).items() if runs else ():
+    for method, samples in interleaved(card, runs, 3 if quick else 11).items() if runs else ():
         row, middle = rows[method], samples[len(samples) // 2]
         row["status"] = "measured"
         row |= {
@@ -609,22 +598,18 @@ def measure(settings, card=None):
         "rows": [],
         "not_reached": [],
     }
-    print(f"{card.name}: copies {copy['bytes_per_s'] / 1e12:.2f} TB/s",
-          flush=True)
+    print(f"{card.name}: copies {copy['bytes_per_s'] / 1e12:.2f} TB/s", flush=True)
     todo = cases(settings.grid)
     for i, case in enumerate(todo):
         if time.perf_counter() - started > settings.seconds:
-            body["not_reached"] = [
-                [c.table, c.fft_size, c.dtype] for c in todo[i:]
-            ]
+            body["not_reached"] = [[c.table, c.fft_size, c.dtype] for c in todo[i:]]
             print(f"out of time before {case}")
             break
         try:
             with card.working():
                 rows = measure_case(card, case, settings, copy["bytes_per_s"])
         except Exception as error:
-            rows = [row_of(case, m) | {"status": f"{error!r}"[:200]}
-                    for m in methods_of(case)]
+            rows = [row_of(case, m) | {"status": f"{error!r}"[:200]} for m in methods_of(case)]
         body["rows"] += rows
         print(short_line(case, rows), flush=True)
         card.forget()
@@ -636,8 +621,7 @@ def measure(settings, card=None):
 
 def record(settings, body, started, bench):
     """bench_gpu.json, whole at every moment."""
-    path = bench.write(settings.out / "part", "bench_gpu", settings, body,
-                       started)
+    path = bench.write(settings.out / "part", "bench_gpu", settings, body, started)
     if settings.commit:
         found = json.loads(path.read_text())
         found["machine"]["commit"] = settings.commit
@@ -673,10 +657,9 @@ def devices():
 def capability():
     """(major, minor) of the first device; (0, 0) without one."""
     found = driver()
-    MAJOR, MINOR = 75, 76   # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
+    MAJOR, MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
     return tuple(
-        number_of(found.cuDeviceGetAttribute, a, 0) if found else 0
-        for a in (MAJOR, MINOR)
+        number_of(found.cuDeviceGetAttribute, a, 0) if found else 0 for a in (MAJOR, MINOR)
     )
 
 
@@ -691,20 +674,23 @@ def output_of(*command):
 
 def gpu_record():
     """What the JSON says of the card and of what compiled for it."""
-    asked = ("name", "compute_cap", "driver_version", "memory.total",
-             "clocks.max.sm", "clocks.max.memory", "power.limit")
+    asked = (
+        "name",
+        "compute_cap",
+        "driver_version",
+        "memory.total",
+        "clocks.max.sm",
+        "clocks.max.memory",
+        "power.limit",
+    )
     values = output_of(
         "nvidia-smi", "--query-gpu=" + ",".join(asked), "--format=csv,noheader"
     ).splitlines()
-    found = dict(zip(asked, map(str.strip, values[0].split(",")))) if values \
-        else {}
+    found = dict(zip(asked, map(str.strip, values[0].split(",")))) if values else {}
     found["compute_cap"] = "{}.{}".format(*capability())
     version = number_of(driver().cuDriverGetVersion) if driver() else 0
     found["driver_cuda"] = f"{version // 1000}.{version % 1000 // 10}"
-    release = [
-        line for line in output_of("nvcc", "--version").splitlines()
-        if "release" in line
-    ]
+    release = [line for line in output_of("nvcc", "--version").splitlines() if "release" in line]
     found["nvcc"] = release[0].split("release")[1].strip() if release else ""
     found["cufft"] = os.environ.get("FFTCONV_CUFFT", "")
     return found
@@ -720,8 +706,7 @@ def cufft():
     """The file of cuFFT where it came with PyTorch, beside what the loader
     finds by itself: path or ""."""
     folders = [Path(p) / "nvidia" for p in sys.path if p]
-    found = [f for folder in folders for f in sorted(
-        folder.glob("*/lib/libcufft.so.*"))]
+    found = [f for folder in folders for f in sorted(folder.glob("*/lib/libcufft.so.*"))]
     return os.environ.get("FFTCONV_CUFFT") or (str(found[-1]) if found else "")
 
 
@@ -734,15 +719,14 @@ class Stage:
 
     name: str
     command: object
-    least: float = 0        # seconds that those before it leave
+    least: float = 0  # seconds that those before it leave
     environment: dict = field(default_factory=dict)
-    programs: tuple = ()    # what it needs ...
-    modules: tuple = ()     # ... of Python
+    programs: tuple = ()  # what it needs ...
+    modules: tuple = ()  # ... of Python
 
     def lacks(self):
         return [x for x in self.programs if not shutil.which(x)] + [
-            f"Python's {x}" for x in self.modules
-            if not importlib.util.find_spec(x)
+            f"Python's {x}" for x in self.modules if not importlib.util.find_spec(x)
         ]
 
 
@@ -767,9 +751,12 @@ def run_stage(stage, limit, out):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with open(out / f"{stage.name}.log", "w") as log:
         process = subprocess.Popen(
-            command(limit) if callable(command) else command, stdout=log,
-            stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            env={**os.environ, **stage.environment}, start_new_session=True,
+            command(limit) if callable(command) else command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **stage.environment},
+            start_new_session=True,
         )
         try:
             status = process.wait(limit)
@@ -777,8 +764,7 @@ def run_stage(stage, limit, out):
             status = "timeout"
         finally:
             end(process)
-    return {"status": status,
-            "seconds": round(time.perf_counter() - started, 1)}
+    return {"status": status, "seconds": round(time.perf_counter() - started, 1)}
 
 
 def run_stages(stages, seconds, out):
@@ -788,21 +774,18 @@ def run_stages(stages, seconds, out):
     for i, stage in enumerate(stages):
         name = stage.name
         left = finish - time.perf_counter()
-        left -= min(left / 2, sum(later.least for later in stages[i + 1:]))
+        left -= min(left / 2, sum(later.least for later in stages[i + 1 :]))
         if stage.lacks():
-            done[name] = {"status": "lacks " + ", ".join(stage.lacks()),
-                          "seconds": 0}
+            done[name] = {"status": "lacks " + ", ".join(stage.lacks()), "seconds": 0}
         elif left < 1:
             done[name] = {"status": "no time left", "seconds": 0}
         else:
             done[name] = run_stage(stage, left, out)
-        print(f"==== {name}: {done[name]['status']}, "
-              f"{done[name]['seconds']} s", flush=True)
+        print(f"==== {name}: {done[name]['status']}, {done[name]['seconds']} s", flush=True)
         log = out / f"{name}.log"
         if log.is_file():
             lines = log.read_text(errors="replace").splitlines()
-            print("\n".join(lines[-(60 if name == "measure" else 12):]),
-                  flush=True)
+            print("\n".join(lines[-(60 if name == "measure" else 12) :]), flush=True)
         (out / "stages.json").write_text(json.dumps(done, indent=1) + "\n")
     return 0 if all(s["status"] == 0 for s in done.values()) else 1
 
@@ -822,9 +805,11 @@ def build_command(build):
 
 
 # A few launches of each kind: sanitizers are slow.
-SANITIZED = ("(test_short_rows and 65) or (test_backward_strides) or "
-             "(test_each_length_is_chosen and (256 or 4096 or 32768)) or "
-             "(test_backward_shared_kernels and 256)")
+SANITIZED = (
+    "(test_short_rows and 65) or (test_backward_strides) or "
+    "(test_each_length_is_chosen and (256 or 4096 or 32768)) or "
+    "(test_backward_shared_kernels and 256)"
+)
 
 
 STAGES = ("build", "verify", "tests", "measure", "sanitizer", "cpu")
@@ -844,17 +829,40 @@ def stages_of(settings, build):
     }
     if cufft():
         python["FFTCONV_CUFFT"] = cufft()
-    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
-              "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT),
-              "-o", "faulthandler_timeout=60", "-m", "not big"]
+    pytest = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        str(ROOT / "pyproject.toml"),
+        "--rootdir",
+        str(ROOT),
+        "-o",
+        "faulthandler_timeout=60",
+        "-m",
+        "not big",
+    ]
     on_gpu, on_device, *on_cpu = (
         str(ROOT / "tests" / f"test_{name}.py")
-        for name in ("cuda", "device", "kernels", "convolution", "arrays"))
+        for name in ("cuda", "device", "kernels", "convolution", "arrays")
+    )
 
     def here(stage):
-        command = [sys.executable, str(Path(__file__).resolve()), "--inside",
-                   stage, "--out", str(settings.out),
-                   "--seed", str(settings.seed), "--commit", settings.commit]
+        command = [
+            sys.executable,
+            str(Path(__file__).resolve()),
+            "--inside",
+            stage,
+            "--out",
+            str(settings.out),
+            "--seed",
+            str(settings.seed),
+            "--commit",
+            settings.commit,
+        ]
         return command + ["--quick"] * (settings.grid == "quick")
 
     def measure(seconds):
@@ -864,66 +872,113 @@ def stages_of(settings, build):
     def one_by_one(*commands):
         """All of them; the last that failed gives the status.  A Ctrl-C ends
         the one that runs, and then the shell."""
-        return ["sh", "-c", "trap 'exit 130' INT; status=0; " + "; ".join(
-            shlex.join(c) + " || status=$?" for c in commands)
-            + "; exit $status"]
+        return [
+            "sh",
+            "-c",
+            "trap 'exit 130' INT; status=0; "
+            + "; ".join(shlex.join(c) + " || status=$?" for c in commands)
+            + "; exit $status",
+        ]
 
     needs = ("numpy", "pytest", "hypothesis")
     found = [
-        Stage("build", ["sh", "-c", build_command(build)], 100, {},
-              ("make", "nvcc")),
+        Stage("build", ["sh", "-c", build_command(build)], 100, {}, ("make", "nvcc")),
         Stage("verify", here("verify"), 15, python, (), ("numpy",)),
         # A call that goes wrong on the card ends its process for CUDA.
-        Stage("tests", one_by_one(
-            *([*pytest, "--maxfail=40", "--durations=5", f]
-              for f in (on_gpu, on_device))), 60, python, (), needs),
-        Stage("measure", measure, 150, python, (),
-              ("numpy", "scipy", "torch")),
-        Stage("sanitizer", one_by_one(
-            *(["compute-sanitizer", "--tool", tool, "--error-exitcode", "9",
-               *pytest, "-x", "-k", SANITIZED, on_gpu]
-              for tool in ("memcheck", "racecheck"))), 50, python,
-              ("compute-sanitizer",), needs),
+        Stage(
+            "tests",
+            one_by_one(
+                *([*pytest, "--maxfail=40", "--durations=5", f] for f in (on_gpu, on_device))
+            ),
+            60,
+            python,
+            (),
+            needs,
+        ),
+        Stage("measure", measure, 150, python, (), ("numpy", "scipy", "torch")),
+        Stage(
+            "sanitizer",
+            one_by_one(
+                *(
+                    [
+                        "compute-sanitizer",
+                        "--tool",
+                        tool,
+                        "--error-exitcode",
+                        "9",
+                        *pytest,
+                        "-x",
+                        "-k",
+                        SANITIZED,
+                        on_gpu,
+                    ]
+                    for tool in ("memcheck", "racecheck")
+                )
+            ),
+            50,
+            python,
+            ("compute-sanitizer",),
+            needs,
+        ),
         Stage("cpu", [*pytest, "--maxfail=20", *on_cpu], 15, python, (), needs),
     ]
-    return [s for s in found if s.name in settings.stages and not (
-        s.name == "build" and settings.library)]
+    return [
+        s
+        for s in found
+        if s.name in settings.stages and not (s.name == "build" and settings.library)
+    ]
 
 
 def stage_names(text):
     found = text.split(",")
     if not set(found) <= set(STAGES):
-        raise argparse.ArgumentTypeError(
-            f"{text} must be of {', '.join(STAGES)}")
+        raise argparse.ArgumentTypeError(f"{text} must be of {', '.join(STAGES)}")
     return found
 
 
 def options():
     parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR",
-                        help="where logs and bench_gpu.json go")
-    parser.add_argument("--quick", dest="grid", action="store_const",
-                        const="quick", default="default",
-                        help="two sizes of each table")
-    parser.add_argument("--seconds", type=float, default=530,
-                        help="for all of it (default: %(default)s)")
-    parser.add_argument("--library", type=Path,
-                        help="a libfftconv.so for this card: nothing is built")
-    parser.add_argument("--seed", type=int, default=20231110,
-                        help="of the random data (default: %(default)s)")
-    parser.add_argument("--commit", default="",
-                        help="what the JSON calls this tree, if it is no clone")
-    parser.add_argument("--stages", type=stage_names, default=STAGES,
-                        metavar="NAME,...",
-                        help="some of " + ", ".join(STAGES))
-    parser.add_argument("--build", type=Path, metavar="DIR",
-                        help="where it is built, or was "
-                        "(default: a folder that is removed)")
-    parser.add_argument("--inside", choices=("measure", "verify"),
-                        help=argparse.SUPPRESS)     # the stage, in its process
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="where logs and bench_gpu.json go"
+    )
+    parser.add_argument(
+        "--quick",
+        dest="grid",
+        action="store_const",
+        const="quick",
+        default="default",
+        help="two sizes of each table",
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=530, help="for all of it (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--library", type=Path, help="a libfftconv.so for this card: nothing is built"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=20231110, help="of the random data (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--commit", default="", help="what the JSON calls this tree, if it is no clone"
+    )
+    parser.add_argument(
+        "--stages",
+        type=stage_names,
+        default=STAGES,
+        metavar="NAME,...",
+        help="some of " + ", ".join(STAGES),
+    )
+    parser.add_argument(
+        "--build",
+        type=Path,
+        metavar="DIR",
+        help="where it is built, or was (default: a folder that is removed)",
+    )
+    parser.add_argument(
+        "--inside", choices=("measure", "verify"), help=argparse.SUPPRESS
+    )  # the stage, in its process
     settings = parser.parse_args()
     for name in "out", "library", "build":
         path = getattr(settings, name)
@@ -938,22 +993,30 @@ def main():
     if settings.inside == "verify":
         rows = verify(settings)
         for row in rows:
-            print(*(row.get(name, "") for name in (
-                "table", "fft_size", "dtype", "method", "status", "error")))
-        return int(not all(
-            r["status"] == "right" or (
-                r["method"].startswith("cufft") and r["status"] != "wrong")
-            for r in rows))
+            print(
+                *(
+                    row.get(name, "")
+                    for name in ("table", "fft_size", "dtype", "method", "status", "error")
+                )
+            )
+        return int(
+            not all(
+                r["status"] == "right"
+                or (r["method"].startswith("cufft") and r["status"] != "wrong")
+                for r in rows
+            )
+        )
     if settings.inside == "measure":
         return measure(settings)
     if not devices():
-        print("bench_gpu: nothing was run; this machine lacks a CUDA device "
-              "and its driver (libcuda.so.1)")
+        print(
+            "bench_gpu: nothing was run; this machine lacks a CUDA device "
+            "and its driver (libcuda.so.1)"
+        )
         return 77
     build = settings.build or Path(tempfile.mkdtemp(prefix="fftconv-build-"))
     try:
-        return run_stages(stages_of(settings, build), settings.seconds,
-                          settings.out)
+        return run_stages(stages_of(settings, build), settings.seconds, settings.out)
     finally:
         if not settings.build:
             shutil.rmtree(build, ignore_errors=True)

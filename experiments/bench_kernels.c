@@ -10,7 +10,7 @@ enum { LANES = BENCH_VECTOR_BYTES / 4 };
 
 /* Chains enough to hide the latency of four pipes, with two constants in 16
  * registers. */
-#define CHAINS(DO)                                                  \
+#define CHAINS(DO) \
     DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12) DO(13)
 enum { COUNT = 14 };
 
@@ -21,19 +21,19 @@ enum { COUNT = 14 };
 #define FMA(i) x##i = x##i * a + b;
 #define EITHER(i) x##i = (i) % 2 ? x##i + b : x##i * a + b;
 
-#define PEAK(name, STEP, flops)                                     \
-    static double name(int64_t rounds)                              \
-    {                                                               \
-        static volatile float one = 1.0f, tiny = 0x1p-40f;          \
-        static volatile vec sink;                                   \
-        const vec a = (vec){0} + one, b = (vec){0} + tiny;          \
-        CHAINS(START)                                               \
-        for (int64_t n = 0; n < rounds; n++) {                      \
-            CHAINS(STEP)                                            \
-        }                                                           \
-        sink = CHAINS(SUM);                                         \
-        (void)sink;                                                 \
-        return (double)rounds * COUNT * LANES * (flops);            \
+#define PEAK(name, STEP, flops) \
+    static double name(int64_t rounds) \
+    { \
+        static volatile float one = 1.0f, tiny = 0x1p-40f; \
+        static volatile vec sink; \
+        const vec a = (vec){0} + one, b = (vec){0} + tiny; \
+        CHAINS(START) \
+        for (int64_t n = 0; n < rounds; n++) { \
+            CHAINS(STEP) \
+        } \
+        sink = CHAINS(SUM); \
+        (void)sink; \
+        return (double)rounds * COUNT * LANES * (flops); \
     }
 
 PEAK(add, ADD, 1)
@@ -89,8 +89,7 @@ static void join(float *restrict z, const float *restrict re, const float *restr
     }
 }
 
-static void split(const float *restrict z, float *restrict re, float *restrict im,
-                  int64_t count)
+static void split(const float *restrict z, float *restrict re, float *restrict im, int64_t count)
 {
     for (int64_t n = 0; n < count; n++) {
         re[n] = z[2 * n];

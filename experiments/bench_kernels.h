@@ -11,7 +11,7 @@ struct kernels {
     /* Arithmetic in registers; each returns the real flops it did. */
     double (*add)(int64_t rounds);
     double (*fma)(int64_t rounds);   /* a product and a sum where there is no FMA */
-    double (*mixed)(int64_t rounds); /* as many of one as of the other            */
+    double (*mixed)(int64_t rounds); /* as many of one as of the other */
     /* `repeats` passes over `count` floats, a multiple of 256, 64-byte aligned. */
     void (*copy)(float *to, const float *from, int64_t count, int64_t repeats);
     void (*triad)(float *to, const float *a, const float *b, int64_t count, int64_t repeats);

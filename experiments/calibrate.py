@@ -8,18 +8,15 @@ and fast_points, as the library measures them, with the paper's A100 beside it.
 import time
 from dataclasses import asdict
 
-from fftconv import cost
-
 import bench
+from fftconv import cost
 
 
 def main():
     settings = bench.options(__doc__).parse_args()
     started = time.perf_counter()
     hardware = {name: asdict(cost.HARDWARE[name]) for name in ("A100", "host")}
-    path = bench.write(
-        settings.results, "host", settings, {"hardware": hardware}, started
-    )
+    path = bench.write(settings.results, "host", settings, {"hardware": hardware}, started)
     host = hardware["host"]
     print(
         f"{path}: sigma_H {host['sigma_h'] / 1e9:.1f} GB/s, "

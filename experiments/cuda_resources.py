@@ -25,8 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CUDA = ROOT / "libfftconv" / "cuda"
-SOURCES = ("arguments.h", "launch.h", "machine.h", "machine_device.h",
-           "rows.h", "shapes.h")
+SOURCES = ("arguments.h", "launch.h", "machine.h", "machine_device.h", "rows.h", "shapes.h")
 ARCHITECTURES = ("80", "89", "90a", "100")
 ROLES = ("forward", "backward", "spectra", "taps")
 MOST = 64
@@ -64,13 +63,15 @@ def digest():
 def shapes():
     """(arithmetic, R1, R2, R3) of every kernel, as shapes.h lists them."""
     text = (CUDA / "shapes.h").read_text()
-    single = text[text.index("SINGLE(SHAPE)"):text.index("HALF(SHAPE)")]
-    radices = [tuple(map(int, found)) for found in
-               re.findall(r"SHAPE\((\d+), (\d+), (\d+)\)", single)]
-    more = [tuple(map(int, found)) for found in re.findall(
-        r"SHAPE\((\d+), (\d+), (\d+)\)", text[text.index("HALF(SHAPE)"):])]
-    return ([("Half", *r) for r in radices + more]
-            + [("Single", *r) for r in radices])
+    single = text[text.index("SINGLE(SHAPE)") : text.index("HALF(SHAPE)")]
+    radices = [
+        tuple(map(int, found)) for found in re.findall(r"SHAPE\((\d+), (\d+), (\d+)\)", single)
+    ]
+    more = [
+        tuple(map(int, found))
+        for found in re.findall(r"SHAPE\((\d+), (\d+), (\d+)\)", text[text.index("HALF(SHAPE)") :])
+    ]
+    return [("Half", *r) for r in radices + more] + [("Single", *r) for r in radices]
 
 
 def nvcc(arguments, source):
@@ -78,9 +79,21 @@ def nvcc(arguments, source):
         file = Path(folder) / "kernel.cu"
         file.write_text(source)
         return subprocess.run(
-            ["nvcc", "-std=c++17", "-O3", f"-I{ROOT}", f"-I{ROOT}/libfftconv",
-             "-cubin", "-o", str(Path(folder) / "kernel.cubin"), *arguments,
-             str(file)], capture_output=True, text=True)
+            [
+                "nvcc",
+                "-std=c++17",
+                "-O3",
+                f"-I{ROOT}",
+                f"-I{ROOT}/libfftconv",
+                "-cubin",
+                "-o",
+                str(Path(folder) / "kernel.cubin"),
+                *arguments,
+                str(file),
+            ],
+            capture_output=True,
+            text=True,
+        )
 
 
 def fits(arch, shared):
@@ -95,29 +108,32 @@ def resident(arch, warps, registers, shared):
     if not fits(arch, shared):
         return 0
     each = -(-registers * LANES // 256) * 256 * warps
-    return min(REGISTERS // each, total * 1024 // (shared + 1024),
-               threads // (warps * LANES))
+    return min(REGISTERS // each, total * 1024 // (shared + 1024), threads // (warps * LANES))
 
 
 def compiled(job):
     """The row of one kernel on one architecture."""
     (arith, r1, r2, r3), role, arch, (shared, warps) = job
-    source = SOURCE.format(arith=arith, r1=r1, r2=r2, r3=r3,
-                           role=f"ROWS_{role.upper()}")
-    done = nvcc([f"-gencode=arch=compute_{arch},code=sm_{arch}",
-                 "-Xptxas", "-v"], source)
+    source = SOURCE.format(arith=arith, r1=r1, r2=r2, r3=r3, role=f"ROWS_{role.upper()}")
+    done = nvcc([f"-gencode=arch=compute_{arch},code=sm_{arch}", "-Xptxas", "-v"], source)
     if done.returncode:
         raise RuntimeError(f"nvcc: {done.stderr}")
-    stores, loads = map(int, re.search(
-        r"(\d+) bytes spill stores, (\d+) bytes spill loads",
-        done.stderr).groups())
+    stores, loads = map(
+        int, re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", done.stderr).groups()
+    )
     registers = int(re.search(r"Used (\d+) registers", done.stderr)[1])
     return {
         "arithmetic": {"Half": "float16", "Single": "float32"}[arith],
-        "radices": [r1, r2, r3], "points": r1 * r2 * r3, "role": role,
-        "arch": arch, "registers": registers, "shared_bytes": shared,
-        "spill_store_bytes": stores, "spill_load_bytes": loads,
-        "threads": warps * LANES, "fits": fits(arch, shared),
+        "radices": [r1, r2, r3],
+        "points": r1 * r2 * r3,
+        "role": role,
+        "arch": arch,
+        "registers": registers,
+        "shared_bytes": shared,
+        "spill_store_bytes": stores,
+        "spill_load_bytes": loads,
+        "threads": warps * LANES,
+        "fits": fits(arch, shared),
         "blocks": resident(arch, warps, registers, shared),
     }
 
@@ -125,8 +141,7 @@ def compiled(job):
 def asked(shape):
     """(shared bytes, warps) of a shape: from an error that names them."""
     arith, r1, r2, r3 = shape
-    done = nvcc(["-DASK"], SOURCE.format(arith=arith, r1=r1, r2=r2, r3=r3,
-                                         role="ROWS_FORWARD"))
+    done = nvcc(["-DASK"], SOURCE.format(arith=arith, r1=r1, r2=r2, r3=r3, role="ROWS_FORWARD"))
     found = re.search(r"Report<.*?(\d+), .*?(\d+)>", done.stderr)
     if not found:
         raise RuntimeError(f"nvcc: {done.stderr}")
@@ -140,50 +155,72 @@ def faults(rows):
     for row in rows:
         if row["fits"] and row["spill_store_bytes"]:
             found.append(
-                "{arithmetic} {points} {role} on sm_{arch} spills "
-                "{spill_store_bytes} bytes".format(**row))
+                "{arithmetic} {points} {role} on sm_{arch} spills {spill_store_bytes} bytes".format(
+                    **row
+                )
+            )
     return found
 
 
 def main():
     parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", default=",".join(ARCHITECTURES),
-                        help="compute capabilities (default: %(default)s)")
-    parser.add_argument("--results", type=Path, required=True, metavar="DIR",
-                        help="where the JSON goes")
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--arch",
+        default=",".join(ARCHITECTURES),
+        help="compute capabilities (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--results", type=Path, required=True, metavar="DIR", help="where the JSON goes"
+    )
     parser.add_argument("--jobs", type=int, default=2)
     settings = parser.parse_args()
     if not shutil.which("nvcc"):
         print("no nvcc")
         return 77
-    version = subprocess.run(["nvcc", "--version"], capture_output=True,
-                             text=True, check=True).stdout
+    version = subprocess.run(
+        ["nvcc", "--version"], capture_output=True, text=True, check=True
+    ).stdout
     with ThreadPoolExecutor(settings.jobs) as pool:
         sizes = list(pool.map(asked, shapes()))
-        rows = list(pool.map(compiled, [
-            (shape, role, arch, size) for shape, size in zip(shapes(), sizes)
-            for role in ROLES for arch in settings.arch.split(",")]))
+        rows = list(
+            pool.map(
+                compiled,
+                [
+                    (shape, role, arch, size)
+                    for shape, size in zip(shapes(), sizes)
+                    for role in ROLES
+                    for arch in settings.arch.split(",")
+                ],
+            )
+        )
     record = {
         "experiment": "cuda_resources",
         "compiler": re.search(r"release [^\n]*", version)[0],
-        "sources": digest(), "rows": rows,
+        "sources": digest(),
+        "rows": rows,
     }
     settings.results.mkdir(parents=True, exist_ok=True)
     path = settings.results / "cuda_resources.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"{'kernel':<26}{'sm':>5}{'registers':>10}{'spilled':>8}"
-          f"{'threads':>8}{'shared':>8}{'blocks':>7}")
+    print(
+        f"{'kernel':<26}{'sm':>5}{'registers':>10}{'spilled':>8}"
+        f"{'threads':>8}{'shared':>8}{'blocks':>7}"
+    )
     for row in rows:
-        print("{arithmetic} {points:>5} {role:<9}".format(**row).ljust(26)
-              + "{arch:>5}{registers:>10}{spill_store_bytes:>8}{threads:>8}"
-              "{shared_bytes:>8}{blocks:>7}".format(**row)
-              + "  does not fit" * (not row["fits"]))
+        print(
+            "{arithmetic} {points:>5} {role:<9}".format(**row).ljust(26)
+            + "{arch:>5}{registers:>10}{spill_store_bytes:>8}{threads:>8}"
+            "{shared_bytes:>8}{blocks:>7}".format(**row)
+            + "  does not fit" * (not row["fits"])
+        )
     wrong = faults(rows)
     outside = sum(not row["fits"] for row in rows)
-    print("\n".join(wrong) or f"{len(rows)} reports, {outside} of kernels that do not "
-          "fit there; no spills")
+    print(
+        "\n".join(wrong)
+        or f"{len(rows)} reports, {outside} of kernels that do not fit there; no spills"
+    )
     return 1 if wrong else 0
 
 

@@ -44,9 +44,7 @@ def load(name):
     packed = (DATA / file).read_bytes()
     found = hashlib.sha256(packed).hexdigest()
     if found != sha256:
-        raise ValueError(
-            f"{DATA / file}: SHA-256 is {found}; it must be {sha256}"
-        )
+        raise ValueError(f"{DATA / file}: SHA-256 is {found}; it must be {sha256}")
     lines = gzip.decompress(packed).split(b"\n")
     text = np.frombuffer(b"".join(lines[1:]), np.uint8)  # line 0 is the title
     code = np.full(256, 255, np.uint8)

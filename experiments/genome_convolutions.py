@@ -21,16 +21,14 @@ import json
 import time
 from functools import partial
 
+import bench
+import fftconv
+import genome
 import numpy as np
 import scipy.fft
 import scipy.signal
-from tqdm import tqdm
-
-import fftconv
 from fftconv import reference
-
-import bench
-import genome
+from tqdm import tqdm
 
 # name: the genome; marks: what the least and the greatest cumulative skew are
 # called; low, high, step: log2 of the windows; pair_taps: the dinucleotides'
@@ -88,11 +86,7 @@ def smooth(rows, window, threads):
     """rows (C, L) convolved on the ring with one window, centred: (C, L)."""
     batch = rows[:, None, :]  # C rows of one channel share the kernel
     plan = fftconv.Plan(
-        batch.shape,
-        (1, window.size),
-        mode="circular",
-        fft_size=rows.shape[-1],
-        threads=threads,
+        batch.shape, (1, window.size), mode="circular", fft_size=rows.shape[-1], threads=threads
     )
     y = plan(batch, plan.spectrum(window[None]))[:, 0]
     return np.roll(y, -(window.size // 2), axis=-1)
@@ -106,9 +100,7 @@ def ratio(x, y):
 def binned(track, bins):
     """Means of `bins` equal stretches of a track of any length: (bins,)."""
     edges = np.linspace(0, track.size, bins + 1).astype(np.int64)
-    return np.add.reduceat(track.astype(np.float64), edges[:-1]) / np.diff(
-        edges
-    )
+    return np.add.reduceat(track.astype(np.float64), edges[:-1]) / np.diff(edges)
 
 
 def rounded(track):
@@ -129,22 +121,18 @@ def pair_rows(codes):
 
 def oracle(rows, window):
     """The ring convolution in float64, not centred: (C, L)."""
-    return reference.conv(
-        rows[:, None], window[None], mode="circular", fft_size=rows.shape[-1]
-    )[:, 0]
+    return reference.conv(rows[:, None], window[None], mode="circular", fft_size=rows.shape[-1])[
+        :, 0
+    ]
 
 
 def box_error(rows, taps, threads):
     """A window of ones counts bases: against integer sums, the worst row."""
     length = rows.shape[-1]
-    total = np.cumsum(
-        np.concatenate([rows, rows], axis=-1), axis=-1, dtype=np.int64
-    )
+    total = np.cumsum(np.concatenate([rows, rows], axis=-1), axis=-1, dtype=np.int64)
     counts = total[:, length:] - total[:, length - taps : 2 * length - taps]
     exact = np.roll(counts, -(taps // 2), axis=-1).astype(np.float64)
-    return bench.row_error(
-        smooth(rows, np.ones(taps, np.float32), threads), exact, 0
-    )
+    return bench.row_error(smooth(rows, np.ones(taps, np.float32), threads), exact, 0)
 
 
 def cumulative_skew(rows, threads):
@@ -185,16 +173,10 @@ def ways(rows, window):
     """name: function, each the same ring convolution on one thread."""
     return {
         "fftconv": lambda: fftconv.conv(
-            rows[:, None],
-            window[None],
-            mode="circular",
-            fft_size=rows.shape[-1],
-            threads=1,
+            rows[:, None], window[None], mode="circular", fft_size=rows.shape[-1], threads=1
         )[:, 0],
         "numpy": partial(ring_by_fft, rows, window, np.fft.rfft, np.fft.irfft),
-        "scipy": partial(
-            ring_by_fft, rows, window, scipy.fft.rfft, scipy.fft.irfft
-        ),
+        "scipy": partial(ring_by_fft, rows, window, scipy.fft.rfft, scipy.fft.irfft),
         "scipy_oaconvolve": partial(ring_by_overlap_add, rows, window),
     }
 
@@ -211,9 +193,7 @@ def checked_and_timed(rows, taps, repeats):
             "taps": taps,
             "method": name,
             "threads": 1,
-            "error": bench.check(
-                f"{taps} taps, {name}", bench.row_error(call(), exact, 0)
-            ),
+            "error": bench.check(f"{taps} taps, {name}", bench.row_error(call(), exact, 0)),
         }
         for name, call in calls.items()
     ]
@@ -235,42 +215,28 @@ def main():
     rows = genome.one_hot(codes)
     steps = np.arange(grid["low"], grid["high"] + 1e-9, grid["step"])
     windows = [int(round(2**a)) for a in steps]
-    checked = sorted(
-        {windows[0], windows[len(windows) // 2], windows[-1], *grid["timed"]}
-    )
+    checked = sorted({windows[0], windows[len(windows) // 2], windows[-1], *grid["timed"]})
     lines = [taps for taps in grid["lines"] if taps in windows]
     bins = grid["bins"]
 
-    bar = tqdm(
-        total=len(windows) + len(checked) + 3, desc="genome", unit="step"
-    )
+    bar = tqdm(total=len(windows) + len(checked) + 3, desc="genome", unit="step")
 
     def step(text):
         bar.update()
         bar.set_postfix_str(text)
 
-    curves = {
-        "windows": windows,
-        "gc_skew": [],
-        "lines": lines,
-        "gc": [],
-        "at_skew": [],
-    }
+    curves = {"windows": windows, "gc_skew": [], "lines": lines, "gc": [], "at_skew": []}
     for taps in windows:
         a, c, g, t = smooth(rows, gaussian(taps), threads)
         curves["gc_skew"].append(rounded(binned(ratio(g, c), bins)))
         if taps in lines:
-            curves["gc"].append(
-                rounded(binned((g + c) / (a + c + g + t), bins))
-            )
+            curves["gc"].append(rounded(binned((g + c) / (a + c + g + t), bins)))
             curves["at_skew"].append(rounded(binned(ratio(a, t), bins)))
         step(f"{taps} taps")
 
     timings, errors = [], []
     for taps in checked:
-        found = checked_and_timed(
-            rows, taps, grid["repeats"] * (taps in grid["timed"])
-        )
+        found = checked_and_timed(rows, taps, grid["repeats"] * (taps in grid["timed"]))
         errors.append(
             {
                 "filter": "Gaussian",
@@ -309,8 +275,7 @@ def main():
     curves["pairs"] = PAIRS
     curves["pair_taps"] = grid["pair_taps"]
     curves["pair_skew"] = [
-        rounded(binned(ratio(pairs[2 * i], pairs[2 * i + 1]), bins))
-        for i in range(len(PAIRS))
+        rounded(binned(ratio(pairs[2 * i], pairs[2 * i + 1]), bins)) for i in range(len(PAIRS))
     ]
     del pairs
     step("dinucleotides")
@@ -323,23 +288,14 @@ def main():
         "counts": dict(zip(genome.BASES, np.bincount(codes).tolist())),
         # A bacterium's leading strand holds more G than C: the sum is least at
         # the origin of replication and greatest at its terminus.
-        "marks": dict(
-            zip(grid["marks"], (int(np.argmin(total)), int(np.argmax(total))))
-        ),
+        "marks": dict(zip(grid["marks"], (int(np.argmin(total)), int(np.argmax(total))))),
         "threads_of_curves": threads,
         "errors": errors,
         "timings": timings,
     }
     print(bench.write(settings.results, "genome", settings, body, started))
-    tracks = {
-        "genome": body["genome"],
-        "bases": body["bases"],
-        "bins": bins,
-        **curves,
-    }
-    (settings.results / "genome_tracks.json").write_text(
-        json.dumps(tracks) + "\n"
-    )
+    tracks = {"genome": body["genome"], "bases": body["bases"], "bins": bins, **curves}
+    (settings.results / "genome_tracks.json").write_text(json.dumps(tracks) + "\n")
 
 
 if __name__ == "__main__":

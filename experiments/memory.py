@@ -22,20 +22,16 @@ import time
 import tracemalloc
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
-import fftconv
-
 import bench
+import fftconv
+import numpy as np
 import speed
+from tqdm import tqdm
 
 # Elements of u, large beside a page and the allocator's slack; FFT sizes.
 GRIDS = {
     "quick": dict(elements=2**16, sizes=[256, 1024]),
-    "default": dict(
-        elements=2**22, sizes=[2**a for a in range(8, 17, 2)] + [2**20]
-    ),
+    "default": dict(elements=2**22, sizes=[2**a for a in range(8, 17, 2)] + [2**20]),
     "full": dict(elements=2**22, sizes=[2**a for a in range(8, 23)]),
 }
 TABLES = {16: 11, 17: 12}  # the speed table with the same operation
@@ -69,9 +65,7 @@ def one_call(table, n, method, elements, seed):
     small = speed.Case(TABLES[table], 256, 1, 1, rng)
     small.method(method)()
     case = speed.Case(TABLES[table], n, batch, channels, rng)
-    inputs = sum(
-        a.nbytes for a in (case.u, case.k, case.w, case.v) if a is not None
-    )
+    inputs = sum(a.nbytes for a in (case.u, case.k, case.w, case.v) if a is not None)
     # fftconv_ready: plan and spectrum included
     y, extra = peak_extra(lambda: case.method(method)())
     if method.startswith("fftconv"):
@@ -106,17 +100,10 @@ def main():
     rows = []
     work = [(n, t, m) for n in grid["sizes"] for t in TABLES for m in METHODS]
     # maxtasksperchild=1: a process per call.
-    with multiprocessing.get_context("fork").Pool(
-        1, maxtasksperchild=1
-    ) as pool:
+    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
         for n, table, method in (bar := tqdm(work, desc="memory", unit="call")):
             bar.set_postfix_str(f"table {table}, N = {n}, {method}")
-            rows.append(
-                pool.apply(
-                    one_call,
-                    (table, n, method, grid["elements"], settings.seed),
-                )
-            )
+            rows.append(pool.apply(one_call, (table, n, method, grid["elements"], settings.seed)))
     body = {
         "dtype": "float32",
         "scaled_to": [bench.PAPER_BATCH, bench.PAPER_CHANNELS],

@@ -32,16 +32,14 @@ import multiprocessing
 import time
 from functools import partial
 
+import bench
+import fftconv
+import memory
 import numpy as np
 import scipy.signal
-from tqdm import tqdm
-
-import fftconv
-from fftconv import reference
-
-import bench
-import memory
 import speed
+from fftconv import reference
+from tqdm import tqdm
 
 TABLE_7 = [2**a for a in range(13, 7, -1)]
 WINDOW = 2**12
@@ -104,9 +102,7 @@ class Case:
         self.u, self.dy = rows.u, rows.dy
         self.k = np.ascontiguousarray(rows.taps[:, :kernel_length])
         self.k /= np.float32(np.sqrt(kernel_length))  # y is then O(1)
-        self.plan = partial(
-            fftconv.Plan, self.u.shape, self.k.shape, threads=1
-        )
+        self.plan = partial(fftconv.Plan, self.u.shape, self.k.shape, threads=1)
 
     def ready(self, **how):
         """The plan's call with its spectrum made now, once."""
@@ -114,9 +110,7 @@ class Case:
         return partial(plan, self.u, plan.spectrum(self.k))
 
     def backward(self):
-        g = fftconv.conv_backward(
-            self.dy, self.u, self.k, threads=1, needs=("u", "k")
-        )
+        g = fftconv.conv_backward(self.dy, self.u, self.k, threads=1, needs=("u", "k"))
         return g.du, g.dk
 
     def by_oaconvolve(self):
@@ -126,9 +120,7 @@ class Case:
     def method(self, name):
         """A function of no arguments that computes this case the named way."""
         return {
-            "fftconv": lambda: partial(
-                fftconv.conv, self.u, self.k, threads=1
-            ),
+            "fftconv": lambda: partial(fftconv.conv, self.u, self.k, threads=1),
             "fftconv_ready": self.ready,
             "fftconv_backward": lambda: self.backward,
             "fftconv_whole": lambda: self.ready(single_block=True),
@@ -161,21 +153,16 @@ class Case:
                 exact = (g.du, g.dk)
             else:
                 found = (found,)
-            worst = max(
-                bench.row_error(x, e, 0.0) for x, e in zip(found, exact)
-            )
+            worst = max(bench.row_error(x, e, 0.0) for x, e in zip(found, exact))
             errors[name] = bench.check(
-                f"L = {self.u.shape[-1]}, Lk = {self.k.shape[-1]}, {name}",
-                worst,
+                f"L = {self.u.shape[-1]}, Lk = {self.k.shape[-1]}, {name}", worst
             )
         return errors
 
 
 def plan_row(batch, channels, length, kernel_length):
     """What the plan chose for one (L, Lk), and what it counts."""
-    plan = fftconv.Plan(
-        (batch, channels, length), (channels, kernel_length), threads=1
-    )
+    plan = fftconv.Plan((batch, channels, length), (channels, kernel_length), threads=1)
     return {
         "length": length,
         "kernel_length": kernel_length,
@@ -194,18 +181,14 @@ def plan_row(batch, channels, length, kernel_length):
 
 def measure(length, kernel_lengths, grid, rng):
     """(rows of times, rows of plans) of every Lk of one L."""
-    batch, channels = speed.scaled_shape(
-        length, grid["elements"], grid["least_batch"]
-    )
+    batch, channels = speed.scaled_shape(length, grid["elements"], grid["least_batch"])
     rows = Rows(length, batch, channels, rng)
     calls, errors = {}, {}
     for n in kernel_lengths:
         case = Case(rows, n)
         methods = case.methods()
         calls |= {(n, name): call for name, call in methods.items()}
-        errors |= {
-            (n, name): e for name, e in case.errors(methods).items()
-        }
+        errors |= {(n, name): e for name, e in case.errors(methods).items()}
     timing = bench.interleaved(calls, grid["repeats"])
     times = [
         {
@@ -215,9 +198,7 @@ def measure(length, kernel_lengths, grid, rng):
             "channels": channels,
             "method": name,
             "error": errors[n, name],
-            "ns_per_output": 1e9
-            * timing[n, name]["median_s"]
-            / (batch * channels * length),
+            "ns_per_output": 1e9 * timing[n, name]["median_s"] / (batch * channels * length),
             **timing[n, name],
         }
         for n, name in calls
@@ -265,22 +246,15 @@ def main():
     # Memory first, in processes forked from a small one, one for each call.
     work = [(n, m) for n in TABLE_7 for m in MEMORY_METHODS]
     remembered = []
-    with multiprocessing.get_context("fork").Pool(
-        1, maxtasksperchild=1
-    ) as pool:
+    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
         for n, method in tqdm(work, desc="partial, memory", unit="call"):
             remembered.append(
-                pool.apply(
-                    one_memory,
-                    (grid["memory_rows"], TABLE_7[0], n, method, settings.seed),
-                )
+                pool.apply(one_memory, (grid["memory_rows"], TABLE_7[0], n, method, settings.seed))
             )
 
     bench.keep_freed_memory()
     times, plans = [], []
-    for length, kernels in (
-        bar := tqdm(sorted(grid["lengths"].items()), desc="partial", unit="L")
-    ):
+    for length, kernels in (bar := tqdm(sorted(grid["lengths"].items()), desc="partial", unit="L")):
         bar.set_postfix_str(f"L = {length}")
         more_times, more_plans = measure(length, kernels, grid, rng)
         times += more_times

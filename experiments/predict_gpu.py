@@ -30,11 +30,13 @@ SIZES = [2**a for a in range(8, 16)]
 # is taken to reach 62 %, the rest being wgmma's; shared memory as the A100's, by
 # multiprocessors and clock.  Instructions: 4 a clock of each multiprocessor.
 MACHINES = {
-    "A100": {"io": 1.35e12, "tensor": 234e12, "shared": 9.5e12,
-             "issue": 4 * 108 * 1.41e9},
-    "H100": {"io": 3.0e12, "tensor": 0.62 * 989e12,
-             "shared": 9.5e12 * (132 * 1.755) / (108 * 1.41),
-             "issue": 4 * 132 * 1.755e9},
+    "A100": {"io": 1.35e12, "tensor": 234e12, "shared": 9.5e12, "issue": 4 * 108 * 1.41e9},
+    "H100": {
+        "io": 3.0e12,
+        "tensor": 0.62 * 989e12,
+        "shared": 9.5e12 * (132 * 1.755) / (108 * 1.41),
+        "issue": 4 * 132 * 1.755e9,
+    },
 }
 # Instructions of a warp for each point of a transform, there and back, counted
 # along the path of aligned float16 rows in the disassembly for sm_90a of the
@@ -44,8 +46,7 @@ MACHINES = {
 # that are met one by one 192 for 64.
 INSTRUCTIONS = {
     "right_angle": (926 + 904) / 1024 + 478 / 256,
-    "even_odd": (654 + 840) / 512 + 430 / 256
-                + 15 / 16 * 281 / 256 + 1 / 16 * 192 / 64,
+    "even_odd": (654 + 840) / 512 + 430 / 256 + 15 / 16 * 281 / 256 + 1 / 16 * 192 / 64,
 }
 # ... of which a transform without its way back takes this share.
 THERE = 0.55
@@ -98,22 +99,31 @@ def needs(case):
         transforms += THERE * rows + (1 - THERE) * case.channels
         # once more there: V, and even/odd Z left
         shared *= 1 + {"right_angle": 2, "even_odd": 3}[form] / moves
-    return {"io": io, "tensor": row_flops(points, form) * transforms,
-            "shared": shared, "issue": INSTRUCTIONS[form] * points * transforms}
+    return {
+        "io": io,
+        "tensor": row_flops(points, form) * transforms,
+        "shared": shared,
+        "issue": INSTRUCTIONS[form] * points * transforms,
+    }
 
 
 def predicted(case, machine):
     """Milliseconds of each unit, their largest, and the floor."""
     rates = MACHINES[machine]
-    times = {f"{unit}_ms": 1e3 * amount / rates[unit]
-             for unit, amount in needs(case).items()}
+    times = {f"{unit}_ms": 1e3 * amount / rates[unit] for unit, amount in needs(case).items()}
     most = max(times, key=times.get)
     return {
-        "table": case.table, "fft_size": case.fft_size, "machine": machine,
-        "batch": case.batch, "channels": case.channels,
-        "points": points_of(case), "form": form_of(case),
+        "table": case.table,
+        "fft_size": case.fft_size,
+        "machine": machine,
+        "batch": case.batch,
+        "channels": case.channels,
+        "points": points_of(case),
+        "form": form_of(case),
         "floor_ms": 1e3 * case.io_bytes / rates["io"],
-        **times, "predicted_ms": times[most], "binds": most[:-3],
+        **times,
+        "predicted_ms": times[most],
+        "binds": most[:-3],
     }
 
 
@@ -122,10 +132,15 @@ def main():
     started = time.perf_counter()
     rows = [
         predicted(Case(table, n, bench.PAPER_BATCH, bench.PAPER_CHANNELS), name)
-        for table in TABLES for n in SIZES for name in MACHINES
+        for table in TABLES
+        for n in SIZES
+        for name in MACHINES
     ]
-    print(bench.write(settings.results, "predict_gpu", settings,
-                      {"machines": MACHINES, "rows": rows}, started))
+    print(
+        bench.write(
+            settings.results, "predict_gpu", settings, {"machines": MACHINES, "rows": rows}, started
+        )
+    )
 
 
 if __name__ == "__main__":

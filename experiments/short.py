@@ -21,14 +21,12 @@ Writes results/short.json.
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-from tqdm import tqdm
-
+import bench
 import fftconv
+import numpy as np
 from fftconv import reference
 from fftconv._array import numpy_dtype
-
-import bench
+from tqdm import tqdm
 
 LENGTHS = (1024, 2048, 4096, 8192)
 CHANNELS = (768, 1024, 2048, 8192)
@@ -67,15 +65,11 @@ class Copy:
     """x into y, byte by byte, its rows shared out to so many threads."""
 
     def __init__(self, x, y, threads):
-        self.pairs = list(
-            zip(*(np.array_split(a.reshape(-1), threads) for a in (x, y)))
-        )
+        self.pairs = list(zip(*(np.array_split(a.reshape(-1), threads) for a in (x, y))))
         self.pool = ThreadPoolExecutor(threads)
 
     def __call__(self):
-        for done in [
-            self.pool.submit(np.copyto, y, x) for x, y in self.pairs
-        ]:
+        for done in [self.pool.submit(np.copyto, y, x) for x, y in self.pairs]:
             done.result()
 
 
@@ -100,13 +94,8 @@ def measure(length, channels, taps, dtype, layout, grid, memory, rng):
     batch = max(1, grid["elements"] // (length * channels))
     batch = min(grid["batch"], batch)
     axis = 2 if layout == "BHL" else 1
-    shape = (
-        (batch, channels, length) if axis == 2 else (batch, length, channels)
-    )
-    x, y = (
-        m.view(numpy_dtype(dtype))[: batch * channels * length].reshape(shape)
-        for m in memory
-    )
+    shape = (batch, channels, length) if axis == 2 else (batch, length, channels)
+    x, y = (m.view(numpy_dtype(dtype))[: batch * channels * length].reshape(shape) for m in memory)
     # Normal numbers, 2^20 + 7 of them over and over: no channel's are another's.
     noise = rng.standard_normal(2**20 + 7, np.float32).astype(x.dtype)
     x.reshape(-1)[...] = np.resize(noise, x.size)
@@ -115,9 +104,7 @@ def measure(length, channels, taps, dtype, layout, grid, memory, rng):
     padding = (taps - 1) // 2
 
     def ours():
-        fftconv.depthwise_conv1d(
-            x, w, bias, padding=padding, layout=layout, out=y
-        )
+        fftconv.depthwise_conv1d(x, w, bias, padding=padding, layout=layout, out=y)
 
     calls = {"fftconv": ours}
     if dtype == "float32":
@@ -126,10 +113,7 @@ def measure(length, channels, taps, dtype, layout, grid, memory, rng):
     some = (-1, few) if axis == 2 else (-1, slice(None), few)
     rows = np.asarray(x[some], np.float64)
     exact = reference.depthwise_conv1d(
-        (rows if axis == 2 else rows.T)[None],
-        w[few],
-        bias[few],
-        padding=(padding, padding),
+        (rows if axis == 2 else rows.T)[None], w[few], bias[few], padding=(padding, padding)
     )[0]
     errors = {}
     for name, call in calls.items():
@@ -144,9 +128,7 @@ def measure(length, channels, taps, dtype, layout, grid, memory, rng):
     raw = x.view(np.uint8), y.view(np.uint8)
     copies = {n: Copy(*raw, n) for n in {1, threads}}
     calls |= {f"copy_{n}": call for n, call in copies.items()}
-    timing = bench.interleaved(
-        calls, grid["repeats"], threads=threads, cap=0.1
-    )
+    timing = bench.interleaved(calls, grid["repeats"], threads=threads, cap=0.1)
     fastest = min(copies, key=lambda n: timing[f"copy_{n}"]["median_s"])
     timing["copy"] = timing[f"copy_{fastest}"] | {"threads": fastest}
     return [
@@ -172,9 +154,7 @@ def main():
     grid = GRIDS[settings.grid]
     rng = np.random.default_rng(settings.seed)
     bench.keep_freed_memory()
-    most = max(
-        grid["elements"], max(n * d for n, d in grid["shapes"])
-    )
+    most = max(grid["elements"], max(n * d for n, d in grid["shapes"]))
     # Shared by all shapes: their pages are there.
     memory = [np.zeros(4 * most, np.uint8) for _ in range(2)]
     work = [
@@ -187,11 +167,7 @@ def main():
     rows = []
     for case in tqdm(work, desc="short", unit="case"):
         rows += measure(*case, grid, memory, rng)
-    body = {
-        "elements": grid["elements"],
-        "repeats": grid["repeats"],
-        "rows": rows,
-    }
+    body = {"elements": grid["elements"], "repeats": grid["repeats"], "rows": rows}
     print(bench.write(settings.results, "short", settings, body, started))
 
 

@@ -30,12 +30,10 @@ import math
 import time
 from functools import partial
 
+import bench
+import fftconv
 import numpy as np
 from tqdm import tqdm
-
-import fftconv
-
-import bench
 
 PAPER_SHAPE = (32, 32, 32, 64)
 PAPER_DROPS = [
@@ -51,14 +49,8 @@ ORDERS = ("stage", "natural")
 # Elements of u per call; repeats; shapes.
 GRIDS = {
     "quick": dict(elements=2**14, repeats=1, shapes=[(8, 8, 8, 16)]),
-    "default": dict(
-        elements=2**21, repeats=9, shapes=[(16, 16, 16, 32), PAPER_SHAPE]
-    ),
-    "full": dict(
-        elements=2**22,
-        repeats=15,
-        shapes=[(8, 8, 8, 16), (16, 16, 16, 32), PAPER_SHAPE],
-    ),
+    "default": dict(elements=2**21, repeats=9, shapes=[(16, 16, 16, 32), PAPER_SHAPE]),
+    "full": dict(elements=2**22, repeats=15, shapes=[(8, 8, 8, 16), (16, 16, 16, 32), PAPER_SHAPE]),
 }
 
 
@@ -84,18 +76,11 @@ class Case:
         self.dy = rng.standard_normal(rows, np.float32)
         self.k = rng.standard_normal((channels, self.n), np.float32)
         self.k /= np.float32(np.sqrt(self.n))  # y is then O(1)
-        self.spectra = [
-            np.fft.fft(x.astype(np.float64)) for x in (self.u, self.k, self.dy)
-        ]
+        self.spectra = [np.fft.fft(x.astype(np.float64)) for x in (self.u, self.k, self.dy)]
 
     def plan(self, pattern):
         return fftconv.Plan(
-            self.u.shape,
-            self.k.shape,
-            mode="circular",
-            fft_size=self.n,
-            pattern=pattern,
-            threads=1,
+            self.u.shape, self.k.shape, mode="circular", fft_size=self.n, pattern=pattern, threads=1
         )
 
     def methods(self, plan):
@@ -106,10 +91,7 @@ class Case:
             g = plan.backward(self.dy, self.u, spectrum, needs=("u", "k"))
             return g.du, g.dk
 
-        return {
-            "forward": partial(plan, self.u, spectrum),
-            "backward": backward,
-        }
+        return {"forward": partial(plan, self.u, spectrum), "backward": backward}
 
     def error(self, direction, mask, found):
         """The worst row's error against the formula, in complex float64.
@@ -170,9 +152,7 @@ def measure(shape, grid, rng):
                     "paper_drop": drop,
                     "drop": drop and scaled_drop(drop, shape),
                     "direction": direction,
-                    "asked": (
-                        0.0 if pattern is None else pattern.asked(case.n)
-                    ),
+                    "asked": (0.0 if pattern is None else pattern.asked(case.n)),
                     "kept": plan.kept,
                     "computed": plan.computed,
                     "flops_per_output": plan.counters.flops / case.u.size,

@@ -21,15 +21,13 @@ Writes results/speed.json.
 import time
 from functools import partial
 
+import bench
+import fftconv
 import numpy as np
 import scipy.fft
 import scipy.signal
-from tqdm import tqdm
-
-import fftconv
 from fftconv import reference
-
-import bench
+from tqdm import tqdm
 
 # Elements of u per call; the least batch; repeats; FFT sizes.
 GRIDS = {
@@ -40,12 +38,7 @@ GRIDS = {
         repeats=7,
         sizes=[2**a for a in range(8, 17)] + [2**18, 2**20],
     ),
-    "full": dict(
-        elements=2**22,
-        least_batch=8,
-        repeats=9,
-        sizes=[2**a for a in range(8, 23)],
-    ),
+    "full": dict(elements=2**22, least_batch=8, repeats=9, sizes=[2**a for a in range(8, 23)]),
 }
 
 # Table: (gated, causal, backward).
@@ -78,31 +71,18 @@ class Case:
         self.k /= np.float32(np.sqrt(self.length))  # y is then O(1)
         self.w = rng.standard_normal(shape, np.float32) if self.gated else None
         self.v = rng.standard_normal(shape, np.float32) if self.gated else None
-        self.dy = (
-            rng.standard_normal(shape, np.float32) if self.backward else None
-        )
-        self.how = (
-            dict(mode="causal")
-            if self.causal
-            else dict(mode="circular", fft_size=n)
-        )
+        self.dy = rng.standard_normal(shape, np.float32) if self.backward else None
+        self.how = dict(mode="causal") if self.causal else dict(mode="circular", fft_size=n)
 
     # ---- ours ----
 
     def ours(self, threads=1):
         if self.backward:
             g = fftconv.conv_backward(
-                self.dy,
-                self.u,
-                self.k,
-                threads=threads,
-                needs=("u", "k"),
-                **self.how,
+                self.dy, self.u, self.k, threads=threads, needs=("u", "k"), **self.how
             )
             return g.du, g.dk
-        return fftconv.conv(
-            self.u, self.k, self.w, self.v, threads=threads, **self.how
-        )
+        return fftconv.conv(self.u, self.k, self.w, self.v, threads=threads, **self.how)
 
     def ours_ready(self):
         """Ours with plan and spectrum made now, once."""
@@ -162,9 +142,7 @@ class Case:
         import torch
 
         u, k = torch.from_numpy(self.u), torch.from_numpy(self.k)
-        w, v = (
-            x if x is None else torch.from_numpy(x) for x in (self.w, self.v)
-        )
+        w, v = (x if x is None else torch.from_numpy(x) for x in (self.w, self.v))
         n = self.n
 
         def call():
@@ -187,12 +165,8 @@ class Case:
             "numpy": lambda: partial(self.by_fft, np.fft.rfft, np.fft.irfft),
             "numpy_saved": self.by_saved_fft,
             "scipy": lambda: self.by_scipy(threads),
-            "scipy_fftconvolve": lambda: partial(
-                self.by_signal, scipy.signal.fftconvolve, threads
-            ),
-            "scipy_oaconvolve": lambda: partial(
-                self.by_signal, scipy.signal.oaconvolve, threads
-            ),
+            "scipy_fftconvolve": lambda: partial(self.by_signal, scipy.signal.fftconvolve, threads),
+            "scipy_oaconvolve": lambda: partial(self.by_signal, scipy.signal.oaconvolve, threads),
             "torch": lambda: self.by_torch(threads),
         }[way]()
 
@@ -204,10 +178,7 @@ class Case:
         if bench.processors() > 1:
             names += ["fftconv_threads", "scipy_threads"]
         return {
-            name: (
-                self.method(name),
-                bench.processors() if name.endswith("_threads") else 1,
-            )
+            name: (self.method(name), bench.processors() if name.endswith("_threads") else 1)
             for name in names
         }
 
@@ -222,19 +193,12 @@ class Case:
         if self.backward:
             g = reference.conv_backward(self.dy, self.u, self.k, **self.how)
             exact = [g.du, g.dk]
-            scales = [
-                norm(self.k) * norm(self.dy),
-                np.sum(norm(self.dy) * norm(self.u), axis=0),
-            ]
+            scales = [norm(self.k) * norm(self.dy), np.sum(norm(self.dy) * norm(self.u), axis=0)]
         else:
             exact = [reference.conv(self.u, self.k, self.w, self.v, **self.how)]
             if self.gated:
                 # The post-gate multiplies the error too.
-                scales = [
-                    norm(self.k)
-                    * norm(self.u * self.w)
-                    * np.abs(self.v).max(axis=-1)
-                ]
+                scales = [norm(self.k) * norm(self.u * self.w) * np.abs(self.v).max(axis=-1)]
             else:
                 scales = [norm(self.k) * norm(self.u)]
         errors = {}
@@ -242,9 +206,7 @@ class Case:
             found = call()
             found = found if self.backward else (found,)
             worst = max(map(bench.row_error, found, exact, scales))
-            errors[name] = bench.check(
-                f"table {self.table}, N = {self.n}, {name}", worst
-            )
+            errors[name] = bench.check(f"table {self.table}, N = {self.n}, {name}", worst)
         return errors
 
 
@@ -271,9 +233,7 @@ def measure(table, n, grid, rng):
             "error": errors[name],
             "scale": scale,
             "scaled_ms": 1e3 * scale * timing[name]["median_s"],
-            "ns_per_output": 1e9
-            * timing[name]["median_s"]
-            / (batch * channels * case.length),
+            "ns_per_output": 1e9 * timing[name]["median_s"] / (batch * channels * case.length),
             **timing[name],
         }
         for name in methods

@@ -20,14 +20,12 @@ Writes results/strategies.json.
 import time
 import tracemalloc
 
+import bench
+import fftconv
 import numpy as np
 import scipy.fft
-from tqdm import tqdm
-
-import fftconv
 from fftconv import strategies
-
-import bench
+from tqdm import tqdm
 
 DOCUMENT = (32, 1024, 64, 64, 128)  # B, L, H_in, H_out, N
 SHAPES = [
@@ -71,11 +69,7 @@ GRIDS = {
         least=0.0,
     ),
     "default": dict(
-        shapes=SHAPES,
-        document=DOCUMENT,
-        kernel=(256, 64, 16384, 8),
-        repeats=5,
-        least=5e-3,
+        shapes=SHAPES, document=DOCUMENT, kernel=(256, 64, 16384, 8), repeats=5, least=5e-3
     ),
 }
 GRIDS["full"] = {**GRIDS["default"], "repeats": 11}
@@ -87,12 +81,7 @@ def operands(shape, rng):
     B, L, I, O, N = shape
     return [
         rng.standard_normal(s, np.float32) * np.float32(scale)
-        for s, scale in (
-            ((B, L, I), 1),
-            ((N, L), L**-0.5),
-            ((N, I), I**-0.5),
-            ((O, N), N**-0.5),
-        )
+        for s, scale in (((B, L, I), 1), ((N, L), L**-0.5), ((N, I), I**-0.5), ((O, N), N**-0.5))
     ]
 
 
@@ -136,11 +125,7 @@ def scipy_2_einsum(x, K, B_, C):
     return np.einsum("bln,hn->blh", v, C, optimize=True)
 
 
-SCIPY = {
-    "scipy 2": scipy_2,
-    "scipy 3": scipy_3,
-    "scipy 2 einsum": scipy_2_einsum,
-}
+SCIPY = {"scipy 2": scipy_2, "scipy 3": scipy_3, "scipy 2 einsum": scipy_2_einsum}
 
 
 def error_of(y, want):
@@ -170,24 +155,16 @@ def measure(shape, grid, rng, with_scipy):
         calls[order] = lambda run=run: run(problem, y, 1)
         y[...] = np.nan
         calls[order]()
-        errors[order] = bench.check(
-            f"{shape}, {order}", error_of(y, want), ERROR_LIMIT
-        )
+        errors[order] = bench.check(f"{shape}, {order}", error_of(y, want), ERROR_LIMIT)
     if with_scipy:
         for name, run in SCIPY.items():
             calls[name] = lambda run=run: run(*arrays)
             errors[name] = bench.check(
                 f"{shape}, {name}", error_of(calls[name](), want), ERROR_LIMIT
             )
-        calls["auto"] = lambda: fftconv.opt_ssm_forward(
-            *arrays, k_layout="NL", threads=1
-        )
-        errors["auto"] = bench.check(
-            f"{shape}, auto", error_of(calls["auto"](), want), ERROR_LIMIT
-        )
-    timing = bench.interleaved(
-        calls, grid["repeats"], cap=0.3, least=grid["least"]
-    )
+        calls["auto"] = lambda: fftconv.opt_ssm_forward(*arrays, k_layout="NL", threads=1)
+        errors["auto"] = bench.check(f"{shape}, auto", error_of(calls["auto"](), want), ERROR_LIMIT)
+    timing = bench.interleaved(calls, grid["repeats"], cap=0.3, least=grid["least"])
     costs = fftconv.strategy_costs(*shape, threads=1)
     for name, sample in timing.items():
         sample["error"] = errors[name]
@@ -195,9 +172,7 @@ def measure(shape, grid, rng, with_scipy):
             sample["predicted_s"] = costs[name].seconds
             sample["flops"] = costs[name].flops
             sample["model_bytes"] = costs[name].memory_bytes
-            sample["traced_bytes"] = held(
-                strategies.ORDERS[name], problem, y
-            )
+            sample["traced_bytes"] = held(strategies.ORDERS[name], problem, y)
     return {
         **dict(zip(("batch", "length", "inputs", "outputs", "states"), shape)),
         "auto": min(costs, key=lambda order: costs[order].seconds),
@@ -219,18 +194,14 @@ def kernels(grid, rng):
         return 2 * np.einsum("hn,hnl->hl", w[:some], np.exp(x * places)).real
 
     def ours():
-        return fftconv.ssm.ssm_kernel(
-            length=length, dtype="float32", threads=1, **system
-        )[0, 0]
+        return fftconv.ssm.ssm_kernel(length=length, dtype="float32", threads=1, **system)[0, 0]
 
     system = kernel._system(1.0)
     system["B"] = system["B"] * 0 + dt  # B = 1: the product alone
     k = ours()[:some]
     difference = float(np.max(np.abs(k - by_numpy())) / np.max(np.abs(k)))
     bench.check("S4D kernel, beside NumPy's", difference, 1e-3)
-    timing = bench.interleaved(
-        {"fftconv": ours, "numpy": by_numpy}, grid["repeats"]
-    )
+    timing = bench.interleaved({"fftconv": ours, "numpy": by_numpy}, grid["repeats"])
     for key in ("median_s", "low_s", "high_s"):
         timing["numpy"][key] *= heads / some
     return {
@@ -262,14 +233,7 @@ def main():
             "constants": {
                 **{
                     name: getattr(machine, name)
-                    for name in (
-                        "gemm",
-                        "contract",
-                        "project",
-                        "transform",
-                        "byte",
-                        "turn",
-                    )
+                    for name in ("gemm", "contract", "project", "transform", "byte", "turn")
                 },
                 "call": machine.call,
             },

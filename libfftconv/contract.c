@@ -56,8 +56,10 @@ static int check_matrix(const struct matrix *m, int64_t entry_reals, int alignme
             __builtin_mul_overflow(m->shape[i] - 1, llabs(m->stride[i]), &reach) ||
             __builtin_mul_overflow(reach, entry_reals, &reach) ||
             __builtin_add_overflow(total, reach, &total) || total > (int64_t)1 << 58)
-            return fail(FFTCONV_INVALID, "%s_stride[%d] is %lld, must stay within 2^58 real "
-                        "numbers", m->name, i, (long long)m->stride[i]);
+            return fail(FFTCONV_INVALID,
+                        "%s_stride[%d] is %lld, must stay within 2^58 real "
+                        "numbers",
+                        m->name, i, (long long)m->stride[i]);
     }
     return FFTCONV_OK;
 }
@@ -77,11 +79,12 @@ static int check(const struct fftconv_plan *plan, const fftconv_contraction *c)
     if (!plan || !c)
         return fail(FFTCONV_INVALID, "%s is NULL", plan ? "contraction" : "plan");
     if (c->size != sizeof *c)
-        return fail(FFTCONV_INVALID, "contraction->size is %zu, must be %zu", c->size,
-                    sizeof *c);
+        return fail(FFTCONV_INVALID, "contraction->size is %zu, must be %zu", c->size, sizeof *c);
     if (plan->form == FFTCONV_FOLDED || plan->pattern)
-        return fail(FFTCONV_INVALID, "plan has %s, must be of form right_angle or complex, "
-                    "without weights", plan->pattern ? "weights" : "form folded");
+        return fail(FFTCONV_INVALID,
+                    "plan has %s, must be of form right_angle or complex, "
+                    "without weights",
+                    plan->pattern ? "weights" : "form folded");
     const struct {
         const char *name;
         int64_t value;
@@ -103,9 +106,11 @@ static int check(const struct fftconv_plan *plan, const fftconv_contraction *c)
         span(&matrices[i], spectra_reals(plan) * plan->part[0].real_bytes, &low[i], &high[i]);
     }
     if (!entries_apart(&matrices[2]))
-        return fail(FFTCONV_INVALID, "out_stride is (%lld, %lld), must give each of (%lld, "
-                    "%lld) entries a place of its own", (long long)c->out_stride[0],
-                    (long long)c->out_stride[1], (long long)c->rows, (long long)c->columns);
+        return fail(FFTCONV_INVALID,
+                    "out_stride is (%lld, %lld), must give each of (%lld, "
+                    "%lld) entries a place of its own",
+                    (long long)c->out_stride[0], (long long)c->out_stride[1], (long long)c->rows,
+                    (long long)c->columns);
     for (int i = 0; i < 2; i++)
         if (low[i] < high[2] && low[2] < high[i])
             return fail(FFTCONV_INVALID, "out overlaps %s, must not", matrices[i].name);
@@ -119,16 +124,21 @@ int fftconv_contract(const fftconv_plan *plan, const fftconv_contraction *c)
         return status;
     const struct xform *xf = &plan->part[0];
     const int64_t vector_bytes = 2 * xf->lanes * xf->real_bytes;
-    struct job job = {
-        .engine = plan->engine,
-        .vectors = spectra_reals(plan) / (2 * xf->lanes),
-        .c = {.rows = c->rows, .columns = c->columns, .depth = c->depth,
-              .a = c->a, .b = c->b, .out = c->out, .scale = c->scale,
-              .conjugate_a = c->conjugate_a, .conjugate_b = c->conjugate_b,
-              .accumulate = c->accumulate,
-              .block_rows = min64(c->rows, BLOCK_EDGE),
-              .block_columns = min64(c->columns, BLOCK_EDGE),
-              .block_depth = min64(c->depth, BLOCK_DEPTH)}};
+    struct job job = {.engine = plan->engine,
+                      .vectors = spectra_reals(plan) / (2 * xf->lanes),
+                      .c = {.rows = c->rows,
+                            .columns = c->columns,
+                            .depth = c->depth,
+                            .a = c->a,
+                            .b = c->b,
+                            .out = c->out,
+                            .scale = c->scale,
+                            .conjugate_a = c->conjugate_a,
+                            .conjugate_b = c->conjugate_b,
+                            .accumulate = c->accumulate,
+                            .block_rows = min64(c->rows, BLOCK_EDGE),
+                            .block_columns = min64(c->columns, BLOCK_EDGE),
+                            .block_depth = min64(c->depth, BLOCK_DEPTH)}};
     /* an axis of one entry may have any stride, and needs none */
     const int64_t a_shape[2] = {c->rows, c->depth}, b_shape[2] = {c->depth, c->columns},
                   out_shape[2] = {c->rows, c->columns};
@@ -139,7 +149,8 @@ int fftconv_contract(const fftconv_plan *plan, const fftconv_contraction *c)
     }
     struct contraction *k = &job.c;
     const int64_t block = (k->block_depth * (k->block_rows + k->block_columns) +
-                           k->block_rows * k->block_columns) * vector_bytes;
+                           k->block_rows * k->block_columns) *
+                          vector_bytes;
     k->block_vectors = min64(job.vectors, max64(1, min64(MOST_VECTORS, BLOCK_BYTES / block)));
     const int64_t tasks = ceil_div(job.vectors, k->block_vectors);
     threads = (int)min64(threads, tasks);

@@ -19,8 +19,8 @@ enum { MACHINES = sizeof machines / sizeof machines[0] };
 const char *fftconv_hardware_name(int index)
 {
     return index >= 0 && index < MACHINES ? machines[index].name
-           : index == MACHINES           ? "host"
-                                         : NULL;
+           : index == MACHINES            ? "host"
+                                          : NULL;
 }
 
 static int check_hardware(const fftconv_hardware *h)
@@ -70,8 +70,7 @@ int fftconv_monarch_cost(const int64_t *radices, int order, const fftconv_hardwa
             return fail(FFTCONV_INVALID, "radices[%d] is %lld, must be positive", i,
                         (long long)radices[i]);
         if (__builtin_mul_overflow(product, radices[i], &product))
-            return fail(FFTCONV_INVALID,
-                        "radices have a product above 2^63, must be below that");
+            return fail(FFTCONV_INVALID, "radices have a product above 2^63, must be below that");
     }
     *seconds = cost_of(radices, order, hardware);
     return FFTCONV_OK;
@@ -82,8 +81,7 @@ static int check_power(int64_t n, int order, const int64_t *radices)
     if (!radices)
         return fail(FFTCONV_INVALID, "radices is NULL");
     if (n < 2 || (n & (n - 1)))
-        return fail(FFTCONV_INVALID, "n is %lld, must be a power of two, at least 2",
-                    (long long)n);
+        return fail(FFTCONV_INVALID, "n is %lld, must be a power of two, at least 2", (long long)n);
     int bits = __builtin_ctzll((unsigned long long)n);
     if (order < 1 || order > FFTCONV_MAX_ORDER || order > bits)
         return fail(FFTCONV_INVALID, "order is %d, must be 1 ... %d for n = %lld", order,
@@ -121,8 +119,7 @@ static void descend(int i, int bits, int order, int64_t *trial, const fftconv_ha
     }
 }
 
-int fftconv_best_radices(int64_t n, int order, const fftconv_hardware *hardware,
-                         int64_t *radices)
+int fftconv_best_radices(int64_t n, int order, const fftconv_hardware *hardware, int64_t *radices)
 {
     int64_t trial[FFTCONV_MAX_ORDER];
     double best = 1e300;

@@ -6,12 +6,12 @@
 #include <string.h>
 
 enum {
-    LONG_TILE = 2048, /* outputs of one row: x, y and what lies between in L1     */
-    ROWS_TILE = 64,   /* outputs of a band of channels                            */
+    LONG_TILE = 2048,      /* outputs of one row: x, y and what lies between in L1 */
+    ROWS_TILE = 64,        /* outputs of a band of channels */
     TASK_BYTES = 64 << 10, /* of x: tiles beside each other, foreseen by hardware */
-    LINE = 64,        /* bytes of a cache's line                                  */
-    FAR_BYTES = 16 << 20, /* from here on y is past the caches before it is used  */
-    PARTS = 64,       /* dweight's sums: parts of the batch and channels, at least */
+    LINE = 64,             /* bytes of a cache's line */
+    FAR_BYTES = 16 << 20,  /* from here on y is past the caches before it is used */
+    PARTS = 64,            /* dweight's sums: parts of the batch and channels, at least */
 };
 
 struct depthwise {
@@ -19,13 +19,13 @@ struct depthwise {
     const struct engine *engine;
     struct correlation c;
     int64_t B, D, K;
-    void *flipped; /* w with its taps in reverse                              */
-    int64_t l0, l1, tiles, bands; /* of a call: outputs, or elements of x      */
-    int64_t count, group;         /* its tiles, and how many make a task       */
+    void *flipped;                /* w with its taps in reverse */
+    int64_t l0, l1, tiles, bands; /* of a call: outputs, or elements of x */
+    int64_t count, group;         /* its tiles, and how many make a task */
     char *work;
     int64_t work_bytes;
-    int64_t parts; /* of the batch, each with sums of its own                  */
-    double *sums;  /* [part][D][K + 1]                                         */
+    int64_t parts; /* of the batch, each with sums of its own */
+    double *sums;  /* [part][D][K + 1] */
 };
 
 /* ---- Checks ------------------------------------------------------------------------ */
@@ -38,29 +38,38 @@ static int check(const fftconv_depthwise *o, bool back)
     if (o->size != sizeof *o)
         return fail(FFTCONV_INVALID, "depthwise->size is %zu, must be %zu", o->size, sizeof *o);
     if (o->activation < FFTCONV_IDENTITY || o->activation > FFTCONV_SILU)
-        return fail(FFTCONV_INVALID, "activation is %d, must be identity (0), gelu (1) or "
-                    "silu (2)", o->activation);
+        return fail(FFTCONV_INVALID,
+                    "activation is %d, must be identity (0), gelu (1) or "
+                    "silu (2)",
+                    o->activation);
     if (o->threads < 0 || o->threads > 255)
         return fail(FFTCONV_INVALID, "threads is %d, must be 0 (all) ... 255", o->threads);
     const fftconv_tensor *out = back ? &o->dy : &o->y;
     if (!o->x.data || !o->weight.data || !out->data)
         return fail(FFTCONV_INVALID, "%s is NULL, must be given",
-                    !o->x.data ? "x" : !o->weight.data ? "weight" : back ? "dy" : "y");
+                    !o->x.data        ? "x"
+                    : !o->weight.data ? "weight"
+                    : back            ? "dy"
+                                      : "y");
     const int64_t B = o->x.shape[0], D = o->x.shape[1], L = o->x.shape[2];
     const int64_t K = o->weight.shape[2], Lout = out->shape[2];
     if (B < 1 || D < 1 || L < 1 || L > (int64_t)1 << 40)
-        return fail(FFTCONV_INVALID, "x has shape (%lld, %lld, %lld), must have axes of at least "
-                    "1, and length to 2^40", (long long)B, (long long)D, (long long)L);
+        return fail(FFTCONV_INVALID,
+                    "x has shape (%lld, %lld, %lld), must have axes of at least "
+                    "1, and length to 2^40",
+                    (long long)B, (long long)D, (long long)L);
     if (K < 1 || K > (int64_t)1 << 40)
         return fail(FFTCONV_INVALID, "weight has %lld taps, must have 1 ... 2^40", (long long)K);
     if (Lout < 1 || Lout > (int64_t)1 << 41)
-        return fail(FFTCONV_INVALID, "%s has length %lld, must have 1 ... 2^41",
-                    back ? "dy" : "y", (long long)Lout);
+        return fail(FFTCONV_INVALID, "%s has length %lld, must have 1 ... 2^41", back ? "dy" : "y",
+                    (long long)Lout);
     if (llabs(o->left) > (int64_t)1 << 41)
         return fail(FFTCONV_INVALID, "left is %lld, must be -2^41 ... 2^41", (long long)o->left);
     if ((o->state.data || o->next_state.data || o->dstate.data) && o->left != K - 1)
-        return fail(FFTCONV_INVALID, "left is %lld, must be %lld, the taps less one, where there "
-                    "is a state", (long long)o->left, (long long)(K - 1));
+        return fail(FFTCONV_INVALID,
+                    "left is %lld, must be %lld, the taps less one, where there "
+                    "is a state",
+                    (long long)o->left, (long long)(K - 1));
     enum { OUTPUT = 1, FORWARD_ONLY = 2, BACKWARD_ONLY = 4 };
     const struct {
         const char *name;
@@ -88,12 +97,13 @@ static int check(const fftconv_depthwise *o, bool back)
         if (!t->data || all[i].n2 == 0 || all[i].is & (back ? FORWARD_ONLY : BACKWARD_ONLY))
             continue;
         if (t->dtype < FFTCONV_FLOAT64 || t->dtype > FFTCONV_BFLOAT16)
-            return fail(FFTCONV_INVALID, "%s has dtype %s, must be float64, float32, float16 or "
-                        "bfloat16", all[i].name,
-                        dtype_name(t->dtype) ? dtype_name(t->dtype) : "unknown");
+            return fail(FFTCONV_INVALID,
+                        "%s has dtype %s, must be float64, float32, float16 or "
+                        "bfloat16",
+                        all[i].name, dtype_name(t->dtype) ? dtype_name(t->dtype) : "unknown");
         if (all[i].of && !all[i].of->data)
-            return fail(FFTCONV_INVALID, "%s is given, must be NULL where %s is NULL",
-                        all[i].name, all[i].name + 1);
+            return fail(FFTCONV_INVALID, "%s is given, must be NULL where %s is NULL", all[i].name,
+                        all[i].name + 1);
         const int64_t shape[3] = {all[i].n0, all[i].n1, all[i].n2};
         if ((status = check_layout(all[i].name, t, shape, all[i].is & OUTPUT)))
             return status;
@@ -118,15 +128,17 @@ static int check(const fftconv_depthwise *o, bool back)
 
 static struct array run_of(const fftconv_tensor *t, int64_t b, int64_t d)
 {
-    return (struct array){.data = (char *)t->data + (b * t->stride[0] + d * t->stride[1]) *
-                                                        dtype_size(t->dtype),
-                          .dtype = t->dtype, .stride = t->stride[2]};
+    return (struct array){.data = (char *)t->data +
+                                  (b * t->stride[0] + d * t->stride[1]) * dtype_size(t->dtype),
+                          .dtype = t->dtype,
+                          .stride = t->stride[2]};
 }
 
 static struct array number(const struct depthwise *j, void *table, int64_t i)
 {
     const int real = j->engine->real_bytes;
-    return (struct array){.data = (char *)table + i * real, .stride = 1,
+    return (struct array){.data = (char *)table + i * real,
+                          .stride = 1,
                           .dtype = real == 8 ? FFTCONV_FLOAT64 : FFTCONV_FLOAT32};
 }
 
@@ -157,8 +169,7 @@ static void *tables_of(struct depthwise *j, bool back, int64_t *bytes)
     struct correlation *c = &j->c;
     const int64_t padded = round_up(j->D, e->lanes), K = j->K;
     const int64_t taps = round_up(padded * K, e->lanes);
-    const int64_t blocks = c->direct && c->across
-                               ? (K + 1) * (round_up(j->D, 2 * e->lanes)) : 0;
+    const int64_t blocks = c->direct && c->across ? (K + 1) * (round_up(j->D, 2 * e->lanes)) : 0;
     const int64_t reals = 2 * taps + padded + e->lanes;
     *bytes = (reals + blocks) * e->real_bytes;
     char *table = aligned_new(*bytes);
@@ -268,11 +279,11 @@ static void state_task(void *context, int64_t i, int worker)
         struct array from = {0}, place = to;
         struct scalar value = {0, 0};
         if (m >= old)
-            from = run_of(&o->x, b, d), from.data = (char *)from.data + (m - n + L) * from.stride *
-                                                                            dtype_size(from.dtype);
+            from = run_of(&o->x, b, d),
+            from.data = (char *)from.data + (m - n + L) * from.stride * dtype_size(from.dtype);
         else if (o->state.data)
-            from = run_of(&o->state, b, d), from.data = (char *)from.data + (m + L) * from.stride *
-                                                                                dtype_size(from.dtype);
+            from = run_of(&o->state, b, d),
+            from.data = (char *)from.data + (m + L) * from.stride * dtype_size(from.dtype);
         if (from.data)
             value = j->engine->get(&from);
         place.data = (char *)place.data + m * place.stride * dtype_size(place.dtype);
@@ -332,8 +343,8 @@ static void plan_bands(struct depthwise *j, bool back)
         c->as = x->dtype == FFTCONV_BFLOAT16 ? AS_PAIRS : AS_HALVES;
     const int64_t unit = c->as == AS_PAIRS ? 2 * lanes : lanes;
     c->direct = !back && x->dtype == y->dtype && (x->dtype == own || own == FFTCONV_FLOAT32) &&
-                (c->as == AS_REALS || c->activation == FFTCONV_IDENTITY) &&
-                x->stride[along] == 1 && y->stride[along] == 1 && (!c->across || j->D >= unit);
+                (c->as == AS_REALS || c->activation == FFTCONV_IDENTITY) && x->stride[along] == 1 &&
+                y->stride[along] == 1 && (!c->across || j->D >= unit);
     const int64_t size = dtype_size(x->dtype), line = max64(unit, LINE / size);
     c->far = c->direct && c->across && c->activation == FFTCONV_IDENTITY && j->D >= 4 * line &&
              j->D % line == 0 && x->stride[2] == j->D && y->stride[2] == j->D &&
@@ -345,8 +356,7 @@ static void plan_bands(struct depthwise *j, bool back)
     c->tile_channels = 1;
     j->bands = j->D;
     if (c->across) { /* bands of one size, the last one no narrower than a block */
-        c->tile_channels = round_up(ceil_div(j->D, ceil_div(j->D, BAND)),
-                                    max64(2 * lanes, line));
+        c->tile_channels = round_up(ceil_div(j->D, ceil_div(j->D, BAND)), max64(2 * lanes, line));
         j->bands = max64(1, ceil_div(j->D - c->first - (unit - 1), c->tile_channels));
     }
 }
@@ -354,21 +364,32 @@ static void plan_bands(struct depthwise *j, bool back)
 /* The call of `engine`, after the checks. */
 static int run(const fftconv_depthwise *o, const struct engine *engine, bool back)
 {
-    struct depthwise j = {.o = o, .engine = engine, .B = o->x.shape[0], .D = o->x.shape[1],
-                          .K = o->weight.shape[2]};
+    struct depthwise j = {
+        .o = o, .engine = engine, .B = o->x.shape[0], .D = o->x.shape[1], .K = o->weight.shape[2]};
     const fftconv_tensor *out = back ? &o->dy : &o->y;
     const int threads = o->threads ? o->threads : fftconv_default_threads();
     struct correlation *c = &j.c;
-    *c = (struct correlation){
-        .across = is_across(&o->x), .taps = j.K, .left = o->left, .L = o->x.shape[2],
-        .Lout = out->shape[2], .D = j.D, .activation = o->activation, .x = &o->x,
-        .state = o->state.data && j.K > 1 ? &o->state : NULL, .y = &o->y, .dy = &o->dy,
-        .dx = o->dx.data ? &o->dx : NULL,
-        .dstate = o->dstate.data && j.K > 1 ? &o->dstate : NULL};
+    *c = (struct correlation){.across = is_across(&o->x),
+                              .taps = j.K,
+                              .left = o->left,
+                              .L = o->x.shape[2],
+                              .Lout = out->shape[2],
+                              .D = j.D,
+                              .activation = o->activation,
+                              .x = &o->x,
+                              .state = o->state.data && j.K > 1 ? &o->state : NULL,
+                              .y = &o->y,
+                              .dy = &o->dy,
+                              .dx = o->dx.data ? &o->dx : NULL,
+                              .dstate = o->dstate.data && j.K > 1 ? &o->dstate : NULL};
     if (back && c->dx && o->activation == FFTCONV_IDENTITY) {
         /* dx[m] = sum_k w[K - 1 - k] dy[m - (K - 1 - left) + k]: a forward call */
-        fftconv_depthwise f = {.size = sizeof f, .x = o->dy, .weight = o->weight, .y = o->dx,
-                               .left = j.K - 1 - o->left, .threads = o->threads};
+        fftconv_depthwise f = {.size = sizeof f,
+                               .x = o->dy,
+                               .weight = o->weight,
+                               .y = o->dx,
+                               .left = j.K - 1 - o->left,
+                               .threads = o->threads};
         f.weight.data = (char *)f.weight.data +
                         (j.K - 1) * f.weight.stride[2] * dtype_size(f.weight.dtype);
         f.weight.stride[2] *= -1;

@@ -11,8 +11,7 @@ static int check_dft(const fftconv_dft_desc *d)
     if (d->size != sizeof *d)
         return fail(FFTCONV_INVALID, "desc->size is %zu, must be %zu", d->size, sizeof *d);
     if (d->dtype != FFTCONV_FLOAT64 && d->dtype != FFTCONV_FLOAT32)
-        return fail(FFTCONV_INVALID, "dtype is %d, must be float64 (1) or float32 (2)",
-                    d->dtype);
+        return fail(FFTCONV_INVALID, "dtype is %d, must be float64 (1) or float32 (2)", d->dtype);
     if (d->count < 1 || d->count > (int64_t)1 << 40)
         return fail(FFTCONV_INVALID, "count is %lld, must be 1 ... 2^40", (long long)d->count);
     if (d->inverse < 0 || d->inverse > 1 || d->dense < 0 || d->dense > 1)
@@ -20,11 +19,12 @@ static int check_dft(const fftconv_dft_desc *d)
                     d->inverse < 0 || d->inverse > 1 ? "inverse" : "dense",
                     d->inverse < 0 || d->inverse > 1 ? d->inverse : d->dense);
     if (d->order < 1 || d->order > FFTCONV_MAX_ORDER)
-        return fail(FFTCONV_INVALID, "order is %d, must be 1 ... %d", d->order,
-                    FFTCONV_MAX_ORDER);
+        return fail(FFTCONV_INVALID, "order is %d, must be 1 ... %d", d->order, FFTCONV_MAX_ORDER);
     if (!d->radices || !d->in || !d->out)
         return fail(FFTCONV_INVALID, "%s is NULL, must be given",
-                    !d->radices ? "radices" : !d->in ? "in" : "out");
+                    !d->radices ? "radices"
+                    : !d->in    ? "in"
+                                : "out");
     const unsigned real_bytes = d->dtype == FFTCONV_FLOAT64 ? 8 : 4;
     if ((uintptr_t)d->in % real_bytes || (uintptr_t)d->out % real_bytes)
         return fail(FFTCONV_INVALID, "%s is at %p, must be aligned to its %u-byte reals",
@@ -45,8 +45,10 @@ static int check_dft(const fftconv_dft_desc *d)
     if (in != out && in < out + bytes && out < in + bytes)
         return fail(FFTCONV_INVALID, "out overlaps in, must be in itself or apart from it");
     if (d->stages > d->order)
-        return fail(FFTCONV_INVALID, "stages is %d, must be at most order, %d, or negative "
-                    "for all", d->stages, d->order);
+        return fail(FFTCONV_INVALID,
+                    "stages is %d, must be at most order, %d, or negative "
+                    "for all",
+                    d->stages, d->order);
     return FFTCONV_OK;
 }
 

@@ -84,7 +84,7 @@ static void accumulate_task(void *context, int64_t i, int worker)
     const struct row_job *j = context;
     (void)worker;
     j->lane->plan->engine->accumulate(j->xf, j->scale, j->begin, j->sum, j->S, j->other,
-                                   j->spectrum, i, j->parts);
+                                      j->spectrum, i, j->parts);
 }
 
 static void run(const struct lane *lane, struct row_job *job, task_fn *task, int64_t n)
@@ -156,7 +156,8 @@ static void unfold(const struct lane *lane, const struct sink *sink, int i)
     const int levels = lane->plan->parts - 1;
     if (i % 2 || i >= levels)
         return;
-    struct row_job job = {.sink = i == 0 ? sink : NULL, .adjoint = true,
+    struct row_job job = {.sink = i == 0 ? sink : NULL,
+                          .adjoint = true,
                           .levels = (int)min64(2, levels - i),
                           .length = lane->plan->places >> i};
     run(lane, &job, fold_task, lane->inside > 1 ? 4 * lane->inside : 1);
@@ -224,19 +225,20 @@ static void transform_back(const struct lane *lane, void *S, const struct sink *
 }
 
 /* The contraction per frequency: to = spectrum S; to may be S. */
-static void multiply(const struct lane *lane, const void *spectrum, void *S, void *to,
-                     bool adjoint)
+static void multiply(const struct lane *lane, const void *spectrum, void *S, void *to, bool adjoint)
 {
     const struct fftconv_plan *plan = lane->plan;
     for (int i = 0; i < plan->parts; i++) {
         if (lane->inside <= 1) {
-            plan->engine->multiply(&plan->part[i], at_part(plan, i, spectrum),
-                                   at_part(plan, i, S), at_part(plan, i, to), adjoint, 0, 1);
+            plan->engine->multiply(&plan->part[i], at_part(plan, i, spectrum), at_part(plan, i, S),
+                                   at_part(plan, i, to), adjoint, 0, 1);
             continue;
         }
-        struct row_job job = {.xf = &plan->part[i], .S = at_part(plan, i, S),
+        struct row_job job = {.xf = &plan->part[i],
+                              .S = at_part(plan, i, S),
                               .other = at_part(plan, i, to),
-                              .spectrum = at_part(plan, i, spectrum), .adjoint = adjoint};
+                              .spectrum = at_part(plan, i, spectrum),
+                              .adjoint = adjoint};
         run(lane, &job, multiply_task, parts_of(lane, job.xf));
     }
 }
@@ -312,9 +314,13 @@ static void accumulate(const struct lane *lane, bool begin, void *sum, void *Z, 
                                      at_part(plan, i, Z), at_part(plan, i, G), by, 0, 1);
             continue;
         }
-        struct row_job job = {.xf = &plan->part[i], .begin = begin, .scale = scale,
-                              .sum = at_part(plan, i, sum), .S = at_part(plan, i, Z),
-                              .other = at_part(plan, i, G), .spectrum = by};
+        struct row_job job = {.xf = &plan->part[i],
+                              .begin = begin,
+                              .scale = scale,
+                              .sum = at_part(plan, i, sum),
+                              .S = at_part(plan, i, Z),
+                              .other = at_part(plan, i, G),
+                              .spectrum = by};
         run(lane, &job, accumulate_task, parts_of(lane, job.xf));
     }
 }
@@ -374,23 +380,26 @@ static void input_source(struct source *s, const struct fftconv_plan *plan, int6
 static struct source output_source(const struct fftconv_plan *plan, const struct block *block,
                                    struct array x)
 {
-    return (struct source){.packing = plan->packing, .shift = block->s, .from = block->t0,
-                           .to = block->t1, .x = x};
+    return (struct source){
+        .packing = plan->packing, .shift = block->s, .from = block->t0, .to = block->t1, .x = x};
 }
 
 static struct sink output_sink(const struct fftconv_plan *plan, const struct block *block,
                                struct array y)
 {
-    return (struct sink){.packing = plan->packing, .shift = block->s, .from = block->t0,
-                         .to = block->t1, .y = y};
+    return (struct sink){
+        .packing = plan->packing, .shift = block->s, .from = block->t0, .to = block->t1, .y = y};
 }
 
 /* All places a block's inputs may have come from. */
-static struct sink input_sink(const struct fftconv_plan *plan, int64_t L,
-                              const struct block *block, struct array y)
+static struct sink input_sink(const struct fftconv_plan *plan, int64_t L, const struct block *block,
+                              struct array y)
 {
-    return (struct sink){.packing = plan->packing, .shift = block->s, .from = block->s,
-                         .to = min64(L, block->s + plan->places), .y = y};
+    return (struct sink){.packing = plan->packing,
+                         .shift = block->s,
+                         .from = block->s,
+                         .to = min64(L, block->s + plan->places),
+                         .y = y};
 }
 
 /* ---- Kernels ---------------------------------------------------------------------------- */
@@ -398,7 +407,8 @@ static struct sink input_sink(const struct fftconv_plan *plan, int64_t L,
 static struct taps taps_of(const struct fftconv_plan *plan, const fftconv_tensor *k,
                            const fftconv_tensor *k_rev, int64_t b, int64_t g)
 {
-    struct taps taps = {.count = plan->taps, .places = plan->places,
+    struct taps taps = {.count = plan->taps,
+                        .places = plan->places,
                         .sign = plan->form == FFTCONV_RIGHT_ANGLE ? -1 : 1};
     if (k)
         taps.k = array_of(k, b, g);
@@ -458,18 +468,27 @@ struct call {
     int64_t L; /* of this call's rows */
     struct layout layout;
     char *workers, *shared;
-    const char *spectra; /* of all kernels, or NULL: each worker makes its own */
-    const struct fftconv_spectrum *direct; /* whose taps are summed, or NULL      */
-    int64_t ahead; /* bytes of a row fetched with each tile of the one before     */
+    const char *spectra;                   /* of all kernels, or NULL: each worker makes its own */
+    const struct fftconv_spectrum *direct; /* whose taps are summed, or NULL */
+    int64_t ahead; /* bytes of a row fetched with each tile of the one before */
 };
 
 static struct lane lane_of(const struct call *c, int worker)
 {
     const struct layout *l = &c->layout;
     char *m = c->workers + worker * l->worker;
-    return (struct lane){.plan = c->plan, .layout = l, .inside = l->inside, .memory = m,
-                         .x = m + l->x, .row = m + l->row, .scratch = m + l->scratch, .z = m + l->z,
-                         .g = m + l->g, .p = m + l->p, .dz = m + l->dz, .taps = m + l->taps,
+    return (struct lane){.plan = c->plan,
+                         .layout = l,
+                         .inside = l->inside,
+                         .memory = m,
+                         .x = m + l->x,
+                         .row = m + l->row,
+                         .scratch = m + l->scratch,
+                         .z = m + l->z,
+                         .g = m + l->g,
+                         .p = m + l->p,
+                         .dz = m + l->dz,
+                         .taps = m + l->taps,
                          .scratch_bytes = l->scratch_bytes};
 }
 
@@ -478,15 +497,14 @@ static bool is_scattered(const fftconv_tensor *t)
 {
     const int64_t size = dtype_size(t->dtype);
     const int64_t n = t->stride[2], h = t->stride[1], far = size ? 32 / size : 0;
-    return t->data && t->shape[1] > 1 && t->shape[2] > 1 && size && h != 0 &&
-           h < 64 / size && -h < 64 / size && (n >= far || -n >= far);
+    return t->data && t->shape[1] > 1 && t->shape[2] > 1 && size && h != 0 && h < 64 / size &&
+           -h < 64 / size && (n >= far || -n >= far);
 }
 
 static struct shape_of_call shape_of(const struct fftconv_plan *plan, const fftconv_operands *o,
                                      int direction, int threads, bool prepared)
 {
-    struct shape_of_call call = {.direction = direction, .threads = threads,
-                                 .prepared = prepared};
+    struct shape_of_call call = {.direction = direction, .threads = threads, .prepared = prepared};
     const bool forward = direction == FFTCONV_FORWARD;
     for (int i = 0; i < ROW_OPERANDS; i++)
         if (i <= OUT_GATE || (forward ? i == Y : i >= DY))
@@ -528,8 +546,7 @@ static int begin(struct call *c, const struct fftconv_plan *plan, const fftconv_
     return FFTCONV_OK;
 }
 
-int fftconv_operands_workspace_bytes(const fftconv_plan *plan,
-                                     const fftconv_spectrum *spectrum,
+int fftconv_operands_workspace_bytes(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
                                      const fftconv_operands *o, int direction, int64_t *bytes)
 {
     int threads, status;
@@ -548,8 +565,8 @@ int fftconv_operands_workspace_bytes(const fftconv_plan *plan,
 }
 
 /* skip and mask of a row, where there are any */
-static struct scalar scalar_of(const struct fftconv_plan *plan, const fftconv_tensor *t,
-                               int64_t b, int64_t h)
+static struct scalar scalar_of(const struct fftconv_plan *plan, const fftconv_tensor *t, int64_t b,
+                               int64_t h)
 {
     if (!t->data)
         return (struct scalar){0, 0};
@@ -595,7 +612,7 @@ struct tile {
     const struct call *call;
     const struct lane *lane;
     int64_t b, h0, count;
-    int64_t step_b, step_h; /* from row to row: one is 1, the other 0          */
+    int64_t step_b, step_h; /* from row to row: one is 1, the other 0 */
     int64_t next_b, next_h; /* the row after the last of these, a guess; h = H: none */
     struct {
         int64_t from, to; /* elements there */
@@ -603,21 +620,21 @@ struct tile {
 };
 
 /* By squares, so that a line of memory is visited once on either side. */
-#define COPY_TILE(type)                                                             \
-    for (int64_t n0 = 0; n0 < elements; n0 += TILE) {                               \
-        type square[TILE][TILE];                                                    \
-        const int64_t m = min64(TILE, elements - n0);                               \
-        const int64_t far_n = t->stride[2], far_h = t->stride[1];                   \
-        type *far = (type *)data + n0 * far_n;                                      \
-        for (int64_t i = 0; !in && i < count; i++)                                  \
+#define COPY_TILE(type) \
+    for (int64_t n0 = 0; n0 < elements; n0 += TILE) { \
+        type square[TILE][TILE]; \
+        const int64_t m = min64(TILE, elements - n0); \
+        const int64_t far_n = t->stride[2], far_h = t->stride[1]; \
+        type *far = (type *)data + n0 * far_n; \
+        for (int64_t i = 0; !in && i < count; i++) \
             memcpy(square[i], stage + i * row_bytes + n0 * size, (size_t)(m * size)); \
-        for (int64_t n = 0; n < m; n++)                                             \
-            for (int64_t i = 0; i < count; i++)                                     \
-                if (in)                                                             \
-                    square[i][n] = far[n * far_n + i * far_h];                      \
-                else                                                                \
-                    far[n * far_n + i * far_h] = square[i][n];                      \
-        for (int64_t i = 0; in && i < count; i++)                                   \
+        for (int64_t n = 0; n < m; n++) \
+            for (int64_t i = 0; i < count; i++) \
+                if (in) \
+                    square[i][n] = far[n * far_n + i * far_h]; \
+                else \
+                    far[n * far_n + i * far_h] = square[i][n]; \
+        for (int64_t i = 0; in && i < count; i++) \
             memcpy(stage + i * row_bytes + n0 * size, square[i], (size_t)(m * size)); \
     }
 
@@ -687,8 +704,8 @@ static void stage_in(struct tile *tile, const struct block *block)
         tile->staged[i].to = to;
         if (i <= OUT_GATE || i == DY)
             copy_tile(tile->call->plan, t, tile->b, tile->h0, tile->count, from + have,
-                      to - from - have,
-                      stage + have * dtype_size(t->dtype), l->stage_bytes[i], true);
+                      to - from - have, stage + have * dtype_size(t->dtype), l->stage_bytes[i],
+                      true);
     }
 }
 
@@ -835,8 +852,7 @@ static const char *spectrum_of(const struct tile *tile, const char *spectra, int
 static void fetch_row(struct ahead *a, const struct tile *tile, int operand, int64_t b, int64_t h)
 {
     const struct rows *rows = &tile->call->rows[operand];
-    if (rows->first.data && rows->first.stride == 1 &&
-        !tile->lane->layout->call.staged[operand])
+    if (rows->first.data && rows->first.stride == 1 && !tile->lane->layout->call.staged[operand])
         a->at[a->rows++] = (const char *)rows->first.data + b * rows->b + h * rows->h;
 }
 
@@ -870,8 +886,12 @@ static void forward_tile(struct tile *tile, const char *spectra, void *context)
         const struct block block = block_of(plan, c->L, j);
         stage_in(tile, &block);
         struct source source;
-        struct sink sink = {.packing = plan->packing, .shift = block.s, .from = block.t0,
-                            .to = block.t1, .has_skip = o->skip.data, .has_mask = o->mask.data,
+        struct sink sink = {.packing = plan->packing,
+                            .shift = block.s,
+                            .from = block.t0,
+                            .to = block.t1,
+                            .has_skip = o->skip.data,
+                            .has_mask = o->mask.data,
                             .activation = o->activation};
         input_source(&source, plan, c->L, &block);
         for (int64_t i = 0; i < tile->count; i++) {
@@ -893,11 +913,9 @@ static void forward_tile(struct tile *tile, const char *spectra, void *context)
                 const int64_t kernel = (spectrum_of(tile, spectra, i) - c->spectra) /
                                        c->layout.spectra;
                 sink.shift = 0; /* of the only block */
-                plan->engine->direct(&source,
-                                     (char *)c->direct->reversed +
-                                         kernel * c->direct->reversed_bytes,
-                                     plan->taps, c->L, &sink,
-                                     tile->lane->memory + tile->lane->layout->direct);
+                plan->engine->direct(
+                    &source, (char *)c->direct->reversed + kernel * c->direct->reversed_bytes,
+                    plan->taps, c->L, &sink, tile->lane->memory + tile->lane->layout->direct);
             } else {
                 if (c->ahead) {
                     fetch_next(&ahead, tile, U, i);
@@ -905,8 +923,7 @@ static void forward_tile(struct tile *tile, const char *spectra, void *context)
                     fetch(&ahead, tile, OUT_GATE, i);
                     fetch(&ahead, tile, Y, i);
                 }
-                convolve(tile->lane, &source, NULL, spectrum_of(tile, spectra, i), &sink,
-                         &ahead);
+                convolve(tile->lane, &source, NULL, spectrum_of(tile, spectra, i), &sink, &ahead);
             }
         }
         stage_out(tile, Y, block.t0, block.t1);
@@ -984,8 +1001,8 @@ int fftconv_forward(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
 struct backward {
     char *sums; /* of the task's kernels, layout.spectra each, or chunks apart */
     int64_t sum_step;
-    bool begun; /* each sum holds a row already                                */
-    struct scalar *dskips; /* of this task's channels, from h0 on              */
+    bool begun;            /* each sum holds a row already */
+    struct scalar *dskips; /* of this task's channels, from h0 on */
     int64_t h0;
 };
 
@@ -1093,10 +1110,17 @@ static void backward_tile(struct tile *tile, const char *spectra, void *context)
             }
             if (!p_passes) {
                 const struct gradient gradient = {
-                    .from = block.t0, .count = block.t1 - block.t0, .activation = o->activation,
-                    .has_mask = o->mask.data, .mask = scalar_of(plan, &o->mask, tile->b, h),
-                    .p = need_p ? lane->p : NULL, .g = lane->p, .dy = row_of(tile, DY, i),
-                    .out_gate = row_of(tile, OUT_GATE, i), .x = input.x, .gate = input.gate,
+                    .from = block.t0,
+                    .count = block.t1 - block.t0,
+                    .activation = o->activation,
+                    .has_mask = o->mask.data,
+                    .mask = scalar_of(plan, &o->mask, tile->b, h),
+                    .p = need_p ? lane->p : NULL,
+                    .g = lane->p,
+                    .dy = row_of(tile, DY, i),
+                    .out_gate = row_of(tile, OUT_GATE, i),
+                    .x = input.x,
+                    .gate = input.gate,
                     .dout_gate = row_of(tile, DOUT_GATE, i),
                     .dskip = o->dskip.data ? &task->dskips[h - task->h0] : NULL};
                 e->gradient(&gradient);
@@ -1184,8 +1208,8 @@ static void backward_task(void *context, int64_t index, int worker)
     const int64_t chunk = index % plan->chunks, rows = rows_of_kernel(plan);
     const struct kernels k = kernels_of(c, &lane, index / plan->chunks);
     const int64_t channels = (k.g1 - k.g0) * plan->members;
-    struct backward task = {.sums = lane.memory + l->sum, .sum_step = l->spectra,
-                            .h0 = k.g0 * plan->members};
+    struct backward task = {
+        .sums = lane.memory + l->sum, .sum_step = l->spectra, .h0 = k.g0 * plan->members};
     task.dskips = l->split ? dskips_of(c, k.kb * plan->chunks + chunk) + task.h0
                            : (struct scalar *)(lane.memory + l->dskips);
     if (plan->chunks > 1) {
@@ -1193,8 +1217,8 @@ static void backward_task(void *context, int64_t index, int worker)
         task.sum_step = plan->chunks * l->spectra;
     }
     memset(task.dskips, 0, (size_t)channels * sizeof *task.dskips);
-    each_tile(c, &lane, &k, rows * chunk / plan->chunks, rows * (chunk + 1) / plan->chunks,
-              false, backward_tile, &task);
+    each_tile(c, &lane, &k, rows * chunk / plan->chunks, rows * (chunk + 1) / plan->chunks, false,
+              backward_tile, &task);
     if (plan->chunks == 1)
         for (int64_t g = k.g0; g < k.g1; g++)
             finish_kernel(c, &lane, k.kb, g, task.sums + (g - k.g0) * task.sum_step);
@@ -1271,10 +1295,15 @@ int fftconv_spectrum_create(fftconv_spectrum **out, const fftconv_plan *plan,
     if (!s)
         return fail_memory(sizeof *s);
     const int64_t row = round_up(spectra_reals(plan) * plan->part[0].real_bytes, ALIGNMENT);
-    *s = (struct fftconv_spectrum){
-        .data = aligned_new(kernels * row), .KB = plan->KB, .G = plan->G, .taps = plan->taps,
-        .rev_taps = plan->rev_taps, .form = plan->form, .parts = plan->parts,
-        .packing = plan->packing, .pattern = plan->pattern};
+    *s = (struct fftconv_spectrum){.data = aligned_new(kernels * row),
+                                   .KB = plan->KB,
+                                   .G = plan->G,
+                                   .taps = plan->taps,
+                                   .rev_taps = plan->rev_taps,
+                                   .form = plan->form,
+                                   .parts = plan->parts,
+                                   .packing = plan->packing,
+                                   .pattern = plan->pattern};
     memcpy(s->part, plan->part, sizeof s->part);
     if (!s->data) {
         free(s);
@@ -1375,9 +1404,8 @@ static void spectra_to_rows_task(void *context, int64_t i, int worker)
     const struct array y = nth_row(p->rows, i);
     void *S = p->out + i * p->row_bytes;
     if (p->side == FFTCONV_OUTPUT || !plan->wrap) {
-        const struct sink sink = p->side == FFTCONV_OUTPUT
-                                     ? output_sink(plan, &block, y)
-                                     : input_sink(plan, plan->L, &block, y);
+        const struct sink sink = p->side == FFTCONV_OUTPUT ? output_sink(plan, &block, y)
+                                                           : input_sink(plan, plan->L, &block, y);
         transform_back(&lane, S, &sink, NULL);
         return;
     }
@@ -1418,8 +1446,7 @@ static void multiply_rows_task(void *context, int64_t i, int worker)
     const struct fftconv_plan *plan = p->call.plan;
     const int64_t b = plan->KB > 1 ? i / plan->H : 0, g = i % plan->H / plan->members;
     (void)worker;
-    const char *spectrum =
-        (char *)p->spectrum->data + (b * plan->G + g) * p->call.layout.spectra;
+    const char *spectrum = (char *)p->spectrum->data + (b * plan->G + g) * p->call.layout.spectra;
     for (int part = 0; part < plan->parts; part++) {
         struct xform all = plan->part[part]; /* zeros are part of the answer */
         all.live = NULL;
@@ -1463,9 +1490,10 @@ static int check_rows(const struct fftconv_plan *plan, const char *name, const f
     if (t->shape[0] < 1 || t->shape[1] < 1 ||
         __builtin_mul_overflow(t->shape[0], t->shape[1], &count) ||
         count > ((int64_t)1 << 58) / (spectra_reals(plan) * plan->part[0].real_bytes))
-        return fail(FFTCONV_INVALID, "%s has shape (%lld, %lld, %lld), must have 1 ... 2^58 "
-                    "bytes of spectra", name, (long long)t->shape[0], (long long)t->shape[1],
-                    (long long)t->shape[2]);
+        return fail(FFTCONV_INVALID,
+                    "%s has shape (%lld, %lld, %lld), must have 1 ... 2^58 "
+                    "bytes of spectra",
+                    name, (long long)t->shape[0], (long long)t->shape[1], (long long)t->shape[2]);
     const int64_t shape[3] = {t->shape[0], t->shape[1], n};
     if ((status = check_tensor(plan, name, t, shape, output, kernel)))
         return status;
@@ -1525,8 +1553,10 @@ static int kernels_primitive(const fftconv_plan *plan, const char *const name[2]
     if ((status = check_single(plan)) || (status = check_spectra("spectra", spectra)))
         return status;
     if (plan->form == FFTCONV_FOLDED || plan->pattern)
-        return fail(FFTCONV_INVALID, "plan has %s, must be of form right_angle or complex, "
-                    "without weights", plan->pattern ? "weights" : "form folded");
+        return fail(FFTCONV_INVALID,
+                    "plan has %s, must be of form right_angle or complex, "
+                    "without weights",
+                    plan->pattern ? "weights" : "form folded");
     if ((status = check_rows(plan, name[0], k, plan->Lk, true, output, spectra)))
         return status;
     const bool rev = k_rev && k_rev->data;
@@ -1536,10 +1566,11 @@ static int kernels_primitive(const fftconv_plan *plan, const char *const name[2]
     if (rev && (status = check_rows(plan, name[1], k_rev, plan->Lrev, true, output, spectra)))
         return status;
     if (rev && (k_rev->shape[0] != k->shape[0] || k_rev->shape[1] != k->shape[1]))
-        return fail(FFTCONV_INVALID, "%s has shape (%lld, %lld, ...), must be as %s's, "
-                    "(%lld, %lld, ...)", name[1], (long long)k_rev->shape[0],
-                    (long long)k_rev->shape[1], name[0], (long long)k->shape[0],
-                    (long long)k->shape[1]);
+        return fail(FFTCONV_INVALID,
+                    "%s has shape (%lld, %lld, ...), must be as %s's, "
+                    "(%lld, %lld, ...)",
+                    name[1], (long long)k_rev->shape[0], (long long)k_rev->shape[1], name[0],
+                    (long long)k->shape[0], (long long)k->shape[1]);
     if (rev && output && tensors_overlap(k, k_rev))
         return fail(FFTCONV_INVALID, "%s overlaps %s, must not", name[1], name[0]);
     struct primitive p = {.rows = k, .rev = rev ? k_rev : NULL, .out = spectra};
@@ -1561,8 +1592,8 @@ int fftconv_spectra_to_kernels(const fftconv_plan *plan, void *spectra, const ff
     return kernels_primitive(plan, name, dk, dk_rev, spectra, threads, true);
 }
 
-int fftconv_multiply(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
-                     const void *in, void *out, int threads)
+int fftconv_multiply(const fftconv_plan *plan, const fftconv_spectrum *spectrum, const void *in,
+                     void *out, int threads)
 {
     int status;
     if (!plan || !spectrum)
@@ -1577,7 +1608,10 @@ int fftconv_multiply(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
         return fail(FFTCONV_INVALID, "out overlaps in, must not unless it is the same array");
     if ((status = resolve_threads(plan, threads, &threads)))
         return status;
-    struct primitive p = {.call = {.plan = plan}, .in = in, .out = out, .spectrum = spectrum,
+    struct primitive p = {.call = {.plan = plan},
+                          .in = in,
+                          .out = out,
+                          .spectrum = spectrum,
                           .row_bytes = spectra_reals(plan) * plan->part[0].real_bytes};
     p.call.layout.spectra = round_up(spectra_reals(plan) * plan->part[0].real_bytes, ALIGNMENT);
     parallel_for(threads, rows, multiply_rows_task, &p);

@@ -53,9 +53,9 @@ extern "C" {
 
 typedef enum fftconv_status {
     FFTCONV_OK = 0,
-    FFTCONV_INVALID = 1,     /* an argument is wrong: see the message        */
-    FFTCONV_NO_MEMORY = 2,   /* an allocation failed                         */
-    FFTCONV_UNSUPPORTED = 3, /* right, but not to be had on this machine     */
+    FFTCONV_INVALID = 1,     /* an argument is wrong: see the message */
+    FFTCONV_NO_MEMORY = 2,   /* an allocation failed */
+    FFTCONV_UNSUPPORTED = 3, /* right, but not to be had on this machine */
 } fftconv_status;
 
 typedef enum fftconv_dtype {
@@ -68,27 +68,27 @@ typedef enum fftconv_dtype {
 } fftconv_dtype;
 
 typedef enum fftconv_mode {
-    FFTCONV_CAUSAL = 0,    /* y[t] = sum_{s<=t} k[s] z[t-s]                  */
-    FFTCONV_CIRCULAR = 1,  /* the same with t-s modulo fft_size              */
+    FFTCONV_CAUSAL = 0,    /* y[t] = sum_{s<=t} k[s] z[t-s] */
+    FFTCONV_CIRCULAR = 1,  /* the same with t-s modulo fft_size */
     FFTCONV_TWO_SIDED = 2, /* causal, plus sum_s k_rev[s] z[t+s]; both count
-                              lag 0 (hyena-dna's bidirectional convention)   */
+                              lag 0 (hyena-dna's bidirectional convention) */
 } fftconv_mode;
 
 /* How a real row becomes a complex one of M points. */
 typedef enum fftconv_form {
     FFTCONV_FORM_AUTO = 0,
-    FFTCONV_RIGHT_ANGLE = 1, /* modulo t^M - i: a linear convolution of 2M   */
+    FFTCONV_RIGHT_ANGLE = 1, /* modulo t^M - i: a linear convolution of 2M */
     FFTCONV_FOLDED = 2,      /* circular: right angles of fft_size/4, /8, ...
-                                points, and a rest                           */
-    FFTCONV_COMPLEX = 3,     /* imaginary part zero, fft_size = M            */
+                                points, and a rest */
+    FFTCONV_COMPLEX = 3,     /* imaginary part zero, fft_size = M */
     FFTCONV_EVEN_ODD = 4,    /* even samples, and i times odd ones: circular
-                                of 2M; GPUs choose it, none is to ask        */
+                                of 2M; GPUs choose it, none is to ask */
 } fftconv_form;
 
 typedef enum fftconv_activation {
     FFTCONV_IDENTITY = 0,
-    FFTCONV_GELU = 1, /* x Phi(x), by erf                                    */
-    FFTCONV_SILU = 2, /* x / (1 + exp(-x))                                   */
+    FFTCONV_GELU = 1, /* x Phi(x), by erf */
+    FFTCONV_SILU = 2, /* x / (1 + exp(-x)) */
 } fftconv_activation;
 
 typedef enum fftconv_direction {
@@ -132,45 +132,45 @@ FFTCONV_API int fftconv_default_threads(void);
  * zero always means "the library's choice". */
 typedef struct fftconv_plan_desc {
     size_t size;
-    int64_t batch, channels, length; /* B, H, L >= 1; L <= 2^40               */
-    int64_t kernel_length;           /* Lk >= 1; circular: Lk <= fft_size     */
-    int64_t reverse_length;          /* two-sided: of k_rev, >= 1             */
+    int64_t batch, channels, length; /* B, H, L >= 1; L <= 2^40 */
+    int64_t kernel_length;           /* Lk >= 1; circular: Lk <= fft_size */
+    int64_t reverse_length;          /* two-sided: of k_rev, >= 1 */
     int64_t kernels;                 /* G, a divisor of H; 0 means H.  Channel
-                                        h has kernel h / (H / G)              */
+                                        h has kernel h / (H / G) */
     int64_t kernel_batch;            /* 1, or B: kernels for each of the batch;
-                                        0 means 1                             */
-    int64_t fft_size;                /* circular only: N >= L; 0 means L      */
-    int32_t mode;                    /* fftconv_mode                          */
+                                        0 means 1 */
+    int64_t fft_size;                /* circular only: N >= L; 0 means L */
+    int32_t mode;                    /* fftconv_mode */
     int32_t dtype;                   /* of u, gates, y; float64 computes in
-                                        float64, the others in float32        */
-    int32_t form;                    /* fftconv_form                          */
+                                        float64, the others in float32 */
+    int32_t form;                    /* fftconv_form */
     int32_t dense;                   /* 1: every stage a dense complex matrix
-                                        product instead of a codelet          */
-    int32_t threads;                 /* of a call that names none; 0: all     */
+                                        product instead of a codelet */
+    int32_t threads;                 /* of a call that names none; 0: all */
     int32_t order;                   /* p; radices' length if those are given */
     const int64_t *radices;          /* N_1 (outermost) ... N_p, each in
                                         1 ... 128; their product is M, the
-                                        complex transform's length            */
-    const char *isa;                 /* NULL: the best of this machine        */
+                                        complex transform's length */
+    const char *isa;                 /* NULL: the best of this machine */
     int32_t single_block;            /* 1: each row in one transform, as the
                                         three primitives need it; 0: short
                                         kernels in blocks (overlap-save) where
                                         that costs less.  Radices of less than
-                                        a row needs ask for blocks.           */
+                                        a row needs ask for blocks. */
     int32_t history;                 /* 1: causal, forward only: operands give
                                         the Lk - 1 samples of z before u, and
                                         rows of 1 ... `length` samples; few of
-                                        them, with a spectrum, are summed     */
+                                        them, with a spectrum, are summed */
     const double *weights;           /* circular, real types: fft_size/2 + 1
                                         factors of K's rfft bins (0 removes a
                                         bin and what only it needs); NULL: 1.
                                         fft_size must have no prime factor
-                                        above 7                               */
+                                        above 7 */
 } fftconv_plan_desc;
 
 /* Errors: INVALID (any field), UNSUPPORTED (isa), NO_MEMORY. */
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_plan_create(
-    fftconv_plan **plan, const fftconv_plan_desc *desc);
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_plan_create(fftconv_plan **plan,
+                                                       const fftconv_plan_desc *desc);
 /* NULL is allowed. */
 FFTCONV_API void fftconv_plan_destroy(fftconv_plan *plan);
 
@@ -182,40 +182,40 @@ typedef struct fftconv_plan_info {
     size_t size;
     int32_t form, mode, dtype, dense, threads, lanes;
     int64_t fft_size;         /* circular: N; else what a block is linear in:
-                                 2M, complex types M                          */
-    int64_t transform_length; /* M; folded: of its first part, fft_size/4     */
-    int32_t order;            /* its decomposition, as named or chosen        */
-    int32_t stages;           /* the steps it runs as: 32 may run as 4 and 8  */
+                                 2M, complex types M */
+    int64_t transform_length; /* M; folded: of its first part, fft_size/4 */
+    int32_t order;            /* its decomposition, as named or chosen */
+    int32_t stages;           /* the steps it runs as: 32 may run as 4 and 8 */
     int64_t radices[FFTCONV_MAX_ORDER];
     int64_t stage_radices[FFTCONV_MAX_STAGES];
     double stage_flops[FFTCONV_MAX_STAGES]; /* both directions, real flops;
-                                               folded: of all parts           */
-    double product_flops;                   /* spectra times spectrum         */
-    double io_bytes;    /* u in, y out: the caller's arrays                   */
-    double l1_bytes;    /* moved by stages whose data sit in L1               */
-    double l2_bytes;    /* ... in L2                                          */
-    double memory_bytes;/* ... beyond L2                                      */
-    int64_t spectrum_bytes;       /* a spectrum of all channels               */
-    int64_t spectra_row_bytes;    /* one row of fftconv_rows_to_spectra       */
-    int64_t forward_workspace_bytes;  /* with this plan's thread count        */
+                                               folded: of all parts */
+    double product_flops;                   /* spectra times spectrum */
+    double io_bytes;                        /* u in, y out: the caller's arrays */
+    double l1_bytes;                        /* moved by stages whose data sit in L1 */
+    double l2_bytes;                        /* ... in L2 */
+    double memory_bytes;                    /* ... beyond L2 */
+    int64_t spectrum_bytes;                 /* a spectrum of all channels */
+    int64_t spectra_row_bytes;              /* one row of fftconv_rows_to_spectra */
+    int64_t forward_workspace_bytes;        /* with this plan's thread count */
     int64_t backward_workspace_bytes;
-    double predicted_seconds;     /* the planner's own estimate, one thread   */
+    double predicted_seconds; /* the planner's own estimate, one thread */
     const char *isa;
-    int64_t blocks;               /* transforms a row is cut into             */
-    int64_t block_length;         /* outputs of each, the last one's fewer    */
-    double kept;     /* of fft_size's bins, the part with a weight other than 0 */
-    double computed; /* of the points visited without weights, those that are */
-    double fold_flops; /* folded: sums and differences, both directions       */
+    int64_t blocks;       /* transforms a row is cut into */
+    int64_t block_length; /* outputs of each, the last one's fewer */
+    double kept;          /* of fft_size's bins, the part with a weight other than 0 */
+    double computed;      /* of the points visited without weights, those that are */
+    double fold_flops;    /* folded: sums and differences, both directions */
 } fftconv_plan_info;
 
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_plan_get_info(
-    const fftconv_plan *plan, fftconv_plan_info *info);
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_plan_get_info(const fftconv_plan *plan,
+                                                         fftconv_plan_info *info);
 
 /* Bytes of workspace for one call on `threads` threads (0: the plan's), its rows
  * contiguous and y not u; see fftconv_operands_workspace_bytes for others.
  * Workspace must be aligned to 64 bytes. */
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_workspace_bytes(
-    const fftconv_plan *plan, int direction, int threads, int64_t *bytes);
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_workspace_bytes(const fftconv_plan *plan, int direction,
+                                                           int threads, int64_t *bytes);
 
 /* ---- Spectra ------------------------------------------------------------ */
 
@@ -223,9 +223,9 @@ FFTCONV_API FFTCONV_MUST_CHECK int fftconv_workspace_bytes(
  * leave it, scaled, ready for any number of calls.  k's dtype: the plan's, or
  * float32 beside 16 bits.  k_rev: of a two-sided plan, with its own length;
  * else NULL. */
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_spectrum_create(
-    fftconv_spectrum **spectrum, const fftconv_plan *plan,
-    const fftconv_tensor *k, const fftconv_tensor *k_rev, int threads);
+FFTCONV_API FFTCONV_MUST_CHECK int
+fftconv_spectrum_create(fftconv_spectrum **spectrum, const fftconv_plan *plan,
+                        const fftconv_tensor *k, const fftconv_tensor *k_rev, int threads);
 /* NULL is allowed. */
 FFTCONV_API void fftconv_spectrum_destroy(fftconv_spectrum *spectrum);
 
@@ -236,41 +236,41 @@ FFTCONV_API void fftconv_spectrum_destroy(fftconv_spectrum *spectrum);
  * and their gradients may be float32 where the plan is 16-bit. */
 typedef struct fftconv_operands {
     size_t size;
-    int32_t activation; /* fftconv_activation; complex types: identity      */
-    int32_t threads;    /* 0: the plan's                                    */
+    int32_t activation; /* fftconv_activation; complex types: identity */
+    int32_t threads;    /* 0: the plan's */
     fftconv_tensor u;
-    fftconv_tensor k, k_rev; /* where no spectrum is given                  */
+    fftconv_tensor k, k_rev; /* where no spectrum is given */
     fftconv_tensor in_gate, out_gate;
-    fftconv_tensor skip;     /* (1, H, 1)                                   */
-    fftconv_tensor mask;     /* (B, H, 1)                                   */
-    fftconv_tensor history;  /* (B, H, Lk - 1): z before u, the latest last;
-                                float32 beside 16 bits, too                 */
-    fftconv_tensor y;        /* forward: the result; may be u itself        */
-    fftconv_tensor dy;       /* backward: the gradient of y                 */
+    fftconv_tensor skip;    /* (1, H, 1) */
+    fftconv_tensor mask;    /* (B, H, 1) */
+    fftconv_tensor history; /* (B, H, Lk - 1): z before u, the latest last;
+                                float32 beside 16 bits, too */
+    fftconv_tensor y;       /* forward: the result; may be u itself */
+    fftconv_tensor dy;      /* backward: the gradient of y */
     fftconv_tensor du, dk, dk_rev, din_gate, dout_gate, dskip; /* what you want */
-    void *workspace;         /* NULL: the call allocates its own and frees it */
+    void *workspace; /* NULL: the call allocates its own and frees it */
     int64_t workspace_bytes;
 } fftconv_operands;
 
 /* y from u.  spectrum NULL: k must be given, and is transformed channel by
  * channel inside the call. */
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_forward(
-    const fftconv_plan *plan, const fftconv_spectrum *spectrum,
-    const fftconv_operands *operands);
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_forward(const fftconv_plan *plan,
+                                                   const fftconv_spectrum *spectrum,
+                                                   const fftconv_operands *operands);
 
 /* Gradients from dy; u, gates, skip, mask, activation as in forward, which is
  * recomputed.  dk, dk_rev and dskip have their operand's shape, and are summed
  * over what shares it in an order that shapes and strides fix, not threads.  Of
  * complex x, dx is the derivative by Re x plus i times that by Im x. */
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_backward(
-    const fftconv_plan *plan, const fftconv_spectrum *spectrum,
-    const fftconv_operands *operands);
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_backward(const fftconv_plan *plan,
+                                                    const fftconv_spectrum *spectrum,
+                                                    const fftconv_operands *operands);
 
 /* Bytes of workspace for just this call, whatever its strides, from dtypes, shapes
  * and strides as they stand: the call itself checks them. */
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_operands_workspace_bytes(
-    const fftconv_plan *plan, const fftconv_spectrum *spectrum,
-    const fftconv_operands *operands, int direction, int64_t *bytes);
+FFTCONV_API FFTCONV_MUST_CHECK int
+fftconv_operands_workspace_bytes(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
+                                 const fftconv_operands *operands, int direction, int64_t *bytes);
 
 /* ---- The three primitives ------------------------------------------------
  * A convolution is spectra_to_rows(multiply(rows_to_spectra(u))), for a plan of
@@ -286,27 +286,28 @@ typedef enum fftconv_side {
 } fftconv_side;
 
 /* rows: (n0, n1, L) of the plan's dtype, n0 and n1 any; n0 n1 rows of spectra. */
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_rows_to_spectra(
-    const fftconv_plan *plan, int side, const fftconv_tensor *rows,
-    void *spectra, int threads);
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_rows_to_spectra(const fftconv_plan *plan, int side,
+                                                           const fftconv_tensor *rows,
+                                                           void *spectra, int threads);
 /* The inverse DFT without its 1/M, which a spectrum carries (folded, each part its
  * own); spectra are overwritten, and those of a real plan must be some real row's. */
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_spectra_to_rows(
-    const fftconv_plan *plan, int side, void *spectra,
-    const fftconv_tensor *rows, int threads);
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_spectra_to_rows(const fftconv_plan *plan, int side,
+                                                           void *spectra,
+                                                           const fftconv_tensor *rows, int threads);
 /* out = spectrum . in per frequency, B H rows; out may be in. */
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_multiply(
-    const fftconv_plan *plan, const fftconv_spectrum *spectrum, const void *in,
-    void *out, int threads);
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_multiply(const fftconv_plan *plan,
+                                                    const fftconv_spectrum *spectrum,
+                                                    const void *in, void *out, int threads);
 
 /* Kernels (n0, n1, Lk) to spectra, without a spectrum's 1/M, and the adjoint;
  * k_rev as in fftconv_spectrum_create.  Not for the folded form, or weights. */
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_kernels_to_spectra(
-    const fftconv_plan *plan, const fftconv_tensor *k,
-    const fftconv_tensor *k_rev, void *spectra, int threads);
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_spectra_to_kernels(
-    const fftconv_plan *plan, void *spectra, const fftconv_tensor *dk,
-    const fftconv_tensor *dk_rev, int threads);
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_kernels_to_spectra(const fftconv_plan *plan,
+                                                              const fftconv_tensor *k,
+                                                              const fftconv_tensor *k_rev,
+                                                              void *spectra, int threads);
+FFTCONV_API FFTCONV_MUST_CHECK int
+fftconv_spectra_to_kernels(const fftconv_plan *plan, void *spectra, const fftconv_tensor *dk,
+                           const fftconv_tensor *dk_rev, int threads);
 
 /* A matrix product at every frequency: with rows of spectra as entries,
  *     out[r, c] = scale sum_d a[r, d] b[d, c]   (accumulate: added to out)
@@ -324,16 +325,16 @@ typedef struct fftconv_contraction {
     int32_t threads;
 } fftconv_contraction;
 
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_contract(
-    const fftconv_plan *plan, const fftconv_contraction *contraction);
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_contract(const fftconv_plan *plan,
+                                                    const fftconv_contraction *contraction);
 
 /* Where a frequency lies: offset[m] counts real numbers from the row's start to
  * Re X[m]; Im X[m] lies info.lanes further on.  For m = 0 ... M-1; in the
  * right-angle form X[m] is the value at frequency (m - 1/4)/M.  Folded, for the
  * rfft bins m = 0 ... fft_size/2.  Where offset[m] is negative, the conjugate lies
  * at -1 - offset[m]: folded, and in the complex form of real rows. */
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_spectra_offsets(
-    const fftconv_plan *plan, int64_t *offset);
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_spectra_offsets(const fftconv_plan *plan,
+                                                           int64_t *offset);
 
 /* ---- The transform by itself -------------------------------------------- */
 
@@ -365,35 +366,34 @@ FFTCONV_API FFTCONV_MUST_CHECK int fftconv_dft(const fftconv_dft_desc *desc);
 typedef struct fftconv_hardware {
     size_t size;
     char name[32];
-    double sigma_h; /* bytes/s of main memory (HBM)                           */
-    double sigma_s; /* bytes/s of the fast memory (SRAM; a CPU's L2)          */
-    double tau_m;   /* flop/s of matrix products                              */
-    double tau_g;   /* flop/s of everything else                              */
-    int64_t mu;     /* smallest radix that runs at tau_m                      */
-    int64_t fast_points; /* the longest sub-transform kept in fast memory     */
-    int32_t measured;    /* 0: from a datasheet                               */
+    double sigma_h;      /* bytes/s of main memory (HBM) */
+    double sigma_s;      /* bytes/s of the fast memory (SRAM; a CPU's L2) */
+    double tau_m;        /* flop/s of matrix products */
+    double tau_g;        /* flop/s of everything else */
+    int64_t mu;          /* smallest radix that runs at tau_m */
+    int64_t fast_points; /* the longest sub-transform kept in fast memory */
+    int32_t measured;    /* 0: from a datasheet */
     int32_t reserved;
 } fftconv_hardware;
 
 /* "A100" (Table 19), "H100" (datasheet), "host" (measured now, about half a
  * second).  NULL past the last for the names by number. */
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_hardware_get(
-    const char *name, fftconv_hardware *hardware);
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_hardware_get(const char *name,
+                                                        fftconv_hardware *hardware);
 FFTCONV_API const char *fftconv_hardware_name(int index);
 
 /* Seconds for B = H = 1 of N = prod radices:
  *   C = sum_i 16 N N_i / gamma(N_i) + 4 N / omega(i),
  * gamma = tau_m if N_i >= mu else tau_g; omega(i) = sigma_h while the length
  * still to be transformed, N / prod_{j<i} N_j, exceeds fast_points. */
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_monarch_cost(
-    const int64_t *radices, int order, const fftconv_hardware *hardware,
-    double *seconds);
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_monarch_cost(const int64_t *radices, int order,
+                                                        const fftconv_hardware *hardware,
+                                                        double *seconds);
 /* The most equal powers of two, largest outermost (Figure 4); n = 2^a. */
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_balanced_radices(
-    int64_t n, int order, int64_t *radices);
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_balanced_radices(int64_t n, int order, int64_t *radices);
 /* The cheapest powers of two by the model; order <= 6. */
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_best_radices(
-    int64_t n, int order, const fftconv_hardware *hardware, int64_t *radices);
+FFTCONV_API FFTCONV_MUST_CHECK int
+fftconv_best_radices(int64_t n, int order, const fftconv_hardware *hardware, int64_t *radices);
 
 /* ---- Real DFTs, bins in natural order -------------------------------------- */
 
@@ -403,22 +403,24 @@ typedef struct fftconv_rdft fftconv_rdft;
 
 /* n even, 2 ... 2^40; dtype of rows: float32 or float64; isa as in a plan.
  * Errors: INVALID, UNSUPPORTED (isa), NO_MEMORY. */
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_rdft_create(
-    fftconv_rdft **rdft, int64_t n, int dtype, const char *isa);
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_rdft_create(fftconv_rdft **rdft, int64_t n, int dtype,
+                                                       const char *isa);
 /* NULL is allowed. */
 FFTCONV_API void fftconv_rdft_destroy(fftconv_rdft *rdft);
 /* bins[m] = scale sum_j rows[j] exp(-2 pi i j m / n), m = 0 ... n/2.  rows:
  * (n0, n1, n) of the rdft's dtype; bins: (n0, n1, n/2 + 1), complex of the same
  * precision. */
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_rdft_forward(
-    const fftconv_rdft *rdft, const fftconv_tensor *rows,
-    const fftconv_tensor *bins, double scale, int threads);
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_rdft_forward(const fftconv_rdft *rdft,
+                                                        const fftconv_tensor *rows,
+                                                        const fftconv_tensor *bins, double scale,
+                                                        int threads);
 /* rows[j] = scale sum_m bins[m] exp(2 pi i j m / n) over all n bins, those above
  * n/2 by symmetry; the imaginary parts of bins 0 and n/2 do not act.  scale is 1/n
  * for forward's inverse. */
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_rdft_inverse(
-    const fftconv_rdft *rdft, const fftconv_tensor *bins,
-    const fftconv_tensor *rows, double scale, int threads);
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_rdft_inverse(const fftconv_rdft *rdft,
+                                                        const fftconv_tensor *bins,
+                                                        const fftconv_tensor *rows, double scale,
+                                                        int threads);
 
 /* ---- Heads: H3's outer products, convolved and contracted ------------------
  *
@@ -435,26 +437,26 @@ FFTCONV_API FFTCONV_MUST_CHECK int fftconv_rdft_inverse(
  * plan has, else any real type but float64, each its own. */
 typedef struct fftconv_heads {
     size_t size;
-    int32_t activation; /* fftconv_activation                               */
+    int32_t activation; /* fftconv_activation */
     int32_t gelu_u, gelu_q;
-    int32_t threads;         /* 0: the plan's                               */
-    fftconv_tensor u, v, q;  /* (B, H, L); h = 1 may leave out v and q      */
-    fftconv_tensor k, k_rev; /* (1, H/h, Lk), of the plan's dtype           */
-    fftconv_tensor skip;     /* (1, H/h, 1), of any row's dtype             */
-    fftconv_tensor mask;     /* (B, H/h, 1), the same                       */
-    fftconv_tensor y;        /* forward: (B, H, L)                          */
-    fftconv_tensor dy;       /* backward: the gradient of y                 */
-    fftconv_tensor du, dv, dq, dk, dk_rev, dskip; /* what you want          */
+    int32_t threads;                              /* 0: the plan's */
+    fftconv_tensor u, v, q;                       /* (B, H, L); h = 1 may leave out v and q */
+    fftconv_tensor k, k_rev;                      /* (1, H/h, Lk), of the plan's dtype */
+    fftconv_tensor skip;                          /* (1, H/h, 1), of any row's dtype */
+    fftconv_tensor mask;                          /* (B, H/h, 1), the same */
+    fftconv_tensor y;                             /* forward: (B, H, L) */
+    fftconv_tensor dy;                            /* backward: the gradient of y */
+    fftconv_tensor du, dv, dq, dk, dk_rev, dskip; /* what you want */
 } fftconv_heads;
 
 /* plan: of one group, batch 1, channels h, kernels 1, any mode, float32 or float64.
  * No output may overlap another operand. */
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_heads_forward(
-    const fftconv_plan *plan, const fftconv_heads *heads);
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_heads_forward(const fftconv_plan *plan,
+                                                         const fftconv_heads *heads);
 /* Gradients from dy, forward being recomputed; sums in an order that shapes fix,
  * not threads. */
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_heads_backward(
-    const fftconv_plan *plan, const fftconv_heads *heads);
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_heads_backward(const fftconv_plan *plan,
+                                                          const fftconv_heads *heads);
 
 /* ---- Short depthwise convolutions -------------------------------------------
  *
@@ -469,36 +471,34 @@ FFTCONV_API FFTCONV_MUST_CHECK int fftconv_heads_backward(
  * its own; sums run in float32, or in float64 where an input is. */
 typedef struct fftconv_depthwise {
     size_t size;
-    int32_t activation; /* fftconv_activation                               */
-    int32_t threads;    /* 0: all                                           */
-    const char *isa;    /* NULL: the best of this machine                   */
+    int32_t activation; /* fftconv_activation */
+    int32_t threads;    /* 0: all */
+    const char *isa;    /* NULL: the best of this machine */
     int64_t left;
-    fftconv_tensor x;          /* (B, D, L)                                 */
-    fftconv_tensor weight;     /* (1, D, K)                                 */
-    fftconv_tensor bias;       /* (1, D, 1)                                 */
-    fftconv_tensor state;      /* (B, D, K - 1): x before element 0, for
-                                  left = K - 1 only                         */
-    fftconv_tensor y;          /* (B, D, Lout)                              */
-    fftconv_tensor next_state; /* (B, D, K - 1): x's end; may be state      */
-    fftconv_tensor dy;         /* backward: the gradient of y               */
-    fftconv_tensor dx, dweight, dbias, dstate; /* what you want             */
+    fftconv_tensor x;                          /* (B, D, L) */
+    fftconv_tensor weight;                     /* (1, D, K) */
+    fftconv_tensor bias;                       /* (1, D, 1) */
+    fftconv_tensor state;                      /* (B, D, K - 1): x before element 0, for
+                                  left = K - 1 only */
+    fftconv_tensor y;                          /* (B, D, Lout) */
+    fftconv_tensor next_state;                 /* (B, D, K - 1): x's end; may be state */
+    fftconv_tensor dy;                         /* backward: the gradient of y */
+    fftconv_tensor dx, dweight, dbias, dstate; /* what you want */
 } fftconv_depthwise;
 
 /* No output may overlap another operand, but next_state, which may be state. */
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_depthwise_forward(
-    const fftconv_depthwise *depthwise);
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_depthwise_forward(const fftconv_depthwise *depthwise);
 /* Gradients from dy; where there is an activation, forward is recomputed.  Sums in
  * float64 over parts that the shapes fix, not threads. */
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_depthwise_backward(
-    const fftconv_depthwise *depthwise);
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_depthwise_backward(const fftconv_depthwise *depthwise);
 
 /* ---- Kernels of state-space models ---------------------------------------- */
 
 typedef enum fftconv_discretization {
-    FFTCONV_ZOH = 0,      /* Abar = e^A, Bbar = (e^A - 1) A^-1 B             */
-    FFTCONV_BILINEAR = 1, /* (I - A/2)^-1 (I + A/2), (I - A/2)^-1 B          */
+    FFTCONV_ZOH = 0,      /* Abar = e^A, Bbar = (e^A - 1) A^-1 B */
+    FFTCONV_BILINEAR = 1, /* (I - A/2)^-1 (I + A/2), (I - A/2)^-1 B */
     FFTCONV_DSS = 2,      /* zoh's over e^(AL) - 1 (DSS_softmax, arXiv
-                             2203.14343), the sum without the 2 in k         */
+                             2203.14343), the sum without the 2 in k */
 } fftconv_discretization;
 
 /* Zero it, set `size`, fill in what takes part.  The kernel of a state space of
@@ -512,21 +512,21 @@ typedef enum fftconv_discretization {
  * contiguous; k and dk contiguous, of `dtype`. */
 typedef struct fftconv_ssm {
     size_t size;
-    int64_t inputs, channels, heads, states, length; /* I, C, H, N, L >= 1   */
-    int64_t rank;           /* 0 ... 8                                       */
-    int32_t dtype;          /* of k: FFTCONV_FLOAT32 or FFTCONV_FLOAT64      */
-    int32_t discretization; /* fftconv_discretization                        */
-    int32_t state;          /* 1: B holds states s before the first sample,
-                               and k[l] = 2 Re C Abar^(l+1) s; not with dss  */
-    int32_t threads;        /* 0: all; results do not depend on it           */
-    const char *isa;        /* NULL: the best of this machine                */
-    const double *A;        /* (H, N), real parts negative                   */
-    const double *B;        /* (I, H, N)                                     */
-    const double *C;        /* (C, H, N)                                     */
-    const double *P, *Q;    /* (rank, H, N)                                  */
-    void *k;                /* (I, C, H, L)                                  */
-    const void *dk;         /* backward: the gradient of k                   */
-    double *dA, *dB, *dC, *dP, *dQ; /* backward: what you want, else NULL    */
+    int64_t inputs, channels, heads, states, length; /* I, C, H, N, L >= 1 */
+    int64_t rank;                                    /* 0 ... 8 */
+    int32_t dtype;                                   /* of k: FFTCONV_FLOAT32 or FFTCONV_FLOAT64 */
+    int32_t discretization;                          /* fftconv_discretization */
+    int32_t state;                                   /* 1: B holds states s before the first sample,
+                               and k[l] = 2 Re C Abar^(l+1) s; not with dss */
+    int32_t threads;                                 /* 0: all; results do not depend on it */
+    const char *isa;                                 /* NULL: the best of this machine */
+    const double *A;                                 /* (H, N), real parts negative */
+    const double *B;                                 /* (I, H, N) */
+    const double *C;                                 /* (C, H, N) */
+    const double *P, *Q;                             /* (rank, H, N) */
+    void *k;                                         /* (I, C, H, L) */
+    const void *dk;                                  /* backward: the gradient of k */
+    double *dA, *dB, *dC, *dP, *dQ;                  /* backward: what you want, else NULL */
 } fftconv_ssm;
 
 /* Memory: a few rows of L and, with rank, a matrix of (2N, 2N) for each thread.
@@ -553,8 +553,8 @@ typedef struct fftconv_projection {
     int32_t threads; /* 0: the plan's */
 } fftconv_projection;
 
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_project(
-    const fftconv_plan *plan, const fftconv_projection *projection);
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_project(const fftconv_plan *plan,
+                                                   const fftconv_projection *projection);
 
 /* ---- GPUs -----------------------------------------------------------------
  *
@@ -582,32 +582,33 @@ FFTCONV_API int fftconv_cuda_devices(void);
  * that holds such rows.  dense, order, radices, history, weights and a form other
  * than right_angle must be left out.  Errors: INVALID, NO_MEMORY, UNSUPPORTED (no
  * device; a type or length it does not hold; no cuFFT). */
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_cuda_plan_create(
-    fftconv_cuda_plan **plan, const fftconv_plan_desc *desc, int device);
+FFTCONV_API FFTCONV_MUST_CHECK int
+fftconv_cuda_plan_create(fftconv_cuda_plan **plan, const fftconv_plan_desc *desc, int device);
 /* NULL is allowed.  The caller sees to it that no call is running. */
 FFTCONV_API void fftconv_cuda_plan_destroy(fftconv_cuda_plan *plan);
 /* Workspace: what any call of the direction needs; on the device. */
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_cuda_plan_get_info(
-    const fftconv_cuda_plan *plan, fftconv_plan_info *info);
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_cuda_plan_get_info(const fftconv_cuda_plan *plan,
+                                                              fftconv_plan_info *info);
 
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_cuda_spectrum_create(
-    fftconv_cuda_spectrum **spectrum, const fftconv_cuda_plan *plan,
-    const fftconv_tensor *k, const fftconv_tensor *k_rev, void *stream);
+FFTCONV_API FFTCONV_MUST_CHECK int
+fftconv_cuda_spectrum_create(fftconv_cuda_spectrum **spectrum, const fftconv_cuda_plan *plan,
+                             const fftconv_tensor *k, const fftconv_tensor *k_rev, void *stream);
 /* NULL is allowed. */
 FFTCONV_API void fftconv_cuda_spectrum_destroy(fftconv_cuda_spectrum *spectrum);
 
 /* As fftconv_forward and fftconv_backward. */
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_cuda_forward(
-    const fftconv_cuda_plan *plan, const fftconv_cuda_spectrum *spectrum,
-    const fftconv_operands *operands, void *stream);
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_cuda_backward(
-    const fftconv_cuda_plan *plan, const fftconv_cuda_spectrum *spectrum,
-    const fftconv_operands *operands, void *stream);
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_cuda_forward(const fftconv_cuda_plan *plan,
+                                                        const fftconv_cuda_spectrum *spectrum,
+                                                        const fftconv_operands *operands,
+                                                        void *stream);
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_cuda_backward(const fftconv_cuda_plan *plan,
+                                                         const fftconv_cuda_spectrum *spectrum,
+                                                         const fftconv_operands *operands,
+                                                         void *stream);
 
 /* What a caller without the CUDA runtime, such as the Python package, needs beside.
  * Errors: INVALID, NO_MEMORY, UNSUPPORTED (no device). */
-FFTCONV_API FFTCONV_MUST_CHECK int fftconv_cuda_allocate(void **memory, int64_t bytes,
-                                                         int device);
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_cuda_allocate(void **memory, int64_t bytes, int device);
 /* Waits for the device.  NULL is allowed. */
 FFTCONV_API void fftconv_cuda_release(void *memory, int device);
 /* Between the host and the device, or within either, behind what is on the stream;

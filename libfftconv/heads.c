@@ -8,11 +8,11 @@
 
 /* A worker's memory, in bytes from its start; -1: not needed. */
 struct part {
-    int64_t u, v, q, dy;  /* a group's h rows, where the caller's will not do  */
-    int64_t sum;          /* h rows: y, or dv                                  */
-    int64_t lane;         /* one row: du_i, dq_i                               */
-    int64_t slope;        /* one row: gelu'                                    */
-    int64_t call[3];      /* h rows of one call: y; du, din_gate, dout_gate    */
+    int64_t u, v, q, dy; /* a group's h rows, where the caller's will not do */
+    int64_t sum;         /* h rows: y, or dv */
+    int64_t lane;        /* one row: du_i, dq_i */
+    int64_t slope;       /* one row: gelu' */
+    int64_t call[3];     /* h rows of one call: y; du, din_gate, dout_gate */
     int64_t taps, scalars, workspace, total;
 };
 
@@ -21,14 +21,14 @@ struct heads {
     const fftconv_heads *o;
     bool back;
     int64_t B, G, h, L;
-    int64_t chunks;   /* of the batch: the shapes', not the threads', so that sums
-                         come out the same                                     */
-    int real;         /* bytes                                                 */
-    int64_t step;     /* from row to row in a worker's memory, in reals        */
-    int inside;       /* threads of the calls within                           */
+    int64_t chunks; /* of the batch: the shapes', not the threads', so that sums
+                         come out the same */
+    int real;       /* bytes */
+    int64_t step;   /* from row to row in a worker's memory, in reals */
+    int inside;     /* threads of the calls within */
     struct part part;
     int64_t workspace_bytes;
-    char *workers, *sums; /* sums: of dk, dk_rev and dskip, chunk by chunk     */
+    char *workers, *sums; /* sums: of dk, dk_rev and dskip, chunk by chunk */
     int64_t sum_bytes, dskip_at;
     _Atomic int status;
 };
@@ -39,9 +39,8 @@ enum { LEAST_TASKS = 16 };
 
 static bool is_row_dtype(const struct fftconv_plan *plan, int dtype)
 {
-    return plan->dtype == FFTCONV_FLOAT64
-               ? dtype == FFTCONV_FLOAT64
-               : dtype >= FFTCONV_FLOAT32 && dtype <= FFTCONV_BFLOAT16;
+    return plan->dtype == FFTCONV_FLOAT64 ? dtype == FFTCONV_FLOAT64
+                                          : dtype >= FFTCONV_FLOAT32 && dtype <= FFTCONV_BFLOAT16;
 }
 
 static int check(const struct fftconv_plan *plan, const fftconv_heads *o, bool back)
@@ -53,20 +52,24 @@ static int check(const struct fftconv_plan *plan, const fftconv_heads *o, bool b
         return fail(FFTCONV_INVALID, "heads->size is %zu, must be %zu", o->size, sizeof *o);
     if (plan->B != 1 || plan->G != 1 || plan->history ||
         (plan->dtype != FFTCONV_FLOAT32 && plan->dtype != FFTCONV_FLOAT64))
-        return fail(FFTCONV_INVALID, "plan has batch %lld, %lld kernels, dtype %s%s, must have "
+        return fail(FFTCONV_INVALID,
+                    "plan has batch %lld, %lld kernels, dtype %s%s, must have "
                     "batch 1, 1 kernel, dtype float32 or float64, and no history",
                     (long long)plan->B, (long long)plan->G, dtype_name(plan->dtype),
                     plan->history ? ", history" : "");
     if (o->activation < FFTCONV_IDENTITY || o->activation > FFTCONV_SILU)
-        return fail(FFTCONV_INVALID, "activation is %d, must be identity (0), gelu (1) or "
-                    "silu (2)", o->activation);
+        return fail(FFTCONV_INVALID,
+                    "activation is %d, must be identity (0), gelu (1) or "
+                    "silu (2)",
+                    o->activation);
     if (!o->u.data)
         return fail(FFTCONV_INVALID, "u is NULL, must be given");
     const int64_t h = plan->H, B = o->u.shape[0], H = o->u.shape[1];
     if (B < 1 || H < 1 || H % h)
-        return fail(FFTCONV_INVALID, "u has shape (%lld, %lld, %lld), must have batch at least 1 "
-                    "and a multiple of the plan's %lld channels", (long long)B, (long long)H,
-                    (long long)o->u.shape[2], (long long)h);
+        return fail(FFTCONV_INVALID,
+                    "u has shape (%lld, %lld, %lld), must have batch at least 1 "
+                    "and a multiple of the plan's %lld channels",
+                    (long long)B, (long long)H, (long long)o->u.shape[2], (long long)h);
     if (h > 1 && (!o->v.data || !o->q.data))
         return fail(FFTCONV_INVALID, "%s is NULL, must be given where head_dim is %lld, not 1",
                     o->v.data ? "q" : "v", (long long)h);
@@ -108,16 +111,19 @@ static int check(const struct fftconv_plan *plan, const fftconv_heads *o, bool b
             continue;
         }
         if ((t == &o->k_rev || t == &o->dk_rev) && !rev)
-            return fail(FFTCONV_INVALID, "%s is given, must be NULL unless the plan's mode is "
-                        "two_sided (2)", all[i].name);
+            return fail(FFTCONV_INVALID,
+                        "%s is given, must be NULL unless the plan's mode is "
+                        "two_sided (2)",
+                        all[i].name);
         if (all[i].of && !all[i].of->data)
-            return fail(FFTCONV_INVALID, "%s is given, must be NULL where %s is NULL",
-                        all[i].name, all[i].name + 1);
+            return fail(FFTCONV_INVALID, "%s is given, must be NULL where %s is NULL", all[i].name,
+                        all[i].name + 1);
         if (all[i].is & KERNEL ? t->dtype != plan->dtype : !is_row_dtype(plan, t->dtype))
             return fail(FFTCONV_INVALID, "%s has dtype %s, must be %s", all[i].name,
                         dtype_name(t->dtype) ? dtype_name(t->dtype) : "unknown",
                         all[i].is & KERNEL || plan->dtype == FFTCONV_FLOAT64
-                            ? dtype_name(plan->dtype) : "float32, float16 or bfloat16");
+                            ? dtype_name(plan->dtype)
+                            : "float32, float16 or bfloat16");
         const int64_t shape[3] = {all[i].n0, all[i].n1, all[i].n2};
         if ((status = check_layout(all[i].name, t, shape, all[i].is & OUTPUT)))
             return status;
@@ -178,9 +184,10 @@ static int layout(struct heads *c)
 
 static struct array row_at(const fftconv_tensor *t, int64_t b, int64_t h)
 {
-    return (struct array){.data = (char *)t->data + (b * t->stride[0] + h * t->stride[1]) *
-                                                        dtype_size(t->dtype),
-                          .dtype = t->dtype, .stride = t->stride[2]};
+    return (struct array){.data = (char *)t->data +
+                                  (b * t->stride[0] + h * t->stride[1]) * dtype_size(t->dtype),
+                          .dtype = t->dtype,
+                          .stride = t->stride[2]};
 }
 
 /* A row of the plan's own numbers. */
@@ -234,8 +241,10 @@ static fftconv_tensor block(const struct heads *c, char *memory, int64_t at)
 {
     if (at < 0)
         return (fftconv_tensor){0};
-    return (fftconv_tensor){.data = memory + at, .dtype = c->plan->dtype,
-                            .shape = {1, c->h, c->L}, .stride = {0, c->step, 1}};
+    return (fftconv_tensor){.data = memory + at,
+                            .dtype = c->plan->dtype,
+                            .shape = {1, c->h, c->L},
+                            .stride = {0, c->step, 1}};
 }
 
 static char *nth(const struct heads *c, const fftconv_tensor *rows, int64_t j)
@@ -256,8 +265,8 @@ static fftconv_tensor scalar_of(const struct heads *c, const fftconv_tensor *t, 
         return (fftconv_tensor){0};
     const struct array from = row_at(t, b, g), to = own(c, place);
     c->plan->engine->set(&to, c->plan->engine->get(&from));
-    return (fftconv_tensor){.data = place, .dtype = c->plan->dtype, .shape = {1, c->h, 1},
-                            .stride = {0, 0, 1}};
+    return (fftconv_tensor){
+        .data = place, .dtype = c->plan->dtype, .shape = {1, c->h, 1}, .stride = {0, 0, 1}};
 }
 
 static fftconv_tensor kernel_of(const fftconv_tensor *t, int64_t g)
@@ -265,8 +274,10 @@ static fftconv_tensor kernel_of(const fftconv_tensor *t, int64_t g)
     if (!t->data)
         return (fftconv_tensor){0};
     const struct array row = row_at(t, 0, g);
-    return (fftconv_tensor){.data = (void *)row.data, .dtype = t->dtype,
-                            .shape = {1, 1, t->shape[2]}, .stride = {0, 0, t->stride[2]}};
+    return (fftconv_tensor){.data = (void *)row.data,
+                            .dtype = t->dtype,
+                            .shape = {1, 1, t->shape[2]},
+                            .stride = {0, 0, t->stride[2]}};
 }
 
 /* ---- A group of one row of the batch --------------------------------------------------- */
@@ -328,14 +339,16 @@ static int backward_row(const struct heads *c, const fftconv_spectrum *spectrum,
     o->dout_gate = block(c, memory, p->call[2]);
     o->dk = o->dk_rev = o->dskip = (fftconv_tensor){0};
     if (all->dk.data)
-        o->dk = (fftconv_tensor){.data = more, .dtype = c->plan->dtype, .shape = {1, 1, Lk},
-                                 .stride = {0, 0, 1}};
+        o->dk = (fftconv_tensor){
+            .data = more, .dtype = c->plan->dtype, .shape = {1, 1, Lk}, .stride = {0, 0, 1}};
     if (all->dk_rev.data)
-        o->dk_rev = (fftconv_tensor){.data = more + Lk * c->real, .dtype = c->plan->dtype,
-                                     .shape = {1, 1, Lrev}, .stride = {0, 0, 1}};
+        o->dk_rev = (fftconv_tensor){.data = more + Lk * c->real,
+                                     .dtype = c->plan->dtype,
+                                     .shape = {1, 1, Lrev},
+                                     .stride = {0, 0, 1}};
     if (all->dskip.data)
-        o->dskip = (fftconv_tensor){.data = dskips, .dtype = c->plan->dtype,
-                                    .shape = {1, c->h, 1}, .stride = {0, 1, 1}};
+        o->dskip = (fftconv_tensor){
+            .data = dskips, .dtype = c->plan->dtype, .shape = {1, c->h, 1}, .stride = {0, 1, 1}};
     for (int64_t j = 0; dv.data && j < c->h; j++)
         memset(nth(c, &dv, j), 0, (size_t)(c->L * c->real));
     for (int64_t i = 0; i < c->h; i++) {
@@ -382,12 +395,14 @@ static void task(void *context, int64_t index, int worker)
     for (int64_t b = c->B * chunk / c->chunks; !status && b < end; b++) {
         const fftconv_tensor u = group(c, &all->u, b, g, p->u, all->gelu_u, memory);
         const fftconv_tensor q = group(c, &all->q, b, g, p->q, all->gelu_q, memory);
-        fftconv_operands o = {
-            .size = sizeof o, .activation = all->activation, .threads = c->inside,
-            .in_gate = group(c, &all->v, b, g, p->v, false, memory),
-            .skip = scalar_of(c, &all->skip, 0, g, scalars),
-            .mask = scalar_of(c, &all->mask, b, g, scalars + c->real),
-            .workspace = memory + p->workspace, .workspace_bytes = c->workspace_bytes};
+        fftconv_operands o = {.size = sizeof o,
+                              .activation = all->activation,
+                              .threads = c->inside,
+                              .in_gate = group(c, &all->v, b, g, p->v, false, memory),
+                              .skip = scalar_of(c, &all->skip, 0, g, scalars),
+                              .mask = scalar_of(c, &all->mask, b, g, scalars + c->real),
+                              .workspace = memory + p->workspace,
+                              .workspace_bytes = c->workspace_bytes};
         status = c->back ? backward_row(c, spectrum, b, g, &o, &u, &q, memory, taps, dskip)
                          : forward_row(c, spectrum, b, g, &o, &u, &q, memory);
     }
@@ -428,8 +443,13 @@ static int run(const struct fftconv_plan *plan, const fftconv_heads *o, bool bac
     int threads, status;
     if ((status = check(plan, o, back)) || (status = resolve_threads(plan, o->threads, &threads)))
         return status;
-    struct heads c = {.plan = plan, .o = o, .back = back, .B = o->u.shape[0], .h = plan->H,
-                      .G = o->u.shape[1] / plan->H, .L = plan->L,
+    struct heads c = {.plan = plan,
+                      .o = o,
+                      .back = back,
+                      .B = o->u.shape[0],
+                      .h = plan->H,
+                      .G = o->u.shape[1] / plan->H,
+                      .L = plan->L,
                       .real = plan->part[0].real_bytes};
     c.step = round_up(c.L * c.real, ALIGNMENT) / c.real;
     c.chunks = min64(c.B, ceil_div(LEAST_TASKS, c.G));

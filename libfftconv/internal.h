@@ -19,8 +19,7 @@ static inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b
 
 /* ---- status.c: every failure says what, and returns its status ------------ */
 
-int fail(int status, const char *format, ...)
-    __attribute__((format(printf, 2, 3), cold));
+int fail(int status, const char *format, ...) __attribute__((format(printf, 2, 3), cold));
 int fail_memory(int64_t bytes);
 /* An fftconv_dtype's name and bytes; NULL and 0 for a number that is none. */
 const char *dtype_name(int dtype);
@@ -73,14 +72,14 @@ enum { NOTHING, SOME, ALL };
 struct stage {
     int radix;
     uint8_t *live; /* phase 1, frequency-sparse: of each block, NOTHING, SOME or
-                      ALL of its outputs are not zero; NULL: all of all       */
-    bool masked;   /* its dead outputs are neither written nor read           */
+                      ALL of its outputs are not zero; NULL: all of all */
+    bool masked;   /* its dead outputs are neither written nor read */
     bool dense;
     int64_t sub;    /* from one input of a butterfly to the next: vectors of
-                       X, or rows of T                                        */
-    int64_t blocks; /* butterfly blocks in all of X, or in one T              */
+                       X, or rows of T */
+    int64_t blocks; /* butterfly blocks in all of X, or in one T */
     struct twiddle twiddle;
-    void *matrix; /* dense: exp(-2 pi i r (k - shift) / radix), [k][r]        */
+    void *matrix; /* dense: exp(-2 pi i r (k - shift) / radix), [k][r] */
 };
 
 struct xform {
@@ -88,30 +87,30 @@ struct xform {
     int lanes;
     int real_bytes;
     int64_t M, P, Q, Qv, Pl, Plv, leaves;
-    int stages, split, depth; /* leaves begin below stage `depth`             */
-    bool square; /* a leaf ends in two stages of radix `lanes`, one a phase   */
-    int kept;    /* of stage 1's outputs, those computed: k_1 < kept.  All of them, but
+    int stages, split, depth; /* leaves begin below stage `depth` */
+    bool square;              /* a leaf ends in two stages of radix `lanes`, one a phase */
+    int kept;                 /* of stage 1's outputs, those computed: k_1 < kept.  All of them, but
                     of real rows in complex form up to r_1 / 2: the others are these
-                    ones' conjugates, in reverse, and go without saying        */
+                    ones' conjugates, in reverse, and go without saying */
     struct stage stage[MAX_STAGES];
-    void *shift;          /* right angle: exp(2 pi i r / (4 r_1)), r < r_1    */
-    int64_t x_reals;      /* of X                                             */
-    int64_t leaf_reals;   /* of T                                             */
-    int64_t spectra_reals;/* of one row's spectrum                            */
-    int64_t tile_columns; /* vectors a first or last stage takes at a time    */
+    void *shift;                  /* right angle: exp(2 pi i r / (4 r_1)), r < r_1 */
+    int64_t x_reals;              /* of X */
+    int64_t leaf_reals;           /* of T */
+    int64_t spectra_reals;        /* of one row's spectrum */
+    int64_t tile_columns;         /* vectors a first or last stage takes at a time */
     int64_t ahead, ahead_columns; /* rows that no cache holds: how many elements before
                                      their time such a stage, or a folded row's first and
                                      last pass, asks for them, or 0; the vectors that a
-                                     stage then takes at a time                */
-    int64_t scratch_reals;/* T and the tiles                                  */
+                                     stage then takes at a time */
+    int64_t scratch_reals;        /* T and the tiles */
     /* Frequency-sparse: vectors of p, leaf after leaf, that are computed at all,
      * NOTHING or ALL; and the weights of the bins, in spectrum order, one a point:
      * a vector of them for two of a spectrum. */
     uint8_t *live;
     void *weights;
-    double computed; /* the part of P that is                                 */
+    double computed;      /* the part of P that is */
     int64_t row, spectra; /* folded: where its reals begin in the folded row,
-                             and in a row's spectra                           */
+                             and in a row's spectra */
 };
 
 static inline bool is_half(const struct xform *xf) { return xf->kept < xf->stage[0].radix; }
@@ -131,15 +130,15 @@ struct scalar {
 
 /* How the numbers of a row lie in the M complex points. */
 enum packing {
-    LINEAR,      /* point n: x[n] + i x[n + M]                                */
-    COMPLEX_ROW, /* x[n], complex                                             */
+    LINEAR,      /* point n: x[n] + i x[n + M] */
+    COMPLEX_ROW, /* x[n], complex */
 };
 
 /* Place n of a transform takes element n + shift of z = x gate. */
 struct source {
     int packing;
     int64_t shift;
-    int64_t from, to; /* elements; zeros elsewhere                            */
+    int64_t from, to; /* elements; zeros elsewhere */
     struct array x, gate;
     /* elements below 0: what came before, or, circular, what comes round;
      * zeros again from before_to <= 0 on */
@@ -151,9 +150,9 @@ struct source {
 struct sink {
     int packing;
     int64_t shift;
-    int64_t from, to; /* elements wanted                                      */
+    int64_t from, to; /* elements wanted */
     struct array y;
-    struct array x, gate, out_gate; /* z = x gate, for the skip               */
+    struct array x, gate, out_gate; /* z = x gate, for the skip */
     /* where given, twin = twin_gate v as well: real, and no skip beside it */
     struct array twin, twin_gate;
     bool has_skip, has_mask;
@@ -167,10 +166,10 @@ struct gradient {
     int activation;
     bool has_mask;
     struct scalar mask;
-    const void *p; /* act's argument; NULL where nothing needs it             */
-    void *g;       /* out: dy conj(out_gate mask) act'(p); may be p           */
+    const void *p; /* act's argument; NULL where nothing needs it */
+    void *g;       /* out: dy conj(out_gate mask) act'(p); may be p */
     struct array dy, out_gate, x, gate, dout_gate;
-    struct scalar *dskip; /* += sum g conj(z)                                 */
+    struct scalar *dskip; /* += sum g conj(z) */
 };
 
 /* Taps of a kernel in a row of `places`: k[s] at s, and k_rev[s] at places - s
@@ -199,23 +198,23 @@ enum { BAND = 512 };
 /* y[d, l] = act(bias[d] + sum_k w[d, k] x[d, l - left + k]), a short convolution of
  * rows by themselves; x is what `state` holds before element 0, else zeros. */
 struct correlation {
-    bool across;        /* lanes go over channels, which are neighbours there  */
-    bool direct;        /* x and y, of one type, are read and written without a
-                           copy between                                        */
-    enum { AS_REALS, AS_PAIRS, AS_HALVES } as; /* how: depthwise.h             */
-    int64_t taps, left; /* left may be below 0                                 */
+    bool across; /* lanes go over channels, which are neighbours there */
+    bool direct; /* x and y, of one type, are read and written without a
+                           copy between */
+    enum { AS_REALS, AS_PAIRS, AS_HALVES } as; /* how: depthwise.h */
+    int64_t taps, left;                        /* left may be below 0 */
     int64_t L, Lout, D;
     int activation;
     const void *w;      /* [D][taps], across [taps][D padded to whole vectors] */
-    const void *bias;   /* [D], padded too                                     */
+    const void *bias;   /* [D], padded too */
     const void *blocks; /* across and direct: of channels first + n unit, a vector's
-                           worth, their taps and bias, for n = 0, 1, ...       */
-    int64_t first;      /* the start of a line of y where that is far, else 0  */
-    bool far;           /* y goes past the caches, as whole lines              */
+                           worth, their taps and bias, for n = 0, 1, ... */
+    int64_t first;      /* the start of a line of y where that is far, else 0 */
+    bool far;           /* y goes past the caches, as whole lines */
     /* (B, D, L), (B, D, taps - 1), (B, D, Lout) */
     const fftconv_tensor *x, *state, *y, *dy, *dx, *dstate;
     int64_t tile_channels, tile_length; /* a tile, one channel unless across; a
-                                           row's last may have 2 lanes more    */
+                                           row's last may have 2 lanes more */
 };
 
 /* out[r, c] = sum_d a[r, d] b[d, c], matrices of the engine's reals whose rows lie
@@ -234,11 +233,11 @@ enum { CAUCHY = 4, MAX_RANK = 8 };
 /* R[v] = sum_n v_n / (2is - c x_n) + conj(v_n) / (2is - c conj(x_n)) at the nodes
  * (2s, c), for CAUCHY vectors v at a time. */
 struct cauchy {
-    int64_t states, nodes; /* nodes: a multiple of the lanes                  */
+    int64_t states, nodes; /* nodes: a multiple of the lanes */
     const double *s2, *c;
-    const double *terms;   /* of each state: Re x, Im x, CAUCHY times
-                              Re(v conj x), CAUCHY times Re v                 */
-    double *out;           /* of each v: re[nodes], im[nodes]                 */
+    const double *terms; /* of each state: Re x, Im x, CAUCHY times
+                              Re(v conj x), CAUCHY times Re v */
+    double *out;         /* of each v: re[nodes], im[nodes] */
 };
 
 /* w = D x - sum_j column_j Re(row_j . x), arrays [state][re, im][lane]. */
@@ -248,10 +247,10 @@ struct solver {
 
 struct recurrence {
     int64_t states, rank, channels;
-    struct solver forward, adjoint; /* (I - A/2)^-1 and its adjoint           */
+    struct solver forward, adjoint; /* (I - A/2)^-1 and its adjoint */
     double *C, *P, *Q;
-    double *dA, *dC, *dP, *dQ;      /* added to; dC may be NULL               */
-    bool states_too;                /* false: dC alone is wanted              */
+    double *dA, *dC, *dP, *dQ; /* added to; dC may be NULL */
+    bool states_too;           /* false: dC alone is wanted */
 };
 
 enum { FORWARD = 1, INVERSE = 2, KEPT = 4 };
@@ -269,18 +268,17 @@ struct engine {
     const char *isa;
     int lanes, real_bytes;
     /* Source to X, columns [c0, c1) of stage 1. */
-    void (*first)(const struct xform *, const struct source *, void *X,
-                  int64_t c0, int64_t c1, void *scratch);
+    void (*first)(const struct xform *, const struct source *, void *X, int64_t c0, int64_t c1,
+                  void *scratch);
     /* Everything between, for the subtrees [j0, j1) below stage 1, in
      * `directions`: FORWARD leaves spectra in S, INVERSE begins there.  Both:
      * multiplies by `spectrum` between and needs no S; with KEPT, which xf->square
      * can do, the spectra before that are left in S.  ahead may be NULL. */
-    void (*middle)(const struct xform *, int directions, void *X, void *S,
-                   const void *spectrum, int64_t j0, int64_t j1, void *scratch,
-                   struct ahead *ahead);
+    void (*middle)(const struct xform *, int directions, void *X, void *S, const void *spectrum,
+                   int64_t j0, int64_t j1, void *scratch, struct ahead *ahead);
     /* X to sink, columns [c0, c1) of stage 1. */
-    void (*last)(const struct xform *, void *X, const struct sink *, int64_t c0,
-                 int64_t c1, void *scratch);
+    void (*last)(const struct xform *, void *X, const struct sink *, int64_t c0, int64_t c1,
+                 void *scratch);
     /* One or two levels of a folded row of `length`, there or back, elements
      * [i0, i1) of its halves or quarters; the first level from a source, the last
      * one back to a sink, all others in place.  `ahead` is the first part's. */
@@ -294,13 +292,12 @@ struct engine {
     void (*reverse_taps)(const struct array *k, int64_t count, int64_t padded, void *taps);
     /* Spectra, of places that are computed at all; part i of n, so that threads can
      * share a row. */
-    void (*multiply)(const struct xform *, const void *spectrum, const void *in,
-                     void *out, bool adjoint, int64_t part, int64_t parts);
+    void (*multiply)(const struct xform *, const void *spectrum, const void *in, void *out,
+                     bool adjoint, int64_t part, int64_t parts);
     /* dspectrum += scale weights conj(Z) G, or begins with that; then G *=
      * conj(spectrum) if that is given */
     void (*accumulate)(const struct xform *, double scale, bool begin, void *dspectrum,
-                       const void *Z, void *G, const void *spectrum, int64_t part,
-                       int64_t parts);
+                       const void *Z, void *G, const void *spectrum, int64_t part, int64_t parts);
     /* dspectrum += other */
     void (*add)(const struct xform *, void *dspectrum, const void *other);
     /* scale weights S in all places, zeros where the weights are */
@@ -308,8 +305,8 @@ struct engine {
     /* Rows */
     void (*gradient)(const struct gradient *);
     /* to[n] = dz[n] conj(factor[n]) for elements [from, from + count) */
-    void (*spread)(int64_t from, int64_t count, const struct array *dz,
-                   const struct array *factor, const struct array *to);
+    void (*spread)(int64_t from, int64_t count, const struct array *dz, const struct array *factor,
+                   const struct array *to);
     /* y += a x, rows of the engine's own numbers, complex or not */
     void (*axpy)(bool complex, int64_t count, struct scalar a, const void *x, void *y);
     /* a matrix's transpose, steps in reals */
@@ -338,8 +335,8 @@ struct engine {
                          int64_t d1, int64_t l0, int64_t l1, void *work);
     /* sums[d - d0][k] += sum_l g[d, l] x[d, l - left + k], g = dy act', and for
      * k = taps sum_l g[d, l], of a tile of outputs */
-    void (*correlate_dw)(const struct correlation *, int64_t b, int64_t d0, int64_t d1,
-                         int64_t l0, int64_t l1, double *sums, void *work);
+    void (*correlate_dw)(const struct correlation *, int64_t b, int64_t d0, int64_t d1, int64_t l0,
+                         int64_t l1, double *sums, void *work);
     /* ssm.h: out = a b; of vectors of spectra, x *= k and x += i y */
     void (*matmul)(const struct matmul *);
     void (*scale_spectra)(int64_t reals, const void *k, void *x);
@@ -350,8 +347,8 @@ struct engine {
                    double *im);
     void (*cauchy)(const struct cauchy *);
     void (*recur)(const struct recurrence *, int64_t steps, double *x);
-    void (*recur_back)(const struct recurrence *, int64_t steps, const double *x,
-                       const double *g, double *a, double *mu, double *y);
+    void (*recur_back)(const struct recurrence *, int64_t steps, const double *x, const double *g,
+                       double *a, double *mu, double *y);
     /* One group of `lanes` DFTs, stages [0, count) of st, on T. */
     void (*transform)(const struct stage *st, int count, void *T);
 };
@@ -381,23 +378,22 @@ struct request {
     int form; /* never AUTO */
     int lanes, real_bytes;
     bool dense;
-    int order;              /* 0: any */
-    const int64_t *radices; /* NULL: any */
-    bool both_planes;       /* rows reach the second                          */
+    int order;                       /* 0: any */
+    const int64_t *radices;          /* NULL: any */
+    bool both_planes;                /* rows reach the second */
     const struct sparsity *sparsity; /* NULL: dense */
 };
 
 /* Radices, split and depth of the cheapest transform of M points; seconds by
  * the planner's model, or < 0 where M has no decomposition as asked, or, then
  * *status says so, memory ran out. */
-double plan_xform(struct xform *xf, int64_t M, const struct request *request,
-                  int *order, int64_t *radices, int *status);
+double plan_xform(struct xform *xf, int64_t M, const struct request *request, int *order,
+                  int64_t *radices, int *status);
 /* The tables plan_xform's choice needs.  Free with xform_clear. */
 int xform_build(struct xform *xf, const struct sparsity *sparsity);
 void xform_clear(struct xform *xf);
 /* Stages of any radices with scalar twiddles, as phase 2 runs them. */
-int stages_build(struct stage *st, int count, const int64_t *radices,
-                 bool dense, int real_bytes);
+int stages_build(struct stage *st, int count, const int64_t *radices, bool dense, int real_bytes);
 void stages_clear(struct stage *st, int count);
 /* The steps one radix runs as, and their number: a chain of codelets, or itself
  * where it is to be dense or has a prime factor above 7. */
@@ -438,31 +434,31 @@ enum { MAX_PARTS = 10 };
 struct fftconv_plan {
     const struct engine *engine;
     int64_t B, H, L, Lk, Lrev;
-    int64_t G, KB;   /* kernels: of a row of the batch; KB = B or 1           */
-    int64_t members; /* channels that share a kernel: H / G                   */
-    int64_t N;       /* circular: fft_size */
-    int64_t taps, rev_taps; /* of k and k_rev that act                        */
-    int64_t behind, ahead;  /* how far y[t] sees                              */
+    int64_t G, KB;          /* kernels: of a row of the batch; KB = B or 1 */
+    int64_t members;        /* channels that share a kernel: H / G */
+    int64_t N;              /* circular: fft_size */
+    int64_t taps, rev_taps; /* of k and k_rev that act */
+    int64_t behind, ahead;  /* how far y[t] sees */
     bool history;
     int mode, dtype, threads;
     bool dense;
     /* What the planner chose, from here to `chosen`; the tables belong to it, and
      * are those of every plan of this size */
-    struct xform part[MAX_PARTS]; /* one, unless the form is folded           */
+    struct xform part[MAX_PARTS]; /* one, unless the form is folded */
     int parts, form;
-    int packing; /* of u, k, y                                                */
+    int packing; /* of u, k, y */
     int64_t places, lead, V, blocks;
-    bool wrap; /* circular, by reading round                                  */
+    bool wrap; /* circular, by reading round */
     int order;
     int64_t radices[FFTCONV_MAX_ORDER];
-    double predicted; /* seconds of a row                                     */
+    double predicted; /* seconds of a row */
     struct choice *chosen;
-    int64_t chunks;   /* a kernel's rows are summed in this many fixed parts  */
-    uint64_t pattern; /* a hash of the weights; 0: none                       */
-    int status;       /* while it is made: NO_MEMORY where a search met that  */
-    double kept;      /* of the bins, those with a weight                     */
-    int64_t direct;   /* history: as many outputs cost less as sums           */
-    int64_t fetched;  /* bytes of a row, with each tile of the one before     */
+    int64_t chunks;   /* a kernel's rows are summed in this many fixed parts */
+    uint64_t pattern; /* a hash of the weights; 0: none */
+    int status;       /* while it is made: NO_MEMORY where a search met that */
+    double kept;      /* of the bins, those with a weight */
+    int64_t direct;   /* history: as many outputs cost less as sums */
+    int64_t fetched;  /* bytes of a row, with each tile of the one before */
 };
 
 struct fftconv_spectrum {
@@ -470,9 +466,9 @@ struct fftconv_spectrum {
     int64_t KB, G, taps, rev_taps;
     int form, parts, packing;
     uint64_t pattern;
-    struct xform part[MAX_PARTS]; /* their shapes; the tables are the plan's   */
-    void *reversed; /* history: the taps themselves, last first, in whole vectors */
-    int64_t reversed_bytes; /* of one kernel                                  */
+    struct xform part[MAX_PARTS]; /* their shapes; the tables are the plan's */
+    void *reversed;               /* history: the taps themselves, last first, in whole vectors */
+    int64_t reversed_bytes;       /* of one kernel */
 };
 
 /* Reals of a row's spectra, all parts. */
@@ -493,33 +489,33 @@ enum row_operand { U, IN_GATE, OUT_GATE, Y, DY, DU, DIN_GATE, DOUT_GATE, ROW_OPE
 /* What of a call decides its memory. */
 struct shape_of_call {
     int direction, threads;
-    bool prepared;               /* a spectrum is given                       */
-    bool staged[ROW_OPERANDS];   /* copied to the workspace first             */
-    bool tiled;                  /* by tiles of channels                      */
-    bool in_place;               /* y is u: the blocks of a row go in order   */
-    int64_t rows;                /* of a primitive; 0: the plan's B H         */
+    bool prepared;             /* a spectrum is given */
+    bool staged[ROW_OPERANDS]; /* copied to the workspace first */
+    bool tiled;                /* by tiles of channels */
+    bool in_place;             /* y is u: the blocks of a row go in order */
+    int64_t rows;              /* of a primitive; 0: the plan's B H */
 };
 
 /* How a call shares its memory out: sizes in bytes, and where in a worker's part
  * each begins. */
 struct layout {
     struct shape_of_call call;
-    int threads, inside; /* workers over tasks; threads inside one row        */
-    int tile;            /* channels staged together; 1 where none are        */
-    int kernels;         /* kernels a task takes at a time                    */
-    int64_t kernel_tasks;/* groups of so many kernels                         */
-    int64_t runs;        /* of a kernel's rows: one each, a tile of members   */
-    int64_t segments;    /* of a row's blocks, forward                        */
-    int64_t spectra; /* of one row, and of one kernel */
+    int threads, inside;  /* workers over tasks; threads inside one row */
+    int tile;             /* channels staged together; 1 where none are */
+    int kernels;          /* kernels a task takes at a time */
+    int64_t kernel_tasks; /* groups of so many kernels */
+    int64_t runs;         /* of a kernel's rows: one each, a tile of members */
+    int64_t segments;     /* of a row's blocks, forward */
+    int64_t spectra;      /* of one row, and of one kernel */
     int64_t scratch_bytes, stage_bytes[ROW_OPERANDS], carry_bytes, wrap_bytes;
-    int64_t x, row, scratch, z, g, made, sum, dskips, p, dz, taps, carry, wrapped,
-        direct, stage[ROW_OPERANDS];
+    int64_t x, row, scratch, z, g, made, sum, dskips, p, dz, taps, carry, wrapped, direct,
+        stage[ROW_OPERANDS];
     int64_t worker; /* bytes of one worker */
     /* shared by all workers */
     int64_t shared_spectra, shared_sums, shared_dskips, shared;
-    bool split;     /* backward: a kernel's sums are of more tasks than one   */
-    bool by_kernel; /* spectra are made by the worker that uses them          */
-    bool whole;     /* forward: a task takes all rows of its kernels          */
+    bool split;     /* backward: a kernel's sums are of more tasks than one */
+    bool by_kernel; /* spectra are made by the worker that uses them */
+    bool whole;     /* forward: a task takes all rows of its kernels */
     int64_t total;
 };
 struct layout layout_of(const struct fftconv_plan *plan, const struct shape_of_call *call);

@@ -36,8 +36,8 @@ int check_layout(const char *name, const fftconv_tensor *t, const int64_t shape[
                         (long long)shape[0], (long long)shape[1], (long long)shape[2]);
     const int alignment = dtype_size(t->dtype) / (is_complex(t->dtype) ? 2 : 1);
     if ((uintptr_t)t->data % (unsigned)alignment)
-        return fail(FFTCONV_INVALID, "%s is at %p, must be aligned to its %d-byte numbers",
-                    name, t->data, alignment);
+        return fail(FFTCONV_INVALID, "%s is at %p, must be aligned to its %d-byte numbers", name,
+                    t->data, alignment);
     int64_t total = 0;
     for (int i = 0; i < 3; i++) {
         int64_t reach;
@@ -45,8 +45,10 @@ int check_layout(const char *name, const fftconv_tensor *t, const int64_t shape[
             __builtin_mul_overflow(t->shape[i] - 1, t->stride[i] < 0 ? -t->stride[i] : t->stride[i],
                                    &reach) ||
             __builtin_add_overflow(total, reach, &total) || total > (int64_t)1 << 58)
-            return fail(FFTCONV_INVALID, "%s has stride[%d] %lld, must stay within 2^58 "
-                        "elements", name, i, (long long)t->stride[i]);
+            return fail(FFTCONV_INVALID,
+                        "%s has stride[%d] %lld, must stay within 2^58 "
+                        "elements",
+                        name, i, (long long)t->stride[i]);
     }
     if (!output)
         return FFTCONV_OK;
@@ -67,8 +69,9 @@ int check_layout(const char *name, const fftconv_tensor *t, const int64_t shape[
         if (llabs(t->stride[a]) <= reach)
             return fail(FFTCONV_INVALID,
                         "%s has strides (%lld, %lld, %lld), must give each of its elements "
-                        "a place of its own", name, (long long)t->stride[0],
-                        (long long)t->stride[1], (long long)t->stride[2]);
+                        "a place of its own",
+                        name, (long long)t->stride[0], (long long)t->stride[1],
+                        (long long)t->stride[2]);
         reach += (t->shape[a] - 1) * llabs(t->stride[a]);
     }
     return FFTCONV_OK;
@@ -103,8 +106,7 @@ static bool reaches(const int64_t *shape, const int64_t *stride, int axes, int64
     if (s == 0)
         return reaches(rest_shape, rest_stride, axes, delta);
     for (int64_t n = delta / s - 1; n <= delta / s + 1; n++)
-        if (llabs(n) < shape[widest] &&
-            reaches(rest_shape, rest_stride, axes, delta - n * s))
+        if (llabs(n) < shape[widest] && reaches(rest_shape, rest_stride, axes, delta - n * s))
             return true;
     return false;
 }
@@ -135,9 +137,14 @@ bool tensors_overlap(const fftconv_tensor *a, const fftconv_tensor *b)
 const fftconv_tensor *row_tensor(const fftconv_operands *o, int row_operand)
 {
 #define AT(name) offsetof(fftconv_operands, name)
-    static const size_t at[ROW_OPERANDS] = {
-        [U] = AT(u),   [IN_GATE] = AT(in_gate), [OUT_GATE] = AT(out_gate), [Y] = AT(y),
-        [DY] = AT(dy), [DU] = AT(du), [DIN_GATE] = AT(din_gate), [DOUT_GATE] = AT(dout_gate)};
+    static const size_t at[ROW_OPERANDS] = {[U] = AT(u),
+                                            [IN_GATE] = AT(in_gate),
+                                            [OUT_GATE] = AT(out_gate),
+                                            [Y] = AT(y),
+                                            [DY] = AT(dy),
+                                            [DU] = AT(du),
+                                            [DIN_GATE] = AT(din_gate),
+                                            [DOUT_GATE] = AT(dout_gate)};
 #undef AT
     return (const fftconv_tensor *)((const char *)o + at[row_operand]);
 }
@@ -172,11 +179,13 @@ int check_operands(const struct fftconv_plan *plan, const struct fftconv_spectru
     if (o->size != sizeof *o)
         return fail(FFTCONV_INVALID, "operands->size is %zu, must be %zu", o->size, sizeof *o);
     if (o->activation < FFTCONV_IDENTITY || o->activation > FFTCONV_SILU)
-        return fail(FFTCONV_INVALID, "activation is %d, must be identity (0), gelu (1) or "
-                    "silu (2)", o->activation);
+        return fail(FFTCONV_INVALID,
+                    "activation is %d, must be identity (0), gelu (1) or "
+                    "silu (2)",
+                    o->activation);
     if (o->activation != FFTCONV_IDENTITY && is_complex(plan->dtype))
-        return fail(FFTCONV_INVALID, "activation is %d, must be identity (0) for %s",
-                    o->activation, dtype_name(plan->dtype));
+        return fail(FFTCONV_INVALID, "activation is %d, must be identity (0) for %s", o->activation,
+                    dtype_name(plan->dtype));
     const bool back = direction == FFTCONV_BACKWARD;
     if (back && plan->history)
         return fail(FFTCONV_UNSUPPORTED, "plan was made with history, which has no backward");
@@ -225,16 +234,16 @@ int check_operands(const struct fftconv_plan *plan, const struct fftconv_spectru
             continue;
         const bool taps = all[i].t == &o->k || all[i].t == &o->k_rev;
         const bool nothing = all[i].t == &o->history && plan->history && plan->behind == 0;
-        if (nothing || (back && all[i].is & FORWARD_ONLY) ||
-            (!back && all[i].is & BACKWARD_ONLY) || (taps && spectrum))
+        if (nothing || (back && all[i].is & FORWARD_ONLY) || (!back && all[i].is & BACKWARD_ONLY) ||
+            (taps && spectrum))
             continue;
         used[count++] = i;
         if (all[i].t == &o->dk_rev && plan->mode != FFTCONV_TWO_SIDED)
             return fail(FFTCONV_INVALID, "dk_rev is given, must be NULL unless mode is two_sided "
-                        "(2)");
+                                         "(2)");
         if (all[i].t == &o->history && !plan->history)
             return fail(FFTCONV_INVALID, "history is given, must be NULL unless the plan was "
-                        "made with history");
+                                         "made with history");
         const int64_t shape[3] = {all[i].n0, all[i].n1, all[i].n2};
         if ((status = check_tensor(plan, all[i].name, all[i].t, shape, all[i].is & OUTPUT,
                                    all[i].is & KERNEL)))
@@ -261,8 +270,8 @@ int check_operands(const struct fftconv_plan *plan, const struct fftconv_spectru
                 continue;
             const bool may = all[i].t == &o->y && all[j].t == &o->u;
             if (!(may && o->y.data == o->u.data && same_strides(&o->y, &o->u)))
-                return fail(FFTCONV_INVALID, "%s overlaps %s, must not%s", all[i].name,
-                            all[j].name, may ? " unless it is the same array" : "");
+                return fail(FFTCONV_INVALID, "%s overlaps %s, must not%s", all[i].name, all[j].name,
+                            may ? " unless it is the same array" : "");
         }
     if (o->workspace && (uintptr_t)o->workspace % ALIGNMENT)
         return fail(FFTCONV_INVALID, "workspace is at %p, must be aligned to %d bytes",
@@ -276,9 +285,8 @@ int check_operands(const struct fftconv_plan *plan, const struct fftconv_spectru
 int check_spectrum(const struct fftconv_plan *plan, const struct fftconv_spectrum *s)
 {
     bool fits = s->KB == plan->KB && s->G == plan->G && s->taps == plan->taps &&
-                s->rev_taps == plan->rev_taps && s->form == plan->form &&
-                s->parts == plan->parts && s->packing == plan->packing &&
-                s->pattern == plan->pattern;
+                s->rev_taps == plan->rev_taps && s->form == plan->form && s->parts == plan->parts &&
+                s->packing == plan->packing && s->pattern == plan->pattern;
     for (int i = 0; fits && i < plan->parts; i++) {
         const struct xform *a = &s->part[i], *b = &plan->part[i];
         fits = a->M == b->M && a->lanes == b->lanes && a->real_bytes == b->real_bytes &&
@@ -292,11 +300,10 @@ int check_spectrum(const struct fftconv_plan *plan, const struct fftconv_spectru
                     "spectrum was made for another plan ((%lld, %lld) kernels of %lld and %lld "
                     "taps, M %lld, form %d, %d lanes%s), must be of this one ((%lld, %lld), "
                     "%lld, %lld, %lld, %d, %d%s) or one that chose the same stages",
-                    (long long)s->KB, (long long)s->G, (long long)s->taps,
-                    (long long)s->rev_taps, (long long)s->part[0].M, s->form,
-                    s->part[0].lanes, s->pattern ? ", a pattern" : "",
-                    (long long)plan->KB, (long long)plan->G, (long long)plan->taps,
-                    (long long)plan->rev_taps, (long long)plan->part[0].M, plan->form,
-                    plan->part[0].lanes, plan->pattern ? ", its pattern" : "");
+                    (long long)s->KB, (long long)s->G, (long long)s->taps, (long long)s->rev_taps,
+                    (long long)s->part[0].M, s->form, s->part[0].lanes,
+                    s->pattern ? ", a pattern" : "", (long long)plan->KB, (long long)plan->G,
+                    (long long)plan->taps, (long long)plan->rev_taps, (long long)plan->part[0].M,
+                    plan->form, plan->part[0].lanes, plan->pattern ? ", its pattern" : "");
     return FFTCONV_OK;
 }

@@ -15,13 +15,12 @@ enum { SIZE_BITS = 58, ROW_BITS = 40 };
 static int check_size(const char *name, int64_t value, int bits)
 {
     if (value < 1 || value > (int64_t)1 << bits)
-        return fail(FFTCONV_INVALID, "%s is %lld, must be 1 ... 2^%d", name,
-                    (long long)value, bits);
+        return fail(FFTCONV_INVALID, "%s is %lld, must be 1 ... 2^%d", name, (long long)value,
+                    bits);
     return FFTCONV_OK;
 }
 
-static int check_choice(const char *name, int value, int low, int high,
-                        const char *allowed)
+static int check_choice(const char *name, int value, int low, int high, const char *allowed)
 {
     if (value < low || value > high)
         return fail(FFTCONV_INVALID, "%s is %d, must be %s", name, value, allowed);
@@ -36,8 +35,8 @@ int check_radices(const int64_t *radices, int order, int bits, int64_t *product)
             return fail(FFTCONV_INVALID, "radices[%d] is %lld, must be 1 ... %d", i,
                         (long long)radices[i], FFTCONV_MAX_RADIX);
         if (*product > ((int64_t)1 << bits) / radices[i])
-            return fail(FFTCONV_INVALID,
-                        "radices have a product above 2^%d, must be at most that", bits);
+            return fail(FFTCONV_INVALID, "radices have a product above 2^%d, must be at most that",
+                        bits);
         *product *= radices[i];
     }
     return FFTCONV_OK;
@@ -65,18 +64,20 @@ int check_desc(const fftconv_plan_desc *d)
         (status = check_choice("single_block", d->single_block, 0, 1, "0 or 1")) ||
         (status = check_choice("history", d->history, 0, 1, "0 or 1")) ||
         (status = check_choice("threads", d->threads, 0, 255, "0 (all) ... 255")) ||
-        (status = check_choice("order", d->order, 0, FFTCONV_MAX_ORDER,
-                               "0 (any) ... 16")))
+        (status = check_choice("order", d->order, 0, FFTCONV_MAX_ORDER, "0 (any) ... 16")))
         return status;
     int64_t elements;
     if (__builtin_mul_overflow(d->batch, d->channels, &elements) ||
-        __builtin_mul_overflow(elements, d->length, &elements) || elements > (int64_t)1 << SIZE_BITS)
+        __builtin_mul_overflow(elements, d->length, &elements) ||
+        elements > (int64_t)1 << SIZE_BITS)
         return fail(FFTCONV_INVALID,
                     "batch * channels * length is %lld * %lld * %lld, must be at most 2^58",
                     (long long)d->batch, (long long)d->channels, (long long)d->length);
     if (d->kernels < 0 || (d->kernels && d->channels % d->kernels))
-        return fail(FFTCONV_INVALID, "kernels is %lld, must divide channels, %lld (or be 0: "
-                    "one each)", (long long)d->kernels, (long long)d->channels);
+        return fail(FFTCONV_INVALID,
+                    "kernels is %lld, must divide channels, %lld (or be 0: "
+                    "one each)",
+                    (long long)d->kernels, (long long)d->channels);
     if (d->kernel_batch != 0 && d->kernel_batch != 1 && d->kernel_batch != d->batch)
         return fail(FFTCONV_INVALID, "kernel_batch is %lld, must be 1 or batch, %lld",
                     (long long)d->kernel_batch, (long long)d->batch);
@@ -84,8 +85,10 @@ int check_desc(const fftconv_plan_desc *d)
         if ((status = check_size("reverse_length", d->reverse_length, ROW_BITS)))
             return status;
     } else if (d->reverse_length != 0) {
-        return fail(FFTCONV_INVALID, "reverse_length is %lld, must be 0 unless mode is "
-                    "two_sided (2)", (long long)d->reverse_length);
+        return fail(FFTCONV_INVALID,
+                    "reverse_length is %lld, must be 0 unless mode is "
+                    "two_sided (2)",
+                    (long long)d->reverse_length);
     }
     if (d->history && d->mode != FFTCONV_CAUSAL)
         return fail(FFTCONV_INVALID, "history is 1, must be 0 unless mode is causal (0)");
@@ -94,15 +97,16 @@ int check_desc(const fftconv_plan_desc *d)
     if (d->mode != FFTCONV_CIRCULAR && d->fft_size != 0)
         return fail(FFTCONV_INVALID,
                     "fft_size is %lld, must be 0 unless mode is circular (1): the library "
-                    "chooses", (long long)d->fft_size);
+                    "chooses",
+                    (long long)d->fft_size);
     static const char *const form_name[] = {"auto", "right_angle", "folded", "complex"};
-    const int only = is_complex(d->dtype)              ? FFTCONV_COMPLEX
-                     : d->mode != FFTCONV_CIRCULAR     ? FFTCONV_RIGHT_ANGLE
-                                                       : FFTCONV_FORM_AUTO;
+    const int only = is_complex(d->dtype)          ? FFTCONV_COMPLEX
+                     : d->mode != FFTCONV_CIRCULAR ? FFTCONV_RIGHT_ANGLE
+                                                   : FFTCONV_FORM_AUTO;
     if (d->form != FFTCONV_FORM_AUTO && only != FFTCONV_FORM_AUTO && d->form != only)
         return fail(FFTCONV_INVALID, "form is %s, must be %s (or auto) %s", form_name[d->form],
-                    form_name[only], is_complex(d->dtype) ? "for complex types"
-                                                          : "unless mode is circular (1)");
+                    form_name[only],
+                    is_complex(d->dtype) ? "for complex types" : "unless mode is circular (1)");
     if (d->mode == FFTCONV_CIRCULAR) {
         int64_t N = d->fft_size ? d->fft_size : d->length;
         if ((status = check_size("fft_size", N, ROW_BITS)))
@@ -114,29 +118,32 @@ int check_desc(const fftconv_plan_desc *d)
         if (d->kernel_length > N)
             return fail(FFTCONV_INVALID,
                         "kernel_length is %lld, must be at most fft_size, %lld, in "
-                        "circular mode", (long long)d->kernel_length, (long long)N);
+                        "circular mode",
+                        (long long)d->kernel_length, (long long)N);
     }
     if (d->weights) {
         const int64_t N = d->fft_size ? d->fft_size : d->length;
         if (d->mode != FFTCONV_CIRCULAR || is_complex(d->dtype))
             return fail(FFTCONV_INVALID, "weights are given, must be NULL unless mode is "
-                        "circular (1) and dtype real");
+                                         "circular (1) and dtype real");
         if (d->form == FFTCONV_RIGHT_ANGLE)
             return fail(FFTCONV_INVALID, "form is right_angle, must be folded, complex or "
-                        "auto with weights");
+                                         "auto with weights");
         if (!is_smooth(N))
-            return fail(FFTCONV_INVALID, "fft_size is %lld, must have no prime factor above 7 "
-                        "with weights", (long long)N);
+            return fail(FFTCONV_INVALID,
+                        "fft_size is %lld, must have no prime factor above 7 "
+                        "with weights",
+                        (long long)N);
         for (int64_t m = 0; m <= N / 2; m++)
             if (!isfinite(d->dtype == FFTCONV_FLOAT64 ? d->weights[m] : (float)d->weights[m]))
-                return fail(FFTCONV_INVALID, "weights[%lld] is %g, must be finite in the "
+                return fail(FFTCONV_INVALID,
+                            "weights[%lld] is %g, must be finite in the "
                             "plan's arithmetic",
                             (long long)m, d->weights[m]);
     }
     if (d->radices) {
         if (d->order < 1)
-            return fail(FFTCONV_INVALID, "order is %d, must be the number of radices",
-                        d->order);
+            return fail(FFTCONV_INVALID, "order is %d, must be the number of radices", d->order);
         int64_t product;
         if ((status = check_radices(d->radices, d->order, ROW_BITS, &product)))
             return status;
@@ -159,16 +166,17 @@ static bool comes_round(const struct fftconv_plan *plan)
 
 /* Blocks of M points in a form whose length is ours to choose; false where a row
  * does not fit, or not in one. */
-static bool cut(const struct fftconv_plan *plan, const fftconv_plan_desc *d, int form,
-                int64_t M, struct way *way)
+static bool cut(const struct fftconv_plan *plan, const fftconv_plan_desc *d, int form, int64_t M,
+                struct way *way)
 {
     const bool circular = comes_round(plan);
     const int64_t halo = plan->behind + plan->ahead;
-    *way = (struct way){.form = form, .M = M, .wrap = circular,
+    *way = (struct way){.form = form,
+                        .M = M,
+                        .wrap = circular,
                         .packing = form == FFTCONV_COMPLEX ? COMPLEX_ROW : LINEAR,
                         .places = form == FFTCONV_COMPLEX ? M : 2 * M};
-    if (!circular && !plan->history &&
-        way->places >= plan->L + max64(plan->behind, plan->ahead)) {
+    if (!circular && !plan->history && way->places >= plan->L + max64(plan->behind, plan->ahead)) {
         way->V = plan->L;
         way->blocks = 1;
         return true;
@@ -184,9 +192,12 @@ static bool cut(const struct fftconv_plan *plan, const fftconv_plan_desc *d, int
 static struct request request_of(const struct fftconv_plan *plan, const fftconv_plan_desc *d,
                                  int form, const struct sparsity *sparsity)
 {
-    return (struct request){.form = form, .lanes = plan->engine->lanes,
-                            .real_bytes = plan->engine->real_bytes, .dense = d->dense,
-                            .order = d->order, .radices = d->radices,
+    return (struct request){.form = form,
+                            .lanes = plan->engine->lanes,
+                            .real_bytes = plan->engine->real_bytes,
+                            .dense = d->dense,
+                            .order = d->order,
+                            .radices = d->radices,
                             .sparsity = d->weights ? sparsity : NULL};
 }
 
@@ -230,8 +241,12 @@ static void try_way(struct fftconv_plan *plan, const fftconv_plan_desc *d, const
 static void try_folds(struct fftconv_plan *plan, const fftconv_plan_desc *d, int64_t given)
 {
     const int64_t N = plan->N;
-    const struct way way = {.form = FFTCONV_FOLDED, .packing = LINEAR, .M = N / 4, .places = N,
-                            .V = plan->L, .blocks = 1};
+    const struct way way = {.form = FFTCONV_FOLDED,
+                            .packing = LINEAR,
+                            .M = N / 4,
+                            .places = N,
+                            .V = plan->L,
+                            .blocks = 1};
     struct xform part[MAX_PARTS];
     int order, rest_order;
     int64_t radices[FFTCONV_MAX_ORDER], rest_radices[FFTCONV_MAX_ORDER];
@@ -277,8 +292,8 @@ static void try_cuts(struct fftconv_plan *plan, const fftconv_plan_desc *d, int 
     enum { ODDS = sizeof odd / sizeof *odd, SHORT_ODDS = 3 };
     const int64_t planes = form == FFTCONV_COMPLEX ? 1 : 2, halo = plan->behind + plan->ahead;
     const bool whole = !comes_round(plan) && !plan->history;
-    const int64_t least = max64(1, ceil_div(plan->L + (whole ? max64(plan->behind, plan->ahead)
-                                                             : halo), planes));
+    const int64_t least = max64(
+        1, ceil_div(plan->L + (whole ? max64(plan->behind, plan->ahead) : halo), planes));
     struct way way;
     for (int i = 0; i < ODDS; i++) {
         int64_t M = odd[i];
@@ -317,8 +332,12 @@ static int choose(struct fftconv_plan *plan, const fftconv_plan_desc *d)
     if (circular) {
         if ((any || d->form == FFTCONV_FOLDED) && !complex)
             try_folds(plan, d, given);
-        way = (struct way){.form = FFTCONV_COMPLEX, .packing = complex ? COMPLEX_ROW : LINEAR,
-                           .M = N, .places = N, .V = plan->L, .blocks = 1};
+        way = (struct way){.form = FFTCONV_COMPLEX,
+                           .packing = complex ? COMPLEX_ROW : LINEAR,
+                           .M = N,
+                           .places = N,
+                           .V = plan->L,
+                           .blocks = 1};
         if ((any || d->form == FFTCONV_COMPLEX) && (!given || given == N))
             try_way(plan, d, &way);
     }
@@ -342,9 +361,10 @@ static int choose(struct fftconv_plan *plan, const fftconv_plan_desc *d)
             snprintf(ways[1], sizeof ways[1], " %lld for folded;", (long long)(N / 4));
         if (circular && (any || d->form == FFTCONV_COMPLEX))
             snprintf(ways[2], sizeof ways[2], " %lld for complex;", (long long)N);
-        return fail(FFTCONV_INVALID, "radices have product %lld, must be the form's complex "
-                    "length M:%s%s%s with steps of at most %d", (long long)given, ways[0], ways[1],
-                    ways[2], FFTCONV_MAX_RADIX);
+        return fail(FFTCONV_INVALID,
+                    "radices have product %lld, must be the form's complex "
+                    "length M:%s%s%s with steps of at most %d",
+                    (long long)given, ways[0], ways[1], ways[2], FFTCONV_MAX_RADIX);
     }
     if (d->order && (lines || (is_smooth(N) && (d->form != FFTCONV_FOLDED || N % 4 == 0))))
         return fail(FFTCONV_INVALID,
@@ -384,10 +404,12 @@ static int check_bytes(const struct fftconv_plan *plan)
 {
     int64_t rows, bytes;
     if (__builtin_mul_overflow(plan->KB * plan->chunks, plan->H, &rows) ||
-        __builtin_mul_overflow(rows, (spectra_reals(plan) + plan->taps) * plan->part[0].real_bytes +
-                                         4 * ALIGNMENT, &bytes) ||
+        __builtin_mul_overflow(
+            rows, (spectra_reals(plan) + plan->taps) * plan->part[0].real_bytes + 4 * ALIGNMENT,
+            &bytes) ||
         bytes > (int64_t)1 << 62)
-        return fail(FFTCONV_INVALID, "channels is %lld, must be fewer: spectra of %lld numbers "
+        return fail(FFTCONV_INVALID,
+                    "channels is %lld, must be fewer: spectra of %lld numbers "
                     "for each, and each of %lld parts of the batch, must fit in 2^62 bytes",
                     (long long)plan->H, (long long)spectra_reals(plan),
                     (long long)(plan->KB * plan->chunks));
@@ -579,8 +601,9 @@ int fftconv_plan_create(fftconv_plan **out, const fftconv_plan_desc *d)
         plan->kept = (double)bins / (double)plan->N;
         plan->pattern = hash(d->weights, (plan->N / 2 + 1) * (int64_t)sizeof *d->weights);
     }
-    if ((status = find_engine(d->isa, dtype_size(d->dtype) >= 8 && d->dtype != FFTCONV_COMPLEX64
-                                          ? 8 : 4, &plan->engine)) ||
+    if ((status = find_engine(d->isa,
+                              dtype_size(d->dtype) >= 8 && d->dtype != FFTCONV_COMPLEX64 ? 8 : 4,
+                              &plan->engine)) ||
         (status = choose_or_share(plan, d)) || (status = check_bytes(plan))) {
         fftconv_plan_destroy(plan);
         return status;
@@ -611,8 +634,7 @@ int64_t spectra_reals(const struct fftconv_plan *plan)
 int resolve_threads(const struct fftconv_plan *plan, int threads, int *out)
 {
     if (threads < 0 || threads > 255)
-        return fail(FFTCONV_INVALID, "threads is %d, must be 0 (the plan's) ... 255",
-                    threads);
+        return fail(FFTCONV_INVALID, "threads is %d, must be 0 (the plan's) ... 255", threads);
     *out = threads ? threads : plan->threads;
     return FFTCONV_OK;
 }
@@ -697,7 +719,8 @@ struct layout layout_of(const struct fftconv_plan *plan, const struct shape_of_c
             const bool input = i == U || i == IN_GATE || i == DU || i == DIN_GATE;
             /* an odd number of lines, so that rows do not meet in one set of a cache */
             l.stage_bytes[i] = round_up((input ? window : plan->V) * dtype_size(plan->dtype),
-                                        2 * ALIGNMENT) + ALIGNMENT;
+                                        2 * ALIGNMENT) +
+                               ALIGNMENT;
             l.stage[i] = take(at, l.stage_bytes[i] * l.tile);
         }
 
@@ -714,8 +737,7 @@ struct layout layout_of(const struct fftconv_plan *plan, const struct shape_of_c
     return l;
 }
 
-int fftconv_workspace_bytes(const fftconv_plan *plan, int direction, int threads,
-                            int64_t *bytes)
+int fftconv_workspace_bytes(const fftconv_plan *plan, int direction, int threads, int64_t *bytes)
 {
     int status;
     if (!plan || !bytes)
@@ -736,8 +758,7 @@ int fftconv_plan_get_info(const fftconv_plan *plan, fftconv_plan_info *info)
     if (!plan || !info)
         return fail(FFTCONV_INVALID, "%s is NULL", plan ? "info" : "plan");
     if (info->size != sizeof *info)
-        return fail(FFTCONV_INVALID, "info->size is %zu, must be %zu", info->size,
-                    sizeof *info);
+        return fail(FFTCONV_INVALID, "info->size is %zu, must be %zu", info->size, sizeof *info);
     const struct xform *xf = &plan->part[0];
     const double rows = (double)plan->B * (double)plan->H;
     const double blocks = rows * (double)plan->blocks;

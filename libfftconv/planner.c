@@ -88,9 +88,8 @@ int64_t cache_bytes(int level)
 int stage_level(const struct xform *xf, int l)
 {
     /* a stage above the leaves passes over a block, the others stay in a leaf */
-    const int64_t reals = l < xf->depth
-                              ? xf->stage[l].radix * xf->stage[l].sub * 2 * xf->lanes
-                              : xf->Pl * xf->Qv * 2 * xf->lanes + xf->leaf_reals;
+    const int64_t reals = l < xf->depth ? xf->stage[l].radix * xf->stage[l].sub * 2 * xf->lanes
+                                        : xf->Pl * xf->Qv * 2 * xf->lanes + xf->leaf_reals;
     const int64_t bytes = reals * xf->real_bytes;
     return bytes <= cache_bytes(1) ? 0 : bytes < cache_bytes(2) ? 1 : 2;
 }
@@ -173,8 +172,8 @@ static double live_part(struct live *live, int64_t R)
 static const double level_rows[] = {0, 0.3, 0.22};
 static const double level_bandwidth[] = {1e9, 1e9, 29};
 
-static void shape(struct xform *xf, int64_t M, const int *steps, int count, int split,
-                  int depth, int lanes)
+static void shape(struct xform *xf, int64_t M, const int *steps, int count, int split, int depth,
+                  int lanes)
 {
     xf->M = M;
     xf->stages = count;
@@ -199,9 +198,8 @@ static void shape(struct xform *xf, int64_t M, const int *steps, int count, int 
         xf->stage[l].sub = l < split ? rest * xf->Qv : rest;
         blocks *= steps[l];
     }
-    xf->square = split >= 1 && depth < split && count == split + 1 &&
-                 steps[split - 1] == lanes && steps[split] == lanes &&
-                 !xf->stage[split - 1].dense && !xf->stage[split].dense;
+    xf->square = split >= 1 && depth < split && count == split + 1 && steps[split - 1] == lanes &&
+                 steps[split] == lanes && !xf->stage[split - 1].dense && !xf->stage[split].dense;
     xf->x_reals = xf->P * xf->Qv * 2 * lanes;
     xf->leaf_reals = xf->Q * xf->Plv * 2 * lanes;
     xf->spectra_reals = xf->leaves * xf->leaf_reals;
@@ -249,9 +247,9 @@ static double cycles(const struct xform *xf, const struct request *request, stru
         const bool first_phase = l < xf->split;
         const double part = first_phase ? (l > 0 ? kept : 1) * live_part(live, prefix)
                                         : live_vectors;
-        const double vectors = part * (first_phase ? (double)xf->P * (double)xf->Qv
-                                                   : (double)xf->leaves * (double)xf->Q *
-                                                         (double)xf->Plv);
+        const double vectors = part * (first_phase
+                                           ? (double)xf->P * (double)xf->Qv
+                                           : (double)xf->leaves * (double)xf->Q * (double)xf->Plv);
         prefix *= st->radix;
         const struct codelet *c = st->dense ? NULL : find_codelet(st->radix);
         double per_vector = c ? c->cycles : 4.0 * st->radix + 6;
@@ -260,7 +258,7 @@ static double cycles(const struct xform *xf, const struct request *request, stru
         if (first_phase)
             per_vector += 1; /* twiddles by the vector */
         if (l == 0)
-            per_vector += 1.5; /* conversion, gates, the right angle */
+            per_vector += 1.5;              /* conversion, gates, the right angle */
         if (l == 0 && request->both_planes) /* twice the inputs for the registers */
             per_vector += st->radix <= 4 || lanes * real_bytes >= 64 ? 2.5 : 8;
         if (l == 0) /* what is left out is neither turned nor stored */
@@ -271,8 +269,8 @@ static double cycles(const struct xform *xf, const struct request *request, stru
         per_vector += level_rows[level] * st->radix + 2 * vector_bytes / level_bandwidth[level];
         total += 2 * vectors * per_vector;
         /* loop and call overhead of short runs */
-        total += part * 2 * 5.8 * (first_phase ? (double)st->blocks
-                                        : (double)(xf->leaves * st->blocks * st->sub));
+        total += part * 2 * 5.8 *
+                 (first_phase ? (double)st->blocks : (double)(xf->leaves * st->blocks * st->sub));
     }
     /* rows of X that end in padding are read and written one by one */
     if (xf->Q % lanes)
@@ -292,12 +290,11 @@ static bool has_codelet(int radix) { return find_codelet(radix) != NULL; }
 
 /* Keep the cheapest depth of these steps, and split of those in [split0, split1], if
  * cheaper than `best`. */
-static double consider(struct xform *xf, double best, int64_t M, const int *steps,
-                       int count, int split0, int split1, const struct request *request,
-                       struct live *live)
+static double consider(struct xform *xf, double best, int64_t M, const int *steps, int count,
+                       int split0, int split1, const struct request *request, struct live *live)
 {
-    struct xform candidate = {.form = request->form, .lanes = request->lanes,
-                              .real_bytes = request->real_bytes};
+    struct xform candidate = {
+        .form = request->form, .lanes = request->lanes, .real_bytes = request->real_bytes};
     for (int l = 0; l < count; l++)
         candidate.stage[l].dense = request->dense || !has_codelet(steps[l]);
     for (int split = split0; split <= split1; split++)
@@ -378,8 +375,7 @@ static bool next_order(int *a, int count)
  * phases; odd factors stand outermost, or next to it.  Of their orders within phase 1 the
  * descending one, the ascending one (large radices where the data are in cache), and each
  * with another step first; all where a pattern's order decides what there is to skip. */
-static double search(struct xform *xf, int64_t M, const struct request *request,
-                     struct live *live)
+static double search(struct xform *xf, int64_t M, const struct request *request, struct live *live)
 {
     int odd[MAX_STAGES], odds = 0, bits = 0;
     int64_t rest = M;
@@ -391,8 +387,7 @@ static double search(struct xform *xf, int64_t M, const struct request *request,
         odds = steps_of(rest, false, odd);
     static const int sizes[] = {16, 8, 4, 2};
     double best = -1;
-#define CONSIDER(steps) \
-    best = consider(xf, best, M, steps, count, split0, split1, request, live)
+#define CONSIDER(steps) best = consider(xf, best, M, steps, count, split0, split1, request, live)
     for (int n16 = bits / 4; n16 >= 0; n16--)
         for (int n8 = (bits - 4 * n16) / 3; n8 >= 0; n8--) {
             int left = bits - 4 * n16 - 3 * n8;
@@ -416,8 +411,8 @@ static double search(struct xform *xf, int64_t M, const struct request *request,
                             int outer = 0;
                             for (int phase = 0; phase < 2; phase++) {
                                 for (int i = 0; i < 4; i++)
-                                    for (int j = phase ? inner[i] : counts[i] - inner[i];
-                                         j > 0; j--)
+                                    for (int j = phase ? inner[i] : counts[i] - inner[i]; j > 0;
+                                         j--)
                                         steps[count++] = sizes[i];
                                 outer = phase ? outer : count - odds;
                             }
@@ -533,10 +528,7 @@ static void put(void *table, int real_bytes, int64_t index, double value)
         ((float *)table)[index] = (float)value;
 }
 
-static void *reals_new(int64_t count, int real_bytes)
-{
-    return aligned_new(count * real_bytes);
-}
+static void *reals_new(int64_t count, int real_bytes) { return aligned_new(count * real_bytes); }
 
 /* exp(-2 pi i r (k - shift / 4) / R), [k][r], and nothing else to multiply by */
 static void *dense_matrix(int R, int shift, int real_bytes)
@@ -591,8 +583,7 @@ static int columns_build(const struct xform *xf, int l, int shift)
     for (int64_t c = 0; c < count; c++)
         for (int k = 0; k < K; k++) {
             double re, im;
-            root((4 * (k + first_k) - shift) * (c * (period / xf->Qv) * xf->Q), 4 * S, &re,
-                 &im);
+            root((4 * (k + first_k) - shift) * (c * (period / xf->Qv) * xf->Q), 4 * S, &re, &im);
             put(st->twiddle.coarse, xf->real_bytes, (c * K + k) * 2, re);
             put(st->twiddle.coarse, xf->real_bytes, (c * K + k) * 2 + 1, im);
         }
@@ -752,23 +743,22 @@ int xform_build(struct xform *xf, const struct sparsity *sparsity)
         status = sparsity_build(xf, sparsity);
     /* a tile of stage 1's rows, both planes, in half an L1 */
     const int64_t column = (int64_t)R * 2 * xf->lanes;
-    xf->tile_columns = max64(1, min64((16 << 10) / (column * xf->real_bytes),
-                                      xf->stage[0].sub));
+    xf->tile_columns = max64(1, min64((16 << 10) / (column * xf->real_bytes), xf->stage[0].sub));
     xf->scratch_reals = max64(xf->leaf_reals, xf->tile_columns * column);
     if (status)
         xform_clear(xf);
     return status;
 }
 
-int stages_build(struct stage *st, int count, const int64_t *radices, bool dense,
-                 int real_bytes)
+int stages_build(struct stage *st, int count, const int64_t *radices, bool dense, int real_bytes)
 {
     int64_t S = 1, blocks = 1;
     int status = FFTCONV_OK;
     for (int l = 0; l < count; l++)
         S *= radices[l];
     for (int l = 0; l < count && !status; l++) {
-        st[l] = (struct stage){.radix = (int)radices[l], .blocks = blocks,
+        st[l] = (struct stage){.radix = (int)radices[l],
+                               .blocks = blocks,
                                .sub = S / radices[l],
                                .dense = dense || !has_codelet((int)radices[l])};
         status = rows_build(&st[l], S, real_bytes);

@@ -24,12 +24,19 @@ static int64_t larger_side(const fftconv_projection *p)
 }
 
 /* out = (re + i im) x: a real product, and one turned by i added to it. */
-static void matrix(const struct job *j, const void *re, const void *im, int64_t rows,
-                   int64_t depth, const void *x, int64_t x_step, int64_t reals, void *out,
-                   int64_t out_step, void *turned)
+static void matrix(const struct job *j, const void *re, const void *im, int64_t rows, int64_t depth,
+                   const void *x, int64_t x_step, int64_t reals, void *out, int64_t out_step,
+                   void *turned)
 {
-    struct matmul m = {.rows = rows, .columns = reals, .depth = depth, .a = re, .b = x,
-                       .out = out, .a_step = depth, .b_step = x_step, .out_step = out_step};
+    struct matmul m = {.rows = rows,
+                       .columns = reals,
+                       .depth = depth,
+                       .a = re,
+                       .b = x,
+                       .out = out,
+                       .a_step = depth,
+                       .b_step = x_step,
+                       .out_step = out_step};
     j->engine->matmul(&m);
     if (!im)
         return;
@@ -69,20 +76,22 @@ static int check(const fftconv_plan *plan, const fftconv_projection *p)
     if (!plan || !p)
         return fail(FFTCONV_INVALID, "%s is NULL", plan ? "projection" : "plan");
     if (p->size != sizeof *p)
-        return fail(FFTCONV_INVALID, "projection->size is %zu, must be %zu", p->size,
-                    sizeof *p);
+        return fail(FFTCONV_INVALID, "projection->size is %zu, must be %zu", p->size, sizeof *p);
     if (plan->form == FFTCONV_FOLDED || plan->pattern)
-        return fail(FFTCONV_INVALID, "plan has %s, must be of form right_angle or complex, "
-                    "without weights", plan->pattern ? "weights" : "form folded");
-    if (p->imaginary < 0 || p->imaginary > 1 ||
-        (p->imaginary && !is_complex(plan->dtype)))
-        return fail(FFTCONV_INVALID, "imaginary is %d, must be 0, or 1 with a plan of a complex "
-                    "type", p->imaginary);
+        return fail(FFTCONV_INVALID,
+                    "plan has %s, must be of form right_angle or complex, "
+                    "without weights",
+                    plan->pattern ? "weights" : "form folded");
+    if (p->imaginary < 0 || p->imaginary > 1 || (p->imaginary && !is_complex(plan->dtype)))
+        return fail(FFTCONV_INVALID,
+                    "imaginary is %d, must be 0, or 1 with a plan of a complex "
+                    "type",
+                    p->imaginary);
     const struct {
         const char *name;
         int64_t value;
-    } sizes[] = {{"batch", p->batch}, {"inputs", p->inputs}, {"states", p->states},
-                 {"outputs", p->outputs}};
+    } sizes[] = {
+        {"batch", p->batch}, {"inputs", p->inputs}, {"states", p->states}, {"outputs", p->outputs}};
     for (int i = 0; i < 4; i++)
         if (sizes[i].value < 1 || sizes[i].value > (int64_t)1 << 24)
             return fail(FFTCONV_INVALID, "%s is %lld, must be 1 ... 2^24", sizes[i].name,
@@ -110,8 +119,8 @@ static int check(const fftconv_plan *plan, const fftconv_projection *p)
         if (!arrays[i].data)
             return fail(FFTCONV_INVALID, "%s is NULL, must be given", arrays[i].name);
         if ((uintptr_t)arrays[i].data % arrays[i].alignment)
-            return fail(FFTCONV_INVALID, "%s is at %p, must be aligned to %u bytes",
-                        arrays[i].name, arrays[i].data, arrays[i].alignment);
+            return fail(FFTCONV_INVALID, "%s is at %p, must be aligned to %u bytes", arrays[i].name,
+                        arrays[i].data, arrays[i].alignment);
     }
     for (int i = 0; i < 2; i++) {
         const uintptr_t a = (uintptr_t)arrays[i].data, out = (uintptr_t)p->out;

@@ -22,10 +22,10 @@ struct fftconv_rdft {
     int64_t n, N;
     int dtype; /* of rows: float32 or float64 */
     fftconv_plan *plan;
-    fftconv_spectrum *spectrum; /* of c; NULL where the plan has M = N        */
-    double *chirp;              /* c*                                         */
-    double *W;                  /* W^m, m = 0 ... N/2                         */
-    int64_t *offset;            /* of Re Z[m] in a row of spectra             */
+    fftconv_spectrum *spectrum; /* of c; NULL where the plan has M = N */
+    double *chirp;              /* c* */
+    double *W;                  /* W^m, m = 0 ... N/2 */
+    int64_t *offset;            /* of Re Z[m] in a row of spectra */
     int64_t lanes, row_bytes, work_bytes;
 };
 
@@ -69,8 +69,8 @@ static void root_of_unity(int64_t k, int64_t n, double *re, double *im)
 
 static fftconv_tensor complex_row(const void *data, int dtype, int64_t n)
 {
-    return (fftconv_tensor){.data = (void *)data, .dtype = dtype, .shape = {1, 1, n},
-                            .stride = {0, 0, 1}};
+    return (fftconv_tensor){
+        .data = (void *)data, .dtype = dtype, .shape = {1, 1, n}, .stride = {0, 0, 1}};
 }
 
 static int chirp_of(struct fftconv_rdft *t, fftconv_plan_desc *d)
@@ -86,7 +86,7 @@ static int chirp_of(struct fftconv_rdft *t, fftconv_plan_desc *d)
     t->chirp = aligned_new(4 * N * (int64_t)sizeof(double));
     if (!t->chirp)
         return fail_memory(4 * N * (int64_t)sizeof(double));
-    double *c = t->chirp + 2 * N; /* only while the spectrum is made */
+    double *c = t->chirp + 2 * N;                 /* only while the spectrum is made */
     for (int64_t i = 0, square = 0; i < N; i++) { /* square = i^2 mod 2N */
         root_of_unity(square, 2 * N, &c[2 * i], &c[2 * i + 1]);
         t->chirp[2 * i] = c[2 * i];
@@ -144,11 +144,18 @@ int fftconv_rdft_create(fftconv_rdft **out, int64_t n, int dtype, const char *is
     if (!t)
         return fail_memory(sizeof *t);
     t->n = n, t->N = n / 2, t->dtype = dtype;
-    fftconv_plan_desc d = {
-        .size = sizeof d, .batch = 1, .channels = 1, .length = t->N, .kernel_length = t->N,
-        .fft_size = t->N, .mode = FFTCONV_CIRCULAR, .form = FFTCONV_COMPLEX, .isa = isa,
-        .dtype = dtype == FFTCONV_FLOAT64 ? FFTCONV_COMPLEX128 : FFTCONV_COMPLEX64,
-        .single_block = 1};
+    fftconv_plan_desc d = {.size = sizeof d,
+                           .batch = 1,
+                           .channels = 1,
+                           .length = t->N,
+                           .kernel_length = t->N,
+                           .fft_size = t->N,
+                           .mode = FFTCONV_CIRCULAR,
+                           .form = FFTCONV_COMPLEX,
+                           .isa = isa,
+                           .dtype = dtype == FFTCONV_FLOAT64 ? FFTCONV_COMPLEX128
+                                                             : FFTCONV_COMPLEX64,
+                           .single_block = 1};
     status = plan_of(t, &d);
     if (!status && !t->plan)
         status = chirp_of(t, &d);
@@ -188,47 +195,47 @@ struct points {
 
 /* Re Z[m] is at at(m), Im Z[m] `apart` further on.  Bins m and N - m make points m
  * and N - m, and are made of them. */
-#define DEFINE_POINTS(name, point, bin, at, apart)                                       \
-    static void bins_from_##name(const struct points *p)                                 \
-    {                                                                                    \
-        const int64_t N = p->t->N;                                                       \
-        const point *Z = p->Z;                                                           \
-        for (int64_t m = 0; m <= N / 2; m++) {                                           \
-            const int64_t a = at(m), b = at(m ? N - m : 0);                              \
-            const double ar = (double)Z[a], ai = (double)Z[a + (apart)];                 \
-            const double br = (double)Z[b], bi = (double)Z[b + (apart)];                 \
-            const double er = ar + br, ei = ai - bi, or_ = ai + bi, oi = br - ar;        \
-            const double c = p->t->W[2 * m], s = -p->t->W[2 * m + 1];                    \
-            const double wr = c * or_ - s * oi, wi = c * oi + s * or_;                   \
-            bin *x = (bin *)p->bins + 2 * m * p->stride;                                 \
-            bin *y = (bin *)p->bins + 2 * (N - m) * p->stride;                           \
-            x[0] = (bin)(p->scale * 0.5 * (er + wr));                                    \
-            x[1] = (bin)(p->scale * 0.5 * (ei + wi));                                    \
-            y[0] = (bin)(p->scale * 0.5 * (er - wr));                                    \
-            y[1] = (bin)(p->scale * 0.5 * (wi - ei));                                    \
-        }                                                                                \
-    }                                                                                    \
-    /* 2 Z, whose sums come to n times the inverse DFT; sign -1: its conjugate */           \
-    static void bins_to_##name(const struct points *p, double sign)                      \
-    {                                                                                    \
-        const int64_t N = p->t->N;                                                       \
-        point *Z = p->Z;                                                                 \
-        for (int64_t m = 0; m <= N / 2; m++) {                                           \
-            const bin *x = (const bin *)p->bins + 2 * m * p->stride;                     \
-            const bin *y = (const bin *)p->bins + 2 * (N - m) * p->stride;               \
-            const double ar = (double)x[0], ai = m ? (double)x[1] : 0;                   \
-            const double br = (double)y[0], bi = m ? (double)y[1] : 0;                   \
-            const double er = ar + br, ei = ai - bi, dr = ar - br, di = ai + bi;         \
-            const double c = p->t->W[2 * m], s = p->t->W[2 * m + 1];                     \
-            const double or_ = c * dr - s * di, oi = c * di + s * dr;                    \
-            const int64_t a = at(m), b = at(m ? N - m : 0);                              \
-            if (m) {                                                                     \
-                Z[b] = (point)(p->scale * (er + oi));                                    \
-                Z[b + (apart)] = (point)(p->scale * sign * (or_ - ei));                  \
-            }                                                                            \
-            Z[a] = (point)(p->scale * (er - oi));                                        \
-            Z[a + (apart)] = (point)(p->scale * sign * (ei + or_));                      \
-        }                                                                                \
+#define DEFINE_POINTS(name, point, bin, at, apart) \
+    static void bins_from_##name(const struct points *p) \
+    { \
+        const int64_t N = p->t->N; \
+        const point *Z = p->Z; \
+        for (int64_t m = 0; m <= N / 2; m++) { \
+            const int64_t a = at(m), b = at(m ? N - m : 0); \
+            const double ar = (double)Z[a], ai = (double)Z[a + (apart)]; \
+            const double br = (double)Z[b], bi = (double)Z[b + (apart)]; \
+            const double er = ar + br, ei = ai - bi, or_ = ai + bi, oi = br - ar; \
+            const double c = p->t->W[2 * m], s = -p->t->W[2 * m + 1]; \
+            const double wr = c * or_ - s * oi, wi = c * oi + s * or_; \
+            bin *x = (bin *)p->bins + 2 * m * p->stride; \
+            bin *y = (bin *)p->bins + 2 * (N - m) * p->stride; \
+            x[0] = (bin)(p->scale * 0.5 * (er + wr)); \
+            x[1] = (bin)(p->scale * 0.5 * (ei + wi)); \
+            y[0] = (bin)(p->scale * 0.5 * (er - wr)); \
+            y[1] = (bin)(p->scale * 0.5 * (wi - ei)); \
+        } \
+    } \
+    /* 2 Z, whose sums come to n times the inverse DFT; sign -1: its conjugate */ \
+    static void bins_to_##name(const struct points *p, double sign) \
+    { \
+        const int64_t N = p->t->N; \
+        point *Z = p->Z; \
+        for (int64_t m = 0; m <= N / 2; m++) { \
+            const bin *x = (const bin *)p->bins + 2 * m * p->stride; \
+            const bin *y = (const bin *)p->bins + 2 * (N - m) * p->stride; \
+            const double ar = (double)x[0], ai = m ? (double)x[1] : 0; \
+            const double br = (double)y[0], bi = m ? (double)y[1] : 0; \
+            const double er = ar + br, ei = ai - bi, dr = ar - br, di = ai + bi; \
+            const double c = p->t->W[2 * m], s = p->t->W[2 * m + 1]; \
+            const double or_ = c * dr - s * di, oi = c * di + s * dr; \
+            const int64_t a = at(m), b = at(m ? N - m : 0); \
+            if (m) { \
+                Z[b] = (point)(p->scale * (er + oi)); \
+                Z[b + (apart)] = (point)(p->scale * sign * (or_ - ei)); \
+            } \
+            Z[a] = (point)(p->scale * (er - oi)); \
+            Z[a + (apart)] = (point)(p->scale * sign * (ei + or_)); \
+        } \
     }
 #define STAGED(m) p->t->offset[m]
 #define IN_TURN(m) (2 * (m))
@@ -254,13 +261,13 @@ struct job {
 
 static char *row_at(const fftconv_tensor *x, int64_t i)
 {
-    return (char *)x->data + (i / x->shape[1] * x->stride[0] + i % x->shape[1] * x->stride[1]) *
-                                 dtype_size(x->dtype);
+    return (char *)x->data +
+           (i / x->shape[1] * x->stride[0] + i % x->shape[1] * x->stride[1]) * dtype_size(x->dtype);
 }
 
 /* n reals between a row of any stride, float32 or float64, and an array of either */
-static void copy_reals(void *to, int to_dtype, int64_t to_stride, const void *from,
-                       int from_dtype, int64_t from_stride, int64_t n, double sign)
+static void copy_reals(void *to, int to_dtype, int64_t to_stride, const void *from, int from_dtype,
+                       int64_t from_stride, int64_t n, double sign)
 {
     for (int64_t i = 0; i < n; i++) {
         double x = from_dtype == FFTCONV_FLOAT64 ? ((const double *)from)[i * from_stride]
@@ -284,8 +291,8 @@ static int chirp_transform(const struct fftconv_rdft *t, void *from, void *to, i
     return fftconv_forward(t->plan, t->spectrum, &o);
 }
 
-static void chirp_row(const struct job *j, char *row, int64_t stride, struct points *p,
-                      char *work, int *status)
+static void chirp_row(const struct job *j, char *row, int64_t stride, struct points *p, char *work,
+                      int *status)
 {
     const struct fftconv_rdft *t = j->t;
     void *from = work, *to = work + round_up(t->N * 16, ALIGNMENT);
@@ -303,14 +310,14 @@ static void chirp_row(const struct job *j, char *row, int64_t stride, struct poi
     }
 }
 
-static void staged_row(const struct job *j, char *row, int64_t stride, struct points *p,
-                       char *work, int *status)
+static void staged_row(const struct job *j, char *row, int64_t stride, struct points *p, char *work,
+                       int *status)
 {
     const struct fftconv_rdft *t = j->t;
     const bool wide = t->dtype == FFTCONV_FLOAT64;
     char *pairs = stride == 1 ? row : work + t->row_bytes;
-    const fftconv_tensor z =
-        complex_row(pairs, wide ? FFTCONV_COMPLEX128 : FFTCONV_COMPLEX64, t->N);
+    const fftconv_tensor z = complex_row(pairs, wide ? FFTCONV_COMPLEX128 : FFTCONV_COMPLEX64,
+                                         t->N);
     p->Z = work;
     if (j->inverse) {
         memset(work, 0, (size_t)t->row_bytes); /* lanes that no bin has */
@@ -329,8 +336,8 @@ static void staged_row(const struct job *j, char *row, int64_t stride, struct po
 static void rdft_task(void *context, int64_t i, int worker)
 {
     struct job *j = context;
-    struct points p = {.t = j->t, .bins = row_at(j->bins, i), .stride = j->bins->stride[2],
-                       .scale = j->scale};
+    struct points p = {
+        .t = j->t, .bins = row_at(j->bins, i), .stride = j->bins->stride[2], .scale = j->scale};
     int status;
     (j->t->spectrum ? chirp_row : staged_row)(j, row_at(j->rows, i), j->rows->stride[2], &p,
                                               j->work + worker * j->t->work_bytes, &status);
@@ -351,9 +358,8 @@ static int run(const fftconv_rdft *t, const fftconv_tensor *rows, const fftconv_
         int64_t n;
         bool output;
     } all[] = {{"rows", rows, t->dtype, t->n, inverse},
-               {"bins", bins,
-                t->dtype == FFTCONV_FLOAT64 ? FFTCONV_COMPLEX128 : FFTCONV_COMPLEX64, t->N + 1,
-                !inverse}};
+               {"bins", bins, t->dtype == FFTCONV_FLOAT64 ? FFTCONV_COMPLEX128 : FFTCONV_COMPLEX64,
+                t->N + 1, !inverse}};
     for (int i = 0; i < 2; i++) {
         if (!all[i].x || !all[i].x->data)
             return fail(FFTCONV_INVALID, "%s is NULL, must be given", all[i].name);
@@ -372,7 +378,11 @@ static int run(const fftconv_rdft *t, const fftconv_tensor *rows, const fftconv_
         return status;
     const int64_t count = rows->shape[0] * rows->shape[1];
     const int workers = (int)min64(threads, count);
-    struct job job = {.t = t, .rows = rows, .bins = bins, .scale = scale, .inverse = inverse,
+    struct job job = {.t = t,
+                      .rows = rows,
+                      .bins = bins,
+                      .scale = scale,
+                      .inverse = inverse,
                       .inside = count >= threads ? 1 : threads,
                       .work = aligned_new(workers * t->work_bytes)};
     if (!job.work)

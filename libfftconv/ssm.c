@@ -28,8 +28,7 @@ static struct complex times(struct complex a, struct complex b)
 static struct complex over(struct complex a, struct complex b)
 {
     const double size = b.re * b.re + b.im * b.im;
-    return (struct complex){(a.re * b.re + a.im * b.im) / size,
-                            (a.im * b.re - a.re * b.im) / size};
+    return (struct complex){(a.re * b.re + a.im * b.im) / size, (a.im * b.re - a.re * b.im) / size};
 }
 static struct complex plus(struct complex a, struct complex b)
 {
@@ -42,8 +41,7 @@ static struct complex scaled(double s, struct complex a)
 static struct complex conjugate(struct complex a) { return (struct complex){a.re, -a.im}; }
 
 /* Entry [i, h, n] of parameters (any, H, N). */
-static struct complex entry(const fftconv_ssm *d, const double *x, int64_t i, int64_t h,
-                            int64_t n)
+static struct complex entry(const fftconv_ssm *d, const double *x, int64_t i, int64_t h, int64_t n)
 {
     const double *at = x + 2 * ((i * d->heads + h) * d->states + n);
     return (struct complex){at[0], at[1]};
@@ -58,21 +56,19 @@ static void put(const fftconv_ssm *d, double *x, int64_t i, int64_t h, int64_t n
 /* Row [input, channel, head] of k or dk. */
 static void *row_of(const fftconv_ssm *d, void *k, int64_t i, int64_t c, int64_t h)
 {
-    return (char *)k + ((i * d->channels + c) * d->heads + h) * d->length *
-                           dtype_size(d->dtype);
+    return (char *)k + ((i * d->channels + c) * d->heads + h) * d->length * dtype_size(d->dtype);
 }
 
 /* dk's samples as float64 */
 static double sample(const fftconv_ssm *d, const void *row, int64_t l)
 {
-    return d->dtype == FFTCONV_FLOAT64 ? ((const double *)row)[l]
-                                       : (double)((const float *)row)[l];
+    return d->dtype == FFTCONV_FLOAT64 ? ((const double *)row)[l] : (double)((const float *)row)[l];
 }
 
 struct job {
     const fftconv_ssm *d;
     const struct engine *engine; /* of float64 */
-    int64_t W;                   /* its lanes  */
+    int64_t W;                   /* its lanes */
     int threads, status;
     char *work;
     int64_t work_bytes; /* of each worker */
@@ -86,8 +82,8 @@ struct job {
     double *s2, *c, *Ct;
     struct stage stage[MAX_STAGES];
     int stages;
-    int64_t *place;  /* of T: which sample it holds */
-    double *untwist; /* exp(-pi i l / 2M) / M, by place */
+    int64_t *place;        /* of T: which sample it holds */
+    double *untwist;       /* exp(-pi i l / 2M) / M, by place */
     int64_t steps, blocks; /* of the recurrence, and of how many at a time */
 };
 
@@ -124,8 +120,7 @@ struct pole {
     struct complex f, df, dp;
 };
 
-static struct pole pole_of(const fftconv_ssm *d, struct complex x, int count,
-                           double (*square)[2])
+static struct pole pole_of(const fftconv_ssm *d, struct complex x, int count, double (*square)[2])
 {
     const struct complex one = {1, 0}, half = {1 - x.re / 2, -x.im / 2};
     struct pole q;
@@ -163,10 +158,7 @@ static struct pole pole_of(const fftconv_ssm *d, struct complex x, int count,
 }
 
 /* dss sums all of its states, the others half of conjugate pairs. */
-static double factor_of(const fftconv_ssm *d)
-{
-    return d->discretization == FFTCONV_DSS ? 1 : 2;
-}
+static double factor_of(const fftconv_ssm *d) { return d->discretization == FFTCONV_DSS ? 1 : 2; }
 
 /* to[i step] = value; in float32 what would be subnormal is 0 */
 static void put_real(int real_bytes, void *to, int64_t i, double value)
@@ -233,8 +225,8 @@ static void diagonal_task(void *context, int64_t h, int worker)
     for (int64_t i = 0; i < d->inputs; i++)
         for (int64_t c = 0; c < d->channels; c++) {
             for (int64_t n = 0; n < N; n++) {
-                const struct complex w = times(poles[n].f, times(entry(d, d->B, i, h, n),
-                                                                 entry(d, d->C, c, h, n)));
+                const struct complex w = times(
+                    poles[n].f, times(entry(d, d->B, i, h, n), entry(d, d->C, c, h, n)));
                 const double start[2] = {w.re, w.im};
                 j->engine->powers((const double (*)[2])(square + n * j->squares + log2_of(R)),
                                   start, rows, re, im);
@@ -244,9 +236,15 @@ static void diagonal_task(void *context, int64_t h, int worker)
                 }
             }
             char *k = row_of(d, d->k, i, c, h);
-            struct matmul p = {.rows = full, .columns = R, .depth = 2 * N, .a = weighted,
-                                .b = columns, .out = k, .a_step = 2 * N, .b_step = R,
-                                .out_step = R};
+            struct matmul p = {.rows = full,
+                               .columns = R,
+                               .depth = 2 * N,
+                               .a = weighted,
+                               .b = columns,
+                               .out = k,
+                               .a_step = 2 * N,
+                               .b_step = R,
+                               .out_step = R};
             j->product->matmul(&p);
             if (full < rows) {
                 p.rows = 1, p.a = (char *)weighted + full * 2 * N * real, p.out = last;
@@ -265,8 +263,7 @@ static void add_gradient(const fftconv_ssm *d, double *to, int64_t i, int64_t h,
                          struct complex value)
 {
     if (to)
-        put(d, to, i, h, n, plus(entry(d, to, i, h, n),
-                                 scaled(factor_of(d), conjugate(value))));
+        put(d, to, i, h, n, plus(entry(d, to, i, h, n), scaled(factor_of(d), conjugate(value))));
 }
 
 static int64_t diagonal_back_bytes(const struct job *j)
@@ -315,9 +312,15 @@ static void diagonal_back_task(void *context, int64_t h, int worker)
             const void *dk = row_of(d, (void *)d->dk, i, c, h);
             for (int64_t l = 0; l < rows * R; l++)
                 g[l] = l < d->length ? sample(d, dk, l) : 0;
-            const struct matmul p = {.rows = rows, .columns = wide, .depth = R, .a = g,
-                                      .b = columns, .out = sums, .a_step = R, .b_step = wide,
-                                      .out_step = wide};
+            const struct matmul p = {.rows = rows,
+                                     .columns = wide,
+                                     .depth = R,
+                                     .a = g,
+                                     .b = columns,
+                                     .out = sums,
+                                     .a_step = R,
+                                     .b_step = wide,
+                                     .out_step = wide};
             j->engine->matmul(&p);
             for (int64_t n = 0; n < N; n++) {
                 const double *pr = high_re + n * rows, *pi = high_im + n * rows;
@@ -329,9 +332,9 @@ static void diagonal_back_task(void *context, int64_t h, int worker)
                     zeroth = plus(zeroth, times(high, low));
                     first = plus(first, times(high, slope));
                     if (a > 0) /* d/dp of p^(aR): aR p^((a-1)R) p^(R-1) */
-                        before = plus(before, scaled((double)(a * R),
-                                                     times(low, (struct complex){pr[a - 1],
-                                                                                 pi[a - 1]})));
+                        before = plus(before,
+                                      scaled((double)(a * R),
+                                             times(low, (struct complex){pr[a - 1], pi[a - 1]})));
                 }
                 first = plus(first, times(before, last[n]));
                 const struct complex B = entry(d, d->B, i, h, n), C = entry(d, d->C, c, h, n);
@@ -340,8 +343,8 @@ static void diagonal_back_task(void *context, int64_t h, int worker)
                 add_gradient(d, d->dB, i, h, n, times(C, fm));
                 add_gradient(d, d->dC, c, h, n, times(B, fm));
                 add_gradient(d, d->dA, 0, h, n,
-                             times(times(B, C), plus(times(q->df, zeroth),
-                                                     times(q->f, times(q->dp, first)))));
+                             times(times(B, C),
+                                   plus(times(q->df, zeroth), times(q->f, times(q->dp, first)))));
             }
         }
 }
@@ -362,8 +365,7 @@ static bool solver_of(const fftconv_ssm *d, int64_t h, bool adjoint, struct head
     for (int64_t n = 0; n < N; n++) {
         struct complex x = entry(d, d->A, 0, h, n);
         x = adjoint ? conjugate(x) : x;
-        s->diagonal[n] = over((struct complex){1, 0},
-                              (struct complex){1 - x.re / 2, -x.im / 2});
+        s->diagonal[n] = over((struct complex){1, 0}, (struct complex){1 - x.re / 2, -x.im / 2});
         for (int64_t i = 0; i < r; i++) {
             const struct complex q = times(conjugate(entry(d, Q, i, h, n)), s->diagonal[n]);
             s->rows[i * N + n] = scaled(2, q);
@@ -401,8 +403,8 @@ static bool solver_of(const fftconv_ssm *d, int64_t h, bool adjoint, struct head
 }
 
 /* w = (I - A/2)^-1 x; w is not x */
-static void head_solve(const fftconv_ssm *d, const struct head_solver *s,
-                       const struct complex *x, struct complex *w)
+static void head_solve(const fftconv_ssm *d, const struct head_solver *s, const struct complex *x,
+                       struct complex *w)
 {
     const int64_t N = d->states;
     for (int64_t n = 0; n < N; n++)
@@ -484,8 +486,8 @@ static void cut_task(void *context, int64_t h, int worker)
             first[n * step + i] = w[n].re, first[(N + n) * step + i] = w[n].im;
     }
     memcpy(power, first, (size_t)(n2 * step * 8));
-    struct matmul p = {.rows = n2, .columns = step, .depth = n2, .a_step = step,
-                        .b_step = step, .out_step = step};
+    struct matmul p = {
+        .rows = n2, .columns = step, .depth = n2, .a_step = step, .b_step = step, .out_step = step};
     for (int bit = 62 - __builtin_clzll((unsigned long long)(2 * j->M)); bit >= 0; bit--) {
         /* (I + D)^2 = I + 2D + D^2, and (I + D)(I + F) = I + D + F + D F */
         for (int more = 0; more <= ((2 * j->M) >> bit & 1); more++) {
@@ -506,8 +508,8 @@ static void cut_task(void *context, int64_t h, int worker)
         p.rows = 1, p.a = row, p.b = power, p.out = cut;
         j->engine->matmul(&p);
         for (int64_t n = 0; n < N; n++)
-            put(d, j->Ct, c, h, n, (struct complex){row[n] + cut[n] / 2,
-                                                    -row[N + n] - cut[N + n] / 2});
+            put(d, j->Ct, c, h, n,
+                (struct complex){row[n] + cut[n] / 2, -row[N + n] - cut[N + n] / 2});
     }
 }
 
@@ -543,9 +545,8 @@ static void eliminate(int64_t rank, int64_t nodes, const double *c, double (*R)[
             for (int64_t m = 0; m < nodes; m++) {
                 const double (*pivot)[NODES] = R[k * side + k];
                 const double (*from)[NODES] = R[k * side + row];
-                const struct complex ratio = over(
-                    (struct complex){from[0][m], from[1][m]},
-                    (struct complex){pivot[0][m], pivot[1][m]});
+                const struct complex ratio = over((struct complex){from[0][m], from[1][m]},
+                                                  (struct complex){pivot[0][m], pivot[1][m]});
                 for (int64_t i = 0; i < k; i++) {
                     double (*to)[NODES] = R[i * side + row];
                     const double (*by)[NODES] = R[i * side + k];
@@ -604,8 +605,12 @@ static void low_rank_task(void *context, int64_t task, int worker)
                     }
                 }
                 double out[CAUCHY * 2 * NODES] __attribute__((aligned(ALIGNMENT)));
-                const struct cauchy f = {.states = N, .nodes = nodes, .s2 = j->s2 + m0,
-                                         .c = j->c + m0, .terms = terms, .out = out};
+                const struct cauchy f = {.states = N,
+                                         .nodes = nodes,
+                                         .s2 = j->s2 + m0,
+                                         .c = j->c + m0,
+                                         .terms = terms,
+                                         .out = out};
                 j->engine->cauchy(&f);
                 for (int64_t v = v0; v < min64(v0 + CAUCHY, count); v++)
                     for (int part = 0; part < 2; part++)
@@ -628,8 +633,8 @@ static void low_rank_task(void *context, int64_t task, int worker)
         const struct complex u = {j->untwist[2 * p], j->untwist[2 * p + 1]};
         for (int64_t lane = 0; lane < W && group * W + lane < d->heads; lane++) {
             char *k = row_of(d, d->k, i, c, group * W + lane);
-            const struct complex q = times(u, (struct complex){T[(p * 2 + 1) * W + lane],
-                                                               T[p * 2 * W + lane]});
+            const struct complex q = times(
+                u, (struct complex){T[(p * 2 + 1) * W + lane], T[p * 2 * W + lane]});
             for (int part = 0; part < 2; part++) {
                 const int64_t at = l + part * j->M;
                 const double value = part ? q.im : q.re;
@@ -711,8 +716,7 @@ static int64_t recurrence_bytes(const struct job *j)
 }
 
 /* Lane `lane` of to, entries [0, count). */
-static void to_lane(const struct complex *from, int64_t count, double *to, int64_t W,
-                    int64_t lane)
+static void to_lane(const struct complex *from, int64_t count, double *to, int64_t W, int64_t lane)
 {
     for (int64_t n = 0; n < count; n++)
         to[2 * n * W + lane] = from[n].re, to[(2 * n + 1) * W + lane] = from[n].im;
@@ -728,8 +732,7 @@ static void to_lanes(const struct job *j, const double *x, int64_t i, int64_t gr
                 d->states, to, j->W, lane);
 }
 
-static void from_lanes(const struct job *j, const double *from, double *x, int64_t i,
-                       int64_t group)
+static void from_lanes(const struct job *j, const double *from, double *x, int64_t i, int64_t group)
 {
     const fftconv_ssm *d = j->d;
     for (int64_t lane = 0; x && lane < j->W && group * j->W + lane < d->heads; lane++)
@@ -849,8 +852,11 @@ static int check_sizes(const fftconv_ssm *d)
     const struct {
         const char *name;
         int64_t value;
-    } sizes[] = {{"inputs", d->inputs}, {"channels", d->channels}, {"heads", d->heads},
-                 {"states", d->states}, {"length", d->length}};
+    } sizes[] = {{"inputs", d->inputs},
+                 {"channels", d->channels},
+                 {"heads", d->heads},
+                 {"states", d->states},
+                 {"length", d->length}};
     for (int i = 0; i < 5; i++)
         if (sizes[i].value < 1 || sizes[i].value > (int64_t)1 << 40)
             return fail(FFTCONV_INVALID, "%s is %lld, must be 1 ... 2^40", sizes[i].name,
@@ -862,7 +868,8 @@ static int check_sizes(const fftconv_ssm *d)
         __builtin_mul_overflow(parameters, d->heads, &parameters) ||
         __builtin_mul_overflow(parameters, d->states, &parameters) ||
         parameters > (int64_t)1 << 56 || d->states > (int64_t)1 << 24)
-        return fail(FFTCONV_INVALID, "sizes are inputs %lld, channels %lld, heads %lld, states "
+        return fail(FFTCONV_INVALID,
+                    "sizes are inputs %lld, channels %lld, heads %lld, states "
                     "%lld, length %lld, must keep every array below 2^56 elements",
                     (long long)d->inputs, (long long)d->channels, (long long)d->heads,
                     (long long)d->states, (long long)d->length);
@@ -882,11 +889,12 @@ static int check(const fftconv_ssm *d, bool backward)
     if (status)
         return status;
     if (d->dtype != FFTCONV_FLOAT64 && d->dtype != FFTCONV_FLOAT32)
-        return fail(FFTCONV_INVALID, "dtype is %d, must be float64 (1) or float32 (2)",
-                    d->dtype);
+        return fail(FFTCONV_INVALID, "dtype is %d, must be float64 (1) or float32 (2)", d->dtype);
     if (d->discretization < FFTCONV_ZOH || d->discretization > FFTCONV_DSS)
-        return fail(FFTCONV_INVALID, "discretization is %d, must be zoh (0), bilinear (1) or "
-                    "dss (2)", d->discretization);
+        return fail(FFTCONV_INVALID,
+                    "discretization is %d, must be zoh (0), bilinear (1) or "
+                    "dss (2)",
+                    d->discretization);
     if (d->rank && d->discretization != FFTCONV_BILINEAR)
         return fail(FFTCONV_INVALID, "discretization is %d, must be bilinear (1) with rank %lld",
                     d->discretization, (long long)d->rank);
@@ -898,17 +906,19 @@ static int check(const fftconv_ssm *d, bool backward)
         const char *name;
         const void *data;
         bool needed;
-    } arrays[] = {{"A", d->A, true}, {"B", d->B, true}, {"C", d->C, true},
-                  {"P", d->P, d->rank > 0}, {"Q", d->Q, d->rank > 0},
-                  {"k", d->k, !backward}, {"dk", d->dk, backward}};
+    } arrays[] = {{"A", d->A, true},        {"B", d->B, true},        {"C", d->C, true},
+                  {"P", d->P, d->rank > 0}, {"Q", d->Q, d->rank > 0}, {"k", d->k, !backward},
+                  {"dk", d->dk, backward}};
     for (int i = 0; i < 7; i++)
         if (arrays[i].needed && !arrays[i].data)
             return fail(FFTCONV_INVALID, "%s is NULL, must be given", arrays[i].name);
     for (int64_t i = 0; i < d->heads * d->states; i++)
         if (!(d->A[2 * i] < 0) || !isfinite(d->A[2 * i]) || !isfinite(d->A[2 * i + 1]))
-            return fail(FFTCONV_INVALID, "A[%lld, %lld] is %g%+gi, must be finite with a "
-                        "negative real part", (long long)(i / d->states),
-                        (long long)(i % d->states), d->A[2 * i], d->A[2 * i + 1]);
+            return fail(FFTCONV_INVALID,
+                        "A[%lld, %lld] is %g%+gi, must be finite with a "
+                        "negative real part",
+                        (long long)(i / d->states), (long long)(i % d->states), d->A[2 * i],
+                        d->A[2 * i + 1]);
     return FFTCONV_OK;
 }
 
@@ -949,7 +959,7 @@ static int run(struct job *j, int64_t tasks, int64_t bytes, task_fn *fn)
     aligned_free(j->work);
     if (j->status)
         return fail(j->status, "A, P, Q are such that I - A/2 is singular: A must have no "
-                    "eigenvalue 2");
+                               "eigenvalue 2");
     return FFTCONV_OK;
 }
 
@@ -961,8 +971,7 @@ int fftconv_ssm_kernel(const fftconv_ssm *d)
         return status;
     if (!d->rank)
         return run(&j, d->heads, diagonal_bytes(&j), diagonal_task);
-    if (!(status = low_rank_tables(&j)) &&
-        !(status = run(&j, d->heads, cut_bytes(&j), cut_task)))
+    if (!(status = low_rank_tables(&j)) && !(status = run(&j, d->heads, cut_bytes(&j), cut_task)))
         status = run(&j, d->inputs * d->channels * j.groups, low_rank_bytes(&j), low_rank_task);
     stages_clear(j.stage, j.stages);
     aligned_free(j.s2);
@@ -987,7 +996,6 @@ int fftconv_ssm_kernel_backward(const fftconv_ssm *d)
     } sums[] = {{d->dA, 1}, {d->dB, d->inputs}, {d->dC, d->channels}};
     for (int i = 0; i < 3; i++)
         if (sums[i].gradient)
-            memset(sums[i].gradient, 0,
-                   (size_t)(sums[i].count * d->heads * d->states * 16));
+            memset(sums[i].gradient, 0, (size_t)(sums[i].count * d->heads * d->states * 16));
     return run(&j, d->heads, diagonal_back_bytes(&j), diagonal_back_task);
 }

@@ -38,8 +38,8 @@ void *aligned_new(int64_t bytes)
 {
     void *p = NULL;
     const bool huge = bytes >= HUGE_PAGE;
-    if (bytes < 0 || posix_memalign(&p, huge ? HUGE_PAGE : ALIGNMENT,
-                                    (size_t)max64(bytes, ALIGNMENT)))
+    if (bytes < 0 ||
+        posix_memalign(&p, huge ? HUGE_PAGE : ALIGNMENT, (size_t)max64(bytes, ALIGNMENT)))
         return NULL;
 #ifdef MADV_HUGEPAGE
     if (huge)

@@ -33,29 +33,29 @@ struct thread {
     pthread_cond_t wake;
     bool asleep;
 #ifdef CPU_COUNT
-    bool steered;      /* kept off a processor, beside those not allowed       */
-    cpu_set_t allowed; /* before that                                          */
+    bool steered;      /* kept off a processor, beside those not allowed */
+    cpu_set_t allowed; /* before that */
 #endif
 };
 
 /* One job at a time.  A caller that finds the pool busy runs its job alone:
  * results never depend on how many threads did the work. */
 static struct {
-    pthread_mutex_t owner; /* held by the caller whose job runs              */
-    _Atomic uint64_t job;  /* its number << 32 | workers it may still take   */
-    _Atomic int finished;  /* workers that have left it                      */
+    pthread_mutex_t owner; /* held by the caller whose job runs */
+    _Atomic uint64_t job;  /* its number << 32 | workers it may still take */
+    _Atomic int finished;  /* workers that have left it */
     task_fn *fn;
     void *context;
     struct share share[MAX_WORKERS + 1];
     int shares;
-    int started;   /* workers alive                                          */
+    int started; /* workers alive */
     int processors;
-    _Atomic bool spins; /* there is a processor for each thread              */
+    _Atomic bool spins; /* there is a processor for each thread */
     /* for those who sleep */
     pthread_mutex_t lock;
     struct thread caller, worker[MAX_WORKERS];
-    _Atomic int sleeping; /* workers that do                                 */
-    _Atomic bool waiting; /* the caller sleeps                               */
+    _Atomic int sleeping; /* workers that do */
+    _Atomic bool waiting; /* the caller sleeps */
 } pool = {.owner = PTHREAD_MUTEX_INITIALIZER,
           .lock = PTHREAD_MUTEX_INITIALIZER,
           .caller.wake = PTHREAD_COND_INITIALIZER};
@@ -66,8 +66,7 @@ static void drain(task_fn *fn, void *context, int shares, int home, int worker)
     for (int s = 0; s < shares; s++) {
         struct share *share = &pool.share[(home + s) % shares];
         int64_t i;
-        while ((i = atomic_fetch_add_explicit(&share->next, 1, memory_order_relaxed)) <
-               share->end)
+        while ((i = atomic_fetch_add_explicit(&share->next, 1, memory_order_relaxed)) < share->end)
             fn(context, i, worker);
     }
 }

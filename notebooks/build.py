@@ -41,7 +41,8 @@ def read_percent(text):
         elif line.startswith(CODE):
             raise ValueError(
                 f"line {number}: {line!r} opens a cell of no known kind; "
-                f"allowed are {MARKDOWN!r} and {CODE!r}")
+                f"allowed are {MARKDOWN!r} and {CODE!r}"
+            )
         elif not cells:
             if line.strip():
                 raise ValueError(f"line {number}: text before the first cell")
@@ -49,7 +50,8 @@ def read_percent(text):
             if line.strip() and line != "#" and not line.startswith("# "):
                 raise ValueError(
                     f"line {number}: {line!r} stands in a markdown cell but "
-                    "does not begin with '# '")
+                    "does not begin with '# '"
+                )
             cells[-1][1].append(line[2:])
         else:
             cells[-1][1].append(line)
@@ -60,9 +62,11 @@ def make_notebook(source):
     """An unexecuted notebook of one lesson's source."""
     book = nbformat.v4.new_notebook()
     book.metadata["kernelspec"] = {
-        "display_name": "Python 3", "language": "python", "name": "python3"}
-    new = {"markdown": nbformat.v4.new_markdown_cell,
-           "code": nbformat.v4.new_code_cell}
+        "display_name": "Python 3",
+        "language": "python",
+        "name": "python3",
+    }
+    new = {"markdown": nbformat.v4.new_markdown_cell, "code": nbformat.v4.new_code_cell}
     for number, (kind, text) in enumerate(read_percent(source.read_text("utf-8"))):
         # Ids by position: rebuilding an unchanged lesson changes no id.
         book.cells.append(new[kind](text, id=f"cell-{number:02d}"))
@@ -72,8 +76,12 @@ def make_notebook(source):
 def execute(book):
     """Run every cell in a fresh kernel, in notebooks/; raise on any error."""
     client = nbclient.NotebookClient(
-        book, timeout=300, kernel_name="python3", record_timing=False,
-        resources={"metadata": {"path": str(HERE)}})
+        book,
+        timeout=300,
+        kernel_name="python3",
+        record_timing=False,
+        resources={"metadata": {"path": str(HERE)}},
+    )
     client.execute()
     book.metadata.pop("language_info", None)  # it names the Python version
     return book
@@ -85,8 +93,7 @@ def keep_outputs(book, path):
     outputs = [c for c in old.cells if c.cell_type == "code"]
     code = [c for c in book.cells if c.cell_type == "code"]
     if [c.source for c in code] != [c.source for c in outputs]:
-        raise SystemExit(f"{path.name}: its code changed: run it again "
-                         "(leave out --keep-outputs)")
+        raise SystemExit(f"{path.name}: its code changed: run it again (leave out --keep-outputs)")
     for cell, was in zip(code, outputs):
         cell.outputs, cell.execution_count = was.outputs, was.execution_count
     return book
@@ -95,14 +102,16 @@ def keep_outputs(book, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="parts of lessons' names")
-    parser.add_argument("--keep-outputs", action="store_true",
-                        help="only the text changed: run nothing")
+    parser.add_argument(
+        "--keep-outputs", action="store_true", help="only the text changed: run nothing"
+    )
     options = parser.parse_args()
-    chosen = [s for s in lessons()
-              if not options.names or any(n in s.stem for n in options.names)]
+    chosen = [s for s in lessons() if not options.names or any(n in s.stem for n in options.names)]
     if not chosen:
-        parser.error(f"no lesson named {' '.join(options.names)}; there are "
-                     + ", ".join(s.stem for s in lessons()))
+        parser.error(
+            f"no lesson named {' '.join(options.names)}; there are "
+            + ", ".join(s.stem for s in lessons())
+        )
     for source in chosen:
         start = time.perf_counter()
         book = make_notebook(source)
@@ -110,8 +119,11 @@ def main():
         book = keep_outputs(book, path) if options.keep_outputs else execute(book)
         nbformat.validate(book)
         nbformat.write(book, path)
-        print(f"{path.name}  {time.perf_counter() - start:.1f} s  "
-              f"{path.stat().st_size / 1024:.0f} KiB", flush=True)
+        print(
+            f"{path.name}  {time.perf_counter() - start:.1f} s  "
+            f"{path.stat().st_size / 1024:.0f} KiB",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -42,8 +42,7 @@ def speeds_of(record):
     rows = {}
     for r in record["program"]["rows"]:
         row = rows.setdefault(
-            r["length"],
-            {"length": r["length"], "run": f"{r['batch']} x {r['channels']}"},
+            r["length"], {"length": r["length"], "run": f"{r['batch']} x {r['channels']}"}
         )
         if r["method"].startswith("FFTW"):
             key = r["method"].lower().replace(" ", "_")
@@ -139,9 +138,7 @@ LIMIT_COLUMNS = (
 
 def draw_speeds(record, speeds, limits, peers):
     """Time per output; times the peers; parts of the machine's limits."""
-    figure, (times, ratios, parts) = plt.subplots(
-        1, 3, figsize=(14, 4.6), layout="constrained"
-    )
+    figure, (times, ratios, parts) = plt.subplots(1, 3, figsize=(14, 4.6), layout="constrained")
     best = isas_of(record)[0]
 
     def line(axis, points, method, **look):
@@ -178,20 +175,11 @@ def draw_speeds(record, speeds, limits, peers):
     times.set_yscale("log")
     style.plain_log(times, [0.2, 0.5, 1, 2, 5, 10, 20, 50, 100])
 
-    line(
-        ratios,
-        column(f"over_fftw_{best}"),
-        "fftw_r2c",
-        label="FFTW, the better of two",
-    )
+    line(ratios, column(f"over_fftw_{best}"), "fftw_r2c", label="FFTW, the better of two")
     for method in ("scipy", "scipy_fftconvolve", "scipy_oaconvolve", "torch"):
         line(
             ratios,
-            [
-                (n, ns[method] / ns["fftconv"])
-                for n, ns in peers.items()
-                if method in ns
-            ],
+            [(n, ns[method] / ns["fftconv"]) for n, ns in peers.items() if method in ns],
             method,
         )
     ratios.axhline(1, color="#333333", lw=0.8)
@@ -220,9 +208,7 @@ def draw_speeds(record, speeds, limits, peers):
     for axis in (times, ratios, parts):
         style.length_axis(axis, [r["length"] for r in speeds])
         axis.set_xlabel("Row length L")
-        axis.legend(
-            loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=1, fontsize=8
-        )
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=1, fontsize=8)
     return figure
 
 

@@ -1,8 +1,7 @@
 """Figure 4: the cost model of order-p Monarch decompositions."""
 
-from fftconv import cost
-
 import style
+from fftconv import cost
 from style import plt
 
 ORDERS = {2: style.BLUE, 3: style.ORANGE, 4: style.GREEN}
@@ -56,9 +55,7 @@ def note(axis, text, at, to):
         fontsize=8.5,
         color="#333333",
         ha="center",
-        arrowprops=dict(
-            arrowstyle="-|>", color="#333333", lw=0.9, shrinkA=1, shrinkB=4
-        ),
+        arrowprops=dict(arrowstyle="-|>", color="#333333", lw=0.9, shrinkA=1, shrinkB=4),
     )
 
 
@@ -66,11 +63,7 @@ def panel(axis, rows, hardware, unit, small_note, limit_note):
     """One machine's curves; unit: (name, picoseconds in one)."""
     value = {}
     for order, colour in ORDERS.items():
-        value[order] = {
-            r["n"]: r["ps_per_token"] / unit[1]
-            for r in rows
-            if r["order"] == order
-        }
+        value[order] = {r["n"]: r["ps_per_token"] / unit[1] for r in rows if r["order"] == order}
         axis.plot(SIZES, list(value[order].values()), color=colour, marker="o")
         axis.annotate(
             f"p = {order}",
@@ -114,9 +107,7 @@ def draw(results, out):
         panel(axis, mine, hardware, *words)
         axis.set_title(title)
         rows += mine
-    figure.suptitle(
-        "Cost model for order-p Monarch decompositions", fontsize=12
-    )
+    figure.suptitle("Cost model for order-p Monarch decompositions", fontsize=12)
     style.save_figure(
         figure,
         out,

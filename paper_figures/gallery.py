@@ -95,8 +95,7 @@ def table(body):
         if any(row.get(key) not in (None, "") for row in body["rows"])
     ]
     head = "".join(
-        f'<th class="{KINDS.get(key, "")}">{escape(words)}</th>'
-        for key, words in columns
+        f'<th class="{KINDS.get(key, "")}">{escape(words)}</th>' for key, words in columns
     )
     lines = []
     for row in body["rows"]:
@@ -113,16 +112,10 @@ def table(body):
 
 def section(body):
     name = body["name"]
-    endings = (
-        ("png", "pdf", "csv", "json") if body["image"] else ("csv", "json")
-    )
-    files = " ".join(
-        f'<a href="{name}.{end}">{end.upper()}</a>' for end in endings
-    )
+    endings = ("png", "pdf", "csv", "json") if body["image"] else ("csv", "json")
+    files = " ".join(f'<a href="{name}.{end}">{end.upper()}</a>' for end in endings)
     content = (
-        f'<img src="{name}.png" alt="{escape(body["title"])}">'
-        if body["image"]
-        else table(body)
+        f'<img src="{name}.png" alt="{escape(body["title"])}">' if body["image"] else table(body)
     )
     return (
         f'<section id="{name}"><h2>{escape(body["title"])}</h2>{content}'
@@ -138,8 +131,7 @@ def draw(results, out):
     files = [out / f"{name}.json" for name in ORDER]
     bodies = [json.loads(f.read_text()) for f in files if f.is_file()]
     links = " ".join(
-        f'<a href="#{b["name"]}">{escape(b["title"].split(":")[0])}</a>'
-        for b in bodies
+        f'<a href="#{b["name"]}">{escape(b["title"].split(":")[0])}</a>' for b in bodies
     )
     machine = escape(style.machine_line(style.read(results, "speed")))
     sections = "".join(map(section, bodies))

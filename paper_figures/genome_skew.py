@@ -1,23 +1,13 @@
 """A whole genome through long convolutions: the picture and its timings."""
 
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap
-
 import style
+from matplotlib.colors import LinearSegmentedColormap
 from style import METHODS, plt
 
 # From more C (or the second letter pair) to more G: blue, white, orange.
 SKEW = LinearSegmentedColormap.from_list(
-    "skew",
-    [
-        "#08306b",
-        style.BLUE,
-        "#a9cfe5",
-        "#f7f7f7",
-        "#f6cf8d",
-        "#d98200",
-        "#6b3d00",
-    ],
+    "skew", ["#08306b", style.BLUE, "#a9cfe5", "#f7f7f7", "#f6cf8d", "#d98200", "#6b3d00"]
 )
 MINUS = "\N{MINUS SIGN}"
 LINES = ["#b9c6d3", "#5b8db8", "#08306b"]
@@ -45,9 +35,7 @@ def ring(axis, tracks, marks):
     # own largest value, or the inner ones would be white.
     relative = skew / np.abs(skew).max(axis=1, keepdims=True)
     axis.grid(False)
-    axis.pcolormesh(
-        angle, radius, relative, cmap=SKEW, vmin=-1, vmax=1, rasterized=True
-    )
+    axis.pcolormesh(angle, radius, relative, cmap=SKEW, vmin=-1, vmax=1, rasterized=True)
     axis.set_theta_zero_location("N")
     axis.set_theta_direction(-1)
     axis.set_ylim(0, 1.0)
@@ -56,18 +44,10 @@ def ring(axis, tracks, marks):
     unit, name = unit_of(bases)
     step = 10.0 ** np.floor(np.log10(bases))
     places = np.arange(0, bases, step)
-    axis.set_xticks(
-        angle_of(places, bases), [f"{p / unit:g} {name}" for p in places]
-    )
+    axis.set_xticks(angle_of(places, bases), [f"{p / unit:g} {name}" for p in places])
     axis.tick_params(pad=1)
     for label, place in marks.items():
-        axis.plot(
-            [angle_of(place, bases)] * 2,
-            [HOLE, 1.0],
-            color="black",
-            lw=1.1,
-            ls=(0, (4, 3)),
-        )
+        axis.plot([angle_of(place, bases)] * 2, [HOLE, 1.0], color="black", lw=1.1, ls=(0, (4, 3)))
         axis.annotate(
             label,
             (angle_of(place, bases), 0.7 * HOLE),
@@ -114,30 +94,19 @@ def line_panels(right, tracks, marks):
     bases = tracks["bases"]
     unit, name = unit_of(bases)
     x = places_of(tracks) / unit
-    axes = right.subplots(
-        5, 1, sharex=True, gridspec_kw={"height_ratios": [1, 1, 1, 1, 1.5]}
-    )
-    middle = [
-        np.asarray(tracks["gc_skew"][tracks["windows"].index(t)])
-        for t in tracks["lines"]
-    ]
+    axes = right.subplots(5, 1, sharex=True, gridspec_kw={"height_ratios": [1, 1, 1, 1, 1.5]})
+    middle = [np.asarray(tracks["gc_skew"][tracks["windows"].index(t)]) for t in tracks["lines"]]
     panels = [
         ("GC content (%)", [100 * np.asarray(c) for c in tracks["gc"]]),
         ("GC skew (%)", [100 * c for c in middle]),
         ("AT skew (%)", [100 * np.asarray(c) for c in tracks["at_skew"]]),
     ]
     for axis, (label, curves) in zip(axes, panels):
-        for taps, colour, width, curve in zip(
-            tracks["lines"], LINES, (0.8, 1.3, 2.0), curves
-        ):
+        for taps, colour, width, curve in zip(tracks["lines"], LINES, (0.8, 1.3, 2.0), curves):
             axis.plot(x, curve, color=colour, lw=width, label=f"{taps:,} taps")
         axis.set_title(label)
-    axes[0].legend(
-        loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=3, borderaxespad=0
-    )
-    axes[3].plot(
-        x, np.asarray(tracks["cumulative_skew"]) / 1e3, color=style.RED
-    )
+    axes[0].legend(loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=3, borderaxespad=0)
+    axes[3].plot(x, np.asarray(tracks["cumulative_skew"]) / 1e3, color=style.RED)
     axes[3].set_title(f"Cumulative G {MINUS} C (thousands of bases)")
     for axis in axes[:4]:
         for where in marks.values():
@@ -181,8 +150,7 @@ def caption_of(record):
     counts = ", ".join(f"{k} {n:,}" for k, n in record["counts"].items())
     marks = ", ".join(f"{k} at base {n:,}" for k, n in record["marks"].items())
     checks = "; ".join(
-        f"{e['filter']}, {e['taps']:,} taps, against {e['against']}: "
-        f"{e['error']:.1e}"
+        f"{e['filter']}, {e['taps']:,} taps, against {e['against']}: {e['error']:.1e}"
         for e in record["errors"]
     )
     return f"""{bases} bases ({counts}) as four one-hot rows, convolved modulo
@@ -194,13 +162,8 @@ def caption_of(record):
 
 def drawn(tracks):
     """(columns, rows) of every curve in the figure, one row per bin."""
-    columns = [
-        ("position", "Position (base)"),
-        ("cumulative_skew", "Cumulative G - C"),
-    ]
-    columns += [
-        (f"gc_skew_{t}", f"GC skew, {t:,} taps") for t in tracks["windows"]
-    ]
+    columns = [("position", "Position (base)"), ("cumulative_skew", "Cumulative G - C")]
+    columns += [(f"gc_skew_{t}", f"GC skew, {t:,} taps") for t in tracks["windows"]]
     columns += [
         (f"{kind}_{t}", f"{words}, {t:,} taps")
         for kind, words in (("gc", "GC content"), ("at_skew", "AT skew"))
@@ -215,10 +178,7 @@ def drawn(tracks):
         *tracks["at_skew"],
         *tracks["pair_skew"],
     ]
-    rows = [
-        dict(zip((key for key, _ in columns), map(float, values)))
-        for values in zip(*series)
-    ]
+    rows = [dict(zip((key for key, _ in columns), map(float, values))) for values in zip(*series)]
     return columns, rows
 
 

@@ -80,8 +80,7 @@ DRAWINGS = {
 
 def options():
     parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     grid = parser.add_mutually_exclusive_group()
     grid.add_argument("--quick", action="store_true", help="a tiny grid")
@@ -104,9 +103,7 @@ def options():
         metavar="DIR",
         help="where results are put and read (default: OUT/results)",
     )
-    parser.add_argument(
-        "--draw-only", action="store_true", help="measure nothing"
-    )
+    parser.add_argument("--draw-only", action="store_true", help="measure nothing")
     parser.add_argument(
         "--snapshot",
         action="store_true",
@@ -130,12 +127,8 @@ def measure(experiment, settings):
         "--results",
         str(settings.results),
     ]
-    command += ["--quick"] * settings.quick + ["--full"] * (
-        settings.full and not settings.quick
-    )
-    one = dict.fromkeys(
-        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
-    )
+    command += ["--quick"] * settings.quick + ["--full"] * (settings.full and not settings.quick)
+    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     subprocess.run(command, check=True, env={**os.environ, **one})
 
 
@@ -148,28 +141,18 @@ def main():
         for experiment in EXPERIMENTS:
             timed(experiment, lambda: measure(experiment, settings))
     for drawing, needed in DRAWINGS.items():
-        missing = [
-            name
-            for name in needed
-            if not (settings.results / f"{name}.json").is_file()
-        ]
+        missing = [name for name in needed if not (settings.results / f"{name}.json").is_file()]
         if missing and settings.draw_only:
             print(f"{drawing.__name__:<22} not drawn: no {missing[0]}.json")
             continue
-        timed(
-            drawing.__name__,
-            lambda: drawing.draw(settings.results, settings.out),
-        )
+        timed(drawing.__name__, lambda: drawing.draw(settings.results, settings.out))
     if settings.snapshot:
         kept = ROOT / "experiments" / "results"
         kept.mkdir(exist_ok=True)
         for name in RESULTS:
             shutil.copy(settings.results / f"{name}.json", kept)
         shutil.copy(settings.out / "readme.png", style.HERE / "readme.png")
-    print(
-        f"{'all':<22} {time.perf_counter() - started:7.1f} s\n"
-        f"{settings.out / 'index.html'}"
-    )
+    print(f"{'all':<22} {time.perf_counter() - started:7.1f} s\n{settings.out / 'index.html'}")
 
 
 if __name__ == "__main__":

@@ -12,9 +12,7 @@ def draw(results, out):
     found = {}
     for row in record["rows"]:
         if row["table"] == 13:
-            found.setdefault(row["method"], {})[row["length"]] = row[
-                "ns_per_output"
-            ]
+            found.setdefault(row["method"], {})[row["length"]] = row["ns_per_output"]
     figure, axis = plt.subplots(figsize=(7.6, 4), layout="constrained")
     for method in SHOWN:
         label, colour, marker, dashes = METHODS[method]
@@ -32,10 +30,7 @@ def draw(results, out):
     axis.set_xlabel("Sequence length L")
     axis.set_ylabel("ns per output element")
     machine = record["machine"]
-    axis.set_title(
-        "Causal convolution, float32, one thread\n"
-        f"{machine['cpu']}, {machine['isa']}"
-    )
+    axis.set_title(f"Causal convolution, float32, one thread\n{machine['cpu']}, {machine['isa']}")
     axis.legend(loc="upper left", ncols=2)
     axis.set_yscale("log")
     low, high = axis.get_ylim()

@@ -92,11 +92,7 @@ def options(description):
         help="the JSON of experiments/ (default: %(default)s)",
     )
     parser.add_argument(
-        "--out",
-        type=Path,
-        default=OUT,
-        metavar="DIR",
-        help="where to draw (default: %(default)s)",
+        "--out", type=Path, default=OUT, metavar="DIR", help="where to draw (default: %(default)s)"
     )
     return parser
 
@@ -167,9 +163,7 @@ def machine_line(record):
     gpu = record.get("gpu", {})
     card = "".join(
         f"{gpu[key]}{words}, "
-        for key, words in (
-            ("name", ""), ("driver_version", " driver"), ("nvcc", " nvcc")
-        )
+        for key, words in (("name", ""), ("driver_version", " driver"), ("nvcc", " nvcc"))
         if gpu.get(key)
     )
     versions = ", ".join(f"{k} {v}" for k, v in m["versions"].items())
@@ -198,9 +192,7 @@ def save_table(out, name, title, caption, columns, rows, record, image=False):
         "columns": columns,
         "rows": rows,
     }
-    (out / f"{name}.json").write_text(
-        json.dumps(body, indent=1, allow_nan=False) + "\n"
-    )
+    (out / f"{name}.json").write_text(json.dumps(body, indent=1, allow_nan=False) + "\n")
 
 
 def save_figure(figure, out, name, title, caption, columns, rows, record):
@@ -215,7 +207,5 @@ def by_case(record):
     """(table, N) -> method -> row of results."""
     cases = {}
     for row in record["rows"]:
-        cases.setdefault((row["table"], row["fft_size"]), {})[
-            row["method"]
-        ] = row
+        cases.setdefault((row["table"], row["fft_size"]), {})[row["method"]] = row
     return cases

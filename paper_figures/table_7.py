@@ -3,13 +3,7 @@
 import style
 from style import METHODS, plt
 
-TIMED = [
-    "fftconv",
-    "fftconv_ready",
-    "fftconv_backward",
-    "fftconv_whole",
-    "scipy_oaconvolve",
-]
+TIMED = ["fftconv", "fftconv_ready", "fftconv_backward", "fftconv_whole", "scipy_oaconvolve"]
 REMEMBERED = ["fftconv_ready", "fftconv_backward", "scipy_oaconvolve"]
 LENGTH = 8192  # Table 7's row
 
@@ -44,12 +38,8 @@ def times_of(found, length, kernel_length):
     row = {m: here[m]["ns_per_output"] for m in TIMED}
     for m in ("fftconv", "fftconv_ready", "fftconv_backward"):
         row[f"{m}_of_uncut"] = here[m]["median_s"] / uncut[m]["median_s"]
-    row["over_oaconvolve"] = (
-        here["scipy_oaconvolve"]["median_s"] / here["fftconv"]["median_s"]
-    )
-    row["error"] = max(
-        here[m]["error"] for m in TIMED if m.startswith("fftconv")
-    )
+    row["over_oaconvolve"] = here["scipy_oaconvolve"]["median_s"] / here["fftconv"]["median_s"]
+    row["error"] = max(here[m]["error"] for m in TIMED if m.startswith("fftconv"))
     return row
 
 
@@ -137,9 +127,7 @@ def line(axis, points, method, **look):
 
 def draw_partial(rows):
     """Time over Lk; time and memory against the uncut filter; time over L."""
-    figure, (times, falls, long) = plt.subplots(
-        1, 3, figsize=(14, 4.6), layout="constrained"
-    )
+    figure, (times, falls, long) = plt.subplots(1, 3, figsize=(14, 4.6), layout="constrained")
     cut = [r for r in rows if r["length"] == LENGTH]
     kernels = [r["kernel_length"] for r in cut]
     for method in TIMED:
@@ -153,13 +141,7 @@ def draw_partial(rows):
         ("fftconv_backward", "time, backward", style.BLUE, "o", ":"),
         ("forward_workspace_kb", "workspace", style.GREEN, "^", "-"),
         ("spectrum_kb", "spectrum", style.ORANGE, "s", "-"),
-        (
-            "h100_memory",
-            "GPU memory of training Hyena-s-8K (the paper)",
-            style.GREY,
-            "",
-            "--",
-        ),
+        ("h100_memory", "GPU memory of training Hyena-s-8K (the paper)", style.GREY, "", "--"),
     ):
         falls.plot(
             kernels,
@@ -185,11 +167,7 @@ def draw_partial(rows):
     for label, chosen, look in (
         ("Lk = L", lambda r: r["kernel_length"] == r["length"], "-"),
         ("Lk = L / 4", lambda r: 4 * r["kernel_length"] == r["length"], "--"),
-        (
-            f"Lk = {style.short(window)}",
-            lambda r: r["kernel_length"] == window,
-            ":",
-        ),
+        (f"Lk = {style.short(window)}", lambda r: r["kernel_length"] == window, ":"),
     ):
         for method in ("fftconv_ready", "scipy_oaconvolve"):
             line(
@@ -208,9 +186,7 @@ def draw_partial(rows):
     for axis in (times, long):
         axis.set_ylim(bottom=0)
     for axis in (times, falls, long):
-        axis.legend(
-            loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=1, fontsize=8
-        )
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=1, fontsize=8)
     return figure
 
 

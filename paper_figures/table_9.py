@@ -28,11 +28,7 @@ def name_of(drop):
 
 def dense_of(record):
     """(N, direction) -> the row without a pattern."""
-    return {
-        (r["fft_size"], r["direction"]): r
-        for r in record["rows"]
-        if r["order"] == "dense"
-    }
+    return {(r["fft_size"], r["direction"]): r for r in record["rows"] if r["order"] == "dense"}
 
 
 def rows_of(record):
@@ -95,13 +91,10 @@ COLUMNS = [
 
 def draw_sparsity(rows):
     """At the longest N: what was asked and had; what it saves."""
-    figure, (parts, forward, backward) = plt.subplots(
-        1, 3, figsize=(14, 4.4), layout="constrained"
-    )
+    figure, (parts, forward, backward) = plt.subplots(1, 3, figsize=(14, 4.4), layout="constrained")
     n = max(r["fft_size"] for r in rows)
     mine = {
-        order: [r for r in rows if r["order"] == order and r["fft_size"] == n]
-        for order in ORDERS
+        order: [r for r in rows if r["order"] == order and r["fft_size"] == n] for order in ORDERS
     }
     patterns = [r["pattern"] for r in mine["stage"]]
     places = range(len(patterns))
@@ -161,16 +154,11 @@ def draw_sparsity(rows):
     for axis in (parts, forward, backward):
         axis.set_xticks(
             places,
-            [
-                f"{p.replace(' ', ',')}\n{r['asked']:.0f} %"
-                for p, r in zip(patterns, mine["stage"])
-            ],
+            [f"{p.replace(' ', ',')}\n{r['asked']:.0f} %" for p, r in zip(patterns, mine["stage"])],
             fontsize=6.5,
         )
         axis.set_xlabel("Pattern (a, b, c, d) and the part it asks to remove")
-        axis.legend(
-            loc="upper center", bbox_to_anchor=(0.5, -0.24), ncols=1, fontsize=8
-        )
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), ncols=1, fontsize=8)
     return figure
 
 

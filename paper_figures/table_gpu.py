@@ -63,14 +63,15 @@ def table_rows(record, table):
             row[f"{method}_over_floor"] = cell(of, "over_floor")
         row["floor"] = cell(ours, "floor_ms")
         row["memory"] = cell(ours, "peak_bytes")
-        row["memory_torch"] = cell(
-            measured.get((n, "torch_complex")), "peak_bytes"
+        row["memory_torch"] = cell(measured.get((n, "torch_complex")), "peak_bytes")
+        rows.append(
+            row
+            | {
+                "h100_pytorch": printed["pytorch_ms"],
+                "h100_flashfftconv": printed["flashfftconv_ms"],
+                "note": printed["note"],
+            }
         )
-        rows.append(row | {
-            "h100_pytorch": printed["pytorch_ms"],
-            "h100_flashfftconv": printed["flashfftconv_ms"],
-            "note": printed["note"],
-        })
     return rows
 
 

@@ -37,12 +37,12 @@ def table_rows(record, table):
         if found["table"] != table:
             continue
         n, machine = found["fft_size"], found["machine"]
-        row = rows.setdefault(n, {
-            "fft_size": n,
-            "h100_flashfftconv": printed[n]["flashfftconv_ms"],
-        })
-        row |= {f"{machine}_{key}": found[key] for key in found
-                if key.endswith("_ms") or key == "binds"}
+        row = rows.setdefault(
+            n, {"fft_size": n, "h100_flashfftconv": printed[n]["flashfftconv_ms"]}
+        )
+        row |= {
+            f"{machine}_{key}": found[key] for key in found if key.endswith("_ms") or key == "binds"
+        }
         if machine == "H100":
             row["ratio"] = row["h100_flashfftconv"] / found["predicted_ms"]
     return [rows[n] for n in sorted(rows)]

@@ -29,9 +29,7 @@ def rows_of(record):
     """A row for each shape, number of taps, type and layout."""
     cases, h100 = {}, printed()
     for row in record["rows"]:
-        key = tuple(
-            row[k] for k in ("length", "channels", "taps", "dtype", "layout")
-        )
+        key = tuple(row[k] for k in ("length", "channels", "taps", "dtype", "layout"))
         cases.setdefault(key, {})[row["method"]] = row
     rows = []
     for (length, channels, taps, dtype, layout), found in cases.items():
@@ -51,9 +49,7 @@ def rows_of(record):
         if "numpy" in found:
             row["speedup"] = found["numpy"]["median_s"] / ours["median_s"]
         if layout == "BLH" and taps == 5 and (length, channels) in h100:
-            row |= {
-                f"h100_{k}": v for k, v in h100[length, channels].items()
-            }
+            row |= {f"h100_{k}": v for k, v in h100[length, channels].items()}
         rows.append(row)
     return rows
 
@@ -99,8 +95,7 @@ def draw_short(rows):
                 points = [
                     (places[r["length"], r["channels"]], r["over_copy"])
                     for r in rows
-                    if (r["dtype"], r["layout"], r["taps"])
-                    == (dtype, layout, taps)
+                    if (r["dtype"], r["layout"], r["taps"]) == (dtype, layout, taps)
                 ]
                 axis.plot(
                     *zip(*points),
@@ -129,13 +124,7 @@ def draw(results, out):
     record = style.read(results, "short")
     rows = rows_of(record)
     style.save_table(
-        out,
-        "table_short",
-        "Short depthwise convolutions, CPU edition",
-        TEXT,
-        COLUMNS,
-        rows,
-        record,
+        out, "table_short", "Short depthwise convolutions, CPU edition", TEXT, COLUMNS, rows, record
     )
     figure = draw_short(rows)
     style.save_figure(

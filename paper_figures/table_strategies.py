@@ -40,15 +40,8 @@ def rows_of(record):
         times = {order: runs[order]["median_s"] for order in ORDERS}
         fastest = min(times, key=times.get)
         auto = measured["auto"]
-        named = min(
-            time
-            for order, time in times.items()
-            if order[0] == str(measured["upstream"])
-        )
-        row = {
-            key: measured[key]
-            for key in ("batch", "length", "inputs", "outputs", "states")
-        }
+        named = min(time for order, time in times.items() if order[0] == str(measured["upstream"]))
+        row = {key: measured[key] for key in ("batch", "length", "inputs", "outputs", "states")}
         row |= {order: 1e3 * time for order, time in times.items()}
         row |= {
             "fastest": fastest,
@@ -64,21 +57,13 @@ def rows_of(record):
         for name in SCIPY:
             if name in runs:
                 row[name] = 1e3 * runs[name]["median_s"]
-                row[f"{name} over"] = (
-                    runs[name]["median_s"] / runs["auto"]["median_s"]
-                )
+                row[f"{name} over"] = runs[name]["median_s"] / runs["auto"]["median_s"]
         rows.append(row)
     return rows
 
 
 COLUMNS = (
-    [
-        ("batch", "B"),
-        ("length", "L"),
-        ("inputs", "H_in"),
-        ("outputs", "H_out"),
-        ("states", "N"),
-    ]
+    [("batch", "B"), ("length", "L"), ("inputs", "H_in"), ("outputs", "H_out"), ("states", "N")]
     + [(order, f"{label} (ms)") for order, (label, _, _) in ORDERS.items()]
     + [
         ("fastest", "Fastest"),
@@ -126,10 +111,7 @@ def draw_map(rows):
         )
     for r in rows:
         if r["auto"] != r["fastest"]:
-            place = (
-                1 / r["batch"] + 1 / r["states"],
-                1 / r["inputs"] + 1 / r["outputs"],
-            )
+            place = (1 / r["batch"] + 1 / r["states"], 1 / r["inputs"] + 1 / r["outputs"])
             axis.plot(*place, "o", ms=14, mfc="none", mec=style.GREY)
             axis.annotate(
                 f"{r['over_fastest']:.2f}",
@@ -142,9 +124,7 @@ def draw_map(rows):
     axis.set_yscale("log")
     low = min(axis.get_xlim()[0], axis.get_ylim()[0])
     high = max(axis.get_xlim()[1], axis.get_ylim()[1])
-    axis.plot(
-        (low, high), (low, high), color=style.GREY, ls="--", label="lrnnx's rule"
-    )
+    axis.plot((low, high), (low, high), color=style.GREY, ls="--", label="lrnnx's rule")
     axis.set_xlabel("1/B + 1/N")
     axis.set_ylabel("1/H_in + 1/H_out")
     axis.legend()
@@ -156,24 +136,11 @@ def draw(results, out):
     record = style.read(results, "strategies")
     rows = rows_of(record)
     style.save_table(
-        out,
-        "table_strategies",
-        "State-space layers: three strategies",
-        TEXT,
-        COLUMNS,
-        rows,
-        record,
+        out, "table_strategies", "State-space layers: three strategies", TEXT, COLUMNS, rows, record
     )
     kernel = record["kernel"]
     shown = {
-        key: kernel[key]
-        for key in (
-            "heads",
-            "states",
-            "length",
-            "heads_of_numpy",
-            "difference",
-        )
+        key: kernel[key] for key in ("heads", "states", "length", "heads_of_numpy", "difference")
     }
     shown |= {m: 1e3 * kernel[m]["median_s"] for m in ("fftconv", "numpy")}
     shown["speedup"] = shown["numpy"] / shown["fftconv"]

@@ -12,14 +12,7 @@ TITLES = {
 }
 # Tables 3 and 4 are columns of 11 and 12, with memory beside them.
 SELECTED = {3: (11, 16), 4: (12, 17)}
-ONE_THREAD = [
-    "fftconv",
-    "fftconv_ready",
-    "numpy",
-    "numpy_saved",
-    "scipy",
-    "scipy_fftconvolve",
-]
+ONE_THREAD = ["fftconv", "fftconv_ready", "numpy", "numpy_saved", "scipy", "scipy_fftconvolve"]
 ALL_THREADS = ["fftconv_threads", "scipy_threads"]
 
 METHOD_TEXT = """CPU columns: float32, one thread unless the heading says
@@ -62,11 +55,7 @@ def table_rows(cases, table):
         row = {
             "fft_size": n,
             "run": f"{first['batch']} x {first['channels']}",
-            **{
-                m: found[m]["scaled_ms"]
-                for m in ONE_THREAD + ALL_THREADS
-                if m in found
-            },
+            **{m: found[m]["scaled_ms"] for m in ONE_THREAD + ALL_THREADS if m in found},
             "over_numpy": speedup(found, "numpy"),
             "over_scipy": speedup(found, "scipy"),
             "error": first["error"],
@@ -107,9 +96,7 @@ def selected_rows(cases, table, memory):
     savings = {}
     for row in memory["rows"]:
         if row["table"] == memory_table:
-            savings.setdefault(row["fft_size"], {})[row["method"]] = row[
-                "resident_bytes"
-            ]
+            savings.setdefault(row["fft_size"], {})[row["method"]] = row["resident_bytes"]
     rows = []
     for n, h100 in printed.items():
         found = cases.get((speed_table, n))
@@ -178,44 +165,14 @@ def draw_speeds(rows, sizes):
             curve = [(r["fft_size"], r[method]) for r in mine if method in r]
             if curve:
                 label, colour, marker, dashes = METHODS[method]
-                time_axis.plot(
-                    *zip(*curve),
-                    color=colour,
-                    marker=marker,
-                    ls=dashes,
-                    label=label,
-                )
+                time_axis.plot(*zip(*curve), color=colour, marker=marker, ls=dashes, label=label)
         for key, label, colour, marker, dashes in (
-            (
-                "over_numpy",
-                "libfftconv over NumPy, this CPU",
-                style.ORANGE,
-                "s",
-                "-",
-            ),
-            (
-                "over_scipy",
-                "libfftconv over SciPy, this CPU",
-                style.GREEN,
-                "^",
-                "-",
-            ),
-            (
-                "h100_speedup",
-                "FlashFFTConv over PyTorch, H100 (the paper)",
-                style.GREY,
-                "",
-                "--",
-            ),
+            ("over_numpy", "libfftconv over NumPy, this CPU", style.ORANGE, "s", "-"),
+            ("over_scipy", "libfftconv over SciPy, this CPU", style.GREEN, "^", "-"),
+            ("h100_speedup", "FlashFFTConv over PyTorch, H100 (the paper)", style.GREY, "", "--"),
         ):
             curve = [(r["fft_size"], r[key]) for r in mine if key in r]
-            ratio_axis.plot(
-                *zip(*curve),
-                color=colour,
-                marker=marker,
-                ls=dashes,
-                label=label,
-            )
+            ratio_axis.plot(*zip(*curve), color=colour, marker=marker, ls=dashes, label=label)
         ratio_axis.axhline(1, color="#333333", lw=0.8)
         time_axis.set_title(f"Table {table}\n{TITLES[table].split(' (')[0]}")
         style.length_axis(ratio_axis, sizes)
@@ -229,9 +186,7 @@ def draw_speeds(rows, sizes):
     for axis in axes.flat:
         for handle, label in zip(*axis.get_legend_handles_labels()):
             seen.setdefault(label, handle)
-    figure.legend(
-        seen.values(), seen.keys(), loc="outside lower center", ncols=5
-    )
+    figure.legend(seen.values(), seen.keys(), loc="outside lower center", ncols=5)
     return figure
 
 

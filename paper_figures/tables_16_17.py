@@ -29,10 +29,7 @@ def table_rows(cases, table):
     for (t, n), found in sorted(cases.items()):
         if t != table:
             continue
-        row = {
-            "fft_size": n,
-            "run": f"{found['numpy']['batch']} x {found['numpy']['channels']}",
-        }
+        row = {"fft_size": n, "run": f"{found['numpy']['batch']} x {found['numpy']['channels']}"}
         for method in SHOWN:
             r = found[method]
             row[f"{method}_gb"] = r["resident_bytes"] * r["scale"] / 1e9
@@ -48,9 +45,7 @@ def table_rows(cases, table):
                 "h100_flashfftconv_gb": h100["flashfftconv_gb"],
                 "h100_reduction": h100["reduction"],
                 "h100_pytorch_arrays": in_arrays(h100["pytorch_gb"], n),
-                "h100_flashfftconv_arrays": in_arrays(
-                    h100["flashfftconv_gb"], n
-                ),
+                "h100_flashfftconv_arrays": in_arrays(h100["flashfftconv_gb"], n),
             }
         rows.append(row)
     return rows
@@ -73,9 +68,7 @@ def columns():
 
 
 def draw_memory(rows_of):
-    figure, axes = plt.subplots(
-        1, 4, figsize=(14, 3.9), sharey=True, layout="constrained"
-    )
+    figure, axes = plt.subplots(1, 4, figsize=(14, 3.9), sharey=True, layout="constrained")
     panels = [(t, kind) for t in TITLES for kind in ("arrays", "peak_arrays")]
     for axis, (table, kind) in zip(axes, panels):
         rows = rows_of[table]
@@ -93,23 +86,13 @@ def draw_memory(rows_of):
         if kind == "peak_arrays":
             for key, label, dashes in (
                 ("h100_pytorch_arrays", "PyTorch, H100 (the paper)", "--"),
-                (
-                    "h100_flashfftconv_arrays",
-                    "FlashFFTConv, H100 (the paper)",
-                    ":",
-                ),
+                ("h100_flashfftconv_arrays", "FlashFFTConv, H100 (the paper)", ":"),
             ):
                 curve = [(r["fft_size"], r[key]) for r in rows if key in r]
-                axis.plot(
-                    *zip(*curve), color=style.GREY, ls=dashes, label=label
-                )
+                axis.plot(*zip(*curve), color=style.GREY, ls=dashes, label=label)
         axis.set_title(
             f"Table {table}: {TITLES[table].split(',')[0]}\n"
-            + (
-                "extra: without the inputs"
-                if kind == "arrays"
-                else "peak: inputs included"
-            )
+            + ("extra: without the inputs" if kind == "arrays" else "peak: inputs included")
         )
         axis.set_xlabel("FFT size N")
         style.length_axis(axis, sizes)
@@ -135,9 +118,7 @@ def draw(results, out):
             rows,
             record,
         )
-    rows = [
-        {"table": table, **row} for table in TITLES for row in rows_of[table]
-    ]
+    rows = [{"table": table, **row} for table in TITLES for row in rows_of[table]]
     figure = draw_memory(rows_of)
     drawn = [f"{m}_{kind}" for kind in ("arrays", "peak_arrays") for m in SHOWN]
     drawn += ["h100_pytorch_arrays", "h100_flashfftconv_arrays"]
@@ -148,8 +129,7 @@ def draw(results, out):
         "Memory of Tables 16 and 17",
         """In units of one (B, H, N) array of the element type (float32 here,
         float16 on the H100), so that machines and types compare.""",
-        [("table", "Table"), ("fft_size", "FFT size")]
-        + [(k, k) for k in drawn],
+        [("table", "Table"), ("fft_size", "FFT size")] + [(k, k) for k in drawn],
         [{k: r.get(k) for k in ("table", "fft_size", *drawn)} for r in rows],
         record,
     )

@@ -3,6 +3,7 @@
 pip calls a backend in the directory of the pyproject.toml that names it; the
 package's own is this file's directory.
 """
+
 import os
 
 from setuptools import build_meta
@@ -18,5 +19,7 @@ prepare_metadata_for_build_editable = build_meta.prepare_metadata_for_build_edit
 
 
 def build_sdist(sdist_directory, config_settings=None):
-    raise RuntimeError("the source release is made by `make dist`: it carries "
-                       "the C library, and pip installs from it")
+    raise RuntimeError(
+        "the source release is made by `make dist`: it carries "
+        "the C library, and pip installs from it"
+    )

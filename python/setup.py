@@ -6,6 +6,7 @@ sources, so that nothing is left in the tree and a tree that was configured in
 place does no harm.  FFTCONV_LIBRARY in the environment names a library that is
 built already, and is packed instead.
 """
+
 import os
 import re
 import shutil
@@ -19,8 +20,7 @@ from setuptools.command.build_py import build_py
 
 TOP = Path(__file__).resolve().parent.parent
 # What configure and make need of the tree.
-SOURCES = ["configure.ac", "Makefile.am", "experiments", "libfftconv", "python",
-           "tests"]
+SOURCES = ["configure.ac", "Makefile.am", "experiments", "libfftconv", "python", "tests"]
 # ... and of a release, where autoreconf has run already.
 GENERATED = ["configure", "Makefile.in", "aclocal.m4", "config.h.in", "build-aux"]
 
@@ -46,7 +46,8 @@ def build_library(target):
     with tempfile.TemporaryDirectory(prefix="fftconv-") as scratch:
         scratch = Path(scratch)
         built = shutil.ignore_patterns(
-            "*.o", "*.lo", "*.la", ".libs", ".deps", "build", "__pycache__")
+            "*.o", "*.lo", "*.la", ".libs", ".deps", "build", "__pycache__"
+        )
         for name in SOURCES + GENERATED:
             source = TOP / name
             if source.is_dir():
@@ -56,8 +57,7 @@ def build_library(target):
         if not (scratch / "configure").exists():
             run(["autoreconf", "--install"], scratch)
         run(["./configure", "--quiet", "--disable-static", "PYTHON=:"], scratch)
-        run(["make", "--silent", f"-j{os.cpu_count() or 1}", "libfftconv.la"],
-            scratch)
+        run(["make", "--silent", f"-j{os.cpu_count() or 1}", "libfftconv.la"], scratch)
         shutil.copyfile(scratch / ".libs" / "libfftconv.so", target)
 
 

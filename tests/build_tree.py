@@ -1,4 +1,5 @@
 """The tree and the build that the tests of headers and packaging look at."""
+
 import functools
 import os
 import shutil
@@ -17,8 +18,16 @@ CC = os.environ.get("CC", "cc").split()
 
 def clean_environment(**extra):
     """The environment without what `make check` set for its tests."""
-    ours = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "DESTDIR",
-            "PYTHONPATH", "FFTCONV_LIBRARY", "FFTCONV_BUILDDIR")
+    ours = (
+        "MAKEFLAGS",
+        "MFLAGS",
+        "MAKELEVEL",
+        "MAKEOVERRIDES",
+        "DESTDIR",
+        "PYTHONPATH",
+        "FFTCONV_LIBRARY",
+        "FFTCONV_BUILDDIR",
+    )
     kept = {key: value for key, value in os.environ.items() if key not in ours}
     return {**kept, **extra}
 
@@ -26,11 +35,12 @@ def clean_environment(**extra):
 def run(*command, **options):
     """The output of a program that must succeed; its messages if it does not."""
     options.setdefault("env", clean_environment())
-    done = subprocess.run([str(word) for word in command], text=True,
-                          capture_output=True, **options)
+    done = subprocess.run(
+        [str(word) for word in command], text=True, capture_output=True, **options
+    )
     assert done.returncode == 0, (
-        f"{' '.join(map(str, command))}: exit {done.returncode}\n"
-        f"{done.stdout}\n{done.stderr}")
+        f"{' '.join(map(str, command))}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    )
     return done.stdout
 
 
@@ -40,7 +50,7 @@ def need(program):
         pytest.skip(f"{program} is not installed")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def installed():
     """`make install` into an empty directory, once: what stands for the prefix."""
     # The interpreter outlives the tests; the directory must not outlive it.
@@ -56,16 +66,31 @@ def pkg_config(*arguments):
     """What the installed fftconv.pc says, its prefix moved to where it is."""
     need("pkg-config")
     prefix = installed()
-    return run("pkg-config", f"--define-variable=prefix={prefix}", *arguments,
-               "fftconv", env=clean_environment(
-                   PKG_CONFIG_PATH=str(prefix / "lib" / "pkgconfig"))).split()
+    return run(
+        "pkg-config",
+        f"--define-variable=prefix={prefix}",
+        *arguments,
+        "fftconv",
+        env=clean_environment(PKG_CONFIG_PATH=str(prefix / "lib" / "pkgconfig")),
+    ).split()
 
 
 def compile_and_run(source, directory):
     """Compile a C program against the installed library, as its .pc says."""
     file = Path(directory) / "program.c"
     file.write_text(source)
-    run(*CC, "-std=c11", "-Wall", "-Wextra", "-Werror", file, "-o",
-        file.with_suffix(""), *pkg_config("--cflags", "--libs"), "-lm")
-    return run(file.with_suffix(""), env=clean_environment(
-        LD_LIBRARY_PATH=str(installed() / "lib")))
+    run(
+        *CC,
+        "-std=c11",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        file,
+        "-o",
+        file.with_suffix(""),
+        *pkg_config("--cflags", "--libs"),
+        "-lm",
+    )
+    return run(
+        file.with_suffix(""), env=clean_environment(LD_LIBRARY_PATH=str(installed() / "lib"))
+    )

@@ -16,8 +16,12 @@ import fftconv.plan  # noqa: E402
 
 # The same examples on every run; FFTCONV_EXAMPLES=2000 digs deeper.
 settings.register_profile(
-    "fftconv", derandomize=True, deadline=None, database=None,
-    max_examples=int(os.environ.get("FFTCONV_EXAMPLES", 200)))
+    "fftconv",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    max_examples=int(os.environ.get("FFTCONV_EXAMPLES", 200)),
+)
 settings.load_profile("fftconv")
 
 
@@ -26,8 +30,10 @@ collect_ignore = [] if fftconv.cuda.available() else ["test_device.py"]
 
 
 def pytest_configure(config):
-    for marker in ("big: rows to 2^23; run by `make bigcheck` only",
-                   "slow: left out under sanitizers"):
+    for marker in (
+        "big: rows to 2^23; run by `make bigcheck` only",
+        "slow: left out under sanitizers",
+    ):
         config.addinivalue_line("markers", marker)
 
 
@@ -55,12 +61,12 @@ def poison(monkeypatch):
 
     def aligned_bytes(n):
         buffer, address = new_bytes(n)
-        buffer[...] = 0xff              # a NaN in every type we have
+        buffer[...] = 0xFF  # a NaN in every type we have
         return buffer, address
 
     def workspace(self, size):
         pointer = at_least(self, size)
-        self._buffer[:size] = 0xff      # of what may be a far larger one
+        self._buffer[:size] = 0xFF  # of what may be a far larger one
         return pointer
 
     for user in (module, fftconv.depthwise, fftconv.hyena):
@@ -70,12 +76,13 @@ def poison(monkeypatch):
     def device_empty(shape, dtype, like):
         array, v = new_device_array(shape, dtype, like)
         bytes_ = int(np.prod(shape)) * fftconv._array.ITEM_BYTES[dtype]
-        nan = np.full(bytes_, 0xff, np.uint8)
-        fftconv._lib.lib.fftconv_cuda_copy(v.pointer, nan.ctypes.data, bytes_,
-                                           v.device, fftconv.cuda.stream_of(v))
+        nan = np.full(bytes_, 0xFF, np.uint8)
+        fftconv._lib.lib.fftconv_cuda_copy(
+            v.pointer, nan.ctypes.data, bytes_, v.device, fftconv.cuda.stream_of(v)
+        )
         return array, v
 
-    device_empty.__wrapped__ = new_device_array     # for who must not wait
+    device_empty.__wrapped__ = new_device_array  # for who must not wait
     monkeypatch.setattr(fftconv.cuda, "empty", device_empty)
     monkeypatch.setattr(module, "aligned_bytes", aligned_bytes)
     monkeypatch.setattr(module._Workspace, "at_least", workspace)

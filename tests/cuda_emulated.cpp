@@ -17,7 +17,8 @@ extern "C" {
 
 using namespace fftconv;
 
-namespace {
+namespace
+{
 
 uint32_t seed;
 std::atomic<int64_t> until_failure{-1}; /* operations of the machine that succeed */
@@ -47,8 +48,7 @@ template <class... Kernels> int prepare(int device)
     return FFTCONV_OK;
 }
 
-template <class Kernel>
-int launch(const typename Kernel::Arguments &a, int64_t blocks)
+template <class Kernel> int launch(const typename Kernel::Arguments &a, int64_t blocks)
 {
     if (fails())
         return fail(FFTCONV_UNSUPPORTED, "a launch was made to fail");
@@ -128,8 +128,8 @@ template <class T> int padded(int kernel, const struct fftconv_cuda_padded &a, i
 {
     typedef int launcher(const struct fftconv_cuda_padded &, int64_t);
     static launcher *const launchers[PADDED_KERNELS] = {
-        launch<LoadKernel<T>>, launch<ProductKernel<T>>, launch<SumKernel<T>>,
-        launch<StoreKernel<T>>, launch<SkipKernel<T>>, launch<PlaceKernel<T>>,
+        launch<LoadKernel<T>>,  launch<ProductKernel<T>>, launch<SumKernel<T>>,
+        launch<StoreKernel<T>>, launch<SkipKernel<T>>,    launch<PlaceKernel<T>>,
         launch<TakeKernel<T>>};
     return launchers[kernel](a, blocks);
 }
@@ -269,8 +269,14 @@ std::map<int, Handle> handles;
 std::mutex of_handles;
 int next_handle = 1;
 
-enum { SUCCESS = 0, INVALID_PLAN = 1, INVALID_TYPE = 3, INVALID_VALUE = 4, INTERNAL_ERROR = 5,
-       INVALID_DEVICE = 11 };
+enum {
+    SUCCESS = 0,
+    INVALID_PLAN = 1,
+    INVALID_TYPE = 3,
+    INVALID_VALUE = 4,
+    INTERNAL_ERROR = 5,
+    INVALID_DEVICE = 11
+};
 enum { R2C = 0x2a, C2R = 0x2c, D2Z = 0x6a, Z2D = 0x6c };
 
 Handle *handle_of(int number)
@@ -298,7 +304,8 @@ std::vector<std::complex<double>> dft(const std::complex<double> *x, long long N
         parts.push_back(dft(x + r * step, M, step * p, sign));
     std::vector<std::complex<double>> root(N);
     for (long long k = 0; k < N; k++)
-        root[k] = std::polar(1.0, sign * 2 * M_PI * static_cast<double>(k) / static_cast<double>(N));
+        root[k] = std::polar(1.0,
+                             sign * 2 * M_PI * static_cast<double>(k) / static_cast<double>(N));
     for (long long k = 0; k < N; k++)
         for (long long r = 0; r < p; r++)
             X[k] += parts[r][k % M] * root[r * k % N];
@@ -357,15 +364,14 @@ const struct cuda_machine *cuda_machine(void)
 {
     /* 4 tasks: a block sums several rows of the batch */
     static const struct cuda_machine machine = {
-        rows, pack, fill, padded, devices, enter, leave, limits, prepare_rows,
-        prepare_padded, allocate, release, allocate_on, release_on, copy, device_of,
-        wait, synchronize, 4};
+        rows,   pack,         fill,           padded,      devices, enter,       leave,
+        limits, prepare_rows, prepare_padded, allocate,    release, allocate_on, release_on,
+        copy,   device_of,    wait,           synchronize, 4};
     return &machine;
 }
 
 /* What plans made from now on find; and the order that blocks and warps run in. */
-extern "C" FFTCONV_API void cuda_emulated_set(int64_t shared_bytes_, int64_t blocks,
-                                              uint32_t seed_)
+extern "C" FFTCONV_API void cuda_emulated_set(int64_t shared_bytes_, int64_t blocks, uint32_t seed_)
 {
     shared_bytes = shared_bytes_;
     resident = blocks;
@@ -503,8 +509,14 @@ FFTCONV_API int cufftSetWorkArea(int number, void *work)
 
 FFTCONV_API int cufftExecR2C(int h, void *in, void *out) { return execute<float>(h, R2C, in, out); }
 FFTCONV_API int cufftExecC2R(int h, void *in, void *out) { return execute<float>(h, C2R, in, out); }
-FFTCONV_API int cufftExecD2Z(int h, void *in, void *out) { return execute<double>(h, D2Z, in, out); }
-FFTCONV_API int cufftExecZ2D(int h, void *in, void *out) { return execute<double>(h, Z2D, in, out); }
+FFTCONV_API int cufftExecD2Z(int h, void *in, void *out)
+{
+    return execute<double>(h, D2Z, in, out);
+}
+FFTCONV_API int cufftExecZ2D(int h, void *in, void *out)
+{
+    return execute<double>(h, Z2D, in, out);
+}
 }
 
 /* Pieces of device memory and cuFFT handles not freed, and the device calls left behind. */
@@ -520,10 +532,13 @@ extern "C" FFTCONV_API int64_t cuda_emulated_waits(void) { return waits; }
 
 /* The fragment maps, for a test that holds them against the manual's formulas: row
  * and column of item i (of a pair: its first) of lane l, of matrix "a", "b", "c". */
-extern "C" FFTCONV_API void cuda_emulated_fragment(int matrix, int lane, int i, int *row, int *column)
+extern "C" FFTCONV_API void cuda_emulated_fragment(int matrix, int lane, int i, int *row,
+                                                   int *column)
 {
     *row = matrix == 'a' ? a_row(lane, i) : matrix == 'b' ? b_row(lane, i) : c_row(lane, i);
-    *column = matrix == 'a' ? a_column(lane, i) : matrix == 'b' ? b_column(lane) : c_column(lane, i);
+    *column = matrix == 'a'   ? a_column(lane, i)
+              : matrix == 'b' ? b_column(lane)
+                              : c_column(lane, i);
 }
 
 /* 16-bit conversions: of float bits to bits. */

@@ -9,10 +9,9 @@ held closer: to what rounding the exact result costs, plus the error of the
 float32 arithmetic.
 """
 
+import fftconv
 import numpy as np
 import pytest
-
-import fftconv
 from fftconv import reference
 from fftconv._array import KERNEL_DTYPES, numpy_dtype
 
@@ -22,8 +21,14 @@ ACTIVATIONS = (None, "gelu", "silu")
 
 # Forward, rows of 64 samples or more, the rounding of y included.  Backward is
 # held to twice of it.
-TOLERANCE = {"float64": 1e-13, "float32": 5e-7, "float16": 3e-4,
-             "bfloat16": 2e-3, "complex128": 1e-13, "complex64": 5e-7}
+TOLERANCE = {
+    "float64": 1e-13,
+    "float32": 5e-7,
+    "float16": 3e-4,
+    "bfloat16": 2e-3,
+    "complex128": 1e-13,
+    "complex64": 5e-7,
+}
 
 slow = pytest.mark.slow
 big = pytest.mark.big
@@ -56,10 +61,24 @@ class Case:
     reverse: k_rev's length; None means taps in mode "two_sided".
     """
 
-    def __init__(self, batch, channels, length, taps, dtype="float32", *,
-                 options=(), activation=None, mode="causal", fft_size=None,
-                 reverse=None, pattern=None, kernels=None, k_dtype=None,
-                 seed=0):
+    def __init__(
+        self,
+        batch,
+        channels,
+        length,
+        taps,
+        dtype="float32",
+        *,
+        options=(),
+        activation=None,
+        mode="causal",
+        fft_size=None,
+        reverse=None,
+        pattern=None,
+        kernels=None,
+        k_dtype=None,
+        seed=0,
+    ):
         rng = np.random.default_rng([seed, batch, channels, length, taps])
         k_dtype = k_dtype or dtype
         rows = (batch, channels, length)
@@ -72,30 +91,38 @@ class Case:
         self.k = normal(rng, kernels + (taps,), k_dtype, scale)
         self.dy = normal(rng, rows, dtype)
         real = {"complex128": "float64", "complex64": "float32"}
-        shapes = {"in_gate": (rows, dtype), "out_gate": (rows, dtype),
-                  "skip": ((channels,), k_dtype),
-                  "mask": ((batch, channels), real.get(k_dtype, k_dtype))}
-        every = {name: normal(rng, shape, of)
-                 for name, (shape, of) in shapes.items()}
+        shapes = {
+            "in_gate": (rows, dtype),
+            "out_gate": (rows, dtype),
+            "skip": ((channels,), k_dtype),
+            "mask": ((batch, channels), real.get(k_dtype, k_dtype)),
+        }
+        every = {name: normal(rng, shape, of) for name, (shape, of) in shapes.items()}
         self.operands = {name: every[name] for name in options}
         self.mode = {"mode": mode, "fft_size": fft_size}
         self.pattern = pattern
-        self.k_rev = (None if reverse is None else
-                      normal(rng, kernels + (reverse,), k_dtype, scale))
+        self.k_rev = None if reverse is None else normal(rng, kernels + (reverse,), k_dtype, scale)
         self.activation = activation
 
     def __repr__(self):
         reverse = "" if self.k_rev is None else f"k_rev {self.k_rev.shape}, "
         pattern = "" if self.pattern is None else f"{self.pattern}, "
-        return (f"Case({self.u.shape}, {self.k.shape}, {self.dtype}, "
-                f"k {self.k_dtype}, {reverse}{pattern}{self.mode}, "
-                f"{self.activation}, {sorted(self.operands)})")
+        return (
+            f"Case({self.u.shape}, {self.k.shape}, {self.dtype}, "
+            f"k {self.k_dtype}, {reverse}{pattern}{self.mode}, "
+            f"{self.activation}, {sorted(self.operands)})"
+        )
 
     @property
     def arguments(self):
         """Keywords of conv, conv_backward and of the reference alike."""
-        return {**self.operands, **self.mode, "k_rev": self.k_rev,
-                "pattern": self.pattern, "activation": self.activation}
+        return {
+            **self.operands,
+            **self.mode,
+            "k_rev": self.k_rev,
+            "pattern": self.pattern,
+            "activation": self.activation,
+        }
 
     @property
     def plan_arguments(self):
@@ -109,9 +136,17 @@ class Case:
 
     def plan(self, **choices):
         reverse = None if self.k_rev is None else self.k_rev.shape[-1]
-        return fftconv.Plan(self.u.shape, self.k.shape, **{
-            "dtype": self.dtype, **self.mode, "k_rev_length": reverse,
-            "pattern": self.pattern, **choices})
+        return fftconv.Plan(
+            self.u.shape,
+            self.k.shape,
+            **{
+                "dtype": self.dtype,
+                **self.mode,
+                "k_rev_length": reverse,
+                "pattern": self.pattern,
+                **choices,
+            },
+        )
 
     def wide(self, name):
         """An operand in 64 bits; 1 where it is absent."""
@@ -125,8 +160,7 @@ class Case:
             square = square + norm(self.k_rev) ** 2
         square = np.atleast_1d(square)
         square = square.reshape((-1, square.shape[-1]))
-        return np.sqrt(np.repeat(square, self.u.shape[1] // square.shape[1],
-                                 axis=1))
+        return np.sqrt(np.repeat(square, self.u.shape[1] // square.shape[1], axis=1))
 
     def shared(self, rows):
         """(B, H) summed over the rows that share a kernel: k's leading axes."""
@@ -155,15 +189,13 @@ def check_rows(name, got, want, scale, length, factor=1):
     error = norm(wide(got) - want) / size
     if got.dtype.itemsize == 2:
         rounded = want.astype(got.dtype).astype(np.float64)
-        limit = (norm(rounded - want) / size
-                 + 2 * factor * tolerance("float32", length))
+        limit = norm(rounded - want) / size + 2 * factor * tolerance("float32", length)
     else:
-        limit = np.broadcast_to(factor * tolerance(got.dtype.name, length),
-                                error.shape)
+        limit = np.broadcast_to(factor * tolerance(got.dtype.name, length), error.shape)
     worst = np.unravel_index(np.argmax(error - limit), error.shape)
     assert error[worst] <= limit[worst], (
-        f"{name}: error {error[worst]:.3g} in row {worst}, allowed "
-        f"{limit[worst]:.3g}")
+        f"{name}: error {error[worst]:.3g} in row {worst}, allowed {limit[worst]:.3g}"
+    )
 
 
 def check_forward(case, y, want=None):
@@ -174,47 +206,51 @@ def check_forward(case, y, want=None):
     operands = (case.u, case.k, case.k_rev, *case.operands.values())
     if not any(map(np.iscomplexobj, operands)):
         assert y.dtype == case.u.dtype
-    check_rows(f"y of {case}", y, want, case.kernel_norms() * norm(z),
-               case.u.shape[-1])
+    check_rows(f"y of {case}", y, want, case.kernel_norms() * norm(z), case.u.shape[-1])
 
 
 def check_gradients(case, got, want=None, needs=None):
     """Gradients against the oracle; what is not in `needs` must be None."""
     if want is None:
-        want = reference.conv_backward(case.dy, case.u, case.k,
-                                       **case.arguments)
+        want = reference.conv_backward(case.dy, case.u, case.k, **case.arguments)
     k, z = case.kernel_norms(), wide(case.u) * case.wide("in_gate")
     mask = case.wide("mask")
-    g = (wide(case.dy) * case.wide("out_gate")
-         * (mask if np.isscalar(mask) else mask[..., None]))
+    g = wide(case.dy) * case.wide("out_gate") * (mask if np.isscalar(mask) else mask[..., None])
     # Cauchy-Schwarz over the rows for what is summed over them.
     g, z = norm(g), norm(z)
-    shared = np.sqrt(case.shared(g ** 2) * case.shared(z ** 2))
-    scales = {"du": k * g, "dk": shared, "dk_rev": shared, "din_gate": k * g,
-              "dout_gate": k * z, "dskip": norm(g.T) * norm(z.T)}
+    shared = np.sqrt(case.shared(g**2) * case.shared(z**2))
+    scales = {
+        "du": k * g,
+        "dk": shared,
+        "dk_rev": shared,
+        "din_gate": k * g,
+        "dout_gate": k * z,
+        "dskip": norm(g.T) * norm(z.T),
+    }
     for name, reference_gradient in want._asdict().items():
         x = getattr(got, name)
-        if reference_gradient is None or (needs is not None
-                                          and name[1:] not in needs):
+        if reference_gradient is None or (needs is not None and name[1:] not in needs):
             assert x is None, f"{name} was not asked for"
             continue
-        of = {"du": case.u, "dk": case.k, "dk_rev": case.k_rev,
-              **{"d" + n: x for n, x in case.operands.items()}}[name]
+        of = {
+            "du": case.u,
+            "dk": case.k,
+            "dk_rev": case.k_rev,
+            **{"d" + n: x for n, x in case.operands.items()},
+        }[name]
         assert x.dtype == of.dtype and x.shape == of.shape
         length = of.shape[-1]
         if name == "dskip":
             x, reference_gradient = x[:, None], reference_gradient[:, None]
             length = 1
-        check_rows(f"{name} of {case}", x, reference_gradient, scales[name],
-                   length, factor=2)
+        check_rows(f"{name} of {case}", x, reference_gradient, scales[name], length, factor=2)
 
 
 def same_bits(a, b):
     """Equal to the last bit; NaN equals NaN of the same bits, None None."""
     if a is None or b is None:
         return a is b
-    return (a.dtype == b.dtype and a.shape == b.shape
-            and a.tobytes() == b.tobytes())
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
 def k_dtypes():

@@ -1,5 +1,6 @@
 """One interface, three accounts of it: fftconv.h, the symbols the library
 exports, and the ctypes table of the Python package."""
+
 import ctypes
 import os
 import re
@@ -15,11 +16,19 @@ def functions():
     without their names."""
     pattern = re.compile(
         r"FFTCONV_API\s+(?:FFTCONV_MUST_CHECK\s+)?([\w\s]+?[\s*]+)(fftconv_\w+)"
-        r"\s*\(([^)]*)\)\s*;")
-    return {name: (spell(result), [spell(re.sub(r"\w+\s*$", "", argument))
-                                   for argument in arguments.split(",")
-                                   if argument.strip() != "void"])
-            for result, name, arguments in pattern.findall(TEXT)}
+        r"\s*\(([^)]*)\)\s*;"
+    )
+    return {
+        name: (
+            spell(result),
+            [
+                spell(re.sub(r"\w+\s*$", "", argument))
+                for argument in arguments.split(",")
+                if argument.strip() != "void"
+            ],
+        )
+        for result, name, arguments in pattern.findall(TEXT)
+    }
 
 
 def spell(c_type):
@@ -31,13 +40,11 @@ def spell(c_type):
 def structures():
     """name: [field, ...] of every struct the header defines."""
     found = {}
-    for body, name in re.findall(
-            r"typedef struct \w+\s*\{(.*?)\}\s*(fftconv_\w+);", TEXT, re.S):
+    for body, name in re.findall(r"typedef struct \w+\s*\{(.*?)\}\s*(fftconv_\w+);", TEXT, re.S):
         fields = []
         for declaration in body.split(";"):
             declarators = re.sub(r"^\s*(const\s+)?\w+\s", "", declaration)
-            fields += re.findall(r"(\w+)\s*(?:\[\w+\]\s*)?(?:,|$)",
-                                 declarators.strip())
+            fields += re.findall(r"(\w+)\s*(?:\[\w+\]\s*)?(?:,|$)", declarators.strip())
         found[name] = fields
     return found
 
@@ -59,8 +66,12 @@ def python_name(c_name):
 
 def allowed(c_type, lib):
     """The ctypes that may stand for a C type in the table."""
-    plain = {"void": None, "int": ctypes.c_int, "int64_t": ctypes.c_int64,
-             "double": ctypes.c_double}
+    plain = {
+        "void": None,
+        "int": ctypes.c_int,
+        "int64_t": ctypes.c_int64,
+        "double": ctypes.c_double,
+    }
     if c_type in plain:
         return [plain[c_type]]
     target = c_type[:-1].strip()
@@ -82,8 +93,7 @@ def test_header_is_read_whole():
     assert len(STRUCTURES) == len(re.findall(r"typedef struct \w+\s*\{", TEXT))
     assert "fftconv_forward" in FUNCTIONS
     assert FUNCTIONS["fftconv_isa_available"] == ("int", ["char *"])
-    assert STRUCTURES["fftconv_tensor"] == [
-        "data", "dtype", "reserved", "shape", "stride"]
+    assert STRUCTURES["fftconv_tensor"] == ["data", "dtype", "reserved", "shape", "stride"]
 
 
 def test_exported_symbols():
@@ -92,8 +102,7 @@ def test_exported_symbols():
     lines = run("nm", "-D", "--defined-only", LIBRARY).splitlines()
     # Names with __asan and the like are a sanitizer's.
     symbols = {line.split()[-1].split("@")[0] for line in lines}
-    symbols = {name for name in symbols
-               if not re.match(r"_*(asan|ubsan|odr_asan)", name)}
+    symbols = {name for name in symbols if not re.match(r"_*(asan|ubsan|odr_asan)", name)}
     assert symbols == set(FUNCTIONS)
 
 
@@ -117,9 +126,11 @@ def test_structures_and_constants(lib, tmp_path):
     program = ["#include <fftconv.h>", "#include <stdio.h>", "int main(void) {"]
     for name, fields in STRUCTURES.items():
         program.append(f'printf("{name} - %zu\\n", sizeof({name}));')
-        program += [f'printf("{name} {field} %zu %zu\\n", '
-                    f"offsetof({name}, {field}), sizeof((({name} *)0)->{field}));"
-                    for field in fields]
+        program += [
+            f'printf("{name} {field} %zu %zu\\n", '
+            f"offsetof({name}, {field}), sizeof((({name} *)0)->{field}));"
+            for field in fields
+        ]
     program += ["return 0; }"]
     file = tmp_path / "layout.c"
     file.write_text("\n".join(program))
@@ -141,21 +152,26 @@ def test_structures_and_constants(lib, tmp_path):
 
 def test_numbers(lib):
     """Constants of the header, the Python package and the library's file name."""
-    defined = {name: int(value) for name, value in
-               re.findall(r"#define FFTCONV_(\w+) (\d+)", TEXT)}
+    defined = {name: int(value) for name, value in re.findall(r"#define FFTCONV_(\w+) (\d+)", TEXT)}
     assert lib.ABI == defined["ABI"]
     for name in ("MAX_ORDER", "MAX_RADIX", "MAX_STAGES"):
         assert getattr(lib, name) == defined[name]
-    enumerators = {name: int(value) for name, value in
-                   re.findall(r"FFTCONV_(\w+) = (\d+)", TEXT)}
-    for table in (lib.DTYPES, lib.MODES, lib.FORMS, lib.ACTIVATIONS,
-                  lib.DISCRETIZATIONS):
+    enumerators = {name: int(value) for name, value in re.findall(r"FFTCONV_(\w+) = (\d+)", TEXT)}
+    for table in (lib.DTYPES, lib.MODES, lib.FORMS, lib.ACTIVATIONS, lib.DISCRETIZATIONS):
         for name, value in table.items():
             c_name = "IDENTITY" if name is None else name.upper()
             c_name = "FORM_AUTO" if c_name == "AUTO" else c_name
             assert enumerators[c_name] == value, name
-    for name in ("OK", "INVALID", "NO_MEMORY", "UNSUPPORTED", "FORWARD",
-                 "BACKWARD", "INPUT", "OUTPUT"):
+    for name in (
+        "OK",
+        "INVALID",
+        "NO_MEMORY",
+        "UNSUPPORTED",
+        "FORWARD",
+        "BACKWARD",
+        "INPUT",
+        "OUTPUT",
+    ):
         assert getattr(lib, name) == enumerators[name]
     real_name = os.path.realpath(LIBRARY)
     assert real_name.endswith(f".so.{defined['ABI']}.0.0"), real_name

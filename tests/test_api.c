@@ -15,25 +15,24 @@
 
 static atomic_int failures, checks;
 
-#define CHECK(condition, ...)                                                  \
-    do {                                                                       \
-        atomic_fetch_add(&checks, 1);                                          \
-        if (!(condition)) {                                                    \
-            atomic_fetch_add(&failures, 1);                                    \
-            printf("%s:%d: %s: ", __FILE__, __LINE__, #condition);             \
-            printf(__VA_ARGS__);                                               \
-            printf("\n");                                                      \
-        }                                                                      \
+#define CHECK(condition, ...) \
+    do { \
+        atomic_fetch_add(&checks, 1); \
+        if (!(condition)) { \
+            atomic_fetch_add(&failures, 1); \
+            printf("%s:%d: %s: ", __FILE__, __LINE__, #condition); \
+            printf(__VA_ARGS__); \
+            printf("\n"); \
+        } \
     } while (0)
 
 /* A status that must be FFTCONV_OK for the test to go on. */
-#define MUST(call)                                                             \
-    do {                                                                       \
-        int status_ = (call);                                                  \
-        CHECK(status_ == FFTCONV_OK, "status %d: %s", status_,                 \
-              fftconv_last_error());                                           \
-        if (status_ != FFTCONV_OK)                                             \
-            return;                                                            \
+#define MUST(call) \
+    do { \
+        int status_ = (call); \
+        CHECK(status_ == FFTCONV_OK, "status %d: %s", status_, fftconv_last_error()); \
+        if (status_ != FFTCONV_OK) \
+            return; \
     } while (0)
 
 /* Is `word` in `text`, with no letter, digit or _ on either side? */
@@ -44,20 +43,18 @@ static int names(const char *text, const char *word)
     size_t n = strlen(word);
 
     for (const char *p = text; (p = strstr(p, word)); p++)
-        if ((p == text || !strchr(letters, p[-1])) &&
-            (!p[n] || !strchr(letters, p[n])))
+        if ((p == text || !strchr(letters, p[-1])) && (!p[n] || !strchr(letters, p[n])))
             return 1;
     return 0;
 }
 
 /* `status` must be FFTCONV_INVALID, and the message name `argument`. */
-#define CHECK_INVALID(call, argument)                                          \
-    do {                                                                       \
-        int status_ = (call);                                                  \
+#define CHECK_INVALID(call, argument) \
+    do { \
+        int status_ = (call); \
         CHECK(status_ == FFTCONV_INVALID, "%s: status %d", argument, status_); \
-        CHECK(names(fftconv_last_error(), argument),                           \
-              "the message does not name %s: \"%s\"", argument,                \
-              fftconv_last_error());                                           \
+        CHECK(names(fftconv_last_error(), argument), "the message does not name %s: \"%s\"", \
+              argument, fftconv_last_error()); \
     } while (0)
 
 /* ---- Data and the oracle ------------------------------------------------- */
@@ -87,15 +84,12 @@ static float *poison(size_t n)
 /* A dense float32 tensor of shape (B, H, L). */
 static fftconv_tensor tensor(float *data, int64_t B, int64_t H, int64_t L)
 {
-    return (fftconv_tensor){.data = data,
-                            .dtype = FFTCONV_FLOAT32,
-                            .shape = {B, H, L},
-                            .stride = {H * L, L, 1}};
+    return (fftconv_tensor){
+        .data = data, .dtype = FFTCONV_FLOAT32, .shape = {B, H, L}, .stride = {H * L, L, 1}};
 }
 
 /* y[t] = sum_s k[s] z[t-s]; N > 0: t-s is taken modulo N, else y is causal. */
-static void direct(double *y, const float *k, int64_t Lk, const float *z,
-                   int64_t L, int64_t N)
+static void direct(double *y, const float *k, int64_t Lk, const float *z, int64_t L, int64_t N)
 {
     for (int64_t t = 0; t < L; t++) {
         y[t] = 0;
@@ -117,8 +111,7 @@ static double norm(const float *x, int64_t n)
 }
 
 /* ||got - want|| / max(||want||, ||k|| ||z||); NaN where got has one. */
-static double row_error(const float *got, const double *want, int64_t L,
-                        double scale)
+static double row_error(const float *got, const double *want, int64_t L, double scale)
 {
     double error = 0, size = 0;
 
@@ -130,9 +123,8 @@ static double row_error(const float *got, const double *want, int64_t L,
 }
 
 /* Every row of y against the direct sum. */
-static void check_rows(const char *what, const float *y, const float *k,
-                       const float *u, int64_t B, int64_t H, int64_t L,
-                       int64_t Lk, int64_t N)
+static void check_rows(const char *what, const float *y, const float *k, const float *u, int64_t B,
+                       int64_t H, int64_t L, int64_t Lk, int64_t N)
 {
     double *want = malloc(L * sizeof *want);
 
@@ -141,10 +133,8 @@ static void check_rows(const char *what, const float *y, const float *k,
         double error;
 
         direct(want, k_row, Lk, u + row * L, L, N);
-        error = row_error(y + row * L, want, L,
-                          norm(k_row, Lk) * norm(u + row * L, L));
-        CHECK(error <= 5e-7, "%s: row %d, L=%d: error %g", what, (int)row,
-              (int)L, error);
+        error = row_error(y + row * L, want, L, norm(k_row, Lk) * norm(u + row * L, L));
+        CHECK(error <= 5e-7, "%s: row %d, L=%d: error %g", what, (int)row, (int)L, error);
     }
     free(want);
 }
@@ -203,16 +193,15 @@ static void test_shape(int64_t B, int64_t H, int64_t L, int64_t Lk, int64_t N)
     }
     MUST(fftconv_plan_create(&plan, &desc));
     MUST(fftconv_plan_get_info(plan, &info));
-    CHECK(N ? info.fft_size == N : info.fft_size >= L, "fft_size %lld",
-          (long long)info.fft_size);
+    CHECK(N ? info.fft_size == N : info.fft_size >= L, "fft_size %lld", (long long)info.fft_size);
     MUST(fftconv_forward(plan, NULL, &o));
     check_rows("kernel in the call", y, k, u, B, H, L, Lk, N);
 
     o.y.data = again;
     o.threads = 2;
     MUST(fftconv_forward(plan, NULL, &o));
-    CHECK(!memcmp(y, again, B * H * L * sizeof *y),
-          "B=%d H=%d L=%d: 1 and 2 threads differ", (int)B, (int)H, (int)L);
+    CHECK(!memcmp(y, again, B * H * L * sizeof *y), "B=%d H=%d L=%d: 1 and 2 threads differ",
+          (int)B, (int)H, (int)L);
 
     MUST(fftconv_spectrum_create(&spectrum, plan, &o.k, NULL, 0));
     o.k = (fftconv_tensor){0};
@@ -280,8 +269,7 @@ static void test_backward(void)
 /* ---- Two-sided, streamed, complex, over channels ---------------------------- */
 
 /* y[t] += sum_s k_rev[s] z[t+s] */
-static void add_reverse(double *y, const float *k_rev, int64_t Lrev,
-                        const float *z, int64_t L)
+static void add_reverse(double *y, const float *k_rev, int64_t Lrev, const float *z, int64_t L)
 {
     for (int64_t t = 0; t < L; t++)
         for (int64_t s = 0; s < Lrev && t + s < L; s++)
@@ -331,8 +319,7 @@ static void test_two_sided(void)
             direct(want, k + h * Lk, Lk, z, L, 0);
             add_reverse(want, rev + h * Lrev, Lrev, z, L);
             error = row_error(y + row * L, want, L,
-                              hypot(norm(k + h * Lk, Lk),
-                                    norm(rev + h * Lrev, Lrev)) * norm(z, L));
+                              hypot(norm(k + h * Lk, Lk), norm(rev + h * Lrev, Lrev)) * norm(z, L));
             CHECK(error <= 5e-7, "row %d: error %g", row, error);
         }
         MUST(fftconv_backward(plan, given ? spectrum : NULL, &back));
@@ -363,8 +350,7 @@ static void test_history(void)
     fftconv_plan_desc desc = plan_desc(B, H, piece, Lk);
     fftconv_plan *plan = NULL;
     fftconv_spectrum *spectrum = NULL;
-    fftconv_operands o = {.size = sizeof o,
-                          .history = tensor(past, B, H, Lk - 1)};
+    fftconv_operands o = {.size = sizeof o, .history = tensor(past, B, H, Lk - 1)};
     fftconv_tensor kernel = tensor(k, 1, H, Lk);
     int64_t t = 0;
 
@@ -433,8 +419,8 @@ static void test_complex(void)
             CHECK(error <= 5e-7, "row %d, part %d: error %g", h, part, error);
         }
     }
-    back = (fftconv_operands){.size = sizeof back, .u = o.u, .k = o.k, .dy = o.u,
-                              .du = o.u, .dk = o.k};
+    back = (fftconv_operands){
+        .size = sizeof back, .u = o.u, .k = o.k, .dy = o.u, .du = o.u, .dk = o.k};
     back.dy.data = dy;
     back.du.data = du;
     back.dk.data = dk;
@@ -482,11 +468,9 @@ static void test_weights(void)
 
             for (int t = 0; t < N; t++) {
                 sum += y[row * N + t];
-                CHECK(which == 2 || y[row * N + t] == 0, "%g",
-                      (double)y[row * N + t]);
+                CHECK(which == 2 || y[row * N + t] == 0, "%g", (double)y[row * N + t]);
             }
-            CHECK(fabs(sum) <= 1e-4 && (which == 1 || norm(y + row * N, N) > 1),
-                  "sum %g", sum);
+            CHECK(fabs(sum) <= 1e-4 && (which == 1 || norm(y + row * N, N) > 1), "sum %g", sum);
         }
         fftconv_plan_destroy(plan);
     }
@@ -519,8 +503,12 @@ static void test_contract(void)
     MUST(fftconv_rows_to_spectra(plan, FFTCONV_INPUT, &rows, U, 0));
     MUST(fftconv_kernels_to_spectra(plan, &kernels, NULL, K, 0));
     fftconv_contraction c = {.size = sizeof c,
-                             .rows = B, .columns = OUT, .depth = IN,
-                             .a = U, .b = K, .out = Y,
+                             .rows = B,
+                             .columns = OUT,
+                             .depth = IN,
+                             .a = U,
+                             .b = K,
+                             .out = Y,
                              .a_stride = {IN, 1},
                              .b_stride = {1, IN},
                              .out_stride = {OUT, 1},
@@ -551,8 +539,12 @@ static void test_contract(void)
     /* dK[o, i] = sum_b G[b, o] conj U[b, i] */
     MUST(fftconv_rows_to_spectra(plan, FFTCONV_OUTPUT, &cotangent, Y, 0));
     c = (fftconv_contraction){.size = sizeof c,
-                              .rows = OUT, .columns = IN, .depth = B,
-                              .a = Y, .b = U, .out = K,
+                              .rows = OUT,
+                              .columns = IN,
+                              .depth = B,
+                              .a = Y,
+                              .b = U,
+                              .out = K,
                               .a_stride = {1, OUT},
                               .b_stride = {IN, 1},
                               .out_stride = {IN, 1},
@@ -580,32 +572,16 @@ static void test_bad_plans(void)
         size_t offset, width;
         int64_t value;
     } cases[] = {
-#define CASE(field, value)                                                     \
-    {#field, offsetof(fftconv_plan_desc, field),                               \
-     sizeof((fftconv_plan_desc *)0)->field, value}
-        CASE(batch, 0),
-        CASE(batch, -3),
-        CASE(channels, 0),
-        CASE(length, 0),
-        CASE(length, -64),
-        CASE(length, INT64_MAX),
-        CASE(kernel_length, 0),
-        CASE(kernel_length, -1),
-        CASE(mode, 7),
-        CASE(dtype, 0),
-        CASE(dtype, 99),
-        CASE(form, 9),
-        CASE(threads, -1),
-        CASE(order, -2),
-        CASE(order, FFTCONV_MAX_ORDER + 1),
-        CASE(single_block, 2),
-        CASE(history, -1),
-        CASE(kernels, -1),
-        CASE(kernels, 3),
-        CASE(kernel_batch, -1),
-        CASE(kernel_batch, 3),
-        CASE(reverse_length, 5),
-        CASE(size, 0),
+#define CASE(field, value) \
+    {#field, offsetof(fftconv_plan_desc, field), sizeof((fftconv_plan_desc *)0)->field, value}
+        CASE(batch, 0),          CASE(batch, -3),         CASE(channels, 0),
+        CASE(length, 0),         CASE(length, -64),       CASE(length, INT64_MAX),
+        CASE(kernel_length, 0),  CASE(kernel_length, -1), CASE(mode, 7),
+        CASE(dtype, 0),          CASE(dtype, 99),         CASE(form, 9),
+        CASE(threads, -1),       CASE(order, -2),         CASE(order, FFTCONV_MAX_ORDER + 1),
+        CASE(single_block, 2),   CASE(history, -1),       CASE(kernels, -1),
+        CASE(kernels, 3),        CASE(kernel_batch, -1),  CASE(kernel_batch, 3),
+        CASE(reverse_length, 5), CASE(size, 0),
 #undef CASE
     };
     fftconv_plan_desc desc;
@@ -618,13 +594,11 @@ static void test_bad_plans(void)
 
         desc = plan_desc(2, 2, 64, 64);
         memcpy((char *)&desc + cases[i].offset,
-               cases[i].width == 8 ? (void *)&cases[i].value : (void *)&narrow,
-               cases[i].width);
+               cases[i].width == 8 ? (void *)&cases[i].value : (void *)&narrow, cases[i].width);
         snprintf(value, sizeof value, "%lld", (long long)cases[i].value);
         plan = NULL;
         CHECK_INVALID(fftconv_plan_create(&plan, &desc), cases[i].argument);
-        CHECK(names(fftconv_last_error(), value),
-              "the message does not hold %s: \"%s\"", value,
+        CHECK(names(fftconv_last_error(), value), "the message does not hold %s: \"%s\"", value,
               fftconv_last_error());
         CHECK(plan == NULL, "%s: a plan was made", cases[i].argument);
     }
@@ -645,8 +619,7 @@ static void test_bad_plans(void)
     desc = plan_desc(2, 2, 64, 64);
     desc.isa = "no-such-isa";
     status = fftconv_plan_create(&plan, &desc);
-    CHECK(status == FFTCONV_INVALID || status == FFTCONV_UNSUPPORTED,
-          "status %d", status);
+    CHECK(status == FFTCONV_INVALID || status == FFTCONV_UNSUPPORTED, "status %d", status);
     CHECK(names(fftconv_last_error(), "isa"), "%s", fftconv_last_error());
 }
 
@@ -671,11 +644,11 @@ static void test_bad_operands(void)
     CHECK_INVALID(fftconv_forward(plan, NULL, NULL), "operands");
 
     /* One field wrong at a time. */
-#define REFUSED(argument, change)                                              \
-    do {                                                                       \
-        o = good;                                                              \
-        change;                                                                \
-        CHECK_INVALID(fftconv_forward(plan, NULL, &o), argument);              \
+#define REFUSED(argument, change) \
+    do { \
+        o = good; \
+        change; \
+        CHECK_INVALID(fftconv_forward(plan, NULL, &o), argument); \
     } while (0)
     REFUSED("size", o.size = 3);
     REFUSED("activation", o.activation = 5);
@@ -701,10 +674,8 @@ static void test_bad_operands(void)
     REFUSED("history", o.history = tensor(k, B, H, L - 1));
     MUST(fftconv_workspace_bytes(plan, FFTCONV_FORWARD, 0, &bytes));
     memory = aligned_alloc(64, (bytes + 128) / 64 * 64);
-    REFUSED("workspace_bytes",
-            (o.workspace = memory, o.workspace_bytes = bytes - 1));
-    REFUSED("workspace",
-            (o.workspace = memory + 8, o.workspace_bytes = bytes));
+    REFUSED("workspace_bytes", (o.workspace = memory, o.workspace_bytes = bytes - 1));
+    REFUSED("workspace", (o.workspace = memory + 8, o.workspace_bytes = bytes));
 #undef REFUSED
 
     /* Spectra made for another shape or mode. */
@@ -722,13 +693,10 @@ static void test_bad_operands(void)
     o.k = (fftconv_tensor){0};
     CHECK_INVALID(fftconv_forward(plan, other, &o), "spectrum");
 
-    CHECK_INVALID(fftconv_spectrum_create(NULL, plan, &good.k, NULL, 0),
-                  "spectrum");
+    CHECK_INVALID(fftconv_spectrum_create(NULL, plan, &good.k, NULL, 0), "spectrum");
     CHECK_INVALID(fftconv_spectrum_create(&none, plan, NULL, NULL, 0), "k");
-    CHECK_INVALID(fftconv_spectrum_create(&none, NULL, &good.k, NULL, 0),
-                  "plan");
-    CHECK_INVALID(fftconv_spectrum_create(&none, plan, &good.k, &good.k, 0),
-                  "k_rev");
+    CHECK_INVALID(fftconv_spectrum_create(&none, NULL, &good.k, NULL, 0), "plan");
+    CHECK_INVALID(fftconv_spectrum_create(&none, plan, &good.k, &good.k, 0), "k_rev");
     CHECK(none == NULL, "a spectrum was made");
     CHECK_INVALID(fftconv_workspace_bytes(plan, 2, 0, &bytes), "direction");
     CHECK_INVALID(fftconv_workspace_bytes(plan, 0, 0, NULL), "bytes");
@@ -807,8 +775,7 @@ static void test_threads_and_fork(void)
     MUST(fftconv_plan_create(&plan, &desc));
     MUST(fftconv_spectrum_create(&spectrum, plan, &kernel, NULL, 0));
     MUST(fftconv_forward(plan, spectrum, &o));
-    check_rows("before the threads", job.want, k, job.u, JOB_B, JOB_H, JOB_L,
-               JOB_L, 0);
+    check_rows("before the threads", job.want, k, job.u, JOB_B, JOB_H, JOB_L, JOB_L, 0);
     job.plan = plan;
     job.spectrum = spectrum;
 
@@ -817,8 +784,8 @@ static void test_threads_and_fork(void)
         CHECK(!pthread_create(&thread[i], NULL, caller, &job), "thread %d", i);
     for (int i = 0; i < CALLERS; i++)
         pthread_join(thread[i], NULL);
-    CHECK(names(fftconv_last_error(), "desc"),
-          "another thread's message came here: \"%s\"", fftconv_last_error());
+    CHECK(names(fftconv_last_error(), "desc"), "another thread's message came here: \"%s\"",
+          fftconv_last_error());
 
     /* The pool's threads do not live on in a child: it must make its own.
      * A child that hangs is killed, and counts as failed. */
@@ -835,8 +802,8 @@ static void test_threads_and_fork(void)
     CHECK(child > 0, "fork");
     if (child > 0)
         waitpid(child, &status, 0);
-    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0,
-          "the child ended with status %#x", (unsigned)status);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0, "the child ended with status %#x",
+          (unsigned)status);
     convolve_and_compare(&job, 2);
 
     fftconv_spectrum_destroy(spectrum);
@@ -855,14 +822,13 @@ static void test_cost(void)
 
     MUST(fftconv_hardware_get("A100", &a100));
     MUST(fftconv_balanced_radices(2048, 3, radices));
-    CHECK(!memcmp(radices, balanced, sizeof radices), "%d %d %d",
-          (int)radices[0], (int)radices[1], (int)radices[2]);
+    CHECK(!memcmp(radices, balanced, sizeof radices), "%d %d %d", (int)radices[0], (int)radices[1],
+          (int)radices[2]);
 
     /* Equation 2; 2048 points are in fast memory at every stage. */
     MUST(fftconv_monarch_cost(radices, 3, &a100, &seconds));
     for (int i = 0; i < 3; i++)
-        want += 16. * 2048 * radices[i] /
-                    (radices[i] >= a100.mu ? a100.tau_m : a100.tau_g) +
+        want += 16. * 2048 * radices[i] / (radices[i] >= a100.mu ? a100.tau_m : a100.tau_g) +
                 4. * 2048 / a100.sigma_s;
     CHECK(fabs(seconds - want) <= 1e-12 * want, "%g, not %g", seconds, want);
 
@@ -893,7 +859,6 @@ int main(void)
     test_bad_operands();
     test_threads_and_fork();
     test_cost();
-    printf("%d checks, %d failed\n", atomic_load(&checks),
-           atomic_load(&failures));
+    printf("%d checks, %d failed\n", atomic_load(&checks), atomic_load(&failures));
     return atomic_load(&failures) != 0;
 }

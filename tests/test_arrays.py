@@ -2,10 +2,9 @@
 
 import sys
 
+import fftconv
 import numpy as np
 import pytest
-
-import fftconv
 from fftconv import _array
 from support import DTYPES, Case, check_forward, check_gradients, same_bits
 
@@ -42,11 +41,9 @@ HOW = ["every second", "reversed", "all reversed", "sliced", "fortran", "hbl"]
 def test_strides(how, dtype, mode):
     """Any strides, of every operand and of out: the bits of the dense ones."""
     for length in (33, 300):
-        case = Case(3, 5, length, length, dtype, options=ALL,
-                    activation="gelu", mode=mode)
+        case = Case(3, 5, length, length, dtype, options=ALL, activation="gelu", mode=mode)
         want = fftconv.conv(case.u, case.k, **case.arguments)
-        gradients = fftconv.conv_backward(case.dy, case.u, case.k,
-                                          **case.arguments)
+        gradients = fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments)
         arguments = case.arguments
         for name in ("in_gate", "out_gate"):
             arguments[name] = embed(arguments[name], how)
@@ -64,7 +61,7 @@ def test_strides(how, dtype, mode):
         for name, a, b in zip(got._fields, got, gradients):
             assert b is None or np.array_equal(a.reshape(b.shape), b), name
         assert np.array_equal(u, before), "an input was written to"
-        fftconv.conv(u, k, **arguments, out=u)              # in place
+        fftconv.conv(u, k, **arguments, out=u)  # in place
         assert same_bits(np.ascontiguousarray(u), want)
 
 
@@ -104,8 +101,7 @@ def test_swapped_and_misaligned(dtype):
 
     for change, word in ((swapped, "byte order"), (misaligned, "aligned")):
         at = {"u": case.u, "k": case.k, **case.arguments}
-        at = {name: change(x) if isinstance(x, np.ndarray) else x
-              for name, x in at.items()}
+        at = {name: change(x) if isinstance(x, np.ndarray) else x for name, x in at.items()}
         assert same_bits(fftconv.conv(**at), want)
         g = fftconv.conv_backward(change(case.dy), **at)
         assert g.du.dtype.isnative
@@ -119,12 +115,15 @@ def test_out_is_checked():
     good = np.zeros_like(case.u)
     frozen = good.copy()
     frozen.flags.writeable = False
-    for out, word in [(good[:1], "shape"), (good[..., :39], "shape"),
-                      (good.astype("float64"), "dtype"),
-                      (good.astype("int32"), "dtype"), (frozen, "read-only"),
-                      ([[0.0]], "NumPy array"),
-                      (np.broadcast_to(good[:, :, :1], good.shape).copy()[
-                          :, :, :1], "shape")]:
+    for out, word in [
+        (good[:1], "shape"),
+        (good[..., :39], "shape"),
+        (good.astype("float64"), "dtype"),
+        (good.astype("int32"), "dtype"),
+        (frozen, "read-only"),
+        ([[0.0]], "NumPy array"),
+        (np.broadcast_to(good[:, :, :1], good.shape).copy()[:, :, :1], "shape"),
+    ]:
         with pytest.raises(ValueError, match=f"out .*{word}"):
             fftconv.conv(case.u, case.k, out=out)
     assert not good.any()
@@ -133,8 +132,7 @@ def test_out_is_checked():
 def test_out_that_repeats_itself():
     """A stride of 0 in out would write one place twice."""
     case = Case(2, 3, 40, 40)
-    out = np.lib.stride_tricks.as_strided(
-        np.full(40, 7, np.float32), (2, 3, 40), (0, 0, 4))
+    out = np.lib.stride_tricks.as_strided(np.full(40, 7, np.float32), (2, 3, 40), (0, 0, 4))
     with pytest.raises(ValueError, match="y"):
         fftconv.conv(case.u, case.k, out=out)
     assert np.all(out == 7)
@@ -146,8 +144,12 @@ def test_overlap():
     u = base[:240].reshape(2, 3, 40)
     k = np.ones((3, 40), np.float32)
     before = base.copy()
-    for out in (base[1:241].reshape(2, 3, 40), base[6:246].reshape(2, 3, 40),
-                u[::-1], u[..., ::-1]):
+    for out in (
+        base[1:241].reshape(2, 3, 40),
+        base[6:246].reshape(2, 3, 40),
+        u[::-1],
+        u[..., ::-1],
+    ):
         with pytest.raises(ValueError, match="overlap"):
             fftconv.conv(u, k, out=out)
         assert np.array_equal(base, before)
@@ -160,8 +162,7 @@ def test_overlap():
         assert same_bits(x, kept)
     big = np.ones(3 * 40 + 240, np.float32)
     with pytest.raises(ValueError, match="overlap"):
-        fftconv.conv(case.u, big[:120].reshape(3, 40),
-                     out=big[100:340].reshape(2, 3, 40))
+        fftconv.conv(case.u, big[:120].reshape(3, 40), out=big[100:340].reshape(2, 3, 40))
     assert np.all(big == 1)
 
 
@@ -183,18 +184,16 @@ def test_inputs_may_be_one_array():
     """u, both gates and dy may all be the same memory, or repeat it."""
     case = Case(2, 3, 64, 64)
     y = fftconv.conv(case.u, case.k, case.u, case.u)
-    assert same_bits(y, fftconv.conv(case.u, case.k, case.u.copy(),
-                                     case.u.copy()))
-    ones = np.broadcast_to(np.float32(1), case.u.shape)     # strides 0
+    assert same_bits(y, fftconv.conv(case.u, case.k, case.u.copy(), case.u.copy()))
+    ones = np.broadcast_to(np.float32(1), case.u.shape)  # strides 0
     assert ones.strides == (0, 0, 0)
-    assert same_bits(fftconv.conv(case.u, case.k, ones, ones),
-                     fftconv.conv(case.u, case.k))
+    assert same_bits(fftconv.conv(case.u, case.k, ones, ones), fftconv.conv(case.u, case.k))
     assert same_bits(
         fftconv.conv_backward(ones, case.u, case.k).dk,
-        fftconv.conv_backward(ones.copy(), case.u, case.k).dk)
+        fftconv.conv_backward(ones.copy(), case.u, case.k).dk,
+    )
     same = np.broadcast_to(case.k[:1], case.k.shape)
-    assert same_bits(fftconv.conv(case.u, same),
-                     None or fftconv.conv(case.u, same.copy()))
+    assert same_bits(fftconv.conv(case.u, same), None or fftconv.conv(case.u, same.copy()))
 
 
 class Interface:
@@ -247,8 +246,12 @@ class OnDevice(DLPack):
 
 
 class CudaArray:
-    __cuda_array_interface__ = {"shape": (4,), "typestr": "<f4",
-                                "data": (4096, False), "version": 3}
+    __cuda_array_interface__ = {
+        "shape": (4,),
+        "typestr": "<f4",
+        "data": (4096, False),
+        "version": 3,
+    }
 
 
 def test_other_kinds():
@@ -256,11 +259,11 @@ def test_other_kinds():
     case = Case(2, 3, 50, 50, options=("in_gate", "skip"))
     want = fftconv.conv(case.u, case.k, **case.arguments)
     for wrap in (Interface, Array, DLPack):
-        at = {name: wrap(x) if isinstance(x, np.ndarray) else x
-              for name, x in case.arguments.items()}
+        at = {
+            name: wrap(x) if isinstance(x, np.ndarray) else x for name, x in case.arguments.items()
+        }
         y = fftconv.conv(wrap(case.u), wrap(case.k), **at)
-        g = fftconv.conv_backward(wrap(case.dy), wrap(case.u), wrap(case.k),
-                                  **at)
+        g = fftconv.conv_backward(wrap(case.dy), wrap(case.u), wrap(case.k), **at)
         if wrap is DLPack:
             assert all(type(x) is DLPack for x in (y, g.du, g.dk, g.din_gate))
             y, g = y.x, type(g)(*(x and x.x for x in g))
@@ -272,19 +275,21 @@ def test_arrays_of_devices():
     """Refused by calls that do not know them, and where there is no device."""
     k = np.ones((1, 4), np.float32)
     with pytest.raises(ValueError, match=r"u is on DLPack device \(10, 0\)"):
-        fftconv.conv(OnDevice(k, (10, 0)), k)                   # kDLROCM
-    for x in OnDevice(k, (2, 0)), CudaArray():                  # kDLCUDA
+        fftconv.conv(OnDevice(k, (10, 0)), k)  # kDLROCM
+    for x in OnDevice(k, (2, 0)), CudaArray():  # kDLCUDA
         with pytest.raises(ValueError, match="x is on a CUDA device; this call"):
             fftconv.depthwise_conv1d(x, k)
     if fftconv.cuda.available():
-        return                              # test_device.py has the rest
+        return  # test_device.py has the rest
     assert fftconv.cuda.devices() == 0
-    for call in (lambda: fftconv.conv(k, CudaArray()),
-                 lambda: fftconv.cuda.asarray(k),
-                 lambda: fftconv.Plan((1, 1, 4), (1, 4), device="cuda"),
-                 lambda: fftconv.conv(k, k, backend="cuda"),
-                 lambda: fftconv.conv_backward(k, k, k, backend="cuda"),
-                 lambda: fftconv.FFTConv(1, 4, backend="cuda")):
+    for call in (
+        lambda: fftconv.conv(k, CudaArray()),
+        lambda: fftconv.cuda.asarray(k),
+        lambda: fftconv.Plan((1, 1, 4), (1, 4), device="cuda"),
+        lambda: fftconv.conv(k, k, backend="cuda"),
+        lambda: fftconv.conv_backward(k, k, k, backend="cuda"),
+        lambda: fftconv.FFTConv(1, 4, backend="cuda"),
+    ):
         with pytest.raises(fftconv.Unsupported, match="CUDA"):
             call()
     for backend in ("auto", "cpu"):
@@ -294,6 +299,7 @@ def test_arrays_of_devices():
 def test_subclass():
     class Mine(np.ndarray):
         pass
+
     case = Case(2, 3, 20, 20)
     y = fftconv.conv(case.u.view(Mine), case.k)
     assert same_bits(np.asarray(y), fftconv.conv(case.u, case.k))
@@ -307,15 +313,26 @@ def test_torch_is_never_imported():
 def test_torch(dtype):
     """CPU tensors in, CPU tensors out, bfloat16 too; strides as they are."""
     torch = pytest.importorskip("torch")
-    case = Case(2, 3, 100, 100, dtype, k_dtype="float64" if dtype == "float64"
-                else "float32", options=ALL, activation="gelu")
+    case = Case(
+        2,
+        3,
+        100,
+        100,
+        dtype,
+        k_dtype="float64" if dtype == "float64" else "float32",
+        options=ALL,
+        activation="gelu",
+    )
 
     def tensor(x):
         if not isinstance(x, np.ndarray):
             return x
         if x.dtype.name == "bfloat16":
-            return torch.from_numpy(x.view(np.uint16).astype(np.int32)).to(
-                torch.int16).view(torch.bfloat16)
+            return (
+                torch.from_numpy(x.view(np.uint16).astype(np.int32))
+                .to(torch.int16)
+                .view(torch.bfloat16)
+            )
         return torch.from_numpy(x)
 
     def bits(x):
@@ -324,8 +341,7 @@ def test_torch(dtype):
         return x.contiguous().numpy().tobytes()
 
     want = fftconv.conv(case.u, case.k, **case.arguments)
-    gradients = fftconv.conv_backward(case.dy, case.u, case.k,
-                                      **case.arguments)
+    gradients = fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments)
     at = {name: tensor(x) for name, x in case.arguments.items()}
     u = tensor(case.u).transpose(1, 2).contiguous().transpose(1, 2)
     y = fftconv.conv(u, tensor(case.k), **at)
@@ -333,8 +349,7 @@ def test_torch(dtype):
     assert bits(y) == want.tobytes()
     got = fftconv.conv_backward(tensor(case.dy), u, tensor(case.k), **at)
     for a, b in zip(got, gradients):
-        assert a is b is None or (bits(a) == b.tobytes()
-                                  and tuple(a.shape) == b.shape)
+        assert a is b is None or (bits(a) == b.tobytes() and tuple(a.shape) == b.shape)
     out = torch.empty_like(u)
     assert fftconv.conv(u, tensor(case.k), **at, out=out) is out
     assert bits(out) == want.tobytes()

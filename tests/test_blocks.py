@@ -1,13 +1,21 @@
 """Partial convolutions: kernels much shorter than the row, in blocks
 (overlap-save), forced by radices and chosen by the plan."""
 
+import fftconv
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
-
-import fftconv
-from support import (ACTIVATIONS, COMPLEX, DTYPES, Case, big, check_forward,
-                     check_gradients, same_bits)
+from hypothesis import given
+from hypothesis import strategies as st
+from support import (
+    ACTIVATIONS,
+    COMPLEX,
+    DTYPES,
+    Case,
+    big,
+    check_forward,
+    check_gradients,
+    same_bits,
+)
 
 ISAS = fftconv.isas()
 ALL = ("in_gate", "out_gate", "skip", "mask")
@@ -29,8 +37,7 @@ def check(case, plan):
     check_forward(case, y)
     check_gradients(case, g)
     assert same_bits(plan(case.u, case.k, **case.kernel_arguments), y)
-    for a, b in zip(plan.backward(case.dy, case.u, case.k,
-                                  **case.kernel_arguments), g):
+    for a, b in zip(plan.backward(case.dy, case.u, case.k, **case.kernel_arguments), g):
         assert same_bits(a, b)
 
 
@@ -41,8 +48,7 @@ def case_of(mode, length, taps, dtype="float32", **more):
     if mode == "circular":
         more.setdefault("fft_size", length + taps // 3)
     more.setdefault("activation", None if dtype in COMPLEX else "gelu")
-    return Case(2, 3, length, taps, dtype, mode=mode,
-                options=more.pop("options", ALL), **more)
+    return Case(2, 3, length, taps, dtype, mode=mode, options=more.pop("options", ALL), **more)
 
 
 MODES = ["causal", "two_sided", "circular"]
@@ -62,8 +68,9 @@ def test_every_path(isa, mode, dtype):
 
 @pytest.mark.parametrize("dense", [False, True], ids=["codelet", "dense"])
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("radices", [(64,), (2,) * 7, (128, 2), (16, 16, 4),
-                                     (7, 9), (5, 5, 5), (3, 16)], ids=str)
+@pytest.mark.parametrize(
+    "radices", [(64,), (2,) * 7, (128, 2), (16, 16, 4), (7, 9), (5, 5, 5), (3, 16)], ids=str
+)
 def test_radices(radices, mode, dense):
     case = case_of(mode, 3000, 17)
     plan = forced(case, radices, dense=dense)
@@ -76,8 +83,7 @@ def test_radices(radices, mode, dense):
 def test_row_lengths(mode, dtype):
     """One sample, one block to the sample, one more, and several."""
     v = forced(case_of(mode, 5000, 30, dtype)).block_length
-    for length in (1, 2, v - 1, v, v + 1, 2 * v - 1, 2 * v, 2 * v + 1,
-                   5 * v + 3):
+    for length in (1, 2, v - 1, v, v + 1, 2 * v - 1, 2 * v, 2 * v + 1, 5 * v + 3):
         case = case_of(mode, length, 30, dtype)
         check(case, forced(case))
 
@@ -103,28 +109,42 @@ def test_wrap_reaches_many_blocks_back():
         check(case, forced(case, (8, 12)))
 
 
-@pytest.mark.parametrize("options", [(), ("in_gate",), ("out_gate",),
-                                     ("in_gate", "out_gate"), ("skip",),
-                                     ("mask",), ALL], ids="+".join)
+@pytest.mark.parametrize(
+    "options",
+    [(), ("in_gate",), ("out_gate",), ("in_gate", "out_gate"), ("skip",), ("mask",), ALL],
+    ids="+".join,
+)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("mode", MODES)
 def test_every_operand(mode, activation, options):
     for dtype, k_dtype in (("float32",) * 2, ("bfloat16", "float32")):
-        case = case_of(mode, 700, 25, dtype, k_dtype=k_dtype,
-                       activation=activation, options=options)
+        case = case_of(
+            mode, 700, 25, dtype, k_dtype=k_dtype, activation=activation, options=options
+        )
         check(case, forced(case))
 
 
-@pytest.mark.parametrize("needs", [
-    (), ("u",), ("k",), ("in_gate",), ("out_gate",), ("skip",),
-    ("k", "skip"), ("u", "in_gate"), ("u", "out_gate")], ids="+".join)
+@pytest.mark.parametrize(
+    "needs",
+    [
+        (),
+        ("u",),
+        ("k",),
+        ("in_gate",),
+        ("out_gate",),
+        ("skip",),
+        ("k", "skip"),
+        ("u", "in_gate"),
+        ("u", "out_gate"),
+    ],
+    ids="+".join,
+)
 @pytest.mark.parametrize("activation", [None, "silu"])
 @pytest.mark.parametrize("mode", MODES)
 def test_needs(mode, activation, needs):
     case = case_of(mode, 800, 25, activation=activation)
     plan = forced(case)
-    some = plan.backward(case.dy, case.u, case.k, **case.kernel_arguments,
-                         needs=needs)
+    some = plan.backward(case.dy, case.u, case.k, **case.kernel_arguments, needs=needs)
     check_gradients(case, some, needs=needs)
     every = plan.backward(case.dy, case.u, case.k, **case.kernel_arguments)
     for a, b in zip(some, every):
@@ -154,9 +174,10 @@ def test_threads(rows, mode, dtype):
     want = None
     for threads in (1, 2, 3, 7, None):
         plan = forced(case, (16, 16), threads=threads)
-        got = [plan(case.u, case.k, **case.kernel_arguments),
-               *plan.backward(case.dy, case.u, case.k,
-                              **case.kernel_arguments)]
+        got = [
+            plan(case.u, case.k, **case.kernel_arguments),
+            *plan.backward(case.dy, case.u, case.k, **case.kernel_arguments),
+        ]
         u = case.u.copy()
         got.append(plan(u, case.k, **case.kernel_arguments, out=u))
         want = want or got
@@ -164,8 +185,7 @@ def test_threads(rows, mode, dtype):
             assert same_bits(a, b), threads
 
 
-@pytest.mark.parametrize("kernels", [(), (1,), (2,), (1, 4), (3, 1), (3, 2),
-                                     (3, 4)], ids=str)
+@pytest.mark.parametrize("kernels", [(), (1,), (2,), (1, 4), (3, 1), (3, 2), (3, 4)], ids=str)
 @pytest.mark.parametrize("mode", MODES)
 def test_kernel_shapes(mode, kernels):
     case = Case(3, 4, 900, 25, mode=mode, kernels=kernels, options=ALL)
@@ -179,10 +199,10 @@ def test_rows_are_independent(mode):
     plan = forced(case)
 
     def results(u, dy):
-        g = plan.backward(dy, u, case.k, **case.kernel_arguments,
-                          needs=("u", "in_gate", "out_gate"))
-        return [plan(u, case.k, **case.kernel_arguments), g.du, g.din_gate,
-                g.dout_gate]
+        g = plan.backward(
+            dy, u, case.k, **case.kernel_arguments, needs=("u", "in_gate", "out_gate")
+        )
+        return [plan(u, case.k, **case.kernel_arguments), g.du, g.din_gate, g.dout_gate]
 
     want = results(case.u, case.dy)
     u, dy = case.u.copy(), case.dy.copy()
@@ -201,20 +221,22 @@ def test_no_look_ahead():
     for t in (1, 100, plan.block_length, plan.block_length + 1, 999):
         u = case.u.copy()
         u[..., t:] = 1e3
-        assert np.allclose(plan(u, case.k)[..., :t], y[..., :t], rtol=0,
-                           atol=1e-9)
+        assert np.allclose(plan(u, case.k)[..., :t], y[..., :t], rtol=0, atol=1e-9)
 
 
 # ---- Chosen by the plan ------------------------------------------------------
+
 
 def counters(length, taps, **choices):
     plan = fftconv.Plan((1, 4, length), (4, taps), threads=1, **choices)
     return plan, plan.counters
 
 
-@pytest.mark.parametrize("choices", [{}, dict(mode="circular"),
-                                     dict(mode="two_sided", k_rev_length=30)],
-                         ids=["causal", "circular", "two_sided"])
+@pytest.mark.parametrize(
+    "choices",
+    [{}, dict(mode="circular"), dict(mode="two_sided", k_rev_length=30)],
+    ids=["causal", "circular", "two_sided"],
+)
 def test_chosen(choices):
     """Where the kernel is short the plan cuts by itself, and is right."""
     mode = choices.get("mode", "causal")
@@ -236,14 +258,17 @@ def test_less_work_for_fewer_taps():
     the longer kernel needs (flops, of which the plan may spend a few to save
     time, nearly)."""
     length = 1 << 20
-    found = [counters(length, length >> shift)[1] for shift in
-             (0, 2, 4, 6, 8, 10, 12, 14)]
-    for of in ("spectrum_bytes", "forward_workspace_bytes",
-               "backward_workspace_bytes", "flops", "predicted_seconds"):
+    found = [counters(length, length >> shift)[1] for shift in (0, 2, 4, 6, 8, 10, 12, 14)]
+    for of in (
+        "spectrum_bytes",
+        "forward_workspace_bytes",
+        "backward_workspace_bytes",
+        "flops",
+        "predicted_seconds",
+    ):
         values = [getattr(c, of) for c in found]
         slack = 1.05 if of == "flops" else 1
-        assert all(b <= slack * a for a, b in zip(values, values[1:])), (
-            of, values)
+        assert all(b <= slack * a for a, b in zip(values, values[1:])), (of, values)
         assert values[-1] < values[0], (of, values)
     # A kernel a thousandth of the row: its spectrum is, too, up to the few
     # taps' worth of outputs that a block gives.
@@ -297,17 +322,24 @@ def test_anything(length, taps, data):
         taps = min(taps, fft_size)
     if mode == "two_sided":
         reverse = data.draw(st.integers(1, 200))
-    case = Case(data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3)),
-                length, taps, dtype, mode=mode, fft_size=fft_size,
-                reverse=reverse,
-                options=data.draw(st.sets(st.sampled_from(ALL))))
-    radices = data.draw(st.lists(st.sampled_from([2, 3, 4, 5, 7, 8, 16]),
-                                 min_size=1, max_size=4))
+    case = Case(
+        data.draw(st.integers(1, 3)),
+        data.draw(st.integers(1, 3)),
+        length,
+        taps,
+        dtype,
+        mode=mode,
+        fft_size=fft_size,
+        reverse=reverse,
+        options=data.draw(st.sets(st.sampled_from(ALL))),
+    )
+    radices = data.draw(st.lists(st.sampled_from([2, 3, 4, 5, 7, 8, 16]), min_size=1, max_size=4))
     m = int(np.prod(radices)) * (1 if dtype in COMPLEX else 2)
     if m < 2 * (taps + (reverse or 0)):
-        radices = [16] * 3              # no room for a block in so few points
-    plan = case.plan(radices=radices, isa=data.draw(st.sampled_from(ISAS)),
-                     threads=data.draw(st.integers(1, 3)))
+        radices = [16] * 3  # no room for a block in so few points
+    plan = case.plan(
+        radices=radices, isa=data.draw(st.sampled_from(ISAS)), threads=data.draw(st.integers(1, 3))
+    )
     check(case, plan)
 
 
@@ -323,8 +355,7 @@ def test_primitives_need_one_block():
     case = Case(1, 2, 5000, 20)
     plan = case.plan()
     assert plan.blocks > 1
-    with pytest.raises((ValueError, fftconv.Unsupported),
-                       match="single_block|one block"):
+    with pytest.raises((ValueError, fftconv.Unsupported), match="single_block|one block"):
         plan.rows_to_spectra(case.u)
     plan = case.plan(single_block=True)
     s = plan.multiply(plan.spectrum(case.k), plan.rows_to_spectra(case.u))
@@ -342,5 +373,4 @@ def test_repr():
 def test_big(mode, taps):
     case = Case(1, 1, 1 << 22, taps, mode=mode, options=("in_gate",))
     check_forward(case, fftconv.conv(case.u, case.k, **case.arguments))
-    check_gradients(case, fftconv.conv_backward(case.dy, case.u, case.k,
-                                                **case.arguments))
+    check_gradients(case, fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments))

@@ -1,5 +1,6 @@
 """What is built, installed and packed: header hygiene, `make install`, the
 wheel, the list of files that a release holds."""
+
 import re
 import shutil
 import subprocess
@@ -7,12 +8,29 @@ import sys
 import zipfile
 
 import pytest
-from build_tree import (BUILD, CC, HEADER, LIBRARY, TOP, clean_environment,
-                        compile_and_run, installed, need, run)
+from build_tree import (
+    BUILD,
+    CC,
+    HEADER,
+    LIBRARY,
+    TOP,
+    clean_environment,
+    compile_and_run,
+    installed,
+    need,
+    run,
+)
 
 # What a wheel is built from.
-RELEASE = ["configure.ac", "Makefile.am", "pyproject.toml", "experiments",
-           "libfftconv", "python", "tests"]
+RELEASE = [
+    "configure.ac",
+    "Makefile.am",
+    "pyproject.toml",
+    "experiments",
+    "libfftconv",
+    "python",
+    "tests",
+]
 PROGRAM = """
 #include <fftconv.h>
 #include <stdio.h>
@@ -24,27 +42,29 @@ int main(void)
 """
 
 
-@pytest.mark.parametrize("language, standard", [
-    ("c", "c11"), ("c", "gnu11"), ("c++", "c++11"), ("c++", "c++17")])
+@pytest.mark.parametrize(
+    "language, standard", [("c", "c11"), ("c", "gnu11"), ("c++", "c++11"), ("c++", "c++17")]
+)
 def test_header_is_clean(language, standard, tmp_path):
     """The header compiles by itself, twice, as C and as C++, without a warning."""
     file = tmp_path / "header.c"
-    file.write_text('#include "fftconv.h"\n#include "fftconv.h"\n'
-                    "int main(void) { return FFTCONV_OK; }\n")
+    file.write_text(
+        '#include "fftconv.h"\n#include "fftconv.h"\nint main(void) { return FFTCONV_OK; }\n'
+    )
     empty = tmp_path / "empty.c"
     empty.write_text("int main(void) { return 0; }\n")
     command = [*CC, "-x", language, f"-std={standard}", "-fsyntax-only"]
     if subprocess.run([*command, empty], capture_output=True).returncode:
         pytest.skip(f"{' '.join(CC)} does not compile {language}")
-    run(*command, "-pedantic", "-Wall", "-Wextra", "-Werror",
-        f"-I{HEADER.parent}", file)
+    run(*command, "-pedantic", "-Wall", "-Wextra", "-Werror", f"-I{HEADER.parent}", file)
 
 
 @pytest.mark.slow
 def test_installed_library(tmp_path):
     """A C program finds the installed library by its .pc file alone."""
-    version = re.search(r"AC_INIT\(\[libfftconv\], \[([^]]+)\]",
-                        (TOP / "configure.ac").read_text()).group(1)
+    version = re.search(
+        r"AC_INIT\(\[libfftconv\], \[([^]]+)\]", (TOP / "configure.ac").read_text()
+    ).group(1)
     assert compile_and_run(PROGRAM, tmp_path).strip() == version
 
 
@@ -52,19 +72,21 @@ def test_installed_library(tmp_path):
 def test_installed_package(tmp_path):
     """The installed package is imported from an empty directory and uses the
     library that was installed with it."""
-    site, = {file.parent.parent for file in installed().rglob("fftconv/_lib.py")}
-    script = ("import fftconv, fftconv._lib, sys; print(fftconv.__file__);"
-              "print(open('/proc/self/maps').read())")
-    output = run(sys.executable, "-c", script, cwd=tmp_path,
-                 env=clean_environment(PYTHONPATH=str(site)))
+    (site,) = {file.parent.parent for file in installed().rglob("fftconv/_lib.py")}
+    script = (
+        "import fftconv, fftconv._lib, sys; print(fftconv.__file__);"
+        "print(open('/proc/self/maps').read())"
+    )
+    output = run(
+        sys.executable, "-c", script, cwd=tmp_path, env=clean_environment(PYTHONPATH=str(site))
+    )
     assert output.startswith(str(site))
     used = set(re.findall(r"\S+/libfftconv\.so\S*", output))
     assert used == {str((installed() / "lib/libfftconv.so").resolve())}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("library", [
-    "packed", pytest.param("built", marks=pytest.mark.big)])
+@pytest.mark.parametrize("library", ["packed", pytest.param("built", marks=pytest.mark.big)])
 def test_wheel(library, tmp_path):
     """One wheel for every Python 3 of this platform, with the library inside:
     this build's, or one that the wheel's build hook configures and compiles."""
@@ -73,8 +95,11 @@ def test_wheel(library, tmp_path):
     tree.mkdir()
     for name in RELEASE:
         if (TOP / name).is_dir():
-            shutil.copytree(TOP / name, tree / name, ignore=shutil.
-                            ignore_patterns("build", "__pycache__", "*.o"))
+            shutil.copytree(
+                TOP / name,
+                tree / name,
+                ignore=shutil.ignore_patterns("build", "__pycache__", "*.o"),
+            )
         else:
             shutil.copy2(TOP / name, tree / name)
     environment = clean_environment(PYTHONPATH=str(tree / "python"))
@@ -82,17 +107,26 @@ def test_wheel(library, tmp_path):
         environment["FFTCONV_LIBRARY"] = str(LIBRARY)
     else:
         need("autoreconf")
-    run(sys.executable, "-c",
+    run(
+        sys.executable,
+        "-c",
         "import sys, build_from_top as b; b.build_wheel(sys.argv[1])",
-        tmp_path, cwd=tree, env=environment)
-    wheel, = tmp_path.glob("*.whl")
+        tmp_path,
+        cwd=tree,
+        env=environment,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
     assert re.fullmatch(r"fftconv-[\d.]+-py3-none-(?!any)\w+\.whl", wheel.name)
     unpacked = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(unpacked)
-    output = run(sys.executable, "-c",
-                 "import fftconv; print(open('/proc/self/maps').read())",
-                 cwd=tmp_path, env=clean_environment(PYTHONPATH=str(unpacked)))
+    output = run(
+        sys.executable,
+        "-c",
+        "import fftconv; print(open('/proc/self/maps').read())",
+        cwd=tmp_path,
+        env=clean_environment(PYTHONPATH=str(unpacked)),
+    )
     used = set(re.findall(r"\S+/libfftconv\.so\S*", output))
     assert used == {str(unpacked / "fftconv" / "libfftconv.so")}
 
@@ -102,14 +136,22 @@ def test_release_lists_every_source():
     that is named and gone would stop `make dist`."""
     listed = run("make", "-C", BUILD, "--silent", "print-distfiles").split()
     listed = {name.replace(f"{TOP}/", "").replace("../", "") for name in listed}
-    wanted = {str(file.relative_to(TOP))
-              for folder, pattern in [("libfftconv", "**/*.[ch]"),
-                                      ("python/fftconv", "**/*.py"),
-                                      ("notebooks", "*.ipynb"),
-                                      ("tests", "*.py"), ("tests", "*.c")]
-              for file in (TOP / folder).glob(pattern)}
+    wanted = {
+        str(file.relative_to(TOP))
+        for folder, pattern in [
+            ("libfftconv", "**/*.[ch]"),
+            ("python/fftconv", "**/*.py"),
+            ("notebooks", "*.ipynb"),
+            ("tests", "*.py"),
+            ("tests", "*.c"),
+        ]
+        for file in (TOP / folder).glob(pattern)
+    }
     assert len(wanted) > 20
     assert wanted - listed == set()
-    ours = {name for name in listed if name.split("/")[0] in
-            ("libfftconv", "python", "tests", "experiments", "notebooks")}
+    ours = {
+        name
+        for name in listed
+        if name.split("/")[0] in ("libfftconv", "python", "tests", "experiments", "notebooks")
+    }
     assert {name for name in ours if not (TOP / name).exists()} == set()

@@ -4,24 +4,30 @@ status and a message, and nothing written."""
 import ctypes
 from ctypes import byref, c_void_p
 
+import fftconv
 import numpy as np
 import pytest
-
-import fftconv
 from fftconv import _lib, reference
 from fftconv._lib import Depthwise, Heads
-from test_c_interface import (CIRCULAR, TWO_SIDED, call, new_plan, refused,
-                              tensor)
+from test_c_interface import CIRCULAR, TWO_SIDED, call, new_plan, refused, tensor
 
 B, H, HEAD, L, LK, LREV = 2, 6, 3, 32, 20, 10
 
 
 # ---- Heads ----------------------------------------------------------------------
 
+
 @pytest.fixture
 def plan():
-    p = new_plan(batch=1, channels=HEAD, kernels=1, length=L, kernel_length=LK,
-                 mode=TWO_SIDED, reverse_length=LREV)
+    p = new_plan(
+        batch=1,
+        channels=HEAD,
+        kernels=1,
+        length=L,
+        kernel_length=LK,
+        mode=TWO_SIDED,
+        reverse_length=LREV,
+    )
     yield p
     _lib.lib.fftconv_plan_destroy(p)
 
@@ -32,9 +38,13 @@ class Arrays:
     def __init__(self, kind, shapes, **fields):
         self.kind, self.fields = kind, fields
         self.arrays = {
-            name: np.full(shape, 7 if name in ("y", "next_state")
-                          or name.startswith("d") and name != "dy" else 1,
-                          np.float32) for name, shape in shapes.items()}
+            name: np.full(
+                shape,
+                7 if name in ("y", "next_state") or name.startswith("d") and name != "dy" else 1,
+                np.float32,
+            )
+            for name, shape in shapes.items()
+        }
 
     def made(self, **changes):
         o = self.kind(size=ctypes.sizeof(self.kind), **self.fields)
@@ -53,11 +63,17 @@ def heads():
     rows, groups = (B, H, L), H // HEAD
     taps = {"k": (1, groups, LK), "k_rev": (1, groups, LREV)}
     numbers = {"skip": (1, groups, 1), "mask": (B, groups, 1)}
-    gradients = {"du": rows, "dv": rows, "dq": rows,
-                 "dk": taps["k"], "dk_rev": taps["k_rev"],
-                 "dskip": numbers["skip"]}
-    return Arrays(Heads, {**dict.fromkeys(("u", "v", "q", "y", "dy"), rows),
-                          **taps, **numbers, **gradients})
+    gradients = {
+        "du": rows,
+        "dv": rows,
+        "dq": rows,
+        "dk": taps["k"],
+        "dk_rev": taps["k_rev"],
+        "dskip": numbers["skip"],
+    }
+    return Arrays(
+        Heads, {**dict.fromkeys(("u", "v", "q", "y", "dy"), rows), **taps, **numbers, **gradients}
+    )
 
 
 def none():
@@ -71,38 +87,38 @@ def test_heads(plan, heads):
         refused(name, plan, None, words="heads is NULL")
         u = heads.arrays["u"]
         for change, words in [
-                (dict(size=3), "heads->size is 3"),
-                (dict(activation=9), "activation is 9"),
-                (dict(threads=-1), "threads is -1"),
-                (dict(u=none()), "u is NULL"),
-                (dict(v=none()), "v is NULL, must be given where head_dim"),
-                (dict(q=none()), "q is NULL"),
-                (dict(k=none()), "k is NULL"),
-                (dict(k_rev=none()), "k_rev is NULL"),
-                (dict(u=tensor(u, (B, 5, L))), ("u has shape (2, 5, 32)",
-                                                "multiple of the plan's 3")),
-                (dict(u=tensor(u, (0, H, L))), "batch at least 1"),
-                (dict(u=tensor(u, (B, H, L - 1))), "u has shape (2, 6, 31)"),
-                (dict(v=tensor(u, (1, H, L))), "v has shape (1, 6, 32)"),
-                (dict(u=tensor(u, dtype="float64")), "u has dtype float64"),
-                (dict(u=tensor(u, dtype="complex64")), "u has dtype complex"),
-                (dict(k=tensor(heads.arrays["k"], dtype="float16")),
-                 "k has dtype float16"),
-                (dict(mask=tensor(heads.arrays["mask"], (B, H, 1))),
-                 "mask has shape (2, 6, 1)")]:
+            (dict(size=3), "heads->size is 3"),
+            (dict(activation=9), "activation is 9"),
+            (dict(threads=-1), "threads is -1"),
+            (dict(u=none()), "u is NULL"),
+            (dict(v=none()), "v is NULL, must be given where head_dim"),
+            (dict(q=none()), "q is NULL"),
+            (dict(k=none()), "k is NULL"),
+            (dict(k_rev=none()), "k_rev is NULL"),
+            (dict(u=tensor(u, (B, 5, L))), ("u has shape (2, 5, 32)", "multiple of the plan's 3")),
+            (dict(u=tensor(u, (0, H, L))), "batch at least 1"),
+            (dict(u=tensor(u, (B, H, L - 1))), "u has shape (2, 6, 31)"),
+            (dict(v=tensor(u, (1, H, L))), "v has shape (1, 6, 32)"),
+            (dict(u=tensor(u, dtype="float64")), "u has dtype float64"),
+            (dict(u=tensor(u, dtype="complex64")), "u has dtype complex"),
+            (dict(k=tensor(heads.arrays["k"], dtype="float16")), "k has dtype float16"),
+            (dict(mask=tensor(heads.arrays["mask"], (B, H, 1))), "mask has shape (2, 6, 1)"),
+        ]:
             refused(name, plan, byref(heads.made(**change)), words=words)
     y = heads.arrays["y"]
     for change, words in [
-            (dict(y=none()), "y is NULL"),
-            (dict(y=tensor(heads.arrays["u"])), "y overlaps u"),
-            (dict(y=tensor(y, strides=(0, L, 1))), "a place of its own"),
-            (dict(y=tensor(y, dtype="float64")), "y has dtype float64")]:
+        (dict(y=none()), "y is NULL"),
+        (dict(y=tensor(heads.arrays["u"])), "y overlaps u"),
+        (dict(y=tensor(y, strides=(0, L, 1))), "a place of its own"),
+        (dict(y=tensor(y, dtype="float64")), "y has dtype float64"),
+    ]:
         refused(functions[0], plan, byref(heads.made(**change)), words=words)
     for change, words in [
-            (dict(dy=none()), "dy is NULL"),
-            (dict(du=tensor(heads.arrays["dv"])), "dv overlaps du"),
-            (dict(skip=none()), "dskip is given, must be NULL where skip"),
-            (dict(dk=tensor(heads.arrays["k"])), "dk overlaps k")]:
+        (dict(dy=none()), "dy is NULL"),
+        (dict(du=tensor(heads.arrays["dv"])), "dv overlaps du"),
+        (dict(skip=none()), "dskip is given, must be NULL where skip"),
+        (dict(dk=tensor(heads.arrays["k"])), "dk overlaps k"),
+    ]:
         refused(functions[1], plan, byref(heads.made(**change)), words=words)
     assert heads.untouched()
     for name in functions:
@@ -111,33 +127,42 @@ def test_heads(plan, heads):
 
 def test_plans_for_heads(heads):
     """Of one group, one kernel, in the arithmetic's own type."""
-    for change in (dict(batch=2), dict(kernels=3),
-                   dict(dtype=_lib.DTYPES["float16"]),
-                   dict(dtype=_lib.DTYPES["complex64"])):
-        p = new_plan(**{**dict(batch=1, channels=HEAD, kernels=1, length=L,
-                               kernel_length=LK), **change})
-        refused("fftconv_heads_forward", p, byref(heads.made()),
-                words="must have batch 1, 1 kernel")
+    for change in (
+        dict(batch=2),
+        dict(kernels=3),
+        dict(dtype=_lib.DTYPES["float16"]),
+        dict(dtype=_lib.DTYPES["complex64"]),
+    ):
+        p = new_plan(
+            **{**dict(batch=1, channels=HEAD, kernels=1, length=L, kernel_length=LK), **change}
+        )
+        refused(
+            "fftconv_heads_forward", p, byref(heads.made()), words="must have batch 1, 1 kernel"
+        )
         _lib.lib.fftconv_plan_destroy(p)
-    p = new_plan(batch=1, channels=HEAD, kernels=1, length=L,
-                 kernel_length=LK, mode=CIRCULAR)
-    refused("fftconv_heads_forward", p, byref(heads.made()),
-            words="k_rev is given, must be NULL unless")
-    assert call("fftconv_heads_forward", p,
-                byref(heads.made(k_rev=none())))[0] == _lib.OK
+    p = new_plan(batch=1, channels=HEAD, kernels=1, length=L, kernel_length=LK, mode=CIRCULAR)
+    refused(
+        "fftconv_heads_forward", p, byref(heads.made()), words="k_rev is given, must be NULL unless"
+    )
+    assert call("fftconv_heads_forward", p, byref(heads.made(k_rev=none())))[0] == _lib.OK
     _lib.lib.fftconv_plan_destroy(p)
     assert np.isfinite(heads.arrays["y"]).all()
 
 
 # ---- Real DFTs ------------------------------------------------------------------
 
+
 def test_rdft():
     t = c_void_p()
     for n, dtype, isa, words in [
-            (0, 2, None, "n is 0"), (-2, 2, None, "n is -2"),
-            (7, 2, None, "n is 7, must be even"), (2 ** 41, 2, None, "n is 21"),
-            (8, 3, None, "dtype is 3"), (8, 6, None, "dtype is 6"),
-            (8, 2, b"sse9", "isa")]:
+        (0, 2, None, "n is 0"),
+        (-2, 2, None, "n is -2"),
+        (7, 2, None, "n is 7, must be even"),
+        (2**41, 2, None, "n is 21"),
+        (8, 3, None, "dtype is 3"),
+        (8, 6, None, "dtype is 6"),
+        (8, 2, b"sse9", "isa"),
+    ]:
         refused("fftconv_rdft_create", byref(t), n, dtype, isa, words=words)
         assert not t.value
     refused("fftconv_rdft_create", None, 8, 2, None, words="rdft is NULL")
@@ -146,38 +171,40 @@ def test_rdft():
     rows = np.full((2, 3, 8), 7, np.float32)
     bins = np.full((2, 3, 5), 7, np.complex64)
     a, b = tensor(rows), tensor(bins, dtype="complex64")
-    for name, first, second in (("fftconv_rdft_forward", a, b),
-                                ("fftconv_rdft_inverse", b, a)):
-        def bad(x, y, words, threads=0):
-            refused(name, t, x and byref(x), y and byref(y), 1.0, threads,
-                    words=words)
+    for name, first, second in (("fftconv_rdft_forward", a, b), ("fftconv_rdft_inverse", b, a)):
 
-        refused(name, None, byref(first), byref(second), 1.0, 0,
-                words="rdft is NULL")
+        def bad(x, y, words, threads=0):
+            refused(name, t, x and byref(x), y and byref(y), 1.0, threads, words=words)
+
+        refused(name, None, byref(first), byref(second), 1.0, 0, words="rdft is NULL")
         bad(None, second, "is NULL, must be given")
         bad(first, None, "is NULL, must be given")
         bad(first, second, "threads is 256", 256)
-        swap = {id(a): tensor(rows, dtype="float64"),
-                id(b): tensor(bins, dtype="float32")}
+        swap = {id(a): tensor(rows, dtype="float64"), id(b): tensor(bins, dtype="float32")}
         bad(swap[id(first)], second, "has dtype")
         bad(first, swap[id(second)], "has dtype")
-        short = {id(a): tensor(rows, (2, 3, 7)),
-                 id(b): tensor(bins, (2, 3, 4), dtype="complex64")}
+        short = {id(a): tensor(rows, (2, 3, 7)), id(b): tensor(bins, (2, 3, 4), dtype="complex64")}
         bad(short[id(first)], second, "has shape")
         bad(first, short[id(second)], "has shape")
-        other = {id(a): tensor(rows, (2, 2, 8)),
-                 id(b): tensor(bins, (1, 3, 5), dtype="complex64")}
+        other = {id(a): tensor(rows, (2, 2, 8)), id(b): tensor(bins, (1, 3, 5), dtype="complex64")}
         bad(first, other[id(second)], "has shape")
-        far = {id(a): tensor(rows, strides=(0, 8, 1)),
-               id(b): tensor(bins, strides=(0, 5, 1), dtype="complex64")}
+        far = {
+            id(a): tensor(rows, strides=(0, 8, 1)),
+            id(b): tensor(bins, strides=(0, 5, 1), dtype="complex64"),
+        }
         bad(first, far[id(second)], "a place of its own")
     both = np.full(64, 7, np.float32)
-    refused("fftconv_rdft_forward", t, byref(tensor(both, (1, 2, 8))),
-            byref(tensor(both[4:], (1, 2, 5), dtype="complex64")), 1.0, 0,
-            words="bins overlaps rows")
+    refused(
+        "fftconv_rdft_forward",
+        t,
+        byref(tensor(both, (1, 2, 8))),
+        byref(tensor(both[4:], (1, 2, 5), dtype="complex64")),
+        1.0,
+        0,
+        words="bins overlaps rows",
+    )
     assert (rows == 7).all() and (bins == 7).all() and (both == 7).all()
-    assert call("fftconv_rdft_forward", t, byref(a), byref(b), 1.0,
-                0)[0] == _lib.OK
+    assert call("fftconv_rdft_forward", t, byref(a), byref(b), 1.0, 0)[0] == _lib.OK
     assert (bins[..., 0] == 56).all() and not bins[..., 1:].any()
     call("fftconv_rdft_destroy", t)
 
@@ -185,24 +212,27 @@ def test_rdft():
 @pytest.mark.parametrize("n", [2, 8, 60, 1024, 2 * 331])
 @pytest.mark.parametrize("isa", fftconv.isas())
 def test_rdft_of_every_instruction_set(isa, n, rng):
-    for dtype, complex_dtype, limit in (("float32", "complex64", 1e-6),
-                                        ("float64", "complex128", 1e-14)):
+    for dtype, complex_dtype, limit in (
+        ("float32", "complex64", 1e-6),
+        ("float64", "complex128", 1e-14),
+    ):
         t = c_void_p()
-        assert call("fftconv_rdft_create", byref(t), n, _lib.DTYPES[dtype],
-                    isa.encode())[0] == _lib.OK
+        assert (
+            call("fftconv_rdft_create", byref(t), n, _lib.DTYPES[dtype], isa.encode())[0] == _lib.OK
+        )
         rows = rng.standard_normal((2, 3, n)).astype(dtype)
         bins = np.full((2, 3, n // 2 + 1), np.nan, complex_dtype)
         back = np.full_like(rows, np.nan)
-        tensors = (tensor(rows, dtype=dtype),
-                   tensor(bins, dtype=complex_dtype),
-                   tensor(back, dtype=dtype))
+        tensors = (
+            tensor(rows, dtype=dtype),
+            tensor(bins, dtype=complex_dtype),
+            tensor(back, dtype=dtype),
+        )
         for threads in (1, 2, 9):
-            _lib.lib.fftconv_rdft_forward(t, byref(tensors[0]),
-                                          byref(tensors[1]), 0.5, threads)
+            _lib.lib.fftconv_rdft_forward(t, byref(tensors[0]), byref(tensors[1]), 0.5, threads)
             want = 0.5 * np.fft.rfft(rows.astype(np.float64))
             assert np.abs(bins - want).max() <= limit * np.abs(want).max()
-            _lib.lib.fftconv_rdft_inverse(t, byref(tensors[1]),
-                                          byref(tensors[2]), 2 / n, threads)
+            _lib.lib.fftconv_rdft_inverse(t, byref(tensors[1]), byref(tensors[2]), 2 / n, threads)
             assert np.abs(back - rows).max() <= 10 * limit
         call("fftconv_rdft_destroy", t)
 
@@ -211,10 +241,19 @@ def test_rdft_of_every_instruction_set(isa, n, rng):
 @pytest.mark.parametrize("length, taps", [(40, 40), (700, 20)])
 def test_heads_of_every_instruction_set(isa, length, taps, rng):
     """And in blocks, where the kernel is short."""
-    p = new_plan(batch=1, channels=HEAD, kernels=1, length=length,
-                 kernel_length=taps, mode=0, isa=isa.encode())
-    arrays = {name: rng.standard_normal((B, H, length)).astype("float32")
-              for name in ("u", "v", "q", "dy")}
+    p = new_plan(
+        batch=1,
+        channels=HEAD,
+        kernels=1,
+        length=length,
+        kernel_length=taps,
+        mode=0,
+        isa=isa.encode(),
+    )
+    arrays = {
+        name: rng.standard_normal((B, H, length)).astype("float32")
+        for name in ("u", "v", "q", "dy")
+    }
     arrays["k"] = rng.standard_normal((1, H // HEAD, taps)).astype("float32")
     for name in ("y", "du", "dv", "dq"):
         arrays[name] = np.full((B, H, length), np.nan, "float32")
@@ -227,8 +266,14 @@ def test_heads_of_every_instruction_set(isa, length, taps, rng):
     _lib.lib.fftconv_plan_destroy(p)
     call_of = (arrays["u"], arrays["v"], arrays["q"], arrays["k"][0], HEAD)
     found = {"y": reference.conv_heads(*call_of, activation="gelu")}
-    found.update({"d" + name: x for name, x in reference.conv_heads(
-        *call_of, activation="gelu", dy=arrays["dy"]).items()})
+    found.update(
+        {
+            "d" + name: x
+            for name, x in reference.conv_heads(
+                *call_of, activation="gelu", dy=arrays["dy"]
+            ).items()
+        }
+    )
     for name, want in found.items():
         got = arrays[name].reshape(want.shape)
         assert np.linalg.norm(got - want) <= 1e-6 * np.linalg.norm(want), name
@@ -242,11 +287,23 @@ K = 4
 @pytest.fixture
 def short():
     rows, states = (B, H, L), (B, H, K - 1)
-    return Arrays(Depthwise, {
-        "x": rows, "weight": (1, H, K), "bias": (1, H, 1), "state": states,
-        "y": rows, "next_state": states, "dy": rows, "dx": rows,
-        "dweight": (1, H, K), "dbias": (1, H, 1), "dstate": states},
-        left=K - 1)
+    return Arrays(
+        Depthwise,
+        {
+            "x": rows,
+            "weight": (1, H, K),
+            "bias": (1, H, 1),
+            "state": states,
+            "y": rows,
+            "next_state": states,
+            "dy": rows,
+            "dx": rows,
+            "dweight": (1, H, K),
+            "dbias": (1, H, 1),
+            "dstate": states,
+        },
+        left=K - 1,
+    )
 
 
 def test_depthwise(short):
@@ -255,40 +312,45 @@ def test_depthwise(short):
     for name in functions:
         refused(name, None, words="depthwise is NULL")
         for change, words in [
-                (dict(size=8), "depthwise->size is 8"),
-                (dict(activation=-1), "activation is -1"),
-                (dict(threads=256), "threads is 256"),
-                (dict(isa=b"none"), "isa"),
-                (dict(x=none()), "x is NULL"),
-                (dict(weight=none()), "weight is NULL"),
-                (dict(left=2), "left is 2, must be 3"),
-                (dict(x=tensor(x, (B, 0, L))), "x has shape (2, 0, 32)"),
-                (dict(weight=tensor(x, (1, H, 0))), "weight has 0 taps"),
-                (dict(weight=tensor(x, (1, 5, K))), "weight has shape"),
-                (dict(bias=tensor(x, (1, H, 2))), "bias has shape"),
-                (dict(state=tensor(states, (B, H, 2))), "state has shape"),
-                (dict(x=tensor(x, dtype="complex64")), "x has dtype"),
-                (dict(x=tensor(x, strides=(2 ** 62, L, 1))), "x has stride")]:
+            (dict(size=8), "depthwise->size is 8"),
+            (dict(activation=-1), "activation is -1"),
+            (dict(threads=256), "threads is 256"),
+            (dict(isa=b"none"), "isa"),
+            (dict(x=none()), "x is NULL"),
+            (dict(weight=none()), "weight is NULL"),
+            (dict(left=2), "left is 2, must be 3"),
+            (dict(x=tensor(x, (B, 0, L))), "x has shape (2, 0, 32)"),
+            (dict(weight=tensor(x, (1, H, 0))), "weight has 0 taps"),
+            (dict(weight=tensor(x, (1, 5, K))), "weight has shape"),
+            (dict(bias=tensor(x, (1, H, 2))), "bias has shape"),
+            (dict(state=tensor(states, (B, H, 2))), "state has shape"),
+            (dict(x=tensor(x, dtype="complex64")), "x has dtype"),
+            (dict(x=tensor(x, strides=(2**62, L, 1))), "x has stride"),
+        ]:
             refused(name, byref(short.made(**change)), words=words)
-    refused(functions[0], byref(short.made(
-        left=2 ** 50, state=none(), next_state=none(), dstate=none())),
-        words="left is 11258999")
+    refused(
+        functions[0],
+        byref(short.made(left=2**50, state=none(), next_state=none(), dstate=none())),
+        words="left is 11258999",
+    )
     for change, words in [
-            (dict(y=none()), "y is NULL"),
-            (dict(y=tensor(x)), "y overlaps x"),
-            (dict(y=tensor(short.arrays["y"], (B, H, 0))), "y has length 0"),
-            (dict(y=tensor(short.arrays["y"], strides=(0, L, 1))),
-             "a place of its own"),
-            (dict(next_state=tensor(states, strides=(18, 3, -1))),
-             "next_state overlaps state, must not unless")]:
+        (dict(y=none()), "y is NULL"),
+        (dict(y=tensor(x)), "y overlaps x"),
+        (dict(y=tensor(short.arrays["y"], (B, H, 0))), "y has length 0"),
+        (dict(y=tensor(short.arrays["y"], strides=(0, L, 1))), "a place of its own"),
+        (
+            dict(next_state=tensor(states, strides=(18, 3, -1))),
+            "next_state overlaps state, must not unless",
+        ),
+    ]:
         refused(functions[0], byref(short.made(**change)), words=words)
     for change, words in [
-            (dict(dy=none()), "dy is NULL"),
-            (dict(dx=tensor(short.arrays["dy"])), "dx overlaps dy"),
-            (dict(bias=none()), "dbias is given, must be NULL where bias"),
-            (dict(state=none()), "dstate is given, must be NULL where state"),
-            (dict(dweight=tensor(short.arrays["weight"])),
-             "dweight overlaps weight")]:
+        (dict(dy=none()), "dy is NULL"),
+        (dict(dx=tensor(short.arrays["dy"])), "dx overlaps dy"),
+        (dict(bias=none()), "dbias is given, must be NULL where bias"),
+        (dict(state=none()), "dstate is given, must be NULL where state"),
+        (dict(dweight=tensor(short.arrays["weight"])), "dweight overlaps weight"),
+    ]:
         refused(functions[1], byref(short.made(**change)), words=words)
     assert short.untouched()
     for name in functions:
@@ -302,7 +364,6 @@ def test_a_state_in_its_own_memory(short):
         state = -1 - np.arange(B * H * 3, dtype=np.float32).reshape(B, H, 3)
         want = np.concatenate([state, x], 2)[..., length:]
         y = np.zeros_like(x)
-        o = short.made(x=tensor(x), y=tensor(y), state=tensor(state),
-                       next_state=tensor(state))
+        o = short.made(x=tensor(x), y=tensor(y), state=tensor(state), next_state=tensor(state))
         assert call("fftconv_depthwise_forward", byref(o))[0] == _lib.OK
         assert (state == want).all()

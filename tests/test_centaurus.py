@@ -1,11 +1,10 @@
 """Centaurus' modes against dense matrices, and step against forward."""
+
 import numpy as np
 import pytest
-
 from fftconv import Centaurus
 
-CASES = [("neck", 6, 10, 3), ("dws", 5, 5, 2), ("full", 4, 16, 2),
-         ("pointwise", 6, 4, 2)]
+CASES = [("neck", 6, 10, 3), ("dws", 5, 5, 2), ("full", 4, 16, 2), ("pointwise", 6, 4, 2)]
 each_mode = pytest.mark.parametrize("mode, H, N, M", CASES)
 
 
@@ -28,7 +27,7 @@ def dense(layer, x):
     u = np.einsum("bli,ni->bnl", x, delta[:, None] * B)
     v = np.zeros_like(u)
     for j in range(length):
-        v[..., j:] += K[:, j, None] * u[..., :length - j]
+        v[..., j:] += K[:, j, None] * u[..., : length - j]
     return np.einsum("bnl,on->blo", v, C)
 
 
@@ -82,15 +81,25 @@ def test_structure_is_used(monkeypatch, rng):
     """dws is a convolution a channel, full a dense kernel: no matrices of
     zeros."""
     import fftconv.centaurus as module
+
     ran = []
     for name in "conv", "conv_matrix", "opt_ssm_forward":
-        monkeypatch.setattr(module, name, lambda *a, name=name,
-                            run=getattr(module, name), **k:
-                            (ran.append((name, np.shape(a[1]))), run(*a, **k))[1])
+        monkeypatch.setattr(
+            module,
+            name,
+            lambda *a, name=name, run=getattr(module, name), **k: (
+                ran.append((name, np.shape(a[1]))),
+                run(*a, **k),
+            )[1],
+        )
     for mode, H, N, M in CASES:
         Centaurus(H, N, M, mode, seed=1)(rng.standard_normal((2, 9, H)))
-    assert ran == [("opt_ssm_forward", (10, 9)), ("conv", (5, 9)),
-                   ("conv_matrix", (4, 4, 9)), ("opt_ssm_forward", (8, 9))]
+    assert ran == [
+        ("opt_ssm_forward", (10, 9)),
+        ("conv", (5, 9)),
+        ("conv_matrix", (4, 4, 9)),
+        ("opt_ssm_forward", (8, 9)),
+    ]
 
 
 def test_initial_values():
@@ -102,18 +111,21 @@ def test_initial_values():
     np.testing.assert_array_equal(p["E"], same["E"])
 
 
-@pytest.mark.parametrize("call, words", [
-    (lambda: Centaurus(4, 5, 2, "dws"), "d_state is 5.*must be 4"),
-    (lambda: Centaurus(4, 5, 2, "full"), "d_state is 5.*must be 16"),
-    (lambda: Centaurus(4, 5, 2, "s6"), "mode is 's6'"),
-    (lambda: Centaurus(0, 5, 2), "d_model is 0"),
-    (lambda: Centaurus(4, 5, 0), "sub_states is 0"),
-    (lambda: Centaurus(4, 5, 2)(np.ones((2, 9, 5))), r"x has shape \(2, 9, 5\)"),
-    (lambda: Centaurus(4, 5, 2)(np.ones((2, 9, 4), complex)), "x has dtype"),
-    (lambda: Centaurus(4, 5, 2)(np.ones((2, 9, 4)), strategy=9), "strategy is 9"),
-    (lambda: Centaurus(4, 5, 2).step(np.ones((2, 4)), np.ones((2, 5))), "state has"),
-    (lambda: Centaurus(4, 5, 2).step(np.ones((3, 4)), np.ones((2, 5, 2))), "x has"),
-])
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: Centaurus(4, 5, 2, "dws"), "d_state is 5.*must be 4"),
+        (lambda: Centaurus(4, 5, 2, "full"), "d_state is 5.*must be 16"),
+        (lambda: Centaurus(4, 5, 2, "s6"), "mode is 's6'"),
+        (lambda: Centaurus(0, 5, 2), "d_model is 0"),
+        (lambda: Centaurus(4, 5, 0), "sub_states is 0"),
+        (lambda: Centaurus(4, 5, 2)(np.ones((2, 9, 5))), r"x has shape \(2, 9, 5\)"),
+        (lambda: Centaurus(4, 5, 2)(np.ones((2, 9, 4), complex)), "x has dtype"),
+        (lambda: Centaurus(4, 5, 2)(np.ones((2, 9, 4)), strategy=9), "strategy is 9"),
+        (lambda: Centaurus(4, 5, 2).step(np.ones((2, 4)), np.ones((2, 5))), "state has"),
+        (lambda: Centaurus(4, 5, 2).step(np.ones((3, 4)), np.ones((2, 5, 2))), "x has"),
+    ],
+)
 def test_bad_input(call, words):
     with pytest.raises(ValueError, match=words):
         call()

@@ -1,37 +1,81 @@
 """conv and conv_backward against the float64 oracle, over shapes and types."""
 
+import fftconv
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
-
-import fftconv
 from fftconv import reference
-from support import (ACTIVATIONS, DTYPES, TOLERANCE, Case, big,
-                     check_forward, check_gradients, check_rows, k_dtypes,
-                     norm, normal, same_bits, slow)
+from hypothesis import given
+from hypothesis import strategies as st
+from support import (
+    ACTIVATIONS,
+    DTYPES,
+    TOLERANCE,
+    Case,
+    big,
+    check_forward,
+    check_gradients,
+    check_rows,
+    k_dtypes,
+    norm,
+    normal,
+    same_bits,
+    slow,
+)
 
 ALL = ("in_gate", "out_gate", "skip", "mask")
 
 # (B, H, L, Lk): even, odd and prime; a kernel shorter, as long, and longer.
-CAUSAL = [(1, 1, 1, 1), (2, 3, 1, 5), (1, 2, 2, 2), (2, 2, 3, 7), (1, 1, 4, 3),
-          (3, 2, 17, 4), (2, 3, 64, 64), (2, 3, 67, 67), (1, 4, 100, 1),
-          (2, 2, 127, 300), (2, 5, 256, 256), (1, 2, 499, 250),
-          (2, 2, 1000, 1000), (1, 3, 1024, 1500), (3, 1, 2048, 2048),
-          (1, 2, 4099, 4099), (1, 1, 10007, 10007), (1, 2, 16384, 16384),
-          (1, 1, 40000, 77), (1, 1, 65536, 65536)]
+CAUSAL = [
+    (1, 1, 1, 1),
+    (2, 3, 1, 5),
+    (1, 2, 2, 2),
+    (2, 2, 3, 7),
+    (1, 1, 4, 3),
+    (3, 2, 17, 4),
+    (2, 3, 64, 64),
+    (2, 3, 67, 67),
+    (1, 4, 100, 1),
+    (2, 2, 127, 300),
+    (2, 5, 256, 256),
+    (1, 2, 499, 250),
+    (2, 2, 1000, 1000),
+    (1, 3, 1024, 1500),
+    (3, 1, 2048, 2048),
+    (1, 2, 4099, 4099),
+    (1, 1, 10007, 10007),
+    (1, 2, 16384, 16384),
+    (1, 1, 40000, 77),
+    (1, 1, 65536, 65536),
+]
 # (B, H, L, Lk, N): N prime, 7-smooth odd and even, 2 L, and L (None).
-CIRCULAR = [(2, 3, 1, 1, None), (2, 2, 2, 1, None), (2, 2, 5, 5, None),
-            (1, 1, 1, 1, 7), (2, 3, 64, 64, None), (1, 2, 97, 97, None),
-            (2, 2, 105, 105, None), (2, 3, 210, 50, None),
-            (1, 2, 1000, 1000, None), (2, 2, 1009, 1009, None),
-            (1, 3, 1024, 1024, None), (1, 1, 2310, 2310, None),
-            (1, 1, 6561, 6561, None), (2, 1, 4096, 4096, None),
-            (1, 1, 16384, 16384, None), (1, 1, 20011, 20011, None),
-            (1, 1, 65536, 65536, None), (2, 2, 50, 30, 97), (2, 2, 50, 97, 97),
-            (2, 3, 64, 64, 128), (1, 2, 100, 200, 200), (1, 2, 333, 1000, 1024),
-            (1, 1, 1000, 999, 2047), (2, 1, 130, 200, 315), (1, 2, 3, 4, 5)]
-SHAPES = [s + ("causal", None) for s in CAUSAL] + \
-         [s[:4] + ("circular", s[4]) for s in CIRCULAR]
+CIRCULAR = [
+    (2, 3, 1, 1, None),
+    (2, 2, 2, 1, None),
+    (2, 2, 5, 5, None),
+    (1, 1, 1, 1, 7),
+    (2, 3, 64, 64, None),
+    (1, 2, 97, 97, None),
+    (2, 2, 105, 105, None),
+    (2, 3, 210, 50, None),
+    (1, 2, 1000, 1000, None),
+    (2, 2, 1009, 1009, None),
+    (1, 3, 1024, 1024, None),
+    (1, 1, 2310, 2310, None),
+    (1, 1, 6561, 6561, None),
+    (2, 1, 4096, 4096, None),
+    (1, 1, 16384, 16384, None),
+    (1, 1, 20011, 20011, None),
+    (1, 1, 65536, 65536, None),
+    (2, 2, 50, 30, 97),
+    (2, 2, 50, 97, 97),
+    (2, 3, 64, 64, 128),
+    (1, 2, 100, 200, 200),
+    (1, 2, 333, 1000, 1024),
+    (1, 1, 1000, 999, 2047),
+    (2, 1, 130, 200, 315),
+    (1, 2, 3, 4, 5),
+]
+SHAPES = [s + ("causal", None) for s in CAUSAL] + [s[:4] + ("circular", s[4]) for s in CIRCULAR]
 
 
 def ids(shape):
@@ -43,8 +87,9 @@ def ids(shape):
 def test_forward(shape, dtype):
     *sizes, mode, fft_size = shape
     for options, activation in (((), None), (ALL, "gelu")):
-        case = Case(*sizes, dtype, options=options, activation=activation,
-                    mode=mode, fft_size=fft_size)
+        case = Case(
+            *sizes, dtype, options=options, activation=activation, mode=mode, fft_size=fft_size
+        )
         check_forward(case, fftconv.conv(case.u, case.k, **case.arguments))
 
 
@@ -53,15 +98,14 @@ def test_forward(shape, dtype):
 def test_backward(shape, dtype):
     *sizes, mode, fft_size = shape
     for options, activation in (((), None), (ALL, "gelu")):
-        case = Case(*sizes, dtype, options=options, activation=activation,
-                    mode=mode, fft_size=fft_size)
-        check_gradients(case, fftconv.conv_backward(
-            case.dy, case.u, case.k, **case.arguments))
+        case = Case(
+            *sizes, dtype, options=options, activation=activation, mode=mode, fft_size=fft_size
+        )
+        check_gradients(case, fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [s for s in SHAPES if min(s[2:4]) >= 64],
-                         ids=ids)
+@pytest.mark.parametrize("shape", [s for s in SHAPES if min(s[2:4]) >= 64], ids=ids)
 def test_tolerance(shape, dtype):
     """What is promised of rows of 64 samples or more, and twice for backward."""
     *sizes, mode, fft_size = shape
@@ -74,50 +118,65 @@ def test_tolerance(shape, dtype):
     g = fftconv.conv_backward(case.dy, case.u, case.k, **case.mode)
     want = reference.conv_backward(case.dy, case.u, case.k, **case.mode)
     size = np.maximum(norm(want.du), norm(case.k) * norm(case.dy))
-    assert np.all(norm(g.du.astype(np.float64) - want.du)
-                  <= 2 * TOLERANCE[dtype] * size)
+    assert np.all(norm(g.du.astype(np.float64) - want.du) <= 2 * TOLERANCE[dtype] * size)
     size = np.maximum(norm(want.dk), (norm(case.dy) * norm(case.u)).sum(0))
-    assert np.all(norm(g.dk.astype(np.float64) - want.dk)
-                  <= 2 * TOLERANCE[dtype] * size)
+    assert np.all(norm(g.dk.astype(np.float64) - want.dk) <= 2 * TOLERANCE[dtype] * size)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("options", [(), ("in_gate",), ("out_gate",),
-                                     ("in_gate", "out_gate"), ("skip",),
-                                     ("mask",), ALL], ids="+".join)
+@pytest.mark.parametrize(
+    "options",
+    [(), ("in_gate",), ("out_gate",), ("in_gate", "out_gate"), ("skip",), ("mask",), ALL],
+    ids="+".join,
+)
 @pytest.mark.parametrize("dtypes", k_dtypes(), ids="-".join)
 @pytest.mark.parametrize("mode", ["causal", "circular"])
 def test_every_operand(dtypes, options, activation, mode):
-    case = Case(3, 4, 130, 130, dtypes[0], k_dtype=dtypes[1], options=options,
-                activation=activation, mode=mode)
+    case = Case(
+        3,
+        4,
+        130,
+        130,
+        dtypes[0],
+        k_dtype=dtypes[1],
+        options=options,
+        activation=activation,
+        mode=mode,
+    )
     check_forward(case, fftconv.conv(case.u, case.k, **case.arguments))
-    check_gradients(case, fftconv.conv_backward(case.dy, case.u, case.k,
-                                                **case.arguments))
+    check_gradients(case, fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments))
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("options, kernels", [((), None), (ALL, None),
-                                              (ALL, (1,))])
+@pytest.mark.parametrize("options, kernels", [((), None), (ALL, None), (ALL, (1,))])
 def test_rows_beyond_a_cache(options, kernels, threads):
     """So many that the next row is fetched while one is at work, the last of a
     kernel and the last of all among them."""
     case = Case(3, 300, 1024, 1024, options=options, kernels=kernels)
-    check_forward(case, fftconv.conv(case.u, case.k, threads=threads,
-                                     **case.arguments))
-    check_gradients(case, fftconv.conv_backward(
-        case.dy, case.u, case.k, threads=threads, **case.arguments))
+    check_forward(case, fftconv.conv(case.u, case.k, threads=threads, **case.arguments))
+    check_gradients(
+        case, fftconv.conv_backward(case.dy, case.u, case.k, threads=threads, **case.arguments)
+    )
 
 
 @pytest.mark.parametrize("taps", [300001, 700])
-@pytest.mark.parametrize("dtype, activation", [
-    ("float32", None), ("float64", "silu"), ("bfloat16", "gelu")])
+@pytest.mark.parametrize(
+    "dtype, activation", [("float32", None), ("float64", "silu"), ("bfloat16", "gelu")]
+)
 @pytest.mark.parametrize("isa", fftconv.isas())
 def test_rows_no_cache_holds(isa, dtype, activation, taps):
     """Read and written through scratch, and asked for before their time: in one
     transform, whose last tiles lie partly beyond the row, and in blocks."""
-    case = Case(1, 2, 300001, taps, dtype, k_dtype="float32"
-                if dtype == "bfloat16" else None, options=ALL,
-                activation=activation)
+    case = Case(
+        1,
+        2,
+        300001,
+        taps,
+        dtype,
+        k_dtype="float32" if dtype == "bfloat16" else None,
+        options=ALL,
+        activation=activation,
+    )
     one, two = (case.plan(isa=isa, threads=threads) for threads in (1, 2))
     assert (one.blocks > 1) == (taps == 700)
     y = np.full_like(case.u, np.nan)
@@ -130,8 +189,9 @@ def test_rows_no_cache_holds(isa, dtype, activation, taps):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_activation_everywhere(activation, dtype):
     """act(p) and act'(p) at p = u, tails included: k is zero, skip one."""
-    x = np.array([0, 1e-6, 0.3, 1, 3, 5, 9, 12.7, 13, 37, 60, 87, 88, 89, 708,
-                  709, 1e3, 1e10, 1e30])
+    x = np.array(
+        [0, 1e-6, 0.3, 1, 3, 5, 9, 12.7, 13, 37, 60, 87, 88, 89, 708, 709, 1e3, 1e10, 1e30]
+    )
     u = np.concatenate([x, -x])[None, :, None].astype(dtype)
     k = np.zeros((u.shape[1], 1), dtype)
     options = dict(skip=np.ones(u.shape[1], dtype), activation=activation)
@@ -144,37 +204,65 @@ def test_activation_everywhere(activation, dtype):
     assert np.all(abs(g.du - slope) <= 4 * tolerance)
 
 
-@pytest.mark.parametrize("needs", [
-    (), ("u",), ("k",), ("in_gate",), ("out_gate",), ("skip",),
-    ("k", "skip"), ("u", "in_gate"), ("u", "out_gate")], ids="+".join)
+@pytest.mark.parametrize(
+    "needs",
+    [
+        (),
+        ("u",),
+        ("k",),
+        ("in_gate",),
+        ("out_gate",),
+        ("skip",),
+        ("k", "skip"),
+        ("u", "in_gate"),
+        ("u", "out_gate"),
+    ],
+    ids="+".join,
+)
 @pytest.mark.parametrize("activation", [None, "silu"])
 @pytest.mark.parametrize("mode", ["causal", "circular"])
 def test_needs(needs, activation, mode):
     """What is asked for alone is, to the bit, what it is among all."""
     case = Case(5, 3, 90, 70, options=ALL, activation=activation, mode=mode)
-    some = fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments,
-                                 needs=needs)
+    some = fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments, needs=needs)
     check_gradients(case, some, needs=needs)
     every = fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments)
     for a, b in zip(some, every):
         assert a is None or np.array_equal(a, b)
 
 
-@pytest.mark.parametrize("needs", [
-    ("u",), ("in_gate",), ("out_gate",), ("u", "in_gate"), ("k", "out_gate"),
-    ("u", "in_gate", "out_gate")], ids="+".join)
-@pytest.mark.parametrize("length, dtype", [
-    (90, "float32"), (1024, "float32"), (1024, "bfloat16"), (300, "float64")])
+@pytest.mark.parametrize(
+    "needs",
+    [
+        ("u",),
+        ("in_gate",),
+        ("out_gate",),
+        ("u", "in_gate"),
+        ("k", "out_gate"),
+        ("u", "in_gate", "out_gate"),
+    ],
+    ids="+".join,
+)
+@pytest.mark.parametrize(
+    "length, dtype", [(90, "float32"), (1024, "float32"), (1024, "bfloat16"), (300, "float64")]
+)
 @pytest.mark.parametrize("isa", fftconv.isas())
 def test_needs_of_gates(isa, length, dtype, needs):
     """The same where there are gates alone: neither p nor dz is stored."""
-    case = Case(3, 2, length, length, dtype,
-                k_dtype="float32" if dtype == "bfloat16" else None,
-                options=("in_gate", "out_gate"))
+    case = Case(
+        3,
+        2,
+        length,
+        length,
+        dtype,
+        k_dtype="float32" if dtype == "bfloat16" else None,
+        options=("in_gate", "out_gate"),
+    )
     plan = case.plan(isa=isa)
-    some, every = (plan.backward(case.dy, case.u, case.k, needs=what,
-                                 **case.kernel_arguments)
-                   for what in (needs, ("u", "k", "in_gate", "out_gate")))
+    some, every = (
+        plan.backward(case.dy, case.u, case.k, needs=what, **case.kernel_arguments)
+        for what in (needs, ("u", "k", "in_gate", "out_gate"))
+    )
     check_gradients(case, some, needs=needs)
     check_gradients(case, every, needs=("u", "k", "in_gate", "out_gate"))
     for a, b in zip(some, every):
@@ -187,8 +275,11 @@ def test_needs_as_one_string():
     check_gradients(case, got, needs=("k",))
 
 
-SIZES = st.one_of(st.integers(1, 40), st.integers(41, 700),
-                  st.sampled_from([64, 128, 256, 257, 384, 509, 512, 1024]))
+SIZES = st.one_of(
+    st.integers(1, 40),
+    st.integers(41, 700),
+    st.sampled_from([64, 128, 256, 257, 384, 509, 512, 1024]),
+)
 
 
 @st.composite
@@ -200,19 +291,27 @@ def cases(draw):
     if mode == "circular":
         fft_size = length + draw(st.one_of(st.just(0), SIZES))
         taps = min(taps, fft_size)
-    return Case(draw(st.integers(1, 5)), draw(st.integers(1, 4)), length, taps,
-                dtype, k_dtype=k_dtype, mode=mode, fft_size=fft_size,
-                options=draw(st.sets(st.sampled_from(ALL))),
-                activation=draw(st.sampled_from(ACTIVATIONS)),
-                seed=draw(st.integers(0, 99)))
+    return Case(
+        draw(st.integers(1, 5)),
+        draw(st.integers(1, 4)),
+        length,
+        taps,
+        dtype,
+        k_dtype=k_dtype,
+        mode=mode,
+        fft_size=fft_size,
+        options=draw(st.sets(st.sampled_from(ALL))),
+        activation=draw(st.sampled_from(ACTIVATIONS)),
+        seed=draw(st.integers(0, 99)),
+    )
 
 
 @given(cases(), st.integers(1, 3))
 def test_anything(case, threads):
-    check_forward(case, fftconv.conv(case.u, case.k, **case.arguments,
-                                     threads=threads))
-    check_gradients(case, fftconv.conv_backward(
-        case.dy, case.u, case.k, **case.arguments, threads=threads))
+    check_forward(case, fftconv.conv(case.u, case.k, **case.arguments, threads=threads))
+    check_gradients(
+        case, fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments, threads=threads)
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -221,7 +320,7 @@ def test_level(dtype, level):
     """Errors are relative: quiet and loud inputs fare as O(1) ones do, but
     for what float16's subnormal grid takes from a quiet y."""
     if dtype == "float16" and level > 1:
-        level = 100.0                       # y must stay below 65504
+        level = 100.0  # y must stay below 65504
     case = Case(2, 3, 1000, 1000, dtype)
     case.u = (case.u.astype(np.float64) * level).astype(case.u.dtype)
     check_forward(case, fftconv.conv(case.u, case.k))
@@ -247,8 +346,7 @@ def test_axes():
             g = fftconv.conv_backward(u, u, k)
             assert g.du.shape == u.shape and g.dk.shape == k.shape
     case = Case(1, 3, 50, 20)
-    y = fftconv.conv(case.u[0], case.k, skip=case.k[:, 0],
-                     mask=case.k[None, :, 1])
+    y = fftconv.conv(case.u[0], case.k, skip=case.k[:, 0], mask=case.k[None, :, 1])
     assert y.shape == (3, 50)
 
 
@@ -258,14 +356,11 @@ def test_layout_blh(mode, dtype):
     """(B, L, H) gives the bits of (B, H, L), axes exchanged."""
     case = Case(2, 5, 70, 70, dtype, options=ALL, activation="gelu", mode=mode)
     want = fftconv.conv(case.u, case.k, **case.arguments)
-    gradients = fftconv.conv_backward(case.dy, case.u, case.k,
-                                      **case.arguments)
+    gradients = fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments)
     arguments = case.arguments
     for name in ("in_gate", "out_gate"):
-        arguments[name] = np.ascontiguousarray(
-            arguments[name].transpose(0, 2, 1))
-    u, dy = (np.ascontiguousarray(x.transpose(0, 2, 1))
-             for x in (case.u, case.dy))
+        arguments[name] = np.ascontiguousarray(arguments[name].transpose(0, 2, 1))
+    u, dy = (np.ascontiguousarray(x.transpose(0, 2, 1)) for x in (case.u, case.dy))
     y = fftconv.conv(u, case.k, **arguments, layout="BLH")
     assert y.shape == u.shape and y.flags.c_contiguous
     assert np.array_equal(y.transpose(0, 2, 1), want)
@@ -274,10 +369,8 @@ def test_layout_blh(mode, dtype):
         if name not in ("dk", "dskip", "dk_rev"):
             a = a.transpose(0, 2, 1)
         assert a is b is None or np.array_equal(a, b), name
-    plan = fftconv.Plan(u.shape, case.k.shape, dtype=dtype, mode=mode,
-                        layout="BLH")
-    arguments = {k: v for k, v in arguments.items()
-                 if k not in ("mode", "fft_size", "pattern")}
+    plan = fftconv.Plan(u.shape, case.k.shape, dtype=dtype, mode=mode, layout="BLH")
+    arguments = {k: v for k, v in arguments.items() if k not in ("mode", "fft_size", "pattern")}
     assert np.array_equal(plan(u, plan.spectrum(case.k), **arguments), y)
 
 
@@ -305,15 +398,16 @@ def test_broadcast_gates(dtype):
             assert x.shape == gate.shape and x.dtype == gate.dtype
             # The terms carry their own rounding before they are summed.
             size = np.sqrt((getattr(each, name).astype(np.float64) ** 2).sum())
-            assert np.all(np.abs(x.astype(np.float64) - getattr(want, name))
-                          <= 4 * TOLERANCE[dtype] * max(size, 1))
+            assert np.all(
+                np.abs(x.astype(np.float64) - getattr(want, name))
+                <= 4 * TOLERANCE[dtype] * max(size, 1)
+            )
 
 
 def test_skip_and_mask_of_one_number():
     case = Case(2, 3, 30, 30)
     y = fftconv.conv(case.u, case.k, skip=0.5, mask=2.0)
-    want = reference.conv(case.u, case.k, skip=np.full(3, 0.5),
-                          mask=np.full((2, 3), 2.0))
+    want = reference.conv(case.u, case.k, skip=np.full(3, 0.5), mask=np.full((2, 3), 2.0))
     check_forward(case, y, want)
 
 
@@ -331,11 +425,11 @@ def test_lists():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_long(mode, dtype):
     """A row of a quarter of a million, gated, there and back."""
-    case = Case(1, 2, 1 << 18, 1 << 18, dtype, k_dtype="float32", mode=mode,
-                options=("in_gate", "out_gate"))
+    case = Case(
+        1, 2, 1 << 18, 1 << 18, dtype, k_dtype="float32", mode=mode, options=("in_gate", "out_gate")
+    )
     check_forward(case, fftconv.conv(case.u, case.k, **case.arguments))
-    check_gradients(case, fftconv.conv_backward(case.dy, case.u, case.k,
-                                                **case.arguments))
+    check_gradients(case, fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments))
 
 
 @slow
@@ -352,15 +446,13 @@ def test_long_float64_and_prime():
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_big(log, mode, dtype):
     n = 1 << log
-    case = Case(1, 1, n, n, dtype, k_dtype="float32", mode=mode,
-                options=("in_gate", "out_gate"))
+    case = Case(1, 1, n, n, dtype, k_dtype="float32", mode=mode, options=("in_gate", "out_gate"))
     check_forward(case, fftconv.conv(case.u, case.k, **case.arguments))
-    check_gradients(case, fftconv.conv_backward(case.dy, case.u, case.k,
-                                                **case.arguments))
+    check_gradients(case, fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments))
 
 
 @big
-@pytest.mark.parametrize("n", [(1 << 23) - 15, 3 ** 14, 5 * 7 ** 7])
+@pytest.mark.parametrize("n", [(1 << 23) - 15, 3**14, 5 * 7**7])
 @pytest.mark.parametrize("mode", ["causal", "circular"])
 def test_big_odd(n, mode):
     """A prime (2^23 - 15 is one), and two odd 7-smooth lengths."""
@@ -380,6 +472,6 @@ def test_big_many_rows(dtype):
     fftconv.conv(u, k, out=u)
     for row, at in ((u[0], 5), (u[-1], 7)):
         want = np.zeros((1, length))
-        want[0, at:at + 3] = 1
+        want[0, at : at + 3] = 1
         check_rows("row", row, want, norm(k), length)
     assert not u[1:-1].any()

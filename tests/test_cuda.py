@@ -2,6 +2,7 @@
 kernels and its host code run on the CPU by libfftconv/cuda/machine_host.h (see
 there what it is strict about).  What that cannot show is speed and memory order; bank
 conflicts are test_cuda_banks.py's.  FFTCONV_CUDA=emulated asks for it beside a GPU too."""
+
 import ctypes
 import itertools
 import mmap
@@ -14,11 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from build_tree import BUILD, clean_environment, run
-from support import Case, big, norm, normal, wide
-
 from fftconv import _lib, cuda, reference
 from fftconv._array import KERNEL_DTYPES, _numpy_view
 from fftconv.plan import aligned_bytes
+from support import Case, big, norm, normal, wide
 
 EMULATED = BUILD / "tests" / ".libs" / "libcuda_emulated.so"
 ON_GPU = cuda.available() and os.environ.get("FFTCONV_CUDA") != "emulated"
@@ -26,16 +26,17 @@ LIBRARY = Path(_lib.path) if ON_GPU else EMULATED
 DEVICE = 0 if ON_GPU else 1
 DEVICES = cuda.devices() if ON_GPU else 2
 pytestmark = pytest.mark.skipif(
-    not LIBRARY.exists(), reason="no C++ compiler when this was configured")
+    not LIBRARY.exists(), reason="no C++ compiler when this was configured"
+)
 emulated_only = pytest.mark.skipif(ON_GPU, reason="of the emulated machine")
 
-LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)      # M
+LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)  # M
 LONGEST = {"float32": 16384, "float16": 32768, "bfloat16": 32768}
 # Forward, rows of 64 samples or more; backward is held to twice of it.
 TOLERANCE = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 2e-3}
-WIDE = {"float64": 1e-14}                # by cuFFT only
+WIDE = {"float64": 1e-14}  # by cuFFT only
 ENGINES = pytest.mark.parametrize("isa", ("fused", "cufft"))
-H100 = 227 * 1024       # bytes of shared memory a block may have
+H100 = 227 * 1024  # bytes of shared memory a block may have
 
 
 def library():
@@ -72,7 +73,7 @@ class Memory:
     views of one buffer stay so; themselves on the emulated machine."""
 
     def __init__(self):
-        self.copies = {}        # address of a buffer: (it, the copy's address)
+        self.copies = {}  # address of a buffer: (it, the copy's address)
 
     def __enter__(self):
         return self
@@ -86,8 +87,7 @@ class Memory:
         at = root.ctypes.data
         if at not in self.copies:
             copy = c_void_p()
-            must(library().fftconv_cuda_allocate(
-                byref(copy), max(1, root.nbytes), DEVICE))
+            must(library().fftconv_cuda_allocate(byref(copy), max(1, root.nbytes), DEVICE))
             self.copies[at] = root, copy.value
             self._copy(copy.value, at, root.nbytes)
         return self.copies[at][1] + x.ctypes.data - at
@@ -118,7 +118,7 @@ def tensor(x, axes, memory):
     v = _numpy_view(x, x.dtype.name)
     lead = 3 - len(v.shape) if axes == "rows" else None
     shape, strides = list(v.shape), list(v.strides)
-    if axes == "column":                # (H,) or (B, H): a number for each row
+    if axes == "column":  # (H,) or (B, H): a number for each row
         shape, strides = shape + [1], strides + [0]
         lead = 3 - len(shape)
     t = _lib.Tensor(data=memory.address(x), dtype=_lib.DTYPES[v.dtype])
@@ -130,36 +130,70 @@ def tensor(x, axes, memory):
 AXES = {"skip": "column", "mask": "column", "dskip": "column"}
 
 
-def call(case, direction, outputs, *, dy=None, prepared=True, blocks=3,
-         shared=H100, seed=0, workspace=False, isa="fused", tile=1 << 27,
-         stream=None, form=None, ask=None):
+def call(
+    case,
+    direction,
+    outputs,
+    *,
+    dy=None,
+    prepared=True,
+    blocks=3,
+    shared=H100,
+    seed=0,
+    workspace=False,
+    isa="fused",
+    tile=1 << 27,
+    stream=None,
+    form=None,
+    ask=None,
+):
     """One call; `outputs` are written.  Returns M.  blocks, shared, seed, tile: of
     the emulated machine.  form: what is taken, ask: what is asked for."""
     with Memory() as memory:
-        m = call_on(memory, case, direction, outputs, dy, prepared, workspace, isa,
-                    (shared, blocks, seed), tile, stream, form, ask)
+        m = call_on(
+            memory,
+            case,
+            direction,
+            outputs,
+            dy,
+            prepared,
+            workspace,
+            isa,
+            (shared, blocks, seed),
+            tile,
+            stream,
+            form,
+            ask,
+        )
         memory.fetch()
     nothing_is_left()
     return m
 
 
-def call_on(memory, case, direction, outputs, dy, prepared, workspace, isa, machine,
-            tile, stream, form, ask):
+def call_on(
+    memory, case, direction, outputs, dy, prepared, workspace, isa, machine, tile, stream, form, ask
+):
     batch, channels, length = case.u.shape
     kernel = (1,) * (3 - case.k.ndim) + case.k.shape
     desc = _lib.PlanDesc(
-        size=ctypes.sizeof(_lib.PlanDesc), batch=batch, channels=channels,
-        length=length, kernel_length=kernel[2], kernels=kernel[1],
-        kernel_batch=kernel[0], mode=_lib.MODES[case.mode["mode"]],
+        size=ctypes.sizeof(_lib.PlanDesc),
+        batch=batch,
+        channels=channels,
+        length=length,
+        kernel_length=kernel[2],
+        kernels=kernel[1],
+        kernel_batch=kernel[0],
+        mode=_lib.MODES[case.mode["mode"]],
         dtype=_lib.DTYPES[case.u.dtype.name],
         fft_size=case.mode["fft_size"] or 0,
         isa=isa.encode() if isa else None,
         form=_lib.FORMS[ask or "auto"],
-        reverse_length=0 if case.k_rev is None else case.k_rev.shape[-1])
-    o = _lib.Operands(size=ctypes.sizeof(_lib.Operands),
-                      activation=_lib.ACTIVATIONS[case.activation])
-    arrays = {"u": case.u, "k": case.k, "k_rev": case.k_rev, "dy": dy,
-              **case.operands, **outputs}
+        reverse_length=0 if case.k_rev is None else case.k_rev.shape[-1],
+    )
+    o = _lib.Operands(
+        size=ctypes.sizeof(_lib.Operands), activation=_lib.ACTIVATIONS[case.activation]
+    )
+    arrays = {"u": case.u, "k": case.k, "k_rev": case.k_rev, "dy": dy, **case.operands, **outputs}
     for name, x in arrays.items():
         if x is not None:
             setattr(o, name, tensor(x, AXES.get(name, "rows"), memory))
@@ -174,19 +208,27 @@ def call_on(memory, case, direction, outputs, dy, prepared, workspace, isa, mach
         must(lib.fftconv_cuda_plan_get_info(plan, byref(info)))
         assert (form or ask) is None or info.form == _lib.FORMS[form or ask]
         if prepared:
-            must(lib.fftconv_cuda_spectrum_create(
-                byref(spectrum), plan, byref(o.k),
-                None if case.k_rev is None else byref(o.k_rev), stream))
+            must(
+                lib.fftconv_cuda_spectrum_create(
+                    byref(spectrum),
+                    plan,
+                    byref(o.k),
+                    None if case.k_rev is None else byref(o.k_rev),
+                    stream,
+                )
+            )
             o.k, o.k_rev = _lib.Tensor(), _lib.Tensor()
         if workspace:
-            size = (info.backward_workspace_bytes if direction
-                    else info.forward_workspace_bytes)
-            room = np.full(size + 64, 0xff, np.uint8)       # NaN
+            size = info.backward_workspace_bytes if direction else info.forward_workspace_bytes
+            room = np.full(size + 64, 0xFF, np.uint8)  # NaN
             o.workspace = -(-memory.address(room) // 64) * 64
             o.workspace_bytes = size
         stops = 0 if ON_GPU else lib.cuda_emulated_stops()
-        must((lib.fftconv_cuda_backward if direction
-              else lib.fftconv_cuda_forward)(plan, spectrum, byref(o), stream))
+        must(
+            (lib.fftconv_cuda_backward if direction else lib.fftconv_cuda_forward)(
+                plan, spectrum, byref(o), stream
+            )
+        )
         # a workspace that was not given is allocated in the stream's order
         assert ON_GPU or lib.cuda_emulated_stops() - stops <= (not workspace)
     finally:
@@ -214,16 +256,18 @@ def check(name, got, want, scale, length, factor=1, inside=None):
     size = np.where(size > 0, size, 1)
     error = norm(wide(got) - want) / size
     sixteen = (got.dtype if inside is None else inside).itemsize == 2
-    limit = (TOLERANCE["float16" if sixteen else "float32"]
-             if got.dtype != np.float64 else WIDE["float64"])
+    limit = (
+        TOLERANCE["float16" if sixteen else "float32"]
+        if got.dtype != np.float64
+        else WIDE["float64"]
+    )
     if got.dtype.itemsize == 2:
         limit = limit + norm(wide(want.astype(got.dtype)) - want) / size
-    limit = np.broadcast_to(factor * limit * (1 if length >= 64 else 2),
-                            error.shape)
+    limit = np.broadcast_to(factor * limit * (1 if length >= 64 else 2), error.shape)
     worst = np.unravel_index(np.argmax(error - limit), error.shape)
     assert error[worst] <= limit[worst], (
-        f"{name}: error {error[worst]:.3g} in row {worst}, allowed "
-        f"{limit[worst]:.3g}")
+        f"{name}: error {error[worst]:.3g} in row {worst}, allowed {limit[worst]:.3g}"
+    )
 
 
 def gain(case):
@@ -242,26 +286,31 @@ def forward(case, **options):
 def check_forward(case, y):
     want = reference.conv(case.u, case.k, **case.arguments)
     z = wide(case.u) * case.wide("in_gate")
-    check(f"y of {case}", y, want, case.kernel_norms() * norm(z) * gain(case),
-          y.shape[-1])
+    check(f"y of {case}", y, want, case.kernel_norms() * norm(z) * gain(case), y.shape[-1])
 
 
 def pairwise(*axes):
     """Rows of choices in which every pair of two axes' values occurs."""
     axes = [list(a) for a in axes]
-    missing = {(i, a, j, b) for (i, x), (j, y) in
-               itertools.combinations(list(enumerate(axes)), 2)
-               for a in range(len(x)) for b in range(len(y))}
+    missing = {
+        (i, a, j, b)
+        for (i, x), (j, y) in itertools.combinations(list(enumerate(axes)), 2)
+        for a in range(len(x))
+        for b in range(len(y))
+    }
     rng = np.random.default_rng(1)
     while missing:
-        best = max((tuple(int(rng.integers(len(a))) for a in axes)
-                    for _ in range(60)),
-                   key=lambda row: sum((i, row[i], j, row[j]) in missing
-                                       for i, j in itertools.combinations(
-                                           range(len(axes)), 2)))
-        covered = {(i, best[i], j, best[j]) for i, j in
-                   itertools.combinations(range(len(axes)), 2)} & missing
-        if not covered:         # bad luck: build a row around one that misses
+        best = max(
+            (tuple(int(rng.integers(len(a))) for a in axes) for _ in range(60)),
+            key=lambda row: sum(
+                (i, row[i], j, row[j]) in missing
+                for i, j in itertools.combinations(range(len(axes)), 2)
+            ),
+        )
+        covered = {
+            (i, best[i], j, best[j]) for i, j in itertools.combinations(range(len(axes)), 2)
+        } & missing
+        if not covered:  # bad luck: build a row around one that misses
             i, a, j, b = next(iter(missing))
             best = list(best)
             best[i], best[j] = a, b
@@ -278,13 +327,24 @@ def rows_of(m, circle):
     return (2 * m, {"mode": "circular", "fft_size": 2 * m}) if circle else (m, {})
 
 
-OPTIONS = ((), ("in_gate",), ("skip", "out_gate"), ("in_gate", "out_gate"),
-           ("skip", "mask"), ("in_gate", "out_gate", "skip", "mask"))
+OPTIONS = (
+    (),
+    ("in_gate",),
+    ("skip", "out_gate"),
+    ("in_gate", "out_gate"),
+    ("skip", "mask"),
+    ("in_gate", "out_gate", "skip", "mask"),
+)
 # (mode, taps and reversed taps as parts of L, circle as a part of L)
-MODES = (("causal", 1, None, None), ("causal", .1, None, None),
-         ("two_sided", 1, 1, None), ("two_sided", .2, .6, None),
-         ("circular", 1, None, 1), ("circular", .5, None, 1.1),
-         ("circular", .7, None, 2))
+MODES = (
+    ("causal", 1, None, None),
+    ("causal", 0.1, None, None),
+    ("two_sided", 1, 1, None),
+    ("two_sided", 0.2, 0.6, None),
+    ("circular", 1, None, 1),
+    ("circular", 0.5, None, 1.1),
+    ("circular", 0.7, None, 2),
+)
 
 
 def make(m, dtype, fill, mode, options, activation, *, k_float32=True, seed=0):
@@ -299,19 +359,38 @@ def make(m, dtype, fill, mode, options, activation, *, k_float32=True, seed=0):
             length = max(1, int(length / circle))
     taps = max(1, int(taps * length))
     size = None if circle is None else int(circle * length)
-    return Case(batch, channels, length, taps, dtype, options=options,
-                activation=activation, mode=name, fft_size=size,
-                reverse=None if reverse is None else max(1, int(reverse * length)),
-                k_dtype="float32" if k_float32 else dtype, seed=seed)
+    return Case(
+        batch,
+        channels,
+        length,
+        taps,
+        dtype,
+        options=options,
+        activation=activation,
+        mode=name,
+        fft_size=size,
+        reverse=None if reverse is None else max(1, int(reverse * length)),
+        k_dtype="float32" if k_float32 else dtype,
+        seed=seed,
+    )
 
 
-CASES = [(min(case[0], LONGEST[case[1]]), *case[1:]) for case in pairwise(
-    LENGTHS, ("float32", "float16", "bfloat16"), (1, .77, .501), MODES,
-    OPTIONS, (None, "gelu", "silu"), (False, True), (True, False))]
+CASES = [
+    (min(case[0], LONGEST[case[1]]), *case[1:])
+    for case in pairwise(
+        LENGTHS,
+        ("float32", "float16", "bfloat16"),
+        (1, 0.77, 0.501),
+        MODES,
+        OPTIONS,
+        (None, "gelu", "silu"),
+        (False, True),
+        (True, False),
+    )
+]
 
 
-@pytest.mark.parametrize("m, dtype, fill, mode, options, activation, wide_k, "
-                         "prepared", CASES)
+@pytest.mark.parametrize("m, dtype, fill, mode, options, activation, wide_k, prepared", CASES)
 def test_forward(m, dtype, fill, mode, options, activation, wide_k, prepared):
     case = make(m, dtype, fill, mode, options, activation, k_float32=wide_k)
     y, _ = forward(case, prepared=prepared, ask="right_angle")
@@ -320,7 +399,7 @@ def test_forward(m, dtype, fill, mode, options, activation, wide_k, prepared):
 
 # Circles of N = 2 M, even/odd: (u's length as a part of N, taps as one of u's), and
 # rows that do not come round in one of 2 M, whatever circle was named.
-CIRCLES = ((1, 1), (1, .3), (.77, .5), (.501, 1), (.92, .08))
+CIRCLES = ((1, 1), (1, 0.3), (0.77, 0.5), (0.501, 1), (0.92, 0.08))
 
 
 def make_circle(m, dtype, circle, options, activation, *, k_float32=True, seed=0):
@@ -330,18 +409,36 @@ def make_circle(m, dtype, circle, options, activation, *, k_float32=True, seed=0
     length = max(m + 1, int(length * 2 * m))
     taps = max(1, int(taps * length))
     size = 2 * m if length + taps - 1 > 2 * m else 2 * m + 7
-    return Case(batch, channels, length, taps, dtype, options=options,
-                activation=activation, mode="circular", fft_size=size,
-                k_dtype="float32" if k_float32 else dtype, seed=seed)
+    return Case(
+        batch,
+        channels,
+        length,
+        taps,
+        dtype,
+        options=options,
+        activation=activation,
+        mode="circular",
+        fft_size=size,
+        k_dtype="float32" if k_float32 else dtype,
+        seed=seed,
+    )
 
 
-EVEN_ODD = [(min(case[0], LONGEST[case[1]]), *case[1:]) for case in pairwise(
-    LENGTHS, ("float32", "float16", "bfloat16"), CIRCLES, OPTIONS,
-    (None, "gelu", "silu"), (False, True), (True, False))]
+EVEN_ODD = [
+    (min(case[0], LONGEST[case[1]]), *case[1:])
+    for case in pairwise(
+        LENGTHS,
+        ("float32", "float16", "bfloat16"),
+        CIRCLES,
+        OPTIONS,
+        (None, "gelu", "silu"),
+        (False, True),
+        (True, False),
+    )
+]
 
 
-@pytest.mark.parametrize("m, dtype, circle, options, activation, wide_k, prepared",
-                         EVEN_ODD)
+@pytest.mark.parametrize("m, dtype, circle, options, activation, wide_k, prepared", EVEN_ODD)
 def test_even_odd(m, dtype, circle, options, activation, wide_k, prepared):
     case = make_circle(m, dtype, circle, options, activation, k_float32=wide_k)
     y, chosen = forward(case, prepared=prepared, form="even_odd")
@@ -368,17 +465,18 @@ def test_which_form(m):
     holds, and what does not come round in one; right angles elsewhere, or if
     asked for."""
     for length, taps, size, form, want in (
-            (2 * m, 2 * m, 2 * m, "even_odd", m),
-            (2 * m, 2, 2 * m, "even_odd", m),
-            (m + 1, m + 1, 2 * m, "even_odd", m),
-            (m + 1, m, 2 * m, "even_odd", m),       # 2 M places: not round
-            (2 * m - 9, 10, 2 * m + 1, "even_odd", m),
-            (2 * m - 9, 10, 2 * m - 1, "right_angle", 2 * m),
-            (2 * m - 9, 11, 2 * m + 3, "right_angle", 2 * m),
-            (m, m, 2 * m, "right_angle", m),        # neither, with real input
-            (2 * m - 1, 2 * m - 1, 2 * m - 1, "right_angle", 2 * m),
-            (2 * m - 2, 2 * m - 2, 2 * m - 2, "right_angle", 2 * m),
-            (m, m, m, "right_angle" if m == 256 else "even_odd", max(256, m // 2))):
+        (2 * m, 2 * m, 2 * m, "even_odd", m),
+        (2 * m, 2, 2 * m, "even_odd", m),
+        (m + 1, m + 1, 2 * m, "even_odd", m),
+        (m + 1, m, 2 * m, "even_odd", m),  # 2 M places: not round
+        (2 * m - 9, 10, 2 * m + 1, "even_odd", m),
+        (2 * m - 9, 10, 2 * m - 1, "right_angle", 2 * m),
+        (2 * m - 9, 11, 2 * m + 3, "right_angle", 2 * m),
+        (m, m, 2 * m, "right_angle", m),  # neither, with real input
+        (2 * m - 1, 2 * m - 1, 2 * m - 1, "right_angle", 2 * m),
+        (2 * m - 2, 2 * m - 2, 2 * m - 2, "right_angle", 2 * m),
+        (m, m, m, "right_angle" if m == 256 else "even_odd", max(256, m // 2)),
+    ):
         case = Case(2, 1, length, taps, "float32", mode="circular", fft_size=size)
         y, chosen = forward(case, form=form)
         assert chosen == want, (length, taps, size)
@@ -400,7 +498,7 @@ def test_which_form(m):
 def test_forward_all(m, dtype, mode, activation):
     for i, options in enumerate(OPTIONS):
         m = min(m, LONGEST[dtype])
-        case = make(m, dtype, (1, .77, .501)[i % 3], mode, options, activation)
+        case = make(m, dtype, (1, 0.77, 0.501)[i % 3], mode, options, activation)
         check_forward(case, forward(case)[0])
 
 
@@ -428,8 +526,9 @@ def test_short_rows(length, dtype, isa):
     check_forward(case, forward(case, isa=isa)[0])
 
 
-@pytest.mark.parametrize("batch, channels, blocks", [
-    (1, 1, 1), (1, 5, 2), (17, 1, 4), (33, 3, 100), (2, 150, 7)])
+@pytest.mark.parametrize(
+    "batch, channels, blocks", [(1, 1, 1), (1, 5, 2), (17, 1, 4), (33, 3, 100), (2, 150, 7)]
+)
 @pytest.mark.parametrize("m", (256, 8192))
 @CIRCLE
 def test_rows_and_blocks(batch, channels, blocks, m, circle):
@@ -444,8 +543,15 @@ def test_rows_and_blocks(batch, channels, blocks, m, circle):
     assert y.tobytes() == again.tobytes()
 
 
-@pytest.mark.parametrize("isa", ("cufft", pytest.param("fused", marks=pytest.mark.skipif(
-    not ON_GPU, reason="an hour of the emulated machine"))))
+@pytest.mark.parametrize(
+    "isa",
+    (
+        "cufft",
+        pytest.param(
+            "fused", marks=pytest.mark.skipif(not ON_GPU, reason="an hour of the emulated machine")
+        ),
+    ),
+)
 @pytest.mark.parametrize("batch, channels", [(65537, 1), (2, 32769)])
 def test_many_rows(batch, channels, isa):
     """More than the 65,535 that two of a grid's three sizes hold."""
@@ -481,12 +587,13 @@ def test_strides(dtype, m, circle, isa):
         return out[..., 1:]
 
     for lay in (spread, turned, backwards, shifted):
-        case = Case(2, 3, m - 3, 33, dtype,
-                    options=("in_gate", "out_gate", "skip"), **mode)
+        case = Case(2, 3, m - 3, 33, dtype, options=("in_gate", "out_gate", "skip"), **mode)
         case.u = lay(case.u)
-        case.operands = {**case.operands,
-                         "in_gate": lay(case.operands["in_gate"]),
-                         "out_gate": lay(case.operands["out_gate"])}
+        case.operands = {
+            **case.operands,
+            "in_gate": lay(case.operands["in_gate"]),
+            "out_gate": lay(case.operands["out_gate"]),
+        }
         case.k = lay(case.k)
         y = lay(poisoned(base.u))
         call(case, 0, {"y": y}, isa=isa)
@@ -514,8 +621,13 @@ def test_in_place(dtype, m, circle, isa):
 def test_scales(dtype, m, circle):
     """u, k of any size, and with a large mean: the same relative error."""
     m, mode = rows_of(min(m, LONGEST[dtype]), circle)
-    for factor, k_factor, mean in ((1e-3, 1, 0), (1e3, 1, 0), (1, 1, 100),
-                                   (1, 1e4, 0), (1, 1e-6, 0)):
+    for factor, k_factor, mean in (
+        (1e-3, 1, 0),
+        (1e3, 1, 0),
+        (1, 1, 100),
+        (1, 1e4, 0),
+        (1, 1e-6, 0),
+    ):
         case = Case(1, 1, m, m, dtype, k_dtype="float32", seed=3, **mode)
         case.u = ((wide(case.u) + mean) * factor).astype(case.u.dtype)
         case.k = (wide(case.k) * k_factor).astype("float32")
@@ -530,11 +642,18 @@ def test_scales(dtype, m, circle):
 def test_far_exponents(dtype, circle, isa):
     """Near both ends of float32's range, with gates that bring it back."""
     for up in (1e30, 1e-30):
-        case = Case(2, 1, 600, 600, dtype, options=("out_gate",),
-                    k_dtype="float32", **rows_of(512, circle)[1])
+        case = Case(
+            2,
+            1,
+            600,
+            600,
+            dtype,
+            options=("out_gate",),
+            k_dtype="float32",
+            **rows_of(512, circle)[1],
+        )
         case.u = (wide(case.u) * up).astype(case.u.dtype)
-        case.operands["out_gate"] = (case.wide("out_gate") / up).astype(
-            case.u.dtype)
+        case.operands["out_gate"] = (case.wide("out_gate") / up).astype(case.u.dtype)
         y, _ = forward(case, isa=isa)
         want = reference.conv(case.u, case.k, **case.arguments)
         check("y", y, want, norm(want), 600)
@@ -565,8 +684,7 @@ def test_rows_are_independent(m, dtype, circle, isa):
 
 
 @pytest.mark.parametrize("m", (256, 2048, 4096))
-@pytest.mark.parametrize("groups, per_batch", [(2, False), (1, False),
-                                               (4, True), (2, True)])
+@pytest.mark.parametrize("groups, per_batch", [(2, False), (1, False), (4, True), (2, True)])
 @CIRCLE
 @ENGINES
 def test_shared_kernels(m, groups, per_batch, circle, isa):
@@ -597,9 +715,17 @@ def test_impulses(m, circle):
 @emulated_only
 # CUDA C++ Programming Guide, "Technical Specifications per Compute Capability": KB
 # of shared memory a block may have; and the longest rows that fit them.
-@pytest.mark.parametrize("sm, kilobytes, half, single", [
-    (80, 163, 32768, 16384), (86, 99, 16384, 8192), (89, 99, 16384, 8192),
-    (90, 227, 32768, 16384), (100, 227, 32768, 16384), (120, 99, 16384, 8192)])
+@pytest.mark.parametrize(
+    "sm, kilobytes, half, single",
+    [
+        (80, 163, 32768, 16384),
+        (86, 99, 16384, 8192),
+        (89, 99, 16384, 8192),
+        (90, 227, 32768, 16384),
+        (100, 227, 32768, 16384),
+        (120, 99, 16384, 8192),
+    ],
+)
 def test_shared_memory(sm, kilobytes, half, single):
     shared = kilobytes * 1024
     for dtype, m in (("float16", half), ("float32", single)):
@@ -613,8 +739,7 @@ def test_shared_memory(sm, kilobytes, half, single):
 @ENGINES
 def test_workspace_of_the_caller(isa):
     """Then nothing is allocated, and nothing waited for: call() counts."""
-    case = Case(3, 2, 300, 300, "float16", options=("out_gate", "skip"),
-                activation="silu")
+    case = Case(3, 2, 300, 300, "float16", options=("out_gate", "skip"), activation="silu")
     for prepared in (True, False):
         options = {"prepared": prepared, "workspace": True, "isa": isa}
         y, _ = forward(case, **options)
@@ -625,8 +750,9 @@ def test_workspace_of_the_caller(isa):
 def test_refusals():
     """Before anything is written, naming the argument."""
     for case, says in (
-            (Case(1, 1, 300, 3, "float64"), "dtype is float64"),
-            (Case(1, 1, 300, 3, "complex64"), "dtype is complex64")):
+        (Case(1, 1, 300, 3, "float64"), "dtype is float64"),
+        (Case(1, 1, 300, 3, "complex64"), "dtype is complex64"),
+    ):
         with pytest.raises(RuntimeError, match=says):
             forward(case)
     case = Case(2, 1, 300, 3, "float32")
@@ -634,8 +760,9 @@ def test_refusals():
     with pytest.raises(RuntimeError, match="in_gate has shape"):
         forward(case)
     lib, plan = library(), c_void_p()
-    desc = _lib.PlanDesc(size=ctypes.sizeof(_lib.PlanDesc), batch=1, channels=1,
-                         length=300, kernel_length=3, dtype=2)
+    desc = _lib.PlanDesc(
+        size=ctypes.sizeof(_lib.PlanDesc), batch=1, channels=1, length=300, kernel_length=3, dtype=2
+    )
 
     def create(device=0, **fields):
         for name, value in fields.items():
@@ -648,30 +775,32 @@ def test_refusals():
                 setattr(desc, name, 0)
 
     for device in (-1, DEVICES):
-        with pytest.raises(RuntimeError, match=(
-                f"device is {device}, must be 0 ... {DEVICES - 1}")):
+        with pytest.raises(
+            RuntimeError, match=(f"device is {device}, must be 0 ... {DEVICES - 1}")
+        ):
             create(device)
     for fields in ({"dense": 1}, {"order": 2}, {"history": 1}):
-        name, = fields
+        (name,) = fields
         with pytest.raises(RuntimeError, match=f"{name} is given"):
             create(**fields)
     desc.isa = b"avx2"
     with pytest.raises(RuntimeError, match='isa is "avx2", must be NULL, "fused"'):
         create()
-    desc.isa = b"fused"         # whose rows are counted in 32 bits
+    desc.isa = b"fused"  # whose rows are counted in 32 bits
     for batch, channels, says in (
-            ((1 << 30) + 1, 1, "batch is 1073741825, must be at most 1073741824"),
-            (1, (1 << 30) + 1, "channels is 1073741825, must be at most 1073741824")):
+        ((1 << 30) + 1, 1, "batch is 1073741825, must be at most 1073741824"),
+        (1, (1 << 30) + 1, "channels is 1073741825, must be at most 1073741824"),
+    ):
         with pytest.raises(RuntimeError, match=says):
-            create(**{"batch": batch, "channels": channels, "length": 300,
-                      "kernel_length": 3})
+            create(batch=batch, channels=channels, length=300, kernel_length=3)
     # Kernels of each (b, h): a launch's tasks are the channels times the batch, here
     # eight rows at a time; one more of those than it takes.
     for batch, channels in ((1 << 23, (1 << 10) + 1), ((1 << 23) + 1, 1 << 10)):
-        with pytest.raises(RuntimeError, match=(
-                rf"batch \* channels is {batch} \* {channels}, more than one launch")):
-            create(**{"batch": batch, "channels": channels, "kernel_batch": batch,
-                      "length": 300, "kernel_length": 3})
+        with pytest.raises(
+            RuntimeError,
+            match=(rf"batch \* channels is {batch} \* {channels}, more than one launch"),
+        ):
+            create(batch=batch, channels=channels, kernel_batch=batch, length=300, kernel_length=3)
     desc.batch = desc.channels = 1
     desc.isa = b"cufft"
     for fields in ({"length": 1 << 30}, {"kernel_length": 1 << 31}):
@@ -681,8 +810,11 @@ def test_refusals():
     assert create()
     first, k, memory = plan.value, np.zeros((1, 1, 3), "float32"), Memory()
     spectrum = c_void_p()
-    must(lib.fftconv_cuda_spectrum_create(
-        byref(spectrum), first, byref(tensor(k, "rows", memory)), None, None))
+    must(
+        lib.fftconv_cuda_spectrum_create(
+            byref(spectrum), first, byref(tensor(k, "rows", memory)), None, None
+        )
+    )
     second = create(length=600)
     o = _lib.Operands(size=ctypes.sizeof(_lib.Operands))
     u = np.zeros((1, 1, 600), "float32")
@@ -695,13 +827,17 @@ def test_refusals():
     for name in ("u", "k", "y"):
         t = getattr(o, name)
         t.data += 2
-        with pytest.raises(RuntimeError, match=(
-                f"{name} is at 0x.*, must be aligned to its 4-byte numbers")):
+        with pytest.raises(
+            RuntimeError, match=(f"{name} is at 0x.*, must be aligned to its 4-byte numbers")
+        ):
             must(lib.fftconv_cuda_forward(second, None, byref(o), None))
         if name == "k":
             with pytest.raises(RuntimeError, match="k is at 0x.*, must be aligned"):
-                must(lib.fftconv_cuda_spectrum_create(byref(c_void_p()), second,
-                                                      byref(t), None, None))
+                must(
+                    lib.fftconv_cuda_spectrum_create(
+                        byref(c_void_p()), second, byref(t), None, None
+                    )
+                )
         t.data -= 2
     scratch, o.workspace = aligned_bytes(64)
     o.workspace_bytes = 64
@@ -719,16 +855,26 @@ def test_a_spectrum_is_of_its_form():
     lib, k, plans = library(), np.ones((1, 1, 9), "float32"), {}
     with Memory() as memory:
         for length, form in ((500, "even_odd"), (200, "right_angle")):
-            desc = _lib.PlanDesc(size=ctypes.sizeof(_lib.PlanDesc), batch=1, channels=1,
-                                 length=length, kernel_length=9, dtype=2,
-                                 mode=_lib.MODES["circular"], fft_size=length + 8)
+            desc = _lib.PlanDesc(
+                size=ctypes.sizeof(_lib.PlanDesc),
+                batch=1,
+                channels=1,
+                length=length,
+                kernel_length=9,
+                dtype=2,
+                mode=_lib.MODES["circular"],
+                fft_size=length + 8,
+            )
             plan, spectrum = c_void_p(), c_void_p()
             must(lib.fftconv_cuda_plan_create(byref(plan), byref(desc), DEVICE))
             info = _lib.PlanInfo(size=ctypes.sizeof(_lib.PlanInfo))
             must(lib.fftconv_cuda_plan_get_info(plan, byref(info)))
             assert (info.form, info.transform_length) == (_lib.FORMS[form], 256)
-            must(lib.fftconv_cuda_spectrum_create(
-                byref(spectrum), plan, byref(tensor(k, "rows", memory)), None, None))
+            must(
+                lib.fftconv_cuda_spectrum_create(
+                    byref(spectrum), plan, byref(tensor(k, "rows", memory)), None, None
+                )
+            )
             u = np.ones((1, 1, length), "float32")
             y = poisoned(u)
             o = _lib.Operands(size=ctypes.sizeof(_lib.Operands))
@@ -756,12 +902,23 @@ def test_a_spectrum_is_of_its_engine():
         o.u, o.y = tensor(case.u, "rows", memory), tensor(y, "rows", memory)
         for isa in (b"cufft", None):
             plan, spectrum = c_void_p(), c_void_p()
-            desc = _lib.PlanDesc(size=ctypes.sizeof(_lib.PlanDesc), batch=1, channels=1,
-                                 length=1 << 15, kernel_length=2, dtype=2, isa=isa,
-                                 mode=_lib.MODES["circular"], fft_size=1 << 15)
+            desc = _lib.PlanDesc(
+                size=ctypes.sizeof(_lib.PlanDesc),
+                batch=1,
+                channels=1,
+                length=1 << 15,
+                kernel_length=2,
+                dtype=2,
+                isa=isa,
+                mode=_lib.MODES["circular"],
+                fft_size=1 << 15,
+            )
             must(lib.fftconv_cuda_plan_create(byref(plan), byref(desc), DEVICE))
-            must(lib.fftconv_cuda_spectrum_create(
-                byref(spectrum), plan, byref(tensor(case.k, "rows", memory)), None, None))
+            must(
+                lib.fftconv_cuda_spectrum_create(
+                    byref(spectrum), plan, byref(tensor(case.k, "rows", memory)), None, None
+                )
+            )
             plans.append((plan, spectrum))
         for (plan, _), (_, spectrum) in itertools.permutations(plans):
             must(lib.fftconv_cuda_forward(plan, spectrum, byref(o), None))
@@ -776,8 +933,9 @@ def test_without_a_device():
     """The library of this build loads, and says that there is none."""
     if _lib.lib.fftconv_cuda_devices():
         pytest.skip("there is one")
-    desc = _lib.PlanDesc(size=ctypes.sizeof(_lib.PlanDesc), batch=1, channels=1,
-                         length=300, kernel_length=3, dtype=2)
+    desc = _lib.PlanDesc(
+        size=ctypes.sizeof(_lib.PlanDesc), batch=1, channels=1, length=300, kernel_length=3, dtype=2
+    )
     with pytest.raises(_lib.Unsupported, match="CUDA"):
         _lib.lib.fftconv_cuda_plan_create(byref(c_void_p()), byref(desc), 0)
 
@@ -790,48 +948,49 @@ NEEDS = ("u", "k", "k_rev", "in_gate", "out_gate", "skip")
 def backward(case, needs=NEEDS, **options):
     """The gradients of what `needs` names and the case has, by name."""
     operands = {"u": case.u, "k": case.k, "k_rev": case.k_rev, **case.operands}
-    outputs = {"d" + name: poisoned(operands[name]) for name in needs
-               if operands.get(name) is not None}
+    outputs = {
+        "d" + name: poisoned(operands[name]) for name in needs if operands.get(name) is not None
+    }
     call(case, 1, outputs, dy=case.dy, **options)
     return outputs
 
 
 def check_backward(case, got):
-    want = reference.conv_backward(case.dy, case.u, case.k,
-                                   **case.arguments)._asdict()
+    want = reference.conv_backward(case.dy, case.u, case.k, **case.arguments)._asdict()
     k, z = case.kernel_norms(), norm(wide(case.u) * case.wide("in_gate"))
     g = norm(wide(case.dy) * case.wide("out_gate")) * np.abs(case.wide("mask"))
     g = np.maximum(g, norm(wide(case.dy)))
-    if case.activation is not None:     # p's own error moves the slope
+    if case.activation is not None:  # p's own error moves the slope
         g, z = 1.2 * g * np.maximum(1, k), z * np.maximum(1, k)
     # Cauchy-Schwarz over the rows for what is summed over them.
-    shared = np.sqrt(case.shared(g ** 2) * case.shared(z ** 2))
+    shared = np.sqrt(case.shared(g**2) * case.shared(z**2))
     u, gate = case.wide("in_gate"), gain(case)
-    scales = {"du": k * g * np.maximum(1, np.sqrt(np.mean(u ** 2))),
-              "dk": shared, "dk_rev": shared,
-              "din_gate": k * g, "dout_gate": k * z * gate,
-              "dskip": (norm(g.T) * norm(z.T))}
+    scales = {
+        "du": k * g * np.maximum(1, np.sqrt(np.mean(u**2))),
+        "dk": shared,
+        "dk_rev": shared,
+        "din_gate": k * g,
+        "dout_gate": k * z * gate,
+        "dskip": (norm(g.T) * norm(z.T)),
+    }
     for name, x in got.items():
         exact = want[name]
         if name == "dskip":
             x, exact = x[:, None], exact[:, None]
-        check(f"{name} of {case}", x, exact, scales[name], x.shape[-1],
-              factor=2, inside=case.u.dtype)
+        check(
+            f"{name} of {case}", x, exact, scales[name], x.shape[-1], factor=2, inside=case.u.dtype
+        )
 
 
-@pytest.mark.parametrize("m, dtype, fill, mode, options, activation, wide_k, "
-                         "prepared", CASES)
+@pytest.mark.parametrize("m, dtype, fill, mode, options, activation, wide_k, prepared", CASES)
 def test_backward(m, dtype, fill, mode, options, activation, wide_k, prepared):
-    case = make(m, dtype, fill, mode, options, activation, k_float32=wide_k,
-                seed=1)
+    case = make(m, dtype, fill, mode, options, activation, k_float32=wide_k, seed=1)
     check_backward(case, backward(case, prepared=prepared, ask="right_angle"))
 
 
-@pytest.mark.parametrize("m, dtype, circle, options, activation, wide_k, prepared",
-                         EVEN_ODD)
+@pytest.mark.parametrize("m, dtype, circle, options, activation, wide_k, prepared", EVEN_ODD)
 def test_backward_even_odd(m, dtype, circle, options, activation, wide_k, prepared):
-    case = make_circle(m, dtype, circle, options, activation, k_float32=wide_k,
-                       seed=1)
+    case = make_circle(m, dtype, circle, options, activation, k_float32=wide_k, seed=1)
     check_backward(case, backward(case, prepared=prepared, form="even_odd"))
 
 
@@ -843,21 +1002,32 @@ def test_backward_even_odd(m, dtype, circle, options, activation, wide_k, prepar
 def test_backward_all(m, dtype, mode, activation):
     for i, options in enumerate(OPTIONS):
         m = min(m, LONGEST[dtype])
-        case = make(m, dtype, (1, .77, .501)[i % 3], mode, options, activation)
+        case = make(m, dtype, (1, 0.77, 0.501)[i % 3], mode, options, activation)
         check_backward(case, backward(case))
 
 
 @pytest.mark.parametrize("activation", (None, "silu"))
-@pytest.mark.parametrize("needs", [
-    tuple(n for i, n in enumerate(NEEDS) if bits >> i & 1)
-    for bits in range(1, 64) if not bits & 4])
-@pytest.mark.parametrize("isa, circle", [("fused", False), ("fused", True),
-                                         ("cufft", False)])
+@pytest.mark.parametrize(
+    "needs",
+    [
+        tuple(n for i, n in enumerate(NEEDS) if bits >> i & 1)
+        for bits in range(1, 64)
+        if not bits & 4
+    ],
+)
+@pytest.mark.parametrize("isa, circle", [("fused", False), ("fused", True), ("cufft", False)])
 def test_needs(needs, activation, isa, circle):
     """Any choice of gradients, and the same bits as all of them give."""
-    case = Case(3, 2, 500 if circle else 200, 150, "float16", activation=activation,
-                options=("in_gate", "out_gate", "skip", "mask"),
-                **rows_of(256, circle)[1])
+    case = Case(
+        3,
+        2,
+        500 if circle else 200,
+        150,
+        "float16",
+        activation=activation,
+        options=("in_gate", "out_gate", "skip", "mask"),
+        **rows_of(256, circle)[1],
+    )
     every = backward(case, isa=isa)
     for name, x in backward(case, needs, isa=isa).items():
         if activation is None and name in ("du", "din_gate", "dskip", "dk"):
@@ -867,16 +1037,16 @@ def test_needs(needs, activation, isa, circle):
             assert x.tobytes() == every[name].tobytes(), name
 
 
-@pytest.mark.parametrize("batch, channels, blocks", [
-    (1, 1, 1), (17, 1, 4), (33, 3, 100), (40, 2, 7)])
+@pytest.mark.parametrize(
+    "batch, channels, blocks", [(1, 1, 1), (17, 1, 4), (33, 3, 100), (40, 2, 7)]
+)
 @pytest.mark.parametrize("m", (256, 1024, 4096))
 @CIRCLE
 def test_backward_rows_and_blocks(batch, channels, blocks, m, circle):
     """Sums over the batch: the same bits, whatever the blocks."""
     batch = min(batch, 40960 // m)
     m, mode = rows_of(m, circle)
-    case = Case(batch, channels, m - 5, 40, "float16",
-                options=("out_gate", "skip"), **mode)
+    case = Case(batch, channels, m - 5, 40, "float16", options=("out_gate", "skip"), **mode)
     got = backward(case, blocks=blocks)
     check_backward(case, got)
     again = backward(case, blocks=blocks + 3, seed=5)
@@ -885,15 +1055,15 @@ def test_backward_rows_and_blocks(batch, channels, blocks, m, circle):
 
 
 @pytest.mark.parametrize("m", (256, 2048))
-@pytest.mark.parametrize("groups, per_batch", [(2, False), (1, False),
-                                               (4, True), (2, True)])
+@pytest.mark.parametrize("groups, per_batch", [(2, False), (1, False), (4, True), (2, True)])
 def test_backward_shared_kernels(m, groups, per_batch):
     batch = 5
     kernels = (batch, groups) if per_batch else (groups,)
     for mode in ("causal", "two_sided", "circular"):
         length, circle = rows_of(m, mode == "circular")
-        case = Case(batch, 4, length, m // 2, "float32", kernels=kernels,
-                    **{"mode": mode, **circle})
+        case = Case(
+            batch, 4, length, m // 2, "float32", kernels=kernels, **{"mode": mode, **circle}
+        )
         got = backward(case)
         for options in ({"prepared": False}, {"blocks": 5, "seed": 7}):
             again = backward(case, **options)
@@ -916,18 +1086,21 @@ def test_backward_scales(dtype, m, circle):
 
 @ENGINES
 def test_backward_strides(isa):
-    base = Case(2, 3, 509, 33, "float16",
-                options=("in_gate", "out_gate", "skip"), activation="gelu")
+    base = Case(
+        2, 3, 509, 33, "float16", options=("in_gate", "out_gate", "skip"), activation="gelu"
+    )
     want = backward(base, isa=isa)
-    case = Case(2, 3, 509, 33, "float16",
-                options=("in_gate", "out_gate", "skip"), activation="gelu")
+    case = Case(
+        2, 3, 509, 33, "float16", options=("in_gate", "out_gate", "skip"), activation="gelu"
+    )
 
     def turned(x):
         return np.ascontiguousarray(x.swapaxes(-1, -2)).swapaxes(-1, -2)
 
     operands = {"u": case.u, "k": case.k, **case.operands}
-    outputs = {"d" + n: turned(poisoned(x)) if x.ndim == 3 else poisoned(x)
-               for n, x in operands.items()}
+    outputs = {
+        "d" + n: turned(poisoned(x)) if x.ndim == 3 else poisoned(x) for n, x in operands.items()
+    }
     case.u = turned(case.u)
     call(case, 1, outputs, dy=turned(case.dy), isa=isa)
     for name, x in outputs.items():
@@ -959,45 +1132,73 @@ def test_taps_that_never_act(isa):
 
 # ---- Arrays of Python -----------------------------------------------------------
 
+
 @emulated_only
 def test_device_arrays():
     """test_device.py, test_bench_gpu.py, and of this file what lays out memory as
     on a GPU, in a process whose library is the emulated one."""
     tests = Path(__file__).parent
-    run(sys.executable, "-m", "pytest", "-q", "-c", tests.parent / "pyproject.toml",
-        "-p", "no:cacheprovider", tests / "test_device.py",
-        tests / "test_bench_gpu.py", tests / "test_cuda.py", "-k",
-        "test_device or test_bench_gpu or strides or in_place or refusals or "
-        "workspace",
+    run(
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-c",
+        tests.parent / "pyproject.toml",
+        "-p",
+        "no:cacheprovider",
+        tests / "test_device.py",
+        tests / "test_bench_gpu.py",
+        tests / "test_cuda.py",
+        "-k",
+        "test_device or test_bench_gpu or strides or in_place or refusals or workspace",
         env=clean_environment(
-            FFTCONV_LIBRARY=str(LIBRARY), FFTCONV_CUFFT=str(LIBRARY),
+            FFTCONV_LIBRARY=str(LIBRARY),
+            FFTCONV_CUFFT=str(LIBRARY),
             FFTCONV_BUILDDIR=str(BUILD),
-            PYTHONPATH=str(Path(_lib.__file__).parent.parent)))
+            PYTHONPATH=str(Path(_lib.__file__).parent.parent),
+        ),
+    )
 
 
 # ---- Rows by cuFFT: as test_forward and test_backward, and in tiles -------------
 
 # A tile of 0 bytes is one row.
-PADDED = list(pairwise(
-    (1, 2, 7, 64, 257, 1000, 4099), (*TOLERANCE, *WIDE), MODES, OPTIONS,
-    (None, "gelu", "silu"), (False, True), (True, False),
-    (0, 20000, 40000, 1 << 27)))
+PADDED = list(
+    pairwise(
+        (1, 2, 7, 64, 257, 1000, 4099),
+        (*TOLERANCE, *WIDE),
+        MODES,
+        OPTIONS,
+        (None, "gelu", "silu"),
+        (False, True),
+        (True, False),
+        (0, 20000, 40000, 1 << 27),
+    )
+)
 
 
 def padded(length, dtype, mode, options, activation, wide_k, seed=0):
     batch, channels = (5, 6) if length < 1000 else (3, 2)
     name, taps, reverse, circle = mode
     taps = max(1, int(taps * length))
-    return Case(batch, channels, length, taps, dtype, options=options,
-                activation=activation, mode=name,
-                fft_size=None if circle is None else max(length, int(circle * length)),
-                reverse=None if reverse is None else max(1, int(reverse * length)),
-                k_dtype="float32" if wide_k and dtype != "float64" else dtype,
-                seed=seed)
+    return Case(
+        batch,
+        channels,
+        length,
+        taps,
+        dtype,
+        options=options,
+        activation=activation,
+        mode=name,
+        fft_size=None if circle is None else max(length, int(circle * length)),
+        reverse=None if reverse is None else max(1, int(reverse * length)),
+        k_dtype="float32" if wide_k and dtype != "float64" else dtype,
+        seed=seed,
+    )
 
 
-@pytest.mark.parametrize("length, dtype, mode, options, activation, wide_k, "
-                         "prepared, tile", PADDED)
+@pytest.mark.parametrize("length, dtype, mode, options, activation, wide_k, prepared, tile", PADDED)
 def test_padded(length, dtype, mode, options, activation, wide_k, prepared, tile):
     case = padded(length, dtype, mode, options, activation, wide_k)
     options = {"prepared": prepared, "isa": "cufft", "tile": tile}
@@ -1005,12 +1206,22 @@ def test_padded(length, dtype, mode, options, activation, wide_k, prepared, tile
     check_backward(case, backward(case, **options))
 
 
-@pytest.mark.parametrize("length, mode, size, want", [
-    (1000, "causal", None, 2000), (1001, "causal", None, 2016),
-    (1, "causal", None, 2), (7, "causal", None, 14), (8192, "causal", None, 16384),
-    (1000, "circular", 1000, 1000), (1000, "circular", 1029, 1029),
-    (1000, "circular", 1999, 2000), (1000, "circular", 1009, 2000),
-    (17, "circular", 17, 36), (15, "circular", 15, 15)])
+@pytest.mark.parametrize(
+    "length, mode, size, want",
+    [
+        (1000, "causal", None, 2000),
+        (1001, "causal", None, 2016),
+        (1, "causal", None, 2),
+        (7, "causal", None, 14),
+        (8192, "causal", None, 16384),
+        (1000, "circular", 1000, 1000),
+        (1000, "circular", 1029, 1029),
+        (1000, "circular", 1999, 2000),
+        (1000, "circular", 1009, 2000),
+        (17, "circular", 17, 36),
+        (15, "circular", 15, 15),
+    ],
+)
 def test_padded_length(length, mode, size, want):
     """Factors 2, 3, 5 and 7; even, but where the caller names an odd circle."""
     case = Case(2, 1, length, length, "float32", mode=mode, fft_size=size)
@@ -1019,29 +1230,37 @@ def test_padded_length(length, mode, size, want):
     check_forward(case, y)
 
 
-@pytest.mark.parametrize("groups, per_batch", [(2, False), (1, False), (3, False),
-                                               (6, True), (2, True), (1, True)])
+@pytest.mark.parametrize(
+    "groups, per_batch", [(2, False), (1, False), (3, False), (6, True), (2, True), (1, True)]
+)
 @pytest.mark.parametrize("tile", (0, 7000, 15000, 40000))
 def test_padded_kernels(groups, per_batch, tile):
     """Kernels of groups and of each row, in every division into tiles."""
     kernels = (5, groups) if per_batch else (groups,)
     for mode in ("causal", "two_sided"):
-        case = Case(5, 6, 300, 200, "float32", kernels=kernels, mode=mode,
-                    options=("skip", "out_gate"))
+        case = Case(
+            5, 6, 300, 200, "float32", kernels=kernels, mode=mode, options=("skip", "out_gate")
+        )
         for prepared in (True, False):
             options = {"prepared": prepared, "isa": "cufft", "tile": tile}
             check_forward(case, forward(case, **options)[0])
             check_backward(case, backward(case, **options))
 
 
-@pytest.mark.parametrize("batch, kernels, tile", [
-    (9, (2,), 30000), (9, (2,), 1 << 27), (37, (1,), 1 << 27), (40, (1,), 200000),
-    (5, (5, 1), 1 << 27)])
+@pytest.mark.parametrize(
+    "batch, kernels, tile",
+    [
+        (9, (2,), 30000),
+        (9, (2,), 1 << 27),
+        (37, (1,), 1 << 27),
+        (40, (1,), 200000),
+        (5, (5, 1), 1 << 27),
+    ],
+)
 def test_padded_sums(batch, kernels, tile):
     """Of few rows and many, by several warps: right, and in a fixed order, the same
     bits in another order of blocks and warps."""
-    case = Case(batch, 4, 500, 90, "float32", kernels=kernels,
-                options=("skip", "in_gate"))
+    case = Case(batch, 4, 500, 90, "float32", kernels=kernels, options=("skip", "in_gate"))
     got = backward(case, isa="cufft", tile=tile)
     check_backward(case, got)
     again = backward(case, isa="cufft", tile=tile, seed=9)
@@ -1049,8 +1268,9 @@ def test_padded_sums(batch, kernels, tile):
         assert x.tobytes() == again[name].tobytes(), name
 
 
-@pytest.mark.parametrize("dtype, length", [("float16", 40000), ("float32", 20000),
-                                           ("float64", 500)])
+@pytest.mark.parametrize(
+    "dtype, length", [("float16", 40000), ("float32", 20000), ("float64", 500)]
+)
 def test_what_fuses_not_is_padded(dtype, length):
     """An engine that is not named is the first that holds the row."""
     case = Case(1, 1, length, 300, dtype, options=("skip",))
@@ -1066,22 +1286,24 @@ def test_what_fuses_not_is_padded(dtype, length):
 @ENGINES
 def test_far_apart(isa):
     """Rows more than 2^31 elements from each other."""
-    base = Case(2, 2, 300, 40, "float16", options=("in_gate", "out_gate"),
-                activation="silu")
+    base = Case(2, 2, 300, 40, "float16", options=("in_gate", "out_gate"), activation="silu")
     want, gradients = forward(base, isa=isa)[0], backward(base, isa=isa)
     steps = (5 << 30, 3 << 30)
 
     def far(x):
         bytes_ = (steps[0] + steps[1] + 300) * x.itemsize
-        memory = mmap.mmap(-1, bytes_, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS |
-                           0x4000)      # Linux's MAP_NORESERVE: pages when touched
+        memory = mmap.mmap(
+            -1, bytes_, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000
+        )  # Linux's MAP_NORESERVE: pages when touched
         out = np.lib.stride_tricks.as_strided(
-            np.frombuffer(memory, x.dtype), x.shape, (steps[0] * x.itemsize, steps[1] * x.itemsize, x.itemsize))
+            np.frombuffer(memory, x.dtype),
+            x.shape,
+            (steps[0] * x.itemsize, steps[1] * x.itemsize, x.itemsize),
+        )
         out[...] = x
         return out
 
-    case = Case(2, 2, 300, 40, "float16", options=("in_gate", "out_gate"),
-                activation="silu")
+    case = Case(2, 2, 300, 40, "float16", options=("in_gate", "out_gate"), activation="silu")
     case.u = far(case.u)
     case.operands = {name: far(x) for name, x in case.operands.items()}
     y = far(poisoned(want))
@@ -1096,13 +1318,16 @@ def test_far_apart(isa):
 @ENGINES
 def test_stream_and_device(isa):
     """Every launch and allocation is on the caller's stream and the plan's device."""
-    lib, stream = library(), 0x5eed
-    case = Case(3, 2, 300, 300, "float32", options=("skip", "out_gate"),
-                mode="two_sided", activation="gelu")
-    for on, device, strays in ((stream, DEVICE, False), (stream + 1, DEVICE, True),
-                               (stream, 0, True)):
-        for prepared, direction in itertools.product((True, False),
-                                                     (forward, backward)):
+    lib, stream = library(), 0x5EED
+    case = Case(
+        3, 2, 300, 300, "float32", options=("skip", "out_gate"), mode="two_sided", activation="gelu"
+    )
+    for on, device, strays in (
+        (stream, DEVICE, False),
+        (stream + 1, DEVICE, True),
+        (stream, 0, True),
+    ):
+        for prepared, direction in itertools.product((True, False), (forward, backward)):
             lib.cuda_emulated_expect(on, device)
             before = lib.cuda_emulated_strays()
             direction(case, prepared=prepared, isa=isa, stream=stream)
@@ -1131,8 +1356,11 @@ def test_every_failure(isa):
                     lib.cuda_emulated_fail(-1)
                 nothing_is_left()
             assert operations > 3
-    for message in ("a launch was made to fail", "bytes",
-                    *(["cuFFT says"] if isa == "cufft" else [])):
+    for message in (
+        "a launch was made to fail",
+        "bytes",
+        *(["cuFFT says"] if isa == "cufft" else []),
+    ):
         assert any(message in s for s in says), message
 
 
@@ -1141,8 +1369,15 @@ def test_threads_share_a_plan():
     lib = library()
     case = Case(4, 2, 700, 700, "float32")
     want, _ = forward(case, isa="cufft")
-    desc = _lib.PlanDesc(size=ctypes.sizeof(_lib.PlanDesc), batch=4, channels=2,
-                         length=700, kernel_length=700, dtype=2, isa=b"cufft")
+    desc = _lib.PlanDesc(
+        size=ctypes.sizeof(_lib.PlanDesc),
+        batch=4,
+        channels=2,
+        length=700,
+        kernel_length=700,
+        dtype=2,
+        isa=b"cufft",
+    )
     plan, wrong = c_void_p(), []
     if not ON_GPU:
         lib.cuda_emulated_set_tile(1 << 14)
@@ -1172,17 +1407,26 @@ def test_threads_share_a_plan():
 @emulated_only
 def test_without_cufft(monkeypatch, tmp_path):
     """It says so, naming what it looked for; and finds it later."""
-    fresh = tmp_path / "libcuda_emulated.so"        # not loaded yet: no cuFFT known
+    fresh = tmp_path / "libcuda_emulated.so"  # not loaded yet: no cuFFT known
     fresh.write_bytes(LIBRARY.read_bytes())
     lib = ctypes.CDLL(str(fresh))
     lib.fftconv_last_error.restype = ctypes.c_char_p
     plan = c_void_p()
 
     def create(length, isa=None):
-        desc = _lib.PlanDesc(size=ctypes.sizeof(_lib.PlanDesc), batch=1, channels=1,
-                             length=length, kernel_length=3, dtype=2, isa=isa)
-        return (lib.fftconv_cuda_plan_create(byref(plan), byref(desc), 0),
-                lib.fftconv_last_error().decode())
+        desc = _lib.PlanDesc(
+            size=ctypes.sizeof(_lib.PlanDesc),
+            batch=1,
+            channels=1,
+            length=length,
+            kernel_length=3,
+            dtype=2,
+            isa=isa,
+        )
+        return (
+            lib.fftconv_cuda_plan_create(byref(plan), byref(desc), 0),
+            lib.fftconv_last_error().decode(),
+        )
 
     monkeypatch.setenv("FFTCONV_CUFFT", str(tmp_path / "none.so"))
     for length, isa in ((300, b"cufft"), (40000, None)):
@@ -1190,9 +1434,9 @@ def test_without_cufft(monkeypatch, tmp_path):
         assert status == _lib.UNSUPPORTED and not plan.value
         assert "cuFFT was not found" in says and "none.so" in says
         assert ("length is 40000" in says) == (isa is None)
-    monkeypatch.setenv("FFTCONV_CUFFT", str(_lib.path))     # a library without it
+    monkeypatch.setenv("FFTCONV_CUFFT", str(_lib.path))  # a library without it
     assert "cuFFT has no cufftCreate" in create(300, b"cufft")[1]
-    monkeypatch.setenv("FFTCONV_CUFFT", str(fresh))         # found: asked again
+    monkeypatch.setenv("FFTCONV_CUFFT", str(fresh))  # found: asked again
     assert create(300, b"cufft")[0] == 0
     lib.fftconv_cuda_plan_destroy(plan)
 
@@ -1206,25 +1450,29 @@ def test_fragment_maps():
     row, column = c_int(), c_int()
     for lane, i in itertools.product(range(32), range(4)):
         group, thread = divmod(lane, 4)
-        want = {"a": (group + 8 * (i in (1, 3)), 2 * thread + 8 * (i >= 2)),
-                "b": (2 * thread + 8 * (i >= 1), group),
-                "c": (group + 8 * (i >= 2), 2 * thread + (i & 1))}
+        want = {
+            "a": (group + 8 * (i in (1, 3)), 2 * thread + 8 * (i >= 2)),
+            "b": (2 * thread + 8 * (i >= 1), group),
+            "c": (group + 8 * (i >= 2), 2 * thread + (i & 1)),
+        }
         for matrix, place in want.items():
             if matrix == "b" and i > 1:
                 continue
-            library().cuda_emulated_fragment(ord(matrix), lane, i, byref(row),
-                                             byref(column))
+            library().cuda_emulated_fragment(ord(matrix), lane, i, byref(row), byref(column))
             assert (row.value, column.value) == place
 
 
 @emulated_only
 def test_conversions(rng):
     """To 16 bits as NumPy and ml_dtypes round: nearest, ties to even."""
-    bits = np.concatenate([
-        rng.integers(0, 2 ** 32, 20000, dtype=np.uint32),
-        np.arange(2 ** 16, dtype=np.uint32)[::7] << 16,
-        normal(rng, 5000, "float32").view(np.uint32),
-        (np.arange(4096, dtype=np.uint32) << 12) + 0x33000000])
+    bits = np.concatenate(
+        [
+            rng.integers(0, 2**32, 20000, dtype=np.uint32),
+            np.arange(2**16, dtype=np.uint32)[::7] << 16,
+            normal(rng, 5000, "float32").view(np.uint32),
+            (np.arange(4096, dtype=np.uint32) << 12) + 0x33000000,
+        ]
+    )
     x = bits.view(np.float32)
     x = x[~np.isnan(x)]
     with np.errstate(over="ignore"):

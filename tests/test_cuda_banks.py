@@ -1,19 +1,26 @@
 """Bank conflicts of the CUDA kernels: the wavefronts that shared memory works for
 their accesses, which the emulated machine counts (Wavefronts in machine_host.h)."""
+
 from ctypes import byref, c_char_p, c_int, c_int64
 from math import ceil
 
 import pytest
 from support import Case
-from test_cuda import (LENGTHS, LONGEST, ON_GPU, backward, forward, library,
-                       pytestmark as needs_library, rows_of)
+from test_cuda import LENGTHS, LONGEST, ON_GPU, backward, forward, library, rows_of
+from test_cuda import pytestmark as needs_library
 
-pytestmark = [needs_library, pytest.mark.skipif(
-    ON_GPU, reason="the emulated machine counts")]
+pytestmark = [needs_library, pytest.mark.skipif(ON_GPU, reason="the emulated machine counts")]
 
 ROLES = ("forward", "backward", "spectra", "taps")
-ACCESSES = {"first store", "load_tile load", "second_back store", "load_pair load",
-            "exponent load", "middle load", "middle store"}
+ACCESSES = {
+    "first store",
+    "load_tile load",
+    "second_back store",
+    "load_pair load",
+    "exponent load",
+    "middle load",
+    "middle store",
+}
 # Rows that are not aligned also go through shared memory, a lane's samples where it
 # will put V.  Wavefronts over the least, where that is not 1: there a lane has less
 # than 16 bytes at a time.
@@ -39,10 +46,10 @@ def counted(calls):
     counts = {}
     lib.cuda_emulated_count(1)
     calls()
-    while lib.cuda_emulated_counted(len(counts), byref(role), byref(access),
-                                    byref(taken), byref(least)):
-        counts[ROLES[role.value], access.value.decode()] = (taken.value,
-                                                            least.value)
+    while lib.cuda_emulated_counted(
+        len(counts), byref(role), byref(access), byref(taken), byref(least)
+    ):
+        counts[ROLES[role.value], access.value.decode()] = (taken.value, least.value)
     lib.cuda_emulated_count(0)
     return counts
 
@@ -57,9 +64,10 @@ def worst(case, **options):
     return times
 
 
-EVERY = pytest.mark.parametrize("dtype, m", [
-    (dtype, m) for dtype in ("float16", "float32") for m in LENGTHS
-    if m <= LONGEST[dtype]])
+EVERY = pytest.mark.parametrize(
+    "dtype, m",
+    [(dtype, m) for dtype in ("float16", "float32") for m in LENGTHS if m <= LONGEST[dtype]],
+)
 SHIFT = pytest.mark.parametrize("shift", (0, 1))
 
 
@@ -84,17 +92,28 @@ def test_bank_conflicts_even_odd(dtype, m, shift):
     for name, times in EVEN_ODD.items():
         if shift or not name.startswith("read"):
             want[name] = int(times[dtype][LENGTHS.index(m)])
-    assert {access: ceil(times) for access, times in
-            worst(case, form="even_odd").items()} == want
+    assert {access: ceil(times) for access, times in worst(case, form="even_odd").items()} == want
 
 
-@pytest.mark.parametrize("size, at, taken, least", [
-    (4, range(0, 128, 4), 1, 1), (4, [64] * 32, 1, 1), (4, range(0, 256, 8), 2, 1),
-    (4, range(0, 4096, 128), 32, 1), (4, [128, 128, 0, 4], 2, 1), (4, [132, 0], 1, 1),
-    (8, range(0, 256, 8), 2, 2), (8, range(0, 512, 16), 4, 2), (8, [8], 1, 1),
-    (16, range(0, 512, 16), 4, 4), (16, range(0, 1024, 32), 8, 4),
-    (16, [0] * 8 + [128] * 8, 2, 2), (16, [0] * 4 + [128] * 4, 2, 1),
-    (32, range(0, 1024, 32), 16, 8)])
+@pytest.mark.parametrize(
+    "size, at, taken, least",
+    [
+        (4, range(0, 128, 4), 1, 1),
+        (4, [64] * 32, 1, 1),
+        (4, range(0, 256, 8), 2, 1),
+        (4, range(0, 4096, 128), 32, 1),
+        (4, [128, 128, 0, 4], 2, 1),
+        (4, [132, 0], 1, 1),
+        (8, range(0, 256, 8), 2, 2),
+        (8, range(0, 512, 16), 4, 2),
+        (8, [8], 1, 1),
+        (16, range(0, 512, 16), 4, 4),
+        (16, range(0, 1024, 32), 8, 4),
+        (16, [0] * 8 + [128] * 8, 2, 2),
+        (16, [0] * 4 + [128] * 4, 2, 1),
+        (32, range(0, 1024, 32), 16, 8),
+    ],
+)
 def test_wavefronts(size, at, taken, least):
     """Halves of a warp move 8 bytes a lane, quarters 16; a word that several want
     is given once."""

@@ -1,4 +1,5 @@
 """How the CUDA engine is configured and linked: no GPU, no driver and no nvcc."""
+
 import os
 import re
 import subprocess
@@ -25,23 +26,29 @@ AS_ECHO(["flags: $NVCC_FLAGS"])
 """
 
 
-@pytest.mark.parametrize("gpus, option, want", [
-    (None, None, "80"),                     # none is seen
-    ("9.0\n9.0\n", None, "90"),
-    ("12.0\n8.6\n7.5\n", None, "86 120"),   # the engine is for 8.0 and later
-    ("99.0\n", None, "80"),                 # nvcc does not know it
-    ("NVIDIA-SMI has failed. Version 9.0\n", None, "80"),
-    ("9.0\n", "100,80", "100 80")])
+@pytest.mark.parametrize(
+    "gpus, option, want",
+    [
+        (None, None, "80"),  # none is seen
+        ("9.0\n9.0\n", None, "90"),
+        ("12.0\n8.6\n7.5\n", None, "86 120"),  # the engine is for 8.0 and later
+        ("99.0\n", None, "80"),  # nvcc does not know it
+        ("NVIDIA-SMI has failed. Version 9.0\n", None, "80"),
+        ("9.0\n", "100,80", "100 80"),
+    ],
+)
 def test_architectures(tmp_path, gpus, option, want):
     """Compiled for what is asked, else for the GPUs there are, else for 8.0; the
     first as PTX too."""
     need("autoconf")
-    (tmp_path / "configure.ac").write_text(CONFIGURE.format(
-        macros=TOP / "libfftconv" / "m4" / "fftconv.m4"))
+    (tmp_path / "configure.ac").write_text(
+        CONFIGURE.format(macros=TOP / "libfftconv" / "m4" / "fftconv.m4")
+    )
     for name, text in {
-            "nvcc": 'test "$1" != --list-gpu-code || '
-                    "printf 'sm_80\\nsm_86\\nsm_90\\nsm_120\\n'; touch conftest.o",
-            "nvidia-smi": f"cat {tmp_path}/gpus 2>/dev/null"}.items():
+        "nvcc": 'test "$1" != --list-gpu-code || '
+        "printf 'sm_80\\nsm_86\\nsm_90\\nsm_120\\n'; touch conftest.o",
+        "nvidia-smi": f"cat {tmp_path}/gpus 2>/dev/null",
+    }.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
     if gpus is not None:
@@ -49,9 +56,13 @@ def test_architectures(tmp_path, gpus, option, want):
     run("autoconf", cwd=tmp_path)
     done = subprocess.run(
         ["./configure", *([f"--with-cuda-arch={option}"] if option else [])],
-        cwd=tmp_path, capture_output=True, text=True, env=clean_environment(
-            PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}"))
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=clean_environment(PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}"),
+    )
     found = re.findall(r"-gencode=arch=compute_(\w+),code=(\S+)", done.stdout)
     first = want.split()[0]
-    assert found == [(a, f"[sm_{a},compute_{a}]" if a == first else f"sm_{a}")
-                     for a in want.split()], done.stdout + done.stderr
+    assert found == [
+        (a, f"[sm_{a},compute_{a}]" if a == first else f"sm_{a}") for a in want.split()
+    ], done.stdout + done.stderr

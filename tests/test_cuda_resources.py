@@ -1,5 +1,6 @@
 """experiments/cuda_resources.py and predict_gpu.py: the stored report of the
 compiler, and the prediction's counts, are of the kernels that are there."""
+
 import importlib
 import json
 from pathlib import Path
@@ -16,43 +17,44 @@ def experiments(monkeypatch):
 
 
 def stored():
-    return json.loads(
-        (TOP / "experiments" / "results" / "cuda_resources.json").read_text())
+    return json.loads((TOP / "experiments" / "results" / "cuda_resources.json").read_text())
 
 
 def test_no_stored_kernel_spills_and_none_is_missing(experiments):
     resources = experiments("cuda_resources")
     record = stored()
     assert resources.faults(record["rows"]) == []
-    found = [(r["arithmetic"], tuple(r["radices"]), r["role"], r["arch"])
-             for r in record["rows"]]
+    found = [(r["arithmetic"], tuple(r["radices"]), r["role"], r["arch"]) for r in record["rows"]]
     names = {"Half": "float16", "Single": "float32"}
-    want = [(names[arith], tuple(radices), role, arch)
-            for arith, *radices in resources.shapes()
-            for role in resources.ROLES
-            for arch in resources.ARCHITECTURES]
+    want = [
+        (names[arith], tuple(radices), role, arch)
+        for arith, *radices in resources.shapes()
+        for role in resources.ROLES
+        for arch in resources.ARCHITECTURES
+    ]
     assert sorted(found) == sorted(want)
     for row in record["rows"]:
         assert 0 < row["registers"] <= 255, row
         assert row["fits"] == resources.fits(row["arch"], row["shared_bytes"])
         assert row["fits"] == (row["blocks"] >= 1), row
         assert row["blocks"] == resources.resident(
-            row["arch"], row["threads"] // 32, row["registers"],
-            row["shared_bytes"])
+            row["arch"], row["threads"] // 32, row["registers"], row["shared_bytes"]
+        )
 
 
 def test_the_longest_kernels_do_not_fit_in_99_kb():
     """Of sm_89; everywhere else all do."""
-    outside = {(r["arch"], r["arithmetic"], r["points"])
-               for r in stored()["rows"] if not r["fits"]}
+    outside = {(r["arch"], r["arithmetic"], r["points"]) for r in stored()["rows"] if not r["fits"]}
     assert outside == {("89", "float16", 32768), ("89", "float32", 16384)}
 
 
 def test_a_stale_report_is_said_to_be(experiments):
     """Not an error: a change need not wait for nvcc to compile everything."""
     if stored()["sources"] != experiments("cuda_resources").digest():
-        pytest.skip("the kernels have changed since experiments/results/"
-                    "cuda_resources.json: run experiments/cuda_resources.py")
+        pytest.skip(
+            "the kernels have changed since experiments/results/"
+            "cuda_resources.json: run experiments/cuda_resources.py"
+        )
 
 
 def test_a_spill_and_too_many_kernels_are_faults(experiments):
@@ -66,32 +68,30 @@ def test_a_spill_and_too_many_kernels_are_faults(experiments):
 
 def test_resident_blocks(experiments):
     resident = experiments("cuda_resources").resident
-    assert resident("90a", 4, 168, 65616) == 3      # registers and memory
-    assert resident("80", 4, 168, 65616) == 2       # memory
+    assert resident("90a", 4, 168, 65616) == 3  # registers and memory
+    assert resident("80", 4, 168, 65616) == 2  # memory
     assert resident("89", 4, 168, 65616) == 1
-    assert resident("90a", 4, 128, 16464) == 4      # registers
+    assert resident("90a", 4, 128, 16464) == 4  # registers
     assert resident("89", 8, 32, 131152) == 0
 
 
 def test_the_prediction_counts_this_kernels_stages(experiments):
     predict = experiments("predict_gpu")
     resources = experiments("cuda_resources")
-    radices = {a * b * c: (a, b, c)
-               for arith, a, b, c in resources.shapes() if arith == "Half"}
+    radices = {a * b * c: (a, b, c) for arith, a, b, c in resources.shapes() if arith == "Half"}
     assert {n: predict.radices(n) for n in radices} == radices
     # 16 x 16 x 16: 64 products of 16 x 8 x 16 for a strip of 64 columns and the
     # four tiles it is the size of, 32 and 32.
     assert predict.row_flops(4096) == 4 * (32 + 4 * 32) * 2 * 16 * 8 * 16
     assert predict.row_flops(4096, "even_odd") == 4 * (64 + 4 * 32) * 2 * 16 * 8 * 16
-    assert predict.points_of(predict.Case(11, 8192, 64, 768)) == 4096    # circular
-    assert predict.points_of(predict.Case(14, 8192, 64, 768)) == 4096    # causal
+    assert predict.points_of(predict.Case(11, 8192, 64, 768)) == 4096  # circular
+    assert predict.points_of(predict.Case(14, 8192, 64, 768)) == 4096  # causal
     for table in predict.TABLES:
         for n in predict.SIZES:
             case = predict.Case(table, n, 64, 768)
             for machine in predict.MACHINES:
                 row = predict.predicted(case, machine)
-                times = [row[f"{unit}_ms"]
-                         for unit in ("io", "tensor", "shared", "issue")]
+                times = [row[f"{unit}_ms"] for unit in ("io", "tensor", "shared", "issue")]
                 assert row["predicted_ms"] == max(times)
                 assert row["binds"] in predict.MACHINES[machine]
                 assert row["floor_ms"] <= row["io_ms"]

@@ -3,12 +3,16 @@ test here."""
 
 import itertools
 
+import fftconv
 import numpy as np
 import pytest
-
-import fftconv
-from fftconv import (FlashDepthWiseConv1d, FlashDepthwiseConv1d,
-                     depthwise_conv1d, depthwise_conv1d_backward, reference)
+from fftconv import (
+    FlashDepthWiseConv1d,
+    FlashDepthwiseConv1d,
+    depthwise_conv1d,
+    depthwise_conv1d_backward,
+    reference,
+)
 from fftconv._array import numpy_dtype
 from support import ACTIVATIONS, DTYPES, normal, same_bits, wide
 
@@ -30,21 +34,36 @@ def close(got, want, name="", scale=0):
     assert error <= LIMIT[got.dtype.name], f"{name}: error {error:.3g}"
 
 
-def check(batch=2, channels=5, length=40, taps=3, padding=(1, 1), x="float32",
-          w=None, bias=True, activation=None, layout="BHL", state=False,
-          gradients=True, **options):
+def check(
+    batch=2,
+    channels=5,
+    length=40,
+    taps=3,
+    padding=(1, 1),
+    x="float32",
+    w=None,
+    bias=True,
+    activation=None,
+    layout="BHL",
+    state=False,
+    gradients=True,
+    **options,
+):
     """One call, forward and backward, against the oracle."""
     rng = np.random.default_rng([batch, channels, length, taps])
     w = w or x
     rows = normal(rng, (batch, channels, length), x)
     weight = normal(rng, (channels, taps), w)
     number = normal(rng, (channels,), w) if bias else None
-    before = (normal(rng, (batch, channels, taps - 1), x) if state else None)
-    call = dict(padding="causal" if state else padding, activation=activation,
-                layout=layout, state=None if before is None
-                else turned(before, layout), **options)
-    of = dict(padding=(0, 0) if state else padding, activation=activation,
-              state=before)
+    before = normal(rng, (batch, channels, taps - 1), x) if state else None
+    call = dict(
+        padding="causal" if state else padding,
+        activation=activation,
+        layout=layout,
+        state=None if before is None else turned(before, layout),
+        **options,
+    )
+    of = dict(padding=(0, 0) if state else padding, activation=activation, state=before)
     y = depthwise_conv1d(turned(rows, layout), weight, number, **call)
     assert y.dtype == rows.dtype
     want = reference.depthwise_conv1d(rows, weight, number, **of)
@@ -52,22 +71,27 @@ def check(batch=2, channels=5, length=40, taps=3, padding=(1, 1), x="float32",
     if not gradients:
         return
     dy = normal(rng, want.shape, x)
-    got = depthwise_conv1d_backward(turned(dy, layout), turned(rows, layout),
-                                    weight, number, **call)
+    got = depthwise_conv1d_backward(
+        turned(dy, layout), turned(rows, layout), weight, number, **call
+    )
     want = reference.depthwise_conv1d(rows, weight, number, dy=dy, **of)
     scale = np.linalg.norm(wide(dy))
-    for name, operand in (("x", rows), ("weight", weight), ("bias", number),
-                          ("state", before)):
+    for name, operand in (("x", rows), ("weight", weight), ("bias", number), ("state", before)):
         g = getattr(got, "d" + name)
         if operand is None:
             assert g is None
             continue
         assert g.dtype == operand.dtype
-        close(turned(g, layout) if name in ("x", "state") else g, want[name],
-              "d" + name, scale if name in ("weight", "bias") else 0)
+        close(
+            turned(g, layout) if name in ("x", "state") else g,
+            want[name],
+            "d" + name,
+            scale if name in ("weight", "bias") else 0,
+        )
 
 
 # ---- The operation --------------------------------------------------------------
+
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -83,17 +107,18 @@ def test_types(x, w, activation, layout):
 def test_taps(taps, layout, isa):
     """Odd and even, with a body of their own or without; odd channels."""
     for channels, length in ((1, 50), (7, 31), (17, 70)):
-        for state, padding in ((False, ((taps - 1) // 2, taps // 2)),
-                               (True, None)):
-            check(1, channels, length, taps, padding, "float32", state=state,
-                  layout=layout, isa=isa)
+        for state, padding in ((False, ((taps - 1) // 2, taps // 2)), (True, None)):
+            check(
+                1, channels, length, taps, padding, "float32", state=state, layout=layout, isa=isa
+            )
     check(1, 9, 40, taps, (taps - 1, 0), "float64", layout=layout, isa=isa)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("activation", [None, "silu"])
-@pytest.mark.parametrize("padding", [(0, 0), (2, 0), (0, 2), (1, 1), (3, 3),
-                                     (7, 0), (0, 9), (12, 12)], ids=str)
+@pytest.mark.parametrize(
+    "padding", [(0, 0), (2, 0), (0, 2), (1, 1), (3, 3), (7, 0), (0, 9), (12, 12)], ids=str
+)
 def test_paddings(padding, activation, layout):
     """Wider than the kernel, too: Lout = L + 2 P - K + 1, and its gradients."""
     check(2, 3, 11, 3, padding, activation=activation, layout=layout)
@@ -101,18 +126,30 @@ def test_paddings(padding, activation, layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("shape", [
-    (1, 1, 1, 1), (2, 1, 1, 3), (1, 3, 2, 5), (3, 1, 4, 4), (1, 1, 300, 3),
-    (2, 3, 2047, 3), (2, 2, 2048, 4), (1, 2, 2049, 5), (1, 2, 4101, 7),
-    (1, 513, 33, 3), (2, 1030, 40, 4), (1, 5, 100, 200)], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 1, 1, 1),
+        (2, 1, 1, 3),
+        (1, 3, 2, 5),
+        (3, 1, 4, 4),
+        (1, 1, 300, 3),
+        (2, 3, 2047, 3),
+        (2, 2, 2048, 4),
+        (1, 2, 2049, 5),
+        (1, 2, 4101, 7),
+        (1, 513, 33, 3),
+        (2, 1030, 40, 4),
+        (1, 5, 100, 200),
+    ],
+    ids=str,
+)
 def test_sizes(shape, layout):
     """Fewer samples than taps, tiles' edges, bands of channels, one channel."""
     batch, channels, length, taps = shape
     padding = (taps // 2, taps // 2)
-    check(batch, channels, length, taps, padding, layout=layout,
-          activation="silu")
-    check(batch, channels, length, taps, padding, "bfloat16", "float32",
-          layout=layout)
+    check(batch, channels, length, taps, padding, layout=layout, activation="silu")
+    check(batch, channels, length, taps, padding, "bfloat16", "float32", layout=layout)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -120,31 +157,27 @@ def test_sizes(shape, layout):
 def test_a_large_output(dtype, layout):
     """Past the caches, from 16 MiB on; any alignment of rows."""
     check(3, 1031, 1999, 3, (1, 1), dtype, layout=layout, gradients=False)
-    check(1, 2050, 4099, 4, (3, 0), "bfloat16", layout=layout, gradients=False,
-          activation="silu")
+    check(1, 2050, 4099, 4, (3, 0), "bfloat16", layout=layout, gradients=False, activation="silu")
 
 
-@pytest.mark.parametrize("first, padding", [(0, (1, 1)), (9, (2, 0))],
-                         ids=str)
+@pytest.mark.parametrize("first, padding", [(0, (1, 1)), (9, (2, 0))], ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("isa", fftconv.isas())
 def test_lines_past_the_caches(isa, dtype, first, padding, rng):
     """Wherever in a line y starts: every element of it, and none around it."""
-    shape = (2, 2**(21 if dtype == "float32" else 22) // 1088 + 40, 1088)
+    shape = (2, 2 ** (21 if dtype == "float32" else 22) // 1088 + 40, 1088)
     rows, count = normal(rng, shape, dtype), int(np.prod(shape))
     w, bias = normal(rng, (1088, 3), dtype), normal(rng, (1088,), dtype)
     memory = np.full(count + 128, 77, rows.dtype)
-    y = memory[first:first + count].reshape(shape)
-    depthwise_conv1d(rows, w, bias, padding=padding, layout="BLH", out=y,
-                     isa=isa)
+    y = memory[first : first + count].reshape(shape)
+    depthwise_conv1d(rows, w, bias, padding=padding, layout="BLH", out=y, isa=isa)
     x = np.pad(wide(rows), ((0, 0), padding, (0, 0)))
-    want = wide(bias) + sum(
-        wide(w)[:, k] * x[:, k:k + shape[1]] for k in range(3))
+    want = wide(bias) + sum(wide(w)[:, k] * x[:, k : k + shape[1]] for k in range(3))
     close(y, want)
     for edge in (want[:, :3] - wide(y)[:, :3], want[:, -3:] - wide(y)[:, -3:]):
         assert np.abs(edge).max() <= 20 * LIMIT[dtype]
     assert (wide(memory[:first]) == 77).all()
-    assert (wide(memory[first + count:]) == 77).all()
+    assert (wide(memory[first + count :]) == 77).all()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -164,20 +197,20 @@ def test_named_paddings():
     x = np.random.default_rng(0).standard_normal((2, 3, 20))
     for taps in (3, 4):
         w = np.ones((3, taps))
-        for name, pair, length in (("causal", (taps - 1, 0), 20),
-                                   ("same", ((taps - 1) // 2, taps // 2), 20),
-                                   ("valid", (0, 0), 21 - taps)):
+        for name, pair, length in (
+            ("causal", (taps - 1, 0), 20),
+            ("same", ((taps - 1) // 2, taps // 2), 20),
+            ("valid", (0, 0), 21 - taps),
+        ):
             y = depthwise_conv1d(x, w, padding=name)
             assert y.shape[2] == length
             close(y, reference.depthwise_conv1d(x, w, padding=pair))
-    assert same_bits(depthwise_conv1d(x, w, padding=(2,)),
-                     depthwise_conv1d(x, w, padding=2))
+    assert same_bits(depthwise_conv1d(x, w, padding=(2,)), depthwise_conv1d(x, w, padding=2))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("pieces", [(40,), (1,) * 12, (5, 1, 2, 30), (64, 3)],
-                         ids=str)
+@pytest.mark.parametrize("pieces", [(40,), (1,) * 12, (5, 1, 2, 30), (64, 3)], ids=str)
 @pytest.mark.parametrize("taps", [1, 2, 4, 9])
 def test_streams(taps, pieces, dtype, layout, rng):
     """Piece by piece, the state carried on, is the whole causal row."""
@@ -188,21 +221,28 @@ def test_streams(taps, pieces, dtype, layout, rng):
     state, got, at = None, [], 0
     for n in pieces:
         y, state = depthwise_conv1d(
-            turned(x[..., at:at + n], layout), w, b, activation="silu",
-            layout=layout, state=state, return_state=True)
+            turned(x[..., at : at + n], layout),
+            w,
+            b,
+            activation="silu",
+            layout=layout,
+            state=state,
+            return_state=True,
+        )
         got.append(turned(y, layout))
         at += n
     got = np.concatenate(got, 2)
-    assert np.abs(wide(got) - wide(want)).max() <= (
-        2e-6 if dtype == "float32" else 4e-2)
+    assert np.abs(wide(got) - wide(want)).max() <= (2e-6 if dtype == "float32" else 4e-2)
     history = np.concatenate([np.zeros((2, 5, taps - 1), x.dtype), x], 2)
-    assert same_bits(np.ascontiguousarray(turned(state, layout)),
-                     np.ascontiguousarray(history[..., total:]))
+    assert same_bits(
+        np.ascontiguousarray(turned(state, layout)), np.ascontiguousarray(history[..., total:])
+    )
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("shape", [(7, 3, 50, 4), (3, 700, 70, 3),
-                                   (40, 2, 5000, 5), (1, 1, 9000, 3)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(7, 3, 50, 4), (3, 700, 70, 3), (40, 2, 5000, 5), (1, 1, 9000, 3)], ids=str
+)
 def test_threads_and_runs_agree(shape, layout, rng):
     batch, channels, length, taps = shape
     x = turned(normal(rng, (batch, channels, length), "float32"), layout)
@@ -212,8 +252,7 @@ def test_threads_and_runs_agree(shape, layout, rng):
     results = []
     for threads in (1, 1, 2, 5):
         y = depthwise_conv1d(x, w, b, threads=threads, **options)
-        results.append((y, *depthwise_conv1d_backward(
-            dy, x, w, b, threads=threads, **options)))
+        results.append((y, *depthwise_conv1d_backward(dy, x, w, b, threads=threads, **options)))
     for other in results[1:]:
         for a, c in zip(results[0], other):
             assert same_bits(a, c)
@@ -225,8 +264,7 @@ def test_a_channel_knows_no_other(rng):
         w = normal(rng, (20, 3), "float32")
         want = depthwise_conv1d(turned(x, layout), w, padding=1, layout=layout)
         x[1, 7, 3] = np.nan
-        y = turned(depthwise_conv1d(turned(x, layout), w, padding=1,
-                                    layout=layout), layout)
+        y = turned(depthwise_conv1d(turned(x, layout), w, padding=1, layout=layout), layout)
         want = turned(want, layout)
         bad = np.isnan(y)
         assert bad[1, 7, 2:5].all() and bad.sum() == 3
@@ -243,12 +281,43 @@ def test_rows_as_they_are(dtype, taps, isa, layout):
     for channels, length in ((1, 200), (3, 163), (70, 164), (33, 47)):
         for padding in ((0, 0), (1, 2), (taps, taps)):
             if length + sum(padding) >= taps:
-                check(2, channels, length, taps, padding, dtype, "float32",
-                      layout=layout, isa=isa, gradients=False)
-        check(1, channels, length, taps, (40, 50), dtype, "float32",
-              layout=layout, isa=isa, gradients=False)
-        check(1, channels, length, taps, None, dtype, "float32", state=True,
-              layout=layout, isa=isa, gradients=False)
+                check(
+                    2,
+                    channels,
+                    length,
+                    taps,
+                    padding,
+                    dtype,
+                    "float32",
+                    layout=layout,
+                    isa=isa,
+                    gradients=False,
+                )
+        check(
+            1,
+            channels,
+            length,
+            taps,
+            (40, 50),
+            dtype,
+            "float32",
+            layout=layout,
+            isa=isa,
+            gradients=False,
+        )
+        check(
+            1,
+            channels,
+            length,
+            taps,
+            None,
+            dtype,
+            "float32",
+            state=True,
+            layout=layout,
+            isa=isa,
+            gradients=False,
+        )
 
 
 def test_bfloat16_rounds_to_even():
@@ -256,8 +325,8 @@ def test_bfloat16_rounds_to_even():
     bf16 = numpy_dtype("bfloat16")
     x = np.zeros((1, 1, 256), bf16)
     x[0, 0, ::3] = 1
-    weights = 1 + 2.0 ** -8 * np.arange(-4, 5)      # ties among them
-    full = np.uint32(0x7fffffff).view(np.float32)   # no bit of it to round
+    weights = 1 + 2.0**-8 * np.arange(-4, 5)  # ties among them
+    full = np.uint32(0x7FFFFFFF).view(np.float32)  # no bit of it to round
     for weight in [*weights, np.inf, -np.inf, np.nan, full, -full, 3.4e38]:
         w = np.array([[weight]], np.float32)
         y = depthwise_conv1d(x, w)[0, 0]
@@ -273,8 +342,7 @@ def test_sums_that_float16_does_not_hold():
     y = depthwise_conv1d(x, w)
     assert (y[0, 0] == 0).all() and (y[0, 1] == 300).all()
     dy = np.full((1, 2, 49), 40, np.float16)
-    g = depthwise_conv1d_backward(dy, x, w.astype(np.float32),
-                                  np.zeros(2, np.float32))
+    g = depthwise_conv1d_backward(dy, x, w.astype(np.float32), np.zeros(2, np.float32))
     assert (g.dbias == 49 * 40).all() and (g.dweight == 49 * 40 * 300).all()
 
 
@@ -283,39 +351,42 @@ def test_any_strides(rng):
     w, b = normal(rng, (6, 3), "float32"), normal(rng, (6,), "float32")
     dy = normal(rng, (2, 6, 50), "float32")
     want = depthwise_conv1d(x, w, b, padding=1, activation="silu")
-    gradients = depthwise_conv1d_backward(dy, x, w, b, padding=1,
-                                          activation="silu")
+    gradients = depthwise_conv1d_backward(dy, x, w, b, padding=1, activation="silu")
     whole = np.zeros((2, 18, 50), np.float32)
     whole[:, 6:12] = x
-    views = [whole[:, 6:12], np.asfortranarray(x), x[..., ::-1].copy()[..., ::-1],
-             np.repeat(x, 3, 2)[..., ::3], np.repeat(x, 2, 1)[:, ::2],
-             np.ascontiguousarray(x.swapaxes(1, 2)).swapaxes(1, 2)]
+    views = [
+        whole[:, 6:12],
+        np.asfortranarray(x),
+        x[..., ::-1].copy()[..., ::-1],
+        np.repeat(x, 3, 2)[..., ::3],
+        np.repeat(x, 2, 1)[:, ::2],
+        np.ascontiguousarray(x.swapaxes(1, 2)).swapaxes(1, 2),
+    ]
     for v in views:
-        y = depthwise_conv1d(v, np.asfortranarray(w), b, padding=1,
-                             activation="silu")
+        y = depthwise_conv1d(v, np.asfortranarray(w), b, padding=1, activation="silu")
         assert np.abs(y - want).max() < 1e-6
-        g = depthwise_conv1d_backward(np.asfortranarray(dy), v, w, b,
-                                      padding=1, activation="silu")
+        g = depthwise_conv1d_backward(np.asfortranarray(dy), v, w, b, padding=1, activation="silu")
         for a, c in zip(g[:3], gradients):
             assert np.abs(a - c).max() < 1e-5
     out = np.zeros((2, 50, 6), np.float32).swapaxes(1, 2)
-    assert depthwise_conv1d(x, w, b, padding=1, activation="silu",
-                            out=out) is out
+    assert depthwise_conv1d(x, w, b, padding=1, activation="silu", out=out) is out
     assert np.abs(out - want).max() < 1e-6
     assert not whole[:, :6].any() and not whole[:, 12:].any()
 
 
 # ---- Gradients -------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_finite_differences(layout):
     rng = np.random.default_rng(0)
-    operands = {"x": rng.standard_normal((2, 3, 8)),
-                "weight": rng.standard_normal((3, 4)),
-                "bias": rng.standard_normal(3),
-                "state": rng.standard_normal((2, 3, 3))}
-    operands = {name: turned(x, layout) if x.ndim == 3 else x
-                for name, x in operands.items()}
+    operands = {
+        "x": rng.standard_normal((2, 3, 8)),
+        "weight": rng.standard_normal((3, 4)),
+        "bias": rng.standard_normal(3),
+        "state": rng.standard_normal((2, 3, 3)),
+    }
+    operands = {name: turned(x, layout) if x.ndim == 3 else x for name, x in operands.items()}
     options = dict(activation="silu", layout=layout)
     dy = turned(rng.standard_normal((2, 3, 8)), layout)
     g = depthwise_conv1d_backward(dy, **operands, **options)
@@ -324,12 +395,10 @@ def test_finite_differences(layout):
             at = tuple(rng.integers(n) for n in x.shape)
             old, sums = x[at], []
             for x[at] in (old + 1e-6, old - 1e-6):
-                sums.append(np.sum(dy * depthwise_conv1d(**operands,
-                                                         **options)))
+                sums.append(np.sum(dy * depthwise_conv1d(**operands, **options)))
             x[at] = old
             slope = (sums[0] - sums[1]) / 2e-6
-            assert abs(slope - getattr(g, "d" + name)[at]) < 1e-7 * max(
-                1, abs(slope)), name
+            assert abs(slope - getattr(g, "d" + name)[at]) < 1e-7 * max(1, abs(slope)), name
 
 
 @pytest.mark.parametrize("padding", [(0, 0), (4, 1), (9, 7)], ids=str)
@@ -355,8 +424,7 @@ def test_needs(rng):
         wanted = {needs} if isinstance(needs, str) else set(needs)
         for name in ("x", "weight", "bias"):
             got = getattr(g, "d" + name)
-            assert (same_bits(got, getattr(every, "d" + name))
-                    if name in wanted else got is None)
+            assert same_bits(got, getattr(every, "d" + name)) if name in wanted else got is None
         assert g.dstate is None
     with pytest.raises(ValueError, match="needs is 'state'; allowed: 'x'"):
         depthwise_conv1d_backward(dy, x, w, b, padding=1, needs="state")
@@ -364,11 +432,20 @@ def test_needs(rng):
 
 # ---- FlashDepthWiseConv1d ---------------------------------------------------------
 
+
 @pytest.mark.parametrize("is_bhl", [True, False])
-@pytest.mark.parametrize("x, w", [
-    ("bfloat16", "bfloat16"), ("bfloat16", "float32"), ("float16", "float16"),
-    ("float16", "float32"), ("float32", "float32"), ("float32", "float16"),
-    ("float32", "bfloat16")])
+@pytest.mark.parametrize(
+    "x, w",
+    [
+        ("bfloat16", "bfloat16"),
+        ("bfloat16", "float32"),
+        ("float16", "float16"),
+        ("float16", "float32"),
+        ("float32", "float32"),
+        ("float32", "float16"),
+        ("float32", "bfloat16"),
+    ],
+)
 @pytest.mark.parametrize("taps", [3, 5, 7])
 def test_their_tests(taps, x, w, is_bhl, rng):
     """The mixtures of flash-fft-conv's tests/test_conv1d.py, and a backward in
@@ -376,18 +453,17 @@ def test_their_tests(taps, x, w, is_bhl, rng):
     batch, channels, length = 2, 24, 64
     rows = normal(rng, (batch, channels, length), x)
     weight, bias = normal(rng, (channels, 1, taps), w), normal(rng, (channels,), w)
-    conv = FlashDepthWiseConv1d(channels, taps, (taps - 1) // 2, weight, bias,
-                                is_bhl=is_bhl, dtype=w)
+    conv = FlashDepthWiseConv1d(
+        channels, taps, (taps - 1) // 2, weight, bias, is_bhl=is_bhl, dtype=w
+    )
     layout = "BHL" if is_bhl else "BLH"
     padding = ((taps - 1) // 2,) * 2
     y = conv(turned(rows, layout))
     assert y.dtype == rows.dtype
-    close(turned(y, layout), reference.depthwise_conv1d(
-        rows, weight[:, 0], bias, padding=padding))
+    close(turned(y, layout), reference.depthwise_conv1d(rows, weight[:, 0], bias, padding=padding))
     dy = normal(rng, rows.shape, x)
     got = conv.backward(turned(dy, layout), turned(rows, layout))
-    want = reference.depthwise_conv1d(rows, weight[:, 0], bias,
-                                      padding=padding, dy=dy)
+    want = reference.depthwise_conv1d(rows, weight[:, 0], bias, padding=padding, dy=dy)
     close(turned(got.dx, layout), want["x"], "dx")
     # of the weights' own shape: theirs comes scrambled in BLH
     close(got.dweight, want["weight"][:, None], "dweight")
@@ -413,9 +489,8 @@ def test_weights_are_seen_as_they_change():
 
 
 def test_dtype_converts_weights():
-    w = np.full((2, 1, 3), 1 + 2.0 ** -12, np.float32)
-    conv = FlashDepthWiseConv1d(2, 3, 1, w, np.ones(2, np.float32),
-                                dtype="float16")
+    w = np.full((2, 1, 3), 1 + 2.0**-12, np.float32)
+    conv = FlashDepthWiseConv1d(2, 3, 1, w, np.ones(2, np.float32), dtype="float16")
     assert conv.weights.dtype == conv.bias.dtype == np.float16
     assert w.dtype == np.float32
     same = FlashDepthWiseConv1d(2, 3, 1, w, dtype="float32")
@@ -454,20 +529,22 @@ BAD = [
     (dict(padding=1.5), "padding is 1.5"),
     (dict(padding="full"), "padding is 'full'; allowed: 'causal', 'same'"),
     (dict(padding=(1, 2, 3)), r"padding is \(1, 2, 3\)"),
-    (dict(weight=np.ones((3, 12))),
-     "x has length 9; with padding 1 it must be at least 10, for 12 taps"),
+    (
+        dict(weight=np.ones((3, 12))),
+        "x has length 9; with padding 1 it must be at least 10, for 12 taps",
+    ),
     (dict(activation="relu"), "activation is 'relu'; allowed: None, 'gelu'"),
     (dict(layout="HBL"), "layout is 'HBL'"),
     (dict(layout="BLH"), r"weight has shape \(3, 3\).*D = 9"),
     (dict(state=X[..., :1]), r"state has shape \(2, 3, 1\).*\(2, 3, 2\)"),
     (dict(state=X[..., :2], padding=1), "padding is 1; with a state it must"),
     (dict(threads=0), "threads is 0"),
-    (dict(isa="sse9"), "isa"), (dict(isa=2), "isa is 2"),
+    (dict(isa="sse9"), "isa"),
+    (dict(isa=2), "isa is 2"),
 ]
 
 
-@pytest.mark.parametrize("arguments, message", BAD,
-                         ids=[m[:40] for _, m in BAD])
+@pytest.mark.parametrize("arguments, message", BAD, ids=[m[:40] for _, m in BAD])
 def test_errors(arguments, message):
     call = {"x": X, "weight": W, "bias": B, "padding": 1, **arguments}
     with pytest.raises((ValueError, fftconv.Unsupported), match=message):
@@ -477,29 +554,36 @@ def test_errors(arguments, message):
 
 
 def test_other_errors():
-    with pytest.raises(ValueError, match=r"dy has shape \(2, 3, 9\); it must "
-                                         r"be \(2, 3, 7\), as y"):
+    with pytest.raises(
+        ValueError,
+        match=r"dy has shape \(2, 3, 9\); it must "
+        r"be \(2, 3, 7\), as y",
+    ):
         depthwise_conv1d_backward(X, X, W)
-    for out, message in [(X, "out overlaps x, must not|y overlaps x"),
-                         (X[..., :7].copy().astype(np.float32),
-                          "out has dtype float32"),
-                         (X[..., :8].copy(), "out has shape")]:
+    for out, message in [
+        (X, "out overlaps x, must not|y overlaps x"),
+        (X[..., :7].copy().astype(np.float32), "out has dtype float32"),
+        (X[..., :8].copy(), "out has shape"),
+    ]:
         with pytest.raises(ValueError, match=message):
             depthwise_conv1d(X, W, padding=1 if out is X else 0, out=out)
     assert (X == 1).all()
     for arguments, message in [
-            ((3, 5, 1, W), r"weights has shape \(3, 3\); it must be .*\(3, 1, 5"),
-            ((4, 3, 1, W), r"weights has shape \(3, 3\)"),
-            ((0, 3, 1, W), "channels is 0"), ((3, 3.0, 1, W), "kernel_size"),
-            ((3, 3, -1, W), "padding is -1")]:
+        ((3, 5, 1, W), r"weights has shape \(3, 3\); it must be .*\(3, 1, 5"),
+        ((4, 3, 1, W), r"weights has shape \(3, 3\)"),
+        ((0, 3, 1, W), "channels is 0"),
+        ((3, 3.0, 1, W), "kernel_size"),
+        ((3, 3, -1, W), "padding is -1"),
+    ]:
         with pytest.raises(ValueError, match=message):
             FlashDepthWiseConv1d(*arguments)
     for options, message in [
-            (dict(device="cuda"), "device is 'cuda'"),
-            (dict(dtype="int8"), "dtype is 'int8'"),
-            (dict(dtype="complex64"), "dtype is 'complex64'"),
-            (dict(bias=np.ones(4)), r"bias has shape \(4,\)"),
-            (dict(activation="relu"), "activation is 'relu'")]:
+        (dict(device="cuda"), "device is 'cuda'"),
+        (dict(dtype="int8"), "dtype is 'int8'"),
+        (dict(dtype="complex64"), "dtype is 'complex64'"),
+        (dict(bias=np.ones(4)), r"bias has shape \(4,\)"),
+        (dict(activation="relu"), "activation is 'relu'"),
+    ]:
         with pytest.raises(ValueError, match=message):
             FlashDepthWiseConv1d(3, 3, 1, W, **options)
     FlashDepthWiseConv1d(3, 3, 1, W, device="cpu")
@@ -507,5 +591,6 @@ def test_other_errors():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_types_of_ml_dtypes(dtype):
-    assert depthwise_conv1d(np.ones((1, 2, 3), numpy_dtype(dtype)),
-                            [[1.0], [2.0]]).dtype == numpy_dtype(dtype)
+    assert depthwise_conv1d(
+        np.ones((1, 2, 3), numpy_dtype(dtype)), [[1.0], [2.0]]
+    ).dtype == numpy_dtype(dtype)

@@ -5,20 +5,20 @@ Run where the library has a device.  `make check` runs it on the emulated one of
 cuda_emulated.cpp (see test_cuda.py), where stand-ins take the place of torch and
 CuPy, whose arrays need a GPU.
 """
+
 import gc
 import sys
 import types
 from ctypes import byref, c_int, c_void_p
 from functools import partial
 
+import fftconv
 import numpy as np
 import pytest
-from support import Case
-from test_cuda import TOLERANCE, check_backward, check_forward
-
-import fftconv
 from fftconv import _lib, cuda
 from fftconv._array import ITEM_BYTES, numpy_dtype, view
+from support import Case
+from test_cuda import TOLERANCE, check_backward, check_forward
 
 EMULATED = hasattr(_lib.lib, "cuda_emulated_waits")
 DEVICES = cuda.devices()
@@ -28,6 +28,7 @@ two_devices = pytest.mark.skipif(DEVICES < 2, reason="one device")
 
 
 # ---- Kinds of array: to(NumPy array, device) and back --------------------------
+
 
 class Interface:
     """Speaks __cuda_array_interface__ alone; fields of it may be set."""
@@ -69,6 +70,7 @@ class Namespace:
 
 class Tensor:
     """A stand-in of torch.Tensor on a device."""
+
     requires_grad = False
     layout = "strided"
 
@@ -98,23 +100,27 @@ class Tensor:
 
     def to(self, dtype):
         dtype = str(dtype).removeprefix("torch.")
-        return Tensor(cuda.asarray(self.memory.numpy().astype(numpy_dtype(dtype)),
-                                   self.memory.device))
+        return Tensor(
+            cuda.asarray(self.memory.numpy().astype(numpy_dtype(dtype)), self.memory.device)
+        )
 
     def sum_to_size(self, shape):
         axes = tuple(i for i, n in enumerate(shape) if n == 1)
-        return Tensor(cuda.asarray(self.memory.numpy().sum(axes, keepdims=True),
-                                   self.memory.device))
+        return Tensor(
+            cuda.asarray(self.memory.numpy().sum(axes, keepdims=True), self.memory.device)
+        )
 
 
 def stand_in_torch():
     stream = types.SimpleNamespace(cuda_stream=7)
     torch = types.SimpleNamespace(
-        Tensor=Tensor, strided="strided", is_grad_enabled=lambda: True,
+        Tensor=Tensor,
+        strided="strided",
+        is_grad_enabled=lambda: True,
         cuda=types.SimpleNamespace(current_stream=lambda index: stream),
-        **{name: f"torch.{name}" for name in TOLERANCE})
-    torch.empty = lambda shape, dtype, device: Tensor(cuda.Array(
-        shape, dtype[6:], int(device[5:])))
+        **{name: f"torch.{name}" for name in TOLERANCE},
+    )
+    torch.empty = lambda shape, dtype, device: Tensor(cuda.Array(shape, dtype[6:], int(device[5:])))
     return torch
 
 
@@ -161,18 +167,19 @@ def stand_in_cupy():
 
     stream = types.SimpleNamespace(ptr=9)
     return types.SimpleNamespace(
-        ndarray=Ndarray, cuda=types.SimpleNamespace(
-            Device=Device, get_current_stream=lambda device: stream),
-        empty=lambda shape, dtype: Ndarray(cuda.Array(
-            shape, np.dtype(dtype).name, now.device)),
-        pad=lambda x, widths: x._on(np.pad(x.memory.numpy(), widths)))
+        ndarray=Ndarray,
+        cuda=types.SimpleNamespace(Device=Device, get_current_stream=lambda device: stream),
+        empty=lambda shape, dtype: Ndarray(cuda.Array(shape, np.dtype(dtype).name, now.device)),
+        pad=lambda x, widths: x._on(np.pad(x.memory.numpy(), widths)),
+    )
 
 
 def real_torch(torch):
     def to(x, device=0):
         if x.dtype.name == "bfloat16":
-            return torch.from_numpy(x.view(np.int16).copy()).to(
-                f"cuda:{device}").view(torch.bfloat16)
+            return (
+                torch.from_numpy(x.view(np.int16).copy()).to(f"cuda:{device}").view(torch.bfloat16)
+            )
         return torch.from_numpy(x.copy()).to(f"cuda:{device}")
 
     def back(y):
@@ -187,8 +194,9 @@ def of_memory(y):
     return y.memory.numpy()
 
 
-@pytest.fixture(params=["Array", "interface", "dlpack", "torch", "cupy",
-                        *([] if EMULATED else ["jax"])])
+@pytest.fixture(
+    params=["Array", "interface", "dlpack", "torch", "cupy", *([] if EMULATED else ["jax"])]
+)
 def kind(request, monkeypatch):
     """(type of array, to(x, device=0), back(y))."""
     name = request.param
@@ -196,14 +204,12 @@ def kind(request, monkeypatch):
         to = cuda.asarray if name == "Array" else Interface
         return cuda.Array, to, cuda.Array.numpy
     if name == "dlpack":
-        return (Dlpack, lambda x, device=0: Dlpack(cuda.asarray(x, device)),
-                of_memory)
+        return (Dlpack, lambda x, device=0: Dlpack(cuda.asarray(x, device)), of_memory)
     if EMULATED:
         module = stand_in_torch() if name == "torch" else stand_in_cupy()
         array = Tensor if name == "torch" else Ndarray
         monkeypatch.setitem(sys.modules, name, module)
-        return (array, lambda x, device=0: array(cuda.asarray(x, device)),
-                of_memory)
+        return (array, lambda x, device=0: array(cuda.asarray(x, device)), of_memory)
     # JAX would take most of the card's memory, and keep it.
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     module = pytest.importorskip(name)
@@ -214,8 +220,7 @@ def kind(request, monkeypatch):
     gpus = [d for d in module.devices() if d.platform == "gpu"]
     if not gpus:
         pytest.skip("this JAX has no GPU")
-    return (module.Array, lambda x, device=0: module.device_put(x, gpus[device]),
-            np.asarray)
+    return (module.Array, lambda x, device=0: module.device_put(x, gpus[device]), np.asarray)
 
 
 def of(kind, dtype):
@@ -229,8 +234,7 @@ def of(kind, dtype):
 
 
 def moved(arguments, to):
-    return {name: to(x) if isinstance(x, np.ndarray) else x
-            for name, x in arguments.items()}
+    return {name: to(x) if isinstance(x, np.ndarray) else x for name, x in arguments.items()}
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -238,18 +242,26 @@ def moved(arguments, to):
 def test_conv(kind, dtype, mode):
     """Forward and backward in one call, every operand there."""
     array, to, back = of(kind, dtype)
-    case = Case(2, 4, 300, 200, dtype, options=ALL, activation="silu", mode=mode,
-                k_dtype="float32", kernels=(2,))
+    case = Case(
+        2,
+        4,
+        300,
+        200,
+        dtype,
+        options=ALL,
+        activation="silu",
+        mode=mode,
+        k_dtype="float32",
+        kernels=(2,),
+    )
     at = moved(case.arguments, to)
     y = fftconv.conv(to(case.u), to(case.k), **at)
     assert isinstance(y, array)
     check_forward(case, back(y))
     g = fftconv.conv_backward(to(case.dy), to(case.u), to(case.k), **at)._asdict()
     assert all(isinstance(x, array) for x in g.values() if x is not None)
-    check_backward(case, {name: back(x) for name, x in g.items()
-                          if x is not None})
-    g = fftconv.conv_backward(to(case.dy), to(case.u), to(case.k), **at,
-                              needs="k")
+    check_backward(case, {name: back(x) for name, x in g.items() if x is not None})
+    g = fftconv.conv_backward(to(case.dy), to(case.u), to(case.k), **at, needs="k")
     assert g.du is None and isinstance(g.dk, array)
 
 
@@ -258,13 +270,16 @@ def test_plan(kind, layout):
     """A spectrum, used twice, and again by its kernel."""
     array, to, back = kind
     case = Case(3, 2, 500, 400, "float16", options=("skip", "out_gate"))
-    turn = (np.ascontiguousarray if layout == "BHL" else
-            lambda x: np.ascontiguousarray(x.swapaxes(-1, -2)))
-    plan = fftconv.Plan(turn(case.u).shape, case.k.shape, dtype="float16",
-                        layout=layout, device="cuda")
+    turn = (
+        np.ascontiguousarray
+        if layout == "BHL"
+        else lambda x: np.ascontiguousarray(x.swapaxes(-1, -2))
+    )
+    plan = fftconv.Plan(
+        turn(case.u).shape, case.k.shape, dtype="float16", layout=layout, device="cuda"
+    )
     assert plan.device == "cuda:0" and plan.isa == "fused" and "cuda:0" in repr(plan)
-    at = {"skip": to(case.operands["skip"]),
-          "out_gate": to(turn(case.operands["out_gate"]))}
+    at = {"skip": to(case.operands["skip"]), "out_gate": to(turn(case.operands["out_gate"]))}
     spectrum = plan.spectrum(to(case.k))
     for kernel in (spectrum, spectrum, to(case.k)):
         y = plan(to(turn(case.u)), kernel, **at)
@@ -272,8 +287,7 @@ def test_plan(kind, layout):
         check_forward(case, turn(back(y)))
         g = plan.backward(to(turn(case.dy)), to(turn(case.u)), kernel, **at)
         got = {n: back(x) for n, x in g._asdict().items() if x is not None}
-        check_backward(case, {n: turn(x) if x.ndim == 3 else x
-                              for n, x in got.items()})
+        check_backward(case, {n: turn(x) if x.ndim == 3 else x for n, x in got.items()})
 
 
 def test_in_place(kind):
@@ -310,13 +324,12 @@ def test_repeated_gate(kind):
     at = moved(case.arguments, to)
     if array in (cuda.Array, Dlpack):
         if array is Dlpack:
-            return          # whose namespace has no sum
+            return  # whose namespace has no sum
         with pytest.raises(fftconv.Unsupported, match="in_gate has shape"):
             fftconv.conv_backward(to(case.dy), to(case.u), to(case.k), **at)
         return
     g = fftconv.conv_backward(to(case.dy), to(case.u), to(case.k), **at)
-    want = fftconv.reference.conv_backward(case.dy, case.u, case.k,
-                                           **case.arguments)
+    want = fftconv.reference.conv_backward(case.dy, case.u, case.k, **case.arguments)
     got = back(g.din_gate)
     assert got.shape == (1, 3, 1)
     assert np.abs(got - want.din_gate).max() < 1e-4
@@ -325,16 +338,24 @@ def test_repeated_gate(kind):
 def test_other_calls(kind):
     """The calls of other libraries that are this convolution."""
     array, to, back = kind
-    case = Case(2, 4, 128, 128, "float16", k_dtype="float32",
-                options=("in_gate", "out_gate"), mode="circular", fft_size=256)
+    case = Case(
+        2,
+        4,
+        128,
+        128,
+        "float16",
+        k_dtype="float32",
+        options=("in_gate", "out_gate"),
+        mode="circular",
+        fft_size=256,
+    )
     flash = fftconv.FlashFFTConv(256, dtype="float16")
     at = moved(case.operands, to)
     y = flash(to(case.u), to(case.k), **at)
     assert isinstance(y, array)
     check_forward(case, back(y))
     g = flash.backward(to(case.dy), to(case.u), to(case.k), **at)
-    check_backward(case, {n: back(x) for n, x in g._asdict().items()
-                          if x is not None})
+    check_backward(case, {n: back(x) for n, x in g._asdict().items() if x is not None})
 
     short = Case(2, 4, 128, 40)
     partial_conv = fftconv.PartialFFTConv(40)
@@ -345,8 +366,7 @@ def test_other_calls(kind):
     y = fftconv.fftconv_func(to(case.u), to(case.k), to(skip))
     check_forward(case, back(y))
     g = fftconv.fftconv_func_backward(to(case.dy), to(case.u), to(case.k), to(skip))
-    check_backward(case, {"du": back(g.du), "dk": back(g.dk),
-                          "dskip": back(g.dD)})
+    check_backward(case, {"du": back(g.du), "dk": back(g.dk), "dskip": back(g.dD)})
 
     module = fftconv.FFTConv(4, 128, activation="gelu", backend="cuda")
     module.kernel, module.skip = case.k, skip
@@ -355,8 +375,7 @@ def test_other_calls(kind):
     check_forward(case, back(y))
     g = module.backward(to(case.dy), to(case.u))
     assert isinstance(g.dk, array)
-    check_backward(case, {"du": back(g.du), "dk": back(g.dk),
-                          "dskip": back(g.dskip)})
+    check_backward(case, {"du": back(g.du), "dk": back(g.dk), "dskip": back(g.dskip)})
 
 
 def test_partial_of_a_longer_kernel(kind):
@@ -373,21 +392,20 @@ def test_partial_of_a_longer_kernel(kind):
 
 # ---- Devices, streams, lifetimes -----------------------------------------------
 
+
 @two_devices
 def test_second_device(kind):
     array, to, back = kind
     case = Case(2, 3, 100, 60)
     y = fftconv.conv(to(case.u, device=1), to(case.k, device=1))
     check_forward(case, back(y))
-    for name, at in (("u", (0, 1)), ("k", (1, 0))):
-        with pytest.raises(ValueError,
-                           match=f"k is on cuda:{at[1]}; it must be on cuda:{at[0]}"):
+    for at in ((0, 1), (1, 0)):
+        with pytest.raises(ValueError, match=f"k is on cuda:{at[1]}; it must be on cuda:{at[0]}"):
             fftconv.conv(to(case.u, device=at[0]), to(case.k, device=at[1]))
     plan = fftconv.Plan(case.u.shape, case.k.shape, device="cuda:1")
     with pytest.raises(ValueError, match="u is on cuda:0; it must be on cuda:1"):
         plan(to(case.u), to(case.k, device=1))
-    spectrum = fftconv.Plan(case.u.shape, case.k.shape, device="cuda:0").spectrum(
-        to(case.k))
+    spectrum = fftconv.Plan(case.u.shape, case.k.shape, device="cuda:0").spectrum(to(case.k))
     with pytest.raises(ValueError, match="spectrum is .* on cuda:0"):
         plan(to(case.u, device=1), spectrum)
 
@@ -421,9 +439,10 @@ def test_default_streams(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", stand_in_cupy())
     waits = _lib.lib.cuda_emulated_waits
     for u, k, want in [
-            (Tensor(cuda.asarray(case.u)), Ndarray(cuda.asarray(case.k)), 2),
-            (Ndarray(cuda.asarray(case.u)), Tensor(cuda.asarray(case.k)), 2),
-            (Tensor(cuda.asarray(case.u)), Interface(case.k), 0)]:
+        (Tensor(cuda.asarray(case.u)), Ndarray(cuda.asarray(case.k)), 2),
+        (Ndarray(cuda.asarray(case.u)), Tensor(cuda.asarray(case.k)), 2),
+        (Tensor(cuda.asarray(case.u)), Interface(case.k), 0),
+    ]:
         start = waits()
         y = fftconv.conv(u, k)
         assert isinstance(y, type(u)) and waits() - start == want
@@ -452,7 +471,7 @@ def test_streams():
     assert count(partial(y.__dlpack__, stream=8))[1] == 1
     assert count(partial(y.__dlpack__, stream=7))[1] == 0
     assert count(partial(y.__dlpack__, stream=-1))[1] == 0
-    assert count(y.__dlpack__)[1] == 1              # None is the default stream
+    assert count(y.__dlpack__)[1] == 1  # None is the default stream
 
 
 @emulated_only
@@ -546,6 +565,7 @@ def test_torch_graph(torch):
 
 # ---- What is refused -------------------------------------------------------------
 
+
 def test_backend():
     case = Case(1, 2, 64, 64)
     u, k = cuda.asarray(case.u), cuda.asarray(case.k)
@@ -567,11 +587,12 @@ def test_wrong_arrays():
     k = cuda.asarray(case.k)
     host = {"data": (case.u.ctypes.data, False)}
     for x, says in [
-            (Interface(case.u, **host), "u: memory is .* must be a device's"),
-            (Interface(case.u, typestr="<i4"), "u has dtype <i4; allowed"),
-            (Interface(case.u, typestr=">f4"), "u has dtype >f4; allowed"),
-            (Interface(case.u, mask=case.u), "u is a masked array"),
-            (Interface(case.u, shape=(0, 2, 64)), r"u has shape \(0, 2, 64\)")]:
+        (Interface(case.u, **host), "u: memory is .* must be a device's"),
+        (Interface(case.u, typestr="<i4"), "u has dtype <i4; allowed"),
+        (Interface(case.u, typestr=">f4"), "u has dtype >f4; allowed"),
+        (Interface(case.u, mask=case.u), "u is a masked array"),
+        (Interface(case.u, shape=(0, 2, 64)), r"u has shape \(0, 2, 64\)"),
+    ]:
         with pytest.raises(ValueError, match=says):
             fftconv.conv(x, k)
     readonly = Interface(case.u)
@@ -600,37 +621,56 @@ def test_not_on_a_device():
     plan = fftconv.Plan(case.u.shape, case.k.shape, device="cuda")
     D = cuda.asarray(np.ones(2, "float32"))
     for says, call, *arguments in [
-            ("pattern is", partial(fftconv.conv, mode="circular",
-                                   pattern=fftconv.Pattern.lowpass(8)), u, k),
-            ("pattern is", fftconv.FrequencySparseFFTConv(8), u, k),
-            ("rows_to_spectra is not on", plan.rows_to_spectra, u),
-            ("this is the CPU's", partial(fftconv.fftconv_func, head_dim=2, v=u,
-                                          q=u), u, cuda.asarray(case.k[:2]), D),
-            ("a filter is the CPU's", fftconv.fftconv_fwd, u, k, None)]:
+        (
+            "pattern is",
+            partial(fftconv.conv, mode="circular", pattern=fftconv.Pattern.lowpass(8)),
+            u,
+            k,
+        ),
+        ("pattern is", fftconv.FrequencySparseFFTConv(8), u, k),
+        ("rows_to_spectra is not on", plan.rows_to_spectra, u),
+        (
+            "this is the CPU's",
+            partial(fftconv.fftconv_func, head_dim=2, v=u, q=u),
+            u,
+            cuda.asarray(case.k[:2]),
+            D,
+        ),
+        ("a filter is the CPU's", fftconv.fftconv_fwd, u, k, None),
+    ]:
         with pytest.raises(fftconv.Unsupported, match=says):
             call(*arguments)
     w = cuda.asarray(case.k[:, :3])
     for says, call, *arguments in [
-            ("u is on a CUDA device; this call", fftconv.conv_matrix, u,
-             cuda.asarray(np.ones((4, 4, 8), "float32"))),
-            ("x is on a CUDA device; this call", fftconv.depthwise_conv1d, u, w),
-            ("k is on a CUDA device; this call", fftconv.Stream, k),
-            ("kernel is on a CUDA device", partial(setattr,
-             fftconv.FFTConv(4, 64), "kernel"), k),
-            ('isa is "avx2"', partial(fftconv.Plan, device="cuda", isa="avx2"),
-             case.u.shape, case.k.shape)]:
+        (
+            "u is on a CUDA device; this call",
+            fftconv.conv_matrix,
+            u,
+            cuda.asarray(np.ones((4, 4, 8), "float32")),
+        ),
+        ("x is on a CUDA device; this call", fftconv.depthwise_conv1d, u, w),
+        ("k is on a CUDA device; this call", fftconv.Stream, k),
+        ("kernel is on a CUDA device", partial(setattr, fftconv.FFTConv(4, 64), "kernel"), k),
+        (
+            'isa is "avx2"',
+            partial(fftconv.Plan, device="cuda", isa="avx2"),
+            case.u.shape,
+            case.k.shape,
+        ),
+    ]:
         with pytest.raises(ValueError, match=says):
             call(*arguments)
 
 
-@pytest.mark.parametrize("dtype, length, isa", [
-    ("float64", 500, None), ("float32", 40000, None), ("bfloat16", 300, "cufft")])
+@pytest.mark.parametrize(
+    "dtype, length, isa",
+    [("float64", 500, None), ("float32", 40000, None), ("bfloat16", 300, "cufft")],
+)
 def test_by_cufft(dtype, length, isa):
     """What no fused launch holds, and what is told to: where there is cuFFT."""
     case = Case(3, 2, length, length, dtype, options=ALL, activation="gelu")
     try:
-        plan = fftconv.Plan(case.u.shape, case.k.shape, dtype=dtype, isa=isa,
-                            device="cuda")
+        plan = fftconv.Plan(case.u.shape, case.k.shape, dtype=dtype, isa=isa, device="cuda")
     except fftconv.Unsupported as error:
         assert "cuFFT was not found" in str(error) and not EMULATED
         pytest.skip(str(error))
@@ -648,20 +688,16 @@ def test_memory_functions_refuse():
     """Named, and without touching anything."""
     lib, memory, device = _lib.lib, c_void_p(), c_int(-7)
     for says, call, *arguments in [
-            ("memory is NULL", lib.fftconv_cuda_allocate, None, 8, 0),
-            ("bytes is 0, must be at least 1", lib.fftconv_cuda_allocate,
-             byref(memory), 0, 0),
-            ("device is -1, must be 0", lib.fftconv_cuda_allocate, byref(memory),
-             8, -1),
-            ("to, from or bytes is NULL or negative", lib.fftconv_cuda_copy, None,
-             8, 8, 0, None),
-            ("to, from or bytes is NULL or negative", lib.fftconv_cuda_copy, 8, 8,
-             -1, 0, None),
-            ("memory is NULL", lib.fftconv_cuda_device_of, None, byref(device)),
-            ("device is NULL", lib.fftconv_cuda_device_of, 8, None),
-            (f"device is {DEVICES}, must be", lib.fftconv_cuda_wait, DEVICES, None,
-             None),
-            ("device is -1, must be", lib.fftconv_cuda_synchronize, -1, None)]:
+        ("memory is NULL", lib.fftconv_cuda_allocate, None, 8, 0),
+        ("bytes is 0, must be at least 1", lib.fftconv_cuda_allocate, byref(memory), 0, 0),
+        ("device is -1, must be 0", lib.fftconv_cuda_allocate, byref(memory), 8, -1),
+        ("to, from or bytes is NULL or negative", lib.fftconv_cuda_copy, None, 8, 8, 0, None),
+        ("to, from or bytes is NULL or negative", lib.fftconv_cuda_copy, 8, 8, -1, 0, None),
+        ("memory is NULL", lib.fftconv_cuda_device_of, None, byref(device)),
+        ("device is NULL", lib.fftconv_cuda_device_of, 8, None),
+        (f"device is {DEVICES}, must be", lib.fftconv_cuda_wait, DEVICES, None, None),
+        ("device is -1, must be", lib.fftconv_cuda_synchronize, -1, None),
+    ]:
         with pytest.raises(ValueError, match=says):
             call(*arguments)
     assert memory.value is None and device.value == -7
@@ -676,5 +712,4 @@ def test_asarray():
         assert a.shape == (4, 3) and a.dtype == dtype and f"{dtype}" in repr(a)
         assert a.numpy().tobytes() == np.ascontiguousarray(x.T).tobytes()
     assert cuda.asarray([1, 2.5]).numpy().tolist() == [1, 2.5]
-    assert not hasattr(cuda.asarray(x.astype(numpy_dtype("bfloat16"))),
-                       "__cuda_array_interface__")
+    assert not hasattr(cuda.asarray(x.astype(numpy_dtype("bfloat16"))), "__cuda_array_interface__")

@@ -7,12 +7,10 @@ mended: `def` where a class is meant, a missing super().__init__(), `...`.
 
 import sys
 
+import fftconv
 import numpy as np
 import pytest
-
-import fftconv
-from fftconv import (FFTConv, FlashDepthWiseConv1d, FlashDepthwiseConv1d,
-                     FlashFFTConv, reference)
+from fftconv import FFTConv, FlashDepthWiseConv1d, FlashDepthwiseConv1d, FlashFFTConv, reference
 from fftconv._array import numpy_dtype
 from support import TOLERANCE, big, norm, wide
 
@@ -20,14 +18,15 @@ BF16 = numpy_dtype("bfloat16")
 
 
 def randn(*shape, dtype="float32"):
-    return np.random.default_rng(0).standard_normal(
-        shape, dtype=np.float32).astype(dtype)
+    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32).astype(dtype)
 
 
 # ---- flash-fft-conv: "How to Use FlashFFTConv" -----------------------------------
 
-@pytest.mark.parametrize("B, H", [
-    (2, 3), pytest.param(16, 768, marks=big)], ids=["small", "as printed"])
+
+@pytest.mark.parametrize(
+    "B, H", [(2, 3), pytest.param(16, 768, marks=big)], ids=["small", "as printed"]
+)
 def test_usage(B, H):
     # size of the FFT
     my_flashfftconv = FlashFFTConv(32768, dtype=BF16)  # generally more stable!
@@ -64,10 +63,7 @@ class MyModel(Module):
         self.flashfftconv = FlashFFTConv(seqlen, dtype=BF16)
 
         # create your conv layers
-        self.long_conv_layers = [
-            ConvLayer(H, seqlen)
-            for i in range(num_layers)
-        ]
+        self.long_conv_layers = [ConvLayer(H, seqlen) for i in range(num_layers)]
 
         # add a pointer to the flashfft object in each layer
         for layer in self.long_conv_layers:
@@ -98,11 +94,11 @@ def test_example_model():
     for layer in model.long_conv_layers:
         want = reference.conv(want, layer.k, mode="circular", fft_size=256)
     assert y.dtype == BF16 and y.shape == x.shape
-    assert (norm(wide(y) - want) <= 3 * TOLERANCE["bfloat16"] * norm(
-        want)).all()
+    assert (norm(wide(y) - want) <= 3 * TOLERANCE["bfloat16"] * norm(want)).all()
 
 
 # ---- "Gating and Implicit Padding" ------------------------------------------------
+
 
 def gated_conv(u, k, in_gate, out_gate):
     # u, in_gate, and out_gate have shape B, H, L
@@ -126,8 +122,7 @@ def gated_conv(u, k, in_gate, out_gate):
 @pytest.mark.parametrize("L", [1000, 1024, 777])
 def test_gated_conv(L):
     rng = np.random.default_rng(L)
-    u, in_gate, out_gate = (
-        rng.standard_normal((2, 3, L)).astype(BF16) for _ in range(3))
+    u, in_gate, out_gate = (rng.standard_normal((2, 3, L)).astype(BF16) for _ in range(3))
     k = rng.standard_normal((3, L)).astype(np.float32)
 
     flashfftconv = FlashFFTConv(2 * L, dtype=BF16)
@@ -142,13 +137,14 @@ def test_gated_conv(L):
 
 # ---- "Short Depthwise Convolutions" -------------------------------------------------
 
+
 @pytest.mark.parametrize("x_dtype", ["float16", "float32", "bfloat16"])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_short_depthwise(dtype, x_dtype):
     d, k, padding = 6, 5, 2
     rng = np.random.default_rng(0)
 
-    class conv1d_torch:         # its weight and bias, and what it computes
+    class conv1d_torch:  # its weight and bias, and what it computes
         weight = rng.standard_normal((d, 1, k)).astype(dtype)
         bias = rng.standard_normal(d).astype(dtype)
 
@@ -158,13 +154,13 @@ def test_short_depthwise(dtype, x_dtype):
         padding=padding,
         weights=conv1d_torch.weight,
         bias=conv1d_torch.bias,
-        dtype=dtype  # this should be the dtype of the weights
+        dtype=dtype,  # this should be the dtype of the weights
     )
 
     x = randn(4, d, 100, dtype=numpy_dtype(x_dtype))
     out_torch = reference.depthwise_conv1d(
-        x, conv1d_torch.weight[:, 0], conv1d_torch.bias,
-        padding=(padding, padding))         # x is B, d, L
+        x, conv1d_torch.weight[:, 0], conv1d_torch.bias, padding=(padding, padding)
+    )  # x is B, d, L
     out_flash = flash_conv1d(x)  # x can be a different dtype than weights
 
     # out_torch and out_flash should be the same!
@@ -179,12 +175,7 @@ def test_short_depthwise_of_torch():
     nn = torch.nn
     d, k, padding, dtype = 6, 3, 1, torch.float32
     conv1d_torch = nn.Conv1d(
-        in_channels=d,
-        out_channels=d,
-        kernel_size=k,
-        groups=d,
-        padding=padding,
-        dtype=dtype
+        in_channels=d, out_channels=d, kernel_size=k, groups=d, padding=padding, dtype=dtype
     )
     flash_conv1d = FlashDepthwiseConv1d(
         channels=d,
@@ -192,7 +183,7 @@ def test_short_depthwise_of_torch():
         padding=padding,
         weights=conv1d_torch.weight,
         bias=conv1d_torch.bias,
-        dtype=dtype
+        dtype=dtype,
     )
     x = torch.randn(2, d, 50)
     out_torch = conv1d_torch(x)
@@ -202,6 +193,7 @@ def test_short_depthwise_of_torch():
 
 
 # ---- hyena-dna: "Function Signature" and "Implementation Strategy" ------------------
+
 
 def test_fftconv_fwd():
     """Argument by argument as the note lists them, every one in use."""
@@ -213,36 +205,43 @@ def test_fftconv_fwd():
     D = rng.standard_normal(H // head_dim).astype(np.float32)
     dropout_mask = rng.standard_normal((B, H)).astype(np.float32)
     out = fftconv.fftconv_fwd(
-        u,                      # Input tensor
-        filter,                 # Complex filter tensor
-        D,                      # Diagonal matrix
-        v,                      # Optional input tensor
-        head_dim,               # Dimension of attention heads
-        q,                      # Optional query tensor
-        dropout_mask,           # Optional dropout mask
-        True,                   # Whether to apply GELU activation
-        True,                   # Whether to apply GELU to input
-        True,                   # Whether to apply GELU to query
-        fft_size,               # Size of the FFT
-        True,                   # Whether to force fp16 output
-        True,                   # Whether to use HBL layout for output
-        True                    # Whether to use fp16 for FFT
+        u,  # Input tensor
+        filter,  # Complex filter tensor
+        D,  # Diagonal matrix
+        v,  # Optional input tensor
+        head_dim,  # Dimension of attention heads
+        q,  # Optional query tensor
+        dropout_mask,  # Optional dropout mask
+        True,  # Whether to apply GELU activation
+        True,  # Whether to apply GELU to input
+        True,  # Whether to apply GELU to query
+        fft_size,  # Size of the FFT
+        True,  # Whether to force fp16 output
+        True,  # Whether to use HBL layout for output
+        True,  # Whether to use fp16 for FFT
     )
     want = reference.conv_heads(
-        u, v, q, k, head_dim, skip=D, activation="gelu",
-        mask=dropout_mask[:, :2], gelu_u=True, gelu_q=True)
+        u,
+        v,
+        q,
+        k,
+        head_dim,
+        skip=D,
+        activation="gelu",
+        mask=dropout_mask[:, :2],
+        gelu_u=True,
+        gelu_q=True,
+    )
     assert out.dtype == np.float16 and out.shape == u.shape
     assert out.swapaxes(0, 1).flags.c_contiguous
-    assert (norm(wide(out) - want) <= 2 * TOLERANCE["float16"] * norm(
-        want)).all()
+    assert (norm(wide(out) - want) <= 2 * TOLERANCE["float16"] * norm(want)).all()
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
 def test_sequence_mixing_primitive(precision):
-    """"Allow users to configure parameters like FFT size, precision, and
+    """ "Allow users to configure parameters like FFT size, precision, and
     activation functions"; backends by the kind of array that comes in."""
-    mixer = FFTConv(8, 100, fft_size=256, precision=precision,
-                    activation="gelu", backend="auto")
+    mixer = FFTConv(8, 100, fft_size=256, precision=precision, activation="gelu", backend="auto")
     u = randn(2, 8, 100, dtype=numpy_dtype(precision))
     y = mixer(u)
     want = reference.conv(u, mixer.kernel, skip=mixer.skip, activation="gelu")

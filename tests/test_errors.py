@@ -1,10 +1,9 @@
 """Bad input, from Python: a ValueError that names the argument, its value and
 what is allowed, before anything is written."""
 
+import fftconv
 import numpy as np
 import pytest
-
-import fftconv
 from fftconv import Pattern
 
 U = np.ones((2, 3, 40), np.float32)
@@ -29,17 +28,20 @@ BAD = [
     (dict(k=K[0, 0]), r"k has shape \(\); it must be \(Lk,\), \(G, Lk\)"),
     (dict(k=K[None, None]), r"k has shape \(1, 1, 3, 40\)"),
     (dict(k=K[:, :0]), r"k has shape \(3, 0\).*Lk at least 1"),
-    (dict(k=np.ones((3, 3, 40), np.float32)),
-     r"k has shape \(3, 3, 40\).*B = 2"),
-    (dict(k=np.ones((2, 2, 40), np.float32)),
-     r"k has shape \(2, 2, 40\).*G a divisor of H"),
+    (dict(k=np.ones((3, 3, 40), np.float32)), r"k has shape \(3, 3, 40\).*B = 2"),
+    (dict(k=np.ones((2, 2, 40), np.float32)), r"k has shape \(2, 2, 40\).*G a divisor of H"),
     (dict(k=np.ones((6, 40), np.float32)), r"k has shape \(6, 40\).*divisor"),
-    (dict(k=K.astype(np.float64)), r"k has dtype float64, and u has float32; "
-                                   r"allowed: float32"),
+    (
+        dict(k=K.astype(np.float64)),
+        r"k has dtype float64, and u has float32; "
+        r"allowed: float32",
+    ),
     (dict(k=K.astype(np.float16)), r"k has dtype float16"),
     (dict(k=K.astype(np.int32)), r"k has dtype int32"),
-    (dict(u=U.astype(np.float16), k=K.astype(np.float64)),
-     r"k has dtype float64.*allowed: float16, float32"),
+    (
+        dict(u=U.astype(np.float16), k=K.astype(np.float64)),
+        r"k has dtype float64.*allowed: float16, float32",
+    ),
     (dict(u=U.astype(np.float64), k=K), r"k has dtype float32.*float64"),
     (dict(in_gate=U[:, :2]), r"in_gate has shape \(2, 2, 40\).*\(2, 3, 40\)"),
     (dict(out_gate=U[..., :39]), r"out_gate has shape \(2, 3, 39\)"),
@@ -51,31 +53,52 @@ BAD = [
     (dict(skip=np.ones(3)), r"skip has dtype float64"),
     (dict(mask=np.ones((3, 2), np.float32)), r"mask has shape \(3, 2\)"),
     (dict(mask=np.ones((2, 3), bool)), r"mask has dtype bool"),
-    (dict(mode="valid"), r"mode is 'valid'; allowed: 'causal', 'circular', "
-                         r"'two_sided'"),
-    (dict(mode="two_sided"), r"k_rev is None; with mode='two_sided' it must be "
-                             r"given"),
+    (
+        dict(mode="valid"),
+        r"mode is 'valid'; allowed: 'causal', 'circular', "
+        r"'two_sided'",
+    ),
+    (
+        dict(mode="two_sided"),
+        r"k_rev is None; with mode='two_sided' it must be "
+        r"given",
+    ),
     (dict(k_rev=K), r"k_rev is given; with mode='causal' it must be None"),
     (dict(mode="circular", k_rev=K), r"k_rev is given; with mode='circular'"),
-    (dict(mode="two_sided", k_rev=K[:1]),
-     r"k_rev has shape \(1, 40\); it must be k's, \(1, 3, 40\), but for"),
+    (
+        dict(mode="two_sided", k_rev=K[:1]),
+        r"k_rev has shape \(1, 40\); it must be k's, \(1, 3, 40\), but for",
+    ),
     (dict(mode="two_sided", k_rev=K[:, :0]), r"k_rev has shape \(3, 0\)"),
-    (dict(mode="two_sided", k_rev=K.astype(np.float64)),
-     r"k_rev has dtype float64, and u has float32"),
+    (
+        dict(mode="two_sided", k_rev=K.astype(np.float64)),
+        r"k_rev has dtype float64, and u has float32",
+    ),
     (dict(mode="two_sided", k_rev="text"), r"k_rev has dtype"),
     (dict(mode="two_sided", k_rev=K, fft_size=80), r"fft_size is 80.*two_sided"),
-    (dict(pattern=Pattern.lowpass(8)),
-     r"pattern is Pattern.lowpass\(8\); with mode='causal' it must be None"),
-    (dict(mode="two_sided", k_rev=K, pattern=Pattern.lowpass(8)),
-     r"pattern is .*; with mode='two_sided' it must be None"),
-    (dict(mode="circular", pattern=Pattern((6, 7), (1, 1))),
-     r"pattern has shape \(6, 7\), whose product is 42; it must be fft_size = "
-     r"40"),
-    (dict(mode="circular", pattern=np.ones(40, bool)),
-     r"pattern has 40 bins; for fft_size = 40 there must be 21"),
+    (
+        dict(pattern=Pattern.lowpass(8)),
+        r"pattern is Pattern.lowpass\(8\); with mode='causal' it must be None",
+    ),
+    (
+        dict(mode="two_sided", k_rev=K, pattern=Pattern.lowpass(8)),
+        r"pattern is .*; with mode='two_sided' it must be None",
+    ),
+    (
+        dict(mode="circular", pattern=Pattern((6, 7), (1, 1))),
+        r"pattern has shape \(6, 7\), whose product is 42; it must be fft_size = "
+        r"40",
+    ),
+    (
+        dict(mode="circular", pattern=np.ones(40, bool)),
+        r"pattern has 40 bins; for fft_size = 40 there must be 21",
+    ),
     (dict(mode="circular", pattern=np.ones(21)), r"mask has dtype float64"),
-    (dict(mode="circular", pattern="lowpass"), r"pattern is a str; it must be a "
-                                               r"Pattern"),
+    (
+        dict(mode="circular", pattern="lowpass"),
+        r"pattern is a str; it must be a "
+        r"Pattern",
+    ),
     (dict(mode="circular", pattern=8), r"pattern is a int"),
     (dict(mode=None), r"mode is None"),
     (dict(mode=["causal"]), r"mode is \['causal'\]"),
@@ -84,21 +107,19 @@ BAD = [
     (dict(threads=0), r"threads is 0"),
     (dict(threads=-1), r"threads is -1"),
     (dict(threads=1.5), r"threads is 1.5"),
-    (dict(threads=2 ** 32 + 1), r"threads is 4294967297"),
+    (dict(threads=2**32 + 1), r"threads is 4294967297"),
     (dict(threads=100000), r"threads is 100000"),
     (dict(fft_size=64), r"fft_size is 64.*causal"),
     (dict(mode="circular", fft_size=39), r"fft_size.*39"),
     (dict(mode="circular", fft_size=0), r"fft_size is 0"),
     (dict(mode="circular", fft_size=-64), r"fft_size is -64"),
     (dict(mode="circular", fft_size=64.0), r"fft_size is 64.0"),
-    (dict(mode="circular", fft_size=2 ** 64 + 64), r"fft_size is 18446744"),
-    (dict(mode="circular", k=np.ones((3, 41), np.float32)),
-     r"kernel_length is 41.*fft_size.*40"),
+    (dict(mode="circular", fft_size=2**64 + 64), r"fft_size is 18446744"),
+    (dict(mode="circular", k=np.ones((3, 41), np.float32)), r"kernel_length is 41.*fft_size.*40"),
 ]
 
 
-@pytest.mark.parametrize("arguments,message", BAD,
-                         ids=[m[:40] for _, m in BAD])
+@pytest.mark.parametrize("arguments,message", BAD, ids=[m[:40] for _, m in BAD])
 def test_conv(arguments, message):
     out = np.full_like(U, 7)
     arguments = {"u": U, "k": K, **arguments}
@@ -113,18 +134,18 @@ Z = U.astype(np.complex64)
 COMPLEX = [
     (dict(u=Z, activation="gelu"), r"activation is .*identity.*complex64"),
     (dict(k=K.astype(np.complex64), activation="silu"), r"activation"),
-    (dict(u=Z, mask=np.ones((2, 3), np.complex64)),
-     r"mask has dtype complex64; it must be real"),
+    (dict(u=Z, mask=np.ones((2, 3), np.complex64)), r"mask has dtype complex64; it must be real"),
     (dict(mask=np.ones((2, 3), np.complex64)), r"mask has dtype complex64"),
-    (dict(u=Z, mode="circular", pattern=np.ones(21, bool)),
-     r"pattern is .*; with dtype complex64 it must be None"),
+    (
+        dict(u=Z, mode="circular", pattern=np.ones(21, bool)),
+        r"pattern is .*; with dtype complex64 it must be None",
+    ),
     (dict(u=Z, k=K.astype(np.int32)), r"k has dtype int32"),
     (dict(u=Z, mask=np.ones((2, 3))), r"mask has dtype float64"),
 ]
 
 
-@pytest.mark.parametrize("arguments,message", COMPLEX,
-                         ids=[m[:40] for _, m in COMPLEX])
+@pytest.mark.parametrize("arguments,message", COMPLEX, ids=[m[:40] for _, m in COMPLEX])
 def test_complex(arguments, message):
     out = np.full_like(Z, 7)
     arguments = {"u": U, "k": K, **arguments}
@@ -137,22 +158,28 @@ def test_complex(arguments, message):
 
 def test_out_of_a_complex_result():
     for out in (np.zeros_like(U), np.zeros(U.shape, np.complex128)):
-        with pytest.raises(ValueError, match="out has dtype .*; it must be "
-                                             "complex64, as the result"):
+        with pytest.raises(
+            ValueError, match="out has dtype .*; it must be complex64, as the result"
+        ):
             fftconv.conv(Z, K, out=out)
         assert not out.any()
 
 
-@pytest.mark.parametrize("dy,message", [
-    (U[:1], r"dy has shape \(1, 3, 40\)"), (U.astype(int), "dy has dtype"),
-    (U.astype(np.float64), "dy has dtype float64"), (None, "dy has dtype")])
+@pytest.mark.parametrize(
+    "dy,message",
+    [
+        (U[:1], r"dy has shape \(1, 3, 40\)"),
+        (U.astype(int), "dy has dtype"),
+        (U.astype(np.float64), "dy has dtype float64"),
+        (None, "dy has dtype"),
+    ],
+)
 def test_dy(dy, message):
     with pytest.raises(ValueError, match=message):
         fftconv.conv_backward(dy, U, K)
 
 
-@pytest.mark.parametrize("needs", ["in_gate", ("u", "skip"), ("du",), "mask",
-                                   (1,), "k_rev"])
+@pytest.mark.parametrize("needs", ["in_gate", ("u", "skip"), ("du",), "mask", (1,), "k_rev"])
 def test_needs(needs):
     with pytest.raises(ValueError, match="needs names .*allowed here: 'u', 'k'"):
         fftconv.conv_backward(U, U, K, needs=needs)
@@ -166,9 +193,9 @@ PLANS = [
     (dict(u_shape=(2, 3, 0)), r"u_shape is 0; it must be from 1"),
     (dict(u_shape=(2, 3, -1)), r"u_shape is -1"),
     (dict(u_shape=(2, 3, 1.5)), r"u_shape is 1.5"),
-    (dict(u_shape=(2, 3, 2 ** 63)), r"u_shape is 9223372036854775808"),
-    (dict(u_shape=(2 ** 40, 3, 2 ** 40)), r"batch"),
-    (dict(u_shape=(2, 3, 2 ** 62)), r"length is 4611686018427387904"),
+    (dict(u_shape=(2, 3, 2**63)), r"u_shape is 9223372036854775808"),
+    (dict(u_shape=(2**40, 3, 2**40)), r"batch"),
+    (dict(u_shape=(2, 3, 2**62)), r"length is 4611686018427387904"),
     (dict(k_shape=(4, 40)), r"k_shape has shape \(4, 40\)"),
     (dict(k_shape=(3, 3, 40)), r"k_shape has shape \(3, 3, 40\).*B = 2"),
     (dict(k_shape=()), r"k_shape has shape \(\)"),
@@ -176,14 +203,18 @@ PLANS = [
     (dict(k_rev_length=4), r"k_rev_length is given; with mode='causal'"),
     (dict(mode="two_sided", k_rev_length=0), r"k_rev_length is 0"),
     (dict(mode="two_sided", k_rev_length=1.5), r"k_rev_length is 1.5"),
-    (dict(mode="two_sided", k_rev_length=2 ** 62), r"reverse_length"),
+    (dict(mode="two_sided", k_rev_length=2**62), r"reverse_length"),
     (dict(pattern=Pattern.lowpass(4)), r"pattern is .* with mode='causal'"),
-    (dict(mode="circular", dtype="complex64", pattern=Pattern.lowpass(4)),
-     r"pattern is .* with dtype complex64"),
-    (dict(mode="circular", fft_size=44, k_shape=(3, 45),
-          pattern=Pattern.lowpass(4)), r"kernel_length is 45.*fft_size.*44"),
+    (
+        dict(mode="circular", dtype="complex64", pattern=Pattern.lowpass(4)),
+        r"pattern is .* with dtype complex64",
+    ),
+    (
+        dict(mode="circular", fft_size=44, k_shape=(3, 45), pattern=Pattern.lowpass(4)),
+        r"kernel_length is 45.*fft_size.*44",
+    ),
     (dict(radices=(4, 8), single_block=True), r"radices.*product"),
-    (dict(k_shape=(3, 2 ** 62)), r"kernel_length"),
+    (dict(k_shape=(3, 2**62)), r"kernel_length"),
     (dict(dtype="float8"), r"dtype is 'float8'; allowed: float64"),
     (dict(dtype=None), r"dtype is None"),
     (dict(dtype=np.int32), r"dtype is <class 'numpy.int32'>"),
@@ -192,7 +223,7 @@ PLANS = [
     (dict(radices=(8, 0)), r"radices is 0"),
     (dict(radices=(8, -8)), r"radices is -8"),
     (dict(radices=(256,)), r"radices\[0\] is 256.*128"),
-    (dict(radices=(2, 2 ** 32 + 2)), r"radices\[1\] is 4294967298"),
+    (dict(radices=(2, 2**32 + 2)), r"radices\[1\] is 4294967298"),
     (dict(radices=(2, 2)), r"radices.*product.* 4"),
     (dict(radices=(2,) * 17), r"order is 17.*16"),
     (dict(radices=(128,) * 8), r"radices.*product"),
@@ -211,8 +242,7 @@ PLANS = [
 ]
 
 
-@pytest.mark.parametrize("arguments,message", PLANS,
-                         ids=[m[:40] for _, m in PLANS])
+@pytest.mark.parametrize("arguments,message", PLANS, ids=[m[:40] for _, m in PLANS])
 def test_plan(arguments, message):
     with pytest.raises((ValueError, fftconv.Unsupported), match=message):
         fftconv.Plan(**{"u_shape": U.shape, "k_shape": K.shape, **arguments})
@@ -226,8 +256,7 @@ def test_plan_called_with_another_shape():
             plan(u, spectrum)
         with pytest.raises(ValueError, match=r"this plan is for \(2, 3, 40\)"):
             plan.rows_to_spectra(u)
-    with pytest.raises(ValueError, match="u has dtype float64; this plan is "
-                                         "for float32"):
+    with pytest.raises(ValueError, match="u has dtype float64; this plan is for float32"):
         plan(U.astype(np.float64), spectrum)
     with pytest.raises(ValueError, match="k has length 39; this plan is for"):
         plan.spectrum(K[:, :39])
@@ -235,8 +264,11 @@ def test_plan_called_with_another_shape():
         plan.spectrum(K.astype(np.float16))
     with pytest.raises(ValueError, match="k has dtype object"):
         plan(U, None)
-    with pytest.raises(ValueError, match=r"k has shape \(1, 40\); this plan is "
-                                         r"for \(3, 40\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"k has shape \(1, 40\); this plan is "
+        r"for \(3, 40\)",
+    ):
         plan.spectrum(K[:1])
     with pytest.raises(ValueError, match="k_rev is given; with mode='causal'"):
         plan.spectrum(K, K)
@@ -251,30 +283,30 @@ def test_plan_called_with_another_shape():
 def test_two_sided_plan():
     plan = fftconv.Plan(U.shape, K.shape, mode="two_sided", k_rev_length=20)
     spectrum = plan.spectrum(K, K[:, :20])
-    for call in (lambda k_rev: plan.spectrum(K, k_rev),
-                 lambda k_rev: plan(U, K, k_rev=k_rev),
-                 lambda k_rev: plan.backward(U, U, K, k_rev=k_rev)):
+    for call in (
+        lambda k_rev: plan.spectrum(K, k_rev),
+        lambda k_rev: plan(U, K, k_rev=k_rev),
+        lambda k_rev: plan.backward(U, U, K, k_rev=k_rev),
+    ):
         for k_rev, message in [
-                (None, "k_rev is None; with mode='two_sided' it must be given"),
-                (K[:, :19], "k_rev has length 19; this plan is for 20"),
-                (K[:1, :20], r"k_rev has shape \(1, 20\)"),
-                (K[:, :20].astype(np.float16), "k_rev has dtype float16")]:
+            (None, "k_rev is None; with mode='two_sided' it must be given"),
+            (K[:, :19], "k_rev has length 19; this plan is for 20"),
+            (K[:1, :20], r"k_rev has shape \(1, 20\)"),
+            (K[:, :20].astype(np.float16), "k_rev has dtype float16"),
+        ]:
             with pytest.raises(ValueError, match=message):
                 call(k_rev)
     with pytest.raises(ValueError, match="k_rev is given; a Spectrum has its"):
         plan(U, spectrum, k_rev=K[:, :20])
-    with pytest.raises(ValueError, match="spectrum is Spectrum.*k_rev of "
-                                         "length 21"):
-        fftconv.Plan(U.shape, K.shape, mode="two_sided", k_rev_length=21)(
-            U, spectrum)
+    with pytest.raises(ValueError, match="spectrum is Spectrum.*k_rev of length 21"):
+        fftconv.Plan(U.shape, K.shape, mode="two_sided", k_rev_length=21)(U, spectrum)
 
 
 def test_spectra_are_checked():
     plan = fftconv.Plan(U.shape, K.shape)
     spectrum = plan.spectrum(K)
     s = plan.rows_to_spectra(U)
-    for bad in (s[:1], s.astype(np.float64), s[..., :-1], s[:, ::-1], None,
-                s.tolist()):
+    for bad in (s[:1], s.astype(np.float64), s[..., :-1], s[:, ::-1], None, s.tolist()):
         with pytest.raises(ValueError, match="s must be spectra of this plan"):
             plan.multiply(spectrum, bad)
         with pytest.raises(ValueError, match="s must be spectra of this plan"):

@@ -11,11 +11,10 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import fftconv
 import numpy as np
 import pytest
 from build_tree import BUILD
-
-import fftconv
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("scipy")
@@ -36,9 +35,7 @@ FIGURES = (
     "genome",
     "readme",
 )
-TABLES = tuple(
-    f"table{n}" for n in (3, 4, 7, 9, 11, 12, 13, 14, 15, 16, 17)
-) + (
+TABLES = tuple(f"table{n}" for n in (3, 4, 7, 9, 11, 12, 13, 14, 15, 16, 17)) + (
     "table7_longer",
     "table_short",
     "table_strategies",
@@ -73,20 +70,10 @@ def out(tmp_path_factory):
     """Everything `make.py --quick` leaves."""
     folder = tmp_path_factory.mktemp("figures")
     done = subprocess.run(
-        [
-            sys.executable,
-            str(TOP / "paper_figures" / "make.py"),
-            "--quick",
-            "--out",
-            str(folder),
-        ],
+        [sys.executable, str(TOP / "paper_figures" / "make.py"), "--quick", "--out", str(folder)],
         capture_output=True,
         text=True,
-        env={
-            **os.environ,
-            "MPLCONFIGDIR": str(folder / "matplotlib"),
-            "FULL": "0",
-        },
+        env={**os.environ, "MPLCONFIGDIR": str(folder / "matplotlib"), "FULL": "0"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
@@ -121,16 +108,10 @@ def numbers(value):
 
 
 def test_every_file_is_there(out):
-    wanted = [
-        f"{n}.{end}" for n in FIGURES for end in ("png", "pdf", "csv", "json")
-    ]
+    wanted = [f"{n}.{end}" for n in FIGURES for end in ("png", "pdf", "csv", "json")]
     wanted += [f"{n}.{end}" for n in TABLES for end in ("csv", "json")]
     wanted += [f"results/{n}.json" for n in RESULTS] + ["index.html"]
-    assert [
-        n
-        for n in wanted
-        if not (out / n).is_file() or not (out / n).stat().st_size
-    ] == []
+    assert [n for n in wanted if not (out / n).is_file() or not (out / n).stat().st_size] == []
 
 
 def test_every_number_is_finite(out):
@@ -143,9 +124,7 @@ def test_every_result_names_its_machine(out):
     for name in set(RESULTS) - {"genome_tracks"}:
         machine = result(out, name)["machine"]
         assert machine["cpu"] and machine["isa"] and machine["processors"] >= 1
-        assert {"fftconv", "numpy", "scipy", "python"} <= set(
-            machine["versions"]
-        )
+        assert {"fftconv", "numpy", "scipy", "python"} <= set(machine["versions"])
         assert re.fullmatch(r"[0-9a-f]{40}|unknown", machine["commit"])
 
 
@@ -156,9 +135,7 @@ def test_the_page_needs_no_network_and_all_its_links_exist(out):
     files = {x for x in links if not x.startswith("#")}
     assert {f"{n}.png" for n in FIGURES if n != "readme"} <= files
     assert [x for x in files if not (out / x).is_file()] == []
-    assert [
-        x for x in links if x.startswith("#") and f'id="{x[1:]}"' not in page
-    ] == []
+    assert [x for x in links if x.startswith("#") and f'id="{x[1:]}"' not in page] == []
 
 
 # ---- What is drawn is what was measured -------------------------------------
@@ -171,16 +148,8 @@ def test_tables_11_to_15_are_the_measured_times(out):
         shown = {int(r["fft_size"]): r for r in table(out, f"table{number}")}
         for row in record["rows"]:
             if row["table"] == number:
-                scaled = (
-                    1e3
-                    * row["median_s"]
-                    * 64
-                    * 768
-                    / (row["batch"] * row["channels"])
-                )
-                assert float(
-                    shown[row["fft_size"]][row["method"]]
-                ) == pytest.approx(scaled)
+                scaled = 1e3 * row["median_s"] * 64 * 768 / (row["batch"] * row["channels"])
+                assert float(shown[row["fft_size"]][row["method"]]) == pytest.approx(scaled)
                 compared += 1
     assert compared == len(record["rows"]) > 0
 
@@ -198,13 +167,9 @@ def test_tables_3_and_4_are_columns_of_11_and_12(out):
 def test_tables_16_and_17_are_the_measured_bytes(out):
     for row in result(out, "memory")["rows"]:
         assert row["peak_bytes"] == row["input_bytes"] + row["resident_bytes"]
-        assert (
-            row["counted_bytes"] >= row["array_bytes"]
-        )  # the result, at least
+        assert row["counted_bytes"] >= row["array_bytes"]  # the result, at least
         shown = next(
-            r
-            for r in table(out, f"table{row['table']}")
-            if int(r["fft_size"]) == row["fft_size"]
+            r for r in table(out, f"table{row['table']}") if int(r["fft_size"]) == row["fft_size"]
         )
         scale = 64 * 768 / (row["batch"] * row["channels"])
         assert float(shown[row["method"] + "_gb"]) == pytest.approx(
@@ -219,9 +184,7 @@ def test_table_7_is_what_was_measured_and_counted(out):
         for name in ("table7", "table7_longer")
         for r in table(out, name)
     }
-    assert sorted(n for length, n in shown if length == 8192) == [
-        2**a for a in range(8, 14)
-    ]
+    assert sorted(n for length, n in shown if length == 8192) == [2**a for a in range(8, 14)]
     for row in record["rows"]:
         seen = shown[row["length"], row["kernel_length"]][row["method"]]
         outputs = row["batch"] * row["channels"] * row["length"]
@@ -247,10 +210,7 @@ def test_table_7_is_what_was_measured_and_counted(out):
 
 
 def test_a_short_filter_takes_less_memory_and_long_rows_no_more(out):
-    plans = {
-        (p["length"], p["kernel_length"]): p
-        for p in result(out, "partial")["plans"]
-    }
+    plans = {(p["length"], p["kernel_length"]): p for p in result(out, "partial")["plans"]}
     for key in ("forward_workspace_bytes", "spectrum_bytes_per_channel"):
         cut = [plans[8192, 2**a][key] for a in range(13, 7, -1)]
         assert max(cut) == cut[0] and cut[-1] < cut[0]
@@ -266,12 +226,7 @@ def test_the_short_table_is_what_was_measured(out):
     compared = 0
     for row in record["rows"]:
         assert 0 <= row["error"] <= (5e-7 if row["dtype"] == "float32" else 4e-3)
-        seen = shown[
-            tuple(
-                str(row[k])
-                for k in ("length", "channels", "taps", "dtype", "layout")
-            )
-        ]
+        seen = shown[tuple(str(row[k]) for k in ("length", "channels", "taps", "dtype", "layout"))]
         assert float(seen[row["method"]]) == pytest.approx(
             1e3 * row["median_s"] * 16 / row["batch"]
         )
@@ -286,10 +241,7 @@ def test_the_short_table_is_what_was_measured(out):
 def test_the_strategies_table_is_what_was_measured(out):
     record = result(out, "strategies")
     keys = ("batch", "length", "inputs", "outputs", "states")
-    shown = {
-        tuple(int(r[k]) for k in keys): r
-        for r in table(out, "table_strategies")
-    }
+    shown = {tuple(int(r[k]) for k in keys): r for r in table(out, "table_strategies")}
     orders = ("1", "2", "3 projections", "3 kernels")
     assert len(shown) == len(record["rows"]) > 1
     for row in record["rows"]:
@@ -300,9 +252,7 @@ def test_the_strategies_table_is_what_was_measured(out):
             assert 0 < runs[order]["error"] <= 3e-6
             assert runs[order]["predicted_s"] > 0
         fastest = min(times.values())
-        assert float(seen["over_fastest"]) == pytest.approx(
-            times[row["auto"]] / fastest
-        )
+        assert float(seen["over_fastest"]) == pytest.approx(times[row["auto"]] / fastest)
         assert row["upstream"] in (1, 2, 3)
         for name, run in runs.items():
             if name.startswith("scipy"):
@@ -312,17 +262,13 @@ def test_the_strategies_table_is_what_was_measured(out):
     assert sum("scipy 2" in row["strategies"] for row in record["rows"]) == 1
     (kernel,) = table(out, "table_kernel")
     assert float(kernel["speedup"]) == pytest.approx(
-        record["kernel"]["numpy"]["median_s"]
-        / record["kernel"]["fftconv"]["median_s"]
+        record["kernel"]["numpy"]["median_s"] / record["kernel"]["fftconv"]["median_s"]
     )
 
 
 def test_table_9_is_what_was_measured(out):
     record = result(out, "sparsity")
-    shown = {
-        (int(r["fft_size"]), r["order"], r["drop"]): r
-        for r in table(out, "table9")
-    }
+    shown = {(int(r["fft_size"]), r["order"], r["drop"]): r for r in table(out, "table9")}
     dense = {
         (r["fft_size"], r["direction"]): r["median_s"]
         for r in record["rows"]
@@ -334,13 +280,9 @@ def test_table_9_is_what_was_measured(out):
         if row["order"] == "dense":
             assert row["asked"] == 0 and row["kept"] == row["computed"] == 1
             continue
-        seen = shown[
-            row["fft_size"], row["order"], " ".join(map(str, row["drop"]))
-        ]
+        seen = shown[row["fft_size"], row["order"], " ".join(map(str, row["drop"]))]
         speed = dense[row["fft_size"], row["direction"]] / row["median_s"]
-        assert float(seen[f"{row['direction']}_speedup"]) == pytest.approx(
-            speed
-        )
+        assert float(seen[f"{row['direction']}_speedup"]) == pytest.approx(speed)
         for key, value in (
             ("asked", row["asked"]),
             ("removed", 1 - row["kept"]),
@@ -348,9 +290,7 @@ def test_table_9_is_what_was_measured(out):
         ):
             assert float(seen[key]) == pytest.approx(100 * value, abs=1e-9)
         compared += 1
-    assert compared == 2 * len(shown) == 2 * 2 * 6 * len(
-        {r["fft_size"] for r in record["rows"]}
-    )
+    assert compared == 2 * len(shown) == 2 * 2 * 6 * len({r["fft_size"] for r in record["rows"]})
 
 
 def digits(m, shape, order):
@@ -362,22 +302,15 @@ def digits(m, shape, order):
     return found if order == "stage" else found[::-1]
 
 
-def test_patterns_ask_what_the_paper_prints_and_have_what_a_real_row_allows(
-    out,
-):
+def test_patterns_ask_what_the_paper_prints_and_have_what_a_real_row_allows(out):
     with open(TOP / "paper_figures" / "paper" / "table9.csv") as file:
-        printed = {
-            " ".join(r[x] for x in "abcd"): r for r in csv.DictReader(file)
-        }
+        printed = {" ".join(r[x] for x in "abcd"): r for r in csv.DictReader(file)}
     assert len(printed) == 6
     for row in table(out, "table9"):
         seen = printed[row["pattern"]]
         # S = 1 - prod (N_j - drop_j) / N_j, printed as a whole number.
         asked = 100 * (
-            1
-            - math.prod(
-                1 - int(seen[x]) / n for x, n in zip("abcd", (32, 32, 32, 64))
-            )
+            1 - math.prod(1 - int(seen[x]) / n for x, n in zip("abcd", (32, 32, 32, 64)))
         )
         assert float(row["asked"]) == pytest.approx(asked)
         assert abs(asked - float(seen["sparsity_percent"])) <= 0.5
@@ -391,9 +324,7 @@ def test_patterns_ask_what_the_paper_prints_and_have_what_a_real_row_allows(
                 [
                     i < n - drop
                     for i, n, drop in zip(
-                        digits(m, row["shape"], row["order"]),
-                        row["shape"],
-                        row["drop"],
+                        digits(m, row["shape"], row["order"]), row["shape"], row["drop"]
                     )
                 ],
                 axis=0,
@@ -415,12 +346,9 @@ def test_lines_of_the_partial_figure(out, scripts, tmp_path):
     expected = {}
     for row in record["rows"]:
         if row["length"] == 8192:
-            expected.setdefault(row["method"], {})[row["kernel_length"]] = row[
-                "ns_per_output"
-            ]
+            expected.setdefault(row["method"], {})[row["kernel_length"]] = row["ns_per_output"]
     assert sorted(drawn) == sorted(
-        [by_k[n] for n in sorted(by_k, reverse=True)]
-        for by_k in expected.values()
+        [by_k[n] for n in sorted(by_k, reverse=True)] for by_k in expected.values()
     )
     for line in figure.axes[1].lines:
         assert line.get_ydata()[0] == 1
@@ -435,9 +363,7 @@ def test_lines_of_the_sparsity_figure(out, scripts, tmp_path):
         drawn = [list(line.get_ydata()) for line in axis.lines]
         for order in ("stage", "natural"):
             speeds = [
-                pytest.approx(float(r[f"{direction}_speedup"]))
-                for r in rows
-                if r["order"] == order
+                pytest.approx(float(r[f"{direction}_speedup"])) for r in rows if r["order"] == order
             ]
             assert speeds in drawn
     assert [1.0, 1.2, 1.3, 1.4, 1.5, 1.8] in [
@@ -453,9 +379,7 @@ def test_lines_of_the_speed_figure(out, scripts, tmp_path):
     for column, number in enumerate(range(11, 16)):
         drawn = [list(line.get_ydata()) for line in figure.axes[column].lines]
         methods = {
-            r["method"]: []
-            for r in record["rows"]
-            if r["table"] == number and r["threads"] == 1
+            r["method"]: [] for r in record["rows"] if r["table"] == number and r["threads"] == 1
         }
         for row in record["rows"]:
             if row["table"] == number and row["threads"] == 1:
@@ -485,8 +409,7 @@ def test_the_cpu_engines_speeds_are_what_was_measured(out):
         seen, ns = shown[length], row["ns_per_output"]
         assert float(seen[f"ours_{isa}"]) == pytest.approx(ns)
         assert float(seen[f"floor_{isa}"]) == pytest.approx(
-            1e9 * 4 * (math.log2(2 * length) - 0.75) / peaks[isa]["add_flops"],
-            rel=1e-3,
+            1e9 * 4 * (math.log2(2 * length) - 0.75) / peaks[isa]["add_flops"], rel=1e-3
         )
         rate = row["flops"] / row["median_s"]
         peak = peaks[isa]
@@ -495,9 +418,7 @@ def test_the_cpu_engines_speeds_are_what_was_measured(out):
             ("of_add", 100 * rate / peak["add_flops"]),
             ("of_fma", 100 * rate / peak["fma_flops"]),
         ):
-            assert float(limits[isa, length][key]) == pytest.approx(
-                value, rel=1e-3
-            )
+            assert float(limits[isa, length][key]) == pytest.approx(value, rel=1e-3)
         # What binds is what takes longest by itself.
         alone = {"arithmetic": row["arithmetic_s"], **row["moving_s"]}
         assert row["binds"] == max(alone, key=alone.get)
@@ -546,9 +467,7 @@ def test_targets_are_held_to_their_rows(out, scripts):
             for r in mine
         )
         if not target["met"]:  # the worst row is one of those that miss
-            assert any(
-                not r["met"] and r["value"] == target["worst"] for r in mine
-            )
+            assert any(not r["met"] and r["value"] == target["worst"] for r in mine)
     assert len(table(out, "cpu_rows")) == len(rows)
     for row in record["planner"]:
         assert row["best_ns"] <= row["own_ns"]
@@ -561,9 +480,7 @@ def test_forced_radices_fit_the_row_and_are_not_all_alike(scripts):
 
     for length in (256, 1000, 3001, 2**16):
         plan = fftconv.Plan((1, 1, length), (1, length))
-        forced = list(
-            bench_cpu.candidates(plan, 30, np.random.default_rng(0))
-        )
+        forced = list(bench_cpu.candidates(plan, 30, np.random.default_rng(0)))
         assert 5 <= len(forced) <= 60
         assert len(set(forced)) == len(forced)
         for radices in forced:
@@ -576,10 +493,7 @@ def test_lines_of_the_cpu_engines_figure(out, scripts, tmp_path):
     import cpu_engine
 
     figure = cpu_engine.draw(out / "results", tmp_path)
-    drawn = [
-        [pytest.approx(y) for y in line.get_ydata()]
-        for line in figure.axes[0].lines
-    ]
+    drawn = [[pytest.approx(y) for y in line.get_ydata()] for line in figure.axes[0].lines]
     methods = {}
     for row in result(out, "bench_cpu")["program"]["rows"]:
         methods.setdefault(row["method"], []).append(row["ns_per_output"])
@@ -599,9 +513,7 @@ def test_lines_of_the_cpu_engines_figure(out, scripts, tmp_path):
 )
 def test_the_c_program_refuses_what_it_does_not_know(arguments, message):
     done = subprocess.run(
-        [BUILD / "experiments" / "bench_cpu", *arguments],
-        capture_output=True,
-        text=True,
+        [BUILD / "experiments" / "bench_cpu", *arguments], capture_output=True, text=True
     )
     assert done.returncode == 1 and not done.stdout
     assert message in done.stderr
@@ -651,11 +563,7 @@ def test_lines_of_figure_4(out, scripts, tmp_path):
         for line, order in zip(axis.lines, (2, 3, 4)):
             for n, drawn in zip(*line.get_data()):
                 expected = equation_2(int(n), order, hardware[name]) / n / unit
-                assert drawn == pytest.approx(expected, rel=1e-9), (
-                    name,
-                    order,
-                    n,
-                )
+                assert drawn == pytest.approx(expected, rel=1e-9), (name, order, n)
 
 
 def equation_2(n, order, machine):
@@ -718,12 +626,7 @@ def test_the_genome_was_checked_and_its_mean_kept(out):
 def test_a_changed_genome_is_refused(scripts, tmp_path, monkeypatch):
     import genome
 
-    assert np.bincount(genome.load("lambda")).tolist() == [
-        12334,
-        11362,
-        12820,
-        11986,
-    ]
+    assert np.bincount(genome.load("lambda")).tolist() == [12334, 11362, 12820, 11986]
     file = genome.GENOMES["lambda"][0]
     packed = bytearray((genome.DATA / file).read_bytes())
     packed[-1] ^= 1
@@ -783,13 +686,13 @@ def test_a_pause_comes_before_every_sample(scripts, monkeypatch):
         order.append(name)
         now[0] += seconds
 
-    monkeypatch.setattr(bench, "time", SimpleNamespace(
-        perf_counter=clock, process_time=clock, sleep=sleep))
+    monkeypatch.setattr(
+        bench, "time", SimpleNamespace(perf_counter=clock, process_time=clock, sleep=sleep)
+    )
     timing = bench.interleaved(
-        {"a": lambda: call("a", 1.0), "b": lambda: call("b", 2.0)}, repeats=2,
-        threads=2, pause=0.25)
-    assert order == ["a", "b", *[0.25, "a", "a", 0.25, "b", "b"],
-                     *[0.25, "b", "b", 0.25, "a", "a"]]
+        {"a": lambda: call("a", 1.0), "b": lambda: call("b", 2.0)}, repeats=2, threads=2, pause=0.25
+    )
+    assert order == ["a", "b", *[0.25, "a", "a", 0.25, "b", "b"], *[0.25, "b", "b", 0.25, "a", "a"]]
     assert timing["a"]["median_s"] == pytest.approx(1, abs=1e-3)
     assert timing["b"]["median_s"] == pytest.approx(2, abs=1e-3)
 
@@ -798,8 +701,9 @@ def test_a_short_call_is_repeated_within_a_sample(scripts, monkeypatch):
     import bench
 
     calls = [0]
-    clock = SimpleNamespace(perf_counter=lambda: 1e-3 * calls[0],
-                            process_time=lambda: 1e-3 * calls[0])
+    clock = SimpleNamespace(
+        perf_counter=lambda: 1e-3 * calls[0], process_time=lambda: 1e-3 * calls[0]
+    )
     monkeypatch.setattr(bench, "time", clock)
 
     def call():
@@ -847,32 +751,18 @@ def test_the_papers_printed_ratios_are_those_of_its_rows(scripts):
     where the paper misprints, the row says so."""
     import style
 
-    names = {
-        n: ("pytorch_ms", "flashfftconv_ms", "speedup")
-        for n in (3, 4, 11, 12, 13, 14, 15)
-    }
-    names |= {
-        n: ("pytorch_gb", "flashfftconv_gb", "reduction") for n in (16, 17)
-    }
+    names = dict.fromkeys((3, 4, 11, 12, 13, 14, 15), ("pytorch_ms", "flashfftconv_ms", "speedup"))
+    names |= dict.fromkeys((16, 17), ("pytorch_gb", "flashfftconv_gb", "reduction"))
     compared = 0
     for number, (above, below, ratio) in names.items():
         for n, row in style.paper(number).items():
             text = {
                 r["fft_size"]: r
-                for r in csv.DictReader(
-                    open(style.PAPER / f"table{number}.csv", newline="")
-                )
+                for r in csv.DictReader(open(style.PAPER / f"table{number}.csv", newline=""))
             }[str(n)]
-            half = {
-                k: 0.5 * 10.0 ** -len(text[k].partition(".")[2])
-                for k in (above, below)
-            }
-            low = (row[above] - half[above]) / (
-                row[below] + half[below]
-            ) - 0.005
-            high = (row[above] + half[above]) / (
-                row[below] - half[below]
-            ) + 0.005
+            half = {k: 0.5 * 10.0 ** -len(text[k].partition(".")[2]) for k in (above, below)}
+            low = (row[above] - half[above]) / (row[below] + half[below]) - 0.005
+            high = (row[above] + half[above]) / (row[below] - half[below]) + 0.005
             assert low <= row[ratio] <= high, (number, n)
             compared += 1
     assert compared == 2 * 9 + 7 * 15
@@ -880,7 +770,5 @@ def test_the_papers_printed_ratios_are_those_of_its_rows(scripts):
     for few, many in ((3, 11), (4, 12)):
         whole = style.paper(many)
         for n, row in style.paper(few).items():
-            same = row["pytorch_ms"] == pytest.approx(
-                whole[n]["pytorch_ms"], rel=5e-3
-            )
+            same = row["pytorch_ms"] == pytest.approx(whole[n]["pytorch_ms"], rel=5e-3)
             assert same != ("misprint" in row["note"]), (few, n)

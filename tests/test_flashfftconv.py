@@ -1,26 +1,33 @@
 """The call of flash-fft-conv: circular modulo seqlen, and its old faults."""
 
+import fftconv
 import numpy as np
 import pytest
-
-import fftconv
-from fftconv import (FlashFFTConv, FrequencySparseFFTConv, PartialFFTConv,
-                     reference)
-from support import (DTYPES, Case, big, check_forward, check_gradients, norm,
-                     same_bits, TOLERANCE)
+from fftconv import FlashFFTConv, FrequencySparseFFTConv, PartialFFTConv, reference
+from support import DTYPES, TOLERANCE, Case, big, check_forward, check_gradients, norm, same_bits
 
 SEQLENS = [256, 512, 1024, 2048, 4096, 8192, 16384, 32768]
 
 
 @pytest.mark.parametrize("seqlen", SEQLENS)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("gates", [(), ("in_gate",), ("out_gate",),
-                                   ("in_gate", "out_gate")], ids="+".join)
+@pytest.mark.parametrize(
+    "gates", [(), ("in_gate",), ("out_gate",), ("in_gate", "out_gate")], ids="+".join
+)
 def test_sizes(seqlen, dtype, gates):
     """Every size of theirs below 64K, k in float32, full and half filled."""
     for length, taps in ((seqlen, seqlen), (seqlen // 2, seqlen // 2)):
-        case = Case(2, 3, length, taps, dtype, k_dtype="float32",
-                    mode="circular", fft_size=seqlen, options=gates)
+        case = Case(
+            2,
+            3,
+            length,
+            taps,
+            dtype,
+            k_dtype="float32",
+            mode="circular",
+            fft_size=seqlen,
+            options=gates,
+        )
         y = FlashFFTConv(seqlen, dtype)(case.u, case.k, **case.operands)
         check_forward(case, y)
 
@@ -61,10 +68,17 @@ def test_bidirectional():
 @pytest.mark.parametrize("seqlen", [256, 1024])
 def test_gate_gradients(seqlen):
     """dout_gate carries dy at every size."""
-    case = Case(2, 3, seqlen, seqlen, "float16", mode="circular",
-                fft_size=seqlen, options=("in_gate", "out_gate"))
-    check_gradients(case, fftconv.conv_backward(case.dy, case.u, case.k,
-                                                **case.arguments))
+    case = Case(
+        2,
+        3,
+        seqlen,
+        seqlen,
+        "float16",
+        mode="circular",
+        fft_size=seqlen,
+        options=("in_gate", "out_gate"),
+    )
+    check_gradients(case, fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments))
 
 
 @pytest.mark.parametrize("channels", [1, 7, 17, 111])
@@ -83,8 +97,7 @@ def test_kernel_with_a_leading_one():
 @pytest.mark.parametrize("level", [1e-2, 30.0])
 def test_level(dtype, level):
     """A large mean does not overflow inside, quiet input does not vanish."""
-    case = Case(1, 2, 4096, 4096, dtype, k_dtype="float32", mode="circular",
-                fft_size=8192)
+    case = Case(1, 2, 4096, 4096, dtype, k_dtype="float32", mode="circular", fft_size=8192)
     case.u = (level * (1 + case.u.astype(np.float64))).astype(case.u.dtype)
     check_forward(case, FlashFFTConv(8192, dtype)(case.u, case.k))
 
@@ -93,8 +106,17 @@ def test_level(dtype, level):
 @pytest.mark.parametrize("gates", [(), ("in_gate", "out_gate")], ids="+".join)
 def test_sizes_beyond(seqlen, gates):
     """Below 256; and from 64K on, where theirs needs H % 16 == 0."""
-    case = Case(1, 3, seqlen, seqlen, "float16", k_dtype="float32",
-                mode="circular", fft_size=seqlen, options=gates)
+    case = Case(
+        1,
+        3,
+        seqlen,
+        seqlen,
+        "float16",
+        k_dtype="float32",
+        mode="circular",
+        fft_size=seqlen,
+        options=gates,
+    )
     check_forward(case, FlashFFTConv(seqlen)(case.u, case.k, **case.operands))
 
 
@@ -103,8 +125,7 @@ def test_sizes_beyond(seqlen, gates):
 def test_largest_sizes(bits):
     """To 2^27: a tap each at lags 0, 1 and 2^bits - 3, against their sum."""
     n = 1 << bits
-    u = np.random.default_rng(bits).standard_normal((1, 1, n),
-                                                    dtype=np.float32)
+    u = np.random.default_rng(bits).standard_normal((1, 1, n), dtype=np.float32)
     k = np.zeros((1, n), np.float32)
     k[0, 0], k[0, 1], k[0, n - 3] = 1, -0.5, 0.25
     y = FlashFFTConv(n, "float32")(u, k)
@@ -117,12 +138,11 @@ def test_largest_sizes(bits):
 @big
 def test_more_than_2_to_31_elements():
     """Offsets are 64 bits wide: theirs are 32."""
-    rows = np.random.default_rng(0).standard_normal((1, 8, 65536)).astype(
-        np.float16)
+    rows = np.random.default_rng(0).standard_normal((1, 8, 65536)).astype(np.float16)
     k = np.zeros((8, 3), np.float32)
     k[:, 2] = 2
     y = FlashFFTConv(65536)(np.broadcast_to(rows, (4100, 8, 65536)), k)
-    assert y.size > 2 ** 31
+    assert y.size > 2**31
     want = 2 * np.roll(rows.astype(np.float32), 2, -1)
     for b in (0, 2047, 4095, 4096, 4099):
         assert np.abs(y[b] - want[0]).max() < 1e-2
@@ -131,16 +151,25 @@ def test_more_than_2_to_31_elements():
 @pytest.mark.parametrize("length", [1, 3, 97, 1000, 1021])
 def test_odd_lengths(length):
     """An odd L is a misaligned address to theirs (issue 20)."""
-    case = Case(2, 3, length, length, "float16", k_dtype="float32",
-                mode="circular", fft_size=1024,
-                options=("in_gate", "out_gate"))
+    case = Case(
+        2,
+        3,
+        length,
+        length,
+        "float16",
+        k_dtype="float32",
+        mode="circular",
+        fft_size=1024,
+        options=("in_gate", "out_gate"),
+    )
     check_forward(case, FlashFFTConv(1024)(case.u, case.k, **case.operands))
 
 
 def test_parts_of_one_projection():
     """Gates of any strides: theirs reads them as if contiguous."""
-    case = Case(2, 3, 100, 100, "float16", mode="circular", fft_size=256,
-                options=("in_gate", "out_gate"))
+    case = Case(
+        2, 3, 100, 100, "float16", mode="circular", fft_size=256, options=("in_gate", "out_gate")
+    )
     f = FlashFFTConv(256)
     want = f(case.u, case.k, **case.operands)
     whole = np.concatenate([case.u, *case.operands.values()], 1)
@@ -150,40 +179,42 @@ def test_parts_of_one_projection():
 
 def test_their_names():
     """pregate and postgate; use_32_butterfly."""
-    case = Case(2, 3, 100, 100, "float16", mode="circular", fft_size=256,
-                options=("in_gate", "out_gate"))
+    case = Case(
+        2, 3, 100, 100, "float16", mode="circular", fft_size=256, options=("in_gate", "out_gate")
+    )
     f, g = FlashFFTConv(256), FlashFFTConv(256, use_32_butterfly=False)
     gates = case.operands
     want = f(case.u, case.k, **gates)
-    assert same_bits(want, g(case.u, case.k, pregate=gates["in_gate"],
-                             postgate=gates["out_gate"]))
+    assert same_bits(want, g(case.u, case.k, pregate=gates["in_gate"], postgate=gates["out_gate"]))
     with pytest.raises(ValueError, match="pregate is given beside in_gate"):
         f(case.u, case.k, gates["in_gate"], pregate=gates["in_gate"])
     with pytest.raises(ValueError, match="postgate is given beside out_gate"):
-        f.backward(case.dy, case.u, case.k, None, gates["in_gate"],
-                   postgate=gates["in_gate"])
+        f.backward(case.dy, case.u, case.k, None, gates["in_gate"], postgate=gates["in_gate"])
 
 
-@pytest.mark.parametrize("gates", [(), ("in_gate",), ("out_gate",),
-                                   ("in_gate", "out_gate")], ids="+".join)
+@pytest.mark.parametrize(
+    "gates", [(), ("in_gate",), ("out_gate",), ("in_gate", "out_gate")], ids="+".join
+)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_backward(dtype, gates):
     """Also with a large mean, which overflows theirs, and dk as k came."""
-    case = Case(3, 2, 500, 400, dtype, k_dtype="float32", mode="circular",
-                fft_size=1024, options=gates)
+    case = Case(
+        3, 2, 500, 400, dtype, k_dtype="float32", mode="circular", fft_size=1024, options=gates
+    )
     f = FlashFFTConv(1024, dtype)
-    check_gradients(case, f.backward(case.dy, case.u, case.k,
-                                     **case.operands))
+    check_gradients(case, f.backward(case.dy, case.u, case.k, **case.operands))
     g = f.backward(case.dy, case.u, case.k[None], **case.operands)
     assert g.dk.shape == (1, 2, 400)
     case.u = (case.u.astype(np.float32) + 30).astype(case.u.dtype)
-    check_gradients(case, f.backward(case.dy, case.u, case.k, needs=("k",),
-                                     **case.operands), needs=("k",))
+    check_gradients(
+        case, f.backward(case.dy, case.u, case.k, needs=("k",), **case.operands), needs=("k",)
+    )
     with pytest.raises(ValueError, match="u has dtype float64"):
         f.backward(case.dy, case.u.astype(np.float64), case.k)
 
 
 # ---- PartialFFTConv and FrequencySparseFFTConv -----------------------------------
+
 
 def sparse_oracle(x, k, n_partial, frequency):
     """Their few lines, in float64: FFT size 2 L."""
@@ -193,14 +224,13 @@ def sparse_oracle(x, k, n_partial, frequency):
         k = k[..., :n_partial]
     bins = np.fft.rfft(k, n)
     if frequency:
-        bins[..., n_partial // 2:] = 0
-    return np.fft.irfft(np.fft.rfft(x, n) * bins, n)[..., :x.shape[-1]]
+        bins[..., n_partial // 2 :] = 0
+    return np.fft.irfft(np.fft.rfft(x, n) * bins, n)[..., : x.shape[-1]]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", [PartialFFTConv, FrequencySparseFFTConv])
-@pytest.mark.parametrize("length, taps", [(50, 50), (64, 20), (33, 90), (7, 14),
-                                          (1, 1)])
+@pytest.mark.parametrize("length, taps", [(50, 50), (64, 20), (33, 90), (7, 14), (1, 1)])
 def test_sparse(kind, length, taps, dtype):
     """N_partial as theirs, taps beyond L and beyond 2 L, too."""
     rng = np.random.default_rng(taps)
@@ -214,23 +244,26 @@ def test_sparse(kind, length, taps, dtype):
         assert y.dtype == case.u.dtype and y.shape == case.u.shape
         want = sparse_oracle(case.u, case.k, n_partial, frequency)
         size = norm(case.u) * norm(case.k) + 1e-30
-        limit = {"float64": 1e-14, "float32": 1e-6, "float16": 1e-3,
-                 "bfloat16": 8e-3}[dtype]
+        limit = {"float64": 1e-14, "float32": 1e-6, "float16": 1e-3, "bfloat16": 8e-3}[dtype]
         assert (norm(y - want.astype(np.float64)) <= limit * size).all()
         assert same_bits(y, f(case.u, case.k[None]))
         g = f.backward(case.dy, case.u, case.k)
         assert g.dk.shape == case.k.shape and g.dk.dtype == case.k.dtype
         # the adjoint identity, by both operands
         other = rng.standard_normal(case.k.shape).astype(case.k.dtype)
-        by_k = np.sum(sparse_oracle(case.u, other, n_partial, frequency)
-                      * case.dy.astype(np.float64))
+        by_k = np.sum(
+            sparse_oracle(case.u, other, n_partial, frequency) * case.dy.astype(np.float64)
+        )
         by_x = np.sum(want * case.dy.astype(np.float64))
-        size = np.linalg.norm(case.dy.astype(np.float64)) * np.linalg.norm(
-            case.u.astype(np.float64)) * (1 + np.linalg.norm(other))
-        assert abs(by_k - np.sum(g.dk * other.astype(np.float64))) \
-            <= limit * size
-        assert abs(by_x - np.sum(g.du.astype(np.float64)
-                                 * case.u.astype(np.float64))) <= limit * size
+        size = (
+            np.linalg.norm(case.dy.astype(np.float64))
+            * np.linalg.norm(case.u.astype(np.float64))
+            * (1 + np.linalg.norm(other))
+        )
+        assert abs(by_k - np.sum(g.dk * other.astype(np.float64))) <= limit * size
+        assert (
+            abs(by_x - np.sum(g.du.astype(np.float64) * case.u.astype(np.float64))) <= limit * size
+        )
 
 
 def test_sparse_gradients():
@@ -252,36 +285,38 @@ def test_sparse_errors():
             with pytest.raises(ValueError, match="N_partial is"):
                 kind(n_partial)
         for arguments, message in [
-                ((x[0], k), r"x has shape \(2, 8\); it must be \(B, H, L\)"),
-                ((x[..., :0], k), r"x has shape \(1, 2, 0\)"),
-                ((x, k[0]), r"k has shape \(8,\); it must be \(H, Lk\)"),
-                ((x, k[:, :0]), r"k has shape \(2, 0\)"),
-                ((x, np.ones((3, 8), np.float32)), r"k has shape \(3, 8\)"),
-                ((x, k.astype(np.float64)), "k has dtype float64")]:
+            ((x[0], k), r"x has shape \(2, 8\); it must be \(B, H, L\)"),
+            ((x[..., :0], k), r"x has shape \(1, 2, 0\)"),
+            ((x, k[0]), r"k has shape \(8,\); it must be \(H, Lk\)"),
+            ((x, k[:, :0]), r"k has shape \(2, 0\)"),
+            ((x, np.ones((3, 8), np.float32)), r"k has shape \(3, 8\)"),
+            ((x, k.astype(np.float64)), "k has dtype float64"),
+        ]:
             with pytest.raises(ValueError, match=message):
                 kind(4)(*arguments)
 
 
 # ---- Bad input --------------------------------------------------------------------
 
+
 def test_errors():
     f = FlashFFTConv(64, "float16")
     u, k = np.ones((1, 2, 64), np.float16), np.ones((2, 64), np.float32)
     f(u, k)
     for call, message in [
-            (lambda: f(u.astype(np.float32), k),
-             "u has dtype float32; this FlashFFTConv is for float16"),
-            (lambda: f(u.view(np.int16), k), "u has dtype int16"),
-            (lambda: f(np.ones((1, 2, 65), np.float16), k),
-             "length is 65.*fft_size, 64"),
-            (lambda: f(u, np.ones((2, 65), np.float32)),
-             "kernel_length is 65.*fft_size, 64"),
-            (lambda: f(u, k, u[:, :1, :3]), "in_gate has shape"),
-            (lambda: f(u, k, None, u.astype(np.float32)),
-             "out_gate has dtype float32"),
-            (lambda: f(u, k.astype(np.float64)), "k has dtype float64"),
-            (lambda: FlashFFTConv(0), "seqlen is 0"),
-            (lambda: FlashFFTConv(64.0), "seqlen is 64.0"),
-            (lambda: FlashFFTConv(64, "int8"), "dtype is 'int8'")]:
+        (
+            lambda: f(u.astype(np.float32), k),
+            "u has dtype float32; this FlashFFTConv is for float16",
+        ),
+        (lambda: f(u.view(np.int16), k), "u has dtype int16"),
+        (lambda: f(np.ones((1, 2, 65), np.float16), k), "length is 65.*fft_size, 64"),
+        (lambda: f(u, np.ones((2, 65), np.float32)), "kernel_length is 65.*fft_size, 64"),
+        (lambda: f(u, k, u[:, :1, :3]), "in_gate has shape"),
+        (lambda: f(u, k, None, u.astype(np.float32)), "out_gate has dtype float32"),
+        (lambda: f(u, k.astype(np.float64)), "k has dtype float64"),
+        (lambda: FlashFFTConv(0), "seqlen is 0"),
+        (lambda: FlashFFTConv(64.0), "seqlen is 64.0"),
+        (lambda: FlashFFTConv(64, "int8"), "dtype is 'int8'"),
+    ]:
         with pytest.raises(ValueError, match=message):
             call()

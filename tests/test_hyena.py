@@ -5,20 +5,24 @@ import re
 import subprocess
 import sys
 
+import fftconv
 import numpy as np
 import pytest
-
-import fftconv
 from fftconv import natural, reference
 from fftconv._array import empty, numpy_dtype, view
 from support import normal, same_bits, slow, wide
 
-KERNEL = {"float64": "float64", "float32": "float32", "float16": "float32",
-          "bfloat16": "float32"}
+KERNEL = {"float64": "float64", "float32": "float32", "float16": "float32", "bfloat16": "float32"}
 BINS = {"float64": "complex128", "float32": "complex64"}
 # of a result against its oracle, by its own dtype, over the whole array
-LIMIT = {"float64": 2e-14, "float32": 1.5e-6, "float16": 6e-4,
-         "bfloat16": 4e-3, "complex64": 1.5e-6, "complex128": 2e-14}
+LIMIT = {
+    "float64": 2e-14,
+    "float32": 1.5e-6,
+    "float16": 6e-4,
+    "bfloat16": 4e-3,
+    "complex64": 1.5e-6,
+    "complex128": 2e-14,
+}
 
 
 def close(got, want, name="", scale=None):
@@ -33,14 +37,22 @@ def close(got, want, name="", scale=None):
 class Heads:
     """Random operands of one call; k, k_rev: the taps of its filter that act."""
 
-    def __init__(self, batch=2, channels=8, length=64, head_dim=8, n=None,
-                 dtype="float32", gates=True, seed=0):
+    def __init__(
+        self,
+        batch=2,
+        channels=8,
+        length=64,
+        head_dim=8,
+        n=None,
+        dtype="float32",
+        gates=True,
+        seed=0,
+    ):
         rng = np.random.default_rng([seed, batch, channels, length, head_dim])
         n = n or 2 * length
         rows, groups = (batch, channels, length), channels // head_dim
         self.kernel = kernel = KERNEL[dtype]
-        self.u, self.v, self.q, self.dout = (
-            normal(rng, rows, dtype) for _ in range(4))
+        self.u, self.v, self.q, self.dout = (normal(rng, rows, dtype) for _ in range(4))
         if not gates:
             self.v = self.q = None
         taps = rng.standard_normal((groups, n)) / np.sqrt(n)
@@ -62,36 +74,81 @@ class Heads:
     def oracle(self, gelu=True, gelu_inp=False, gelu_q=False, dy=None):
         k, k_rev = self.taps
         return reference.conv_heads(
-            self.u, self.v, self.q, k, self.h, k_rev=k_rev, skip=self.D,
+            self.u,
+            self.v,
+            self.q,
+            k,
+            self.h,
+            k_rev=k_rev,
+            skip=self.D,
             activation="gelu" if gelu else None,
-            mask=self.mask[:, :len(k)], gelu_u=gelu_inp, gelu_q=gelu_q, dy=dy)
+            mask=self.mask[:, : len(k)],
+            gelu_u=gelu_inp,
+            gelu_q=gelu_q,
+            dy=dy,
+        )
 
-    def fwd(self, gelu=True, gelu_inp=False, gelu_q=False, fp16=False,
-            hbl=False, fftfp16=False, **options):
+    def fwd(
+        self,
+        gelu=True,
+        gelu_inp=False,
+        gelu_q=False,
+        fp16=False,
+        hbl=False,
+        fftfp16=False,
+        **options,
+    ):
         """By position, as hyena-dna calls it."""
         return fftconv.fftconv_fwd(
-            self.u, self.filter, self.D, self.v, self.h, self.q, self.mask,
-            gelu, gelu_inp, gelu_q, self.n, fp16, hbl, fftfp16, **options)
+            self.u,
+            self.filter,
+            self.D,
+            self.v,
+            self.h,
+            self.q,
+            self.mask,
+            gelu,
+            gelu_inp,
+            gelu_q,
+            self.n,
+            fp16,
+            hbl,
+            fftfp16,
+            **options,
+        )
 
-    def bwd(self, gelu=True, gelu_inp=False, gelu_q=False, hbl=False,
-            **options):
+    def bwd(self, gelu=True, gelu_inp=False, gelu_q=False, hbl=False, **options):
         return fftconv.fftconv_bwd(
-            self.dout, self.u, self.filter, self.D, self.v, self.h, self.q,
-            self.mask, gelu, gelu_inp, gelu_q, self.n, hbl, False, **options)
+            self.dout,
+            self.u,
+            self.filter,
+            self.D,
+            self.v,
+            self.h,
+            self.q,
+            self.mask,
+            gelu,
+            gelu_inp,
+            gelu_q,
+            self.n,
+            hbl,
+            False,
+            **options,
+        )
 
     def check(self, *flags):
         close(self.fwd(*flags), self.oracle(*flags), "out")
         got, want = self.bwd(*flags), self.oracle(*flags, dy=self.dout)
-        dk = np.fft.irfft(got.dfilter.astype(complex), self.n,
-                          norm="forward")
+        dk = np.fft.irfft(got.dfilter.astype(complex), self.n, norm="forward")
         length = self.u.shape[-1]
-        scale = np.linalg.norm(wide(self.dout))     # of sums that may cancel
+        scale = np.linalg.norm(wide(self.dout))  # of sums that may cancel
         limit = LIMIT[self.kernel] * max(scale, np.linalg.norm(want["k"]))
         assert np.linalg.norm(dk[:, :length] - want["k"]) <= limit
-        assert np.linalg.norm(dk[:, :-length:-1] - want["k_rev"][:, 1:]
-                              if length > 1 else 0) <= limit
+        assert (
+            np.linalg.norm(dk[:, :-length:-1] - want["k_rev"][:, 1:] if length > 1 else 0) <= limit
+        )
         # no other lag acts
-        assert np.linalg.norm(dk[:, length:self.n - length + 1]) <= limit
+        assert np.linalg.norm(dk[:, length : self.n - length + 1]) <= limit
         assert got.dfilter.shape == self.filter.shape
         close(got.du, want["u"], "du")
         close(got.dD, want["skip"], "dD", scale)
@@ -107,9 +164,16 @@ class Heads:
 # ---- The operation -------------------------------------------------------------
 
 SHAPES = [  # batch, channels, length, head_dim, fft_size
-    (2, 8, 64, 8, 128), (1, 16, 33, 8, 66), (3, 6, 37, 3, 96),
-    (2, 6, 20, 6, 1000), (2, 4, 100, 1, 200), (1, 4, 51, 2, 2 * 131),
-    (2, 3, 1, 1, 2), (1, 2, 1, 2, 6), (1, 2, 3, 2, 6), (5, 20, 9, 4, 18),
+    (2, 8, 64, 8, 128),
+    (1, 16, 33, 8, 66),
+    (3, 6, 37, 3, 96),
+    (2, 6, 20, 6, 1000),
+    (2, 4, 100, 1, 200),
+    (1, 4, 51, 2, 2 * 131),
+    (2, 3, 1, 1, 2),
+    (1, 2, 1, 2, 6),
+    (1, 2, 3, 2, 6),
+    (5, 20, 9, 4, 18),
 ]
 
 
@@ -122,9 +186,11 @@ def test_shapes(shape, dtype):
 
 
 @pytest.mark.parametrize("head_dim", [1, 4])
-@pytest.mark.parametrize("flags", [
-    (False, False, False), (True, True, False), (False, False, True),
-    (True, True, True)], ids=str)
+@pytest.mark.parametrize(
+    "flags",
+    [(False, False, False), (True, True, False), (False, False, True), (True, True, True)],
+    ids=str,
+)
 def test_gelu_variants(head_dim, flags):
     """gelu, gelu_inp and gelu_q: dead in the original."""
     Heads(2, 8, 40, head_dim).check(*flags)
@@ -182,8 +248,9 @@ def test_imaginary_parts_that_do_not_act(head_dim, n):
 
 def test_fft_size_from_the_filter():
     case = Heads(2, 4, 20, 2, 66)
-    assert same_bits(fftconv.fftconv_fwd(
-        case.u, case.filter, case.D, case.v, 2, case.q, case.mask), case.fwd())
+    assert same_bits(
+        fftconv.fftconv_fwd(case.u, case.filter, case.D, case.v, 2, case.q, case.mask), case.fwd()
+    )
 
 
 def test_fftfp16_is_accepted():
@@ -194,8 +261,7 @@ def test_fftfp16_is_accepted():
 
 @pytest.mark.parametrize("head_dim", [1, 2])
 def test_forced_float16(head_dim):
-    for dtype, out in (("float32", "float16"), ("float16", "float16"),
-                       ("bfloat16", "bfloat16")):
+    for dtype, out in (("float32", "float16"), ("float16", "float16"), ("bfloat16", "bfloat16")):
         case = Heads(2, 4, 64, head_dim, dtype=dtype)
         y = case.fwd(fp16=True)
         assert y.dtype == numpy_dtype(out)
@@ -212,8 +278,7 @@ def test_hbl_layout(head_dim):
     assert y.shape == (3, 4, 50) and y.transpose(1, 0, 2).flags.c_contiguous
     assert same_bits(np.ascontiguousarray(y), case.fwd())
     want = case.bwd()
-    case.dout = np.ascontiguousarray(
-        case.dout.transpose(1, 0, 2)).transpose(1, 0, 2)
+    case.dout = np.ascontiguousarray(case.dout.transpose(1, 0, 2)).transpose(1, 0, 2)
     for a, b in zip(case.bwd(hbl=True), want):
         assert same_bits(a, b)
 
@@ -247,15 +312,15 @@ def test_any_strides(head_dim):
         assert same_bits(a, b)
 
 
-@pytest.mark.parametrize("shape", [(9, 8, 40, 8), (20, 4, 40, 2),
-                                   (3, 40, 16, 2), (2, 2, 3000, 2)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(9, 8, 40, 8), (20, 4, 40, 2), (3, 40, 16, 2), (2, 2, 3000, 2)], ids=str
+)
 def test_threads_and_runs_agree(shape):
     """To the bit, sums over the batch too: the original's dv does not."""
     case = Heads(*shape)
     first = (case.fwd(threads=1), *case.bwd(threads=1))
     for threads in (1, 2, 5):
-        for a, b in zip((case.fwd(threads=threads),
-                         *case.bwd(threads=threads)), first):
+        for a, b in zip((case.fwd(threads=threads), *case.bwd(threads=threads)), first):
             assert same_bits(a, b)
 
 
@@ -289,8 +354,9 @@ middle = peak()
 fftconv.fftconv_func_backward(u, u, k, D, v=u, q=u, head_dim=8)
 print(middle - before, peak() - middle)
 """
-    output = subprocess.run([sys.executable, "-c", program], check=True,
-                            capture_output=True, text=True).stdout
+    output = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    ).stdout
     forward, backward = map(float, output.split())
     # the results themselves are 8 MiB each
     assert forward < 8 + 6 and backward < 3 * 8 + 8, output
@@ -298,32 +364,31 @@ print(middle - before, peak() - middle)
 
 # ---- fftconv_func ---------------------------------------------------------------
 
+
 @pytest.mark.parametrize("dtype", KERNEL)
 @pytest.mark.parametrize("head_dim", [1, 2])
-@pytest.mark.parametrize("taps, reverse", [
-    (40, None), (17, None), (90, None), (1, None), (40, 40), (13, 7),
-    (90, 100)])
+@pytest.mark.parametrize(
+    "taps, reverse", [(40, None), (17, None), (90, None), (1, None), (40, 40), (13, 7), (90, 100)]
+)
 def test_func(dtype, head_dim, taps, reverse):
     """Kernels of any length, k_rev of its own; dk and dk_rev of theirs."""
     case = Heads(2, 4, 40, head_dim, dtype=dtype)
     rng = np.random.default_rng(taps)
     groups = 4 // head_dim
-    k = normal(rng, (groups, taps), case.kernel, taps ** -0.5)
-    k_rev = (None if reverse is None else
-             normal(rng, (groups, reverse), case.kernel, reverse ** -0.5))
-    y = fftconv.fftconv_func(case.u, k, case.D, case.mask, True, False, False,
-                             case.v, head_dim, case.q, False, k_rev)
+    k = normal(rng, (groups, taps), case.kernel, taps**-0.5)
+    k_rev = None if reverse is None else normal(rng, (groups, reverse), case.kernel, reverse**-0.5)
+    y = fftconv.fftconv_func(
+        case.u, k, case.D, case.mask, True, False, False, case.v, head_dim, case.q, False, k_rev
+    )
     arguments = (case.u, case.v, case.q, k, head_dim)
-    options = dict(k_rev=k_rev, skip=case.D, activation="gelu",
-                   mask=case.mask[:, :groups])
+    options = dict(k_rev=k_rev, skip=case.D, activation="gelu", mask=case.mask[:, :groups])
     close(y, reference.conv_heads(*arguments, **options), "out")
     got = fftconv.fftconv_func_backward(
-        case.dout, case.u, k, case.D, case.mask, True, False, case.v,
-        head_dim, case.q, False, k_rev)
+        case.dout, case.u, k, case.D, case.mask, True, False, case.v, head_dim, case.q, False, k_rev
+    )
     want = reference.conv_heads(*arguments, dy=case.dout, **options)
-    scale = np.linalg.norm(wide(case.dout))         # of sums that may cancel
-    for name, of in (("u", case.u), ("k", k), ("v", case.v), ("q", case.q),
-                     ("k_rev", k_rev)):
+    scale = np.linalg.norm(wide(case.dout))  # of sums that may cancel
+    for name, of in (("u", case.u), ("k", k), ("v", case.v), ("q", case.q), ("k_rev", k_rev)):
         x = getattr(got, "d" + name)
         if of is None:
             assert x is None
@@ -338,13 +403,15 @@ def test_func_is_fwd_of_the_kernels_transform():
     k, _ = case.taps
     k = k.astype(np.float32)
     case.filter = np.fft.rfft(k, 64).astype(np.complex64)
-    close(fftconv.fftconv_func(case.u, k, case.D, case.mask, v=case.v,
-                               q=case.q, head_dim=8), case.oracle())
+    close(
+        fftconv.fftconv_func(case.u, k, case.D, case.mask, v=case.v, q=case.q, head_dim=8),
+        case.oracle(),
+    )
     k_rev = k[:, ::-1].copy()
-    case.filter = (np.fft.rfft(k, 64) + np.conj(np.fft.rfft(k_rev, 64))
-                   ).astype(np.complex64)
-    y = fftconv.fftconv_func(case.u, k, case.D, case.mask, v=case.v, q=case.q,
-                             head_dim=8, k_rev=k_rev)
+    case.filter = (np.fft.rfft(k, 64) + np.conj(np.fft.rfft(k_rev, 64))).astype(np.complex64)
+    y = fftconv.fftconv_func(
+        case.u, k, case.D, case.mask, v=case.v, q=case.q, head_dim=8, k_rev=k_rev
+    )
     taps = np.fft.irfft(case.filter.astype(complex), 64)
     assert np.allclose(taps[:, 0], k[:, 0] + k_rev[:, 0], atol=1e-6)
     close(y, case.oracle())
@@ -357,17 +424,28 @@ def test_func_of_16_bit_kernels(dtype, head_dim):
     k = case.taps[0].astype(case.u.dtype)
     arguments = (case.u, k, case.D, case.mask)
     options = dict(v=case.v, q=case.q, head_dim=head_dim)
-    want = fftconv.fftconv_func(case.u, k.astype(np.float32), case.D,
-                                case.mask, **options)
+    want = fftconv.fftconv_func(case.u, k.astype(np.float32), case.D, case.mask, **options)
     assert same_bits(fftconv.fftconv_func(*arguments, **options), want)
     g = fftconv.fftconv_func_backward(case.dout, *arguments, **options)
     assert g.dk.dtype == k.dtype
-    close(g.dk, reference.conv_heads(
-        case.u, case.v, case.q, k, head_dim, skip=case.D, activation="gelu",
-        mask=case.mask[:, :len(k)], dy=case.dout)["k"])
+    close(
+        g.dk,
+        reference.conv_heads(
+            case.u,
+            case.v,
+            case.q,
+            k,
+            head_dim,
+            skip=case.D,
+            activation="gelu",
+            mask=case.mask[:, : len(k)],
+            dy=case.dout,
+        )["k"],
+    )
 
 
 # ---- Gradients ------------------------------------------------------------------
+
 
 def test_finite_differences():
     """Of sum(dout . out), in float64, for every operand."""
@@ -375,8 +453,7 @@ def test_finite_differences():
     g = case.bwd(True, True, True)
     step = 1e-6
     rng = np.random.default_rng(1)
-    for name, gradient in (("u", g.du), ("v", g.dv), ("q", g.dq),
-                           ("D", g.dD)):
+    for name, gradient in (("u", g.du), ("v", g.dv), ("q", g.dq), ("D", g.dD)):
         x = getattr(case, name)
         for _ in range(4):
             at = tuple(rng.integers(n) for n in x.shape)
@@ -409,17 +486,22 @@ def test_adjoint_identity(head_dim):
     weight = np.full(case.filter.shape[1], 2.0)
     weight[[0, -1]] = 1
     by_filter = np.sum(weight * (g.dfilter * np.conj(case.filter)).real)
-    for found in (np.sum(g.du * case.u), np.sum(g.dv * case.v),
-                  np.sum(g.dq * case.q),
-                  by_filter + np.sum(g.dD * case.D)):
+    for found in (
+        np.sum(g.du * case.u),
+        np.sum(g.dv * case.v),
+        np.sum(g.dq * case.q),
+        by_filter + np.sum(g.dD * case.D),
+    ):
         assert abs(found - total) < 1e-11 * np.linalg.norm(out) ** 2
 
 
 # ---- Real DFTs ------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("dtype", BINS)
-@pytest.mark.parametrize("n", [2, 4, 6, 8, 10, 96, 100, 254, 262, 1000, 1024,
-                               2018, 4096, 6054, 65536, 2 * 10007])
+@pytest.mark.parametrize(
+    "n", [2, 4, 6, 8, 10, 96, 100, 254, 262, 1000, 1024, 2018, 4096, 6054, 65536, 2 * 10007]
+)
 def test_rfft(dtype, n, rng):
     """Every even length: smooth, or with large primes."""
     x = rng.standard_normal((2, n)).astype(dtype)
@@ -449,10 +531,19 @@ def test_rfft_of_any_strides(n, rng):
 
 # ---- Bad input ------------------------------------------------------------------
 
+
 def _bad():
     case = Heads(2, 8, 32, 4)
-    good = dict(u=case.u, filter=case.filter, D=case.D, v=case.v, head_dim=4,
-                q=case.q, dropout_mask=case.mask, fft_size=64)
+    good = dict(
+        u=case.u,
+        filter=case.filter,
+        D=case.D,
+        v=case.v,
+        head_dim=4,
+        q=case.q,
+        dropout_mask=case.mask,
+        fft_size=64,
+    )
     z = case.u.astype(np.complex64)
     return good, [
         (dict(v=None), r"q is given and v is None; v and q come together"),
@@ -473,16 +564,15 @@ def _bad():
         (dict(filter=case.filter[:, :32]), r"filter has shape \(2, 32\)"),
         (dict(filter=case.filter[:1]), r"filter has shape \(1, 33\)"),
         (dict(filter=case.filter.real.copy()), r"filter has dtype float32"),
-        (dict(filter=case.filter.astype(np.complex128)),
-         r"filter has dtype complex128"),
-        (dict(filter=case.filter.real.astype(np.float16)),
-         r"filter has dtype float16"),
+        (dict(filter=case.filter.astype(np.complex128)), r"filter has dtype complex128"),
+        (dict(filter=case.filter.real.astype(np.float16)), r"filter has dtype float16"),
         (dict(D=np.ones(8, np.float32)), r"D has shape \(8,\).*\(2,\)"),
         (dict(D=np.ones(2)), r"D has dtype float64"),
-        (dict(dropout_mask=case.mask[:, :2]),
-         r"dropout_mask has shape \(2, 2\); it must be \(2, 8\)"),
-        (dict(dropout_mask=case.mask.astype(bool)),
-         r"dropout_mask has dtype bool"),
+        (
+            dict(dropout_mask=case.mask[:, :2]),
+            r"dropout_mask has shape \(2, 2\); it must be \(2, 8\)",
+        ),
+        (dict(dropout_mask=case.mask.astype(bool)), r"dropout_mask has dtype bool"),
         (dict(threads=0), r"threads is 0"),
     ]
 
@@ -490,8 +580,7 @@ def _bad():
 GOOD, BAD = _bad()
 
 
-@pytest.mark.parametrize("arguments, message", BAD,
-                         ids=[m[:40] for _, m in BAD])
+@pytest.mark.parametrize("arguments, message", BAD, ids=[m[:40] for _, m in BAD])
 def test_errors(arguments, message):
     call = {**GOOD, **arguments}
     with pytest.raises(ValueError, match=message):
@@ -507,42 +596,89 @@ def test_other_errors():
     with pytest.raises(ValueError, match="dout has dtype float64"):
         fftconv.fftconv_bwd(u.astype(np.float64), **GOOD)
     with pytest.raises(ValueError, match="gelu_q is True and q is None"):
-        fftconv.fftconv_fwd(**{**GOOD, "v": None, "q": None, "head_dim": 1,
-                               "filter": np.repeat(GOOD["filter"], 4, 0),
-                               "D": None, "gelu_q": True})
+        fftconv.fftconv_fwd(
+            **{
+                **GOOD,
+                "v": None,
+                "q": None,
+                "head_dim": 1,
+                "filter": np.repeat(GOOD["filter"], 4, 0),
+                "D": None,
+                "gelu_q": True,
+            }
+        )
     for filter in (GOOD["filter"][:, :-1], 3.0):
         with pytest.raises(ValueError, match=r"filter has shape"):
-            fftconv.fftconv_fwd(**{**GOOD, "filter": filter,
-                                   "fft_size": None})
+            fftconv.fftconv_fwd(**{**GOOD, "filter": filter, "fft_size": None})
     wide_u = u.astype(np.float64)
     with pytest.raises(ValueError, match="force_fp16_output.*float64"):
-        fftconv.fftconv_fwd(wide_u, GOOD["filter"].astype(complex), None,
-                            wide_u, 4, wide_u, force_fp16_output=True)
+        fftconv.fftconv_fwd(
+            wide_u, GOOD["filter"].astype(complex), None, wide_u, 4, wide_u, force_fp16_output=True
+        )
     k = np.ones((2, 32), np.float32)
     for bad, message in [
-            (k[:1], r"k has shape \(1, 32\); it must be \(H / head_dim, Lk\)"),
-            (k[:, :0], r"k has shape \(2, 0\)"), (k[0], r"k has shape \(32,\)"),
-            (k.astype(np.float64), "k has dtype float64")]:
+        (k[:1], r"k has shape \(1, 32\); it must be \(H / head_dim, Lk\)"),
+        (k[:, :0], r"k has shape \(2, 0\)"),
+        (k[0], r"k has shape \(32,\)"),
+        (k.astype(np.float64), "k has dtype float64"),
+    ]:
         with pytest.raises(ValueError, match=message):
             fftconv.fftconv_func(u, bad, None, v=u, q=u, head_dim=4)
         with pytest.raises(ValueError, match=re.sub("^k", "k_rev", message)):
-            fftconv.fftconv_func_backward(u, u, k, None, v=u, q=u, head_dim=4,
-                                          k_rev=bad)
+            fftconv.fftconv_func_backward(u, u, k, None, v=u, q=u, head_dim=4, k_rev=bad)
 
 
 def test_calls_by_position():
     """The signatures are hyena-dna's, argument by argument."""
     import inspect
-    names = {f: list(inspect.signature(getattr(fftconv, f)).parameters)
-             for f in ("fftconv_fwd", "fftconv_bwd", "fftconv_func")}
+
+    names = {
+        f: list(inspect.signature(getattr(fftconv, f)).parameters)
+        for f in ("fftconv_fwd", "fftconv_bwd", "fftconv_func")
+    }
     assert names["fftconv_fwd"][:14] == [
-        "u", "filter", "D", "v", "head_dim", "q", "dropout_mask", "gelu",
-        "gelu_inp", "gelu_q", "fft_size", "force_fp16_output",
-        "output_hbl_layout", "fftfp16"]
+        "u",
+        "filter",
+        "D",
+        "v",
+        "head_dim",
+        "q",
+        "dropout_mask",
+        "gelu",
+        "gelu_inp",
+        "gelu_q",
+        "fft_size",
+        "force_fp16_output",
+        "output_hbl_layout",
+        "fftfp16",
+    ]
     assert names["fftconv_bwd"][:14] == [
-        "dout", "u", "filter", "D", "v", "head_dim", "q", "dropout_mask",
-        "gelu", "gelu_inp", "gelu_q", "fft_size", "output_hbl_layout",
-        "fftfp16"]
+        "dout",
+        "u",
+        "filter",
+        "D",
+        "v",
+        "head_dim",
+        "q",
+        "dropout_mask",
+        "gelu",
+        "gelu_inp",
+        "gelu_q",
+        "fft_size",
+        "output_hbl_layout",
+        "fftfp16",
+    ]
     assert names["fftconv_func"][:12] == [
-        "u", "k", "D", "dropout_mask", "gelu", "force_fp16_output",
-        "output_hbl_layout", "v", "head_dim", "q", "fftfp16", "k_rev"]
+        "u",
+        "k",
+        "D",
+        "dropout_mask",
+        "gelu",
+        "force_fp16_output",
+        "output_hbl_layout",
+        "v",
+        "head_dim",
+        "q",
+        "fftfp16",
+        "k_rev",
+    ]

@@ -1,40 +1,51 @@
 """Kernels of every shape: for all channels, for groups, for each of the batch,
 and repeated by strides of 0."""
 
+import fftconv
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
-
-import fftconv
-from support import (ACTIVATIONS, DTYPES, Case, check_forward,
-                     check_gradients, k_dtypes, same_bits)
+from hypothesis import given
+from hypothesis import strategies as st
+from support import ACTIVATIONS, DTYPES, Case, check_forward, check_gradients, k_dtypes, same_bits
 
 ISAS = fftconv.isas()
 ALL = ("in_gate", "out_gate", "skip", "mask")
 # Of B = 3 and H = 6.
-KERNELS = [(), (1,), (2,), (3,), (6,), (1, 1), (1, 3), (1, 6), (3, 1), (3, 2),
-           (3, 3), (3, 6)]
+KERNELS = [(), (1,), (2,), (3,), (6,), (1, 1), (1, 3), (1, 6), (3, 1), (3, 2), (3, 3), (3, 6)]
 # (L, Lk, fft_size): one block, several, circular.
-LENGTHS = [("causal", 1, 3, None), ("causal", 65, 50, None),
-           ("causal", 5000, 20, None), ("circular", 64, 64, None),
-           ("circular", 97, 30, None), ("circular", 50, 80, 100),
-           ("circular", 4500, 25, None)]
+LENGTHS = [
+    ("causal", 1, 3, None),
+    ("causal", 65, 50, None),
+    ("causal", 5000, 20, None),
+    ("circular", 64, 64, None),
+    ("circular", 97, 30, None),
+    ("circular", 50, 80, 100),
+    ("circular", 4500, 25, None),
+]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kernels", KERNELS, ids=str)
 def test_shapes(kernels, dtype):
     for mode, length, taps, fft_size in LENGTHS:
-        case = Case(3, 6, length, taps, dtype, mode=mode, fft_size=fft_size,
-                    kernels=kernels, options=ALL, activation="gelu")
+        case = Case(
+            3,
+            6,
+            length,
+            taps,
+            dtype,
+            mode=mode,
+            fft_size=fft_size,
+            kernels=kernels,
+            options=ALL,
+            activation="gelu",
+        )
         check_forward(case, fftconv.conv(case.u, case.k, **case.arguments))
-        check_gradients(case, fftconv.conv_backward(
-            case.dy, case.u, case.k, **case.arguments))
+        check_gradients(case, fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments))
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("kernels", [(), (2,), (3, 1), (3, 3), (3, 6)],
-                         ids=str)
+@pytest.mark.parametrize("kernels", [(), (2,), (3, 1), (3, 3), (3, 6)], ids=str)
 @pytest.mark.parametrize("mode", ["causal", "circular"])
 def test_plan(mode, kernels, isa):
     """Prepared or not, the same bits, on any number of threads."""
@@ -57,7 +68,8 @@ def test_plan(mode, kernels, isa):
 def test_spectra_are_as_many_as_kernels():
     one, two, six, each = (
         Case(3, 6, 256, 256, kernels=kernels).plan().counters.spectrum_bytes
-        for kernels in ((), (2,), (6,), (3, 6)))
+        for kernels in ((), (2,), (6,), (3, 6))
+    )
     assert one * 2 == two and two * 3 == six and six * 3 == each
 
 
@@ -68,8 +80,7 @@ def test_a_kernel_for_each_row_is_that_row_alone():
     for b in range(3):
         for group in range(2):
             rows = slice(3 * group, 3 * group + 3)
-            assert same_bits(y[b, rows],
-                             fftconv.conv(case.u[b, rows], case.k[b, group]))
+            assert same_bits(y[b, rows], fftconv.conv(case.u[b, rows], case.k[b, group]))
 
 
 @pytest.mark.parametrize("mode", ["causal", "circular", "two_sided"])
@@ -80,8 +91,11 @@ def test_repeated_by_strides(axes, mode):
     case = Case(3, 6, 130, 130, kernels=(3, 6), mode=mode, options=ALL)
 
     def once(x):
-        return None if x is None else x[tuple(
-            slice(1) if axis in axes else slice(None) for axis in range(3))]
+        return (
+            None
+            if x is None
+            else x[tuple(slice(1) if axis in axes else slice(None) for axis in range(3))]
+        )
 
     def repeated(x):
         return None if x is None else np.broadcast_to(once(x), x.shape)
@@ -130,18 +144,26 @@ def cases(draw):
         taps = min(taps, fft_size)
     if mode == "two_sided":
         reverse = draw(st.integers(1, 400))
-    return Case(batch, groups * members, length, taps, dtype, k_dtype=k_dtype,
-                mode=mode, fft_size=fft_size, reverse=reverse,
-                kernels=draw(st.sampled_from([(groups,), (1, groups),
-                                              (batch, groups), ()])),
-                options=draw(st.sets(st.sampled_from(ALL))),
-                activation=draw(st.sampled_from(ACTIVATIONS)),
-                seed=draw(st.integers(0, 99)))
+    return Case(
+        batch,
+        groups * members,
+        length,
+        taps,
+        dtype,
+        k_dtype=k_dtype,
+        mode=mode,
+        fft_size=fft_size,
+        reverse=reverse,
+        kernels=draw(st.sampled_from([(groups,), (1, groups), (batch, groups), ()])),
+        options=draw(st.sets(st.sampled_from(ALL))),
+        activation=draw(st.sampled_from(ACTIVATIONS)),
+        seed=draw(st.integers(0, 99)),
+    )
 
 
 @given(cases(), st.integers(1, 3))
 def test_anything(case, threads):
-    check_forward(case, fftconv.conv(case.u, case.k, **case.arguments,
-                                     threads=threads))
-    check_gradients(case, fftconv.conv_backward(
-        case.dy, case.u, case.k, **case.arguments, threads=threads))
+    check_forward(case, fftconv.conv(case.u, case.k, **case.arguments, threads=threads))
+    check_gradients(
+        case, fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments, threads=threads)
+    )

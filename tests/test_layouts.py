@@ -3,12 +3,12 @@ without a copied tensor, and with the bits of the dense (B, H, L)."""
 
 import itertools
 
+import fftconv
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
-
-import fftconv
 from fftconv._array import View
+from hypothesis import given
+from hypothesis import strategies as st
 from support import COMPLEX, DTYPES, Case, check_forward, same_bits
 
 ISAS = fftconv.isas()
@@ -25,8 +25,7 @@ def room(shape, order, steps, dtype):
     big = [2 + 3 * abs(s) + (n - 1) * abs(s) + 1 for n, s in zip(shape, steps)]
     base = np.full([big[axis] for axis in order], GUARD, dtype)
     view = base.transpose(np.argsort(order))
-    view = view[tuple(slice(2, 2 + (n - 1) * abs(s) + 1, abs(s))
-                      for n, s in zip(shape, steps))]
+    view = view[tuple(slice(2, 2 + (n - 1) * abs(s) + 1, abs(s)) for n, s in zip(shape, steps))]
     view = view[tuple(slice(None, None, -1 if s < 0 else 1) for s in steps)]
     assert view.shape == tuple(shape)
     return base, view
@@ -42,39 +41,41 @@ def laid_out(x, order, steps=(1, 1, 1)):
 def untouched(base, view):
     """Nothing of base but view was written to."""
     marked = np.zeros(base.shape, bool)
-    start = (view.__array_interface__["data"][0]
-             - base.__array_interface__["data"][0])
+    start = view.__array_interface__["data"][0] - base.__array_interface__["data"][0]
     item = base.itemsize
     np.lib.stride_tricks.as_strided(
-        marked.reshape(-1)[start // item:], view.shape,
-        [s // item for s in view.strides])[...] = True
+        marked.reshape(-1)[start // item :], view.shape, [s // item for s in view.strides]
+    )[...] = True
     return np.all(base[~marked] == np.asarray(GUARD, base.dtype))
 
 
 def results(case, plan=None):
     """y and the gradients of dense operands."""
     plan = plan or case.plan()
-    return [plan(case.u, case.k, **case.kernel_arguments),
-            *plan.backward(case.dy, case.u, case.k, **case.kernel_arguments)]
+    return [
+        plan(case.u, case.k, **case.kernel_arguments),
+        *plan.backward(case.dy, case.u, case.k, **case.kernel_arguments),
+    ]
 
 
 def strided_results(monkeypatch):
     """Every result is written to strided memory amid guards; a list of
     (base, view) to check afterwards."""
-    written, kinds = [], itertools.cycle(
-        itertools.product(ORDERS[:5], [(1, 1, 1), (2, -1, 3), (-1, 1, -2)]))
+    written, kinds = (
+        [],
+        itertools.cycle(itertools.product(ORDERS[:5], [(1, 1, 1), (2, -1, 3), (-1, 1, -2)])),
+    )
 
     def empty(shape, dtype, kind):
         full = (1,) * (3 - len(shape)) + tuple(shape)
-        base, view = room(full, *next(kinds),
-                          fftconv._array.numpy_dtype(dtype))
-        view = view.reshape(shape) if len(shape) == 3 else view[
-            (0,) * (3 - len(shape))]
+        base, view = room(full, *next(kinds), fftconv._array.numpy_dtype(dtype))
+        view = view.reshape(shape) if len(shape) == 3 else view[(0,) * (3 - len(shape))]
         assert np.shares_memory(base, view)
         written.append((base, view))
         strides = tuple(s // view.itemsize for s in view.strides)
-        return view, View(view.__array_interface__["data"][0], dtype,
-                          tuple(shape), strides, view, kind)
+        return view, View(
+            view.__array_interface__["data"][0], dtype, tuple(shape), strides, view, kind
+        )
 
     monkeypatch.setattr(fftconv.plan, "empty", empty)
     return written
@@ -89,10 +90,19 @@ def test_every_order(order, dtype, monkeypatch):
     """Operands in one layout; results in all of them; in one block and in
     several; channels below, at and above a tile."""
     for (mode, taps), channels in itertools.product(
-            [("causal", 150), ("causal", 9), ("circular", 150),
-             ("circular", 9), ("two_sided", 20)], (1, 3, 16, 37)):
-        case = Case(2, channels, 150, taps, dtype, mode=mode, options=ALL,
-                    activation=None if dtype in COMPLEX else "gelu")
+        [("causal", 150), ("causal", 9), ("circular", 150), ("circular", 9), ("two_sided", 20)],
+        (1, 3, 16, 37),
+    ):
+        case = Case(
+            2,
+            channels,
+            150,
+            taps,
+            dtype,
+            mode=mode,
+            options=ALL,
+            activation=None if dtype in COMPLEX else "gelu",
+        )
         choices = [{}] if taps > 100 else [{}, dict(radices=(4, 16))]
         for choice in choices:
             plan = case.plan(**choice)
@@ -104,8 +114,7 @@ def test_every_order(order, dtype, monkeypatch):
                 at[name] = laid_out(at[name], order, steps)
             with monkeypatch.context() as patch:
                 written = strided_results(patch)
-                got = [plan(u, case.k, **at),
-                       *plan.backward(dy, u, case.k, **at)]
+                got = [plan(u, case.k, **at), *plan.backward(dy, u, case.k, **at)]
             for a, b in zip(got, want):
                 assert same_bits(a, b)
             for base, view in written:
@@ -117,8 +126,7 @@ def test_every_order(order, dtype, monkeypatch):
 @pytest.mark.parametrize("mode", MODES)
 def test_out(mode, order, steps):
     """out, and out = u, where they lie; no neighbour is written to."""
-    for length, taps, choices in ((200, 200, {}),
-                                  (600, 11, dict(radices=(4, 16)))):
+    for length, taps, choices in ((200, 200, {}), (600, 11, dict(radices=(4, 16)))):
         case = Case(3, 18, length, taps, "float32", mode=mode, options=ALL)
         plan = case.plan(**choices)
         want = plan(case.u, case.k, **case.kernel_arguments)
@@ -134,15 +142,16 @@ def test_out(mode, order, steps):
 @pytest.mark.parametrize("mode", MODES)
 def test_mixed(mode):
     """Each operand in a layout of its own."""
-    case = Case(3, 17, 130, 40, "float32", mode=mode, options=ALL,
-                activation="silu")
+    case = Case(3, 17, 130, 40, "float32", mode=mode, options=ALL, activation="silu")
     for choices in ({}, dict(radices=(8, 8))):
         plan = case.plan(**choices)
         want = results(case, plan)
         for turn in range(len(ORDERS)):
             layouts = zip(ORDERS[turn:] + ORDERS[:turn], itertools.cycle(STEPS))
-            u, dy, w, v = (laid_out(x, *next(layouts)) for x in (
-                case.u, case.dy, *(case.operands[n] for n in GATES)))
+            u, dy, w, v = (
+                laid_out(x, *next(layouts))
+                for x in (case.u, case.dy, *(case.operands[n] for n in GATES))
+            )
             at = {**case.kernel_arguments, "in_gate": w, "out_gate": v}
             got = [plan(u, case.k, **at), *plan.backward(dy, u, case.k, **at)]
             for a, b in zip(got, want):
@@ -151,33 +160,36 @@ def test_mixed(mode):
 
 def repeated(x, axes):
     """x as np.broadcast_to makes it of its first along these axes."""
-    return np.broadcast_to(x[tuple(slice(1) if axis in axes else slice(None)
-                                   for axis in range(x.ndim))], x.shape)
+    return np.broadcast_to(
+        x[tuple(slice(1) if axis in axes else slice(None) for axis in range(x.ndim))], x.shape
+    )
 
 
-@pytest.mark.parametrize("axes", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2),
-                                  (0, 1, 2)], ids=str)
+@pytest.mark.parametrize("axes", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)], ids=str)
 @pytest.mark.parametrize("layout", ["BHL", "BLH"])
 @pytest.mark.parametrize("mode", MODES)
 def test_repeated(mode, layout, axes):
     """Strides of 0 in u, gates and dy: the bits of their copies."""
     case = Case(3, 5, 90, 30, "float32", mode=mode, options=ALL)
     names = ("u", "dy", "in_gate", "out_gate")
-    arrays = dict(zip(names, (case.u, case.dy, *(case.operands[n]
-                                                 for n in GATES))))
+    arrays = dict(zip(names, (case.u, case.dy, *(case.operands[n] for n in GATES))))
     arrays = {name: repeated(x, axes) for name, x in arrays.items()}
     rest = {**case.arguments, "layout": layout}
     if layout == "BLH":
         arrays = {name: x.transpose(0, 2, 1) for name, x in arrays.items()}
     for which in itertools.combinations(names, 2):
-        got, want = ([
-            fftconv.conv(at["u"], case.k, **{**rest, **{n: at[n]
-                                                        for n in GATES}}),
-            *fftconv.conv_backward(at["dy"], at["u"], case.k, **{
-                **rest, **{n: at[n] for n in GATES}})]
-            for at in ({n: x if n in which else x.copy()
-                        for n, x in arrays.items()},
-                       {n: x.copy() for n, x in arrays.items()}))
+        got, want = (
+            [
+                fftconv.conv(at["u"], case.k, **{**rest, **{n: at[n] for n in GATES}}),
+                *fftconv.conv_backward(
+                    at["dy"], at["u"], case.k, **{**rest, **{n: at[n] for n in GATES}}
+                ),
+            ]
+            for at in (
+                {n: x if n in which else x.copy() for n, x in arrays.items()},
+                {n: x.copy() for n, x in arrays.items()},
+            )
+        )
         for a, b in zip(got, want):
             assert same_bits(a, b)
 
@@ -187,21 +199,22 @@ def test_repeated(mode, layout, axes):
 def test_blh(isa, dtype):
     """layout="BLH" of a plan, in one block and several, on each instruction
     set; and its results are BLH too."""
-    for channels, taps, choices in ((20, 70, {}), (33, 5, dict(radices=(8, 4))),
-                                    (1, 70, {}), (2, 5, {})):
+    for channels, taps, choices in (
+        (20, 70, {}),
+        (33, 5, dict(radices=(8, 4))),
+        (1, 70, {}),
+        (2, 5, {}),
+    ):
         case = Case(2, channels, 140, taps, dtype, options=ALL)
         want = results(case, case.plan(isa=isa, **choices))
-        u, dy = (np.ascontiguousarray(x.transpose(0, 2, 1))
-                 for x in (case.u, case.dy))
+        u, dy = (np.ascontiguousarray(x.transpose(0, 2, 1)) for x in (case.u, case.dy))
         at = {**case.kernel_arguments}
         for name in GATES:
             at[name] = np.ascontiguousarray(at[name].transpose(0, 2, 1))
-        plan = fftconv.Plan(u.shape, case.k.shape, dtype=dtype, layout="BLH",
-                            isa=isa, **choices)
+        plan = fftconv.Plan(u.shape, case.k.shape, dtype=dtype, layout="BLH", isa=isa, **choices)
         for kernel in (case.k, plan.spectrum(case.k)):
             got = [plan(u, kernel, **at), *plan.backward(dy, u, kernel, **at)]
-            for name, a, b in zip(("y",) + fftconv.Gradients._fields, got,
-                                  want):
+            for name, a, b in zip(("y",) + fftconv.Gradients._fields, got, want):
                 if a is None:
                     continue
                 if name not in ("dk", "dskip"):
@@ -214,21 +227,17 @@ def test_blh(isa, dtype):
 @pytest.mark.parametrize("mode", MODES)
 def test_blh_kernels_and_threads(mode, kernels):
     """Kernels of every shape and any number of threads, BLH."""
-    case = Case(3, 18 if kernels != (3, 6) else 6, 150, 40, mode=mode,
-                kernels=kernels, options=ALL)
+    case = Case(3, 18 if kernels != (3, 6) else 6, 150, 40, mode=mode, kernels=kernels, options=ALL)
     want = fftconv.conv(case.u, case.k, **case.arguments)
-    gradients = fftconv.conv_backward(case.dy, case.u, case.k,
-                                      **case.arguments)
+    gradients = fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments)
     at = case.arguments
     for name in GATES:
         at[name] = np.ascontiguousarray(at[name].transpose(0, 2, 1))
-    u, dy = (np.ascontiguousarray(x.transpose(0, 2, 1))
-             for x in (case.u, case.dy))
+    u, dy = (np.ascontiguousarray(x.transpose(0, 2, 1)) for x in (case.u, case.dy))
     for threads in (1, 2, 5):
         y = fftconv.conv(u, case.k, **at, layout="BLH", threads=threads)
         assert np.array_equal(y.transpose(0, 2, 1), want)
-        g = fftconv.conv_backward(dy, u, case.k, **at, layout="BLH",
-                                  threads=threads)
+        g = fftconv.conv_backward(dy, u, case.k, **at, layout="BLH", threads=threads)
         for name, a, b in zip(g._fields, g, gradients):
             if a is not None and name not in ("dk", "dskip", "dk_rev"):
                 a = a.transpose(0, 2, 1)
@@ -237,37 +246,45 @@ def test_blh_kernels_and_threads(mode, kernels):
 
 def test_no_copied_tensor():
     """A call on (B, L, H) takes memory for a tile of channels, not for u."""
-    plan = fftconv.Plan((4, 1 << 14, 256), (256, 1 << 14), layout="BLH",
-                        threads=2)
+    plan = fftconv.Plan((4, 1 << 14, 256), (256, 1 << 14), layout="BLH", threads=2)
     bytes_of_u = 4 * 4 * 256 << 14
-    for need in (plan.counters.forward_workspace_bytes,
-                 plan.counters.backward_workspace_bytes):
+    for need in (plan.counters.forward_workspace_bytes, plan.counters.backward_workspace_bytes):
         assert need < bytes_of_u / 2
 
 
 @st.composite
 def layouts(draw):
-    return (draw(st.permutations(range(3))),
-            [draw(st.sampled_from([1, 1, 2, 3, -1, -2])) for _ in range(3)])
+    return (
+        draw(st.permutations(range(3))),
+        [draw(st.sampled_from([1, 1, 2, 3, -1, -2])) for _ in range(3)],
+    )
 
 
-@given(st.integers(1, 3), st.integers(1, 40), st.integers(1, 200),
-       st.integers(1, 60), st.sampled_from(DTYPES + COMPLEX),
-       st.sampled_from(MODES), st.lists(layouts(), min_size=5, max_size=5))
+@given(
+    st.integers(1, 3),
+    st.integers(1, 40),
+    st.integers(1, 200),
+    st.integers(1, 60),
+    st.sampled_from(DTYPES + COMPLEX),
+    st.sampled_from(MODES),
+    st.lists(layouts(), min_size=5, max_size=5),
+)
 def test_anything(batch, channels, length, taps, dtype, mode, how):
     fft_size = length + taps if mode == "circular" else None
-    case = Case(batch, channels, length, taps, dtype, mode=mode,
-                fft_size=fft_size, options=ALL)
+    case = Case(batch, channels, length, taps, dtype, mode=mode, fft_size=fft_size, options=ALL)
     want = fftconv.conv(case.u, case.k, **case.arguments)
     check_forward(case, want)
     base, out = room(case.u.shape, *how[0], case.u.dtype)
-    at = {**case.arguments, "in_gate": laid_out(case.operands["in_gate"],
-                                                *how[1]),
-          "out_gate": laid_out(case.operands["out_gate"], *how[2])}
+    at = {
+        **case.arguments,
+        "in_gate": laid_out(case.operands["in_gate"], *how[1]),
+        "out_gate": laid_out(case.operands["out_gate"], *how[2]),
+    }
     u, dy = laid_out(case.u, *how[3]), laid_out(case.dy, *how[4])
     y = fftconv.conv(u, case.k, **at, out=out)
     assert same_bits(np.ascontiguousarray(y), want) and untouched(base, out)
-    for a, b in zip(fftconv.conv_backward(dy, u, case.k, **at),
-                    fftconv.conv_backward(case.dy, case.u, case.k,
-                                          **case.arguments)):
+    for a, b in zip(
+        fftconv.conv_backward(dy, u, case.k, **at),
+        fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments),
+    ):
         assert same_bits(a, b)

@@ -6,9 +6,8 @@ import subprocess
 import sys
 import textwrap
 
-import pytest
-
 import fftconv
+import pytest
 from fftconv import _lib
 
 PACKAGE = os.path.dirname(os.path.realpath(fftconv.__file__))
@@ -19,17 +18,21 @@ def run(code, package=None, **environment):
     here = os.path.dirname(package or PACKAGE)
     env = {k: v for k, v in os.environ.items() if k != "FFTCONV_LIBRARY"}
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], cwd="/",
-        env={**env, "PYTHONPATH": here, **environment}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd="/",
+        env={**env, "PYTHONPATH": here, **environment},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=120,
+    )
     return done.returncode, done.stdout
 
 
 def copy(to):
     """The package alone, copied where there is no library beside it."""
     to = to / "tree" / "python" / "fftconv"
-    shutil.copytree(PACKAGE, to, ignore=shutil.ignore_patterns(
-        "*.so*", "*.dylib", "__pycache__"))
+    shutil.copytree(PACKAGE, to, ignore=shutil.ignore_patterns("*.so*", "*.dylib", "__pycache__"))
     return str(to)
 
 
@@ -71,8 +74,13 @@ def test_system_comes_last(tmp_path):
     libs.mkdir()
     name = f"libfftconv.so.{_lib.ABI}"
     shutil.copy(_lib.path, libs / name)
-    status, out = run(SHOW, package, LD_LIBRARY_PATH=os.pathsep.join(
-        filter(None, [str(libs), os.environ.get("LD_LIBRARY_PATH")])))
+    status, out = run(
+        SHOW,
+        package,
+        LD_LIBRARY_PATH=os.pathsep.join(
+            filter(None, [str(libs), os.environ.get("LD_LIBRARY_PATH")])
+        ),
+    )
     assert (status, out.strip()) == (0, name)
 
 
@@ -83,8 +91,7 @@ def test_a_wrong_abi_is_said(tmp_path):
     source = tmp_path / "old.c"
     source.write_text("int fftconv_abi(void) { return 99; }\n")
     library = str(tmp_path / "old.so")
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, str(source)],
-                   check=True)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, str(source)], check=True)
     status, out = run("import fftconv", FFTCONV_LIBRARY=library)
     assert status and f"ABI number 99, and this package needs {_lib.ABI}" in out
 

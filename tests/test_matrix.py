@@ -8,14 +8,12 @@ import tracemalloc
 from ctypes import byref
 from functools import partial
 
+import fftconv
 import numpy as np
 import pytest
-
-import fftconv
 from fftconv import _lib, matrix
-from fftconv._array import KERNEL_DTYPES, numpy_dtype
-from support import (COMPLEX, DTYPES, check_rows, norm, normal, same_bits,
-                     slow, wide)
+from fftconv._array import KERNEL_DTYPES
+from support import COMPLEX, DTYPES, check_rows, norm, normal, same_bits, slow, wide
 
 
 @pytest.fixture(autouse=True)
@@ -28,40 +26,58 @@ def poison_matrix(poison, monkeypatch):
 @pytest.fixture
 def blocks(monkeypatch):
     """Sets how many kernels' spectra a block may take."""
+
     def limit(count, length, taps, **arguments):
-        row = matrix._plan(length, taps, arguments.get("reverse"),
-                           arguments.get("dtype", "float32"),
-                           arguments.get("mode", "causal"), None,
-                           None).counters.spectra_row_bytes
+        row = matrix._plan(
+            length,
+            taps,
+            arguments.get("reverse"),
+            arguments.get("dtype", "float32"),
+            arguments.get("mode", "causal"),
+            None,
+            None,
+        ).counters.spectra_row_bytes
         monkeypatch.setattr(matrix, "BLOCK_BYTES", count * row)
+
     return limit
 
 
 class Matrix:
     """Random operands, O(1): the kernels of one output have norm 1 together."""
 
-    def __init__(self, batch, inputs, outputs, length, taps, *, mode="causal",
-                 fft_size=None, reverse=None, dtype="float32", k_dtype=None,
-                 seed=0):
+    def __init__(
+        self,
+        batch,
+        inputs,
+        outputs,
+        length,
+        taps,
+        *,
+        mode="causal",
+        fft_size=None,
+        reverse=None,
+        dtype="float32",
+        k_dtype=None,
+        seed=0,
+    ):
         rng = np.random.default_rng([seed, batch, inputs, outputs, length])
         k_dtype = k_dtype or dtype
         scale = ((taps + (reverse or 0)) * inputs) ** -0.5
         self.u = normal(rng, (batch, inputs, length), dtype)
         self.k = normal(rng, (outputs, inputs, taps), k_dtype, scale)
-        self.k_rev = reverse and normal(rng, (outputs, inputs, reverse),
-                                        k_dtype, scale)
-        if {dtype, k_dtype} & set(COMPLEX):     # of the widest of them
+        self.k_rev = reverse and normal(rng, (outputs, inputs, reverse), k_dtype, scale)
+        if {dtype, k_dtype} & set(COMPLEX):  # of the widest of them
             dtype = np.result_type(self.u, self.k).name
         self.dy = normal(rng, (batch, outputs, length), dtype)
         self.arguments = dict(mode=mode, fft_size=fft_size, k_rev=self.k_rev)
 
     def conv(self, **changes):
-        return fftconv.conv_matrix(self.u, self.k,
-                                   **{**self.arguments, **changes})
+        return fftconv.conv_matrix(self.u, self.k, **{**self.arguments, **changes})
 
     def backward(self, **changes):
-        return fftconv.conv_matrix_backward(self.dy, self.u, self.k,
-                                            **{**self.arguments, **changes})
+        return fftconv.conv_matrix_backward(
+            self.dy, self.u, self.k, **{**self.arguments, **changes}
+        )
 
     def taps(self):
         """(gradient's name, kernel, s, the t of y, the t' of u) of each tap."""
@@ -96,10 +112,8 @@ class Matrix:
                 of[name] = k
                 want[name] = np.zeros(k.shape, dy.dtype)
         for name, k, s, t, at in self.taps():
-            want["du"][..., at] += np.einsum("oi,bot->bit", np.conj(k),
-                                             dy[..., t])
-            want[name][..., s] = np.einsum("bot,bit->oi", dy[..., t],
-                                           u[..., at])
+            want["du"][..., at] += np.einsum("oi,bot->bit", np.conj(k), dy[..., t])
+            want[name][..., s] = np.einsum("bot,bit->oi", dy[..., t], u[..., at])
         square = norm(self.k) ** 2
         if self.k_rev is not None:
             square = square + norm(self.k_rev) ** 2
@@ -111,8 +125,14 @@ class Matrix:
                 continue
             assert x.dtype == of[name].dtype
             right = want[name] if x.dtype.kind == "c" else want[name].real
-            check_rows(name, x, right, scales.get(name, scales["dk"]),
-                       min(x.shape[-1], self.u.shape[2]), factor=2)
+            check_rows(
+                name,
+                x,
+                right,
+                scales.get(name, scales["dk"]),
+                min(x.shape[-1], self.u.shape[2]),
+                factor=2,
+            )
 
     def check(self):
         self.check_forward(self.conv())
@@ -125,15 +145,15 @@ CASES = [
     ((2, 3, 4, 64, 64), {}),
     ((3, 1, 4, 101, 7), {}),
     ((1, 5, 1, 37, 37), {}),
-    ((2, 3, 2, 33, 100), {}),               # taps that never act
-    ((5, 17, 35, 96, 20), {}),              # more than a tile, a block
+    ((2, 3, 2, 33, 100), {}),  # taps that never act
+    ((5, 17, 35, 96, 20), {}),  # more than a tile, a block
     ((2, 2, 3, 777, 5), {}),
     ((2, 4, 3, 64, 64), dict(mode="circular")),
     ((1, 2, 3, 45, 30), dict(mode="circular")),
     ((2, 3, 2, 45, 61), dict(mode="circular", fft_size=61)),
     ((2, 2, 2, 50, 9), dict(mode="circular", fft_size=128)),
     ((1, 2, 1, 1, 1), dict(mode="circular", fft_size=7)),
-    ((1, 2, 2, 512, 512), dict(mode="circular")),   # folded, were it a plan's
+    ((1, 2, 2, 512, 512), dict(mode="circular")),  # folded, were it a plan's
     ((2, 3, 2, 40, 40), dict(mode="two_sided", reverse=13)),
     ((1, 2, 3, 99, 3), dict(mode="two_sided", reverse=99)),
     ((2, 1, 1, 10, 30), dict(mode="two_sided", reverse=25)),
@@ -146,17 +166,33 @@ def test_against_sums(shape, arguments, dtype):
     Matrix(*shape, **arguments, dtype=dtype).check()
 
 
-@pytest.mark.parametrize("dtype,k_dtype", [
-    *((d, k) for d in DTYPES for k in KERNEL_DTYPES[d] if k != d),
-    ("float32", "complex64"), ("complex64", "float32"),
-    ("float64", "complex128"), ("complex64", "complex128"),
-    ("complex128", "float32"), ("float32", "complex128")])
+@pytest.mark.parametrize(
+    "dtype,k_dtype",
+    [
+        *((d, k) for d in DTYPES for k in KERNEL_DTYPES[d] if k != d),
+        ("float32", "complex64"),
+        ("complex64", "float32"),
+        ("float64", "complex128"),
+        ("complex64", "complex128"),
+        ("complex128", "float32"),
+        ("float32", "complex128"),
+    ],
+)
 @pytest.mark.parametrize("mode", ["causal", "two_sided"])
 def test_types_beside_each_other(dtype, k_dtype, mode):
     """float32 kernels beside 16 bits; the widest complex type beside one; and
     each gradient in its operand's type."""
-    Matrix(2, 3, 4, 70, 21, dtype=dtype, k_dtype=k_dtype, mode=mode,
-           reverse=9 if mode == "two_sided" else None).check()
+    Matrix(
+        2,
+        3,
+        4,
+        70,
+        21,
+        dtype=dtype,
+        k_dtype=k_dtype,
+        mode=mode,
+        reverse=9 if mode == "two_sided" else None,
+    ).check()
 
 
 @pytest.mark.parametrize("isa", fftconv.isas())
@@ -166,12 +202,10 @@ def test_every_isa(isa, dtype, monkeypatch):
     monkeypatch.setattr(matrix, "_plan", matrix._plan.__wrapped__)
     assert matrix._plan(64, 64, None, dtype, "causal", None, None).isa == isa
     Matrix(3, 5, 7, 130, 41, dtype=dtype).check()
-    Matrix(2, 33, 34, 20, 20, dtype=dtype, mode="circular",
-           fft_size=23).check()
+    Matrix(2, 33, 34, 20, 20, dtype=dtype, mode="circular", fft_size=23).check()
 
 
-@pytest.mark.parametrize("mode,reverse", [("causal", None), ("circular", None),
-                                          ("two_sided", 50)])
+@pytest.mark.parametrize("mode,reverse", [("causal", None), ("circular", None), ("two_sided", 50)])
 @pytest.mark.parametrize("kernels", [1, 2, 5, 12, 20])
 def test_blocks(kernels, mode, reverse, blocks):
     """One kernel at a time, part of an output's, or several outputs': sums
@@ -230,13 +264,12 @@ def test_strides(strides, dtype, blocks):
             return np.ascontiguousarray(x[::-1, ::-1, ::-1])[::-1, ::-1, ::-1]
         if strides == "transposed":
             return np.ascontiguousarray(x.transpose(2, 0, 1)).transpose(1, 2, 0)
-        big = np.full((x.shape[0] + 1, 2 * x.shape[1], x.shape[2] + 5), 9,
-                      x.dtype)
+        big = np.full((x.shape[0] + 1, 2 * x.shape[1], x.shape[2] + 5), 9, x.dtype)
         big[1:, ::2, 2:-3] = x
         return big[1:, ::2, 2:-3]
 
     case = Matrix(2, 3, 4, 50, 20, dtype=dtype)
-    blocks(6, 50, 20, dtype=dtype)              # two outputs at a time
+    blocks(6, 50, 20, dtype=dtype)  # two outputs at a time
     y, gradients = case.conv(), case.backward()
     case.u, case.k, case.dy = map(embed, (case.u, case.k, case.dy))
     assert not case.k.flags.c_contiguous
@@ -288,8 +321,7 @@ def test_the_same_as_conv_of_each_pair():
     case = Matrix(2, 3, 2, 200, 150)
     y = np.zeros(case.dy.shape)
     for o in range(2):
-        y[:, o] = fftconv.conv(case.u.astype(float),
-                               case.k[o].astype(float)).sum(1)
+        y[:, o] = fftconv.conv(case.u.astype(float), case.k[o].astype(float)).sum(1)
     assert np.abs(case.conv() - y).max() < 1e-5
 
 
@@ -300,12 +332,13 @@ def test_memory(monkeypatch):
     batch, channels, length, taps = 4, 64, 1024, 4
     case = Matrix(batch, channels, channels, length, taps)
     monkeypatch.setattr(matrix, "BLOCK_BYTES", 1 << 20)
-    row = matrix._plan(length, taps, None, "float32", "causal", None,
-                       None).counters.spectra_row_bytes
-    rows = batch * channels * (row + 4 * length)    # spectra, and a result
+    row = matrix._plan(
+        length, taps, None, "float32", "causal", None, None
+    ).counters.spectra_row_bytes
+    rows = batch * channels * (row + 4 * length)  # spectra, and a result
     spare = 1 << 20
     for call, limit in ((case.conv, 2 * rows), (case.backward, 3 * rows)):
-        call()                                      # its plan, made once
+        call()  # its plan, made once
         tracemalloc.start()
         call()
         peak = tracemalloc.get_traced_memory()[1]
@@ -317,25 +350,35 @@ def test_memory(monkeypatch):
 
 # ---- What is wrong ---------------------------------------------------------
 
+
 def bad_calls():
     u, k = np.ones((2, 3, 10), "float32"), np.ones((4, 3, 5), "float32")
     two = dict(mode="two_sided")
     return [
-        (dict(u=u[0]), "u has shape"), (dict(u=u[:, :, :0]), "u has shape"),
-        (dict(u=u[:0]), "u has shape"), (dict(u=u[:, :2]), "k has shape"),
-        (dict(k=k[0]), "k has shape"), (dict(k=k[:, :2]), "k has shape"),
-        (dict(k=k[:, :, :0]), "k has shape"), (dict(k=k[:0]), "k has shape"),
+        (dict(u=u[0]), "u has shape"),
+        (dict(u=u[:, :, :0]), "u has shape"),
+        (dict(u=u[:0]), "u has shape"),
+        (dict(u=u[:, :2]), "k has shape"),
+        (dict(k=k[0]), "k has shape"),
+        (dict(k=k[:, :2]), "k has shape"),
+        (dict(k=k[:, :, :0]), "k has shape"),
+        (dict(k=k[:0]), "k has shape"),
         (dict(k=k.astype("float64")), "k has dtype"),
         (dict(k=k.astype("float16")), "k has dtype"),
         (dict(u=u.astype("int32")), "u has dtype"),
-        (dict(mode="linear"), "mode"), (dict(mode=["causal"]), "mode"),
+        (dict(mode="linear"), "mode"),
+        (dict(mode=["causal"]), "mode"),
         (dict(fft_size=16), "fft_size"),
         (dict(mode="circular", fft_size=9), "fft_size"),
         (dict(mode="circular", fft_size=10.0), "fft_size"),
-        (dict(mode="circular", fft_size=10, k=np.ones((4, 3, 11), "float32")),
-         "kernel_length|k_length|k_shape|k has"),
-        (dict(threads=0), "threads"), (dict(threads=-1), "threads"),
-        (dict(two), "k_rev"), (dict(k_rev=k), "k_rev"),
+        (
+            dict(mode="circular", fft_size=10, k=np.ones((4, 3, 11), "float32")),
+            "kernel_length|k_length|k_shape|k has",
+        ),
+        (dict(threads=0), "threads"),
+        (dict(threads=-1), "threads"),
+        (dict(two), "k_rev"),
+        (dict(k_rev=k), "k_rev"),
         (dict(two, k_rev=k[:1]), "k_rev has shape"),
         (dict(two, k_rev=k[0]), "k_rev has shape"),
         (dict(two, k_rev=k[:, :, :0]), "k_rev has shape"),
@@ -345,8 +388,7 @@ def bad_calls():
 
 @pytest.mark.parametrize("changes,words", bad_calls())
 def test_refused(changes, words):
-    arguments = dict(u=np.ones((2, 3, 10), "float32"),
-                     k=np.ones((4, 3, 5), "float32"))
+    arguments = dict(u=np.ones((2, 3, 10), "float32"), k=np.ones((4, 3, 5), "float32"))
     arguments.update(changes)
     out = np.full((2, 4, 10), 7, "float32")
     with pytest.raises(ValueError, match=words):
@@ -359,14 +401,14 @@ def test_refused(changes, words):
 def test_out_refused():
     case = Matrix(2, 4, 3, 40, 40)
     good = np.full((2, 3, 40), 7, "float32")
-    for out, words in [(good[:, :2], "out has shape"),
-                       (good.astype("float64"), "out has dtype"),
-                       ([1, 2], "out is a list"),
-                       (np.broadcast_to(good[:1], good.shape), "read-only"),
-                       (case.k.reshape(-1)[:240].reshape(2, 3, 40),
-                        "out overlaps k"),
-                       (case.k.reshape(-1)[-240:].reshape(2, 3, 40)[::-1],
-                        "out overlaps k")]:
+    for out, words in [
+        (good[:, :2], "out has shape"),
+        (good.astype("float64"), "out has dtype"),
+        ([1, 2], "out is a list"),
+        (np.broadcast_to(good[:1], good.shape), "read-only"),
+        (case.k.reshape(-1)[:240].reshape(2, 3, 40), "out overlaps k"),
+        (case.k.reshape(-1)[-240:].reshape(2, 3, 40)[::-1], "out overlaps k"),
+    ]:
         with pytest.raises(ValueError, match=words):
             case.conv(out=out)
     assert np.all(good == 7)
@@ -375,7 +417,7 @@ def test_out_refused():
         case.conv(out=case.k_rev[:, 1].reshape(1, 3, 40))
     y = case.conv()
     memory = np.full(3 * 40 + case.k.size, np.nan, "float32")
-    memory[120:] = case.k.reshape(-1)           # beside it is not over it
+    memory[120:] = case.k.reshape(-1)  # beside it is not over it
     case.k = memory[120:].reshape(case.k.shape)
     assert same_bits(case.conv(out=memory[:120].reshape(1, 3, 40)), y)
 
@@ -389,9 +431,11 @@ def test_no_plan_is_folded():
 
 def test_backward_refused():
     case = Matrix(2, 4, 3, 40, 40)
-    for dy, words in [(case.dy[:1], "dy has shape"),
-                      (case.dy[:, :2], "dy has shape"),
-                      (case.dy.astype("float64"), "dy has dtype")]:
+    for dy, words in [
+        (case.dy[:1], "dy has shape"),
+        (case.dy[:, :2], "dy has shape"),
+        (case.dy.astype("float64"), "dy has dtype"),
+    ]:
         with pytest.raises(ValueError, match=words):
             fftconv.conv_matrix_backward(dy, case.u, case.k)
     for needs in ("k_rev", ("u", "skip"), [3]):
@@ -401,24 +445,23 @@ def test_backward_refused():
 
 # ---- fftconv_contract ------------------------------------------------------
 
+
 class Product:
     """A matrix product of random spectra of one plan."""
 
-    def __init__(self, rows, columns, depth, length=64, dtype="float32",
-                 isa=None, seed=0):
+    def __init__(self, rows, columns, depth, length=64, dtype="float32", isa=None, seed=0):
         form = None if dtype in COMPLEX else "right_angle"
-        self.plan = fftconv.Plan((1, 1, length), (1, 1, length), dtype=dtype,
-                                 form=form, isa=isa, single_block=True)
+        self.plan = fftconv.Plan(
+            (1, 1, length), (1, 1, length), dtype=dtype, form=form, isa=isa, single_block=True
+        )
         self.real = self.plan._real_dtype()
-        self.reals = (self.plan.counters.spectra_row_bytes
-                      // self.real.itemsize)
+        self.reals = self.plan.counters.spectra_row_bytes // self.real.itemsize
         self.rng = np.random.default_rng([seed, rows, columns, depth])
         self.a, self.b = self.spectra(rows, depth), self.spectra(depth, columns)
         self.out = self.spectra(rows, columns)
 
     def spectra(self, n0, n1):
-        data, _ = fftconv.plan.aligned_bytes(
-            n0 * n1 * self.reals * self.real.itemsize)
+        data, _ = fftconv.plan.aligned_bytes(n0 * n1 * self.reals * self.real.itemsize)
         s = data.view(self.real).reshape(n0, n1, self.reals)
         s[...] = self.rng.standard_normal(s.shape)
         return s
@@ -426,14 +469,18 @@ class Product:
     def run(self, threads=1, **options):
         row = self.reals * self.real.itemsize
         c = _lib.Contraction(
-            size=ctypes.sizeof(_lib.Contraction), rows=self.a.shape[0],
-            columns=self.b.shape[1], depth=self.a.shape[1],
-            a=self.a.ctypes.data, b=self.b.ctypes.data,
-            out=self.out.ctypes.data, threads=threads,
-            **{"scale": 1.0, **options})
+            size=ctypes.sizeof(_lib.Contraction),
+            rows=self.a.shape[0],
+            columns=self.b.shape[1],
+            depth=self.a.shape[1],
+            a=self.a.ctypes.data,
+            b=self.b.ctypes.data,
+            out=self.out.ctypes.data,
+            threads=threads,
+            **{"scale": 1.0, **options},
+        )
         for name in ("a", "b", "out"):
-            getattr(c, name + "_stride")[:] = [
-                s // row for s in getattr(self, name).strides[:2]]
+            getattr(c, name + "_stride")[:] = [s // row for s in getattr(self, name).strides[:2]]
         _lib.lib.fftconv_contract(self.plan._handle, byref(c))
 
     def complex(self, s):
@@ -442,8 +489,7 @@ class Product:
         v = s.astype(np.float64).reshape(*s.shape[:2], -1, 2, lanes)
         return v[..., 0, :] + 1j * v[..., 1, :]
 
-    def check(self, scale=1.0, conjugate_a=0, conjugate_b=0, accumulate=0,
-              threads=1):
+    def check(self, scale=1.0, conjugate_a=0, conjugate_b=0, accumulate=0, threads=1):
         a, b = self.complex(self.a), self.complex(self.b)
         a = a.conj() if conjugate_a else a
         b = b.conj() if conjugate_b else b
@@ -452,8 +498,13 @@ class Product:
             want += self.complex(self.out)
         else:
             self.out[...] = np.nan
-        self.run(threads, scale=scale, conjugate_a=conjugate_a,
-                 conjugate_b=conjugate_b, accumulate=accumulate)
+        self.run(
+            threads,
+            scale=scale,
+            conjugate_a=conjugate_a,
+            conjugate_b=conjugate_b,
+            accumulate=accumulate,
+        )
         error = np.abs(self.complex(self.out) - want).max(axis=(2, 3))
         tolerance = 1e-14 if self.real == np.float64 else 1e-5
         size = abs(scale) * np.sqrt(a.shape[1]) * 10 + accumulate
@@ -461,11 +512,23 @@ class Product:
 
 
 @pytest.mark.parametrize("isa", fftconv.isas())
-@pytest.mark.parametrize("dtype", ["float64", "float32", "float16",
-                                   "complex64"])
-@pytest.mark.parametrize("shape", [
-    (1, 1, 1), (2, 2, 2), (3, 1, 5), (1, 3, 16), (2, 5, 17), (4, 33, 40),
-    (65, 3, 2), (32, 32, 16), (33, 35, 15), (40, 34, 18), (1, 64, 1)])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "complex64"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 1, 1),
+        (2, 2, 2),
+        (3, 1, 5),
+        (1, 3, 16),
+        (2, 5, 17),
+        (4, 33, 40),
+        (65, 3, 2),
+        (32, 32, 16),
+        (33, 35, 15),
+        (40, 34, 18),
+        (1, 64, 1),
+    ],
+)
 def test_contract(shape, dtype, isa):
     """Tiles, their tails, blocks and their tails, in all four conjugations."""
     for length in (1, 24, 150):
@@ -528,8 +591,7 @@ def test_primitives_make_the_convolution(rng):
     """spectra_to_rows(contract(rows_to_spectra)) of the identity matrix."""
     p = Product(3, 3, 3, length=50)
     rows = normal(rng, (3, 50), "float32")
-    plan = fftconv.Plan((3, 50), (3, 50), single_block=True,
-                        form="right_angle")
+    plan = fftconv.Plan((3, 50), (3, 50), single_block=True, form="right_angle")
     assert plan.counters.spectra_row_bytes == p.reals * 4
     p.a = np.ascontiguousarray(plan.rows_to_spectra(rows))[0][None]
     s = p.spectra(1, 3)

@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-
-import fftconv
 from fftconv import FFTConv, reference
 from support import Case, check_forward, check_gradients, same_bits
 
@@ -11,40 +9,66 @@ from support import Case, check_forward, check_gradients, same_bits
 def case_of(module, batch, length, options=(), seed=0):
     """A Case with the module's parameters: its oracle is the module's."""
     bidirectional = module.bidirectional
-    circular = (module.fft_size is not None and not bidirectional
-                and module.fft_size < 2 * module.length - 1)
-    case = Case(batch, module.channels, length, module.length,
-                module.precision, options=(*options, "skip"),
-                activation=module.activation,
-                k_dtype=module.kernel.dtype.name,
-                mode="two_sided" if bidirectional else
-                "circular" if circular else "causal",
-                fft_size=module.fft_size if circular else None, seed=seed)
+    circular = (
+        module.fft_size is not None
+        and not bidirectional
+        and module.fft_size < 2 * module.length - 1
+    )
+    case = Case(
+        batch,
+        module.channels,
+        length,
+        module.length,
+        module.precision,
+        options=(*options, "skip"),
+        activation=module.activation,
+        k_dtype=module.kernel.dtype.name,
+        mode="two_sided" if bidirectional else "circular" if circular else "causal",
+        fft_size=module.fft_size if circular else None,
+        seed=seed,
+    )
     case.k, case.operands["skip"] = module.kernel, module.skip
     if bidirectional:
         case.k_rev = module.kernel_rev
     return case
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16",
-                                       "float64"])
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16", "float64"])
 @pytest.mark.parametrize("gated", [False, True])
-@pytest.mark.parametrize("bidirectional, fft_size", [
-    (False, None), (False, 64), (False, 90), (False, 127), (False, 1000),
-    (True, None), (True, 127), (True, 256)])
+@pytest.mark.parametrize(
+    "bidirectional, fft_size",
+    [
+        (False, None),
+        (False, 64),
+        (False, 90),
+        (False, 127),
+        (False, 1000),
+        (True, None),
+        (True, 127),
+        (True, 256),
+    ],
+)
 def test_forward_and_backward(bidirectional, fft_size, gated, precision):
     """Every configuration, whole sequences and shorter ones."""
     for activation, length in (("gelu", 64), (None, 41), ("silu", 1)):
-        module = FFTConv(3, 64, fft_size=fft_size, precision=precision,
-                         activation=activation, gated=gated,
-                         bidirectional=bidirectional)
+        module = FFTConv(
+            3,
+            64,
+            fft_size=fft_size,
+            precision=precision,
+            activation=activation,
+            gated=gated,
+            bidirectional=bidirectional,
+        )
         gates = ("in_gate", "out_gate") if gated else ()
         case = case_of(module, 2, length, gates)
         rows = {name: case.operands[name] for name in gates}
         check_forward(case, module(case.u, **rows))
         check_gradients(case, module.backward(case.dy, case.u, **rows))
-        assert same_bits(module(case.u[0], **{n: x[0] for n, x in rows.items()}),
-                         module(case.u, **rows, threads=1)[0])
+        assert same_bits(
+            module(case.u[0], **{n: x[0] for n, x in rows.items()}),
+            module(case.u, **rows, threads=1)[0],
+        )
 
 
 def test_parameters():
@@ -75,7 +99,7 @@ def test_a_step_against_the_gradient_lowers_the_loss():
     losses = []
     for _ in range(20):
         error = module(u) - want
-        losses.append(float(np.sum(error ** 2)))
+        losses.append(float(np.sum(error**2)))
         g = module.backward(2 * error, u, needs=("k", "skip"))
         assert g.du is None
         module.kernel -= 1e-3 * g.dk
@@ -86,35 +110,41 @@ def test_a_step_against_the_gradient_lowers_the_loss():
 def test_bidirectional_is_two_sided():
     module = FFTConv(2, 16, bidirectional=True, precision="float64")
     u = np.random.default_rng(0).standard_normal((1, 2, 16))
-    want = reference.conv(u, module.kernel, mode="two_sided",
-                          k_rev=module.kernel_rev, skip=module.skip)
+    want = reference.conv(
+        u, module.kernel, mode="two_sided", k_rev=module.kernel_rev, skip=module.skip
+    )
     assert np.abs(module(u) - want).max() < 1e-14
 
 
 def test_errors():
     for arguments, options, message in [
-            ((0, 8), {}, "channels is 0"), ((2, 0), {}, "length is 0"),
-            ((2.5, 8), {}, "channels is 2.5"),
-            ((2, 8), dict(fft_size=7), "fft_size is 7; it must be from 8"),
-            ((2, 8), dict(fft_size=14, bidirectional=True),
-             "fft_size is 14; it must be from 15"),
-            ((2, 8), dict(precision="int8"), "precision is 'int8'; allowed: float32"),
-            ((2, 8), dict(precision="complex64"),
-             "precision is 'complex64'; allowed: float32, float16, "
-             "bfloat16, float64"),
-            ((2, 8), dict(activation="relu"), "activation is 'relu'"),
-            ((2, 8), dict(backend="tpu"), "backend is 'tpu'; allowed: 'auto'")]:
+        ((0, 8), {}, "channels is 0"),
+        ((2, 0), {}, "length is 0"),
+        ((2.5, 8), {}, "channels is 2.5"),
+        ((2, 8), dict(fft_size=7), "fft_size is 7; it must be from 8"),
+        ((2, 8), dict(fft_size=14, bidirectional=True), "fft_size is 14; it must be from 15"),
+        ((2, 8), dict(precision="int8"), "precision is 'int8'; allowed: float32"),
+        (
+            (2, 8),
+            dict(precision="complex64"),
+            "precision is 'complex64'; allowed: float32, float16, bfloat16, float64",
+        ),
+        ((2, 8), dict(activation="relu"), "activation is 'relu'"),
+        ((2, 8), dict(backend="tpu"), "backend is 'tpu'; allowed: 'auto'"),
+    ]:
         with pytest.raises(ValueError, match=message):
             FFTConv(*arguments, **options)
     assert FFTConv(2, 8, backend="cpu").backend == "cpu"
     module = FFTConv(2, 8)
     u = np.ones((1, 2, 8), np.float32)
     for rows, gates, message in [
-            (u.astype(np.float16), (), "u has dtype float16; .* float32"),
-            (np.ones((1, 2, 9), np.float32), (), r"u has shape \(1, 2, 9\)"),
-            (np.ones((1, 3, 8), np.float32), (), r"u has shape \(1, 3, 8\)"),
-            (u[0, 0], (), r"u has shape \(8,\)"), (u, (u,), "in_gate is given"),
-            (u, (None, u), "out_gate is given; with gated=False")]:
+        (u.astype(np.float16), (), "u has dtype float16; .* float32"),
+        (np.ones((1, 2, 9), np.float32), (), r"u has shape \(1, 2, 9\)"),
+        (np.ones((1, 3, 8), np.float32), (), r"u has shape \(1, 3, 8\)"),
+        (u[0, 0], (), r"u has shape \(8,\)"),
+        (u, (u,), "in_gate is given"),
+        (u, (None, u), "out_gate is given; with gated=False"),
+    ]:
         with pytest.raises(ValueError, match=message):
             module(rows, *gates)
         with pytest.raises(ValueError, match=message):
@@ -126,6 +156,6 @@ def test_errors():
     with pytest.raises(ValueError, match=r"skip has shape \(3,\)"):
         module.skip = np.ones(3)
     with pytest.raises(AttributeError, match="no kernel_rev"):
-        module.kernel_rev
+        _ = module.kernel_rev
     with pytest.raises(AttributeError, match="no kernel_rev"):
         module.kernel_rev = np.ones((2, 8))

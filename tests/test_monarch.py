@@ -2,25 +2,44 @@
 
 import math
 
+import fftconv
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
-
-import fftconv
 from fftconv import monarch
+from hypothesis import given
+from hypothesis import strategies as st
 from support import TOLERANCE, norm
 
-RADICES = [(1,), (2,), (3,), (128,), (97,), (127,), (16, 16), (32, 8), (8, 32),
-           (4, 4, 4), (3, 5, 7), (7, 5, 3), (2, 3, 4, 5), (1, 6, 1), (64, 64),
-           (32, 32, 16), (16, 16, 16), (11, 13), (100, 9), (2,) * 12,
-           (128, 128), (16, 8, 4, 2)]
+RADICES = [
+    (1,),
+    (2,),
+    (3,),
+    (128,),
+    (97,),
+    (127,),
+    (16, 16),
+    (32, 8),
+    (8, 32),
+    (4, 4, 4),
+    (3, 5, 7),
+    (7, 5, 3),
+    (2, 3, 4, 5),
+    (1, 6, 1),
+    (64, 64),
+    (32, 32, 16),
+    (16, 16, 16),
+    (11, 13),
+    (100, 9),
+    (2,) * 12,
+    (128, 128),
+    (16, 8, 4, 2),
+]
 NAMES = {"complex64": "float32", "complex128": "float64"}
 
 
 def random(shape, dtype, seed=0):
     rng = np.random.default_rng(seed)
-    return (rng.standard_normal(shape)
-            + 1j * rng.standard_normal(shape)).astype(dtype)
+    return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(dtype)
 
 
 def close(got, want, dtype):
@@ -49,7 +68,7 @@ def test_stages(radices, dtype, dense):
     """Each stage is its definition, run from the start or by itself."""
     n = math.prod(radices)
     x = random((2, n), dtype)
-    have = x.astype(complex)                    # the definition's own data
+    have = x.astype(complex)  # the definition's own data
     results = list(monarch.stages(x, radices, dense=dense))
     assert len(results) == len(radices)
     before = x
@@ -57,8 +76,7 @@ def test_stages(radices, dtype, dense):
         columns = math.prod(radices[i:])
         block = have.reshape(-1, radices[i - 1], columns)
         dft = np.tensordot(block, monarch.dft_matrix(radices[i - 1]), (1, 1))
-        have = (monarch.twiddles(radices, i)
-                * dft.transpose(0, 2, 1)).reshape(x.shape)
+        have = (monarch.twiddles(radices, i) * dft.transpose(0, 2, 1)).reshape(x.shape)
         close(result, have, dtype)
         close(monarch.stage(before, i, radices, dense=dense), have, dtype)
         before = result
@@ -67,8 +85,7 @@ def test_stages(radices, dtype, dense):
 
 
 def test_digit_reversal():
-    assert monarch.digit_reversal((2, 2, 2)).tolist() == [0, 4, 2, 6, 1, 5, 3,
-                                                          7]
+    assert monarch.digit_reversal((2, 2, 2)).tolist() == [0, 4, 2, 6, 1, 5, 3, 7]
     assert monarch.digit_reversal((2, 3)).tolist() == [0, 2, 4, 1, 3, 5]
     assert monarch.digit_reversal((5,)).tolist() == [0, 1, 2, 3, 4]
     # Reversed radices undo it.
@@ -85,13 +102,16 @@ def test_matrices():
     assert np.array_equal(monarch.twiddles((3, 4), 2), np.ones((4, 1)))
 
 
-@given(st.lists(st.integers(1, 12), min_size=1, max_size=4),
-       st.integers(1, 3), st.booleans(), st.sampled_from(sorted(NAMES)),
-       st.integers(0, 1000))
+@given(
+    st.lists(st.integers(1, 12), min_size=1, max_size=4),
+    st.integers(1, 3),
+    st.booleans(),
+    st.sampled_from(sorted(NAMES)),
+    st.integers(0, 1000),
+)
 def test_any(radices, rows, dense, dtype, seed):
     x = random((rows, math.prod(radices)), dtype, seed)
-    close(monarch.dft(x, radices, dense=dense), np.fft.fft(x.astype(complex)),
-          dtype)
+    close(monarch.dft(x, radices, dense=dense), np.fft.fft(x.astype(complex)), dtype)
     close(monarch.idft(monarch.dft(x, radices), radices, dense=dense), x, dtype)
 
 
@@ -106,25 +126,27 @@ def test_axis_and_types():
             assert np.allclose(got, np.fft.fft(x, axis=1), atol=1e-4)
             assert np.allclose(monarch.idft(got, radices, axis=1), x, atol=1e-5)
         assert np.array_equal(y, kept)
-    assert np.allclose(monarch.dft([1, 2, 3, 4], (2, 2)),
-                       np.fft.fft([1, 2, 3, 4]))
+    assert np.allclose(monarch.dft([1, 2, 3, 4], (2, 2)), np.fft.fft([1, 2, 3, 4]))
     assert monarch.dft(np.zeros((0, 4)), (4,)).shape == (0, 4)
 
 
-@pytest.mark.parametrize("call,message", [
-    (lambda x: monarch.dft(x, (3, 4)), "x has 16 points.*12"),
-    (lambda x: monarch.dft(x, ()), "radices is empty"),
-    (lambda x: monarch.dft(x, (0, 16)), "radices is 0"),
-    (lambda x: monarch.dft(np.zeros(129), (129,)), "radices"),
-    (lambda x: monarch.dft(np.zeros(16, int), (16,)), "x has dtype int64"),
-    (lambda x: monarch.dft(np.zeros(16, "float16"), (16,)), "x has dtype"),
-    (lambda x: monarch.dft(x, (16,), isa=1), "isa is 1"),
-    (lambda x: monarch.stage(x, 0, (4, 4)), "i is 0"),
-    (lambda x: monarch.stage(x, 3, (4, 4)), "i is 3"),
-    (lambda x: monarch.stage(x, 1, (4, 5)), r"x has shape \(16,\)"),
-    (lambda x: monarch.twiddles((4, 4), 3), "i is 3"),
-    (lambda x: monarch.dft_matrix(0), "n is 0"),
-])
+@pytest.mark.parametrize(
+    "call,message",
+    [
+        (lambda x: monarch.dft(x, (3, 4)), "x has 16 points.*12"),
+        (lambda x: monarch.dft(x, ()), "radices is empty"),
+        (lambda x: monarch.dft(x, (0, 16)), "radices is 0"),
+        (lambda x: monarch.dft(np.zeros(129), (129,)), "radices"),
+        (lambda x: monarch.dft(np.zeros(16, int), (16,)), "x has dtype int64"),
+        (lambda x: monarch.dft(np.zeros(16, "float16"), (16,)), "x has dtype"),
+        (lambda x: monarch.dft(x, (16,), isa=1), "isa is 1"),
+        (lambda x: monarch.stage(x, 0, (4, 4)), "i is 0"),
+        (lambda x: monarch.stage(x, 3, (4, 4)), "i is 3"),
+        (lambda x: monarch.stage(x, 1, (4, 5)), r"x has shape \(16,\)"),
+        (lambda x: monarch.twiddles((4, 4), 3), "i is 3"),
+        (lambda x: monarch.dft_matrix(0), "n is 0"),
+    ],
+)
 def test_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call(np.ones(16, complex))

@@ -14,8 +14,7 @@ pytestmark = pytest.mark.slow
 
 NOTEBOOKS = pathlib.Path(__file__).resolve().parents[1] / "notebooks"
 
-spec = importlib.util.spec_from_file_location("notebooks_build",
-                                              NOTEBOOKS / "build.py")
+spec = importlib.util.spec_from_file_location("notebooks_build", NOTEBOOKS / "build.py")
 build = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(build)
 
@@ -24,15 +23,13 @@ each_lesson = pytest.mark.parametrize("source", LESSONS, ids=lambda s: s.stem)
 
 
 def test_there_are_lessons():
-    assert [s.stem[:2] for s in LESSONS] == ["01", "02", "03", "04", "05", "06",
-                                             "07"]
+    assert [s.stem[:2] for s in LESSONS] == ["01", "02", "03", "04", "05", "06", "07"]
 
 
 @each_lesson
 def test_runs_in_a_fresh_kernel(source):
     book = build.execute(build.make_notebook(source))  # raises on any error
-    assert all(cell.execution_count for cell in book.cells
-               if cell.cell_type == "code")
+    assert all(cell.execution_count for cell in book.cells if cell.cell_type == "code")
 
 
 @each_lesson
@@ -41,8 +38,8 @@ def test_committed_notebook_is_the_source_executed(source):
     nbformat.validate(book)
     cells = [(cell.cell_type, cell.source) for cell in book.cells]
     assert cells == build.read_percent(source.read_text("utf-8")), (
-        f"{source.name} and its notebook differ: run notebooks/build.py "
-        f"{source.stem[:2]}")
+        f"{source.name} and its notebook differ: run notebooks/build.py {source.stem[:2]}"
+    )
     code = [cell for cell in book.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     outputs = [output for cell in code for output in cell.outputs]
@@ -53,8 +50,7 @@ def test_committed_notebook_is_the_source_executed(source):
 
 def test_percent_reader():
     text = "# %% [markdown]\n# a\n#\n# b\n\n# %%\nx = 1\n\n# a comment\n"
-    assert build.read_percent(text) == [
-        ("markdown", "a\n\nb"), ("code", "x = 1\n\n# a comment")]
+    assert build.read_percent(text) == [("markdown", "a\n\nb"), ("code", "x = 1\n\n# a comment")]
     for wrong in ("x = 1\n# %%\n", "# %% [raw]\n# a\n", "# %% [markdown]\nx = 1\n"):
         with pytest.raises(ValueError, match="line"):
             build.read_percent(wrong)

@@ -8,31 +8,34 @@ import pickle
 import re
 from concurrent.futures import ThreadPoolExecutor
 
+import fftconv
 import numpy as np
 import pytest
-from hypothesis import assume, given, strategies as st
-
-import fftconv
 from fftconv import reference
-from support import (DTYPES, TOLERANCE, Case, check_forward, check_gradients,
-                     norm, same_bits, slow)
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from support import DTYPES, TOLERANCE, Case, check_forward, check_gradients, norm, same_bits, slow
 
 ISAS = fftconv.isas()
 ALL = ("in_gate", "out_gate", "skip", "mask")
 # What each mode can be made of.  "circular" in right angle reads its row round.
-FORMS = [("causal", "right_angle"), ("circular", "right_angle"),
-         ("circular", "folded"), ("circular", "complex")]
+FORMS = [
+    ("causal", "right_angle"),
+    ("circular", "right_angle"),
+    ("circular", "folded"),
+    ("circular", "complex"),
+]
 
 
 def check_plan(case, plan):
     want = reference.conv(case.u, case.k, **case.arguments)
-    gradients = reference.conv_backward(case.dy, case.u, case.k,
-                                        **case.arguments)
+    gradients = reference.conv_backward(case.dy, case.u, case.k, **case.arguments)
     spectrum = plan.spectrum(case.k)
     for kernel in (spectrum, case.k):
         check_forward(case, plan(case.u, kernel, **case.plan_arguments), want)
-        check_gradients(case, plan.backward(case.dy, case.u, kernel,
-                                            **case.plan_arguments), gradients)
+        check_gradients(
+            case, plan.backward(case.dy, case.u, kernel, **case.plan_arguments), gradients
+        )
 
 
 @pytest.mark.parametrize("form", ["folded", "complex"])
@@ -47,18 +50,44 @@ def test_causal_is_right_angle(form):
 @pytest.mark.parametrize("isa", ISAS)
 def test_every_path(isa, dtype, mode, form, dense):
     for length in (4 if form == "folded" else 2, 96, 360, 1024):
-        case = Case(2, 3, length, length, dtype, mode=mode, options=ALL,
-                    activation="gelu")
+        case = Case(2, 3, length, length, dtype, mode=mode, options=ALL, activation="gelu")
         plan = case.plan(isa=isa, form=form, dense=dense)
         assert plan.isa == isa and plan.form == form and plan.dense == dense
         check_plan(case, plan)
 
 
-RADICES = [(2,), (3,), (5,), (7,), (128,), (1, 16), (16, 1), (1, 1, 8),
-           (16, 16), (32, 32), (8, 8, 16), (4, 4, 4, 4), (2,) * 10,
-           (128, 2), (2, 128), (64, 64), (16, 16, 16), (3, 5, 7), (7, 5, 3),
-           (9, 25), (6, 10, 14), (15, 16), (100,), (49, 4), (27, 32),
-           (13, 8), (11, 4, 2), (8, 127), (97, 2), (121, 3)]
+RADICES = [
+    (2,),
+    (3,),
+    (5,),
+    (7,),
+    (128,),
+    (1, 16),
+    (16, 1),
+    (1, 1, 8),
+    (16, 16),
+    (32, 32),
+    (8, 8, 16),
+    (4, 4, 4, 4),
+    (2,) * 10,
+    (128, 2),
+    (2, 128),
+    (64, 64),
+    (16, 16, 16),
+    (3, 5, 7),
+    (7, 5, 3),
+    (9, 25),
+    (6, 10, 14),
+    (15, 16),
+    (100,),
+    (49, 4),
+    (27, 32),
+    (13, 8),
+    (11, 4, 2),
+    (8, 127),
+    (97, 2),
+    (121, 3),
+]
 
 
 @pytest.mark.parametrize("dense", [False, True], ids=["codelet", "dense"])
@@ -71,8 +100,17 @@ def test_radices(radices, mode, form, dense):
     # convolution of 2M.
     length = 4 * m if form == "folded" else m
     fft_size = None if mode == "causal" else length
-    case = Case(2, 2, length, length, "float32", mode=mode, fft_size=fft_size,
-                options=ALL, activation="silu")
+    case = Case(
+        2,
+        2,
+        length,
+        length,
+        "float32",
+        mode=mode,
+        fft_size=fft_size,
+        options=ALL,
+        activation="silu",
+    )
     try:
         plan = case.plan(radices=radices, form=form, dense=dense)
     except (ValueError, fftconv.Unsupported) as error:
@@ -102,10 +140,8 @@ def largest_prime(n):
 def test_dense_is_the_codelets(isa, dtype):
     """Both kinds of stage agree to rounding."""
     case = Case(2, 2, 512, 512, dtype)
-    a, b = (case.plan(isa=isa, dense=dense)(case.u, case.k)
-            for dense in (False, True))
-    assert np.all(norm(a - b)
-                  <= 2 * TOLERANCE[dtype] * norm(case.k) * norm(case.u))
+    a, b = (case.plan(isa=isa, dense=dense)(case.u, case.k) for dense in (False, True))
+    assert np.all(norm(a - b) <= 2 * TOLERANCE[dtype] * norm(case.k) * norm(case.u))
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
@@ -123,18 +159,26 @@ def test_any_plan(length, taps, data):
     if mode == "circular":
         fft_size = length + data.draw(st.integers(0, 200))
         taps = min(taps, fft_size)
-    case = Case(data.draw(st.integers(1, 4)), data.draw(st.integers(1, 3)),
-                length, taps, data.draw(st.sampled_from(DTYPES)), mode=mode,
-                fft_size=fft_size, options=data.draw(st.sets(
-                    st.sampled_from(ALL))))
+    case = Case(
+        data.draw(st.integers(1, 4)),
+        data.draw(st.integers(1, 3)),
+        length,
+        taps,
+        data.draw(st.sampled_from(DTYPES)),
+        mode=mode,
+        fft_size=fft_size,
+        options=data.draw(st.sets(st.sampled_from(ALL))),
+    )
     try:
-        plan = case.plan(form=form, isa=data.draw(st.sampled_from(ISAS)),
-                         dense=data.draw(st.booleans()),
-                         threads=data.draw(st.integers(1, 3)))
+        plan = case.plan(
+            form=form,
+            isa=data.draw(st.sampled_from(ISAS)),
+            dense=data.draw(st.booleans()),
+            threads=data.draw(st.integers(1, 3)),
+        )
     except ValueError as error:
         # Folded needs a multiple of 4, and both a length with radices.
-        assert form != "right_angle" and "fft_size" in str(error) \
-            or "form" in str(error), error
+        assert form != "right_angle" and "fft_size" in str(error) or "form" in str(error), error
         assume(False)
     check_plan(case, plan)
 
@@ -162,18 +206,21 @@ def test_conv_is_the_plan():
 
 def other_isa(plan):
     """An instruction set of another number of lanes."""
-    return next(isa for isa in ISAS if fftconv.Plan(
-        (1, 1, 8), (1, 8), isa=isa).lanes != plan.lanes)
+    return next(isa for isa in ISAS if fftconv.Plan((1, 1, 8), (1, 8), isa=isa).lanes != plan.lanes)
 
 
 def test_spectrum_of_another_plan():
     """Refused by name, before anything is written."""
     case = Case(2, 3, 128, 128)
     plan = case.plan()
-    others = [Case(2, 3, 256, 128).plan(), Case(2, 4, 128, 128).plan(),
-              Case(2, 3, 128, 128, "float64").plan(),
-              Case(2, 3, 128, 128, mode="circular").plan(),
-              case.plan(radices=(2,) * 7), case.plan(isa=other_isa(plan))]
+    others = [
+        Case(2, 3, 256, 128).plan(),
+        Case(2, 4, 128, 128).plan(),
+        Case(2, 3, 128, 128, "float64").plan(),
+        Case(2, 3, 128, 128, mode="circular").plan(),
+        case.plan(radices=(2,) * 7),
+        case.plan(isa=other_isa(plan)),
+    ]
     for other in others:
         k = np.ones(other.k_shape, other.dtype)
         spectrum = other.spectrum(k)
@@ -187,9 +234,9 @@ def test_spectrum_of_another_plan():
             plan.multiply(spectrum, plan.rows_to_spectra(case.u))
 
 
-@pytest.mark.parametrize("other", [
-    dict(radices=(8, 16, 16)), dict(radices=(16, 16, 8)), dict(lanes=True)],
-    ids=str)
+@pytest.mark.parametrize(
+    "other", [dict(radices=(8, 16, 16)), dict(radices=(16, 16, 8)), dict(lanes=True)], ids=str
+)
 def test_spectrum_of_a_like_plan(other):
     """As many points and stages, but in another order: refused all the same."""
     case = Case(1, 2, 2048, 2048)
@@ -201,8 +248,7 @@ def test_spectrum_of_a_like_plan(other):
         plan(case.u, spectrum)
 
 
-@pytest.mark.parametrize("made, used", [
-    ((60, 60), (100, 20)), ((60, 200), (64, 200))], ids=str)
+@pytest.mark.parametrize("made, used", [((60, 60), (100, 20)), ((60, 200), (64, 200))], ids=str)
 def test_spectrum_of_other_taps(made, used):
     """The same transform, but a kernel cut elsewhere: refused."""
     a, b = Case(1, 2, *made), Case(1, 2, *used)
@@ -238,9 +284,22 @@ def test_primitives(dtype, mode, form):
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("radices", [
-    (2, 8, 8), (3, 8, 8), (4, 8, 8), (7, 16, 16), (8, 16, 16), (16, 8, 8),
-    (16, 16, 4), (5, 5, 8), (8, 8, 8, 8), (16, 4, 8, 16, 16)], ids=str)
+@pytest.mark.parametrize(
+    "radices",
+    [
+        (2, 8, 8),
+        (3, 8, 8),
+        (4, 8, 8),
+        (7, 16, 16),
+        (8, 16, 16),
+        (16, 8, 8),
+        (16, 16, 4),
+        (5, 5, 8),
+        (8, 8, 8, 8),
+        (16, 4, 8, 16, 16),
+    ],
+    ids=str,
+)
 def test_conjugates_left_out(radices, isa):
     """Real rows in complex form, of whose stage 1 half the outputs do, by
     whole vectors and by blocks below it: forward, backward, one row on three
@@ -248,10 +307,8 @@ def test_conjugates_left_out(radices, isa):
     n = int(np.prod(radices))
     case = Case(2, 2, n, n, mode="circular", options=("in_gate", "out_gate"))
     plan = case.plan(form="complex", radices=radices, isa=isa)
-    check_forward(case, plan(case.u, plan.spectrum(case.k),
-                             **case.plan_arguments))
-    check_gradients(case, plan.backward(case.dy, case.u, case.k,
-                                        **case.plan_arguments))
+    check_forward(case, plan(case.u, plan.spectrum(case.k), **case.plan_arguments))
+    check_gradients(case, plan.backward(case.dy, case.u, case.k, **case.plan_arguments))
     row = Case(1, 1, n, n, mode="circular")
     plan = row.plan(form="complex", radices=radices, isa=isa, threads=3)
     check_forward(row, plan(row.u, row.k))
@@ -261,15 +318,15 @@ def test_conjugates_left_out(radices, isa):
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("radices", [(8, 8), (16, 8), (8, 8, 8), (16, 16, 16)],
-                         ids=str)
+@pytest.mark.parametrize("radices", [(8, 8), (16, 8), (8, 8, 8), (16, 16, 16)], ids=str)
 def test_a_spectrum_has_what_its_plan_reads(radices, isa):
     """Matrices leave no conjugates out, codelets of the same radices do: the
     spectrum of either serves the other rightly, or is refused."""
     n = int(np.prod(radices))
     case = Case(2, 3, n, n, mode="circular")
-    plans = [case.plan(form="complex", radices=radices, isa=isa, dense=dense)
-             for dense in (False, True)]
+    plans = [
+        case.plan(form="complex", radices=radices, isa=isa, dense=dense) for dense in (False, True)
+    ]
     for one, other in (plans, plans[::-1]):
         try:
             y = one(case.u, other.spectrum(case.k))
@@ -295,15 +352,14 @@ def test_natural(mode, form, isa, dtype):
             want = np.fft.fft(x)
         else:
             m = plan.transform_length
-            x = np.concatenate([x, np.zeros(x.shape[:2] + (2 * m - length,))],
-                               -1)
-            want = np.fft.fft((x[..., :m] + 1j * x[..., m:])
-                              * np.exp(0.5j * np.pi * np.arange(m) / m))
+            x = np.concatenate([x, np.zeros(x.shape[:2] + (2 * m - length,))], -1)
+            want = np.fft.fft(
+                (x[..., :m] + 1j * x[..., m:]) * np.exp(0.5j * np.pi * np.arange(m) / m)
+            )
         assert got.shape == want.shape
         kind = "float64" if dtype == "float64" else "float32"
         assert got.dtype == np.result_type(kind, np.complex64)
-        assert np.all(norm(np.abs(got - want))
-                      <= 2 * TOLERANCE[kind] * norm(np.abs(want)))
+        assert np.all(norm(np.abs(got - want)) <= 2 * TOLERANCE[kind] * norm(np.abs(want)))
 
 
 def test_counters():
@@ -313,8 +369,7 @@ def test_counters():
     c = plan.counters
     assert c.io_bytes == 2 * 3 * 5 * 1000 * 2
     assert len(c.stage_flops) == len(plan.stage_radices)
-    assert all(f > 0 for f, r in zip(c.stage_flops, plan.stage_radices)
-               if r > 1)
+    assert all(f > 0 for f, r in zip(c.stage_flops, plan.stage_radices) if r > 1)
     assert c.flops == sum(c.stage_flops) + c.product_flops
     # Two transforms of M points and a product, for each row: between the
     # bare arithmetic of a radix-8 FFT and that of a dense DFT.
@@ -346,15 +401,24 @@ def test_workspace_grows_with_threads_not_with_rows():
 
 
 def test_repr():
-    plan = fftconv.Plan((4, 64, 1024), (64, 1024), radices=(32, 32), threads=3,
-                        isa=ISAS[0])
+    plan = fftconv.Plan((4, 64, 1024), (64, 1024), radices=(32, 32), threads=3, isa=ISAS[0])
     text = repr(plan)
-    for part in ("(4, 64, 1024)", "float32", "causal", "right_angle",
-                 "M=1024", "32·32", ISAS[0], "threads=3",
-                 f"lanes={plan.lanes}", "·".join(map(str, plan.stage_radices))):
+    for part in (
+        "(4, 64, 1024)",
+        "float32",
+        "causal",
+        "right_angle",
+        "M=1024",
+        "32·32",
+        ISAS[0],
+        "threads=3",
+        f"lanes={plan.lanes}",
+        "·".join(map(str, plan.stage_radices)),
+    ):
         assert part in text, part
-    assert re.search("fft_size=100", repr(
-        fftconv.Plan((1, 1, 64), (1, 64), mode="circular", fft_size=100)))
+    assert re.search(
+        "fft_size=100", repr(fftconv.Plan((1, 1, 64), (1, 64), mode="circular", fft_size=100))
+    )
 
 
 def test_copies():
@@ -372,9 +436,8 @@ def resident_bytes():
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-@slow           # a sanitizer keeps freed memory for a while
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"),
-                    reason="no /proc here")
+@slow  # a sanitizer keeps freed memory for a while
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="no /proc here")
 @pytest.mark.parametrize("mode", ["causal", "circular"])
 def test_nothing_leaks(mode):
     """Plans, spectra and calls come and go; the memory stays what it was."""
@@ -398,10 +461,12 @@ def test_nothing_leaks(mode):
 
 def test_dtypes_alike():
     ml_dtypes = pytest.importorskip("ml_dtypes")
-    for same in (["float32", np.float32, np.dtype("float32"), "torch.float32"],
-                 ["bfloat16", ml_dtypes.bfloat16,
-                  np.dtype(ml_dtypes.bfloat16), "torch.bfloat16"],
-                 ["float64", float, np.float64], ["float16", np.half]):
+    for same in (
+        ["float32", np.float32, np.dtype("float32"), "torch.float32"],
+        ["bfloat16", ml_dtypes.bfloat16, np.dtype(ml_dtypes.bfloat16), "torch.bfloat16"],
+        ["float64", float, np.float64],
+        ["float16", np.half],
+    ):
         for dtype in same:
             plan = fftconv.Plan((1, 1, 8), (1, 8), dtype=dtype)
             assert plan.dtype == same[0]
@@ -420,8 +485,7 @@ def test_sizes_chosen(length):
 @pytest.mark.parametrize("mode", ["causal", "circular"])
 def test_plans_of_one_size_share_tables(mode):
     """The first of two goes; the other's tables stay, and so do its results."""
-    cases = [Case(batch, channels, 512, 512, mode=mode)
-             for batch, channels in ((1, 2), (3, 4))]
+    cases = [Case(batch, channels, 512, 512, mode=mode) for batch, channels in ((1, 2), (3, 4))]
     alone = []
     for case in cases:
         plan = case.plan()
@@ -441,9 +505,15 @@ def test_sizes_beside_each_other_do_not_share():
     """What a choice depends on, changed one by one, changes the results as it
     should: none is taken for another's."""
     base = dict(batch=1, channels=2, length=96, taps=96)
-    changes = [{}, dict(length=80), dict(taps=40), dict(mode="circular"),
-               dict(mode="circular", fft_size=128), dict(dtype="float64"),
-               dict(dtype="complex64")]
+    changes = [
+        {},
+        dict(length=80),
+        dict(taps=40),
+        dict(mode="circular"),
+        dict(mode="circular", fft_size=128),
+        dict(dtype="float64"),
+        dict(dtype="complex64"),
+    ]
     cases = [Case(**{**base, **change}) for change in changes]
     plans = [case.plan() for case in cases]
     for case, plan in zip(cases, plans):

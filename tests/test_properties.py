@@ -1,11 +1,11 @@
 """What any convolution must satisfy: checks that need no second implementation."""
 
+import fftconv
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
-
-import fftconv
 from fftconv import Pattern
+from hypothesis import given
+from hypothesis import strategies as st
 from support import DTYPES, TOLERANCE, Case, norm, normal, same_bits, wide
 
 MODES = ["causal", "circular"]
@@ -23,17 +23,15 @@ def test_linearity(length, mode, dtype):
     """conv(a u + b v, k) = a conv(u, k) + b conv(v, k); in k likewise."""
     rng = np.random.default_rng(length)
     u, v = (normal(rng, (2, 3, length), dtype) for _ in range(2))
-    k, j = (normal(rng, (3, length), dtype, length ** -0.5) for _ in range(2))
+    k, j = (normal(rng, (3, length), dtype, length**-0.5) for _ in range(2))
     a, b = np.array([0.7, -1.9], dtype)
     limit = 8 * TOLERANCE[dtype] * np.sqrt(length)
 
     def conv(x, h):
         return fftconv.conv(x, h, mode=mode)
 
-    assert norm(conv(a * u + b * v, k)
-                - (a * conv(u, k) + b * conv(v, k))).max() <= limit
-    assert norm(conv(u, a * k + b * j)
-                - (a * conv(u, k) + b * conv(u, j))).max() <= limit
+    assert norm(conv(a * u + b * v, k) - (a * conv(u, k) + b * conv(v, k))).max() <= limit
+    assert norm(conv(u, a * k + b * j) - (a * conv(u, k) + b * conv(u, j))).max() <= limit
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -42,7 +40,7 @@ def test_linearity(length, mode, dtype):
 def test_impulse(length, mode, dtype):
     """A one at s gives the kernel from s on, and cut or wrapped."""
     rng = np.random.default_rng(length)
-    k = normal(rng, (1, length), dtype, length ** -0.5)
+    k = normal(rng, (1, length), dtype, length**-0.5)
     for s in {0, 1, length // 2, length - 1}:
         if s >= length:
             continue
@@ -61,17 +59,17 @@ def test_shift(length, dtype):
     """A shifted input gives a shifted output."""
     rng = np.random.default_rng(length)
     u = normal(rng, (2, 2, length), dtype)
-    k = normal(rng, (2, length), dtype, length ** -0.5)
+    k = normal(rng, (2, length), dtype, length**-0.5)
     limit = 4 * TOLERANCE[dtype] * norm(k).max() * norm(u).max()
     s = length // 3 + 1
     y = fftconv.conv(u, k, mode="circular")
     shifted = fftconv.conv(np.roll(u, s, -1), k, mode="circular")
     assert norm(shifted - np.roll(y, s, -1)).max() <= limit
     delayed = np.zeros_like(u)
-    delayed[..., s:] = u[..., :length - s]
+    delayed[..., s:] = u[..., : length - s]
     y = fftconv.conv(u, k)
     later = fftconv.conv(delayed, k)
-    assert norm(later[..., s:] - y[..., :length - s]).max() <= limit
+    assert norm(later[..., s:] - y[..., : length - s]).max() <= limit
     assert norm(later[..., :s]).max() <= limit
 
 
@@ -82,26 +80,45 @@ def test_adjoint(length, mode, dtype):
     """<A u, y> = <u, A' y> for the map u -> conv(u, k), and for k -> as well."""
     rng = np.random.default_rng(length)
     u, dy = (normal(rng, (3, 2, length), dtype) for _ in range(2))
-    k = normal(rng, (2, length), dtype, length ** -0.5)
+    k = normal(rng, (2, length), dtype, length**-0.5)
     y = fftconv.conv(u, k, mode=mode)
     g = fftconv.conv_backward(dy, u, k, mode=mode)
-    scale = np.sqrt(inner(y, y) * inner(dy, dy)) + np.sqrt(
-        inner(u, u) * inner(dy, dy)) * norm(k).max()
+    scale = (
+        np.sqrt(inner(y, y) * inner(dy, dy)) + np.sqrt(inner(u, u) * inner(dy, dy)) * norm(k).max()
+    )
     assert abs(inner(y, dy) - inner(u, g.du)) <= 4 * TOLERANCE[dtype] * scale
     assert abs(inner(y, dy) - inner(k, g.dk)) <= 4 * TOLERANCE[dtype] * scale
 
 
-@pytest.mark.parametrize("mode,fft_size,pattern", [
-    ("causal", None, None), ("circular", None, None), ("circular", 50, None),
-    ("circular", 37, None), ("two_sided", None, None),
-    ("circular", 32, Pattern((4, 8), (2, 3))),
-    ("circular", 37, Pattern.lowpass(20))], ids=str)
+@pytest.mark.parametrize(
+    "mode,fft_size,pattern",
+    [
+        ("causal", None, None),
+        ("circular", None, None),
+        ("circular", 50, None),
+        ("circular", 37, None),
+        ("two_sided", None, None),
+        ("circular", 32, Pattern((4, 8), (2, 3))),
+        ("circular", 37, Pattern.lowpass(20)),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("activation", [None, "gelu", "silu"])
 def test_finite_differences(mode, fft_size, pattern, activation):
     """Each gradient against (f(x + e d) - f(x - e d)) / 2 e, in float64."""
-    case = Case(2, 4, 29, 25, "float64", mode=mode, fft_size=fft_size,
-                pattern=pattern, activation=activation, kernels=(2, 2),
-                options=("in_gate", "out_gate", "skip", "mask"))
+    case = Case(
+        2,
+        4,
+        29,
+        25,
+        "float64",
+        mode=mode,
+        fft_size=fft_size,
+        pattern=pattern,
+        activation=activation,
+        kernels=(2, 2),
+        options=("in_gate", "out_gate", "skip", "mask"),
+    )
     names = ("u", "k", "in_gate", "out_gate", "skip", "k_rev")
     at = {"u": case.u, "k": case.k, **case.arguments}
     gradients = fftconv.conv_backward(case.dy, **at)
@@ -111,18 +128,29 @@ def test_finite_differences(mode, fft_size, pattern, activation):
         assert (gradient is None) == (at[name] is None)
         for _ in range(3 if gradient is not None else 0):
             d = rng.standard_normal(at[name].shape)
-            f = [inner(case.dy, fftconv.conv(**{**at, name: at[name] + s * d}))
-                 for s in (step, -step)]
+            f = [
+                inner(case.dy, fftconv.conv(**{**at, name: at[name] + s * d}))
+                for s in (step, -step)
+            ]
             slope = (f[0] - f[1]) / (2 * step)
             # Rounding of f over the step, and the step's own third order.
             assert abs(slope - inner(gradient, d)) <= 1e-7 * (
-                1 + norm(gradient.ravel()) * norm(d.ravel())), name
+                1 + norm(gradient.ravel()) * norm(d.ravel())
+            ), name
 
 
 def rows_case(dtype, mode, length, seed=0):
-    return Case(5, 3, length, length, dtype, mode=mode, seed=seed,
-                options=("in_gate", "out_gate", "skip", "mask"),
-                activation="gelu")
+    return Case(
+        5,
+        3,
+        length,
+        length,
+        dtype,
+        mode=mode,
+        seed=seed,
+        options=("in_gate", "out_gate", "skip", "mask"),
+        activation="gelu",
+    )
 
 
 def outputs(case, **changed):
@@ -149,7 +177,8 @@ def test_rows_are_independent(length, mode, dtype):
         "new": normal(np.random.default_rng(9), case.u.shape, dtype),
         "loud": (case.u.astype(np.float64) * loud).astype(case.u.dtype),
         "nan": np.full_like(case.u, np.nan),
-        "inf": np.full_like(case.u, np.inf)}
+        "inf": np.full_like(case.u, np.inf),
+    }
     for what, new in changes.items():
         # u of every other row; then their gates and dy as well.
         for names in (("u",), ("u", "in_gate", "out_gate", "dy")):
@@ -176,8 +205,7 @@ def test_rows_do_not_depend_on_their_number(mode, dtype):
     for b, h in ((0, 0), (3, 2), (5, 3)):
         alone = fftconv.conv(case.u[b, h], case.k[h], mode=mode)
         assert same_bits(alone, y[b, h])
-        two = fftconv.conv(case.u[b:b + 2, h:h + 1], case.k[h:h + 1],
-                           mode=mode)
+        two = fftconv.conv(case.u[b : b + 2, h : h + 1], case.k[h : h + 1], mode=mode)
         assert same_bits(two[0, 0], y[b, h])
 
 
@@ -230,9 +258,9 @@ def test_one_long_row_in_place(mode, threads):
 def test_two_runs_agree():
     """The same call twice: the same bits, sums over the batch included."""
     case = Case(37, 3, 500, 500, options=("in_gate", "skip"))
-    first, second = (fftconv.conv_backward(case.dy, case.u, case.k,
-                                           **case.arguments)
-                     for _ in range(2))
+    first, second = (
+        fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments) for _ in range(2)
+    )
     for a, b in zip(first, second):
         assert same_bits(a, b)
 
@@ -243,8 +271,9 @@ ALL = ("in_gate", "out_gate", "skip", "mask")
 
 
 @st.composite
-def linear_cases(draw, options=st.sets(st.sampled_from(ALL)),
-                 modes=("causal", "circular", "two_sided")):
+def linear_cases(
+    draw, options=st.sets(st.sampled_from(ALL)), modes=("causal", "circular", "two_sided")
+):
     """A Case in 64 bits; y is linear in u, in each gate, and in the kernels
     and skip together."""
     mode = draw(st.sampled_from(modes))
@@ -256,17 +285,28 @@ def linear_cases(draw, options=st.sets(st.sampled_from(ALL)),
         fft_size = max(length, taps) + draw(st.integers(0, 40))
         bins = fft_size // 2 + 1
         if dtype == "float64":
-            pattern = draw(st.sampled_from([
-                None, Pattern.lowpass(max(1, fft_size // 3)),
-                np.arange(bins) % 3 > 0]))
+            pattern = draw(
+                st.sampled_from(
+                    [None, Pattern.lowpass(max(1, fft_size // 3)), np.arange(bins) % 3 > 0]
+                )
+            )
     if mode == "two_sided":
         reverse = draw(st.integers(1, 150))
-    kernels = draw(st.sampled_from([(), (groups,), (1, groups),
-                                    (batch, groups)]))
-    return Case(batch, groups * members, length, taps, dtype, mode=mode,
-                fft_size=fft_size, reverse=reverse, pattern=pattern,
-                kernels=kernels, options=draw(options),
-                seed=draw(st.integers(0, 99)))
+    kernels = draw(st.sampled_from([(), (groups,), (1, groups), (batch, groups)]))
+    return Case(
+        batch,
+        groups * members,
+        length,
+        taps,
+        dtype,
+        mode=mode,
+        fft_size=fft_size,
+        reverse=reverse,
+        pattern=pattern,
+        kernels=kernels,
+        options=draw(options),
+        seed=draw(st.integers(0, 99)),
+    )
 
 
 def real_inner(a, b):
@@ -276,9 +316,9 @@ def real_inner(a, b):
 def size_of(case):
     """A bound on the rows' norms, all O(1) beside it."""
     z = wide(case.u) * case.wide("in_gate")
-    return 10 + np.abs(case.wide("out_gate")).max() * np.abs(
-        case.wide("mask")).max() * norm(z.ravel()) * (
-            2 + case.kernel_norms().max() + np.abs(case.wide("skip")).max())
+    return 10 + np.abs(case.wide("out_gate")).max() * np.abs(case.wide("mask")).max() * norm(
+        z.ravel()
+    ) * (2 + case.kernel_norms().max() + np.abs(case.wide("skip")).max())
 
 
 @given(linear_cases())
@@ -293,23 +333,23 @@ def test_adjoints(case):
     for name in {"in_gate", "out_gate"} & set(case.operands):
         gradient = getattr(g, "d" + name)
         assert abs(real_inner(gradient, case.operands[name]) - want) <= limit
-    taps = [(g.dk, case.k), (g.dk_rev, case.k_rev),
-            (g.dskip, case.operands.get("skip"))]
-    assert abs(sum(real_inner(dx, x) for dx, x in taps if x is not None)
-               - want) <= limit
+    taps = [(g.dk, case.k), (g.dk_rev, case.k_rev), (g.dskip, case.operands.get("skip"))]
+    assert abs(sum(real_inner(dx, x) for dx, x in taps if x is not None) - want) <= limit
 
 
 @given(linear_cases(), st.sampled_from(["BHL", "BLH"]))
 def test_linear(case, layout):
     """conv(a u + v) = a conv(u) + conv(v), whichever way the rows lie."""
+
     def conv(u):
         at = case.arguments
         if layout == "BHL":
             return fftconv.conv(u, case.k, **at)
         for name in {"in_gate", "out_gate"} & set(case.operands):
             at[name] = at[name].transpose(0, 2, 1)
-        return fftconv.conv(np.ascontiguousarray(u.transpose(0, 2, 1)), case.k,
-                            **at, layout="BLH").transpose(0, 2, 1)
+        return fftconv.conv(
+            np.ascontiguousarray(u.transpose(0, 2, 1)), case.k, **at, layout="BLH"
+        ).transpose(0, 2, 1)
 
     a = -1.7 + (0.6j if case.u.dtype.kind == "c" else 0)
     left, right = conv(a * case.u + case.dy), a * conv(case.u) + conv(case.dy)
@@ -327,15 +367,13 @@ def test_reach(case, data):
     low, high = t - case.k.shape[-1] + 1, t + ahead
     y = fftconv.conv(case.u, case.k, **case.arguments)
     u = case.u.copy()
-    u[..., :max(low, 0)] = 3
-    u[..., high + 1:] = -5
+    u[..., : max(low, 0)] = 3
+    u[..., high + 1 :] = -5
     other = fftconv.conv(u, case.k, **case.arguments)
-    assert np.abs(other[..., t] - y[..., t]).max() <= 1e-12 * (
-        size_of(case) * 10 * length ** 0.5)
+    assert np.abs(other[..., t] - y[..., t]).max() <= 1e-12 * (size_of(case) * 10 * length**0.5)
 
 
-@given(linear_cases(options=st.sets(st.sampled_from(["skip", "mask"]))),
-       st.integers(0, 1000))
+@given(linear_cases(options=st.sets(st.sampled_from(["skip", "mask"]))), st.integers(0, 1000))
 def test_shifts(case, s):
     """Moved rows give moved results: round, or with zeros behind."""
     arguments = case.arguments
@@ -350,9 +388,9 @@ def test_shifts(case, s):
         ahead = 0 if case.k_rev is None else case.k_rev.shape[-1] - 1
         s %= 300
         u = np.zeros((batch, channels, length + s + ahead), case.u.dtype)
-        u[..., ahead:ahead + length] = case.u
+        u[..., ahead : ahead + length] = case.u
         moved = np.zeros_like(u)
-        moved[..., s:] = u[..., :u.shape[-1] - s]
-        y = fftconv.conv(u, case.k, **arguments)[..., :u.shape[-1] - s]
+        moved[..., s:] = u[..., : u.shape[-1] - s]
+        y = fftconv.conv(u, case.k, **arguments)[..., : u.shape[-1] - s]
         other = fftconv.conv(moved, case.k, **arguments)[..., s:]
     assert norm((other - y).ravel()) <= 1e-12 * size_of(case)

@@ -1,4 +1,5 @@
 """The README's programs run as printed."""
+
 import re
 import sys
 
@@ -23,8 +24,12 @@ def test_c(tmp_path):
 def test_python(tmp_path):
     file = tmp_path / "program.py"
     file.write_text(program("python"))
-    assert run(sys.executable, file, cwd=tmp_path, env=clean_environment(
-        FFTCONV_LIBRARY=str(LIBRARY), PYTHONPATH=str(TOP / "python"))).strip()
+    assert run(
+        sys.executable,
+        file,
+        cwd=tmp_path,
+        env=clean_environment(FFTCONV_LIBRARY=str(LIBRARY), PYTHONPATH=str(TOP / "python")),
+    ).strip()
 
 
 def test_commands_exist():

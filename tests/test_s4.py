@@ -1,9 +1,9 @@
 """FFTConvS4: the document's example, convolution against recurrence, chunks,
 every argument, gradients, and each fault of the originals."""
-import numpy as np
-import pytest
 
 import fftconv
+import numpy as np
+import pytest
 from fftconv import FFTConvS4
 from fftconv.s4 import KERNELS, TRANSFORMS, S4DKernel, S4Kernel
 from support import same_bits
@@ -15,8 +15,7 @@ BOTH = pytest.mark.parametrize("kernel", ["s4", "s4d"])
 
 
 def layer(kernel="s4d", heads=6, **arguments):
-    return FFTConvS4(**{"d_model": heads, "kernel": kernel, "seed": 1,
-                        "d_state": 16, **arguments})
+    return FFTConvS4(**{"d_model": heads, "kernel": kernel, "seed": 1, "d_state": 16, **arguments})
 
 
 def close(a, b, dtype, factor=1):
@@ -34,13 +33,7 @@ def stepped(module, x, state):
 def test_document_example():
     """The document's high-level usage, imports and arrays changed; there it ends
     in a TypeError."""
-    conv_layer = FFTConvS4(
-        d_model=64,
-        l_max=1024,
-        channels=4,
-        kernel="s4d",
-        dropout=0.1
-    )
+    conv_layer = FFTConvS4(d_model=64, l_max=1024, channels=4, kernel="s4d", dropout=0.1)
     x = np.random.randn(32, 64, 1024)  # (B, D, L) with transposed=True
     y, _ = conv_layer(x)  # (B, 4, 64, 1024)
     assert y.shape == (32, 4, 64, 1024) and _ is None
@@ -48,8 +41,9 @@ def test_document_example():
 
 
 @pytest.mark.parametrize("dtype", STEP_LIMIT)
-@pytest.mark.parametrize("kernel, init", [
-    (kernel, init) for kernel in KERNELS for init in KERNELS[kernel].inits])
+@pytest.mark.parametrize(
+    "kernel, init", [(kernel, init) for kernel in KERNELS for init in KERNELS[kernel].inits]
+)
 def test_step_is_forward(kernel, init, dtype, rng):
     module = layer(kernel, heads=4, channels=2, init=init, d_state=64)
     x = rng.standard_normal((2, 4, 4096)).astype(dtype)
@@ -59,10 +53,8 @@ def test_step_is_forward(kernel, init, dtype, rng):
     assert np.max(np.abs(got - y)) <= STEP_LIMIT[dtype] * np.max(np.abs(y))
 
 
-@pytest.mark.parametrize("kernel, disc", [
-    ("s4", "bilinear"), ("s4d", "bilinear"), ("s4d", "zoh")])
-@pytest.mark.parametrize("lengths", [(300,), (1, 299), (100, 1, 99, 100),
-                                     (7,) * 42 + (6,)])
+@pytest.mark.parametrize("kernel, disc", [("s4", "bilinear"), ("s4d", "bilinear"), ("s4d", "zoh")])
+@pytest.mark.parametrize("lengths", [(300,), (1, 299), (100, 1, 99, 100), (7,) * 42 + (6,)])
 @pytest.mark.parametrize("l_max", [None, 50])
 def test_chunks_are_the_whole(kernel, lengths, disc, l_max, rng):
     """Any chunks, from any state, l_max below L too: there the original stops
@@ -74,7 +66,7 @@ def test_chunks_are_the_whole(kernel, lengths, disc, l_max, rng):
     parts, at = [], 0
     s = state
     for n in lengths:
-        y, s = module(x[..., at:at + n], s)
+        y, s = module(x[..., at : at + n], s)
         parts.append(y)
         at += n
     close(np.concatenate(parts, -1), whole, "float64")
@@ -116,8 +108,7 @@ def test_layouts(kernel, rng):
     """(B, H, L) or (B, L, H) in, (B, C, H, L) out; the order of the flat view."""
     x = rng.standard_normal((2, 6, 50)).astype("f4")
     y, _ = layer(kernel, channels=3)(x)
-    back, _ = layer(kernel, channels=3, transposed=False)(
-        np.ascontiguousarray(x.swapaxes(1, 2)))
+    back, _ = layer(kernel, channels=3, transposed=False)(np.ascontiguousarray(x.swapaxes(1, 2)))
     assert y.shape == back.shape == (2, 3, 6, 50)
     close(back, y, "float32")
     for swap in False, True:
@@ -127,8 +118,7 @@ def test_layouts(kernel, rng):
         assert flat.shape == (2, 18, 50)
         for c in range(3):
             for h in range(6):
-                assert same_bits(flat[:, h * 3 + c if swap else c * 6 + h],
-                                 y[:, c, h])
+                assert same_bits(flat[:, h * 3 + c if swap else c * 6 + h], y[:, c, h])
         assert same_bits(module.flatten(y[..., 4]), flat[..., 4])
 
 
@@ -154,6 +144,7 @@ def test_torch_goes_in_and_out(kernel):
 
 
 # ---- Dropout ---------------------------------------------------------------
+
 
 def test_dropout(rng):
     """On y, in train() alone, scaled; the original ignores it."""
@@ -186,32 +177,45 @@ def test_drop_kernel(rng):
     y, _ = layer(drop_kernel=0.4).train()(x)
     gone = np.abs(y) < 1e-14
     assert 0.35 < gone.mean() < 0.45
-    np.testing.assert_allclose(y[~gone], plain[~gone] / 0.6, rtol=1e-10,
-                               atol=1e-13)
+    np.testing.assert_allclose(y[~gone], plain[~gone] / 0.6, rtol=1e-10, atol=1e-13)
 
 
 # ---- Kernels and their parameters --------------------------------------------
 
+
 def config(kernel, **more):
     """A param_config as lrnnx has it."""
     p = layer(kernel, channels=2).kernel.parameters
-    return {**p, "N": 8, "H": 6, "channels": 2, "rank": 1, "repeat": 1,
-            "dt_fast": False, "real_transform": "exp", "imag_transform": "none",
-            "dt_transform": "exp", "is_real": False, "deterministic": False,
-            "verbose": True, **more}
+    return {
+        **p,
+        "N": 8,
+        "H": 6,
+        "channels": 2,
+        "rank": 1,
+        "repeat": 1,
+        "dt_fast": False,
+        "real_transform": "exp",
+        "imag_transform": "none",
+        "dt_transform": "exp",
+        "is_real": False,
+        "deterministic": False,
+        "verbose": True,
+        **more,
+    }
 
 
 @BOTH
 def test_param_config(kernel, rng):
     x = rng.standard_normal((2, 6, 50))
     want, _ = layer(kernel, channels=2)(x)
-    module = FFTConvS4(6, channels=2, kernel_type=kernel,
-                       param_config=config(kernel))
+    module = FFTConvS4(6, channels=2, kernel_type=kernel, param_config=config(kernel))
     assert same_bits(module(x)[0], want)
-    pairs = {name: np.stack([v.real, v.imag], -1)
-             for name, v in config(kernel).items() if np.iscomplexobj(v)}
-    module = FFTConvS4(6, channels=2, kernel_type=kernel,
-                       param_config=config(kernel, **pairs))
+    pairs = {
+        name: np.stack([v.real, v.imag], -1)
+        for name, v in config(kernel).items()
+        if np.iscomplexobj(v)
+    }
+    module = FFTConvS4(6, channels=2, kernel_type=kernel, param_config=config(kernel, **pairs))
     assert same_bits(module(x)[0], want)
 
 
@@ -271,8 +275,7 @@ def test_deterministic_steps():
     twice and gets 1.0 ... 1.1."""
     for transform in "exp", "softplus", "none", "relu", "sigmoid":
         kernel = S4DKernel(5, deterministic=True, dt_transform=transform)
-        np.testing.assert_allclose(kernel.dt()[:, 0],
-                                   np.geomspace(1e-3, 1e-1, 5), rtol=1e-10)
+        np.testing.assert_allclose(kernel.dt()[:, 0], np.geomspace(1e-3, 1e-1, 5), rtol=1e-10)
     kernel = S4DKernel(5, deterministic=True, dt_fast=True)
     np.testing.assert_allclose(kernel.dt()[:, 0], np.geomspace(1e-3, 1e-1, 5))
 
@@ -285,11 +288,10 @@ def test_frequency_zero_stays():
 def test_transforms():
     """Inverses, softplus's small and large values among them."""
     for name, (f, slope, inverse) in TRANSFORMS.items():
-        y = np.array([1e-3, 0.1, 0.9] + [30, 800.] * (name != "sigmoid"))
+        y = np.array([1e-3, 0.1, 0.9] + [30, 800.0] * (name != "sigmoid"))
         np.testing.assert_allclose(f(inverse(y)), y, rtol=1e-10)
         x = inverse(y)
-        np.testing.assert_allclose(
-            slope(x), (f(x + 1e-6) - f(x - 1e-6)) / 2e-6, rtol=1e-3)
+        np.testing.assert_allclose(slope(x), (f(x + 1e-6) - f(x - 1e-6)) / 2e-6, rtol=1e-3)
     with pytest.raises(ValueError, match="real_transform is 'sigmoid'"):
         S4DKernel(3, init="real", real_transform="sigmoid")
 
@@ -315,8 +317,7 @@ def test_b_clip():
 
 
 def test_bandlimit():
-    kernel = S4DKernel(2, init="lin", bandlimit=0.5, deterministic=True,
-                       dt_min=0.1)
+    kernel = S4DKernel(2, init="lin", bandlimit=0.5, deterministic=True, dt_min=0.1)
     frequency = kernel.dt() * np.abs(kernel.A().imag) / (2 * np.pi)
     kept = kernel._system(1.0)["C"] != 0
     np.testing.assert_array_equal(kept[0], frequency < 0.25)
@@ -341,13 +342,13 @@ def test_rank(rng):
     wider = S4Kernel(2, init="legs", rank=3, seed=5)
     plain = S4Kernel(2, init="legs", seed=5)
     assert wider.parameters["P"].shape[0] == 3
-    close(wider(80, dtype="float64")[0], plain(80, dtype="float64")[0],
-          "float64")
+    close(wider(80, dtype="float64")[0], plain(80, dtype="float64")[0], "float64")
     with pytest.raises(ValueError, match="rank is 1; 'legt' needs 2"):
         S4Kernel(2, init="legt", rank=1)
 
 
 # ---- Gradients --------------------------------------------------------------
+
 
 def check_gradient(f, x, got, rng):
     """got, in d/dRe + i d/dIm, against a difference along a random way."""
@@ -361,21 +362,34 @@ def check_gradient(f, x, got, rng):
     x[...] = saved
     want = (ends[0] - ends[1]) / (2 * eps)
     value = np.sum((np.conj(got) * way).real)
-    assert abs(value - want) < 1e-6 * max(
-        1, np.linalg.norm(got) * np.linalg.norm(way)), (value, want)
+    assert abs(value - want) < 1e-6 * max(1, np.linalg.norm(got) * np.linalg.norm(way)), (
+        value,
+        want,
+    )
 
 
-@pytest.mark.parametrize("kernel, arguments", [
-    ("s4", {}), ("s4", {"init": "legt", "n_ssm": 2, "dt_tie": False}),
-    ("s4", {"init": "fout", "dt_fast": True}),
-    ("s4d", {}), ("s4d", {"init": "inv", "disc": "bilinear", "n_ssm": 3}),
-    ("s4d", {"disc": "dss", "dt_tie": False}),
-    ("s4d", {"dt_transform": "softplus", "real_transform": "relu",
-             "imag_transform": "softplus", "bandlimit": 0.5}),
-    ("s4d", {"is_real": True, "init": "real"}),
-    ("s4d", {"dt_transform": "sigmoid", "imag_transform": "exp",
-             "dt_fast": True}),
-])
+@pytest.mark.parametrize(
+    "kernel, arguments",
+    [
+        ("s4", {}),
+        ("s4", {"init": "legt", "n_ssm": 2, "dt_tie": False}),
+        ("s4", {"init": "fout", "dt_fast": True}),
+        ("s4d", {}),
+        ("s4d", {"init": "inv", "disc": "bilinear", "n_ssm": 3}),
+        ("s4d", {"disc": "dss", "dt_tie": False}),
+        (
+            "s4d",
+            {
+                "dt_transform": "softplus",
+                "real_transform": "relu",
+                "imag_transform": "softplus",
+                "bandlimit": 0.5,
+            },
+        ),
+        ("s4d", {"is_real": True, "init": "real"}),
+        ("s4d", {"dt_transform": "sigmoid", "imag_transform": "exp", "dt_fast": True}),
+    ],
+)
 def test_gradients_of_parameters(kernel, arguments, rng):
     module = layer(kernel, d_state=8, channels=2, dt_min=0.02, **arguments)
     dk = rng.standard_normal((2, 6, 40))
@@ -384,17 +398,19 @@ def test_gradients_of_parameters(kernel, arguments, rng):
     for name, x in module.kernel.parameters.items():
         assert got[name].shape == x.shape
         if np.iscomplexobj(x) and module.kernel.is_real:
-            continue                        # its imaginary part is no parameter
-        check_gradient(lambda: np.sum(dk * module.kernel(
-            40, rate=1.5, dtype="float64")[0]), x, got[name], rng)
+            continue  # its imaginary part is no parameter
+        check_gradient(
+            lambda: np.sum(dk * module.kernel(40, rate=1.5, dtype="float64")[0]), x, got[name], rng
+        )
 
 
 @pytest.mark.parametrize("transposed", [True, False])
 @BOTH
 def test_gradients_of_the_layer(kernel, transposed, rng):
     """Through dropout, a dropped and a cut kernel."""
-    module = layer(kernel, d_state=8, channels=2, l_max=30, dropout=0.3,
-                   drop_kernel=0.3, transposed=transposed).train()
+    module = layer(
+        kernel, d_state=8, channels=2, l_max=30, dropout=0.3, drop_kernel=0.3, transposed=transposed
+    ).train()
     x = rng.standard_normal((2, 6, 40) if transposed else (2, 40, 6))
     dy = rng.standard_normal((2, 2, 6, 40))
     module(x)
@@ -413,75 +429,83 @@ def test_gradients_of_the_layer(kernel, transposed, rng):
 
 # ---- Bad input --------------------------------------------------------------
 
-@pytest.mark.parametrize("change, words", [
-    ({"kernel": None}, "kernel is None and param_config None"),
-    ({"param_config": {}}, "kernel is 's4d' and param_config given"),
-    ({"kernel": "s5"}, "kernel is 's5'; allowed: 's4', 's4d'"),
-    ({"kernel_type": "s4"}, "kernel_type is 's4', and kernel 's4d'"),
-    ({"d_model": 0}, "d_model is 0"),
-    ({"channels": 1.5}, "channels is 1.5"),
-    ({"l_max": 0}, "l_max is 0"),
-    ({"dropout": 1}, "dropout is 1"),
-    ({"drop_kernel": -0.1}, "drop_kernel is -0.1"),
-    ({"d_state": 7}, "d_state is 7.*even"),
-    ({"n_ssm": 4}, "n_ssm is 4; it must divide d_model, 6"),
-    ({"init": "fout"}, "init is 'fout'"),
-    ({"disc": "euler"}, "disc is 'euler'"),
-    ({"dt_transform": "log"}, "dt_transform is 'log'"),
-    ({"dt_min": 0}, "dt_min is 0"),
-    ({"B_clip": -1, "init": "legs"}, "b_clip is -1"),
-    ({"rank": 1}, "rank is 1; a diagonal kernel has none"),
-    ({"bandlimit": 0}, "bandlimit is 0"),
-])
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"kernel": None}, "kernel is None and param_config None"),
+        ({"param_config": {}}, "kernel is 's4d' and param_config given"),
+        ({"kernel": "s5"}, "kernel is 's5'; allowed: 's4', 's4d'"),
+        ({"kernel_type": "s4"}, "kernel_type is 's4', and kernel 's4d'"),
+        ({"d_model": 0}, "d_model is 0"),
+        ({"channels": 1.5}, "channels is 1.5"),
+        ({"l_max": 0}, "l_max is 0"),
+        ({"dropout": 1}, "dropout is 1"),
+        ({"drop_kernel": -0.1}, "drop_kernel is -0.1"),
+        ({"d_state": 7}, "d_state is 7.*even"),
+        ({"n_ssm": 4}, "n_ssm is 4; it must divide d_model, 6"),
+        ({"init": "fout"}, "init is 'fout'"),
+        ({"disc": "euler"}, "disc is 'euler'"),
+        ({"dt_transform": "log"}, "dt_transform is 'log'"),
+        ({"dt_min": 0}, "dt_min is 0"),
+        ({"B_clip": -1, "init": "legs"}, "b_clip is -1"),
+        ({"rank": 1}, "rank is 1; a diagonal kernel has none"),
+        ({"bandlimit": 0}, "bandlimit is 0"),
+    ],
+)
 def test_bad_arguments(change, words):
     with pytest.raises(ValueError, match=words):
         layer(**change)
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"B": None}, r"lacks \['B'\]"),
-    ({"gamma": 1}, r"has \['gamma'\]"),
-    ({"N": 9}, r"param_config\['N'\] is 9; its arrays say 8"),
-    ({"inv_dt": np.ones((5, 1))}, r"inv_dt has shape \(5, 1\)"),
-    ({"C": np.ones((2, 6))}, r"param_config\['C'\] has shape \(2, 6\)"),
-    ({"A_imag": np.ones((6, 9))}, r"A_imag has shape \(6, 9\)"),
-    ({"real_transform": "log"}, "real_transform is 'log'"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"B": None}, r"lacks \['B'\]"),
+        ({"gamma": 1}, r"has \['gamma'\]"),
+        ({"N": 9}, r"param_config\['N'\] is 9; its arrays say 8"),
+        ({"inv_dt": np.ones((5, 1))}, r"inv_dt has shape \(5, 1\)"),
+        ({"C": np.ones((2, 6))}, r"param_config\['C'\] has shape \(2, 6\)"),
+        ({"A_imag": np.ones((6, 9))}, r"A_imag has shape \(6, 9\)"),
+        ({"real_transform": "log"}, "real_transform is 'log'"),
+    ],
+)
 def test_bad_config(change, words):
     with pytest.raises(ValueError, match=words):
-        FFTConvS4(6, channels=2, kernel_type="s4d",
-                  param_config=config("s4d", **change))
+        FFTConvS4(6, channels=2, kernel_type="s4d", param_config=config("s4d", **change))
 
 
 def test_bad_config_beside_other_arguments():
     for arguments, words in (
-            ({"kernel_type": None}, "kernel_type is None"),
-            ({"kernel_type": "s4d", "d_state": 4}, r"kernel_args has \['d_state'\]"),
-            ({"kernel_type": "s4d", "channels": 3}, "channels is 3"),
-            ({"kernel_type": "s4d", "d_model": 7}, "d_model is 7"),
-            ({"kernel_type": "s4d", "param_config": [1]}, "param_config is a list")):
+        ({"kernel_type": None}, "kernel_type is None"),
+        ({"kernel_type": "s4d", "d_state": 4}, r"kernel_args has \['d_state'\]"),
+        ({"kernel_type": "s4d", "channels": 3}, "channels is 3"),
+        ({"kernel_type": "s4d", "d_model": 7}, "d_model is 7"),
+        ({"kernel_type": "s4d", "param_config": [1]}, "param_config is a list"),
+    ):
         with pytest.raises(ValueError, match=words):
-            FFTConvS4(**{"d_model": 6, "channels": 2,
-                         "param_config": config("s4d"), **arguments})
+            FFTConvS4(**{"d_model": 6, "channels": 2, "param_config": config("s4d"), **arguments})
 
 
-@pytest.mark.parametrize("call, words", [
-    (lambda m: m(np.zeros((2, 5, 9))), r"x has shape \(2, 5, 9\).*H = 6"),
-    (lambda m: m(np.zeros((2, 6, 0))), "x has shape"),
-    (lambda m: m(np.zeros((6, 9))), "x has shape"),
-    (lambda m: m(np.zeros((2, 6, 9), complex)), "x has dtype complex128"),
-    (lambda m: m(np.zeros((2, 6, 9), int)), "x has dtype int64"),
-    (lambda m: m(np.zeros((2, 6, 9)), rate=0), "rate is 0"),
-    (lambda m: m(np.zeros((2, 6, 9)), np.zeros((2, 6, 16))), "state has shape"),
-    (lambda m: m(np.zeros((2, 6, 9)), np.zeros((3, 6, 8))), "state has shape"),
-    (lambda m: m.step(np.zeros((2, 5)), m.default_state(2)), "x has shape"),
-    (lambda m: m.step(np.zeros((2, 6)), np.zeros((2, 8))), "state has shape"),
-    (lambda m: m.setup_step(rate=-1), "rate is -1"),
-    (lambda m: m.backward(np.zeros((2, 6, 9)), np.zeros((2, 6, 9))),
-     "dy has shape"),
-    (lambda m: m.flatten(np.zeros((2, 6, 9))), "y has shape"),
-    (lambda m: m.default_state(-1), "batch_shape is -1"),
-])
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda m: m(np.zeros((2, 5, 9))), r"x has shape \(2, 5, 9\).*H = 6"),
+        (lambda m: m(np.zeros((2, 6, 0))), "x has shape"),
+        (lambda m: m(np.zeros((6, 9))), "x has shape"),
+        (lambda m: m(np.zeros((2, 6, 9), complex)), "x has dtype complex128"),
+        (lambda m: m(np.zeros((2, 6, 9), int)), "x has dtype int64"),
+        (lambda m: m(np.zeros((2, 6, 9)), rate=0), "rate is 0"),
+        (lambda m: m(np.zeros((2, 6, 9)), np.zeros((2, 6, 16))), "state has shape"),
+        (lambda m: m(np.zeros((2, 6, 9)), np.zeros((3, 6, 8))), "state has shape"),
+        (lambda m: m.step(np.zeros((2, 5)), m.default_state(2)), "x has shape"),
+        (lambda m: m.step(np.zeros((2, 6)), np.zeros((2, 8))), "state has shape"),
+        (lambda m: m.setup_step(rate=-1), "rate is -1"),
+        (lambda m: m.backward(np.zeros((2, 6, 9)), np.zeros((2, 6, 9))), "dy has shape"),
+        (lambda m: m.flatten(np.zeros((2, 6, 9))), "y has shape"),
+        (lambda m: m.default_state(-1), "batch_shape is -1"),
+    ],
+)
 @BOTH
 def test_bad_calls(kernel, call, words):
     module = layer(kernel)
@@ -502,9 +526,10 @@ def test_growing_states_are_refused():
 def test_step_checks_its_parameters(kernel):
     """`step` runs no kernel, whose checks it would miss."""
     for change, words in (
-            (("A_real", -0.1), r"A\[2, 3\] is .*negative real part"),
-            (("C", np.nan), "C has entries that are not finite"),
-            (("C", None), r"C has shape \(1, 2, 8\)")):
+        (("A_real", -0.1), r"A\[2, 3\] is .*negative real part"),
+        (("C", np.nan), "C has entries that are not finite"),
+        (("C", None), r"C has shape \(1, 2, 8\)"),
+    ):
         module = layer(kernel, real_transform="none")
         module.setup_step()
         name, value = change
@@ -547,7 +572,6 @@ def test_torch_bfloat16(kernel):
 def test_dss_has_no_step():
     module = layer(disc="dss")
     module(np.zeros((1, 6, 9)))
-    for call in (module.setup_step,
-                 lambda: module(np.zeros((1, 6, 9)), np.zeros((1, 6, 8)))):
+    for call in (module.setup_step, lambda: module(np.zeros((1, 6, 9)), np.zeros((1, 6, 8)))):
         with pytest.raises(ValueError, match="disc is 'dss'"):
             call()

@@ -1,13 +1,13 @@
 """Kernels of state-space models against their recurrence in extended precision,
 and gradients against differences."""
+
 import math
 import subprocess
 import sys
 
+import fftconv
 import numpy as np
 import pytest
-
-import fftconv
 from fftconv import hippo
 from fftconv.ssm import ssm_kernel, ssm_kernel_backward
 from support import big, same_bits
@@ -28,8 +28,7 @@ def diagonal_oracle(A, B, C, length, discretization, state=False):
     if discretization == "bilinear":
         p, f = (1 + A / 2) / (1 - A / 2), 1 / (1 - A / 2)
     else:
-        series = sum(A ** k / np.longdouble(math.factorial(k + 1))
-                     for k in range(25))
+        series = sum(A**k / np.longdouble(math.factorial(k + 1)) for k in range(25))
         p = np.exp(A)
         f = np.where(np.abs(A) < 1, series, (p - 1) / A)
     if discretization == "dss":
@@ -44,13 +43,14 @@ def diagonal_oracle(A, B, C, length, discretization, state=False):
 
 def dense_oracle(A, P, Q, B, C, length, state=False):
     """k of one head by powers of the whole (2N, 2N) matrix, in long double."""
+
     def whole(v):
         return np.concatenate([v, v.conj()], -1).astype(WIDE)
 
     M = np.diag(whole(A)) - whole(P).T @ whole(Q).conj()
     unit = np.eye(len(M), dtype=WIDE)
     inverse = np.linalg.inv((unit - M / 2).astype(complex)).astype(WIDE)
-    for _ in range(3):                  # Newton: to long double's last digits
+    for _ in range(3):  # Newton: to long double's last digits
         inverse = inverse + inverse @ (unit - (unit - M / 2) @ inverse)
     step = inverse @ (unit + M / 2)
     x = (step if state else inverse) @ whole(B)
@@ -88,9 +88,19 @@ def error(k, want):
 
 
 @pytest.mark.parametrize("length", [1, 2, 17, 63, 64, 65, 1000])
-@pytest.mark.parametrize("discretization, state, rank", [
-    ("zoh", 0, 0), ("zoh", 1, 0), ("bilinear", 0, 0), ("bilinear", 1, 0),
-    ("dss", 0, 0), ("bilinear", 0, 1), ("bilinear", 1, 1), ("bilinear", 0, 2)])
+@pytest.mark.parametrize(
+    "discretization, state, rank",
+    [
+        ("zoh", 0, 0),
+        ("zoh", 1, 0),
+        ("bilinear", 0, 0),
+        ("bilinear", 1, 0),
+        ("dss", 0, 0),
+        ("bilinear", 0, 1),
+        ("bilinear", 1, 1),
+        ("bilinear", 0, 2),
+    ],
+)
 def test_definition(length, discretization, state, rank, rng):
     """Inputs, channels, heads, states; all orders and both precisions."""
     I, C_, H, N = 2, 3, 5, 3
@@ -99,14 +109,24 @@ def test_definition(length, discretization, state, rank, rng):
     P, Q = [normal(rng, rank, H, N) / 2 for _ in range(2)] if rank else (None,) * 2
     if rank:
         Q = P + Q / 10
-    want = np.array([[[
-        dense_oracle(A[h], P[:, h], Q[:, h], B[i, h], C[c, h], length, state)
-        if rank else diagonal_oracle(A[h], B[i, h], C[c, h], length,
-                                     discretization, state)
-        for h in range(H)] for c in range(C_)] for i in range(I)])
+    want = np.array(
+        [
+            [
+                [
+                    dense_oracle(A[h], P[:, h], Q[:, h], B[i, h], C[c, h], length, state)
+                    if rank
+                    else diagonal_oracle(A[h], B[i, h], C[c, h], length, discretization, state)
+                    for h in range(H)
+                ]
+                for c in range(C_)
+            ]
+            for i in range(I)
+        ]
+    )
     for dtype, limit in ("float64", 1e-13), ("float32", 2e-6):
-        k = ssm_kernel(A, B, C, length, P, Q, discretization=discretization,
-                       state=state, dtype=dtype)
+        k = ssm_kernel(
+            A, B, C, length, P, Q, discretization=discretization, state=state, dtype=dtype
+        )
         assert k.dtype == dtype and k.shape == want.shape
         assert error(k, want) < limit
 
@@ -119,8 +139,14 @@ def check_initialisations(n, length, dt):
         for discretization in "zoh", "bilinear":
             want = diagonal_oracle(A, B, C, length, discretization)
             for dtype, limit in LIMIT.items():
-                k = ssm_kernel(A[None], B[None, None], C[None, None], length,
-                               discretization=discretization, dtype=dtype)
+                k = ssm_kernel(
+                    A[None],
+                    B[None, None],
+                    C[None, None],
+                    length,
+                    discretization=discretization,
+                    dtype=dtype,
+                )
                 assert error(k, want) < limit, (init, discretization, dtype)
     for measure in hippo.MEASURES:
         A, P, B = hippo.nplr(measure, n)
@@ -128,14 +154,22 @@ def check_initialisations(n, length, dt):
         P, B = np.sqrt(dt) * P, dt * B
         want = recurrence_oracle(A, P, B, C, length)
         for dtype, limit in LIMIT.items():
-            k = ssm_kernel(A[None], B[None, None], C[None, None], length,
-                           P[:, None], discretization="bilinear", dtype=dtype)
+            k = ssm_kernel(
+                A[None],
+                B[None, None],
+                C[None, None],
+                length,
+                P[:, None],
+                discretization="bilinear",
+                dtype=dtype,
+            )
             assert error(k, want) < limit, (measure, dtype)
 
 
 @pytest.mark.parametrize("n", [2, 16, 64, 256])
-@pytest.mark.parametrize("length, dt", [
-    (1, 1e-3), (17, 1e-2), (1000, 1), (1000, 1e-4), (3000, 0.1)])
+@pytest.mark.parametrize(
+    "length, dt", [(1, 1e-3), (17, 1e-2), (1000, 1), (1000, 1e-4), (3000, 0.1)]
+)
 def test_initialisations(n, length, dt):
     check_initialisations(n, length, dt)
 
@@ -168,20 +202,26 @@ def test_the_pole(rng):
         turn = np.float64(-1)
         z = 2 * (1 - turn) / (1 + turn)
         assert not np.isfinite(2 / (1 + turn) * np.sum(P * B / (z - A)))
-    k = ssm_kernel(A[None], B[None, None], C[None, None], length, P[None, None],
-                   discretization="bilinear", dtype="float32")
-    assert error(k, want) < 1e-6        # in complex64, the other form: 1e-3
+    k = ssm_kernel(
+        A[None],
+        B[None, None],
+        C[None, None],
+        length,
+        P[None, None],
+        discretization="bilinear",
+        dtype="float32",
+    )
+    assert error(k, want) < 1e-6  # in complex64, the other form: 1e-3
 
 
 def test_no_logarithm_of_nothing():
     """x = -2, bilinear: p = 0, and p^0 = 1."""
     k = ssm_kernel([[-2]], [[[1]]], [[[1]]], 100, discretization="bilinear")
     assert k[0, 0, 0, 0] == 1 and not k[..., 1:].any()
-    k = ssm_kernel([[-1e4]], [[[1]]], [[[1]]], 100)     # p underflows
+    k = ssm_kernel([[-1e4]], [[[1]]], [[[1]]], 100)  # p underflows
     assert k[0, 0, 0, 0] == pytest.approx(2e-4) and not k[..., 1:].any()
     dk = np.ones((1, 1, 1, 100))
-    got = ssm_kernel_backward(dk, [[-2]], [[[1]]], [[[1]]],
-                              discretization="bilinear")
+    got = ssm_kernel_backward(dk, [[-2]], [[[1]]], [[[1]]], discretization="bilinear")
     # k = 2 f p^l: dk[0] = f^2, dk[1] = 2 f p' = 2 f^3, f = 1/2
     assert got.dA[0, 0] == pytest.approx(0.25 + 0.25)
 
@@ -197,8 +237,11 @@ def test_slow_and_small(rng):
 
 def operands(rng, rank, H=3, N=4):
     """A, B, C and, with a rank, P and Q."""
-    x = {"A": -rng.uniform(0.1, 1, (H, N)) + 1j * rng.standard_normal((H, N)),
-         "B": normal(rng, 2, H, N), "C": normal(rng, 2, H, N)}
+    x = {
+        "A": -rng.uniform(0.1, 1, (H, N)) + 1j * rng.standard_normal((H, N)),
+        "B": normal(rng, 2, H, N),
+        "C": normal(rng, 2, H, N),
+    }
     if rank:
         x["P"] = normal(rng, rank, H, N) / 3
         x["Q"] = x["P"] + normal(rng, rank, H, N) / 20
@@ -206,9 +249,19 @@ def operands(rng, rank, H=3, N=4):
 
 
 @pytest.mark.parametrize("length", [1, 2, 37, 200])
-@pytest.mark.parametrize("discretization, state, rank", [
-    ("zoh", 0, 0), ("zoh", 1, 0), ("bilinear", 0, 0), ("bilinear", 1, 0),
-    ("dss", 0, 0), ("bilinear", 0, 1), ("bilinear", 1, 1), ("bilinear", 0, 3)])
+@pytest.mark.parametrize(
+    "discretization, state, rank",
+    [
+        ("zoh", 0, 0),
+        ("zoh", 1, 0),
+        ("bilinear", 0, 0),
+        ("bilinear", 1, 0),
+        ("dss", 0, 0),
+        ("bilinear", 0, 1),
+        ("bilinear", 1, 1),
+        ("bilinear", 0, 3),
+    ],
+)
 def test_gradients(length, discretization, state, rank, rng):
     x = operands(rng, rank)
     options = {"discretization": discretization, "state": state}
@@ -216,11 +269,13 @@ def test_gradients(length, discretization, state, rank, rng):
     got = ssm_kernel_backward(g, **x, **options)
     for name in x:
         way, eps = normal(rng, *x[name].shape), 1e-6
-        ends = [np.sum(g * ssm_kernel(length=length, **options, **{
-            **x, name: x[name] + side * way})) for side in (eps, -eps)]
+        ends = [
+            np.sum(g * ssm_kernel(length=length, **options, **{**x, name: x[name] + side * way}))
+            for side in (eps, -eps)
+        ]
         want = (ends[0] - ends[1]) / (2 * eps)
         value = np.sum((getattr(got, "d" + name).conj() * way).real)
-        size = np.sqrt(np.sum(g ** 2) * np.sum(np.abs(way) ** 2))
+        size = np.sqrt(np.sum(g**2) * np.sum(np.abs(way) ** 2))
         assert abs(value - want) < 1e-7 * size, name
     alone = ssm_kernel_backward(g, **x, **options, needs=("C",))
     assert alone.dA is None
@@ -248,16 +303,16 @@ def test_threads_and_isas(rank, rng):
     for dtype in "float32", "float64":
         k = ssm_kernel(length=700, dtype=dtype, **x, **options, threads=1)
         for threads in 2, 3, 8:
-            assert same_bits(k, ssm_kernel(length=700, dtype=dtype, **x,
-                                           **options, threads=threads))
+            assert same_bits(
+                k, ssm_kernel(length=700, dtype=dtype, **x, **options, threads=threads)
+            )
         for isa in fftconv.isas():
             other = ssm_kernel(length=700, dtype=dtype, **x, **options, isa=isa)
             assert error(other, k) < {"float32": 1e-6, "float64": 1e-13}[dtype]
     g = rng.standard_normal(k.shape)
     one = ssm_kernel_backward(g, **x, **options, threads=1)
     for threads in 2, 8:
-        for a, b in zip(one, ssm_kernel_backward(g, **x, **options,
-                                                 threads=threads)):
+        for a, b in zip(one, ssm_kernel_backward(g, **x, **options, threads=threads)):
             assert same_bits(a, b)
     for isa in fftconv.isas():
         for a, b in zip(one, ssm_kernel_backward(g, **x, **options, isa=isa)):
@@ -283,70 +338,83 @@ k = ssm_kernel(A, A[None], A[None], L, P, discretization="bilinear",
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
       / k.nbytes)
 """
-    times = float(subprocess.run([sys.executable, "-c", program], check=True,
-                                 capture_output=True, text=True).stdout)
+    times = float(
+        subprocess.run(
+            [sys.executable, "-c", program], check=True, capture_output=True, text=True
+        ).stdout
+    )
     assert times < 1.5
 
 
-GOOD = {"A": np.full((3, 4), -1 + 1j), "B": np.ones((2, 3, 4)),
-        "C": np.ones((1, 3, 4)), "length": 8}
+GOOD = {
+    "A": np.full((3, 4), -1 + 1j),
+    "B": np.ones((2, 3, 4)),
+    "C": np.ones((1, 3, 4)),
+    "length": 8,
+}
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"A": np.zeros((3, 4))}, r"A\[0, 0\] is 0\+0i.*negative real part"),
-    ({"A": np.full((3, 4), np.nan)}, r"A\[0, 0\] is nan"),
-    ({"A": np.ones(3)}, r"A has shape \(3,\)"),
-    ({"A": "x"}, "A cannot"),
-    ({"B": np.ones((2, 3, 5))}, r"B has shape \(2, 3, 5\)"),
-    ({"B": np.full((2, 3, 4), np.inf)}, "B has entries"),
-    ({"C": np.ones((3, 4))}, r"C has shape \(3, 4\)"),
-    ({"C": np.ones((0, 3, 4))}, r"C has shape \(0, 3, 4\)"),
-    ({"P": np.ones((9, 3, 4)), "discretization": "bilinear"}, "at most 8"),
-    ({"P": np.ones((1, 3, 4))}, r"discretization is 0, must be bilinear"),
-    ({"P": np.ones((1, 3, 4)), "Q": np.ones((2, 3, 4))}, "Q has shape"),
-    ({"Q": np.ones((1, 3, 4))}, "Q is given"),
-    ({"length": 0}, "length is 0"),
-    ({"length": 2.5}, "length is 2.5"),
-    ({"discretization": "euler"}, "discretization is 'euler'"),
-    ({"discretization": "dss", "state": True}, "state is 1"),
-    ({"dtype": "float16"}, "dtype is 'float16'"),
-    ({"threads": 0}, "threads is 0"),
-    ({"threads": 1000}, "threads is 1000"),
-    ({"isa": "mmx"}, 'isa is "mmx"'),
-    ({"isa": 1}, "isa is 1"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"A": np.zeros((3, 4))}, r"A\[0, 0\] is 0\+0i.*negative real part"),
+        ({"A": np.full((3, 4), np.nan)}, r"A\[0, 0\] is nan"),
+        ({"A": np.ones(3)}, r"A has shape \(3,\)"),
+        ({"A": "x"}, "A cannot"),
+        ({"B": np.ones((2, 3, 5))}, r"B has shape \(2, 3, 5\)"),
+        ({"B": np.full((2, 3, 4), np.inf)}, "B has entries"),
+        ({"C": np.ones((3, 4))}, r"C has shape \(3, 4\)"),
+        ({"C": np.ones((0, 3, 4))}, r"C has shape \(0, 3, 4\)"),
+        ({"P": np.ones((9, 3, 4)), "discretization": "bilinear"}, "at most 8"),
+        ({"P": np.ones((1, 3, 4))}, r"discretization is 0, must be bilinear"),
+        ({"P": np.ones((1, 3, 4)), "Q": np.ones((2, 3, 4))}, "Q has shape"),
+        ({"Q": np.ones((1, 3, 4))}, "Q is given"),
+        ({"length": 0}, "length is 0"),
+        ({"length": 2.5}, "length is 2.5"),
+        ({"discretization": "euler"}, "discretization is 'euler'"),
+        ({"discretization": "dss", "state": True}, "state is 1"),
+        ({"dtype": "float16"}, "dtype is 'float16'"),
+        ({"threads": 0}, "threads is 0"),
+        ({"threads": 1000}, "threads is 1000"),
+        ({"isa": "mmx"}, 'isa is "mmx"'),
+        ({"isa": 1}, "isa is 1"),
+    ],
+)
 def test_bad_input(change, words):
     with pytest.raises(ValueError, match=words):
         ssm_kernel(**{**GOOD, **change})
 
 
-@pytest.mark.parametrize("dk, change, words", [
-    (np.ones((2, 1, 3)), {}, "dk has shape"),
-    (np.ones((2, 1, 3, 8), int), {}, "dtype int64"),
-    (np.ones((1, 1, 3, 8)), {}, r"must be \(2, 1, 3, 8\)"),
-    (np.ones((2, 1, 3, 8)), {"needs": ("P",)}, "needs names 'P'"),
-])
+@pytest.mark.parametrize(
+    "dk, change, words",
+    [
+        (np.ones((2, 1, 3)), {}, "dk has shape"),
+        (np.ones((2, 1, 3, 8), int), {}, "dtype int64"),
+        (np.ones((1, 1, 3, 8)), {}, r"must be \(2, 1, 3, 8\)"),
+        (np.ones((2, 1, 3, 8)), {"needs": ("P",)}, "needs names 'P'"),
+    ],
+)
 def test_bad_gradients(dk, change, words):
     arguments = {name: x for name, x in GOOD.items() if name != "length"}
     with pytest.raises(ValueError, match=words):
         ssm_kernel_backward(dk, **arguments, **change)
 
 
-@pytest.mark.slow                   # sanitizers' malloc stops the program
+@pytest.mark.slow  # sanitizers' malloc stops the program
 def test_no_memory():
     with pytest.raises(MemoryError):
-        ssm_kernel(**{**GOOD, "length": 2 ** 50})
+        ssm_kernel(**{**GOOD, "length": 2**50})
 
 
 def test_singular(rng):
     """I - A/2 without an inverse: only where Q is not P."""
     P = np.full((1, 1, 1), 1.0)
     with pytest.raises(ValueError, match="singular"):
-        ssm_kernel([[-1.0]], [[[1]]], [[[1]]], 8, P, -1.5 * P,
-                   discretization="bilinear")
+        ssm_kernel([[-1.0]], [[[1]]], [[[1]]], 8, P, -1.5 * P, discretization="bilinear")
 
 
 # ---- Initialisations --------------------------------------------------------
+
 
 @pytest.mark.parametrize("measure", hippo.MEASURES)
 @pytest.mark.parametrize("n", [2, 4, 8, 64])
@@ -358,16 +426,14 @@ def test_nplr_is_the_matrix(measure, n):
     normal_part = a + p.T @ p
     scale = max(1, np.abs(normal_part).max())
     symmetric = (normal_part + normal_part.T) / 2
-    np.testing.assert_allclose(
-        symmetric, np.eye(n) * symmetric[0, 0], atol=1e-12 * scale)
+    np.testing.assert_allclose(symmetric, np.eye(n) * symmetric[0, 0], atol=1e-12 * scale)
     eigenvalues, low, b_half = hippo.nplr(measure, n)
     assert (eigenvalues.imag <= 0).all()
     assert (np.diff(eigenvalues.imag) >= 0).all()
     # moments b^T A^m b, which no choice of V changes
     whole = np.concatenate([b_half, b_half.conj()])
     lows = np.concatenate([low, low.conj()], 1)
-    rotated = (np.diag(np.concatenate([eigenvalues, eigenvalues.conj()]))
-               - lows.T @ lows.conj())
+    rotated = np.diag(np.concatenate([eigenvalues, eigenvalues.conj()])) - lows.T @ lows.conj()
     x, y = b, whole
     for _ in range(4):
         assert (whole.conj() @ y).real == pytest.approx(b @ x, rel=1e-9)
@@ -376,13 +442,12 @@ def test_nplr_is_the_matrix(measure, n):
 
 def test_legs_by_hand():
     a, b = hippo.transition("legs", 4)
-    np.testing.assert_allclose(a[2], [-5 ** .5, -15 ** .5, -3, 0])
-    np.testing.assert_allclose(b, [1, 3 ** .5, 5 ** .5, 7 ** .5])
+    np.testing.assert_allclose(a[2], [-(5**0.5), -(15**0.5), -3, 0])
+    np.testing.assert_allclose(b, [1, 3**0.5, 5**0.5, 7**0.5])
     np.testing.assert_allclose(np.diag(a), [-1, -2, -3, -4])
     eigenvalues, p, b = hippo.nplr("legs", 64)
     np.testing.assert_allclose(eigenvalues.real, -0.5)
-    np.testing.assert_allclose(eigenvalues.imag[[0, -1]],
-                               [-1303.27, -0.264], rtol=1e-3)
+    np.testing.assert_allclose(eigenvalues.imag[[0, -1]], [-1303.27, -0.264], rtol=1e-3)
     np.testing.assert_allclose(b, np.sqrt(2) * p[0])
     assert np.abs(b).max() == pytest.approx(40.75, abs=0.01)
     clipped = hippo.nplr("legs", 64, b_clip=2)[2]
@@ -398,31 +463,31 @@ def test_phase_is_fixed():
     _, v = np.linalg.eigh(-1j * (a + q.T @ q + np.eye(8) / 2))
     turned = v[:, :4] * np.exp(1j * np.arange(4))
     turned *= np.abs(turned[0]) / turned[0]
-    np.testing.assert_allclose(turned.conj().T @ np.sqrt(2 * np.arange(8) + 1),
-                               b, atol=1e-12)
+    np.testing.assert_allclose(turned.conj().T @ np.sqrt(2 * np.arange(8) + 1), b, atol=1e-12)
 
 
 def test_diagonal_by_hand():
-    np.testing.assert_allclose(hippo.diagonal("lin", 6),
-                               [-.5, -.5 - 1j * np.pi, -.5 - 2j * np.pi])
+    np.testing.assert_allclose(
+        hippo.diagonal("lin", 6), [-0.5, -0.5 - 1j * np.pi, -0.5 - 2j * np.pi]
+    )
     assert hippo.diagonal("lin", 6).imag[0] == 0
     assert hippo.diagonal("inv", 64).imag[0] == pytest.approx(-1283.4, abs=1)
-    np.testing.assert_allclose(hippo.diagonal("inv2", 4).imag,
-                               [-12 / np.pi, -4 / np.pi])
-    np.testing.assert_allclose(hippo.diagonal("quad", 4).imag,
-                               [-1 / np.pi, -9 / np.pi])
+    np.testing.assert_allclose(hippo.diagonal("inv2", 4).imag, [-12 / np.pi, -4 / np.pi])
+    np.testing.assert_allclose(hippo.diagonal("quad", 4).imag, [-1 / np.pi, -9 / np.pi])
     np.testing.assert_allclose(hippo.diagonal("real", 6), [-1, -2, -3])
-    np.testing.assert_array_equal(hippo.diagonal("legs", 8),
-                                  hippo.nplr("legs", 8)[0])
+    np.testing.assert_array_equal(hippo.diagonal("legs", 8), hippo.nplr("legs", 8)[0])
 
 
-@pytest.mark.parametrize("call, words", [
-    (lambda: hippo.diagonal("cosine", 4), "init is 'cosine'"),
-    (lambda: hippo.diagonal("lin", 5), "n is 5.*even"),
-    (lambda: hippo.transition("legs", 3), "n is 3.*even"),
-    (lambda: hippo.nplr("lin", 4), "measure is 'lin'"),
-    (lambda: hippo.nplr("legs", 4, b_clip=0), "b_clip is 0"),
-])
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: hippo.diagonal("cosine", 4), "init is 'cosine'"),
+        (lambda: hippo.diagonal("lin", 5), "n is 5.*even"),
+        (lambda: hippo.transition("legs", 3), "n is 3.*even"),
+        (lambda: hippo.nplr("lin", 4), "measure is 'lin'"),
+        (lambda: hippo.nplr("legs", 4, b_clip=0), "b_clip is 0"),
+    ],
+)
 def test_bad_initialisation(call, words):
     with pytest.raises(ValueError, match=words):
         call()

@@ -2,13 +2,13 @@
 
 import copy
 
+import fftconv
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
-
-import fftconv
 from fftconv import Stream, reference
-from support import (COMPLEX, DTYPES, Case, check_forward, same_bits)
+from hypothesis import given
+from hypothesis import strategies as st
+from support import COMPLEX, DTYPES, Case, check_forward, same_bits
 
 GATES = ("in_gate", "out_gate")
 
@@ -23,19 +23,29 @@ def cuts(length, pieces):
 
 def stream_of(case, **choices):
     batch, channels, _ = case.u.shape
-    return Stream(case.k, channels=channels, batch=batch, dtype=case.dtype,
-                  skip=case.operands.get("skip"), activation=case.activation,
-                  **choices)
+    return Stream(
+        case.k,
+        channels=channels,
+        batch=batch,
+        dtype=case.dtype,
+        skip=case.operands.get("skip"),
+        activation=case.activation,
+        **choices,
+    )
 
 
 def push_all(stream, case, pieces):
-    gates = {name: case.operands[name] for name in GATES
-             if name in case.operands}
+    gates = {name: case.operands[name] for name in GATES if name in case.operands}
     mask = case.operands.get("mask")
-    return np.concatenate([
-        stream.push(case.u[..., a:b], mask=mask,
-                    **{name: x[..., a:b] for name, x in gates.items()})
-        for a, b in cuts(case.u.shape[-1], pieces)], axis=-1)
+    return np.concatenate(
+        [
+            stream.push(
+                case.u[..., a:b], mask=mask, **{name: x[..., a:b] for name, x in gates.items()}
+            )
+            for a, b in cuts(case.u.shape[-1], pieces)
+        ],
+        axis=-1,
+    )
 
 
 PIECES = [(1,), (1000,), (3, 1, 17), (64,), (100, 1), (333, 5, 8)]
@@ -48,20 +58,25 @@ def test_pieces(pieces, dtype):
     activation = None if dtype in COMPLEX else "gelu"
     for taps in (1, 2, 40, 300):
         for options in ((), GATES + ("skip", "mask")):
-            case = Case(2, 3, 500, taps, dtype, options=options,
-                        activation=activation if options else None)
+            case = Case(
+                2, 3, 500, taps, dtype, options=options, activation=activation if options else None
+            )
             for block in (None, 50):
                 y = push_all(stream_of(case, block=block), case, pieces)
                 check_forward(case, y)
 
 
-@given(st.integers(1, 200), st.integers(1, 60),
-       st.lists(st.integers(1, 90), min_size=1, max_size=6),
-       st.integers(1, 100), st.sets(st.sampled_from(GATES + ("skip", "mask"))),
-       st.sampled_from([(), (2,), (4,), (2, 2)]), st.integers(1, 3))
+@given(
+    st.integers(1, 200),
+    st.integers(1, 60),
+    st.lists(st.integers(1, 90), min_size=1, max_size=6),
+    st.integers(1, 100),
+    st.sets(st.sampled_from(GATES + ("skip", "mask"))),
+    st.sampled_from([(), (2,), (4,), (2, 2)]),
+    st.integers(1, 3),
+)
 def test_anything(length, taps, pieces, block, options, kernels, threads):
-    case = Case(2, 4, length, taps, "float32", options=options,
-                kernels=kernels)
+    case = Case(2, 4, length, taps, "float32", options=options, kernels=kernels)
     stream = stream_of(case, block=block, threads=threads)
     check_forward(case, push_all(stream, case, pieces))
     assert stream.history.shape == (2, 4, taps - 1)
@@ -86,7 +101,7 @@ def test_history():
         stream.push(case.u[..., a:b], case.operands["in_gate"][..., a:b])
         want = np.concatenate([np.zeros((2, 3, 15)), z[..., :b]], -1)[..., -15:]
         assert np.array_equal(stream.history, want)
-    stream.history[...] = 7                     # a copy
+    stream.history[...] = 7  # a copy
     assert np.array_equal(stream.history, want)
 
 
@@ -94,7 +109,7 @@ def test_history_of_16_bits_is_not_rounded():
     case = Case(1, 1, 8, 5, "bfloat16", options=("in_gate",))
     stream = stream_of(case)
     stream.push(case.u, case.operands["in_gate"])
-    z = (case.u.astype("float32") * case.operands["in_gate"].astype("float32"))
+    z = case.u.astype("float32") * case.operands["in_gate"].astype("float32")
     assert stream.history.dtype == np.float32
     assert np.array_equal(stream.history, z[..., -4:])
 
@@ -104,8 +119,7 @@ def test_state_can_be_moved():
     case = Case(2, 2, 100, 30, options=("skip",))
     stream = stream_of(case)
     first = stream.push(case.u[..., :40])
-    others = [stream.copy(), copy.copy(stream), copy.deepcopy(stream),
-              stream_of(case)]
+    others = [stream.copy(), copy.copy(stream), copy.deepcopy(stream), stream_of(case)]
     others[-1].history = stream.history
     second = stream.push(case.u[..., 40:])
     check_forward(case, np.concatenate([first, second], -1))
@@ -129,8 +143,7 @@ def test_an_input_is_not_kept():
     check_forward(case, np.concatenate([first, second], -1))
 
 
-@pytest.mark.parametrize("kernels", [(), (1,), (2,), (6,), (1, 3), (3, 1),
-                                     (3, 2), (3, 6)], ids=str)
+@pytest.mark.parametrize("kernels", [(), (1,), (2,), (6,), (1, 3), (3, 1), (3, 2), (3, 6)], ids=str)
 def test_kernel_shapes(kernels):
     case = Case(3, 6, 90, 25, kernels=kernels)
     check_forward(case, push_all(stream_of(case), case, (7, 20)))
@@ -141,13 +154,11 @@ def test_axes():
     case = Case(1, 3, 50, 9)
     check_forward(case, push_all(Stream(case.k), case, (8,)))
     stream = Stream(case.k)
-    y = np.concatenate([stream.push(case.u[0, :, :20]),
-                        stream.push(case.u[0, :, 20:])], -1)
+    y = np.concatenate([stream.push(case.u[0, :, :20]), stream.push(case.u[0, :, 20:])], -1)
     check_forward(case, y[None])
     case = Case(1, 1, 50, 9)
     stream = Stream(case.k[0])
-    y = np.concatenate([stream.push(case.u[0, 0, :1]),
-                        stream.push(case.u[0, 0, 1:])])
+    y = np.concatenate([stream.push(case.u[0, 0, :1]), stream.push(case.u[0, 0, 1:])])
     check_forward(case, y[None, None])
     y = Stream([1, 1]).push([1, 2, 3])
     assert y.dtype == np.float64 and np.allclose(y, [1, 3, 5], atol=1e-14)
@@ -158,8 +169,9 @@ def test_strides_and_broadcast_gates():
     u = np.asfortranarray(case.u)
     gate = np.linspace(1, 2, 60)
     stream = stream_of(case)
-    y = np.concatenate([stream.push(u[..., a:b], gate[a:b], gate[:1])
-                        for a, b in cuts(60, (7, 2))], -1)
+    y = np.concatenate(
+        [stream.push(u[..., a:b], gate[a:b], gate[:1]) for a, b in cuts(60, (7, 2))], -1
+    )
     check_forward(case, y, reference.conv(case.u, case.k, gate, gate[:1]))
     y = stream_of(case).push(u[..., ::-1])
     check_forward(case, y, reference.conv(case.u[..., ::-1], case.k))
@@ -189,23 +201,30 @@ def test_repr():
     assert "channels=3" in repr(Stream(np.ones((3, 5), np.float32)))
 
 
-@pytest.mark.parametrize("call,message", [
-    (lambda s: s.push(np.ones((1, 3, 4), "f4")), r"u has shape \(1, 3, 4\); "
-                                                 r"this stream is for \(2, 3,"),
-    (lambda s: s.push(np.ones((3, 4), "f4")), r"u has shape \(3, 4\)"),
-    (lambda s: s.push(np.ones((2, 3, 0), "f4")), r"n at least 1"),
-    (lambda s: s.push(np.ones((2, 3, 4))), "u has dtype float64; this stream"),
-    (lambda s: s.push(np.ones((2, 3, 4), "f4"), np.ones((2, 3, 5), "f4")),
-     "in_gate has shape"),
-    (lambda s: s.push(np.ones((2, 3, 4), "f4"), None, np.ones((2, 3, 4))),
-     "out_gate has dtype float64"),
-    (lambda s: s.push(np.ones((2, 3, 4), "f4"), mask=np.ones((3, 2), "f4")),
-     "mask has shape"),
-    (lambda s: setattr(s, "history", np.ones((2, 3, 5), "f4")),
-     r"history has shape \(2, 3, 5\); it must be \(2, 3, 4\)"),
-    (lambda s: setattr(s, "history", np.ones((2, 3, 4))),
-     "history has dtype float64"),
-])
+@pytest.mark.parametrize(
+    "call,message",
+    [
+        (
+            lambda s: s.push(np.ones((1, 3, 4), "f4")),
+            r"u has shape \(1, 3, 4\); "
+            r"this stream is for \(2, 3,",
+        ),
+        (lambda s: s.push(np.ones((3, 4), "f4")), r"u has shape \(3, 4\)"),
+        (lambda s: s.push(np.ones((2, 3, 0), "f4")), r"n at least 1"),
+        (lambda s: s.push(np.ones((2, 3, 4))), "u has dtype float64; this stream"),
+        (lambda s: s.push(np.ones((2, 3, 4), "f4"), np.ones((2, 3, 5), "f4")), "in_gate has shape"),
+        (
+            lambda s: s.push(np.ones((2, 3, 4), "f4"), None, np.ones((2, 3, 4))),
+            "out_gate has dtype float64",
+        ),
+        (lambda s: s.push(np.ones((2, 3, 4), "f4"), mask=np.ones((3, 2), "f4")), "mask has shape"),
+        (
+            lambda s: setattr(s, "history", np.ones((2, 3, 5), "f4")),
+            r"history has shape \(2, 3, 5\); it must be \(2, 3, 4\)",
+        ),
+        (lambda s: setattr(s, "history", np.ones((2, 3, 4))), "history has dtype float64"),
+    ],
+)
 def test_errors_take_nothing_in(call, message):
     rng = np.random.default_rng(0)
     stream = Stream(rng.standard_normal((3, 5)).astype("f4"), batch=2)
@@ -217,18 +236,23 @@ def test_errors_take_nothing_in(call, message):
     assert same_bits(stream.history, before)
 
 
-@pytest.mark.parametrize("arguments,message", [
-    (dict(k=np.ones((3, 0), "f4")), "k has shape"),
-    (dict(k=np.ones((2, 5), "f4"), channels=3), r"k has shape.*H = 3"),
-    (dict(k=np.ones((2, 3, 5), "f4")), r"k has shape.*B = 1"),
-    (dict(channels=0), "channels is 0"), (dict(batch=0), "batch is 0"),
-    (dict(block=0), "block is 0"), (dict(block=1.5), "block is 1.5"),
-    (dict(threads=0), "threads is 0"),
-    (dict(dtype="int8"), "dtype is 'int8'"),
-    (dict(dtype="float64"), "k has dtype float32"),
-    (dict(activation="relu"), "activation is 'relu'"),
-    (dict(skip=np.ones(2, "f4")), "skip has shape"),
-])
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (dict(k=np.ones((3, 0), "f4")), "k has shape"),
+        (dict(k=np.ones((2, 5), "f4"), channels=3), r"k has shape.*H = 3"),
+        (dict(k=np.ones((2, 3, 5), "f4")), r"k has shape.*B = 1"),
+        (dict(channels=0), "channels is 0"),
+        (dict(batch=0), "batch is 0"),
+        (dict(block=0), "block is 0"),
+        (dict(block=1.5), "block is 1.5"),
+        (dict(threads=0), "threads is 0"),
+        (dict(dtype="int8"), "dtype is 'int8'"),
+        (dict(dtype="float64"), "k has dtype float32"),
+        (dict(activation="relu"), "activation is 'relu'"),
+        (dict(skip=np.ones(2, "f4")), "skip has shape"),
+    ],
+)
 def test_construction_errors(arguments, message):
     with pytest.raises(ValueError, match=message):
         Stream(**{"k": np.ones((3, 5), "f4"), **arguments})
@@ -242,6 +266,5 @@ def test_single_samples_and_longer_pieces_agree(dtype):
         case = Case(2, 3, 400, taps, dtype, options=("skip",))
         stream = fftconv.Stream(case.k, batch=2, skip=case.operands["skip"])
         cuts = [0, 1, 2, 3, 5, 9, 30, 31, 100, 105, 399, 400]
-        pieces = [stream.push(case.u[..., a:b])
-                  for a, b in zip(cuts, cuts[1:])]
+        pieces = [stream.push(case.u[..., a:b]) for a, b in zip(cuts, cuts[1:])]
         check_forward(case, np.concatenate(pieces, axis=-1))

@@ -6,31 +6,27 @@ import os
 import threading
 import time
 
+import fftconv
 import numpy as np
 import pytest
-
-import fftconv
 from support import Case, check_forward, same_bits
 
 ALL = ("in_gate", "out_gate", "skip", "mask")
 # Many rows, few rows, one long row (threads inside the row).
-SHAPES = [(5, 7, 300), (3, 2, 1009), (1, 1, 1 << 16), (2, 1, 100000),
-          (40, 1, 64)]
+SHAPES = [(5, 7, 300), (3, 2, 1009), (1, 1, 1 << 16), (2, 1, 100000), (40, 1, 64)]
 
 
 @pytest.mark.parametrize("mode", ["causal", "circular"])
-@pytest.mark.parametrize("dtype", ["float64", "float32", "float16",
-                                   "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_threads_do_not_change_a_bit(shape, dtype, mode):
-    case = Case(*shape, shape[-1], dtype, options=ALL, activation="gelu",
-                mode=mode)
+    case = Case(*shape, shape[-1], dtype, options=ALL, activation="gelu", mode=mode)
     want = None
     for threads in (1, 2, 3, 7, None):
-        got = [fftconv.conv(case.u, case.k, **case.arguments,
-                            threads=threads),
-               *fftconv.conv_backward(case.dy, case.u, case.k,
-                                      **case.arguments, threads=threads)]
+        got = [
+            fftconv.conv(case.u, case.k, **case.arguments, threads=threads),
+            *fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments, threads=threads),
+        ]
         want = want or got
         for a, b in zip(got, want):
             assert same_bits(a, b), threads
@@ -43,21 +39,26 @@ def test_one_plan_in_many_threads(threads):
     plan = case.plan(threads=threads)
     spectrum = plan.spectrum(case.k)
     rng = np.random.default_rng(0)
-    inputs = [rng.standard_normal(case.u.shape).astype("float32")
-              for _ in range(8)]
-    want = [(plan(u, spectrum, **case.plan_arguments),
-             plan.backward(case.dy, u, spectrum, **case.plan_arguments))
-            for u in inputs]
+    inputs = [rng.standard_normal(case.u.shape).astype("float32") for _ in range(8)]
+    want = [
+        (
+            plan(u, spectrum, **case.plan_arguments),
+            plan.backward(case.dy, u, spectrum, **case.plan_arguments),
+        )
+        for u in inputs
+    ]
     failures, gate = [], threading.Barrier(8)
 
     def work(i):
         gate.wait()
         for _ in range(10):
             y = plan(inputs[i], spectrum, **case.plan_arguments)
-            g = plan.backward(case.dy, inputs[i], spectrum,
-                              **case.plan_arguments)
-            if not (same_bits(y, want[i][0]) and same_bits(g.du, want[i][1].du)
-                    and same_bits(g.dk, want[i][1].dk)):
+            g = plan.backward(case.dy, inputs[i], spectrum, **case.plan_arguments)
+            if not (
+                same_bits(y, want[i][0])
+                and same_bits(g.du, want[i][1].du)
+                and same_bits(g.dk, want[i][1].dk)
+            ):
                 failures.append(i)
 
     workers = [threading.Thread(target=work, args=(i,)) for i in range(8)]
@@ -77,7 +78,7 @@ def test_many_plans_made_at_once():
             for i in range(10):
                 case = Case(1, 2, 50 + 13 * seed + i, 40, seed=seed)
                 check_forward(case, case.plan(threads=2)(case.u, case.k))
-        except BaseException as error:          # noqa: B902, told below
+        except BaseException as error:  # noqa: B902, told below
             failures.append(error)
 
     workers = [threading.Thread(target=work, args=(i,)) for i in range(6)]
@@ -88,9 +89,10 @@ def test_many_plans_made_at_once():
     assert not failures, failures[0]
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity")
-                    or not os.path.isdir("/proc/self/task"),
-                    reason="needs Linux")
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity") or not os.path.isdir("/proc/self/task"),
+    reason="needs Linux",
+)
 def test_threads_run_where_they_may():
     """Woken threads are kept off their waker's processor, for that moment: they
     then have the processors they had, whatever those have become meanwhile."""
@@ -99,14 +101,17 @@ def test_threads_run_where_they_may():
 
     def wake(times=20):
         for _ in range(times):
-            time.sleep(2e-3)            # longer than they look for work
+            time.sleep(2e-3)  # longer than they look for work
             fftconv.conv(case.u, case.k, threads=2)
 
     def allowed():
         """Of every thread but this one, asleep again."""
         time.sleep(0.1)
-        return {int(task): os.sched_getaffinity(int(task))
-                for task in os.listdir("/proc/self/task") if int(task) != mine}
+        return {
+            int(task): os.sched_getaffinity(int(task))
+            for task in os.listdir("/proc/self/task")
+            if int(task) != mine
+        }
 
     here = os.sched_getaffinity(0)
     wake()
@@ -142,10 +147,9 @@ def in_child(case, want, queue):
     """Tells whether the child has the parent's bits, on threads of its own."""
     y = fftconv.conv(case.u, case.k, threads=3)
     g = fftconv.conv_backward(case.dy, case.u, case.k, threads=3)
-    tasks = "/proc/self/task"           # Linux: one entry for each thread
+    tasks = "/proc/self/task"  # Linux: one entry for each thread
     threads = len(os.listdir(tasks)) if os.path.isdir(tasks) else 2
-    queue.put(same_bits(y, want[0]) and same_bits(g.dk, want[1])
-              and threads > 1)
+    queue.put(same_bits(y, want[0]) and same_bits(g.dk, want[1]) and threads > 1)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -154,12 +158,13 @@ def test_fork_after_use():
     """A forked child computes, on threads of its own, and so does its child:
     what PyTorch's DataLoader does."""
     case = Case(4, 4, 3000, 3000)
-    want = (fftconv.conv(case.u, case.k, threads=3),
-            fftconv.conv_backward(case.dy, case.u, case.k, threads=3).dk)
+    want = (
+        fftconv.conv(case.u, case.k, threads=3),
+        fftconv.conv_backward(case.dy, case.u, case.k, threads=3).dk,
+    )
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
-    children = [context.Process(target=in_child, args=(case, want, queue))
-                for _ in range(3)]
+    children = [context.Process(target=in_child, args=(case, want, queue)) for _ in range(3)]
     for child in children:
         child.start()
     for child in children:
@@ -178,8 +183,10 @@ def test_fork_after_use():
 def test_fork_during_use():
     """A fork while another thread computes leaves the child able to."""
     case = Case(8, 8, 4096, 4096)
-    want = (fftconv.conv(case.u, case.k, threads=3),
-            fftconv.conv_backward(case.dy, case.u, case.k, threads=3).dk)
+    want = (
+        fftconv.conv(case.u, case.k, threads=3),
+        fftconv.conv_backward(case.dy, case.u, case.k, threads=3).dk,
+    )
     stop = threading.Event()
 
     def busy():

@@ -1,34 +1,48 @@
 """Two-sided convolutions: k for the past, k_rev for the future, lag 0 in both."""
 
+import fftconv
 import numpy as np
 import pytest
-
-import fftconv
 from fftconv import reference
-from support import (DTYPES, TOLERANCE, Case, big, check_forward,
-                     check_gradients, norm, same_bits)
+from support import DTYPES, TOLERANCE, Case, big, check_forward, check_gradients, norm, same_bits
 
 ISAS = fftconv.isas()
 ALL = ("in_gate", "out_gate", "skip", "mask")
 
 # (B, H, L, Lk, length of k_rev): each longer than the other, than the row, one.
-SHAPES = [(1, 1, 1, 1, 1), (2, 3, 1, 4, 3), (1, 2, 2, 1, 2), (2, 2, 7, 7, 7),
-          (2, 3, 33, 50, 40), (3, 2, 64, 64, 64), (2, 2, 67, 1, 67),
-          (2, 2, 100, 100, 1), (1, 3, 256, 256, 256), (2, 2, 499, 20, 300),
-          (1, 2, 1000, 700, 33), (2, 1, 1024, 1024, 1024),
-          (1, 2, 4099, 4099, 4099), (1, 1, 20000, 30, 17),
-          (1, 1, 16384, 16384, 16384)]
+SHAPES = [
+    (1, 1, 1, 1, 1),
+    (2, 3, 1, 4, 3),
+    (1, 2, 2, 1, 2),
+    (2, 2, 7, 7, 7),
+    (2, 3, 33, 50, 40),
+    (3, 2, 64, 64, 64),
+    (2, 2, 67, 1, 67),
+    (2, 2, 100, 100, 1),
+    (1, 3, 256, 256, 256),
+    (2, 2, 499, 20, 300),
+    (1, 2, 1000, 700, 33),
+    (2, 1, 1024, 1024, 1024),
+    (1, 2, 4099, 4099, 4099),
+    (1, 1, 20000, 30, 17),
+    (1, 1, 16384, 16384, 16384),
+]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "-".join(map(str, s)))
 def test_conv(shape, dtype):
     for options, activation in (((), None), (ALL, "gelu")):
-        case = Case(*shape[:4], dtype, reverse=shape[4], mode="two_sided",
-                    options=options, activation=activation)
+        case = Case(
+            *shape[:4],
+            dtype,
+            reverse=shape[4],
+            mode="two_sided",
+            options=options,
+            activation=activation,
+        )
         check_forward(case, fftconv.conv(case.u, case.k, **case.arguments))
-        check_gradients(case, fftconv.conv_backward(
-            case.dy, case.u, case.k, **case.arguments))
+        check_gradients(case, fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments))
 
 
 @pytest.mark.parametrize("dense", [False, True], ids=["codelet", "dense"])
@@ -36,8 +50,17 @@ def test_conv(shape, dtype):
 @pytest.mark.parametrize("isa", ISAS)
 def test_every_path(isa, dtype, dense):
     for length, reverse in ((2, 2), (96, 30), (360, 360), (1024, 1000)):
-        case = Case(2, 3, length, length, dtype, reverse=reverse,
-                    mode="two_sided", options=ALL, activation="silu")
+        case = Case(
+            2,
+            3,
+            length,
+            length,
+            dtype,
+            reverse=reverse,
+            mode="two_sided",
+            options=ALL,
+            activation="silu",
+        )
         plan = case.plan(isa=isa, dense=dense)
         assert plan.isa == isa and plan.form == "right_angle"
         spectrum = plan.spectrum(case.k, case.k_rev)
@@ -46,20 +69,19 @@ def test_every_path(isa, dtype, dense):
         check_forward(case, y)
         check_gradients(case, g)
         assert same_bits(plan(case.u, case.k, **case.kernel_arguments), y)
-        for a, b in zip(plan.backward(case.dy, case.u, case.k,
-                                      **case.kernel_arguments), g):
+        for a, b in zip(plan.backward(case.dy, case.u, case.k, **case.kernel_arguments), g):
             assert same_bits(a, b)
 
 
-@pytest.mark.parametrize("radices", [(8, 16, 16), (16, 9, 15), (2,) * 11,
-                                     (32, 64), (128, 16)], ids=str)
+@pytest.mark.parametrize(
+    "radices", [(8, 16, 16), (16, 9, 15), (2,) * 11, (32, 64), (128, 16)], ids=str
+)
 def test_radices(radices):
     case = Case(2, 2, 1000, 600, reverse=400, mode="two_sided", options=ALL)
     plan = case.plan(radices=radices)
     assert plan.radices == radices
     check_forward(case, plan(case.u, case.k, **case.kernel_arguments))
-    check_gradients(case, plan.backward(case.dy, case.u, case.k,
-                                        **case.kernel_arguments))
+    check_gradients(case, plan.backward(case.dy, case.u, case.k, **case.kernel_arguments))
 
 
 def test_lag_zero_counts_in_both():
@@ -72,13 +94,13 @@ def test_lag_zero_counts_in_both():
 def test_impulse(length):
     """A one at t gives k from t on, and k_rev backwards from there."""
     rng = np.random.default_rng(0)
-    k, k_rev = rng.standard_normal((2, length)) / length ** 0.5
+    k, k_rev = rng.standard_normal((2, length)) / length**0.5
     for t in {0, length // 2, length - 1}:
         u = np.zeros(length)
         u[t] = 1
         want = np.zeros(length)
-        want[t:] += k[:length - t]
-        want[:t + 1] += k_rev[t::-1]
+        want[t:] += k[: length - t]
+        want[: t + 1] += k_rev[t::-1]
         y = fftconv.conv(u, k, k_rev=k_rev, mode="two_sided")
         assert norm(y - want) <= 1e-13 * (norm(k) + norm(k_rev))
 
@@ -88,8 +110,7 @@ def test_reversal(dtype):
     """Time reversed, k and k_rev change places."""
     case = Case(2, 3, 200, 150, dtype, reverse=80, mode="two_sided")
     y = fftconv.conv(case.u, case.k, **case.arguments)
-    other = fftconv.conv(case.u[..., ::-1], case.k_rev, mode="two_sided",
-                         k_rev=case.k)[..., ::-1]
+    other = fftconv.conv(case.u[..., ::-1], case.k_rev, mode="two_sided", k_rev=case.k)[..., ::-1]
     limit = 2 * TOLERANCE[dtype] * case.kernel_norms() * norm(case.u)
     assert np.all(norm(y - other) <= limit)
 
@@ -105,43 +126,47 @@ def test_halves():
     assert np.allclose(y, du, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("kernels", [(), (1,), (2,), (1, 4), (3, 1), (3, 2),
-                                     (3, 4)], ids=str)
+@pytest.mark.parametrize("kernels", [(), (1,), (2,), (1, 4), (3, 1), (3, 2), (3, 4)], ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_kernel_shapes(kernels, dtype):
     for length, taps, reverse in ((70, 40, 55), (3000, 12, 9)):
-        case = Case(3, 4, length, taps, dtype, reverse=reverse,
-                    kernels=kernels, mode="two_sided", k_dtype="float32")
+        case = Case(
+            3,
+            4,
+            length,
+            taps,
+            dtype,
+            reverse=reverse,
+            kernels=kernels,
+            mode="two_sided",
+            k_dtype="float32",
+        )
         check_forward(case, fftconv.conv(case.u, case.k, **case.arguments))
-        check_gradients(case, fftconv.conv_backward(
-            case.dy, case.u, case.k, **case.arguments))
+        check_gradients(case, fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments))
 
 
-@pytest.mark.parametrize("needs", ["k_rev", "k", "u", ("u", "k_rev"),
-                                   ("k", "k_rev")], ids=str)
+@pytest.mark.parametrize("needs", ["k_rev", "k", "u", ("u", "k_rev"), ("k", "k_rev")], ids=str)
 def test_needs(needs):
     """What is asked for alone is, to the bit, what it is among all."""
-    case = Case(5, 3, 90, 70, reverse=60, mode="two_sided", options=ALL,
-                activation="silu")
+    case = Case(5, 3, 90, 70, reverse=60, mode="two_sided", options=ALL, activation="silu")
     at = dict(u=case.u, k=case.k, **case.arguments)
     some = fftconv.conv_backward(case.dy, **at, needs=needs)
-    check_gradients(case, some, needs={needs} if isinstance(needs, str)
-                    else needs)
+    check_gradients(case, some, needs={needs} if isinstance(needs, str) else needs)
     for a, b in zip(some, fftconv.conv_backward(case.dy, **at)):
         assert a is None or same_bits(a, b)
 
 
-@pytest.mark.parametrize("shape", [(5, 3, 300, 200), (1, 1, 1 << 16, 1 << 16),
-                                   (1, 1, 1 << 16, 50)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(5, 3, 300, 200), (1, 1, 1 << 16, 1 << 16), (1, 1, 1 << 16, 50)], ids=str
+)
 def test_threads(shape):
-    case = Case(*shape, reverse=shape[3] // 2, mode="two_sided", options=ALL,
-                activation="gelu")
+    case = Case(*shape, reverse=shape[3] // 2, mode="two_sided", options=ALL, activation="gelu")
     want = None
     for threads in (1, 2, 3, 7, None):
-        got = [fftconv.conv(case.u, case.k, **case.arguments,
-                            threads=threads),
-               *fftconv.conv_backward(case.dy, case.u, case.k,
-                                      **case.arguments, threads=threads)]
+        got = [
+            fftconv.conv(case.u, case.k, **case.arguments, threads=threads),
+            *fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments, threads=threads),
+        ]
         want = want or got
         for a, b in zip(got, want):
             assert same_bits(a, b), threads
@@ -164,8 +189,7 @@ def test_spectrum_belongs_to_both_lengths():
     assert spectrum.k_rev.shape == (2, 20)
     assert "k_rev=(2, 20)" in repr(spectrum)
     assert "k_rev_length=20" in repr(spectrum.plan)
-    for other in (Case(1, 2, 60, 60, reverse=21, mode="two_sided"),
-                  Case(1, 2, 60, 60)):
+    for other in (Case(1, 2, 60, 60, reverse=21, mode="two_sided"), Case(1, 2, 60, 60)):
         out = np.full_like(case.u, 7)
         with pytest.raises(ValueError, match="spectrum"):
             other.plan()(case.u, spectrum, out=out)
@@ -175,8 +199,7 @@ def test_spectrum_belongs_to_both_lengths():
 def test_primitives():
     case = Case(2, 3, 100, 80, reverse=90, mode="two_sided")
     plan = case.plan(single_block=True)
-    s = plan.multiply(plan.spectrum(case.k, case.k_rev),
-                      plan.rows_to_spectra(case.u))
+    s = plan.multiply(plan.spectrum(case.k, case.k_rev), plan.rows_to_spectra(case.u))
     check_forward(case, plan.spectra_to_rows(s))
 
 
@@ -188,7 +211,7 @@ def test_as_a_circular_one(length):
     n = 3 * length
     k = np.zeros((2, n))
     k[:, :length] = case.k
-    k[:, -length + 1:] += case.k_rev[:, :0:-1]
+    k[:, -length + 1 :] += case.k_rev[:, :0:-1]
     k[:, 0] += case.k_rev[:, 0]
     y = fftconv.conv(case.u, k, mode="circular", fft_size=n)
     check_forward(case, y)
@@ -200,5 +223,4 @@ def test_big():
     case = Case(1, 1, n, n, mode="two_sided", options=("in_gate",))
     want = reference.conv(case.u, case.k, **case.arguments)
     check_forward(case, fftconv.conv(case.u, case.k, **case.arguments), want)
-    check_gradients(case, fftconv.conv_backward(case.dy, case.u, case.k,
-                                                **case.arguments))
+    check_gradients(case, fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments))

@@ -8,8 +8,8 @@
 
 #ifndef CODELETS
 #define CODELETS(row) row(2) row(3) row(4) row(5) row(7) row(8) row(16)
-#define COS_2PI_16 0.92387953251128675613 /* cos(pi/8)  */
-#define SIN_2PI_16 0.38268343236508977173 /* sin(pi/8)  */
+#define COS_2PI_16 0.92387953251128675613 /* cos(pi/8) */
+#define SIN_2PI_16 0.38268343236508977173 /* sin(pi/8) */
 #define SQRT_HALF 0.70710678118654752440
 #endif
 
@@ -66,77 +66,73 @@ INLINE void N_(dft_odd)(int h, const REAL *c, const REAL *s, V *r, V *i)
             or += mr[j - 1] * (sign * s[m - 1]);
             oi += mi[j - 1] * (sign * s[m - 1]);
         }
-        r[k] = er + oi, i[k] = ei - or; /* e - i o */
-        r[R - k] = er - oi, i[R - k] = ei + or;
+        r[k] = er + oi, i[k] = ei - or ; /* e - i o */
+        r[R - k] = er - oi, i[R - k] = ei + or ;
     }
 }
 
 INLINE void N_(dft5)(V *r, V *i)
 {
-    static const REAL c[2] = {(REAL)0.30901699437494742410,
-                              (REAL)-0.80901699437494742410};
-    static const REAL s[2] = {(REAL)0.95105651629515357212,
-                              (REAL)0.58778525229247312917};
+    static const REAL c[2] = {(REAL)0.30901699437494742410, (REAL)-0.80901699437494742410};
+    static const REAL s[2] = {(REAL)0.95105651629515357212, (REAL)0.58778525229247312917};
     N_(dft_odd)(2, c, s, r, i);
 }
 
 INLINE void N_(dft7)(V *r, V *i)
 {
-    static const REAL c[3] = {(REAL)0.62348980185873353053,
-                              (REAL)-0.22252093395631440429,
+    static const REAL c[3] = {(REAL)0.62348980185873353053, (REAL)-0.22252093395631440429,
                               (REAL)-0.90096886790241912624};
-    static const REAL s[3] = {(REAL)0.78183148246802980871,
-                              (REAL)0.97492791218182360702,
+    static const REAL s[3] = {(REAL)0.78183148246802980871, (REAL)0.97492791218182360702,
                               (REAL)0.43388373911755812048};
     N_(dft_odd)(3, c, s, r, i);
 }
 
 /* x *= exp(-i pi / 4) */
-#define EIGHTH(r, i)                            \
-    do {                                        \
-        V t_ = ((r) + (i)) * (REAL)SQRT_HALF;   \
-        (i) = ((i) - (r)) * (REAL)SQRT_HALF;    \
-        (r) = t_;                               \
+#define EIGHTH(r, i) \
+    do { \
+        V t_ = ((r) + (i)) * (REAL)SQRT_HALF; \
+        (i) = ((i) - (r)) * (REAL)SQRT_HALF; \
+        (r) = t_; \
     } while (0)
 /* x *= exp(-3 i pi / 4) */
-#define THREE_EIGHTHS(r, i)                     \
-    do {                                        \
-        V t_ = ((i) - (r)) * (REAL)SQRT_HALF;   \
-        (i) = ((r) + (i)) * (REAL)-SQRT_HALF;   \
-        (r) = t_;                               \
+#define THREE_EIGHTHS(r, i) \
+    do { \
+        V t_ = ((i) - (r)) * (REAL)SQRT_HALF; \
+        (i) = ((r) + (i)) * (REAL) - SQRT_HALF; \
+        (r) = t_; \
     } while (0)
 /* x *= exp(-i pi / 2) */
-#define QUARTER(r, i)                           \
-    do {                                        \
-        V t_ = (i);                             \
-        (i) = -(r);                             \
-        (r) = t_;                               \
+#define QUARTER(r, i) \
+    do { \
+        V t_ = (i); \
+        (i) = -(r); \
+        (r) = t_; \
     } while (0)
-#define ROTATE(r, i, cos_, sin_)                            \
-    do {                                                    \
-        V t_ = (r) * (REAL)(cos_) + (i) * (REAL)(sin_);     \
-        (i) = (i) * (REAL)(cos_) - (r) * (REAL)(sin_);      \
-        (r) = t_;                                           \
+#define ROTATE(r, i, cos_, sin_) \
+    do { \
+        V t_ = (r) * (REAL)(cos_) + (i) * (REAL)(sin_); \
+        (i) = (i) * (REAL)(cos_) - (r) * (REAL)(sin_); \
+        (r) = t_; \
     } while (0)
 
 /* 8 = 2 x 4: n = 4 a + b, k = k1 + 2 k2 */
 INLINE void N_(dft8)(V *r, V *i)
 {
-    V er[4], ei[4], or[4], oi[4];
+    V er[4], ei[4], or [4], oi[4];
 #pragma GCC unroll 4
     for (int b = 0; b < 4; b++) {
         er[b] = r[b] + r[b + 4], ei[b] = i[b] + i[b + 4];
-        or[b] = r[b] - r[b + 4], oi[b] = i[b] - i[b + 4];
+        or [b] = r[b] - r[b + 4], oi[b] = i[b] - i[b + 4];
     }
-    EIGHTH(or[1], oi[1]);
-    QUARTER(or[2], oi[2]);
-    THREE_EIGHTHS(or[3], oi[3]);
+    EIGHTH(or [1], oi[1]);
+    QUARTER(or [2], oi[2]);
+    THREE_EIGHTHS(or [3], oi[3]);
     N_(dft4)(er, ei);
     N_(dft4)(or, oi);
 #pragma GCC unroll 4
     for (int k = 0; k < 4; k++) {
         r[2 * k] = er[k], i[2 * k] = ei[k];
-        r[2 * k + 1] = or[k], i[2 * k + 1] = oi[k];
+        r[2 * k + 1] = or [k], i[2 * k + 1] = oi[k];
     }
 }
 

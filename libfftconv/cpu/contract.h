@@ -93,8 +93,8 @@ static void N_(block_product)(int64_t rows, int64_t columns, int64_t depth, int6
 }
 
 /* out[r, c] (+)= scale sum[v][r][c] */
-static void N_(unpack)(const REAL *sum, int64_t rows, int64_t columns, int64_t vectors,
-                       REAL scale, bool accumulate, REAL *out, const int64_t stride[2])
+static void N_(unpack)(const REAL *sum, int64_t rows, int64_t columns, int64_t vectors, REAL scale,
+                       bool accumulate, REAL *out, const int64_t stride[2])
 {
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < columns; c++) {

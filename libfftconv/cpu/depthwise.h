@@ -28,15 +28,16 @@ static struct N_(band) N_(band_of)(const struct correlation *c, int64_t b, int64
 }
 
 /* Element l, along the band: channels where those are neighbours, else elements. */
-static struct array N_(run_at)(const struct N_(band) *a, const fftconv_tensor *t, int64_t l)
+static struct array N_(run_at)(const struct N_(band) * a, const fftconv_tensor *t, int64_t l)
 {
     const int64_t at = a->b * t->stride[0] + a->d0 * t->stride[1] + l * t->stride[2];
-    return (struct array){.data = (char *)t->data + at * dtype_size(t->dtype), .dtype = t->dtype,
+    return (struct array){.data = (char *)t->data + at * dtype_size(t->dtype),
+                          .dtype = t->dtype,
                           .stride = t->stride[a->c->across ? 1 : 2]};
 }
 
 /* Elements [from, from + count) of a tensor, all there. */
-static void N_(take_in)(const struct N_(band) *a, const fftconv_tensor *t, int64_t from,
+static void N_(take_in)(const struct N_(band) * a, const fftconv_tensor *t, int64_t from,
                         int64_t count, REAL *to)
 {
     const int64_t channels = a->d1 - a->d0;
@@ -58,7 +59,7 @@ static void N_(take_in)(const struct N_(band) *a, const fftconv_tensor *t, int64
 
 /* The same of a tensor of `length` elements, zeros around it; before element 0 what
  * `before` ends with. */
-static void N_(take_padded)(const struct N_(band) *a, const fftconv_tensor *t, int64_t length,
+static void N_(take_padded)(const struct N_(band) * a, const fftconv_tensor *t, int64_t length,
                             const fftconv_tensor *before, int64_t from, int64_t count, REAL *to)
 {
     const int64_t history = before ? before->shape[2] : 0;
@@ -81,9 +82,9 @@ static void N_(take_padded)(const struct N_(band) *a, const fftconv_tensor *t, i
 
 /* Where elements [from, from + count) lie as REALs, and how far apart: in the tensor
  * itself, or in `to`. */
-static const REAL *N_(tile_of)(const struct N_(band) *a, const fftconv_tensor *t, int64_t length,
-                               const fftconv_tensor *before, int64_t from, int64_t count,
-                               REAL *to, int64_t *step)
+static const REAL *N_(tile_of)(const struct N_(band) * a, const fftconv_tensor *t, int64_t length,
+                               const fftconv_tensor *before, int64_t from, int64_t count, REAL *to,
+                               int64_t *step)
 {
     const bool whole = from >= 0 && from + count <= length &&
                        (a->c->across ? a->d1 - a->d0 : count - a->c->taps + 1) >= W;
@@ -97,7 +98,7 @@ static const REAL *N_(tile_of)(const struct N_(band) *a, const fftconv_tensor *t
 }
 
 /* Elements [from, from + count) from a tile. */
-static void N_(give_out)(const struct N_(band) *a, const fftconv_tensor *t, int64_t from,
+static void N_(give_out)(const struct N_(band) * a, const fftconv_tensor *t, int64_t from,
                          int64_t count, const REAL *v)
 {
     const int64_t runs = a->c->across ? count : 1, n = a->c->across ? a->d1 - a->d0 : count;
@@ -221,14 +222,14 @@ INLINE void N_(window)(int outputs, int64_t taps, const REAL *w, int64_t wstep, 
 #ifdef FFTCONV_COMPACT
 #define FOR_TAPS(taps, call) call(taps);
 #else
-#define FOR_TAPS(taps, call)        \
-    switch (taps) {                 \
-    case 2: call(2); break;         \
-    case 3: call(3); break;         \
-    case 4: call(4); break;         \
-    case 5: call(5); break;         \
-    case 7: call(7); break;         \
-    default: call(taps);            \
+#define FOR_TAPS(taps, call) \
+    switch (taps) { \
+    case 2: call(2); break; \
+    case 3: call(3); break; \
+    case 4: call(4); break; \
+    case 5: call(5); break; \
+    case 7: call(7); break; \
+    default: call(taps); \
     }
 #endif
 
@@ -286,8 +287,8 @@ INLINE void N_(windows_across)(int64_t taps, const REAL *w, int64_t wstep, const
             for (int64_t m = 0; c % (64 / (int)sizeof *x) == 0 && m < N_(AT_ONCE); m++)
                 N_(foresee)(at, (taps - 1 + 2 * N_(AT_ONCE) + m) * step * (int)sizeof *x);
             if (i + N_(AT_ONCE) <= count)
-                N_(window)(N_(AT_ONCE), taps, w + c, wstep, bias + c, at, step,
-                           y + i * y_step + c, y_step);
+                N_(window)(N_(AT_ONCE), taps, w + c, wstep, bias + c, at, step, y + i * y_step + c,
+                           y_step);
             else
                 for (int64_t m = 0; m < count - i; m++)
                     N_(window)(1, taps, w + c, wstep, bias + c, at + m * step, step,
@@ -296,15 +297,13 @@ INLINE void N_(windows_across)(int64_t taps, const REAL *w, int64_t wstep, const
 }
 
 /* Both, with the band's taps; bias: of its channels. */
-static void N_(windows)(const struct N_(band) *a, const void *w_, const REAL *bias, const REAL *x,
+static void N_(windows)(const struct N_(band) * a, const void *w_, const REAL *bias, const REAL *x,
                         int64_t step, REAL *y, int64_t y_step, int64_t count)
 {
     const int64_t taps = a->c->taps, wstep = round_up(a->c->D, W);
     const REAL *w = (const REAL *)w_ + (a->c->across ? a->d0 : a->d0 * taps);
-#define ACROSS(K) \
-    N_(windows_across)(K, w, wstep, bias, x, step, y, y_step, a->d1 - a->d0, count)
-#define ALONG(K) \
-    N_(windows_along)(AS_REALS, K, w, *bias, (const char *)x, (char *)y, count)
+#define ACROSS(K) N_(windows_across)(K, w, wstep, bias, x, step, y, y_step, a->d1 - a->d0, count)
+#define ALONG(K) N_(windows_along)(AS_REALS, K, w, *bias, (const char *)x, (char *)y, count)
     if (a->c->across)
         FOR_TAPS(taps, ACROSS)
     else
@@ -317,7 +316,7 @@ static void N_(windows)(const struct N_(band) *a, const void *w_, const REAL *bi
 
 /* Outputs [l0, l1) before the activation, to y: those whose window leaves x by
  * themselves, so that the others may read where x is. */
-static void N_(outputs)(const struct N_(band) *a, int64_t l0, int64_t l1, REAL *x_work, REAL *y,
+static void N_(outputs)(const struct N_(band) * a, int64_t l0, int64_t l1, REAL *x_work, REAL *y,
                         int64_t y_step)
 {
     const struct correlation *c = a->c;
@@ -332,8 +331,8 @@ static void N_(outputs)(const struct N_(band) *a, int64_t l0, int64_t l1, REAL *
         int64_t step;
         if (from >= to)
             continue;
-        const REAL *x = N_(tile_of)(a, c->x, c->L, c->state, from - c->left, to - from + c->taps - 1,
-                                    x_work, &step);
+        const REAL *x = N_(tile_of)(a, c->x, c->L, c->state, from - c->left,
+                                    to - from + c->taps - 1, x_work, &step);
         N_(windows)(a, c->w, (const REAL *)c->bias + a->d0, x, step, y + (from - l0) * y_step,
                     y_step, to - from);
     }
@@ -346,12 +345,11 @@ static REAL *N_(piece)(const struct correlation *c, void *work, int i)
 }
 
 static void N_(correlate_any)(const struct correlation *c, int64_t b, int64_t d0, int64_t d1,
-                          int64_t l0, int64_t l1, void *work)
+                              int64_t l0, int64_t l1, void *work)
 {
     const struct N_(band) a = N_(band_of)(c, b, d0, d1);
     const int64_t n = (c->across ? d1 - d0 : l1 - l0);
-    const bool direct = n >= W && c->y->dtype == REAL_DTYPE &&
-                        c->y->stride[c->across ? 1 : 2] == 1;
+    const bool direct = n >= W && c->y->dtype == REAL_DTYPE && c->y->stride[c->across ? 1 : 2] == 1;
     if (direct) {
         REAL *y = (REAL *)N_(run_at)(&a, c->y, l0).data;
         const int64_t y_step = c->across ? c->y->stride[2] : 1;
@@ -393,8 +391,8 @@ INLINE N_(words) N_(pairs)(V even, V odd)
 /* 2 W outputs, `times` over.  With F_s[i] = x[2i + s], the even ones are
  * sum_k w[k] F_k and the odd ones sum_k w[k] F_(k+1); an even number of taps reads one
  * element behind the last window. */
-INLINE void N_(pairs_window)(int times, int64_t taps, const REAL *w, REAL bias,
-                             const uint16_t *x, uint16_t *y)
+INLINE void N_(pairs_window)(int times, int64_t taps, const REAL *w, REAL bias, const uint16_t *x,
+                             uint16_t *y)
 {
     V even[2], odd[2], now[2], next[2];
     N_(words) both[2];
@@ -419,8 +417,8 @@ INLINE void N_(pairs_window)(int times, int64_t taps, const REAL *w, REAL bias,
 }
 
 /* `count` >= 2 W elements of a row. */
-INLINE void N_(pairs_along)(int64_t taps, const REAL *restrict w, REAL bias,
-                            const uint16_t *x, uint16_t *restrict y, int64_t count)
+INLINE void N_(pairs_along)(int64_t taps, const REAL *restrict w, REAL bias, const uint16_t *x,
+                            uint16_t *restrict y, int64_t count)
 {
     int64_t j = 0;
     for (; j + 4 * W <= count; j += 4 * W)
@@ -463,7 +461,7 @@ static void N_(row)(const struct correlation *c, int64_t d, const char *x, char 
 
 /* A vector's worth of outputs from `from` on, whose windows leave the row: from a copy
  * with zeros around. */
-static void N_(row_end)(const struct N_(band) *a, int64_t from, char *work)
+static void N_(row_end)(const struct N_(band) * a, int64_t from, char *work)
 {
     const struct correlation *c = a->c;
     const int64_t size = dtype_size(c->x->dtype), unit = N_(unit)(c->as);
@@ -515,8 +513,8 @@ INLINE void N_(row_to_sums)(int as, int rows, int64_t taps, int64_t i, const REA
 
 /* `rows` outputs of a vector's worth of channels; table: [tap, at last the bias], each
  * a vector, or two, the even channels before the odd ones. */
-INLINE void N_(block)(int as, bool far, int rows, int64_t taps, const REAL *table,
-                      const char *x, int64_t step, char *y, int64_t y_step)
+INLINE void N_(block)(int as, bool far, int rows, int64_t taps, const REAL *table, const char *x,
+                      int64_t step, char *y, int64_t y_step)
 {
     const int each = as == AS_PAIRS ? 2 : 1;
     V even[N_(AT_ONCE)], odd[N_(AT_ONCE)];
@@ -581,14 +579,14 @@ INLINE void N_(blocks)(int as, bool far, int rows, int64_t taps, const struct co
             if (!far)
                 N_(foresee)(y + at, (rows + m) * y_step);
         }
-        N_(block)(as, far, rows, taps, (const REAL *)c->blocks + n * reals, x + at, step,
-                  y + at, y_step);
+        N_(block)(as, far, rows, taps, (const REAL *)c->blocks + n * reals, x + at, step, y + at,
+                  y_step);
     }
 }
 
 /* Rows [0, count) of blocks [n0, n1). */
-INLINE void N_(blocks_down)(int as, bool far, int64_t taps, const struct correlation *c,
-                            int64_t n0, int64_t n1, const char *x, char *y, int64_t count)
+INLINE void N_(blocks_down)(int as, bool far, int64_t taps, const struct correlation *c, int64_t n0,
+                            int64_t n1, const char *x, char *y, int64_t count)
 {
     enum { ROWS = N_(AT_ONCE) };
     const int size = dtype_size(c->x->dtype);
@@ -601,16 +599,16 @@ INLINE void N_(blocks_down)(int as, bool far, int64_t taps, const struct correla
 }
 
 /* Outputs [l0, l1) of blocks [n0, n1). */
-static void N_(down)(const struct N_(band) *a, int64_t n0, int64_t n1, int64_t l0, int64_t l1)
+static void N_(down)(const struct N_(band) * a, int64_t n0, int64_t n1, int64_t l0, int64_t l1)
 {
     const struct correlation *c = a->c;
     const int64_t back = a->d0 * dtype_size(c->x->dtype), n = l1 - l0;
     const char *x = (const char *)N_(run_at)(a, c->x, l0 - c->left).data - back;
     char *y = (char *)N_(run_at)(a, c->y, l0).data - back;
-#define DOWN(as, K)                                               \
-    if (c->far)                                                   \
-        N_(blocks_down)(as, true, K, c, n0, n1, x, y, n);         \
-    else                                                          \
+#define DOWN(as, K) \
+    if (c->far) \
+        N_(blocks_down)(as, true, K, c, n0, n1, x, y, n); \
+    else \
         N_(blocks_down)(as, false, K, c, n0, n1, x, y, n)
 #if !IN_DOUBLE
 #define PAIRS(K) DOWN(AS_PAIRS, K)
@@ -635,7 +633,7 @@ static void N_(down)(const struct N_(band) *a, int64_t n0, int64_t n1, int64_t l
 }
 
 /* Outputs [l0, l1) of a band, windows within x; those rows of all are [first, last). */
-static void N_(band_down)(const struct N_(band) *a, int64_t l0, int64_t l1, int64_t first,
+static void N_(band_down)(const struct N_(band) * a, int64_t l0, int64_t l1, int64_t first,
                           int64_t last, void *work)
 {
     const struct correlation *c = a->c;
@@ -703,7 +701,7 @@ static void N_(correlate)(const struct correlation *c, int64_t b, int64_t d0, in
 /* ---- Backward -------------------------------------------------------------------------- */
 
 /* g = dy act'(p) at outputs [from, from + count), zeros outside [0, Lout). */
-static void N_(gradient_tile)(const struct N_(band) *a, int64_t from, int64_t count, REAL *g,
+static void N_(gradient_tile)(const struct N_(band) * a, int64_t from, int64_t count, REAL *g,
                               void *work)
 {
     const struct correlation *c = a->c;
@@ -738,8 +736,8 @@ static void N_(correlate_dx)(const struct correlation *c, const void *flipped, i
 /* sums[k] += sum_i g[i] x[i + k tap] for k < taps, and sum_i g[i] to `total`, of
  * vectors i, `step` apart: over all lanes, or, across, n of them by themselves. */
 INLINE void N_(inner_products)(bool across, int64_t taps, const REAL *g, const REAL *x,
-                               int64_t step, int64_t tap, int64_t count, int64_t n,
-                               double *sums, double *total, int64_t lane_step)
+                               int64_t step, int64_t tap, int64_t count, int64_t n, double *sums,
+                               double *total, int64_t lane_step)
 {
     V sum[8] = {0};
     for (int64_t i = 0; i < count; i++, g += step, x += step) {
@@ -758,8 +756,8 @@ INLINE void N_(inner_products)(bool across, int64_t taps, const REAL *g, const R
 }
 
 /* Those of a tile with the gradients of `count` outputs, `each` taps at a time. */
-INLINE void N_(tile_products)(const struct N_(band) *a, int64_t each, const REAL *g,
-                              const REAL *x, int64_t count, double *sums)
+INLINE void N_(tile_products)(const struct N_(band) * a, int64_t each, const REAL *g, const REAL *x,
+                              int64_t count, double *sums)
 {
     const int64_t taps = a->c->taps, channels = a->d1 - a->d0, width = a->width;
     for (int64_t d = 0; d < channels; d += W, sums += W * (taps + 1))
@@ -781,8 +779,7 @@ static void N_(correlate_dw)(const struct correlation *c, int64_t b, int64_t d0,
     REAL *g = N_(piece)(c, work, 0), *x = N_(piece)(c, work, 1);
     N_(gradient_tile)(&a, l0, l1 - l0, g, work);
     N_(take_padded)(&a, c->x, c->L, c->state, l0 - c->left, l1 - l0 + c->taps - 1, x);
-#define PRODUCTS(K) \
-    N_(tile_products)(&a, __builtin_constant_p(K) ? (K) : 1, g, x, l1 - l0, sums)
+#define PRODUCTS(K) N_(tile_products)(&a, __builtin_constant_p(K) ? (K) : 1, g, x, l1 - l0, sums)
     FOR_TAPS(c->taps, PRODUCTS)
 #undef PRODUCTS
 }

@@ -16,20 +16,19 @@ INLINE V N_(load)(const REAL *p) { return *(const V *)p; }
 INLINE void N_(store)(REAL *p, V v) { *(V *)p = v; }
 
 /* (r + i im) *= (c + i s); s = sin, c = cos of the twiddle */
-#define MULTIPLY(r, im, c, s)              \
-    do {                                   \
-        V t_ = (r) * (c) - (im) * (s);     \
-        (im) = (r) * (s) + (im) * (c);     \
-        (r) = t_;                          \
+#define MULTIPLY(r, im, c, s) \
+    do { \
+        V t_ = (r) * (c) - (im) * (s); \
+        (im) = (r) * (s) + (im) * (c); \
+        (r) = t_; \
     } while (0)
 
 /* ---- The dense stage: a complex matrix times vectors ------------------------ */
 
 /* out[k] = sum_r F[k][r] x[r] with F[k][r] at matrix[k kstep + r rstep];
  * real_in: x has no imaginary part; real_out: only the real part is wanted. */
-INLINE void N_(matrix_product)(int R, const REAL *matrix, int kstep, int rstep,
-                               bool real_in, bool real_out, const V *xr,
-                               const V *xi, V *yr, V *yi)
+INLINE void N_(matrix_product)(int R, const REAL *matrix, int kstep, int rstep, bool real_in,
+                               bool real_out, const V *xr, const V *xi, V *yr, V *yi)
 {
     for (int k = 0; k < R; k++) {
         const REAL *f = matrix + 2 * (int64_t)k * kstep;
@@ -58,12 +57,12 @@ struct N_(columns) {
     int R;
     REAL *x;
     int64_t sub, count;
-    int64_t blocks; /* middle: consecutive blocks sharing these constants      */
+    int64_t blocks;      /* middle: consecutive blocks sharing these constants */
     const uint8_t *live; /* middle, of each block: the outputs forward, inputs
-                            inverse, that are not zero; NULL: all              */
+                            inverse, that are not zero; NULL: all */
     const REAL *fine, *coarse;
-    const REAL *shift;    /* first and last: exp(2 pi i r / (4 R)), or none  */
-    const REAL *matrix;   /* dense */
+    const REAL *shift;  /* first and last: exp(2 pi i r / (4 R)), or none */
+    const REAL *matrix; /* dense */
     /* first and last: the rows of source or sink, of one plane or two, and the reals
      * into each.  They are named one by one, or lie sub vectors apart from `rows` on,
      * the planes `plane` reals. */
@@ -77,8 +76,7 @@ struct N_(columns) {
 /* Kernels take it by value: what a store to X might change is read anew after it. */
 
 /* Twiddle k of column j: K of them a column. */
-INLINE void N_(twiddle)(const struct N_(columns) *a, int64_t j, int K, int k, V *r,
-                        V *i)
+INLINE void N_(twiddle)(const struct N_(columns) * a, int64_t j, int K, int k, V *r, V *i)
 {
     const REAL *f = a->fine + (j * K + k) * 2 * W;
     V c = N_(load)(f), s = N_(load)(f + W);
@@ -87,8 +85,7 @@ INLINE void N_(twiddle)(const struct N_(columns) *a, int64_t j, int K, int k, V 
     MULTIPLY(*r, *i, c, s);
 }
 
-INLINE void N_(middle_columns)(int R, bool inverse, bool sparse,
-                               const struct N_(columns) *given)
+INLINE void N_(middle_columns)(int R, bool inverse, bool sparse, const struct N_(columns) * given)
 {
     const struct N_(columns) a = *given;
     const int64_t step = a.sub * 2 * W;
@@ -96,34 +93,34 @@ INLINE void N_(middle_columns)(int R, bool inverse, bool sparse,
     const uint8_t *live = a.live;
     REAL *block = a.x;
     for (int64_t b = 0; b < a.blocks; b++, block += R * step, live += sparse ? R : 0)
-    for (int64_t j = 0; j < a.count; j++) {
-        V r[16], i[16];
-        REAL *x = block + j * 2 * W;
+        for (int64_t j = 0; j < a.count; j++) {
+            V r[16], i[16];
+            REAL *x = block + j * 2 * W;
 #pragma GCC unroll 16
-        for (int k = 0; k < R; k++) {
-            r[k] = i[k] = (V){0};
-            if (inverse && sparse && !live[k])
-                continue;
-            r[k] = N_(load)(x + k * step + re);
-            i[k] = N_(load)(x + k * step + im);
-            if (inverse && k > 0)
-                N_(twiddle)(&a, j, R - 1, k - 1, &r[k], &i[k]);
-        }
-        N_(dft)(R, r, i);
+            for (int k = 0; k < R; k++) {
+                r[k] = i[k] = (V){0};
+                if (inverse && sparse && !live[k])
+                    continue;
+                r[k] = N_(load)(x + k * step + re);
+                i[k] = N_(load)(x + k * step + im);
+                if (inverse && k > 0)
+                    N_(twiddle)(&a, j, R - 1, k - 1, &r[k], &i[k]);
+            }
+            N_(dft)(R, r, i);
 #pragma GCC unroll 16
-        for (int k = 0; k < R; k++) {
-            if (!inverse && sparse && !live[k])
-                continue;
-            if (!inverse && k > 0)
-                N_(twiddle)(&a, j, R - 1, k - 1, &r[k], &i[k]);
-            N_(store)(x + k * step + re, r[k]);
-            N_(store)(x + k * step + im, i[k]);
+            for (int k = 0; k < R; k++) {
+                if (!inverse && sparse && !live[k])
+                    continue;
+                if (!inverse && k > 0)
+                    N_(twiddle)(&a, j, R - 1, k - 1, &r[k], &i[k]);
+                N_(store)(x + k * step + re, r[k]);
+                N_(store)(x + k * step + im, i[k]);
+            }
         }
-    }
 }
 
 /* Row k of a plane of source or sink, where these columns begin. */
-INLINE REAL *N_(row_of)(const struct N_(columns) *a, int plane, int k)
+INLINE REAL *N_(row_of)(const struct N_(columns) * a, int plane, int k)
 {
     return (a->rows ? a->rows + plane * a->plane + k * a->sub * W : a->row[plane][k]) + a->offset;
 }
@@ -131,7 +128,7 @@ INLINE REAL *N_(row_of)(const struct N_(columns) *a, int plane, int k)
 /* Stage 1 from the source: imag, the rows have an imaginary plane; shift, the
  * frequencies are k - 1/4 (right angle); half, only those up to R/2 are wanted. */
 INLINE void N_(first_columns)(int R, bool imag, bool shift, bool half,
-                              const struct N_(columns) *given)
+                              const struct N_(columns) * given)
 {
     const struct N_(columns) a = *given;
     const int64_t step = a.sub * 2 * W;
@@ -171,7 +168,7 @@ INLINE void N_(first_columns)(int R, bool imag, bool shift, bool half,
 
 /* half: each part of the sum between k = 0 and R/2 stands for its conjugate too. */
 INLINE void N_(last_columns)(int R, bool imag, bool shift, bool half,
-                             const struct N_(columns) *given)
+                             const struct N_(columns) * given)
 {
     const struct N_(columns) a = *given;
     const int64_t step = a.sub * 2 * W;
@@ -215,8 +212,8 @@ INLINE void N_(last_columns)(int R, bool imag, bool shift, bool half,
 
 /* Phase 2: `count` columns of T[q][p], rows of `width` vectors; the twiddles are
  * scalars [m][k - 1]. */
-INLINE void N_(stage_rows)(int R, bool inverse, REAL *t, int64_t width, int64_t count,
-                           int64_t sub, int64_t blocks, const REAL *twiddle)
+INLINE void N_(stage_rows)(int R, bool inverse, REAL *t, int64_t width, int64_t count, int64_t sub,
+                           int64_t blocks, const REAL *twiddle)
 {
     const int64_t step = sub * width * 2 * W;
     const int re = inverse ? LANES : 0, im = inverse ? 0 : LANES;
@@ -246,8 +243,8 @@ INLINE void N_(stage_rows)(int R, bool inverse, REAL *t, int64_t width, int64_t 
 }
 
 /* The innermost stage (sub = 1, no twiddles), times the spectrum, and back. */
-INLINE void N_(product_rows)(int R, REAL *t, int64_t width, int64_t count,
-                             int64_t blocks, const REAL *spectrum)
+INLINE void N_(product_rows)(int R, REAL *t, int64_t width, int64_t count, int64_t blocks,
+                             const REAL *spectrum)
 {
     const int64_t step = width * 2 * W;
     for (int64_t b = 0; b < blocks; b++, t += R * step, spectrum += R * step)
@@ -278,40 +275,38 @@ INLINE void N_(product_rows)(int R, REAL *t, int64_t width, int64_t count,
 #ifdef FFTCONV_COMPACT
 #define PLANES(kernel, R, a) kernel(R, (a)->imag, (a)->shift, (a)->half, a)
 #else
-#define PLANES(kernel, R, a)                                       \
-    ((a)->shift ? (a)->imag ? kernel(R, true, true, false, a)      \
-                            : kernel(R, false, true, false, a)     \
-     : (a)->half            ? kernel(R, false, false, true, a)     \
-     : (a)->imag            ? kernel(R, true, false, false, a)     \
-                            : kernel(R, false, false, false, a))
+#define PLANES(kernel, R, a) \
+    ((a)->shift  ? (a)->imag ? kernel(R, true, true, false, a) : kernel(R, false, true, false, a) \
+     : (a)->half ? kernel(R, false, false, true, a) \
+     : (a)->imag ? kernel(R, true, false, false, a) \
+                 : kernel(R, false, false, false, a))
 #endif
-#define KERNELS(R)                                                               \
-    static void N_(middle_columns_##R)(const struct N_(columns) *a, bool inverse) \
-    {                                                                            \
-        !a->live  ? inverse ? N_(middle_columns)(R, true, false, a)              \
-                            : N_(middle_columns)(R, false, false, a)             \
-        : inverse ? N_(middle_columns)(R, true, true, a)                         \
-                  : N_(middle_columns)(R, false, true, a);                       \
-    }                                                                            \
-    static void N_(first_columns_##R)(const struct N_(columns) *a)               \
-    {                                                                            \
-        PLANES(N_(first_columns), R, a);                                         \
-    }                                                                            \
-    static void N_(last_columns_##R)(const struct N_(columns) *a)                \
-    {                                                                            \
-        PLANES(N_(last_columns), R, a);                                          \
-    }                                                                            \
-    static void N_(stage_rows_##R)(REAL *t, int64_t width, int64_t count,        \
-                                   int64_t sub, int64_t blocks, const REAL *w,   \
-                                   bool inverse)                                 \
-    {                                                                            \
-        inverse ? N_(stage_rows)(R, true, t, width, count, sub, blocks, w)       \
-                : N_(stage_rows)(R, false, t, width, count, sub, blocks, w);     \
-    }                                                                            \
-    static void N_(product_rows_##R)(REAL *t, int64_t width, int64_t count,      \
-                                     int64_t blocks, const REAL *spectrum)       \
-    {                                                                            \
-        N_(product_rows)(R, t, width, count, blocks, spectrum);                  \
+#define KERNELS(R) \
+    static void N_(middle_columns_##R)(const struct N_(columns) * a, bool inverse) \
+    { \
+        !a->live  ? inverse ? N_(middle_columns)(R, true, false, a) \
+                            : N_(middle_columns)(R, false, false, a) \
+        : inverse ? N_(middle_columns)(R, true, true, a) \
+                  : N_(middle_columns)(R, false, true, a); \
+    } \
+    static void N_(first_columns_##R)(const struct N_(columns) * a) \
+    { \
+        PLANES(N_(first_columns), R, a); \
+    } \
+    static void N_(last_columns_##R)(const struct N_(columns) * a) \
+    { \
+        PLANES(N_(last_columns), R, a); \
+    } \
+    static void N_(stage_rows_##R)(REAL * t, int64_t width, int64_t count, int64_t sub, \
+                                   int64_t blocks, const REAL *w, bool inverse) \
+    { \
+        inverse ? N_(stage_rows)(R, true, t, width, count, sub, blocks, w) \
+                : N_(stage_rows)(R, false, t, width, count, sub, blocks, w); \
+    } \
+    static void N_(product_rows_##R)(REAL * t, int64_t width, int64_t count, int64_t blocks, \
+                                     const REAL *spectrum) \
+    { \
+        N_(product_rows)(R, t, width, count, blocks, spectrum); \
     }
 CODELETS(KERNELS)
 #undef KERNELS
@@ -324,7 +319,7 @@ static const struct N_(kernels) {
     void (*rows)(REAL *, int64_t, int64_t, int64_t, int64_t, const REAL *, bool inverse);
     void (*product)(REAL *, int64_t, int64_t, int64_t, const REAL *);
 } N_(kernel)[] = {
-#define ROW(R)                                                              \
+#define ROW(R) \
     [R] = {N_(middle_columns_##R), N_(first_columns_##R), N_(last_columns_##R), \
            N_(stage_rows_##R), N_(product_rows_##R)},
     CODELETS(ROW)
@@ -334,36 +329,35 @@ static const struct N_(kernels) {
 /* ---- The same steps, dense ------------------------------------------------- */
 
 #define DENSE_LOCALS \
-    V xr[FFTCONV_MAX_RADIX], xi[FFTCONV_MAX_RADIX], yr[FFTCONV_MAX_RADIX], \
-        yi[FFTCONV_MAX_RADIX]
+    V xr[FFTCONV_MAX_RADIX], xi[FFTCONV_MAX_RADIX], yr[FFTCONV_MAX_RADIX], yi[FFTCONV_MAX_RADIX]
 
-static void N_(middle_dense)(const struct N_(columns) *a, bool inverse)
+static void N_(middle_dense)(const struct N_(columns) * a, bool inverse)
 {
     const int R = a->R;
     const int re = inverse ? LANES : 0, im = inverse ? 0 : LANES;
     REAL *block = a->x;
     DENSE_LOCALS;
     for (int64_t b = 0; b < a->blocks; b++, block += R * a->sub * 2 * W)
-    for (int64_t j = 0; j < a->count; j++) {
-        REAL *x = block + j * 2 * W;
-        for (int k = 0; k < R; k++) {
-            xr[k] = N_(load)(x + k * a->sub * 2 * W + re);
-            xi[k] = N_(load)(x + k * a->sub * 2 * W + im);
-            if (inverse && k > 0)
-                N_(twiddle)(a, j, R - 1, k - 1, &xr[k], &xi[k]);
+        for (int64_t j = 0; j < a->count; j++) {
+            REAL *x = block + j * 2 * W;
+            for (int k = 0; k < R; k++) {
+                xr[k] = N_(load)(x + k * a->sub * 2 * W + re);
+                xi[k] = N_(load)(x + k * a->sub * 2 * W + im);
+                if (inverse && k > 0)
+                    N_(twiddle)(a, j, R - 1, k - 1, &xr[k], &xi[k]);
+            }
+            N_(matrix_product)(R, a->matrix, R, 1, false, false, xr, xi, yr, yi);
+            for (int k = 0; k < R; k++) {
+                if (!inverse && k > 0)
+                    N_(twiddle)(a, j, R - 1, k - 1, &yr[k], &yi[k]);
+                N_(store)(x + k * a->sub * 2 * W + re, yr[k]);
+                N_(store)(x + k * a->sub * 2 * W + im, yi[k]);
+            }
         }
-        N_(matrix_product)(R, a->matrix, R, 1, false, false, xr, xi, yr, yi);
-        for (int k = 0; k < R; k++) {
-            if (!inverse && k > 0)
-                N_(twiddle)(a, j, R - 1, k - 1, &yr[k], &yi[k]);
-            N_(store)(x + k * a->sub * 2 * W + re, yr[k]);
-            N_(store)(x + k * a->sub * 2 * W + im, yi[k]);
-        }
-    }
 }
 
 /* The matrix carries the right angle: F[k][r] = exp(-2 pi i r (k - 1/4) / R). */
-static void N_(first_dense)(const struct N_(columns) *a)
+static void N_(first_dense)(const struct N_(columns) * a)
 {
     const int R = a->R;
     DENSE_LOCALS;
@@ -388,7 +382,7 @@ static void N_(first_dense)(const struct N_(columns) *a)
 
 /* x[r] = sum_k conj(F[k][r]) X[k]: re and im exchanged, F transposed.  Where
  * only the real part is wanted, only the exchanged imaginary part is. */
-static void N_(last_dense)(const struct N_(columns) *a)
+static void N_(last_dense)(const struct N_(columns) * a)
 {
     const int R = a->R;
     DENSE_LOCALS;
@@ -415,8 +409,8 @@ static void N_(last_dense)(const struct N_(columns) *a)
     }
 }
 
-static void N_(rows_dense)(const struct stage *st, REAL *t, int64_t width,
-                           int64_t count, bool inverse)
+static void N_(rows_dense)(const struct stage *st, REAL *t, int64_t width, int64_t count,
+                           bool inverse)
 {
     const int R = st->radix;
     const REAL *matrix = st->matrix, *twiddle = st->twiddle.fine;
@@ -452,8 +446,8 @@ enum N_(step) { N_(FIRST), N_(MIDDLE), N_(MIDDLE_INVERSE), N_(LAST) };
 
 /* Columns [c0, c0 + count) of one butterfly block, cut where the coarse twiddle
  * changes. */
-static void N_(run_columns)(const struct stage *st, enum N_(step) step,
-                            struct N_(columns) *a, int64_t c0, int64_t count)
+static void N_(run_columns)(const struct stage *st, enum N_(step) step, struct N_(columns) * a,
+                            int64_t c0, int64_t count)
 {
     const int R = st->radix;
     const int K = step == N_(FIRST) || step == N_(LAST) ? R : R - 1;
@@ -466,8 +460,7 @@ static void N_(run_columns)(const struct stage *st, enum N_(step) step,
         a->count = min64(c0 + count - c, st->twiddle.period - m);
         a->fine = (const REAL *)st->twiddle.fine + m * K * 2 * W;
         if (st->twiddle.coarse)
-            a->coarse = (const REAL *)st->twiddle.coarse +
-                        c / st->twiddle.period * K * 2;
+            a->coarse = (const REAL *)st->twiddle.coarse + c / st->twiddle.period * K * 2;
         a->x = x + c * 2 * W;
         a->offset = (c - c0) * W;
         const struct N_(kernels) *kernel = &N_(kernel)[st->dense ? 0 : R];
@@ -505,8 +498,7 @@ static void N_(middle_stage)(const struct stage *st, bool inverse, REAL *x, int6
         /* whole blocks in one call, unless their constants change on the way */
         const int64_t together = st->twiddle.coarse ? 1 : run;
         for (int64_t i = b; i < b + run; i += together) {
-            struct N_(columns) a = {.x = x + i * st->radix * st->sub * 2 * W,
-                                    .blocks = together};
+            struct N_(columns) a = {.x = x + i * st->radix * st->sub * 2 * W, .blocks = together};
             if (live && st->masked && live[b] == SOME)
                 a.live = st[1].live + (b0 + i) * st->radix;
             N_(run_columns)(st, inverse ? N_(MIDDLE_INVERSE) : N_(MIDDLE), &a, 0, st->sub);
@@ -520,8 +512,7 @@ static void N_(row_stage)(const struct stage *st, bool inverse, REAL *t, int64_t
     if (st->dense)
         N_(rows_dense)(st, t, width, count, inverse);
     else
-        N_(kernel)[st->radix].rows(t, width, count, st->sub, st->blocks, st->twiddle.fine,
-                                   inverse);
+        N_(kernel)[st->radix].rows(t, width, count, st->sub, st->blocks, st->twiddle.fine, inverse);
 }
 
 static void N_(multiply_run)(const REAL *f, const REAL *in, REAL *out, int64_t vectors,
@@ -541,8 +532,8 @@ static void N_(multiply_run)(const REAL *f, const REAL *in, REAL *out, int64_t v
 
 /* A tile of LANES vectors `from_step` apart to as many `to_step` apart,
  * transposed: `rows` of them are there (others read as zero), `columns` wanted. */
-INLINE void N_(tile)(const REAL *from, int64_t from_step, int64_t rows, REAL *to,
-                     int64_t to_step, int64_t columns)
+INLINE void N_(tile)(const REAL *from, int64_t from_step, int64_t rows, REAL *to, int64_t to_step,
+                     int64_t columns)
 {
     V v[LANES];
     if (rows == W) {
@@ -594,15 +585,14 @@ static void N_(to_rows)(const struct xform *xf, const REAL *x, REAL *t, int64_t 
     N_(transpose_leaf)(x, xf->Pl, xf->Qv, t, xf->Q, xf->Plv, v0, v1, 0, xf->Qv);
 }
 
-static void N_(from_rows)(const struct xform *xf, const REAL *t, REAL *x, int64_t v0,
-                          int64_t v1)
+static void N_(from_rows)(const struct xform *xf, const REAL *t, REAL *x, int64_t v0, int64_t v1)
 {
     N_(transpose_leaf)(t, xf->Q, xf->Plv, x, xf->Pl, xf->Qv, 0, xf->Qv, v0, v1);
 }
 
 /* to[c][r] = from[r][c], steps in reals; anywhere in memory. */
-static void N_(turn)(const void *from_, int64_t from_step, void *to_, int64_t to_step,
-                     int64_t rows, int64_t columns)
+static void N_(turn)(const void *from_, int64_t from_step, void *to_, int64_t to_step, int64_t rows,
+                     int64_t columns)
 {
     const REAL *from = from_;
     REAL *to = to_;
@@ -721,8 +711,8 @@ INLINE int64_t N_(kept_of)(const struct xform *xf, int64_t all)
     return is_half(xf) ? all / xf->stage[0].radix * xf->kept : all;
 }
 
-static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t,
-                     const REAL *spectrum, int64_t leaf, struct ahead *ahead)
+static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t, const REAL *spectrum,
+                     int64_t leaf, struct ahead *ahead)
 {
     const struct stage *st = xf->stage;
     const int top = xf->depth > 1 ? xf->depth : 1, n = xf->stages;
@@ -731,7 +721,7 @@ static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t,
     const bool fused = both && n > xf->split && !st[n - 1].dense;
     /* all of stage 1's outputs are in this leaf, or else it is below one */
 #define KEPT_OF(all) (xf->depth == 0 ? N_(kept_of)(xf, all) : (all))
-#define BLOCKS(l) leaf * (st[l].blocks / xf->leaves), KEPT_OF(st[l].blocks / xf->leaves)
+#define BLOCKS(l) leaf *(st[l].blocks / xf->leaves), KEPT_OF(st[l].blocks / xf->leaves)
     const int64_t vectors = KEPT_OF(xf->Plv);
 
     const int bottom = xf->split - xf->square; /* what comes before the tiles */
@@ -781,9 +771,8 @@ static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t,
 #undef KEPT_OF
 }
 
-static void N_(subtree)(const struct xform *xf, int level, int directions, REAL *x,
-                        REAL *s, const REAL *spectrum, REAL *t, int64_t node,
-                        struct ahead *ahead);
+static void N_(subtree)(const struct xform *xf, int level, int directions, REAL *x, REAL *s,
+                        const REAL *spectrum, REAL *t, int64_t node, struct ahead *ahead);
 
 /* Child k of node `parent` above stage `level`; dead, it stays as it is forward,
  * and is zeros inverse. */
@@ -800,9 +789,8 @@ INLINE void N_(child)(const struct xform *xf, int level, int directions, REAL *x
 /* Depth first: a block is transformed, multiplied and transformed back before
  * the next is touched, and so stays in cache.  A node at a level is a block of
  * that stage. */
-static void N_(subtree)(const struct xform *xf, int level, int directions, REAL *x,
-                        REAL *s, const REAL *spectrum, REAL *t, int64_t node,
-                        struct ahead *ahead)
+static void N_(subtree)(const struct xform *xf, int level, int directions, REAL *x, REAL *s,
+                        const REAL *spectrum, REAL *t, int64_t node, struct ahead *ahead)
 {
     if (level >= xf->depth) {
         N_(leaf)(xf, directions, x, s ? s : t, spectrum, node, ahead);
@@ -816,9 +804,8 @@ static void N_(subtree)(const struct xform *xf, int level, int directions, REAL 
     if (directions & FORWARD)
         N_(middle_stage)(st, false, x, node, 1);
     for (int k = 0; k < st->radix; k++)
-        N_(child)(xf, level + 1, directions, x + k * st->sub * 2 * W,
-                  s ? s + k * reals : NULL, spectrum ? spectrum + k * reals : NULL, t,
-                  node * st->radix + k, ahead);
+        N_(child)(xf, level + 1, directions, x + k * st->sub * 2 * W, s ? s + k * reals : NULL,
+                  spectrum ? spectrum + k * reals : NULL, t, node * st->radix + k, ahead);
     if (directions & INVERSE)
         N_(middle_stage)(st, true, x, node, 1);
 }
@@ -848,23 +835,23 @@ static void N_(middle)(const struct xform *xf, int directions, void *X, void *S,
 
 /* Calls act(n, count, at) for each run of real points in columns [c, c + count)
  * of input r of stage 1: one run, unless rows of X end in padding. */
-#define FOR_RUNS(xf, vector, columns, n_, count_, at_, action)                \
-    do {                                                                      \
-        if ((xf)->Q % W == 0) {                                               \
+#define FOR_RUNS(xf, vector, columns, n_, count_, at_, action) \
+    do { \
+        if ((xf)->Q % W == 0) { \
             const int64_t n_ = (vector) * W, count_ = (columns) * W, at_ = 0; \
-            action;                                                           \
-        } else {                                                              \
-            int64_t v_ = (vector), left_ = (columns);                         \
-            while (left_ > 0) {                                               \
-                const int64_t p_ = v_ / (xf)->Qv, q_ = v_ % (xf)->Qv;         \
-                const int64_t take_ = min64(left_, (xf)->Qv - q_);            \
-                const int64_t n_ = p_ * (xf)->Q + q_ * W;                     \
-                const int64_t count_ = min64(take_ * W, (xf)->Q - q_ * W);    \
-                const int64_t at_ = ((columns) - left_) * W;                  \
-                action;                                                       \
-                v_ += take_, left_ -= take_;                                  \
-            }                                                                 \
-        }                                                                     \
+            action; \
+        } else { \
+            int64_t v_ = (vector), left_ = (columns); \
+            while (left_ > 0) { \
+                const int64_t p_ = v_ / (xf)->Qv, q_ = v_ % (xf)->Qv; \
+                const int64_t take_ = min64(left_, (xf)->Qv - q_); \
+                const int64_t n_ = p_ * (xf)->Q + q_ * W; \
+                const int64_t count_ = min64(take_ * W, (xf)->Q - q_ * W); \
+                const int64_t at_ = ((columns) - left_) * W; \
+                action; \
+                v_ += take_, left_ -= take_; \
+            } \
+        } \
     } while (0)
 
 /* Do elements below `to` reach the second plane? */
@@ -874,8 +861,7 @@ static bool N_(has_imaginary)(int packing, int64_t to, int64_t shift, int64_t M)
 }
 
 /* Points [n, n + count) of complex elements */
-static void N_(read_pairs)(const struct source *s, int64_t n, int64_t count, REAL *re,
-                           REAL *im)
+static void N_(read_pairs)(const struct source *s, int64_t n, int64_t count, REAL *re, REAL *im)
 {
     REAL both[CHUNK];
     for (int64_t i = 0; i < count; i += CHUNK / 2) {
@@ -907,15 +893,14 @@ INLINE bool N_(asks_ahead)(const struct xform *xf, int packing)
 
 /* Scratch holds the rows of one plane, then those of the other.  Where a tile has
  * every column, a plane is one run of places. */
-static void N_(first)(const struct xform *xf, const struct source *s, void *X,
-                      int64_t c0, int64_t c1, void *scratch)
+static void N_(first)(const struct xform *xf, const struct source *s, void *X, int64_t c0,
+                      int64_t c1, void *scratch)
 {
     const struct stage *st = &xf->stage[0];
     const int R = st->radix;
     const bool imag = N_(has_imaginary)(s->packing, s->to, s->shift, xf->M);
     const bool padded = xf->Q % W != 0;
-    const bool ahead = N_(asks_ahead)(xf, s->packing) &&
-                       (s->gate.data || !N_(in_place)(&s->x, 0));
+    const bool ahead = N_(asks_ahead)(xf, s->packing) && (s->gate.data || !N_(in_place)(&s->x, 0));
     const int64_t tile = ahead ? xf->ahead_columns : xf->tile_columns;
     struct N_(streams) streams;
     streams.count = 0;
@@ -949,14 +934,17 @@ static void N_(first)(const struct xform *xf, const struct source *s, void *X,
         }
         for (int r = runs; r < R; r++)
             z[0][r] = z[0][0] + r * run, z[1][r] = z[1][0] + r * run;
-        struct N_(columns) a = {.x = X, .shift = xf->shift, .imag = imag, .half = is_half(xf),
+        struct N_(columns) a = {.x = X,
+                                .shift = xf->shift,
+                                .imag = imag,
+                                .half = is_half(xf),
                                 .row = {(REAL *const *)z[0], (REAL *const *)z[1]}};
         N_(run_columns)(st, N_(FIRST), &a, c, columns);
     }
 }
 
-static void N_(write_pairs)(const struct sink *s, int64_t n, int64_t count,
-                            const REAL *re, const REAL *im)
+static void N_(write_pairs)(const struct sink *s, int64_t n, int64_t count, const REAL *re,
+                            const REAL *im)
 {
     REAL both[CHUNK];
     for (int64_t i = 0; i < count; i += CHUNK / 2) {
@@ -980,8 +968,8 @@ static bool N_(write_tile)(const struct xform *xf, const struct sink *s, int64_t
     return written;
 }
 
-static void N_(last)(const struct xform *xf, void *X, const struct sink *s, int64_t c0,
-                     int64_t c1, void *scratch)
+static void N_(last)(const struct xform *xf, void *X, const struct sink *s, int64_t c0, int64_t c1,
+                     void *scratch)
 {
     const struct stage *st = &xf->stage[0];
     const int R = st->radix;
@@ -1015,8 +1003,8 @@ static void N_(last)(const struct xform *xf, void *X, const struct sink *s, int6
             }
         for (int r = runs; r < R; r++)
             y[0][r] = y[0][0] + r * run, y[1][r] = (REAL *)scratch + (R + r) * run;
-        struct N_(columns) a = {.x = X, .shift = xf->shift, .imag = imag, .half = is_half(xf),
-                                .row = {y[0], y[1]}};
+        struct N_(columns) a = {
+            .x = X, .shift = xf->shift, .imag = imag, .half = is_half(xf), .row = {y[0], y[1]}};
         N_(run_columns)(st, N_(LAST), &a, c, columns);
         if (wanted && (direct || (runs == R && N_(write_tile)(xf, s, c, run, imag, scratch))))
             continue;
@@ -1038,11 +1026,15 @@ static void N_(last)(const struct xform *xf, void *X, const struct sink *s, int6
 
 /* ---- Rows that stage 1 takes and gives as they lie in the caller's memory ---------- */
 
-static void N_(in_rows)(const struct xform *xf, enum N_(step) step, void *X, REAL *rows,
-                        bool imag, int64_t c0, int64_t c1)
+static void N_(in_rows)(const struct xform *xf, enum N_(step) step, void *X, REAL *rows, bool imag,
+                        int64_t c0, int64_t c1)
 {
-    struct N_(columns) a = {.x = X, .shift = xf->shift, .imag = imag, .half = is_half(xf),
-                            .rows = rows + c0 * W, .plane = xf->M};
+    struct N_(columns) a = {.x = X,
+                            .shift = xf->shift,
+                            .imag = imag,
+                            .half = is_half(xf),
+                            .rows = rows + c0 * W,
+                            .plane = xf->M};
     N_(run_columns)(&xf->stage[0], step, &a, c0, c1 - c0);
 }
 
@@ -1133,35 +1125,35 @@ enum { N_(QUARTERS) = 4 };
 
 /* At element j, a vector of them or one; y may be x. */
 #define AT(T, p) (*(T *)((p) + j))
-#define FOLD_HALVES(T)                                            \
-    const T a = AT(T, x[0]), b = AT(T, x[1]);                     \
+#define FOLD_HALVES(T) \
+    const T a = AT(T, x[0]), b = AT(T, x[1]); \
     AT(T, y[0]) = a + b, AT(T, y[1]) = a - b;
-#define FOLD_QUARTERS(T)                                          \
+#define FOLD_QUARTERS(T) \
     const T a = AT(T, x[0]), b = AT(T, x[1]), c = AT(T, x[2]), d = AT(T, x[3]); \
-    const T even = a + c, odd = b + d;                            \
-    AT(T, y[0]) = even + odd, AT(T, y[1]) = even - odd;           \
+    const T even = a + c, odd = b + d; \
+    AT(T, y[0]) = even + odd, AT(T, y[1]) = even - odd; \
     AT(T, y[2]) = a - c, AT(T, y[3]) = b - d;
-#define UNFOLD_QUARTERS(T)                                        \
+#define UNFOLD_QUARTERS(T) \
     const T a = AT(T, x[0]), b = AT(T, x[1]), c = AT(T, x[2]), d = AT(T, x[3]); \
-    const T even = a + b, odd = a - b;                            \
-    AT(T, y[0]) = even + c, AT(T, y[1]) = odd + d;                \
+    const T even = a + b, odd = a - b; \
+    AT(T, y[0]) = even + c, AT(T, y[1]) = odd + d; \
     AT(T, y[2]) = even - c, AT(T, y[3]) = odd - d;
-#define RUN(kind)                                                 \
-    do {                                                          \
-        int64_t j = 0;                                            \
-        for (; j + W <= count; j += W) {                          \
-            kind(VU)                                              \
-        }                                                         \
-        for (; j < count; j++) {                                  \
-            kind(REAL)                                            \
-        }                                                         \
+#define RUN(kind) \
+    do { \
+        int64_t j = 0; \
+        for (; j + W <= count; j += W) { \
+            kind(VU) \
+        } \
+        for (; j < count; j++) { \
+            kind(REAL) \
+        } \
     } while (0)
 
 /* [i0, i1) of each of the 2^levels pieces of a row of `length`; source: it is read
  * from there, sink: it is written there, else in the row.  `ahead` as of a transform. */
 static void N_(fold)(bool back, int levels, int64_t length, int64_t ahead,
-                     const struct source *source,
-                     const struct sink *sink, void *row_, int64_t i0, int64_t i1)
+                     const struct source *source, const struct sink *sink, void *row_, int64_t i0,
+                     int64_t i1)
 {
     REAL *row = row_;
     const int pieces = 1 << levels;
@@ -1169,8 +1161,8 @@ static void N_(fold)(bool back, int levels, int64_t length, int64_t ahead,
     const bool from_x = source && source->x.dtype == REAL_DTYPE && source->x.stride == 1 &&
                         !source->gate.data && source->shift == 0 && source->from == 0 &&
                         source->to == length;
-    const bool to_y = sink && N_(sink_is_plain)(sink) && sink->shift == 0 &&
-                      sink->from == 0 && sink->to == length;
+    const bool to_y = sink && N_(sink_is_plain)(sink) && sink->shift == 0 && sink->from == 0 &&
+                      sink->to == length;
     struct N_(streams) streams;
     streams.count = 0;
     if (ahead && source && !from_x)
@@ -1239,17 +1231,17 @@ INLINE int64_t N_(computed_run)(const struct xform *xf, int64_t end, int64_t *v)
 }
 
 /* Part i of n of a row of spectra, by such runs: of `n` vectors from `v` on. */
-#define FOR_COMPUTED(xf, part, parts, v, n)                                        \
+#define FOR_COMPUTED(xf, part, parts, v, n) \
     for (int64_t vectors_ = (xf)->spectra_reals / (2 * W), v = vectors_ * (part) / (parts), \
-                 end_ = vectors_ * ((part) + 1) / (parts), n;                      \
+                 end_ = vectors_ * ((part) + 1) / (parts), n; \
          (n = N_(computed_run)(xf, end_, &v)) > 0; v += n)
 
-static void N_(multiply)(const struct xform *xf, const void *spectrum, const void *in,
-                         void *out, bool adjoint, int64_t part, int64_t parts)
+static void N_(multiply)(const struct xform *xf, const void *spectrum, const void *in, void *out,
+                         bool adjoint, int64_t part, int64_t parts)
 {
     FOR_COMPUTED(xf, part, parts, v, n)
-        N_(multiply_run)((const REAL *)spectrum + v * 2 * W, (const REAL *)in + v * 2 * W,
-                         (REAL *)out + v * 2 * W, n, adjoint);
+    N_(multiply_run)((const REAL *)spectrum + v * 2 * W, (const REAL *)in + v * 2 * W,
+                     (REAL *)out + v * 2 * W, n, adjoint);
 }
 
 /* Weights: one a point, or NULL. */
@@ -1280,7 +1272,8 @@ static void N_(accumulate)(const struct xform *xf, double scale, bool begin, voi
                            int64_t parts)
 {
     const REAL *f = spectrum, *weights = xf->weights;
-    FOR_COMPUTED(xf, part, parts, v, n) {
+    FOR_COMPUTED(xf, part, parts, v, n)
+    {
         const int64_t o = v * 2 * W;
         REAL *d = (REAL *)dspectrum + o, *g = (REAL *)G + o;
         const REAL *z = (const REAL *)Z + o, *w = weights ? weights + v * W : NULL;
@@ -1296,8 +1289,8 @@ static void N_(add)(const struct xform *xf, void *dspectrum, const void *other)
     REAL *d = dspectrum;
     const REAL *o = other;
     FOR_COMPUTED(xf, 0, 1, v, n)
-        for (int64_t i = v * 2 * W; i < (v + n) * 2 * W; i++)
-            d[i] += o[i];
+    for (int64_t i = v * 2 * W; i < (v + n) * 2 * W; i++)
+        d[i] += o[i];
 }
 
 static void N_(weigh)(const struct xform *xf, double scale, void *S)
@@ -1306,7 +1299,8 @@ static void N_(weigh)(const struct xform *xf, double scale, void *S)
     const REAL *weights = xf->weights, c = (REAL)scale;
     if (!weights) {
         int64_t done = 0; /* vectors */
-        FOR_COMPUTED(xf, 0, 1, v, n) {
+        FOR_COMPUTED(xf, 0, 1, v, n)
+        {
             memset(s + done * 2 * W, 0, (size_t)((v - done) * 2 * W) * sizeof(REAL));
             for (int64_t i = v * 2 * W; i < (v + n) * 2 * W; i++)
                 s[i] *= c;

@@ -18,7 +18,7 @@ static bool has_f16c(void)
 }
 #endif
 
-#define DECLARE(name)                              \
+#define DECLARE(name) \
     extern const struct engine fftconv_engine_##name##_f32; \
     extern const struct engine fftconv_engine_##name##_f64;
 
@@ -28,8 +28,7 @@ DECLARE(wide)
 DECLARE(avx2)
 static bool has_avx2(void)
 {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           has_f16c();
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 }
 #endif
 #ifdef FFTCONV_HAVE_AVX512
@@ -37,8 +36,7 @@ DECLARE(avx512)
 static bool has_avx512(void)
 {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-           has_f16c();
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && has_f16c();
 }
 #endif
 static bool always(void) { return true; }
@@ -93,10 +91,10 @@ int find_engine(const char *isa, int real_bytes, const struct engine **engine)
     } else if (!(row = lookup(isa))) {
         return fail(FFTCONV_INVALID,
                     "isa is \"%.32s\", must be one this build knows (fftconv_isa_name "
-                    "lists them): %s ... %s", isa, table[0].name, table[ROWS - 1].name);
+                    "lists them): %s ... %s",
+                    isa, table[0].name, table[ROWS - 1].name);
     } else if (!row->available()) {
-        return fail(FFTCONV_UNSUPPORTED, "isa is \"%s\": this machine does not have it",
-                    isa);
+        return fail(FFTCONV_UNSUPPORTED, "isa is \"%s\": this machine does not have it", isa);
     }
     *engine = real_bytes == 8 ? row->f64 : row->f32;
     return FFTCONV_OK;

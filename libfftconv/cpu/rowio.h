@@ -61,10 +61,7 @@ static inline void floats_to_halves(const float *from, int64_t count, uint16_t *
     for (; i < count; i++)
         to[i] = float_to_half(from[i]);
 }
-static inline float bfloat_to_float(uint16_t b)
-{
-    return float_of((uint32_t)b << 16);
-}
+static inline float bfloat_to_float(uint16_t b) { return float_of((uint32_t)b << 16); }
 static inline uint16_t float_to_bfloat(float f)
 {
     uint32_t x = bits_of(f);
@@ -73,16 +70,13 @@ static inline uint16_t float_to_bfloat(float f)
 }
 
 /* dtype, its C type, to and from REAL */
-#define ROW_TYPES(row)                                          \
-    row(FFTCONV_FLOAT64, double, (REAL), (double))              \
-    row(FFTCONV_FLOAT32, float, (REAL), (float))                \
-    row(FFTCONV_FLOAT16, uint16_t, half_to_float, float_to_half) \
-    row(FFTCONV_BFLOAT16, uint16_t, bfloat_to_float, float_to_bfloat)
+#define ROW_TYPES(row) \
+    row(FFTCONV_FLOAT64, double, (REAL), (double)) row(FFTCONV_FLOAT32, float, (REAL), (float)) \
+        row(FFTCONV_FLOAT16, uint16_t, half_to_float, float_to_half) \
+            row(FFTCONV_BFLOAT16, uint16_t, bfloat_to_float, float_to_bfloat)
 
 /* dtype, its components' C type */
-#define COMPLEX_TYPES(row)            \
-    row(FFTCONV_COMPLEX128, double)   \
-    row(FFTCONV_COMPLEX64, float)
+#define COMPLEX_TYPES(row) row(FFTCONV_COMPLEX128, double) row(FFTCONV_COMPLEX64, float)
 
 enum { CHUNK = 512 }; /* reals of a row taken at a time */
 #endif
@@ -99,25 +93,25 @@ static void N_(read)(const struct array *a, int64_t n, int64_t count, REAL *dst)
         return;
     }
     switch (a->dtype) {
-#define CASE(dtype, type, load, store)                                   \
-    case dtype: {                                                        \
-        const type *p = (const type *)a->data + n * a->stride;           \
-        if (a->stride == 1)                                              \
-            for (int64_t i = 0; i < count; i++)                          \
-                dst[i] = load(p[i]);                                     \
-        else                                                             \
-            for (int64_t i = 0; i < count; i++)                          \
-                dst[i] = load(p[i * a->stride]);                         \
-        break;                                                           \
+#define CASE(dtype, type, load, store) \
+    case dtype: { \
+        const type *p = (const type *)a->data + n * a->stride; \
+        if (a->stride == 1) \
+            for (int64_t i = 0; i < count; i++) \
+                dst[i] = load(p[i]); \
+        else \
+            for (int64_t i = 0; i < count; i++) \
+                dst[i] = load(p[i * a->stride]); \
+        break; \
     }
         ROW_TYPES(CASE)
 #undef CASE
-#define CASE(dtype, type)                                                \
-    case dtype: {                                                        \
-        const type *p = (const type *)a->data + 2 * n * a->stride;       \
-        for (int64_t i = 0; i < count; i++, p += 2 * a->stride)          \
-            dst[2 * i] = (REAL)p[0], dst[2 * i + 1] = (REAL)p[1];        \
-        break;                                                           \
+#define CASE(dtype, type) \
+    case dtype: { \
+        const type *p = (const type *)a->data + 2 * n * a->stride; \
+        for (int64_t i = 0; i < count; i++, p += 2 * a->stride) \
+            dst[2 * i] = (REAL)p[0], dst[2 * i + 1] = (REAL)p[1]; \
+        break; \
     }
         COMPLEX_TYPES(CASE)
 #undef CASE
@@ -132,25 +126,25 @@ static void N_(write)(const struct array *a, int64_t n, int64_t count, const REA
         return;
     }
     switch (a->dtype) {
-#define CASE(dtype, type, load, store)                          \
-    case dtype: {                                               \
-        type *p = (type *)a->data + n * a->stride;              \
-        if (a->stride == 1)                                     \
-            for (int64_t i = 0; i < count; i++)                 \
-                p[i] = store(src[i]);                           \
-        else                                                    \
-            for (int64_t i = 0; i < count; i++)                 \
-                p[i * a->stride] = store(src[i]);               \
-        break;                                                  \
+#define CASE(dtype, type, load, store) \
+    case dtype: { \
+        type *p = (type *)a->data + n * a->stride; \
+        if (a->stride == 1) \
+            for (int64_t i = 0; i < count; i++) \
+                p[i] = store(src[i]); \
+        else \
+            for (int64_t i = 0; i < count; i++) \
+                p[i * a->stride] = store(src[i]); \
+        break; \
     }
         ROW_TYPES(CASE)
 #undef CASE
-#define CASE(dtype, type)                                       \
-    case dtype: {                                               \
-        type *p = (type *)a->data + 2 * n * a->stride;          \
+#define CASE(dtype, type) \
+    case dtype: { \
+        type *p = (type *)a->data + 2 * n * a->stride; \
         for (int64_t i = 0; i < count; i++, p += 2 * a->stride) \
             p[0] = (type)src[2 * i], p[1] = (type)src[2 * i + 1]; \
-        break;                                                  \
+        break; \
     }
         COMPLEX_TYPES(CASE)
 #undef CASE
@@ -172,7 +166,7 @@ struct N_(streams) {
     } of[4];
 };
 
-static void N_(add_stream)(struct N_(streams) *s, const struct array *a)
+static void N_(add_stream)(struct N_(streams) * s, const struct array *a)
 {
     if (!a->data || a->stride != 1)
         return;
@@ -184,7 +178,7 @@ static void N_(add_stream)(struct N_(streams) *s, const struct array *a)
 /* Elements [n, n + count), to the second cache: a stage's rows lie powers of two apart, of
  * which the first keeps few.  Inlined, since GCC drops calls of a function that does
  * nothing else. */
-INLINE void N_(fetch)(const struct N_(streams) *s, int64_t n, int64_t count)
+INLINE void N_(fetch)(const struct N_(streams) * s, int64_t n, int64_t count)
 {
     for (int k = 0; k < s->count; k++)
         for (int64_t i = 0; i < count * s->of[k].size; i += ALIGNMENT)
@@ -239,8 +233,7 @@ static void N_(axpy)(bool complex, int64_t count, struct scalar a, const void *x
 }
 
 /* v[i] *= a[n + i], or its conjugate, where there is an a */
-static void N_(scale_by)(const struct array *a, bool conjugate, int64_t n, int64_t count,
-                         REAL *v)
+static void N_(scale_by)(const struct array *a, bool conjugate, int64_t n, int64_t count, REAL *v)
 {
     if (!a->data)
         return;
@@ -336,45 +329,44 @@ struct N_(beside) {
  * here. */
 INLINE int64_t N_(write_pairs_of)(int activation, bool skip, bool gated, bool out, bool twin,
                                   int64_t rows, int64_t step, int64_t m, const REAL *v,
-                                  const struct N_(beside) *given, REAL *y)
+                                  const struct N_(beside) * given, REAL *y)
 {
     const struct N_(beside) b = *given;
     const int64_t whole = m - m % (2 * W);
     for (int64_t row = 0; row < rows; row++, v += m, y += step)
-    for (int64_t i = 0; i < whole; i += 2 * W) {
-        V p[2];
+        for (int64_t i = 0; i < whole; i += 2 * W) {
+            V p[2];
 #pragma GCC unroll 2
-        for (int k = 0; k < 2; k++) {
-            const int64_t j = row * step + i + k * W;
-            p[k] = *(const VU *)(v + i + k * W);
-            if (twin)
-                *(VU *)(b.twin + j) = p[k] * *(const VU *)(b.twin_gate + j);
-            if (skip && gated)
-                p[k] += *(const VU *)(b.x + j) * *(const VU *)(b.gate + j) * b.skip;
-            else if (skip)
-                p[k] += *(const VU *)(b.x + j) * b.skip;
-            if (activation == FFTCONV_GELU)
-                p[k] = N_(map_vector)(N_(GELU), p[k]);
-            else if (activation == FFTCONV_SILU)
-                p[k] = N_(map_vector)(N_(SILU), p[k]);
-            p[k] *= b.mask;
-            if (out)
-                p[k] *= *(const VU *)(b.out + j);
+            for (int k = 0; k < 2; k++) {
+                const int64_t j = row * step + i + k * W;
+                p[k] = *(const VU *)(v + i + k * W);
+                if (twin)
+                    *(VU *)(b.twin + j) = p[k] * *(const VU *)(b.twin_gate + j);
+                if (skip && gated)
+                    p[k] += *(const VU *)(b.x + j) * *(const VU *)(b.gate + j) * b.skip;
+                else if (skip)
+                    p[k] += *(const VU *)(b.x + j) * b.skip;
+                if (activation == FFTCONV_GELU)
+                    p[k] = N_(map_vector)(N_(GELU), p[k]);
+                else if (activation == FFTCONV_SILU)
+                    p[k] = N_(map_vector)(N_(SILU), p[k]);
+                p[k] *= b.mask;
+                if (out)
+                    p[k] *= *(const VU *)(b.out + j);
+            }
+            *(VU *)(y + i) = p[0];
+            *(VU *)(y + i + W) = p[1];
         }
-        *(VU *)(y + i) = p[0];
-        *(VU *)(y + i + W) = p[1];
-    }
     return whole;
 }
 
 #define WRITE(activation, skip, gated, out) \
     N_(write_pairs_of)(activation, skip, gated, out, false, rows, step, m, v, &b, y)
-#define WRITE_SKIP(activation, out)                  \
-    (b.gate ? WRITE(activation, true, true, out)     \
-     : b.x  ? WRITE(activation, true, false, out)    \
+#define WRITE_SKIP(activation, out) \
+    (b.gate ? WRITE(activation, true, true, out) \
+     : b.x  ? WRITE(activation, true, false, out) \
             : WRITE(activation, false, false, out))
-#define WRITE_ALL(activation) \
-    (b.out ? WRITE_SKIP(activation, true) : WRITE_SKIP(activation, false))
+#define WRITE_ALL(activation) (b.out ? WRITE_SKIP(activation, true) : WRITE_SKIP(activation, false))
 
 /* Elements [e, e + m) of y, and as many `step` further on, for so many rows: what there are
  * whole pairs of vectors of, nothing where an operand has to be converted first. */
@@ -392,12 +384,12 @@ static int64_t N_(write_vectors)(const struct sink *s, int64_t e, int64_t rows, 
         .skip = s->has_skip ? (REAL)s->skip.re : 0,
         .mask = s->has_mask ? (REAL)s->mask.re : 1,
     };
-    if (!y || !b.x != !s->has_skip || !b.gate != !gate || !b.out != !out ||
-        !b.twin != !twin || !b.twin_gate != !twin)
+    if (!y || !b.x != !s->has_skip || !b.gate != !gate || !b.out != !out || !b.twin != !twin ||
+        !b.twin_gate != !twin)
         return 0;
     if (twin)
-        return N_(write_pairs_of)(FFTCONV_IDENTITY, false, false, true, true, rows, step, m, v,
-                                  &b, y);
+        return N_(write_pairs_of)(FFTCONV_IDENTITY, false, false, true, true, rows, step, m, v, &b,
+                                  y);
     switch (s->activation) {
     case FFTCONV_GELU: return WRITE_ALL(FFTCONV_GELU);
     case FFTCONV_SILU: return WRITE_ALL(FFTCONV_SILU);
@@ -442,9 +434,8 @@ static void N_(write_run)(const struct sink *s, int64_t n, int64_t count, REAL *
 /* Is y[n] = v[n] all there is to do, so that v may be the caller's memory? */
 static bool N_(sink_is_plain)(const struct sink *s)
 {
-    return s->packing == LINEAR && s->y.dtype == REAL_DTYPE && s->y.stride == 1 &&
-           !s->has_mask && !s->has_skip && !s->out_gate.data &&
-           s->activation == FFTCONV_IDENTITY;
+    return s->packing == LINEAR && s->y.dtype == REAL_DTYPE && s->y.stride == 1 && !s->has_mask &&
+           !s->has_skip && !s->out_gate.data && s->activation == FFTCONV_IDENTITY;
 }
 
 /* sum_i a[i] conj(b[i]), in double and in eight sums, whose order is fixed */
@@ -575,8 +566,7 @@ static void N_(place_taps)(const struct taps *t, void *row_)
     const struct array rev = N_(backwards)(t);
     REAL *row = row_, *last = row + (t->places - rest) * reals, first[2] = {0, 0};
     N_(read)(&t->k, 0, t->count, row);
-    memset(row + t->count * reals, 0,
-           (size_t)((t->places - t->count) * reals) * sizeof(REAL));
+    memset(row + t->count * reals, 0, (size_t)((t->places - t->count) * reals) * sizeof(REAL));
     N_(read)(&t->k_rev, 0, 1, first);
     for (int64_t i = 0; i < reals; i++)
         row[i] += first[i];

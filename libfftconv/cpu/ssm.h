@@ -3,9 +3,8 @@
 /* ---- Matrix products -------------------------------------------------------- */
 
 /* One tile of out = a b: `rows` rows, `vectors` vectors of columns. */
-INLINE void N_(product_tile)(int rows, int vectors, int64_t depth, const REAL *a,
-                             int64_t a_step, const REAL *b, int64_t b_step, REAL *out,
-                             int64_t out_step)
+INLINE void N_(product_tile)(int rows, int vectors, int64_t depth, const REAL *a, int64_t a_step,
+                             const REAL *b, int64_t b_step, REAL *out, int64_t out_step)
 {
     V sum[4][2] = {0};
     for (int64_t d = 0; d < depth; d++, b += b_step) {
@@ -135,8 +134,7 @@ INLINE void N_(solve)(const struct solver *s, int64_t states, int64_t rank, cons
 {
     for (int64_t n = 0; n < states; n++) {
         const double *d = s->diagonal + 2 * n * W, *xn = x + 2 * n * W;
-        const V dr = N_(load)(d), di = N_(load)(d + W), xr = N_(load)(xn),
-                xi = N_(load)(xn + W);
+        const V dr = N_(load)(d), di = N_(load)(d + W), xr = N_(load)(xn), xi = N_(load)(xn + W);
         N_(store)(w + 2 * n * W, dr * xr - di * xi);
         N_(store)(w + (2 * n + 1) * W, dr * xi + di * xr);
     }

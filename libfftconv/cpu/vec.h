@@ -16,8 +16,8 @@
 #define VI N_(vector_int)
 
 typedef REAL V __attribute__((vector_size(FFTCONV_VECTOR_BYTES), may_alias));
-typedef REAL VU __attribute__((vector_size(FFTCONV_VECTOR_BYTES), may_alias,
-                               aligned(__alignof__(REAL))));
+typedef REAL VU
+    __attribute__((vector_size(FFTCONV_VECTOR_BYTES), may_alias, aligned(__alignof__(REAL))));
 typedef INT VI __attribute__((vector_size(FFTCONV_VECTOR_BYTES)));
 
 INLINE V N_(splat)(REAL x)
@@ -35,8 +35,7 @@ INLINE V N_(pick)(V a, V b, VI index)
 {
     V v = {0};
     for (int i = 0; i < LANES; i++)
-        v[i] = index[i] < LANES ? a[index[i] & (LANES - 1)]
-                                : b[index[i] & (LANES - 1)];
+        v[i] = index[i] < LANES ? a[index[i] & (LANES - 1)] : b[index[i] & (LANES - 1)];
     return v;
 }
 #else

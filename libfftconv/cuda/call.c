@@ -5,13 +5,13 @@
 #include <string.h>
 
 struct fftconv_cuda_plan {
-    struct fftconv_plan shapes; /* as far as checks of operands look           */
+    struct fftconv_plan shapes; /* as far as checks of operands look */
     struct cuda_plan plan;
 };
 
 struct fftconv_cuda_spectrum {
     const struct cuda_machine *machine;
-    struct cuda_plan of; /* what it was made for                               */
+    struct cuda_plan of; /* what it was made for */
     void *data;
 };
 
@@ -52,12 +52,22 @@ int fftconv_cuda_plan_create(fftconv_cuda_plan **out, const fftconv_plan_desc *d
     m->leave(device, before);
     if (!c)
         return status;
-    c->shapes = (struct fftconv_plan){
-        .B = d->batch, .H = d->channels, .L = d->length, .Lk = d->kernel_length,
-        .Lrev = d->reverse_length, .G = c->plan.G, .KB = c->plan.KB,
-        .members = d->channels / max64(1, c->plan.G), .N = c->plan.N, .mode = d->mode,
-        .dtype = d->dtype, .taps = c->plan.taps, .rev_taps = c->plan.rev_taps,
-        .behind = c->plan.taps - 1, .ahead = max64(0, c->plan.rev_taps - 1), .threads = 1};
+    c->shapes = (struct fftconv_plan){.B = d->batch,
+                                      .H = d->channels,
+                                      .L = d->length,
+                                      .Lk = d->kernel_length,
+                                      .Lrev = d->reverse_length,
+                                      .G = c->plan.G,
+                                      .KB = c->plan.KB,
+                                      .members = d->channels / max64(1, c->plan.G),
+                                      .N = c->plan.N,
+                                      .mode = d->mode,
+                                      .dtype = d->dtype,
+                                      .taps = c->plan.taps,
+                                      .rev_taps = c->plan.rev_taps,
+                                      .behind = c->plan.taps - 1,
+                                      .ahead = max64(0, c->plan.rev_taps - 1),
+                                      .threads = 1};
     if (status)
         fftconv_cuda_plan_destroy(c);
     else
@@ -80,16 +90,14 @@ int fftconv_cuda_plan_get_info(const fftconv_cuda_plan *c, fftconv_plan_info *in
     if (!c || !info)
         return fail(FFTCONV_INVALID, "%s is NULL", c ? "info" : "plan");
     if (info->size != sizeof *info)
-        return fail(FFTCONV_INVALID, "info->size is %zu, must be %zu", info->size,
-                    sizeof *info);
+        return fail(FFTCONV_INVALID, "info->size is %zu, must be %zu", info->size, sizeof *info);
     const struct cuda_plan *p = &c->plan;
     memset(info, 0, sizeof *info);
     info->size = sizeof *info;
     info->mode = c->shapes.mode;
     info->dtype = c->shapes.dtype;
     info->threads = info->lanes = 1;
-    info->io_bytes = (double)p->B * (double)p->H * (double)p->L * 2 *
-                     dtype_size(c->shapes.dtype);
+    info->io_bytes = (double)p->B * (double)p->H * (double)p->L * 2 * dtype_size(c->shapes.dtype);
     info->spectrum_bytes = p->engine->spectrum_bytes(p);
     info->forward_workspace_bytes = p->engine->workspace_bytes(p, FFTCONV_FORWARD, false);
     info->backward_workspace_bytes = p->engine->workspace_bytes(p, FFTCONV_BACKWARD, false);
@@ -102,8 +110,7 @@ int fftconv_cuda_plan_get_info(const fftconv_cuda_plan *c, fftconv_plan_info *in
 }
 
 int fftconv_cuda_spectrum_create(fftconv_cuda_spectrum **out, const fftconv_cuda_plan *c,
-                                 const fftconv_tensor *k, const fftconv_tensor *k_rev,
-                                 void *stream)
+                                 const fftconv_tensor *k, const fftconv_tensor *k_rev, void *stream)
 {
     int before, status;
     void *workspace = NULL;
@@ -151,16 +158,17 @@ static int check_spectrum_of(const fftconv_cuda_plan *c, const fftconv_cuda_spec
 {
     const struct cuda_plan *a = &s->of, *b = &c->plan;
     if (a->device != b->device || a->engine != b->engine || a->shape != b->shape ||
-        a->even_odd != b->even_odd ||
-        a->points != b->points || (a->points && a->dtype != b->dtype) || a->turn != b->turn ||
-        a->G != b->G || a->KB != b->KB || a->taps != b->taps || a->rev_taps != b->rev_taps ||
+        a->even_odd != b->even_odd || a->points != b->points ||
+        (a->points && a->dtype != b->dtype) || a->turn != b->turn || a->G != b->G ||
+        a->KB != b->KB || a->taps != b->taps || a->rev_taps != b->rev_taps ||
         a->circle != b->circle || (a->circle && a->N != b->N))
-        return fail(FFTCONV_INVALID, "spectrum was made for another plan (%s on device %d, "
+        return fail(FFTCONV_INVALID,
+                    "spectrum was made for another plan (%s on device %d, "
                     "(%lld, %lld) kernels of %lld and %lld taps, rows of %lld), must be of one "
-                    "alike (%s on device %d, (%lld, %lld), %lld, %lld, %lld)", a->engine->name,
-                    a->device, (long long)a->KB, (long long)a->G, (long long)a->taps,
-                    (long long)a->rev_taps, (long long)a->L, b->engine->name, b->device,
-                    (long long)b->KB, (long long)b->G, (long long)b->taps,
+                    "alike (%s on device %d, (%lld, %lld), %lld, %lld, %lld)",
+                    a->engine->name, a->device, (long long)a->KB, (long long)a->G,
+                    (long long)a->taps, (long long)a->rev_taps, (long long)a->L, b->engine->name,
+                    b->device, (long long)b->KB, (long long)b->G, (long long)b->taps,
                     (long long)b->rev_taps, (long long)b->L);
     return FFTCONV_OK;
 }

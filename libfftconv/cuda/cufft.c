@@ -41,9 +41,9 @@ static const struct {
     void *at;
 } functions[] = {
 #define FUNCTION(name) {#name, &cufft.name}
-    FUNCTION(cufftCreate), FUNCTION(cufftDestroy), FUNCTION(cufftSetAutoAllocation),
+    FUNCTION(cufftCreate),         FUNCTION(cufftDestroy),   FUNCTION(cufftSetAutoAllocation),
     FUNCTION(cufftMakePlanMany64), FUNCTION(cufftSetStream), FUNCTION(cufftSetWorkArea),
-    FUNCTION(cufftExecR2C), FUNCTION(cufftExecC2R), FUNCTION(cufftExecD2Z),
+    FUNCTION(cufftExecR2C),        FUNCTION(cufftExecC2R),   FUNCTION(cufftExecD2Z),
     FUNCTION(cufftExecZ2D),
 #undef FUNCTION
 };
@@ -51,8 +51,7 @@ static const struct {
 /* Of CUDA 13, 12 and 11: what is loaded already (by PyTorch, say), wherever it lies,
  * for that fits the driver; else the newest that is found. */
 static const char *const names[] = {"libcufft.so.12", "libcufft.so.11", "libcufft.so.10",
-                                    "libcufft.so",
-                                    "/usr/local/cuda/lib64/libcufft.so"};
+                                    "libcufft.so", "/usr/local/cuda/lib64/libcufft.so"};
 
 static int load(void)
 {
@@ -69,8 +68,10 @@ static int load(void)
         for (size_t i = 0; !found && i < count; i++)
             found = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
         if (!found)
-            status = fail(FFTCONV_UNSUPPORTED, "cuFFT was not found: FFTCONV_CUFFT is %s, must "
-                          "name the file libcufft.so (%s)", named ? named : "not set", dlerror());
+            status = fail(FFTCONV_UNSUPPORTED,
+                          "cuFFT was not found: FFTCONV_CUFFT is %s, must "
+                          "name the file libcufft.so (%s)",
+                          named ? named : "not set", dlerror());
         for (size_t i = 0; !status && i < sizeof functions / sizeof *functions; i++) {
             void *const f = dlsym(found, functions[i].name);
             if (!f)

@@ -7,7 +7,8 @@ extern "C" {
 
 using namespace fftconv;
 
-namespace {
+namespace
+{
 
 int check(cudaError_t e, const char *what)
 {
@@ -38,7 +39,8 @@ int rows(int single, int shape, const struct fftconv_cuda_rows *a, int64_t block
 int pack(int single, const struct fftconv_cuda_pack *a, int64_t blocks, void *stream)
 {
     return check(single ? launch<PackKernel<Single>>(*a, blocks, stream)
-                        : launch<PackKernel<Half>>(*a, blocks, stream), "launching a sum");
+                        : launch<PackKernel<Half>>(*a, blocks, stream),
+                 "launching a sum");
 }
 
 int fill(const struct fftconv_cuda_fill *a, int64_t blocks, void *stream)
@@ -52,8 +54,8 @@ cudaError_t launch_padded(int kernel, const struct fftconv_cuda_padded &a, int64
 {
     typedef cudaError_t launcher(const struct fftconv_cuda_padded &, int64_t, void *);
     static launcher *const launchers[PADDED_KERNELS] = {
-        launch<LoadKernel<T>>, launch<ProductKernel<T>>, launch<SumKernel<T>>,
-        launch<StoreKernel<T>>, launch<SkipKernel<T>>, launch<PlaceKernel<T>>,
+        launch<LoadKernel<T>>,  launch<ProductKernel<T>>, launch<SumKernel<T>>,
+        launch<StoreKernel<T>>, launch<SkipKernel<T>>,    launch<PlaceKernel<T>>,
         launch<TakeKernel<T>>};
     return launchers[kernel](a, blocks, stream);
 }
@@ -96,11 +98,14 @@ int limits(int device, int64_t *shared_bytes, int64_t *tile_bytes)
     int status = check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
                        "asking what the device can do");
     if (!status)
-        status = check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin,
-                                              device), "asking for its shared memory");
+        status = check(
+            cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+            "asking for its shared memory");
     if (!status && major < 8)
-        return fail(FFTCONV_UNSUPPORTED, "device is %d, of compute capability %d.x, must be of "
-                    "8.0 or later", device, major);
+        return fail(FFTCONV_UNSUPPORTED,
+                    "device is %d, of compute capability %d.x, must be of "
+                    "8.0 or later",
+                    device, major);
     if (!status) /* the device's context, for cuFFT, whose CUDA runtime is its own */
         status = check(cudaFree(nullptr), "waking the device");
     *shared_bytes = bytes;
@@ -149,8 +154,9 @@ void release(void *memory) { quietly(cudaFree(memory)); }
 /* In the order of the stream, without waiting. */
 int allocate_on(void **memory, int64_t bytes, void *stream)
 {
-    return check(cudaMallocAsync(memory, static_cast<size_t>(bytes),
-                                 static_cast<cudaStream_t>(stream)), "allocating device memory");
+    return check(
+        cudaMallocAsync(memory, static_cast<size_t>(bytes), static_cast<cudaStream_t>(stream)),
+        "allocating device memory");
 }
 
 void release_on(void *memory, void *stream)
@@ -166,7 +172,8 @@ int synchronize(void *stream)
 int copy(void *to, const void *from, int64_t bytes, void *stream)
 {
     int status = check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDefault,
-                                       static_cast<cudaStream_t>(stream)), "copying");
+                                       static_cast<cudaStream_t>(stream)),
+                       "copying");
     return status ? status : synchronize(stream);
 }
 
@@ -183,8 +190,7 @@ int device_of(const void *memory, int *device)
 int wait(void *stream, void *other)
 {
     cudaEvent_t event;
-    int status = check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming),
-                       "making an event");
+    int status = check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "making an event");
     if (status)
         return status;
     if (!(status = check(cudaEventRecord(event, static_cast<cudaStream_t>(other)),
@@ -200,7 +206,8 @@ int wait(void *stream, void *other)
 const struct cuda_machine *cuda_machine(void)
 {
     static const struct cuda_machine machine = {
-        rows, pack, fill, padded, devices, enter, leave, limits, prepare_rows, prepare_padded,
-        allocate, release, allocate_on, release_on, copy, device_of, wait, synchronize, 1024};
+        rows,   pack,         fill,           padded,      devices, enter,       leave,
+        limits, prepare_rows, prepare_padded, allocate,    release, allocate_on, release_on,
+        copy,   device_of,    wait,           synchronize, 1024};
     return &machine;
 }

@@ -6,7 +6,7 @@
 #include <string.h>
 
 enum {
-    PART = 256,      /* alignment of what a workspace holds                    */
+    PART = 256, /* alignment of what a workspace holds */
     HOUSE_BLOCKS = 512,
 };
 
@@ -15,12 +15,19 @@ int cuda_plan_init(struct cuda_plan *p, const fftconv_plan_desc *d,
 {
     static const struct cuda_engine *const engines[] = {&cuda_fused, &cuda_padded};
     enum { COUNT = sizeof engines / sizeof *engines };
-    *p = (struct cuda_plan){
-        .machine = machine, .device = device, .mode = d->mode, .dtype = d->dtype,
-        .B = d->batch, .H = d->channels, .L = d->length, .Lk = d->kernel_length,
-        .Lrev = d->reverse_length, .G = d->kernels ? d->kernels : d->channels,
-        .KB = d->kernel_batch ? d->kernel_batch : 1, .N = d->fft_size ? d->fft_size : d->length,
-        .right_angle = d->form == FFTCONV_RIGHT_ANGLE};
+    *p = (struct cuda_plan){.machine = machine,
+                            .device = device,
+                            .mode = d->mode,
+                            .dtype = d->dtype,
+                            .B = d->batch,
+                            .H = d->channels,
+                            .L = d->length,
+                            .Lk = d->kernel_length,
+                            .Lrev = d->reverse_length,
+                            .G = d->kernels ? d->kernels : d->channels,
+                            .KB = d->kernel_batch ? d->kernel_batch : 1,
+                            .N = d->fft_size ? d->fft_size : d->length,
+                            .right_angle = d->form == FFTCONV_RIGHT_ANGLE};
     p->circle = d->mode == FFTCONV_CIRCULAR && p->L + p->Lk - 1 > p->N;
     p->taps = p->circle ? p->Lk : min64(p->Lk, p->L);
     p->rev_taps = min64(p->Lrev, p->L);
@@ -71,11 +78,19 @@ Operand cuda_operand(const fftconv_tensor *t)
 /* A pass over z = u in_gate. */
 static Pass over_inputs(const struct cuda_plan *p, const fftconv_operands *o, int flags, int sink)
 {
-    return (Pass){.flags = flags, .sink = sink, .to = (int32_t)p->L, .sink_to = (int32_t)p->L,
-                  .add = -1, .activation = o->activation, .x = cuda_operand(&o->u),
-                  .gate = cuda_operand(&o->in_gate), .skip = cuda_operand(&o->skip),
-                  .mask = cuda_operand(&o->mask), .u = cuda_operand(&o->u),
-                  .in_gate = cuda_operand(&o->in_gate), .out_gate = cuda_operand(&o->out_gate)};
+    return (Pass){.flags = flags,
+                  .sink = sink,
+                  .to = (int32_t)p->L,
+                  .sink_to = (int32_t)p->L,
+                  .add = -1,
+                  .activation = o->activation,
+                  .x = cuda_operand(&o->u),
+                  .gate = cuda_operand(&o->in_gate),
+                  .skip = cuda_operand(&o->skip),
+                  .mask = cuda_operand(&o->mask),
+                  .u = cuda_operand(&o->u),
+                  .in_gate = cuda_operand(&o->in_gate),
+                  .out_gate = cuda_operand(&o->out_gate)};
 }
 
 int cuda_forward_passes(const struct cuda_plan *p, const fftconv_operands *o, Pass *pass)
@@ -99,14 +114,15 @@ int cuda_backward_passes(const struct cuda_plan *p, const fftconv_operands *o, P
     const bool need_dk = cuda_need_dk(o);
     const bool need_dz = o->du.data || o->din_gate.data || o->dskip.data;
     if (need_p || need_dk) {
-        *pass = over_inputs(p, o, TRANSFORM | (need_dk ? KEEP : 0) |
-                                      (need_p ? MULTIPLY | BACK : 0), GRADIENT);
+        *pass = over_inputs(p, o, TRANSFORM | (need_dk ? KEEP : 0) | (need_p ? MULTIPLY | BACK : 0),
+                            GRADIENT);
         pass->dy = cuda_operand(&o->dy);
         pass++->dout_gate = cuda_operand(&o->dout_gate);
     }
     if (need_dz || need_dk) {
-        *pass = over_inputs(p, o, TRANSFORM | (need_dk ? SUM : 0) |
-                                      (need_dz ? MULTIPLY | ADJOINT | BACK : 0), SPREAD);
+        *pass = over_inputs(
+            p, o, TRANSFORM | (need_dk ? SUM : 0) | (need_dz ? MULTIPLY | ADJOINT | BACK : 0),
+            SPREAD);
         pass->own = need_p;
         pass->x = pass->dy = cuda_operand(&o->dy);
         pass->gate = cuda_operand(&o->out_gate);
@@ -136,10 +152,11 @@ static int fused_init(struct cuda_plan *p)
     int status = m->limits(p->device, &shared_bytes, &tile_bytes);
     if (status)
         return status;
-    if (p->dtype != FFTCONV_FLOAT32 && p->dtype != FFTCONV_FLOAT16 &&
-        p->dtype != FFTCONV_BFLOAT16)
-        return fail(FFTCONV_UNSUPPORTED, "dtype is %s, must be float32, float16 or bfloat16 for "
-                    "fused rows", dtype_name(p->dtype));
+    if (p->dtype != FFTCONV_FLOAT32 && p->dtype != FFTCONV_FLOAT16 && p->dtype != FFTCONV_BFLOAT16)
+        return fail(FFTCONV_UNSUPPORTED,
+                    "dtype is %s, must be float32, float16 or bfloat16 for "
+                    "fused rows",
+                    dtype_name(p->dtype));
     if (p->B > MOST_ROWS || p->H > MOST_ROWS)
         return fail(FFTCONV_UNSUPPORTED, "%s is %lld, must be at most %d for fused rows",
                     p->B > MOST_ROWS ? "batch" : "channels",
@@ -153,16 +170,20 @@ static int fused_init(struct cuda_plan *p)
             break;
     }
     if (!p->shape)
-        return fail(FFTCONV_UNSUPPORTED, "%s is %lld, more than this device's shared memory of "
-                    "%lld bytes a block holds in %s", p->circle ? "fft_size" : "length",
-                    (long long)places, (long long)shared_bytes, dtype_name(p->dtype));
+        return fail(FFTCONV_UNSUPPORTED,
+                    "%s is %lld, more than this device's shared memory of "
+                    "%lld bytes a block holds in %s",
+                    p->circle ? "fft_size" : "length", (long long)places, (long long)shared_bytes,
+                    dtype_name(p->dtype));
     const int64_t groups = ceil_div(p->B, p->shape->rows);
     p->chunks = p->KB > 1 ? groups : min64(groups, ceil_div(m->tasks, p->H));
     p->per = round_up(ceil_div(p->B, p->chunks), p->shape->rows);
     p->chunks = ceil_div(p->B, p->per);
     if (p->chunks > MOST_ROWS / p->H)
-        return fail(FFTCONV_UNSUPPORTED, "batch * channels is %lld * %lld, more than one launch "
-                    "of fused rows takes", (long long)p->B, (long long)p->H);
+        return fail(FFTCONV_UNSUPPORTED,
+                    "batch * channels is %lld * %lld, more than one launch "
+                    "of fused rows takes",
+                    (long long)p->B, (long long)p->H);
     if ((status = m->prepare_rows(p->device, p->single, p->index, &blocks)))
         return status;
     p->blocks = max64(1, blocks);
@@ -213,8 +234,8 @@ static int32_t *exponents_of(const struct cuda_plan *p, const void *spectrum)
 
 /* Offsets into the workspace. */
 struct areas {
-    int64_t wide;     /* spectra of the kernels in float32                     */
-    int64_t spectrum; /* made here, of k and then of dk                        */
+    int64_t wide;     /* spectra of the kernels in float32 */
+    int64_t spectrum; /* made here, of k and then of dk */
     int64_t sums, dskip, own, kept, total;
 };
 
@@ -223,7 +244,8 @@ static struct areas areas_of(const struct cuda_plan *p, int direction, bool prep
     const bool back = direction == FFTCONV_BACKWARD;
     const int64_t M = p->shape->M, complex = 2 * sizeof(float);
     const int64_t blocks = max64(launch_blocks(p, p->H * p->chunks),
-                                 launch_blocks(p, p->G * p->KB)) * p->shape->rows;
+                                 launch_blocks(p, p->G * p->KB)) *
+                           p->shape->rows;
     struct areas a = {0};
     if (!prepared || back)
         a.spectrum = cuda_take(&a.total, spectrum_bytes(p));
@@ -256,10 +278,15 @@ static Operand moved(const fftconv_tensor *t, int64_t shift, bool backwards)
 /* A launch over kernels: each its own spectrum. */
 static struct fftconv_cuda_rows over_kernels(const struct cuda_plan *p, int role)
 {
-    return (struct fftconv_cuda_rows){.batch = p->KB, .channels = p->G, .members = 1,
+    return (struct fftconv_cuda_rows){.batch = p->KB,
+                                      .channels = p->G,
+                                      .members = 1,
                                       .groups = p->G,
-                                      .spectrum_batch = p->KB, .chunks = 1, .per = p->KB,
-                                      .role = role, .even_odd = p->even_odd,
+                                      .spectrum_batch = p->KB,
+                                      .chunks = 1,
+                                      .per = p->KB,
+                                      .role = role,
+                                      .even_odd = p->even_odd,
                                       .tables = p->tables};
 }
 
@@ -274,8 +301,7 @@ static bool comes_round(const struct cuda_plan *p) { return p->circle && !p->eve
 /* Even/odd, tap s stands at place s.  In right angles taps of lag s >= 0 stand at place
  * s, of lag -s at place M - s, times -i; lag 0 of k_rev at place 0. */
 static int make_spectrum(const struct cuda_plan *p, const fftconv_tensor *k,
-                         const fftconv_tensor *k_rev, void *spectrum, void *workspace,
-                         void *stream)
+                         const fftconv_tensor *k_rev, void *spectrum, void *workspace, void *stream)
 {
     const int64_t M = p->shape->M;
     struct fftconv_cuda_rows r = over_kernels(p, ROWS_SPECTRA);
@@ -283,32 +309,40 @@ static int make_spectrum(const struct cuda_plan *p, const fftconv_tensor *k,
     r.pass[r.passes++] = over_taps(TRANSFORM | PUT, cuda_operand(k), 0, p->taps);
     if (comes_round(p))
         r.pass[r.passes++] = over_taps(TRANSFORM | PUT | ADD | PUT_TURNED,
-                                       moved(k, M - p->N, false), M - p->N + 1,
-                                       M - p->N + p->taps);
+                                       moved(k, M - p->N, false), M - p->N + 1, M - p->N + p->taps);
     if (p->rev_taps) {
         r.pass[r.passes++] = over_taps(TRANSFORM | PUT | ADD, cuda_operand(k_rev), 0, 1);
         r.pass[r.passes++] = over_taps(TRANSFORM | PUT | ADD | PUT_TURNED, moved(k_rev, M, true),
                                        M - p->rev_taps + 1, M);
     }
-    const struct fftconv_cuda_pack pack = {
-        .rows = {p->KB, p->G}, .step = {p->G * M, M}, .count = {1, 1}, .points = M,
-        .from = workspace, .to = spectrum, .exponents = exponents_of(p, spectrum),
-        .shift = -p->shape->shift};
+    const struct fftconv_cuda_pack pack = {.rows = {p->KB, p->G},
+                                           .step = {p->G * M, M},
+                                           .count = {1, 1},
+                                           .points = M,
+                                           .from = workspace,
+                                           .to = spectrum,
+                                           .exponents = exponents_of(p, spectrum),
+                                           .shift = -p->shape->shift};
     const int status = p->machine->rows(p->single, p->index, &r, launch_blocks(p, p->G), stream);
     return status ? status
                   : p->machine->pack(p->single, &pack, min64(p->KB * p->G, HOUSE_BLOCKS), stream);
 }
 
 /* The call's rows with their kernels. */
-static struct fftconv_cuda_rows over_rows(const struct cuda_plan *p, int role,
-                                          const void *spectrum)
+static struct fftconv_cuda_rows over_rows(const struct cuda_plan *p, int role, const void *spectrum)
 {
-    return (struct fftconv_cuda_rows){
-        .role = role, .even_odd = p->even_odd,
-        .batch = p->B, .channels = p->H, .members = p->H / p->G, .groups = p->G,
-        .spectrum_batch = p->KB,
-        .chunks = p->chunks, .per = p->per, .tables = p->tables, .spectrum = spectrum,
-        .exponents = exponents_of(p, spectrum)};
+    return (struct fftconv_cuda_rows){.role = role,
+                                      .even_odd = p->even_odd,
+                                      .batch = p->B,
+                                      .channels = p->H,
+                                      .members = p->H / p->G,
+                                      .groups = p->G,
+                                      .spectrum_batch = p->KB,
+                                      .chunks = p->chunks,
+                                      .per = p->per,
+                                      .tables = p->tables,
+                                      .spectrum = spectrum,
+                                      .exponents = exponents_of(p, spectrum)};
 }
 
 /* The given spectrum, or k's, made at the workspace's beginning. */
@@ -318,8 +352,7 @@ static int spectrum_of(const struct cuda_plan *p, const fftconv_operands *o, con
     if (*spectrum)
         return FFTCONV_OK;
     *spectrum = workspace + a->spectrum;
-    return make_spectrum(p, &o->k, &o->k_rev, workspace + a->spectrum, workspace + a->wide,
-                         stream);
+    return make_spectrum(p, &o->k, &o->k_rev, workspace + a->spectrum, workspace + a->wide, stream);
 }
 
 static int forward(const struct cuda_plan *p, const void *spectrum, const fftconv_operands *o,
@@ -341,11 +374,15 @@ static int make_taps(const struct cuda_plan *p, const fftconv_operands *o, const
     const int64_t M = p->shape->M, rows = p->shape->rows, members = p->H / p->G;
     const int64_t of_channel = p->chunks * rows * M;
     void *spectrum = workspace + a->spectrum;
-    struct fftconv_cuda_pack pack = {
-        .rows = {p->KB, p->G}, .step = {0, members * of_channel},
-        .count = {members, p->chunks * rows},
-        .sum_step = {of_channel, M}, .points = M, .from = (float *)(workspace + a->sums),
-        .to = spectrum, .exponents = exponents_of(p, spectrum), .shift = -p->shape->shift};
+    struct fftconv_cuda_pack pack = {.rows = {p->KB, p->G},
+                                     .step = {0, members * of_channel},
+                                     .count = {members, p->chunks * rows},
+                                     .sum_step = {of_channel, M},
+                                     .points = M,
+                                     .from = (float *)(workspace + a->sums),
+                                     .to = spectrum,
+                                     .exponents = exponents_of(p, spectrum),
+                                     .shift = -p->shape->shift};
     if (p->KB > 1) { /* each row of the batch was a sum of its own */
         pack.step[0] = M;
         pack.count[1] = 1;
@@ -404,9 +441,10 @@ static int make_taps(const struct cuda_plan *p, const fftconv_operands *o, const
     for (int i = 0; i < 2; i++) {
         if (!rest[i].t->data || rest[i].t->shape[2] <= rest[i].from)
             continue;
-        const struct fftconv_cuda_fill fill = {
-            .batch = p->KB, .channels = p->G, .length = rest[i].t->shape[2] - rest[i].from,
-            .to = moved(rest[i].t, -rest[i].from, false)};
+        const struct fftconv_cuda_fill fill = {.batch = p->KB,
+                                               .channels = p->G,
+                                               .length = rest[i].t->shape[2] - rest[i].from,
+                                               .to = moved(rest[i].t, -rest[i].from, false)};
         if ((status = p->machine->fill(&fill, HOUSE_BLOCKS, stream)))
             return status;
     }
@@ -433,8 +471,11 @@ static int backward(const struct cuda_plan *p, const void *spectrum, const fftco
     if (cuda_need_dk(o) && (status = make_taps(p, o, &a, memory, stream)))
         return status;
     if (o->dskip.data) {
-        const struct fftconv_cuda_fill fill = {.batch = 1, .channels = p->H, .length = 1,
-                                               .count = p->chunks, .from = r.dskip,
+        const struct fftconv_cuda_fill fill = {.batch = 1,
+                                               .channels = p->H,
+                                               .length = 1,
+                                               .count = p->chunks,
+                                               .from = r.dskip,
                                                .to = cuda_operand(&o->dskip)};
         return p->machine->fill(&fill, HOUSE_BLOCKS, stream);
     }
@@ -464,8 +505,13 @@ static void describe(const struct cuda_plan *p, fftconv_plan_info *info)
     info->spectra_row_bytes = (int64_t)p->shape->M * p->shape->point_bytes;
 }
 
-const struct cuda_engine cuda_fused = {
-    .name = "fused", .init = fused_init, .destroy = fused_destroy, .describe = describe,
-    .spectrum_bytes = spectrum_bytes, .making_bytes = making_bytes,
-    .workspace_bytes = workspace_bytes, .make_spectrum = make_spectrum, .forward = forward,
-    .backward = backward};
+const struct cuda_engine cuda_fused = {.name = "fused",
+                                       .init = fused_init,
+                                       .destroy = fused_destroy,
+                                       .describe = describe,
+                                       .spectrum_bytes = spectrum_bytes,
+                                       .making_bytes = making_bytes,
+                                       .workspace_bytes = workspace_bytes,
+                                       .make_spectrum = make_spectrum,
+                                       .forward = forward,
+                                       .backward = backward};

@@ -9,10 +9,10 @@
 
 /* One length of the kernel at one arithmetic. */
 struct cuda_shape {
-    int M, rows; /* rows a block takes at once                                */
+    int M, rows; /* rows a block takes at once */
     int radices[3];
     int shared_bytes, table_bytes, point_bytes;
-    int shift; /* log2 of a forward transform's scale                         */
+    int shift; /* log2 of a forward transform's scale */
     void (*build_tables)(unsigned char *to, int even_odd);
 };
 
@@ -29,7 +29,7 @@ struct cuda_machine {
     int (*padded)(int wide, int kernel, const struct fftconv_cuda_padded *, int64_t blocks,
                   void *stream);
 
-    int (*devices)(void); /* 0 where there is no driver                        */
+    int (*devices)(void); /* 0 where there is no driver */
     /* Makes a device this thread's; leave makes `before` so again. */
     int (*enter)(int device, int *before);
     void (*leave)(int device, int before);
@@ -47,9 +47,9 @@ struct cuda_machine {
     /* From or to the host, waiting for it. */
     int (*copy)(void *to, const void *from, int64_t bytes, void *stream);
     int (*device_of)(const void *memory, int *device);
-    int (*wait)(void *stream, void *other); /* for what is on `other` so far   */
+    int (*wait)(void *stream, void *other); /* for what is on `other` so far */
     int (*synchronize)(void *stream);
-    int64_t tasks; /* that fill any device                                      */
+    int64_t tasks; /* that fill any device */
 };
 
 /* A GPU's, or in tests the emulated one. */
@@ -62,24 +62,24 @@ struct cuda_plan {
     const struct cuda_engine *engine;
     int device, mode, dtype;
     int64_t B, H, L, Lk, Lrev, G, KB, N, taps, rev_taps;
-    bool circle;              /* taps come round                               */
+    bool circle; /* taps come round */
     /* fused */
     const struct cuda_shape *shape;
-    int single, index;        /* which shape                                   */
-    bool right_angle;         /* the form was named                            */
-    bool even_odd;            /* the form taken; else right angle              */
-    int64_t chunks, per;      /* the batch in parts, each summed by one block  */
-    int64_t blocks;           /* of a launch, at most                          */
-    void *tables;             /* the machine's                                 */
+    int single, index;   /* which shape */
+    bool right_angle;    /* the form was named */
+    bool even_odd;       /* the form taken; else right angle */
+    int64_t chunks, per; /* the batch in parts, each summed by one block */
+    int64_t blocks;      /* of a launch, at most */
+    void *tables;        /* the machine's */
     /* cufft: see padded.c */
     int64_t points, pitch, stretch, turn;
     int64_t g_tile, m_tile, b_tile;
-    cufft_rows *row_fft[2], *kernel_fft[2]; /* there and back                  */
+    cufft_rows *row_fft[2], *kernel_fft[2]; /* there and back */
 };
 
 /* A way to run a plan's calls. */
 struct cuda_engine {
-    const char *name; /* fftconv_plan_desc.isa                                 */
+    const char *name; /* fftconv_plan_desc.isa */
     /* On the entered device, the shapes being set; UNSUPPORTED where it does not
      * hold them.  destroy goes with it, also where init has failed. */
     int (*init)(struct cuda_plan *);

@@ -6,7 +6,8 @@
 #include "padded.h"
 #include "shapes.h"
 
-namespace fftconv {
+namespace fftconv
+{
 
 template <class Kernel>
 cudaError_t launch(const typename Kernel::Arguments &a, int64_t blocks, void *stream)
@@ -21,8 +22,8 @@ cudaError_t launch(const typename Kernel::Arguments &a, int64_t blocks, void *st
 template <class Kernel> cudaError_t prepare(int processors, int64_t *blocks)
 {
     int each = 0;
-    cudaError_t e = cudaFuncSetAttribute(
-        entry<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, Kernel::SHARED_BYTES);
+    cudaError_t e = cudaFuncSetAttribute(entry<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                         Kernel::SHARED_BYTES);
     if (e == cudaSuccess)
         e = cudaOccupancyMaxActiveBlocksPerMultiprocessor(
             &each, entry<Kernel>, Kernel::WARPS * LANES, Kernel::SHARED_BYTES);

@@ -16,7 +16,8 @@
 
 #include <stdint.h>
 
-namespace fftconv {
+namespace fftconv
+{
 
 enum { LANES = 32 };
 
@@ -25,8 +26,7 @@ struct alignas(8) Complex { /* one access */
 };
 
 /* Numbers moved at once, 16 bytes at most. */
-template <class T, int COUNT>
-struct alignas(COUNT * sizeof(T) < 16 ? COUNT * sizeof(T) : 16) Pack {
+template <class T, int COUNT> struct alignas(COUNT * sizeof(T) < 16 ? COUNT * sizeof(T) : 16) Pack {
     T at[COUNT];
 };
 
@@ -34,8 +34,8 @@ struct alignas(COUNT * sizeof(T) < 16 ? COUNT * sizeof(T) : 16) Pack {
  * two neighbours along the summed index of a product, a Point a complex number
  * at rest. */
 struct Half {
-    enum { RUN = 8 };              /* samples in 16 bytes of its rows            */
-    typedef Pack<uint32_t, 4> Run; /* ... float16 or bfloat16                    */
+    enum { RUN = 8 };              /* samples in 16 bytes of its rows */
+    typedef Pack<uint32_t, 4> Run; /* ... float16 or bfloat16 */
     typedef uint32_t Pair;
     typedef uint32_t Point;
 };
@@ -73,7 +73,8 @@ struct FragmentC {
 #include "machine_host.h"
 #endif
 
-namespace fftconv {
+namespace fftconv
+{
 
 template <class Arith> struct Ops;
 
@@ -91,7 +92,10 @@ template <> struct Ops<Half> {
 
 template <> struct Ops<Single> {
     DEVICE static Single::Pair pair(float a, float b) { return {{a, b}}; }
-    DEVICE static Single::Pair times(Single::Pair p, float x) { return {{p.at[0] * x, p.at[1] * x}}; }
+    DEVICE static Single::Pair times(Single::Pair p, float x)
+    {
+        return {{p.at[0] * x, p.at[1] * x}};
+    }
     DEVICE static Complex point(float re, float im) { return {re, im}; }
     DEVICE static Complex complex(Complex p) { return p; }
     DEVICE static Single::Pair reals(Complex a, Complex b) { return {{a.re, b.re}}; }

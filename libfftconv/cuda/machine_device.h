@@ -6,7 +6,8 @@
 #define NO_UNROLL _Pragma("unroll 1")
 #define EACH_LANE(l) if (const int l = index_below(LANES, threadIdx.x % LANES); true)
 
-namespace fftconv {
+namespace fftconv
+{
 
 /* x, of which the compiler knows nothing: so it does not compute ahead, and keep in
  * registers through every loop, all addresses of a kernel. */
@@ -120,8 +121,8 @@ struct BlockCount {
 };
 
 struct Block {
-    BlockIndex index; /* of this block    */
-    BlockCount count; /* of the launch's  */
+    BlockIndex index; /* of this block */
+    BlockCount count; /* of the launch's */
 
     template <class F> DEVICE void phase(const F &f) const
     {
@@ -162,13 +163,14 @@ template <class T> DEVICE T load_constant(const T *p)
         asm("ld.global.nc.L1::evict_last.u32 %0, [%1];" : "=r"(x.at[0]) : "l"(p));
     else if constexpr (sizeof(T) == 8)
         asm("ld.global.nc.L1::evict_last.v2.u32 {%0, %1}, [%2];"
-            : "=r"(x.at[0]), "=r"(x.at[1]) : "l"(p));
+            : "=r"(x.at[0]), "=r"(x.at[1])
+            : "l"(p));
     else
         UNROLL
-        for (unsigned i = 0; i + 3 < sizeof(T) / 4; i += 4)
-            asm("ld.global.nc.L1::evict_last.v4.u32 {%0, %1, %2, %3}, [%4];"
-                : "=r"(x.at[i]), "=r"(x.at[i + 1]), "=r"(x.at[i + 2]), "=r"(x.at[i + 3])
-                : "l"(reinterpret_cast<const char *>(p) + 4 * i));
+    for (unsigned i = 0; i + 3 < sizeof(T) / 4; i += 4)
+        asm("ld.global.nc.L1::evict_last.v4.u32 {%0, %1, %2, %3}, [%4];"
+            : "=r"(x.at[i]), "=r"(x.at[i + 1]), "=r"(x.at[i + 2]), "=r"(x.at[i + 3])
+            : "l"(reinterpret_cast<const char *>(p) + 4 * i));
     return x.value;
 }
 
@@ -178,7 +180,8 @@ template <class T> DEVICE T load_stream(const T *p)
     Words<T> x;
     if constexpr (sizeof(T) == 8)
         asm volatile("ld.global.L1::no_allocate.v2.u32 {%0, %1}, [%2];"
-                     : "=r"(x.at[0]), "=r"(x.at[1]) : "l"(p));
+                     : "=r"(x.at[0]), "=r"(x.at[1])
+                     : "l"(p));
     UNROLL
     for (unsigned i = 0; i + 3 < sizeof(T) / 4; i += 4)
         asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"

@@ -25,7 +25,8 @@
 #define NO_UNROLL
 #define EACH_LANE(l) for (int l = 0; l < LANES; l++)
 
-namespace fftconv {
+namespace fftconv
+{
 
 inline int64_t opaque(int64_t x) { return x; }
 inline int index_below(int end, int x)
@@ -119,8 +120,8 @@ inline uint32_t high_halves(uint32_t a, uint32_t b) { return a >> 16 | (b & 0xff
 struct Trace {
     int64_t write_phase = -1, read_phase = -1;
     int writer = -1, write_step = -1;
-    int reader = -1, read_step = -1; /* the last one                          */
-    bool lanes = false, warps = false; /* readers were several                */
+    int reader = -1, read_step = -1;   /* the last one */
+    bool lanes = false, warps = false; /* readers were several */
 };
 
 /* How long shared memory works for a kernel's accesses.
@@ -136,11 +137,12 @@ struct Wavefronts {
 
 /* ... of each function's loads and of its stores: "first store". */
 typedef std::map<std::string, Wavefronts> Banks;
-inline thread_local Banks *counted = nullptr; /* where a test wants them            */
+inline thread_local Banks *counted = nullptr; /* where a test wants them */
 
 /* The accesses of a warp in one EACH_LANE, whose lanes come one after another: the
  * n-th of a line by one lane is of the same instruction as the n-th by another. */
-class Instructions {
+class Instructions
+{
   public:
     void access(const char *what, const char *function, int line, int lane, int at, int bytes)
     {
@@ -194,8 +196,8 @@ struct Block {
     int64_t index, count;
 
     Block(int64_t index_, int64_t count_, int64_t bytes, int warps_, uint32_t seed)
-        : index(index_), count(count_), memory(bytes, 0xff), traces((bytes + 3) / 4),
-          order(warps_), random(seed)
+        : index(index_), count(count_), memory(bytes, 0xff), traces((bytes + 3) / 4), order(warps_),
+          random(seed)
     {
         for (int w = 0; w < warps_; w++)
             order[w] = w;

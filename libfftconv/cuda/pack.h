@@ -6,7 +6,8 @@
 
 #include "rows.h"
 
-namespace fftconv {
+namespace fftconv
+{
 
 template <class Arith> struct PackKernel {
     typedef fftconv_cuda_pack Arguments;

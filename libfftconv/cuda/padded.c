@@ -16,12 +16,12 @@
 #include <string.h>
 
 enum {
-    MOST_BLOCKS = 4096,    /* of a launch: more than fill any device                */
-    MOST_POINTS = 1 << 30, /* of a row                                              */
+    MOST_BLOCKS = 4096,    /* of a launch: more than fill any device */
+    MOST_POINTS = 1 << 30, /* of a row */
     STRETCH = 1024,
-    BINS = 256,            /* ... over a real's bytes: a warp's part in a sum       */
-    SUMMED = 16,           /* rows by a warp, at least                              */
-    MOST_WARPS = 8192,     /* of a sum, about: more than any device holds           */
+    BINS = 256,        /* ... over a real's bytes: a warp's part in a sum */
+    SUMMED = 16,       /* rows by a warp, at least */
+    MOST_WARPS = 8192, /* of a sum, about: more than any device holds */
 };
 
 /* The least even n >= least of factors 2, 3, 5, 7. */
@@ -52,8 +52,10 @@ static int padded_init(struct cuda_plan *p)
     if (status)
         return status;
     if (is_complex(p->dtype))
-        return fail(FFTCONV_UNSUPPORTED, "dtype is %s, must be float64, float32, float16 or "
-                    "bfloat16 on a GPU", dtype_name(p->dtype));
+        return fail(FFTCONV_UNSUPPORTED,
+                    "dtype is %s, must be float64, float32, float16 or "
+                    "bfloat16 on a GPU",
+                    dtype_name(p->dtype));
     p->turn = INT64_MAX;
     if (p->L > MOST_POINTS || (p->circle && p->N > MOST_POINTS)) {
         p->points = INT64_MAX;
@@ -70,9 +72,10 @@ static int padded_init(struct cuda_plan *p)
     }
     const int64_t kernel = max64(p->Lk, p->Lrev);
     if (p->points > MOST_POINTS || kernel > MOST_POINTS)
-        return fail(FFTCONV_UNSUPPORTED, "length is %lld and kernel_length %lld: padded rows, and "
-                    "kernels, by cuFFT may have %d points", (long long)p->L, (long long)kernel,
-                    MOST_POINTS);
+        return fail(FFTCONV_UNSUPPORTED,
+                    "length is %lld and kernel_length %lld: padded rows, and "
+                    "kernels, by cuFFT may have %d points",
+                    (long long)p->L, (long long)kernel, MOST_POINTS);
     if ((status = p->machine->prepare_padded(p->device, wide_of(p))))
         return status;
     p->pitch = round_up(p->points / 2 + 1, 16);
@@ -118,7 +121,7 @@ static int64_t spectrum_bytes(const struct cuda_plan *p)
 
 /* Offsets into the workspace. */
 struct areas {
-    int64_t work, x, spectrum; /* of a tile's kernels                          */
+    int64_t work, x, spectrum; /* of a tile's kernels */
     int64_t kept, own, sums, dskip, total;
 };
 
@@ -133,8 +136,7 @@ static struct areas areas_of(const struct cuda_plan *p, int direction, bool prep
         a.kept = cuda_take(&a.total, tile_rows(p) * row_bytes(p));
         a.own = cuda_take(&a.total, tile_rows(p) * round_up(p->L, 8) * real_bytes(p));
         a.sums = cuda_take(&a.total, tile_kernels(p) * row_bytes(p));
-        a.dskip = cuda_take(&a.total,
-                            p->H * p->B * ceil_div(p->L, p->stretch) * real_bytes(p));
+        a.dskip = cuda_take(&a.total, p->H * p->B * ceil_div(p->L, p->stretch) * real_bytes(p));
     }
     return a;
 }
@@ -155,11 +157,18 @@ static int launch(const struct cuda_plan *p, int kernel, const struct fftconv_cu
 
 static struct fftconv_cuda_padded padded_of(const struct cuda_plan *p)
 {
-    return (struct fftconv_cuda_padded){
-        .points = p->points, .pitch = p->pitch, .stretch = p->stretch, .members = p->H / p->G,
-        .own_pitch = round_up(p->L, 8), .dskip_batch = p->B, .count = p->taps,
-        .rev_count = p->rev_taps, .turn = p->turn, .circle = p->N, .length = p->Lk,
-        .scale = 1.0 / (double)p->points};
+    return (struct fftconv_cuda_padded){.points = p->points,
+                                        .pitch = p->pitch,
+                                        .stretch = p->stretch,
+                                        .members = p->H / p->G,
+                                        .own_pitch = round_up(p->L, 8),
+                                        .dskip_batch = p->B,
+                                        .count = p->taps,
+                                        .rev_count = p->rev_taps,
+                                        .turn = p->turn,
+                                        .circle = p->N,
+                                        .length = p->Lk,
+                                        .scale = 1.0 / (double)p->points};
 }
 
 /* K / P of the tile's kernels from number `first` on, at `spectrum`. */
@@ -184,8 +193,7 @@ static int make_spectrum(const struct cuda_plan *p, const fftconv_tensor *k,
     a.kernels = p->G;
     a.kernel_batch = p->KB;
     for (; !status && a.first < p->KB * p->G; a.first += tile_kernels(p))
-        status = make_tile(p, a, k, k_rev, (char *)spectrum + a.first * row_bytes(p), work,
-                           stream);
+        status = make_tile(p, a, k, k_rev, (char *)spectrum + a.first * row_bytes(p), work, stream);
     return status;
 }
 
@@ -193,7 +201,7 @@ static int make_spectrum(const struct cuda_plan *p, const fftconv_tensor *k,
 struct run {
     const struct cuda_plan *p;
     const fftconv_operands *o;
-    const char *spectrum; /* of all kernels, or NULL                           */
+    const char *spectrum; /* of all kernels, or NULL */
     char *memory;
     struct areas at;
     Pass pass[MOST_PASSES];
@@ -317,8 +325,12 @@ static int run_all(const struct run *r, struct fftconv_cuda_padded a)
 static int forward(const struct cuda_plan *p, const void *spectrum, const fftconv_operands *o,
                    void *workspace, void *stream)
 {
-    struct run r = {.p = p, .o = o, .spectrum = spectrum, .memory = workspace,
-                    .at = areas_of(p, FFTCONV_FORWARD, spectrum != NULL), .stream = stream};
+    struct run r = {.p = p,
+                    .o = o,
+                    .spectrum = spectrum,
+                    .memory = workspace,
+                    .at = areas_of(p, FFTCONV_FORWARD, spectrum != NULL),
+                    .stream = stream};
     r.passes = cuda_forward_passes(p, o, r.pass);
     return run_all(&r, padded_of(p));
 }
@@ -326,8 +338,12 @@ static int forward(const struct cuda_plan *p, const void *spectrum, const fftcon
 static int backward(const struct cuda_plan *p, const void *spectrum, const fftconv_operands *o,
                     void *workspace, void *stream)
 {
-    struct run r = {.p = p, .o = o, .spectrum = spectrum, .memory = workspace,
-                    .at = areas_of(p, FFTCONV_BACKWARD, spectrum != NULL), .stream = stream};
+    struct run r = {.p = p,
+                    .o = o,
+                    .spectrum = spectrum,
+                    .memory = workspace,
+                    .at = areas_of(p, FFTCONV_BACKWARD, spectrum != NULL),
+                    .stream = stream};
     struct fftconv_cuda_padded a = padded_of(p);
     r.passes = cuda_backward_passes(p, o, r.pass);
     a.own = r.memory + r.at.own;
@@ -360,8 +376,13 @@ static void describe(const struct cuda_plan *p, fftconv_plan_info *info)
     info->spectra_row_bytes = row_bytes(p);
 }
 
-const struct cuda_engine cuda_padded = {
-    .name = "cufft", .init = padded_init, .destroy = padded_destroy, .describe = describe,
-    .spectrum_bytes = spectrum_bytes, .making_bytes = making_bytes,
-    .workspace_bytes = workspace_bytes, .make_spectrum = make_spectrum, .forward = forward,
-    .backward = backward};
+const struct cuda_engine cuda_padded = {.name = "cufft",
+                                        .init = padded_init,
+                                        .destroy = padded_destroy,
+                                        .describe = describe,
+                                        .spectrum_bytes = spectrum_bytes,
+                                        .making_bytes = making_bytes,
+                                        .workspace_bytes = workspace_bytes,
+                                        .make_spectrum = make_spectrum,
+                                        .forward = forward,
+                                        .backward = backward};

@@ -11,7 +11,8 @@
 
 #include "rows.h"
 
-namespace fftconv {
+namespace fftconv
+{
 
 enum { RUN = 8 }; /* elements a lane takes at once */
 
@@ -58,7 +59,8 @@ template <class T> struct PaddedBase {
     /* The kernel of row (i, j) of the tile, in `spectrum`. */
     static DEVICE int64_t kernel_of(const Arguments &a, int64_t row)
     {
-        return row % a.batch * a.spectrum_step + (a.h + row / a.batch) / a.members - a.h / a.members;
+        return row % a.batch * a.spectrum_step + (a.h + row / a.batch) / a.members -
+               a.h / a.members;
     }
 };
 
@@ -69,39 +71,40 @@ template <class T> struct LoadKernel : PaddedBase<T> {
     static DEVICE void run(Block &block, const fftconv_cuda_padded &a)
     {
         const Pass &pass = a.pass;
-        Base::each_stretch(block, a.rows, 2 * a.pitch, a.stretch, [&](int64_t row, int64_t first,
-                                                                      int64_t last) {
-            EACH_LANE(l)
-            {
-                const bool there = row < a.channels * a.batch;
-                const int64_t h = a.h + row / a.batch, b = a.b + row % a.batch;
-                const int from = there ? pass.from : 0, to = there ? pass.to : 0;
-                const Row x_row = row_of<T>(pass.x, b, h), gate = row_of<T>(pass.gate, b, h);
-                const T scale = there && pass.scale.data ? scalar_of<T>(pass.scale, b, h) : T(1);
-                const T *own = static_cast<const T *>(a.own) + row * a.own_pitch;
-                for (int64_t n = first + l * RUN; n < last; n += Base::STEP) {
-                    T x[RUN];
-                    const int at = static_cast<int>(n);
-                    if (at >= to) {
-                        UNROLL
-                        for (int i = 0; i < RUN; i++)
-                            x[i] = 0;
-                    } else if (pass.own) {
-                        UNROLL
-                        for (int i = 0; i < RUN; i++)
-                            x[i] = at + i < to ? own[at + i] : T(0);
-                    } else {
-                        read_run(x_row, at, from, to, x);
-                        if (pass.gate.data)
-                            multiply_run(gate, at, from, to, x);
-                        UNROLL
-                        for (int i = 0; i < RUN; i++)
-                            x[i] *= scale;
+        Base::each_stretch(
+            block, a.rows, 2 * a.pitch, a.stretch, [&](int64_t row, int64_t first, int64_t last) {
+                EACH_LANE(l)
+                {
+                    const bool there = row < a.channels * a.batch;
+                    const int64_t h = a.h + row / a.batch, b = a.b + row % a.batch;
+                    const int from = there ? pass.from : 0, to = there ? pass.to : 0;
+                    const Row x_row = row_of<T>(pass.x, b, h), gate = row_of<T>(pass.gate, b, h);
+                    const T scale = there && pass.scale.data ? scalar_of<T>(pass.scale, b, h)
+                                                             : T(1);
+                    const T *own = static_cast<const T *>(a.own) + row * a.own_pitch;
+                    for (int64_t n = first + l * RUN; n < last; n += Base::STEP) {
+                        T x[RUN];
+                        const int at = static_cast<int>(n);
+                        if (at >= to) {
+                            UNROLL
+                            for (int i = 0; i < RUN; i++)
+                                x[i] = 0;
+                        } else if (pass.own) {
+                            UNROLL
+                            for (int i = 0; i < RUN; i++)
+                                x[i] = at + i < to ? own[at + i] : T(0);
+                        } else {
+                            read_run(x_row, at, from, to, x);
+                            if (pass.gate.data)
+                                multiply_run(gate, at, from, to, x);
+                            UNROLL
+                            for (int i = 0; i < RUN; i++)
+                                x[i] *= scale;
+                        }
+                        Base::put(Base::real_row(a.x, a, row) + n, x);
                     }
-                    Base::put(Base::real_row(a.x, a, row) + n, x);
                 }
-            }
-        });
+            });
     }
 };
 
@@ -114,26 +117,26 @@ template <class T> struct ProductKernel : PaddedBase<T> {
         typedef typename Base::Bin Bin;
         typedef typename Base::Bins Bins;
         const T sign = a.pass.flags & ADJOINT ? T(-1) : T(1);
-        Base::each_stretch(block, a.channels * a.batch, a.pitch, a.stretch, [&](int64_t row,
-                                                                                int64_t first,
-                                                                                int64_t last) {
-            EACH_LANE(l)
-            {
-                const Bins *k = Base::bins_of(a.spectrum, a, Base::kernel_of(a, row));
-                const Bins *from = Base::bins_of(a.from, a, row);
-                Bins *to = Base::bins_of(a.x, a, row);
-                for (int64_t n = first / Base::BINS + l; n < last / Base::BINS; n += LANES) {
-                    const Bins u = from[n], v = k[n];
-                    Bins w;
-                    UNROLL
-                    for (int i = 0; i < Base::BINS; i++) {
-                        const Bin p = u.at[i], q = {v.at[i].re, sign * v.at[i].im};
-                        w.at[i] = {p.re * q.re - p.im * q.im, p.re * q.im + p.im * q.re};
+        Base::each_stretch(
+            block, a.channels * a.batch, a.pitch, a.stretch,
+            [&](int64_t row, int64_t first, int64_t last) {
+                EACH_LANE(l)
+                {
+                    const Bins *k = Base::bins_of(a.spectrum, a, Base::kernel_of(a, row));
+                    const Bins *from = Base::bins_of(a.from, a, row);
+                    Bins *to = Base::bins_of(a.x, a, row);
+                    for (int64_t n = first / Base::BINS + l; n < last / Base::BINS; n += LANES) {
+                        const Bins u = from[n], v = k[n];
+                        Bins w;
+                        UNROLL
+                        for (int i = 0; i < Base::BINS; i++) {
+                            const Bin p = u.at[i], q = {v.at[i].re, sign * v.at[i].im};
+                            w.at[i] = {p.re * q.re - p.im * q.im, p.re * q.im + p.im * q.re};
+                        }
+                        to[n] = w;
                     }
-                    to[n] = w;
                 }
-            }
-        });
+            });
     }
 };
 
@@ -152,54 +155,57 @@ template <class T> struct SumKernel : PaddedBase<T> {
         const int kernels = static_cast<int>(a.kernels), per = static_cast<int>(a.count);
         const int members = static_cast<int>(a.channels) / kernels;
         const int each = a.kernel_batch > 1 ? 1 : static_cast<int>(a.batch);
-        const int rows = members * each; /* of a kernel                                   */
+        const int rows = members * each; /* of a kernel */
         const int parts = a.x ? (rows + per - 1) / per : 1, step = a.x ? 1 : per;
-        Base::each_stretch(block, a.kernel_batch * a.kernels * parts, a.pitch, Base::BINS * LANES,
-                           [&](int64_t task, int64_t first, int64_t) {
-            EACH_LANE(l)
-            {
-                const int64_t n = first / Base::BINS + l;
-                const int q = static_cast<int>(task) / parts;
-                const int begin = static_cast<int>(task) % parts * per;
-                const int end = a.x && begin + per < rows ? begin + per : rows;
-                const auto row = [&](int i) { /* the kernel's i-th, in the tile */
-                    return (q % kernels * members + i / each) * a.batch + q / kernels + i % each;
-                };
-                if (n < a.pitch / Base::BINS) {
-                    double re[Base::BINS] = {}, im[Base::BINS] = {};
-                    for (int i = begin; i < end; i += NEAR * step) {
-                        Bins z[NEAR] = {}, x[NEAR] = {};
-                        UNROLL
-                        for (int j = 0; j < NEAR; j++)
-                            if (i + j * step < end) {
-                                z[j] = Base::bins_of(a.from, a, row(i + j * step))[n];
-                                if (a.x)
-                                    x[j] = Base::bins_of(a.x, a, row(i + j * step))[n];
-                            }
-                        UNROLL
-                        for (int j = 0; j < NEAR; j++)
+        Base::each_stretch(
+            block, a.kernel_batch * a.kernels * parts, a.pitch, Base::BINS * LANES,
+            [&](int64_t task, int64_t first, int64_t) {
+                EACH_LANE(l)
+                {
+                    const int64_t n = first / Base::BINS + l;
+                    const int q = static_cast<int>(task) / parts;
+                    const int begin = static_cast<int>(task) % parts * per;
+                    const int end = a.x && begin + per < rows ? begin + per : rows;
+                    const auto row = [&](int i) { /* the kernel's i-th, in the tile */
+                                                  return (q % kernels * members + i / each) *
+                                                             a.batch +
+                                                         q / kernels + i % each;
+                    };
+                    if (n < a.pitch / Base::BINS) {
+                        double re[Base::BINS] = {}, im[Base::BINS] = {};
+                        for (int i = begin; i < end; i += NEAR * step) {
+                            Bins z[NEAR] = {}, x[NEAR] = {};
                             UNROLL
+                            for (int j = 0; j < NEAR; j++)
+                                if (i + j * step < end) {
+                                    z[j] = Base::bins_of(a.from, a, row(i + j * step))[n];
+                                    if (a.x)
+                                        x[j] = Base::bins_of(a.x, a, row(i + j * step))[n];
+                                }
+                            UNROLL
+                            for (int j = 0; j < NEAR; j++)
+                                UNROLL
                             for (int m = 0; m < Base::BINS; m++) {
                                 const double zr = z[j].at[m].re, zi = z[j].at[m].im;
                                 const double xr = x[j].at[m].re, xi = x[j].at[m].im;
                                 re[m] += a.x ? zr * xr + zi * xi : zr;
                                 im[m] += a.x ? zr * xi - zi * xr : zi;
                             }
+                        }
+                        Bins *to = a.x ? Base::bins_of(a.from, a, row(begin)) + n
+                                       : Base::bins_of(a.sums, a, q) + n;
+                        Bins sum = {};
+                        if (!a.x && !a.begin)
+                            sum = *to;
+                        UNROLL
+                        for (int m = 0; m < Base::BINS; m++) {
+                            sum.at[m].re = static_cast<T>(sum.at[m].re + re[m]);
+                            sum.at[m].im = static_cast<T>(sum.at[m].im + im[m]);
+                        }
+                        *to = sum;
                     }
-                    Bins *to = a.x ? Base::bins_of(a.from, a, row(begin)) + n
-                                   : Base::bins_of(a.sums, a, q) + n;
-                    Bins sum = {};
-                    if (!a.x && !a.begin)
-                        sum = *to;
-                    UNROLL
-                    for (int m = 0; m < Base::BINS; m++) {
-                        sum.at[m].re = static_cast<T>(sum.at[m].re + re[m]);
-                        sum.at[m].im = static_cast<T>(sum.at[m].im + im[m]);
-                    }
-                    *to = sum;
                 }
-            }
-        });
+            });
     }
 };
 
@@ -211,30 +217,33 @@ template <class T> struct StoreKernel : PaddedBase<T> {
     {
         const Pass &pass = a.pass;
         const int64_t parts = (pass.sink_to + a.stretch - 1) / a.stretch;
-        Base::each_stretch(block, a.channels * a.batch, pass.sink_to, a.stretch,
-                           [&](int64_t row, int64_t first, int64_t last) {
-            Lanes<T> dskip;
-            const int64_t i = row / a.batch, j = row % a.batch;
-            EACH_LANE(l)
-            {
-                dskip[l] = 0;
-                T *own = static_cast<T *>(a.own) + row * a.own_pitch;
-                for (int64_t n = first + l * RUN; n < last; n += Base::STEP) {
-                    T v[RUN];
-                    Base::get(Base::real_row(a.x, a, row) + n, v);
-                    sink<ROLES>(block, pass, a.b + j, a.h + i, own, static_cast<int>(n), l, v, dskip[l]);
-                }
-            }
-            if (a.dskip) {
-                sum_over(dskip);
+        Base::each_stretch(
+            block, a.channels * a.batch, pass.sink_to, a.stretch,
+            [&](int64_t row, int64_t first, int64_t last) {
+                Lanes<T> dskip;
+                const int64_t i = row / a.batch, j = row % a.batch;
                 EACH_LANE(l)
                 {
-                    if (l == 0)
-                        static_cast<T *>(a.dskip)[((a.h + i) * a.dskip_batch + a.b + j) * parts +
-                                                  first / a.stretch] = dskip[l];
+                    dskip[l] = 0;
+                    T *own = static_cast<T *>(a.own) + row * a.own_pitch;
+                    for (int64_t n = first + l * RUN; n < last; n += Base::STEP) {
+                        T v[RUN];
+                        Base::get(Base::real_row(a.x, a, row) + n, v);
+                        sink<ROLES>(block, pass, a.b + j, a.h + i, own, static_cast<int>(n), l, v,
+                                    dskip[l]);
+                    }
                 }
-            }
-        });
+                if (a.dskip) {
+                    sum_over(dskip);
+                    EACH_LANE(l)
+                    {
+                        if (l == 0)
+                            static_cast<T *>(
+                                a.dskip)[((a.h + i) * a.dskip_batch + a.b + j) * parts +
+                                         first / a.stretch] = dskip[l];
+                    }
+                }
+            });
     }
 };
 
@@ -271,34 +280,36 @@ template <class T> struct PlaceKernel : PaddedBase<T> {
 
     static DEVICE void run(Block &block, const fftconv_cuda_padded &a)
     {
-        Base::each_stretch(block, a.rows, 2 * a.pitch, a.stretch, [&](int64_t row, int64_t first,
-                                                                      int64_t last) {
-            EACH_LANE(l)
-            {
-                const int64_t q = a.first + row, b = a.b + q / a.kernels;
-                const int64_t g = a.g + q % a.kernels;
-                const bool there = q < a.kernel_batch * a.kernels;
-                const bool more = there && (a.rev_count > 0 || a.turn < a.circle);
-                const Row k = row_of<T>(a.taps, b, g), k_rev = row_of<T>(a.rev_taps, b, g);
-                const T scale = static_cast<T>(a.scale);
-                for (int64_t n = first + l * RUN; n < last; n += Base::STEP) {
-                    T x[RUN], *to = Base::real_row(a.x, a, row) + n;
-                    read_run(k, static_cast<int>(n), 0, there ? static_cast<int>(a.count) : 0, x);
-                    UNROLL
-                    for (int i = 0; i < RUN; i++)
-                        x[i] *= scale;
-                    Base::put(to, x);
-                    NO_UNROLL
-                    for (int64_t i = n; more && i < n + RUN && i < a.points; i++) {
-                        const int64_t s = a.circle - a.points + i, lag = i > 0 ? a.points - i : 0;
-                        if (i > 0 && a.turn <= s && s < a.length)
-                            to[i - n] += element<T>(k, s) * scale;
-                        if (lag < a.rev_count)
-                            to[i - n] += element<T>(k_rev, lag) * scale;
+        Base::each_stretch(
+            block, a.rows, 2 * a.pitch, a.stretch, [&](int64_t row, int64_t first, int64_t last) {
+                EACH_LANE(l)
+                {
+                    const int64_t q = a.first + row, b = a.b + q / a.kernels;
+                    const int64_t g = a.g + q % a.kernels;
+                    const bool there = q < a.kernel_batch * a.kernels;
+                    const bool more = there && (a.rev_count > 0 || a.turn < a.circle);
+                    const Row k = row_of<T>(a.taps, b, g), k_rev = row_of<T>(a.rev_taps, b, g);
+                    const T scale = static_cast<T>(a.scale);
+                    for (int64_t n = first + l * RUN; n < last; n += Base::STEP) {
+                        T x[RUN], *to = Base::real_row(a.x, a, row) + n;
+                        read_run(k, static_cast<int>(n), 0, there ? static_cast<int>(a.count) : 0,
+                                 x);
+                        UNROLL
+                        for (int i = 0; i < RUN; i++)
+                            x[i] *= scale;
+                        Base::put(to, x);
+                        NO_UNROLL
+                        for (int64_t i = n; more && i < n + RUN && i < a.points; i++) {
+                            const int64_t s = a.circle - a.points + i,
+                                          lag = i > 0 ? a.points - i : 0;
+                            if (i > 0 && a.turn <= s && s < a.length)
+                                to[i - n] += element<T>(k, s) * scale;
+                            if (lag < a.rev_count)
+                                to[i - n] += element<T>(k_rev, lag) * scale;
+                        }
                     }
                 }
-            }
-        });
+            });
     }
 };
 
@@ -308,28 +319,29 @@ template <class T> struct TakeKernel : PaddedBase<T> {
 
     static DEVICE void run(Block &block, const fftconv_cuda_padded &a)
     {
-        Base::each_stretch(block, a.kernel_batch * a.kernels, a.length, a.stretch,
-                           [&](int64_t q, int64_t first, int64_t last) {
-            EACH_LANE(l)
-            {
-                const T *row = Base::real_row(a.x, a, q);
-                const Row to = row_of<T>(a.taps, a.b + q / a.kernels, a.g + q % a.kernels);
-                for (int64_t n = first + l * RUN; n < last; n += Base::STEP) {
-                    T x[RUN];
-                    UNROLL
-                    for (int i = 0; i < RUN; i++) {
-                        const int64_t s = n + i;
-                        x[i] = 0;
-                        if (s < a.count)
-                            x[i] = row[a.reversed && s > 0 ? a.points - s : s];
-                        if (!a.reversed && a.turn <= s && s < a.length)
-                            x[i] += row[a.points - a.circle + s];
-                        x[i] *= static_cast<T>(a.scale);
+        Base::each_stretch(
+            block, a.kernel_batch * a.kernels, a.length, a.stretch,
+            [&](int64_t q, int64_t first, int64_t last) {
+                EACH_LANE(l)
+                {
+                    const T *row = Base::real_row(a.x, a, q);
+                    const Row to = row_of<T>(a.taps, a.b + q / a.kernels, a.g + q % a.kernels);
+                    for (int64_t n = first + l * RUN; n < last; n += Base::STEP) {
+                        T x[RUN];
+                        UNROLL
+                        for (int i = 0; i < RUN; i++) {
+                            const int64_t s = n + i;
+                            x[i] = 0;
+                            if (s < a.count)
+                                x[i] = row[a.reversed && s > 0 ? a.points - s : s];
+                            if (!a.reversed && a.turn <= s && s < a.length)
+                                x[i] += row[a.points - a.circle + s];
+                            x[i] *= static_cast<T>(a.scale);
+                        }
+                        write_run(to, static_cast<int>(n), 0, static_cast<int>(a.length), x);
                     }
-                    write_run(to, static_cast<int>(n), 0, static_cast<int>(a.length), x);
                 }
-            }
-        });
+            });
     }
 };
 

@@ -51,7 +51,8 @@
 #include "arguments.h"
 #include "machine.h"
 
-namespace fftconv {
+namespace fftconv
+{
 
 /* ---- Numbers ----------------------------------------------------------------------- */
 
@@ -78,10 +79,7 @@ DEVICE int exponent_of(uint32_t bits)
 }
 
 /* A T here and below is float or double. */
-template <class T> DEVICE T gelu(T p)
-{
-    return T(0.5) * p * erfc(p * T(-0.70710678118654752));
-}
+template <class T> DEVICE T gelu(T p) { return T(0.5) * p * erfc(p * T(-0.70710678118654752)); }
 template <class T> DEVICE T gelu_slope(T p)
 {
     return T(0.5) * erfc(p * T(-0.70710678118654752)) +
@@ -111,8 +109,7 @@ template <class T, int RUN> DEVICE void activate(int map, T (&p)[RUN])
 }
 
 /* x act'(p) */
-template <class T, int RUN>
-DEVICE void multiply_slope(int map, const T (&p)[RUN], T (&x)[RUN])
+template <class T, int RUN> DEVICE void multiply_slope(int map, const T (&p)[RUN], T (&x)[RUN])
 {
     if (map == GELU) {
         UNROLL
@@ -201,8 +198,7 @@ template <class T, int RUN> DEVICE bool is_quick(const Row &r, int n, int from, 
 }
 
 /* Elements as they stand in memory. */
-template <class T, int RUN>
-DEVICE void values_of(const Sixteens<RUN> &v, int type, T (&x)[RUN])
+template <class T, int RUN> DEVICE void values_of(const Sixteens<RUN> &v, int type, T (&x)[RUN])
 {
     if (type == FLOAT16) {
         UNROLL
@@ -214,8 +210,7 @@ DEVICE void values_of(const Sixteens<RUN> &v, int type, T (&x)[RUN])
             x[i] = float_of_bits(i % 2 ? v.at[i / 2] & 0xffff0000u : v.at[i / 2] << 16);
     }
 }
-template <class S, class T, int RUN>
-DEVICE void values_of(const Pack<S, RUN> &v, int, T (&x)[RUN])
+template <class S, class T, int RUN> DEVICE void values_of(const Pack<S, RUN> &v, int, T (&x)[RUN])
 {
     UNROLL
     for (int i = 0; i < RUN; i++)
@@ -252,8 +247,7 @@ template <class Arith> DEVICE bool is_whole(const Row &r, int from, int to)
 }
 
 /* Such a row's elements n ... n + RUN - 1, not yet waited for; zeros outside. */
-template <class Arith>
-DEVICE typename Arith::Run load_whole(const Row &r, int n, int from, int to)
+template <class Arith> DEVICE typename Arith::Run load_whole(const Row &r, int n, int from, int to)
 {
     typedef typename Arith::Run Run;
     Run v = {};
@@ -263,8 +257,7 @@ DEVICE typename Arith::Run load_whole(const Row &r, int n, int from, int to)
 }
 
 /* Elements n ... n + RUN - 1; zeros outside of [from, to). */
-template <class T, int RUN>
-DEVICE void read_run(const Row &r, int n, int from, int to, T (&x)[RUN])
+template <class T, int RUN> DEVICE void read_run(const Row &r, int n, int from, int to, T (&x)[RUN])
 {
     const bool quick = is_quick<T, RUN>(r, n, from, to);
     if (is_wide<T>(r.type)) {
@@ -273,17 +266,18 @@ DEVICE void read_run(const Row &r, int n, int from, int to, T (&x)[RUN])
                       r.type, x);
         else
             UNROLL
-            for (int i = 0; i < RUN; i++)
-                x[i] = n + i >= from && n + i < to ? element<T>(r, n + i) : T(0);
+        for (int i = 0; i < RUN; i++)
+            x[i] = n + i >= from && n + i < to ? element<T>(r, n + i) : T(0);
     } else if (r.type == FLOAT32) {
         if (quick)
             values_of(load_stream(reinterpret_cast<const Pack<float, RUN> *>(r.data + n * 4ll)),
                       r.type, x);
         else
             UNROLL
-            for (int i = 0; i < RUN; i++)
-                x[i] = n + i >= from && n + i < to
-                           ? reinterpret_cast<const float *>(r.data)[(n + i) * r.stride] : 0.0f;
+        for (int i = 0; i < RUN; i++)
+            x[i] = n + i >= from && n + i < to
+                       ? reinterpret_cast<const float *>(r.data)[(n + i) * r.stride]
+                       : 0.0f;
     } else if (quick) {
         values_of(load_stream(reinterpret_cast<const Sixteens<RUN> *>(r.data + n * 2ll)), r.type,
                   x);
@@ -292,7 +286,8 @@ DEVICE void read_run(const Row &r, int n, int from, int to, T (&x)[RUN])
         UNROLL
         for (int i = 0; i < RUN; i++)
             v[i] = n + i >= from && n + i < to
-                       ? reinterpret_cast<const uint16_t *>(r.data)[(n + i) * r.stride] : 0u;
+                       ? reinterpret_cast<const uint16_t *>(r.data)[(n + i) * r.stride]
+                       : 0u;
         Sixteens<RUN> words;
         UNROLL
         for (int i = 0; i < RUN; i += 2)
@@ -310,28 +305,27 @@ DEVICE void write_run(const Row &r, int n, int from, int to, const T (&x)[RUN])
             *reinterpret_cast<Pack<double, RUN> *>(r.data + n * 8ll) = pack_of<double>(x);
         else
             UNROLL
-            for (int i = 0; i < RUN; i++)
-                if (n + i >= from && n + i < to)
-                    set_element(r, n + i, x[i]);
+        for (int i = 0; i < RUN; i++)
+            if (n + i >= from && n + i < to)
+                set_element(r, n + i, x[i]);
     } else if (r.type == FLOAT32) {
         if (quick)
             *reinterpret_cast<Pack<float, RUN> *>(r.data + n * 4ll) = pack_of<float>(x);
         else
             UNROLL
-            for (int i = 0; i < RUN; i++)
-                if (n + i >= from && n + i < to)
-                    reinterpret_cast<float *>(r.data)[(n + i) * r.stride] =
-                        static_cast<float>(x[i]);
+        for (int i = 0; i < RUN; i++)
+            if (n + i >= from && n + i < to)
+                reinterpret_cast<float *>(r.data)[(n + i) * r.stride] = static_cast<float>(x[i]);
     } else {
         const Sixteens<RUN> v = words_of(x, r.type);
         if (quick)
             *reinterpret_cast<Sixteens<RUN> *>(r.data + n * 2ll) = v;
         else
             UNROLL
-            for (int i = 0; i < RUN; i++)
-                if (n + i >= from && n + i < to)
-                    reinterpret_cast<uint16_t *>(r.data)[(n + i) * r.stride] =
-                        static_cast<uint16_t>(v.at[i / 2] >> i % 2 * 16);
+        for (int i = 0; i < RUN; i++)
+            if (n + i >= from && n + i < to)
+                reinterpret_cast<uint16_t *>(r.data)[(n + i) * r.stride] = static_cast<uint16_t>(
+                    v.at[i / 2] >> i % 2 * 16);
     }
 }
 
@@ -481,34 +475,41 @@ template <class Arith_, int R1_, int R2_, int R3_> struct Shape {
     typedef typename Arith::Point Point;
     typedef typename Arith::Pair Pair;
     enum {
-        R1 = R1_, R2 = R2_, R3 = R3_, S = R2 * R3, M = R1 * S,
-        X = R3 < 16 ? 16 : R3,       /* columns of a tile                        */
-        GROUP = X / R3,              /* values of k1 in a tile                   */
-        TILE = R2 * X,               /* points of a tile                         */
+        R1 = R1_,
+        R2 = R2_,
+        R3 = R3_,
+        S = R2 * R3,
+        M = R1 * S,
+        X = R3 < 16 ? 16 : R3, /* columns of a tile */
+        GROUP = X / R3,        /* values of k1 in a tile */
+        TILE = R2 * X,         /* points of a tile */
         ROW_TILES = R1 / GROUP,
         ROWS = M < 4096 ? 4096 / M : 1,
         RUN = Arith::RUN,
-        WIDTH = 8 * RUN,             /* columns of a strip: a warp's work in stage 1 */
+        WIDTH = 8 * RUN, /* columns of a strip: a warp's work in stage 1 */
         STRIPS = ROWS * S / WIDTH,
-        K1 = R1 / 16, K2 = R2 / 16, X16 = X / 16, X8 = X / 8,
-        NEAR = 16 / static_cast<int>(sizeof(Point)), /* points moved at once      */
-        RUN_POINTS = R3 < NEAR ? R3 : NEAR, /* neighbours in V that are so in a tile */
+        K1 = R1 / 16,
+        K2 = R2 / 16,
+        X16 = X / 16,
+        X8 = X / 8,
+        NEAR = 16 / static_cast<int>(sizeof(Point)), /* points moved at once */
+        RUN_POINTS = R3 < NEAR ? R3 : NEAR,          /* neighbours in V that are so in a tile */
 
         A_BYTES = 2 * LANES * static_cast<int>(sizeof(FragmentA<Arith>)),
         B_BYTES = 2 * LANES * static_cast<int>(sizeof(FragmentB<Arith>)),
         COMPLEX_BYTES = static_cast<int>(sizeof(Complex)),
-        FIRST = 0,                                 /* [k1, n1]                   */
-        LAST = FIRST + K1 * K1 * A_BYTES,          /* [n1, k1], conjugate        */
-        SECOND = LAST + K1 * K1 * A_BYTES,         /* [k2, n2]                   */
-        SECOND_BACK = SECOND + K2 * K2 * A_BYTES,  /* [n2, k2], conjugate        */
-        THIRD = SECOND_BACK + K2 * K2 * A_BYTES,   /* [n3, k3], B                */
-        THIRD_BACK = THIRD + X16 * X8 * B_BYTES,   /* [n3, k3], conjugate        */
-        T2 = THIRD_BACK + X16 * X16 * A_BYTES,     /* as stage 2's C             */
-        T2_BACK = T2 + S * GROUP * COMPLEX_BYTES,  /* conjugate, as C of 3 back  */
-        T1_HIGH = T2_BACK + S * GROUP * COMPLEX_BYTES, /* [k1, n2]: c = R3 n2    */
+        FIRST = 0,                                     /* [k1, n1] */
+        LAST = FIRST + K1 * K1 * A_BYTES,              /* [n1, k1], conjugate */
+        SECOND = LAST + K1 * K1 * A_BYTES,             /* [k2, n2] */
+        SECOND_BACK = SECOND + K2 * K2 * A_BYTES,      /* [n2, k2], conjugate */
+        THIRD = SECOND_BACK + K2 * K2 * A_BYTES,       /* [n3, k3], B */
+        THIRD_BACK = THIRD + X16 * X8 * B_BYTES,       /* [n3, k3], conjugate */
+        T2 = THIRD_BACK + X16 * X16 * A_BYTES,         /* as stage 2's C */
+        T2_BACK = T2 + S * GROUP * COMPLEX_BYTES,      /* conjugate, as C of 3 back */
+        T1_HIGH = T2_BACK + S * GROUP * COMPLEX_BYTES, /* [k1, n2]: c = R3 n2 */
         T1_LOW = T1_HIGH + R1 * R2 * COMPLEX_BYTES,    /* [k1, n3]: c = n3; R3 = 1: 1 */
-        MIRROR_LOW = T1_LOW + R1 * R3 * COMPLEX_BYTES, /* W^(R1 (k2 + R2 k3))    */
-        MIRROR_HIGH = MIRROR_LOW + S * COMPLEX_BYTES,  /* W^k1                   */
+        MIRROR_LOW = T1_LOW + R1 * R3 * COMPLEX_BYTES, /* W^(R1 (k2 + R2 k3)) */
+        MIRROR_HIGH = MIRROR_LOW + S * COMPLEX_BYTES,  /* W^k1 */
         TABLE_BYTES = MIRROR_HIGH + R1 * COMPLEX_BYTES,
 
         POINTS_BYTES = ROWS * M * static_cast<int>(sizeof(Point)),
@@ -520,9 +521,11 @@ template <class Arith_, int R1_, int R2_, int R3_> struct Shape {
         /* Even/odd: frequencies that are met one by one with their mirrors, and fours */
         SINGLES = R3 == 1 ? M : S,
         FOURS = (M - SINGLES) / 8,
-        FOURS_EACH = (FOURS + 7) / 8 * 8,           /* eight lanes are of one row  */
-        FOURS_X = R3 < 2 ? 1 : R3 < 8 ? R3 / 2 : 4, /* side by side in 8 columns   */
-        FOURS_Y = R3 < 8 ? 1 : R3 / 8,              /* ... and how many times so   */
+        FOURS_EACH = (FOURS + 7) / 8 * 8, /* eight lanes are of one row */
+        FOURS_X = R3 < 2 ? 1
+        : R3 < 8         ? R3 / 2
+                         : 4,          /* side by side in 8 columns */
+        FOURS_Y = R3 < 8 ? 1 : R3 / 8, /* ... and how many times so */
         /* Several blocks of few warps rather than one of many: while one waits for
          * memory another computes. */
         WARPS = POINTS_BYTES > 65536 ? 8 : 4,
@@ -559,8 +562,8 @@ template <class Arith_, int R1_, int R2_, int R3_> struct Shape {
      * shared memory: as many as their registers let without a spill. */
     template <int ROLE> static DEVICE constexpr int blocks()
     {
-        return POINTS_BYTES > 65536 ? 1
-               : TF32 ? 2
+        return POINTS_BYTES > 65536                         ? 1
+               : TF32                                       ? 2
                : ROLE != ROWS_FORWARD || R1 > 16 || R3 == 2 ? 3
                                                             : 4;
     }
@@ -570,11 +573,10 @@ template <class Arith_, int R1_, int R2_, int R3_> struct Shape {
 
 /* (re, im) += A B, complex. */
 template <class Arith>
-DEVICE void multiply_add_complex(Lanes<FragmentC> &re, Lanes<FragmentC> &im,
-                                 const Lanes<FragmentA<Arith>> &a_re,
-                                 const Lanes<FragmentA<Arith>> &a_im,
-                                 const Lanes<FragmentB<Arith>> &b_re,
-                                 const Lanes<FragmentB<Arith>> &b_im)
+DEVICE void
+multiply_add_complex(Lanes<FragmentC> &re, Lanes<FragmentC> &im,
+                     const Lanes<FragmentA<Arith>> &a_re, const Lanes<FragmentA<Arith>> &a_im,
+                     const Lanes<FragmentB<Arith>> &b_re, const Lanes<FragmentB<Arith>> &b_im)
 {
     multiply_add(re, a_re, b_re);
     multiply_add(im, a_im, b_re);
@@ -627,14 +629,14 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
 
     enum {
         BLOCKS = Shape::template blocks<ROLE>(),
-        ALWAYS = ROLE == ROWS_FORWARD    ? TRANSFORM | MULTIPLY | BACK
-                 : ROLE == ROWS_BACKWARD ? TRANSFORM
-                 : ROLE == ROWS_SPECTRA  ? TRANSFORM | PUT
-                                         : MULTIPLY | BACK,
-        MAYBE = ROLE == ROWS_BACKWARD  ? KEEP | SUM | MULTIPLY | ADJOINT | BACK
-                : ROLE == ROWS_SPECTRA ? ADD | PUT_TURNED
-                : ROLE == ROWS_TAPS    ? TURNED
-                                       : 0,
+        ALWAYS = ROLE == ROWS_FORWARD ? TRANSFORM | MULTIPLY | BACK
+        : ROLE == ROWS_BACKWARD       ? TRANSFORM
+        : ROLE == ROWS_SPECTRA        ? TRANSFORM | PUT
+                                      : MULTIPLY | BACK,
+        MAYBE = ROLE == ROWS_BACKWARD ? KEEP | SUM | MULTIPLY | ADJOINT | BACK
+        : ROLE == ROWS_SPECTRA        ? ADD | PUT_TURNED
+        : ROLE == ROWS_TAPS           ? TURNED
+                                      : 0,
     };
     static DEVICE int flags_of(const Pass &pass) { return (pass.flags & MAYBE) | ALWAYS; }
     /* Even/odd form, rows and no kernels: the product is a phase of its own, between
@@ -650,12 +652,12 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
 
     /* What is the same for all of a block's lanes. */
     struct Place {
-        int h, chunk;        /* channel, part of the batch                   */
-        int group;           /* h's spectrum                                 */
-        int b0, b1;          /* rows b0 ... b1 - 1 of                        */
-        bool begin;          /* ... the part's first                         */
-        int pairs;           /* log2 of the samples of a point: even/odd     */
-        int64_t tables;      /* their address                                */
+        int h, chunk;   /* channel, part of the batch */
+        int group;      /* h's spectrum */
+        int b0, b1;     /* rows b0 ... b1 - 1 of */
+        bool begin;     /* ... the part's first */
+        int pairs;      /* log2 of the samples of a point: even/odd */
+        int64_t tables; /* their address */
     };
 
     /* So that no phase's addresses are computed in another one. */
@@ -773,7 +775,7 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
     /* Which of a row's strips column c is of. */
     static DEVICE int part_of(const Place &place, int c)
     {
-        return !place.pairs    ? c / WIDTH
+        return !place.pairs     ? c / WIDTH
                : R3 < WIDTH / 2 ? c / (WIDTH / 2)
                                 : c / WIDTH * 2 + c / (WIDTH / 4) % 2;
     }
@@ -822,7 +824,8 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
         } else {
             UNROLL /* by way of places that this strip will take, as registers have no
                       index; they hold half of the samples */
-            for (int half = 0; half < 2; half++) {
+                for (int half = 0; half < 2; half++)
+            {
                 NO_UNROLL
                 for (int i = 0; i < 2 * K1; i++) {
                     const int n = (row_of_lane(half * 2 * K1 + i, l) * S + c) << place.pairs;
@@ -850,24 +853,24 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                 UNROLL
                 for (int i = 0; i < 4 * K1; i++)
                     UNROLL
-                    for (int j = 0; i / (2 * K1) == half && j < RUN; j += RUN_POINTS) {
-                        const Points points =
-                            block.template load<Points>(held_place(r, i % (2 * K1), j, l, c), l);
-                        UNROLL
-                        for (int o = 0; o < RUN_POINTS; o++)
-                            x[i][j + o] = O::number(points.at[o]);
-                    }
+                for (int j = 0; i / (2 * K1) == half && j < RUN; j += RUN_POINTS) {
+                    const Points points = block.template load<Points>(
+                        held_place(r, i % (2 * K1), j, l, c), l);
+                    UNROLL
+                    for (int o = 0; o < RUN_POINTS; o++)
+                        x[i][j + o] = O::number(points.at[o]);
+                }
             }
         }
         uint32_t most = 0;
         UNROLL
         for (int i = 0; i < 4 * K1; i++)
             UNROLL
-            for (int j = 0; j < RUN; j++) {
-                x[i][j] *= scale;
-                const uint32_t bits = float_bits(x[i][j]) & 0x7fffffff;
-                most = bits > most ? bits : most;
-            }
+        for (int j = 0; j < RUN; j++) {
+            x[i][j] *= scale;
+            const uint32_t bits = float_bits(x[i][j]) & 0x7fffffff;
+            most = bits > most ? bits : most;
+        }
         return most;
     }
 
@@ -876,7 +879,8 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
     {
         UNROLL
         for (int i = 0; i < NEAR; i++)
-            run[i] = load_whole<Arith>(row, (row_of_lane(k + i, l) * S + c) << place.pairs, from, to);
+            run[i] = load_whole<Arith>(row, (row_of_lane(k + i, l) * S + c) << place.pairs, from,
+                                       to);
     }
 
     /* Of the lane's NEAR points in each of its rows, the one for a sample. */
@@ -892,8 +896,10 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                              int strip)
     {
         enum { /* lanes of one row */
-            MASK = S >= WIDTH ? 31 : S == WIDTH / 2 ? 27 : 11,
-            NARROW = S >= WIDTH / 2 ? 31 : 27,
+               MASK = S >= WIDTH ? 31
+               : S == WIDTH / 2  ? 27
+                                 : 11,
+               NARROW = S >= WIDTH / 2 ? 31 : 27,
         };
         const int mask = MASK == NARROW || !place.pairs ? MASK : NARROW;
         Lanes<FragmentB<Arith>> b[K1][RUN];
@@ -915,26 +921,25 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
             UNROLL
             for (int k = 0; k < K1; k++)
                 UNROLL
-                for (int i = 0; i < 2; i++) {
-                    Pair pair[RUN];
-                    UNROLL
-                    for (int j = 0; j < RUN; j++)
-                        pair[j] = O::pair(samples[l].at[4 * k + 2 * i][j] * scale,
-                                          samples[l].at[4 * k + 2 * i + 1][j] * scale);
-                    UNROLL /* even/odd: real parts, then imaginary ones */
-                    for (int j = 0; j < RUN; j++)
-                        b[k][j][l].at[i] = place.pairs ? pair[j % NEAR * 2 + j / NEAR] : pair[j];
-                }
+            for (int i = 0; i < 2; i++) {
+                Pair pair[RUN];
+                UNROLL
+                for (int j = 0; j < RUN; j++)
+                    pair[j] = O::pair(samples[l].at[4 * k + 2 * i][j] * scale,
+                                      samples[l].at[4 * k + 2 * i + 1][j] * scale);
+                UNROLL /* even/odd: real parts, then imaginary ones */
+                    for (int j = 0; j < RUN; j++) b[k][j][l]
+                        .at[i] = place.pairs ? pair[j % NEAR * 2 + j / NEAR] : pair[j];
+            }
         }
         NO_UNROLL /* half of the columns: fewer sums at a time, and less code */
-        for (int part = 0; part < RUN; part += NEAR) {
+            for (int part = 0; part < RUN; part += NEAR)
+        {
             if (part && place.pairs)
                 break;
             if (part)
                 UNROLL /* registers have no index */
-                for (int j = 0; j < NEAR; j++)
-                    UNROLL
-                    for (int k = 0; k < K1; k++)
+                    for (int j = 0; j < NEAR; j++) UNROLL for (int k = 0; k < K1; k++)
                         b[k][j] = b[k][NEAR + j];
             NO_UNROLL
             for (int m = 0; m < K1; m++) {
@@ -955,10 +960,10 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                     }
                     if (!part && place.pairs)
                         UNROLL
-                        for (int j = 0; j < NEAR; j++) {
-                            multiply_subtract(re[j], f_im, b[k][NEAR + j]);
-                            multiply_add(im[j], f_re, b[k][NEAR + j]);
-                        }
+                    for (int j = 0; j < NEAR; j++) {
+                        multiply_subtract(re[j], f_im, b[k][NEAR + j]);
+                        multiply_add(im[j], f_re, b[k][NEAR + j]);
+                    }
                 }
                 EACH_LANE(l)
                 {
@@ -966,17 +971,18 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                     for (int i = 0; i < 4; i++) { /* of a C: row and column */
                         load_anew();
                         const int at = column(place, index_below(2 * STRIPS, strip),
-                                              l % 4 * 2 + i % 2) + part;
+                                              l % 4 * 2 + i % 2) +
+                                       part;
                         const int r = at / S;
                         const int k1 = 16 * m + l / 4 + i / 2 * 8, first = at % S;
-                        const auto highs = load_complexes<NEAR / RUN_POINTS>(
-                            place, Shape::T1_HIGH, k1 * R2 + first / R3);
+                        const auto highs = load_complexes<NEAR / RUN_POINTS>(place, Shape::T1_HIGH,
+                                                                             k1 * R2 + first / R3);
                         UNROLL
                         for (int n = 0; n < NEAR; n += RUN_POINTS) {
                             const Complex high = highs.at[n / RUN_POINTS];
                             Points points;
-                            const auto low = load_complexes<RUN_POINTS>(
-                                place, Shape::T1_LOW, k1 * R3 + (first + n) % R3);
+                            const auto low = load_complexes<RUN_POINTS>(place, Shape::T1_LOW,
+                                                                        k1 * R3 + (first + n) % R3);
                             UNROLL
                             for (int j = 0; j < RUN_POINTS; j++) {
                                 const Complex v = {re[n + j][l].at[i], im[n + j][l].at[i]};
@@ -1005,29 +1011,29 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
             UNROLL
             for (int k = 0; k < K2; k++)
                 UNROLL
-                for (int i = 0; i < 2; i++) {
-                    const int row = 16 * k + l % 4 * 2 + 8 * i, x = l / 4 * X8;
-                    const auto v = block.template load<Pack<Point, X8>>(
-                        shared_place(tile, row * X + x), l);
-                    const auto w = block.template load<Pack<Point, X8>>(
-                        shared_place(tile, (row + 1) * X + x), l);
-                    /* rows 2q and 2q + 1, and these columns, are of one strip */
-                    int less = 0;
-                    if (several)
-                        less = block.template load<int>(
-                                   part_place(tile / ROW_TILES,
-                                              part_of(place, row * R3 + x % R3)), l) - e[l];
-                    const float scale = power_of_two(less < -126 ? -126 : less);
-                    UNROLL
-                    for (int j = 0; j < X8; j++) {
-                        b_re[k][j][l].at[i] = O::reals(v.at[j], w.at[j]);
-                        b_im[k][j][l].at[i] = O::imaginaries(v.at[j], w.at[j]);
-                        if (several) {
-                            b_re[k][j][l].at[i] = O::times(b_re[k][j][l].at[i], scale);
-                            b_im[k][j][l].at[i] = O::times(b_im[k][j][l].at[i], scale);
-                        }
+            for (int i = 0; i < 2; i++) {
+                const int row = 16 * k + l % 4 * 2 + 8 * i, x = l / 4 * X8;
+                const auto v = block.template load<Pack<Point, X8>>(shared_place(tile, row * X + x),
+                                                                    l);
+                const auto w = block.template load<Pack<Point, X8>>(
+                    shared_place(tile, (row + 1) * X + x), l);
+                /* rows 2q and 2q + 1, and these columns, are of one strip */
+                int less = 0;
+                if (several)
+                    less = block.template load<int>(
+                               part_place(tile / ROW_TILES, part_of(place, row * R3 + x % R3)), l) -
+                           e[l];
+                const float scale = power_of_two(less < -126 ? -126 : less);
+                UNROLL
+                for (int j = 0; j < X8; j++) {
+                    b_re[k][j][l].at[i] = O::reals(v.at[j], w.at[j]);
+                    b_im[k][j][l].at[i] = O::imaginaries(v.at[j], w.at[j]);
+                    if (several) {
+                        b_re[k][j][l].at[i] = O::times(b_re[k][j][l].at[i], scale);
+                        b_im[k][j][l].at[i] = O::times(b_im[k][j][l].at[i], scale);
                     }
                 }
+            }
         }
     }
 
@@ -1053,7 +1059,8 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
     }
 
     /* Stage 2, of 16 rows k2 = 16 m ..., and its twiddle; columns as the tile has them. */
-    static DEVICE void second(const Place &place, int m, const Lanes<FragmentB<Arith>> (&b_re)[K2][X8],
+    static DEVICE void second(const Place &place, int m,
+                              const Lanes<FragmentB<Arith>> (&b_re)[K2][X8],
                               const Lanes<FragmentB<Arith>> (&b_im)[K2][X8],
                               Lanes<FragmentC> (&re)[X8], Lanes<FragmentC> (&im)[X8])
     {
@@ -1162,8 +1169,8 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
     /* What the pass does with Z[16 m ..., 8 j ...] of tile `kb` of a row. */
     static DEVICE void combine(Block &block, const Arguments &a, const Place &place, int flags,
                                const Lanes<int> &e, const Lanes<int> &kept_e, int r, int kb, int m,
-                               int j, const Lanes<FourPoints> &spectrum,
-                               Lanes<FragmentC> &re, Lanes<FragmentC> &im)
+                               int j, const Lanes<FourPoints> &spectrum, Lanes<FragmentC> &re,
+                               Lanes<FragmentC> &im)
     {
         typedef Pack<Complex, 4> Four;
         const int b = place.b0 + r;
@@ -1241,11 +1248,11 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                 UNROLL
                 for (int k = 0; k < X16; k++)
                     UNROLL
-                    for (int i = 0; i < 2; i++) {
-                        const FragmentC &r = re[2 * k + i][l], &s = im[2 * k + i][l];
-                        b_re[k][l].at[i] = O::pair(r.at[2 * half], r.at[2 * half + 1]);
-                        b_im[k][l].at[i] = O::pair(s.at[2 * half], s.at[2 * half + 1]);
-                    }
+                for (int i = 0; i < 2; i++) {
+                    const FragmentC &r = re[2 * k + i][l], &s = im[2 * k + i][l];
+                    b_re[k][l].at[i] = O::pair(r.at[2 * half], r.at[2 * half + 1]);
+                    b_im[k][l].at[i] = O::pair(s.at[2 * half], s.at[2 * half + 1]);
+                }
             }
             UNROLL
             for (int n = 0; n < X16; n++) {
@@ -1256,18 +1263,17 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                 for (int k = 0; k < X16; k++) {
                     Lanes<FragmentA<Arith>> f_re, f_im;
                     load_a(place, Shape::THIRD_BACK, n * X16 + k, f_re, f_im);
-                    multiply_add_complex<Arith>(c_re, c_im, f_re, f_im, b_re[k],
-                                                b_im[k]);
+                    multiply_add_complex<Arith>(c_re, c_im, f_re, f_im, b_re[k], b_im[k]);
                 }
                 twiddle(place, Shape::T2_BACK, n * 2 * K2 + 2 * m + half, c_re, c_im);
                 EACH_LANE(l)
                 {
                     UNROLL
                     for (int i = 0; i < 2; i++) {
-                        to_re[2 * n + i][l].at[half] =
-                            O::pair(c_re[l].at[2 * i], c_re[l].at[2 * i + 1]);
-                        to_im[2 * n + i][l].at[half] =
-                            O::pair(c_im[l].at[2 * i], c_im[l].at[2 * i + 1]);
+                        to_re[2 * n + i][l].at[half] = O::pair(c_re[l].at[2 * i],
+                                                               c_re[l].at[2 * i + 1]);
+                        to_im[2 * n + i][l].at[half] = O::pair(c_im[l].at[2 * i],
+                                                               c_im[l].at[2 * i + 1]);
                     }
                 }
             }
@@ -1282,7 +1288,8 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
         const int kb = tile % ROW_TILES;
         block.sync_warp();
         NO_UNROLL /* one row of products at a time: fewer registers */
-        for (int m = 0; m < K2; m++) {
+            for (int m = 0; m < K2; m++)
+        {
             Lanes<FragmentC> re[X8], im[X8];
             product(place, Shape::SECOND_BACK, m, b_re, b_im, re, im);
             EACH_LANE(l)
@@ -1299,10 +1306,12 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                         UNROLL
                         for (int j = 0; j < NEAR; j++) {
                             const int s = 2 * half + (i + j) / X8;
-                            const Complex v = {re[(i + j) % X8][l].at[s], im[(i + j) % X8][l].at[s]};
+                            const Complex v = {re[(i + j) % X8][l].at[s],
+                                               im[(i + j) % X8][l].at[s]};
                             if ((i + j) % R3 == 0 || i + j == 0)
-                                high = conj(load_complex(place, Shape::T1_HIGH,
-                                                         (kb * GROUP + (x + i + j) / R3) * R2 + n2));
+                                high = conj(
+                                    load_complex(place, Shape::T1_HIGH,
+                                                 (kb * GROUP + (x + i + j) / R3) * R2 + n2));
                             const Complex w = R3 > 1 ? v * high * conj(low.at[j]) : v * high;
                             points.at[j] = O::point(w.re, w.im);
                         }
@@ -1333,8 +1342,8 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
             Lanes<int> e, kept_e;
             EACH_LANE(l)
             {
-                e[l] = flags & TRANSFORM
-                           ? block.template load<int>(part_place(r, l % parts), l) : 0;
+                e[l] = flags & TRANSFORM ? block.template load<int>(part_place(r, l % parts), l)
+                                         : 0;
                 kept_e[l] = flags & SUM ? exponent(block, p - 1, r, l) : 0;
             }
             Lanes<FragmentB<Arith>> b_re[K2][X8], b_im[K2][X8];
@@ -1352,7 +1361,8 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
             if (flags & LEAVE)
                 block.sync_warp();
             NO_UNROLL /* one chain at a time: fewer registers */
-            for (int m = 0; m < K2; m++) {
+                for (int m = 0; m < K2; m++)
+            {
                 Lanes<FragmentC> re[X8], im[X8];
                 Lanes<FourPoints> spectrum[X8] = {}; /* asked for before it is needed */
                 if (flags & MULTIPLY) {
@@ -1362,7 +1372,8 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                     for (int j = 0; j < X8; j++)
                         EACH_LANE(l)
                         {
-                            spectrum[j][l] = load_constant(k + ((kb * K2 + m) * X8 + j) * LANES + l);
+                            spectrum[j][l] = load_constant(k + ((kb * K2 + m) * X8 + j) * LANES +
+                                                           l);
                         }
                 }
                 if (flags & TRANSFORM) {
@@ -1375,18 +1386,17 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                     if (flags & TAKE)
                         take(block, r, ((kb * K2 + m) * X8 + j) * LANES, re[j], im[j]);
                     else
-                        combine(block, a, place, flags, e, kept_e, r, kb, m, j, spectrum[j],
-                                re[j], im[j]);
+                        combine(block, a, place, flags, e, kept_e, r, kb, m, j, spectrum[j], re[j],
+                                im[j]);
                 if (flags & BACK) {
                     Lanes<FragmentB<Arith>> part_re[X8], part_im[X8];
                     third_back(place, m, re, im, part_re, part_im);
                     UNROLL /* registers have no index */
-                    for (int k = 0; k < K2; k++)
-                        UNROLL
-                        for (int j = 0; k == m && j < X8; j++) {
-                            to_re[k][j] = part_re[j];
-                            to_im[k][j] = part_im[j];
-                        }
+                        for (int k = 0; k < K2; k++) UNROLL for (int j = 0; k == m && j < X8; j++)
+                    {
+                        to_re[k][j] = part_re[j];
+                        to_im[k][j] = part_im[j];
+                    }
                 }
             }
             if (flags & BACK)
@@ -1396,8 +1406,7 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
 
     /* ---- Even/odd: the product, where each frequency meets its mirror. */
 
-    static DEVICE void take(Block &block, int r, int at, Lanes<FragmentC> &re,
-                            Lanes<FragmentC> &im)
+    static DEVICE void take(Block &block, int r, int at, Lanes<FragmentC> &re, Lanes<FragmentC> &im)
     {
         EACH_LANE(l)
         {
@@ -1467,8 +1476,8 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                 const Mirrored d = meet(pair(k, k_there, i), pair(z, z_there, i), w.at[i], true);
                 const int j = COUNT - 1 - i;
                 v.at[i] = v.at[i] + Complex{scaled(d.here.re, e), scaled(d.here.im, e)};
-                v_there.at[j] =
-                    v_there.at[j] + Complex{scaled(d.there.re, e), scaled(d.there.im, e)};
+                v_there.at[j] = v_there.at[j] +
+                                Complex{scaled(d.there.re, e), scaled(d.there.im, e)};
             }
             block.store_global(to, l, v);
             block.store_global(to_there, l, v_there);
@@ -1481,8 +1490,8 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
             Some y, y_there;
             UNROLL
             for (int i = 0; i < COUNT; i++) {
-                const Mirrored v =
-                    meet(pair(k, k_there, i), pair(z, z_there, i), w.at[i], flags & ADJOINT);
+                const Mirrored v = meet(pair(k, k_there, i), pair(z, z_there, i), w.at[i],
+                                        flags & ADJOINT);
                 y.at[i] = O::point(v.here.re, v.here.im);
                 y_there.at[COUNT - 1 - i] = O::point(v.there.re, v.there.im);
             }
@@ -1528,11 +1537,13 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                 if (r != of)
                     e = sum_exponent(block, pass, p, of = r, l);
                 NO_UNROLL /* 0 and M / 2 by one lane */
-                for (int i = first; i <= (first ? first : SINGLES / 2); i += SINGLES / 2) {
+                    for (int i = first; i <= (first ? first : SINGLES / 2); i += SINGLES / 2)
+                {
                     const int m = i * (M / SINGLES), mirror = (M - m) % M;
                     const int k2 = m / R1 % R2, k3 = m / R1 / R2;
                     const Complex w = load_complex(place, Shape::MIRROR_HIGH, m % R1) *
-                                      load_complex(place, Shape::MIRROR_LOW, Shape::in_four(k2, k3));
+                                      load_complex(place, Shape::MIRROR_LOW,
+                                                   Shape::in_four(k2, k3));
                     meet_all<1>(block, a, pass, place, r, e, l, Shape::point_of(m % R1, k2, k3),
                                 Shape::point_of(mirror % R1, mirror / R1 % R2, mirror / R1 / R2),
                                 {{w}});
@@ -1543,8 +1554,7 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
 
     static DEVICE int sum_exponent(Block &block, const Pass &pass, int p, int r, int l)
     {
-        return flags_of(pass) & SUM
-                   ? exponent(block, p - 1, r, l) + exponent(block, p, r, l) : 0;
+        return flags_of(pass) & SUM ? exponent(block, p - 1, r, l) + exponent(block, p, r, l) : 0;
     }
 
     /* ---- Phase 3: stage 1 back, to the sink. */
@@ -1570,7 +1580,7 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
     static DEVICE void last(Block &block, const Arguments &a, const Pass &pass, const Place &place,
                             int p, int strip, Lanes<float> &dskip)
     {
-        Lanes<int> e[2]; /* of a lane's even and odd columns of C                */
+        Lanes<int> e[2]; /* of a lane's even and odd columns of C */
         EACH_LANE(l)
         {
             UNROLL
@@ -1578,7 +1588,8 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                 const int r = column(place, strip, l % 4 * 2 + i) / S;
                 const int b = place.b0 + r;
                 e[i][l] = !is_past(place, r) && flags_of(pass) & MULTIPLY
-                              ? load_constant(a.exponents + kernel_of(a, place, b)) : 0;
+                              ? load_constant(a.exponents + kernel_of(a, place, b))
+                              : 0;
                 if (!is_past(place, r) && flags_of(pass) & TRANSFORM)
                     e[i][l] += exponent(block, p, r, l);
             }
@@ -1594,7 +1605,8 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                 Lanes<FragmentA<Arith>> f_re, f_im; /* Re (conj(F) V) = Re F Re V + Im F Im V */
                 load_a(place, Shape::LAST, m * K1 + k, f_re, f_im);
                 UNROLL /* in two halves: fewer fragments at a time */
-                for (int part = 0; part < RUN; part += NEAR) {
+                    for (int part = 0; part < RUN; part += NEAR)
+                {
                     if (part && place.pairs)
                         continue;
                     Lanes<FragmentB<Arith>> b_re[NEAR], b_im[NEAR];
@@ -1604,16 +1616,16 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                         UNROLL
                         for (int i = 0; i < 2; i++)
                             UNROLL
-                            for (int j = 0; j < NEAR; j += RUN_POINTS) {
-                                const int k1 = 16 * k + l % 4 * 2 + 8 * i;
-                                const auto v = load_pair(block, r, k1, c + j, l);
-                                UNROLL
-                                for (int o = 0; o < RUN_POINTS; o++) {
-                                    const Point p = v.at[o], q = v.at[RUN_POINTS + o];
-                                    b_re[j + o][l].at[i] = O::reals(p, q);
-                                    b_im[j + o][l].at[i] = O::imaginaries(p, q);
-                                }
+                        for (int j = 0; j < NEAR; j += RUN_POINTS) {
+                            const int k1 = 16 * k + l % 4 * 2 + 8 * i;
+                            const auto v = load_pair(block, r, k1, c + j, l);
+                            UNROLL
+                            for (int o = 0; o < RUN_POINTS; o++) {
+                                const Point p = v.at[o], q = v.at[RUN_POINTS + o];
+                                b_re[j + o][l].at[i] = O::reals(p, q);
+                                b_im[j + o][l].at[i] = O::imaginaries(p, q);
                             }
+                        }
                     }
                     UNROLL
                     for (int j = 0; j < NEAR; j++) {
@@ -1622,16 +1634,17 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                     }
                     if (!part && place.pairs) /* ... Im = Re F Im V - Im F Re V */
                         UNROLL
-                        for (int j = 0; j < NEAR; j++) {
-                            multiply_add(y[NEAR + j], f_re, b_im[j]);
-                            multiply_subtract(y[NEAR + j], f_im, b_re[j]);
-                        }
+                    for (int j = 0; j < NEAR; j++) {
+                        multiply_add(y[NEAR + j], f_re, b_im[j]);
+                        multiply_subtract(y[NEAR + j], f_im, b_re[j]);
+                    }
                 }
             }
             EACH_LANE(l)
             {
                 NO_UNROLL /* the sink's code once */
-                for (int i = 0; i < 4; i++) { /* of a C: row and column */
+                    for (int i = 0; i < 4; i++)
+                { /* of a C: row and column */
                     const int at = column(place, strip, l % 4 * 2 + i % 2), r = at / S;
                     const int b = place.b0 + r;
                     if (is_past(place, r))
@@ -1640,8 +1653,10 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                     UNROLL
                     for (int j = 0; j < RUN; j++) {
                         const FragmentC &f = y[j][l];
-                        x[j] = scaled(i < 2 ? i < 1 ? f.at[0] : f.at[1]
-                                      : i < 3 ? f.at[2] : f.at[3], i % 2 ? e[1][l] : e[0][l]);
+                        x[j] = scaled(i < 2   ? i < 1 ? f.at[0] : f.at[1]
+                                      : i < 3 ? f.at[2]
+                                              : f.at[3],
+                                      i % 2 ? e[1][l] : e[0][l]);
                     }
                     UNROLL
                     for (int j = 0; j < RUN; j++)
@@ -1665,10 +1680,7 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
             place.h = task / static_cast<int>(a.chunks);
             place.chunk = task % static_cast<int>(a.chunks);
             block.phase([&](int warp) {
-                EACH_LANE(l)
-                {
-                    dskip[warp][l] = 0;
-                }
+                EACH_LANE(l) { dskip[warp][l] = 0; }
             });
             for (place.b0 = place.chunk * static_cast<int>(a.per);
                  place.b0 < end_of(a, opaque(place.chunk)); place.b0 += ROWS) {

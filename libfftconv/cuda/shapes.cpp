@@ -8,10 +8,14 @@ extern "C" {
 
 using namespace fftconv;
 
-#define ROW(arith, r1, r2, r3)                                                        \
-    {Shape<arith, r1, r2, r3>::M, Shape<arith, r1, r2, r3>::ROWS, {r1, r2, r3},       \
-     Shape<arith, r1, r2, r3>::SHARED_BYTES, Shape<arith, r1, r2, r3>::TABLE_BYTES,   \
-     static_cast<int>(sizeof(arith::Point)), Tables<Shape<arith, r1, r2, r3>>::shift(), \
+#define ROW(arith, r1, r2, r3) \
+    {Shape<arith, r1, r2, r3>::M, \
+     Shape<arith, r1, r2, r3>::ROWS, \
+     {r1, r2, r3}, \
+     Shape<arith, r1, r2, r3>::SHARED_BYTES, \
+     Shape<arith, r1, r2, r3>::TABLE_BYTES, \
+     static_cast<int>(sizeof(arith::Point)), \
+     Tables<Shape<arith, r1, r2, r3>>::shift(), \
      Tables<Shape<arith, r1, r2, r3>>::build},
 #define HALF(r1, r2, r3) ROW(Half, r1, r2, r3)
 #define SINGLE(r1, r2, r3) ROW(Single, r1, r2, r3)

@@ -6,7 +6,8 @@
 
 #include "rows.h"
 
-namespace fftconv {
+namespace fftconv
+{
 
 /* exp(2 pi i turns) */
 struct Wide {
@@ -80,7 +81,8 @@ template <class Shape> struct Tables {
             return times(root(-n1 * (k1 - angle) / R1), forward_scale(R1));
         };
         const auto last = [=](int n1, int k1) { /* Re F and Im F, as conj(F) V needs them */
-            return times(root(-n1 * (k1 - angle) / R1), inverse_scale(R1));
+                                                return times(root(-n1 * (k1 - angle) / R1),
+                                                             inverse_scale(R1));
         };
         const auto second = [](int k, int n) {
             return times(root(-double(n * k) / R2), forward_scale(R2));
@@ -91,15 +93,15 @@ template <class Shape> struct Tables {
         /* block-diagonal: x = (k1, n3), within one k1 */
         const auto third = [](int i, int x) {
             const int from = tile_column(i);
-            return from / R3 != x / R3 ? Wide{0, 0}
-                                       : times(root(-double(from % R3 * (x % R3)) / R3),
-                                               forward_scale(R3));
+            return from / R3 != x / R3
+                       ? Wide{0, 0}
+                       : times(root(-double(from % R3 * (x % R3)) / R3), forward_scale(R3));
         };
         const auto third_back = [](int i, int x) {
             const int from = tile_column(i);
-            return from / R3 != x / R3 ? Wide{0, 0}
-                                       : times(root(double(from % R3 * (x % R3)) / R3),
-                                               inverse_scale(R3));
+            return from / R3 != x / R3
+                       ? Wide{0, 0}
+                       : times(root(double(from % R3 * (x % R3)) / R3), inverse_scale(R3));
         };
         put_a(to + Shape::FIRST, R1, R1, first);
         put_a(to + Shape::LAST, R1, R1, last);

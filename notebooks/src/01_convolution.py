@@ -21,7 +21,7 @@ import gzip
 import os
 import time
 
-os.environ["OPENBLAS_NUM_THREADS"] = "1"      # NumPy's products on one thread
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # NumPy's products on one thread
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -37,7 +37,7 @@ rng = np.random.default_rng(1)
 
 # %%
 with gzip.open("../experiments/data/lambda_virus.fa.gz", "rt") as file:
-    file.readline()                                  # the record's title
+    file.readline()  # the record's title
     genome = file.read().replace("\n", "")
 
 u = np.array([base in "GC" for base in genome], dtype=np.float64)
@@ -57,12 +57,13 @@ print(f"L = {len(u)} letters, {u.mean():.1%} of them G or C")
 # It never looks ahead, so it is called **causal**. With $k[s] = 1/L_k$ the sum
 # is a mean of the last $L_k$ letters: the *GC content* of a window.
 
+
 # %%
 def convolve_by_hand(u, k):
     """Causal convolution, cut to the input's length: L * Lk products."""
     y = np.zeros(len(u))
     for s in range(len(k)):
-        y[s:] += k[s] * u[:len(u) - s]
+        y[s:] += k[s] * u[: len(u) - s]
     return y
 
 
@@ -71,18 +72,23 @@ short = u[:80]
 y = convolve_by_hand(short, k)
 assert np.allclose(y, np.convolve(short, k)[:80], rtol=0, atol=1e-15)
 
-fig, (top, bottom) = plt.subplots(2, 1, figsize=(7.5, 3.4), sharex=True,
-                                  height_ratios=[1, 1.6])
+fig, (top, bottom) = plt.subplots(2, 1, figsize=(7.5, 3.4), sharex=True, height_ratios=[1, 1.6])
 top.bar(range(80), short, width=0.8, color="C0")
 top.set(title="u[n]: 1 where the letter is G or C", yticks=[0, 1])
 bottom.plot(y, "o-", color="C1")
 bottom.axvspan(40 - 11.5, 40.5, color="C1", alpha=0.15, lw=0)
-bottom.annotate("y[40] is the mean\nof these 12 letters",
-                (40, y[40]), (31, 0.72),
-                arrowprops={"arrowstyle": "-", "color": "C1", "shrinkB": 4})
-bottom.set(title="y = u * k, the mean of the last 12 letters",
-           xlabel="place in the sequence (letters)", ylabel="GC content",
-           ylim=(0, 1))
+bottom.annotate(
+    "y[40] is the mean\nof these 12 letters",
+    (40, y[40]),
+    (31, 0.72),
+    arrowprops={"arrowstyle": "-", "color": "C1", "shrinkB": 4},
+)
+bottom.set(
+    title="y = u * k, the mean of the last 12 letters",
+    xlabel="place in the sequence (letters)",
+    ylabel="GC content",
+    ylim=(0, 1),
+)
 plt.show()
 
 # %% [markdown]
@@ -94,11 +100,11 @@ plt.show()
 # %%
 a, b = rng.standard_normal((2, 80))
 k = rng.standard_normal(12)
-assert np.allclose(convolve_by_hand(2 * a + b, k),
-                   2 * convolve_by_hand(a, k) + convolve_by_hand(b, k))
+assert np.allclose(
+    convolve_by_hand(2 * a + b, k), 2 * convolve_by_hand(a, k) + convolve_by_hand(b, k)
+)
 shifted = np.concatenate([np.zeros(5), a[:-5]])
-assert np.allclose(convolve_by_hand(shifted, k)[5:],
-                   convolve_by_hand(a, k)[:-5])
+assert np.allclose(convolve_by_hand(shifted, k)[5:], convolve_by_hand(a, k)[:-5])
 impulse = np.eye(80)[0]
 assert np.array_equal(convolve_by_hand(impulse, k)[:12], k)
 
@@ -116,13 +122,13 @@ assert np.array_equal(convolve_by_hand(impulse, k)[:12], k)
 
 # %%
 L = 12
-k = 0.8 ** np.arange(L) * np.cos(np.arange(L))          # a filter of L taps
+k = 0.8 ** np.arange(L) * np.cos(np.arange(L))  # a filter of L taps
 x = rng.standard_normal(L)
 
 
 def toeplitz(k, L):
     t, s = np.indices((L, L))
-    return np.where(t >= s, k[t - s], 0.0)              # k[t-s], causal
+    return np.where(t >= s, k[t - s], 0.0)  # k[t-s], causal
 
 
 def circulant(k, N):
@@ -151,13 +157,13 @@ assert not np.allclose(wrapped, causal)
 
 fig, axes = plt.subplots(1, 3, figsize=(8.6, 3.2), width_ratios=[1, 1, 1.05])
 for ax, matrix, title in [
-        (axes[0], toeplitz(k, L), "causal: Toeplitz"),
-        (axes[1], circulant(k, L), "circular modulo L"),
-        (axes[2], circulant(k, 2 * L), "circular modulo 2L")]:
+    (axes[0], toeplitz(k, L), "causal: Toeplitz"),
+    (axes[1], circulant(k, L), "circular modulo L"),
+    (axes[2], circulant(k, 2 * L), "circular modulo 2L"),
+]:
     image = ax.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
     ticks = range(0, len(matrix), len(matrix) // 4)
-    ax.set(title=title, xticks=ticks, yticks=ticks,
-           xlabel="input place s", ylabel="output place t")
+    ax.set(title=title, xticks=ticks, yticks=ticks, xlabel="input place s", ylabel="output place t")
     ax.grid(False)
 axes[2].add_patch(plt.Rectangle((-0.5, -0.5), L, L, fill=False, ec="k", lw=1.5))
 axes[2].axvspan(L - 0.5, 2 * L - 0.5, color="0.8", alpha=0.55, lw=0)
@@ -176,6 +182,7 @@ plt.show()
 # symmetric, and its inverse is its own conjugate over $N$. Nothing here is
 # "fast" yet: it is a matrix times a vector, $N^2$ products.
 
+
 # %%
 def dft_matrix(N):
     m, n = np.indices((N, N))
@@ -189,22 +196,24 @@ assert np.allclose(F @ z, np.fft.fft(z), rtol=0, atol=1e-13)
 assert np.array_equal(F, F.T)
 assert np.allclose(F.conj() @ F / N, np.eye(N))
 
-fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.4),
-                                  width_ratios=[1, 1.5])
+fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.4), width_ratios=[1, 1.5])
 image = left.imshow(np.angle(F), cmap="twilight", vmin=-np.pi, vmax=np.pi)
-left.set(title="phase of F, N = 16", xlabel="n", ylabel="m",
-         xticks=range(0, N, 4), yticks=range(0, N, 4))
+left.set(
+    title="phase of F, N = 16", xlabel="n", ylabel="m", xticks=range(0, N, 4), yticks=range(0, N, 4)
+)
 left.grid(False)
-bar = fig.colorbar(image, ax=left, ticks=[-np.pi, 0, np.pi], shrink=0.85,
-                   label="phase (radians)")
+bar = fig.colorbar(image, ax=left, ticks=[-np.pi, 0, np.pi], shrink=0.85, label="phase (radians)")
 bar.ax.set_yticklabels(["−π", "0", "π"])
 fine = np.linspace(0, N - 1, 400)
 for m in range(4):
     right.plot(fine, np.cos(2 * np.pi * m * fine / N) - 2.6 * m, "0.8", lw=1)
     right.plot(np.arange(N), F[m].real - 2.6 * m, "o", color=f"C{m}")
-right.set(title="real part of its first four rows", xlabel="n",
-          yticks=[-2.6 * m for m in range(4)],
-          yticklabels=[f"m = {m}" for m in range(4)])
+right.set(
+    title="real part of its first four rows",
+    xlabel="n",
+    yticks=[-2.6 * m for m in range(4)],
+    yticklabels=[f"m = {m}" for m in range(4)],
+)
 plt.show()
 
 # %% [markdown]
@@ -226,15 +235,17 @@ N = 24
 k24 = np.concatenate([k, np.zeros(N - L)])
 C = circulant(k, N)
 F = dft_matrix(N)
-D = F @ C @ F.conj() / N                                # F C F^-1
+D = F @ C @ F.conj() / N  # F C F^-1
 assert np.allclose(D, np.diag(F @ k24), rtol=0, atol=1e-13)
 
 y = np.fft.ifft(np.fft.fft(k24) * np.fft.fft(padded)).real
-assert np.allclose(y[:L], causal, rtol=0, atol=1e-14)   # padded: causal again
+assert np.allclose(y[:L], causal, rtol=0, atol=1e-14)  # padded: causal again
 
 fig, axes = plt.subplots(1, 2, figsize=(7.4, 3.2))
-for ax, matrix, title in [(axes[0], np.abs(C), "|C|: a circulant matrix"),
-                          (axes[1], np.abs(D), "|F C F⁻¹|: only a diagonal")]:
+for ax, matrix, title in [
+    (axes[0], np.abs(C), "|C|: a circulant matrix"),
+    (axes[1], np.abs(D), "|F C F⁻¹|: only a diagonal"),
+]:
     image = ax.imshow(matrix, cmap="Blues", vmin=0)
     ax.set(title=title, xlabel="column", ylabel="row")
     ax.grid(False)
@@ -266,9 +277,9 @@ def fft(x):
     if N == 1:
         return x
     even, odd = fft(x[0::2]), fft(x[1::2])
-    odd = odd * np.exp(-2j * np.pi * np.arange(N // 2) / N)   # twiddles
+    odd = odd * np.exp(-2j * np.pi * np.arange(N // 2) / N)  # twiddles
     products += N // 2
-    return np.concatenate([even + odd, even - odd])           # m, m + N/2
+    return np.concatenate([even + odd, even - odd])  # m, m + N/2
 
 
 sizes = 2 ** np.arange(1, 13)
@@ -287,6 +298,7 @@ assert np.array_equal(counted, sizes * np.log2(sizes) / 2)
 # FFT on padded rows. Each is checked first, then timed in turns; the median
 # counts. The clock is the thread's own processor time, so that whatever else
 # the machine is doing stays out of it.
+
 
 # %%
 def medians(calls, rounds=15):
@@ -307,27 +319,30 @@ rows = []
 for L in lengths:
     x, k = rng.standard_normal((2, L))
     T = toeplitz(k, L)
-    ways = [lambda: convolve_by_hand(x, k),
-            lambda: T @ x,
-            lambda: irfft(rfft(k, 2 * L) * rfft(x, 2 * L))[:L]]
+    ways = [
+        lambda: convolve_by_hand(x, k),
+        lambda: T @ x,
+        lambda: irfft(rfft(k, 2 * L) * rfft(x, 2 * L))[:L],
+    ]
     for way in ways[1:]:
         assert np.allclose(way(), ways[0](), rtol=0, atol=1e-12 * L)
     rows.append(medians(ways))
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.4))
 left.loglog(sizes, sizes**2, "s-", color="C1", label="matrix: N²")
-left.loglog(sizes, counted, "o-", color="C0",
-            label="FFT, counted: (N/2) log₂ N")
-left.set(title="complex products of one DFT", xlabel="N (points)",
-         ylabel="products")
+left.loglog(sizes, counted, "o-", color="C0", label="FFT, counted: (N/2) log₂ N")
+left.set(title="complex products of one DFT", xlabel="N (points)", ylabel="products")
 left.legend()
 for name, marker, colour, times in zip(
-        ["the sum, a tap at a time", "Toeplitz matrix, built before",
-         "NumPy FFT, padded"],
-        "^so", ["C2", "C1", "C0"], np.transpose(rows)):
+    ["the sum, a tap at a time", "Toeplitz matrix, built before", "NumPy FFT, padded"],
+    "^so",
+    ["C2", "C1", "C0"],
+    np.transpose(rows),
+):
     right.loglog(lengths, 1e6 * times, marker + "-", color=colour, label=name)
-right.set(title="one causal convolution, measured here",
-          xlabel="L = Lk (samples)", ylabel="time (µs)")
+right.set(
+    title="one causal convolution, measured here", xlabel="L = Lk (samples)", ylabel="time (µs)"
+)
 right.legend()
 for ax in (left, right):
     ax.set_xscale("log", base=2)
@@ -364,10 +379,10 @@ plt.show()
 
 # %%
 M = 20
-x, k = rng.standard_normal((2, 2 * M))                # circular modulo N = 2M
+x, k = rng.standard_normal((2, 2 * M))  # circular modulo N = 2M
 z = x[0::2] + 1j * x[1::2]
 Z = np.fft.fft(z)
-Z_mirror = np.conj(Z[-np.arange(M)])                  # conj Z[-m]
+Z_mirror = np.conj(Z[-np.arange(M)])  # conj Z[-m]
 
 E, O = (Z + Z_mirror) / 2, (Z - Z_mirror) / 2j
 assert np.allclose(E, np.fft.fft(x[0::2]))
@@ -404,37 +419,40 @@ assert np.allclose(y, circulant(k, 2 * M) @ x, rtol=0, atol=1e-13)
 # %%
 M = L = 20
 x, k = rng.standard_normal((2, L))
-theta = np.exp(1j * np.pi * np.arange(M) / (2 * M))       # theta^n
+theta = np.exp(1j * np.pi * np.arange(M) / (2 * M))  # theta^n
 U, K = np.fft.fft(x * theta), np.fft.fft(k * theta)
 y = np.fft.ifft(U * K) / theta
 
-linear = np.convolve(x, k)                            # 2M - 1 samples
+linear = np.convolve(x, k)  # 2M - 1 samples
 assert np.allclose(y.real, linear[:M], rtol=0, atol=1e-13)
 assert np.allclose(y.imag[:-1], linear[M:], rtol=0, atol=1e-13)
-assert abs(y.imag[-1]) < 1e-13                        # there is no sample 2M-1
+assert abs(y.imag[-1]) < 1e-13  # there is no sample 2M-1
 
-fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.4),
-                                  width_ratios=[1, 1.7])
+fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.4), width_ratios=[1, 1.7])
 circle = np.exp(2j * np.pi * np.linspace(0, 1, 200))
 left.plot(circle.real, circle.imag, color="0.8", lw=1)
 m = np.arange(8)
-for turn, marker, colour, name in [(0, "o", "C4", "t⁸ = 1"),
-                                   (0.25, "s", "C1", "t⁸ = i")]:
+for turn, marker, colour, name in [(0, "o", "C4", "t⁸ = 1"), (0.25, "s", "C1", "t⁸ = i")]:
     roots = np.exp(2j * np.pi * (turn - m) / 8)
-    assert np.allclose(roots ** 8, np.exp(2j * np.pi * turn))
+    assert np.allclose(roots**8, np.exp(2j * np.pi * turn))
     left.plot(roots.real, roots.imag, marker, color=colour, label=name, ms=6)
-left.set(aspect="equal", title="where u(t) is evaluated, M = 8",
-         xlabel="real part", ylabel="imaginary part")
+left.set(
+    aspect="equal",
+    title="where u(t) is evaluated, M = 8",
+    xlabel="real part",
+    ylabel="imaginary part",
+)
 left.legend(loc="center")
 right.plot(linear, color="0.75", lw=5, label="linear convolution, np.convolve")
-right.plot(np.arange(M), y.real, "o", color="C0",
-           label="Re y: samples 0 … M−1")
-right.plot(M + np.arange(M), y.imag, "s", color="C1",
-           label="Im y: samples M … 2M−1")
+right.plot(np.arange(M), y.real, "o", color="C0", label="Re y: samples 0 … M−1")
+right.plot(M + np.arange(M), y.imag, "s", color="C1", label="Im y: samples M … 2M−1")
 right.axvline(M - 0.5, color="0.5", lw=0.8)
-right.set(title=f"{2 * M - 1} samples from a complex transform of {M} points",
-          xlabel="sample", ylabel="value",
-          ylim=(linear.min() - 1, linear.max() + 6))
+right.set(
+    title=f"{2 * M - 1} samples from a complex transform of {M} points",
+    xlabel="sample",
+    ylabel="value",
+    ylim=(linear.min() - 1, linear.max() + 6),
+)
 right.legend(loc="upper right", ncols=1)
 plt.show()
 
@@ -443,10 +461,14 @@ plt.show()
 
 # %%
 L = 65536
-halvings = lambda n: n / 2 * np.log2(n)
+
+
+def halvings(n):
+    return n / 2 * np.log2(n)
+
+
 print("way                 points   products of one transform (step 7)")
-for way, n in [("padded, complex", 2 * L), ("padded, even/odd", L),
-               ("right angle", L)]:
+for way, n in [("padded, complex", 2 * L), ("padded, even/odd", L), ("right angle", L)]:
     print(f"{way:17s}{n:>9,}{halvings(n):>12,.0f}")
 
 # %% [markdown]
@@ -461,6 +483,7 @@ for way, n in [("padded, complex", 2 * L), ("padded, even/odd", L),
 # $x[n] + x[n + N/2]$ wrap around $N/2$, and the differences $x[n] - x[n + N/2]$
 # live where $t^{N/2} = -1$, which is a right angle of $M = N/4$ points. The sums
 # fold again.
+
 
 # %%
 def right_angle(x, k):
@@ -482,8 +505,9 @@ def circular(x, k):
 
 
 x, k = rng.standard_normal((2, 48))
-assert np.allclose(circular(x, k), [(x[(n - np.arange(48)) % 48] * k).sum()
-                                    for n in range(48)], rtol=0, atol=1e-13)
+assert np.allclose(
+    circular(x, k), [(x[(n - np.arange(48)) % 48] * k).sum() for n in range(48)], rtol=0, atol=1e-13
+)
 
 # %% [markdown]
 # Together the right angles have $N/4 + N/8 + \dots$ points, as many as even/odd
@@ -505,30 +529,30 @@ windows = [101, 1001, 10001]
 k = np.zeros((3, max(windows)), dtype=np.float32)
 for row, width in zip(k, windows):
     row[:width] = 1 / width
-rows = np.tile(u.astype(np.float32), (1, 3, 1))          # (B, H, L)
+rows = np.tile(u.astype(np.float32), (1, 3, 1))  # (B, H, L)
 
 y = fftconv.conv(rows, k)
 truth = fftconv.reference.conv(rows, k, mode="causal")
 error = np.abs(y - truth).max() / np.abs(truth).max()
 print(f"y {y.shape} {y.dtype}, largest error / largest value = {error:.1e}")
 assert error < 1e-6
-assert np.allclose(truth[0, 0, :2000],
-                   convolve_by_hand(u[:2000], k[0, :101].astype(float)))
+assert np.allclose(truth[0, 0, :2000], convolve_by_hand(u[:2000], k[0, :101].astype(float)))
 
 plan = fftconv.Plan(rows.shape, k.shape)
 print(plan)
 
 # %%
 fig, ax = plt.subplots(figsize=(8.6, 3.4))
-for row, width, colour, line in zip(y[0], windows, ["0.8", "C0", "C1"],
-                                    [0.6, 1.3, 2.2]):
+for row, width, colour, line in zip(y[0], windows, ["0.8", "C0", "C1"], [0.6, 1.3, 2.2]):
     # A causal mean of `width` letters belongs to the window's middle.
-    centre = (np.arange(len(u)) - (width - 1) / 2)[width - 1:] / 1000
-    ax.plot(centre, 100 * row[width - 1:], color=colour, lw=line,
-            label=f"{width:,} letters")
-ax.set(title="GC content of phage lambda: three filters, one call",
-       xlabel="place in the genome (thousands of letters)",
-       ylabel="G or C in the window (%)", xlim=(0, len(u) / 1000))
+    centre = (np.arange(len(u)) - (width - 1) / 2)[width - 1 :] / 1000
+    ax.plot(centre, 100 * row[width - 1 :], color=colour, lw=line, label=f"{width:,} letters")
+ax.set(
+    title="GC content of phage lambda: three filters, one call",
+    xlabel="place in the genome (thousands of letters)",
+    ylabel="G or C in the window (%)",
+    xlim=(0, len(u) / 1000),
+)
 ax.legend(title="window", loc="upper right", ncols=3)
 plt.show()
 

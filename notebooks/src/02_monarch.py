@@ -71,13 +71,13 @@ N1, N2 = 4, 8
 N = N1 * N2
 x = complex_row(N)
 
-A = x.reshape(N1, N2)       # A[n1,n2] = x[n1 N2 + n2]
+A = x.reshape(N1, N2)  # A[n1,n2] = x[n1 N2 + n2]
 k1, n2 = np.indices((N1, N2))
 T = np.exp(-2j * np.pi * k1 * n2 / N)
-B = dft_matrix(N1) @ A      # B[k1,n2] = sum_n1 W_N1^(n1 k1) A[n1,n2]
-C = B * T                   # C[k1,n2] = W_N^(k1 n2) B[k1,n2]
-D = C @ dft_matrix(N2)      # D[k1,k2] = sum_n2 C[k1,n2] W_N2^(n2 k2)
-X = D.T.reshape(N)          # X[k1 + N1 k2] = D[k1,k2]
+B = dft_matrix(N1) @ A  # B[k1,n2] = sum_n1 W_N1^(n1 k1) A[n1,n2]
+C = B * T  # C[k1,n2] = W_N^(k1 n2) B[k1,n2]
+D = C @ dft_matrix(N2)  # D[k1,k2] = sum_n2 C[k1,n2] W_N2^(n2 k2)
+X = D.T.reshape(N)  # X[k1 + N1 k2] = D[k1,k2]
 
 assert np.allclose(X, np.fft.fft(x), rtol=0, atol=1e-13)
 
@@ -85,6 +85,7 @@ assert np.allclose(X, np.fft.fft(x), rtol=0, atol=1e-13)
 # For 16 points, $N_1 = N_2 = 4$, the same five lines as a picture. The number
 # in a square says which sample (or frequency) lies there; colour follows the
 # square through the picture. A bar joins what one small DFT mixes.
+
 
 # %%
 def draw_grid(ax, numbers, colours, title, bars=None):
@@ -104,18 +105,15 @@ def draw_grid(ax, numbers, colours, title, bars=None):
         side.set_visible(False)
 
 
-places = np.arange(16).reshape(4, 4)                 # n = 4 n1 + n2
-frequencies = np.arange(4)[:, None] + 4 * np.arange(4)   # k = k1 + 4 k2
+places = np.arange(16).reshape(4, 4)  # n = 4 n1 + n2
+frequencies = np.arange(4)[:, None] + 4 * np.arange(4)  # k = k1 + 4 k2
 fig, axes = plt.subplots(1, 5, figsize=(9.6, 2.5))
 draw_grid(axes[0], places, places, "1. fold x:\n$n = 4n_1 + n_2$")
 draw_grid(axes[1], places, places, "2. DFT of columns\n$F_4 A$", "columns")
-turns = np.array([[f"{i * j}/16" if i * j else "0" for j in range(4)]
-                  for i in range(4)])
+turns = np.array([[f"{i * j}/16" if i * j else "0" for j in range(4)] for i in range(4)])
 draw_grid(axes[2], turns, places, "3. twiddle: turns\nof $W_{16}^{k_1 n_2}$")
-draw_grid(axes[3], frequencies, places,
-          "4. DFT of rows $C F_4$:\n$k = k_1 + 4k_2$", "rows")
-draw_grid(axes[4], frequencies.T, places.T,
-          "5. transpose:\nfrequencies in order")
+draw_grid(axes[3], frequencies, places, "4. DFT of rows $C F_4$:\n$k = k_1 + 4k_2$", "rows")
+draw_grid(axes[4], frequencies.T, places.T, "5. transpose:\nfrequencies in order")
 plt.show()
 
 # %% [markdown]
@@ -136,17 +134,15 @@ plt.show()
 F4, I4 = dft_matrix(4), np.eye(4)
 k1, n2 = np.indices((4, 4))
 T = np.diag(np.exp(-2j * np.pi * k1 * n2 / 16).ravel())
-P = np.eye(16)[frequencies.ravel().argsort()]    # row k picks the place of X[k]
+P = np.eye(16)[frequencies.ravel().argsort()]  # row k picks the place of X[k]
 factors = [P, np.kron(I4, F4), T, np.kron(F4, I4)]
-assert np.allclose(np.linalg.multi_dot(factors), dft_matrix(16),
-                   rtol=0, atol=1e-14)
+assert np.allclose(np.linalg.multi_dot(factors), dft_matrix(16), rtol=0, atol=1e-14)
 print([int(np.count_nonzero(abs(f) > 1e-12)) for f in factors], "entries not 0")
 
 
 def draw_matrix(ax, matrix, title):
     """Phase as colour; zero is white."""
-    phase = np.ma.masked_where(np.abs(matrix) < 1e-12,
-                               np.round(np.angle(matrix), 9) % (2 * np.pi))
+    phase = np.ma.masked_where(np.abs(matrix) < 1e-12, np.round(np.angle(matrix), 9) % (2 * np.pi))
     ax.imshow(phase, cmap="hsv", vmin=0, vmax=2 * np.pi, alpha=0.8)
     ax.set_title(title, loc="center", fontsize=10)
     ax.set(xticks=[], yticks=[])
@@ -157,9 +153,10 @@ def draw_matrix(ax, matrix, title):
 
 fig, axes = plt.subplots(1, 5, figsize=(9.6, 2.3))
 for ax, matrix, title in zip(
-        axes, [dft_matrix(16), *factors],
-        ["$F_{16}$  =", "$P$", "$I_4 \\otimes F_4$", "$T$",
-         "$F_4 \\otimes I_4$"]):
+    axes,
+    [dft_matrix(16), *factors],
+    ["$F_{16}$  =", "$P$", "$I_4 \\otimes F_4$", "$T$", "$F_4 \\otimes I_4$"],
+):
     draw_matrix(ax, matrix, title)
 fig.suptitle("colour is phase, white is zero", fontsize=9, y=0.02)
 plt.show()
@@ -172,21 +169,41 @@ plt.show()
 # furthest, 9/16 of a circle on the left and 961/1024 on the right.
 
 # %%
-fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.5),
-                                  width_ratios=[1, 1.15])
+fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.5), width_ratios=[1, 1.15])
 k1, n2 = np.indices((4, 4))
 turn = -2 * np.pi * k1 * n2 / 16
-left.quiver(n2, k1, np.cos(turn), np.sin(turn), -turn, cmap="hsv", pivot="mid",
-            clim=(0, 2 * np.pi), scale=5.5, width=0.014)
-left.set(title="16 = 4 · 4: each twiddle as an arrow", aspect="equal",
-         xlim=(-0.6, 3.6), ylim=(3.6, -0.6), xticks=range(4), yticks=range(4),
-         xlabel="$n_2$", ylabel="$k_1$")
+left.quiver(
+    n2,
+    k1,
+    np.cos(turn),
+    np.sin(turn),
+    -turn,
+    cmap="hsv",
+    pivot="mid",
+    clim=(0, 2 * np.pi),
+    scale=5.5,
+    width=0.014,
+)
+left.set(
+    title="16 = 4 · 4: each twiddle as an arrow",
+    aspect="equal",
+    xlim=(-0.6, 3.6),
+    ylim=(3.6, -0.6),
+    xticks=range(4),
+    yticks=range(4),
+    xlabel="$n_2$",
+    ylabel="$k_1$",
+)
 left.grid(False)
 k1, n2 = np.indices((32, 32))
 image = right.imshow(k1 * n2 / 1024, cmap="hsv", vmin=0, vmax=1)
-right.set(title="1024 = 32 · 32: phase as colour",
-          xticks=range(0, 32, 8), yticks=range(0, 32, 8),
-          xlabel="$n_2$", ylabel="$k_1$")
+right.set(
+    title="1024 = 32 · 32: phase as colour",
+    xticks=range(0, 32, 8),
+    yticks=range(0, 32, 8),
+    xlabel="$n_2$",
+    ylabel="$k_1$",
+)
 right.grid(False)
 fig.colorbar(image, ax=right, label="turn, clockwise (full circles)")
 plt.show()
@@ -200,27 +217,31 @@ plt.show()
 # memory traffic, and for long rows that is the dear part. Step 7 gets rid of
 # it.
 
+
 # %%
 def stage_order(radices):
     """The frequency that the stages leave at each place."""
     frequency, weight = np.zeros(1, dtype=int), 1
-    for N_i in radices:                # k = k_1 + N_1 (k_2 + N_2 (k_3 + ...))
+    for N_i in radices:  # k = k_1 + N_1 (k_2 + N_2 (k_3 + ...))
         frequency = (frequency[:, None] + weight * np.arange(N_i)).ravel()
         weight *= N_i
     return frequency
 
 
 assert np.array_equal(stage_order([4, 4]), frequencies.ravel())
-assert np.array_equal(stage_order([2, 2, 2])[1], 0b100)       # 001 -> 100
+assert np.array_equal(stage_order([2, 2, 2])[1], 0b100)  # 001 -> 100
 
 fig, axes = plt.subplots(1, 3, figsize=(8.6, 3.4), sharey=True)
 for ax, radices in zip(axes, [(4, 4), (2, 8), (2, 2, 2, 2)]):
     for place, frequency in enumerate(stage_order(radices)):
-        ax.plot([0, 1], [place, frequency], "o-", ms=3.5, lw=1.4,
-                color=plt.cm.viridis(place / 18))
-    ax.set(title=dots(radices), xlim=(-0.15, 1.15), xticks=[0, 1],
-           xticklabels=["place after\nthe stages", "frequency"],
-           yticks=range(0, 16, 5))
+        ax.plot([0, 1], [place, frequency], "o-", ms=3.5, lw=1.4, color=plt.cm.viridis(place / 18))
+    ax.set(
+        title=dots(radices),
+        xlim=(-0.15, 1.15),
+        xticks=[0, 1],
+        xticklabels=["place after\nthe stages", "frequency"],
+        yticks=range(0, 16, 5),
+    )
     ax.grid(False)
 axes[0].set_ylabel("index")
 axes[0].invert_yaxis()
@@ -234,6 +255,7 @@ plt.show()
 # there is to higher orders: do the first stage on columns, twiddle, and treat
 # each row as a shorter problem.
 
+
 # %%
 def stages(x, radices):
     """All stages along the last axis; the result is in stage order."""
@@ -244,7 +266,7 @@ def stages(x, radices):
     A = x.reshape(*x.shape[:-1], N1, rest)
     C = (dft_matrix(N1) @ A) * np.exp(-2j * np.pi * k1 * n2 / N)
     if len(radices) > 1:
-        C = stages(C, radices[1:])          # every row, by the same rule
+        C = stages(C, radices[1:])  # every row, by the same rule
     return C.reshape(x.shape)
 
 
@@ -258,8 +280,7 @@ def in_order(spectrum, radices):
 N = 4096
 x = complex_row(N)
 truth = np.fft.fft(x)
-for radices in [(64, 64), (16, 16, 16), (8, 8, 8, 8), (128, 32), (32, 8, 4, 4),
-                (2,) * 12]:
+for radices in [(64, 64), (16, 16, 16), (8, 8, 8, 8), (128, 32), (32, 8, 4, 4), (2,) * 12]:
     X = in_order(stages(x, radices), radices)
     error = np.abs(X - truth).max() / np.abs(truth).max()
     print(f"order {len(radices):2d}   {dots(radices):25s} error {error:.1e}")
@@ -271,8 +292,7 @@ for radices in [(64, 64), (16, 16, 16), (8, 8, 8, 8), (128, 32), (32, 8, 4, 4),
 # %%
 for radices in [(3, 5, 7), (11, 13), (6, 10, 9)]:
     x = complex_row(int(np.prod(radices)))
-    assert np.allclose(in_order(stages(x, radices), radices), np.fft.fft(x),
-                       rtol=0, atol=1e-12)
+    assert np.allclose(in_order(stages(x, radices), radices), np.fft.fft(x), rtol=0, atol=1e-12)
 
 # %% [markdown]
 # ## Step 6. What an order costs
@@ -288,11 +308,19 @@ for radices in [(3, 5, 7), (11, 13), (6, 10, 9)]:
 sizes = 2 ** np.arange(4, 23)
 fig, ax = plt.subplots(figsize=(7, 3.7))
 for p, colour in zip([1, 2, 3, 4], ["C4", "C0", "C1", "C2"]):
-    ax.loglog(sizes, 8 * p * sizes ** (1 / p), color=colour,
-              label=f"order {p}: $8 \\cdot {p} \\cdot N^{{1/{p}}}$")
+    ax.loglog(
+        sizes,
+        8 * p * sizes ** (1 / p),
+        color=colour,
+        label=f"order {p}: $8 \\cdot {p} \\cdot N^{{1/{p}}}$",
+    )
 ax.loglog(sizes, 5 * np.log2(sizes), "k--", lw=1.2, label="FFT: $5 \\log_2 N$")
-ax.set(title="real operations per point of one DFT, equal radices",
-       xlabel="N (points)", ylabel="operations per point", ylim=(10, 1e5))
+ax.set(
+    title="real operations per point of one DFT, equal radices",
+    xlabel="N (points)",
+    ylabel="operations per point",
+    ylim=(10, 1e5),
+)
 ax.set_xscale("log", base=2)
 ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
@@ -308,6 +336,7 @@ plt.show()
 # *decimation in time* back, and no sample is ever sorted. A spectrum that comes
 # from elsewhere in natural order is permuted once, not on every call.
 
+
 # %%
 def unstages(X, radices):
     """The inverse of stages(): from stage order back to natural order of n."""
@@ -315,9 +344,9 @@ def unstages(X, radices):
     rest = N // N1
     C = X.reshape(*X.shape[:-1], N1, rest)
     if len(radices) > 1:
-        C = unstages(C, radices[1:])                          # rows first
+        C = unstages(C, radices[1:])  # rows first
     k1, n2 = np.indices((N1, rest))
-    B = C * np.exp(+2j * np.pi * k1 * n2 / N)                 # undo the twiddle
+    B = C * np.exp(+2j * np.pi * k1 * n2 / N)  # undo the twiddle
     return (dft_matrix(N1).conj() @ B / N1).reshape(X.shape)  # undo the columns
 
 
@@ -330,9 +359,8 @@ y = unstages(stages(k, radices) * stages(u, radices), radices)  # no permutation
 truth = np.fft.ifft(np.fft.fft(k) * np.fft.fft(u))
 assert np.allclose(y, truth, rtol=0, atol=1e-12)
 
-K = np.fft.fft(k)[stage_order(radices)]       # a natural spectrum, sorted once
-assert np.allclose(unstages(K * stages(u, radices), radices), truth,
-                   rtol=0, atol=1e-12)
+K = np.fft.fft(k)[stage_order(radices)]  # a natural spectrum, sorted once
+assert np.allclose(unstages(K * stages(u, radices), radices), truth, rtol=0, atol=1e-12)
 
 # %% [markdown]
 # ## Step 8. The library's own stages
@@ -366,8 +394,7 @@ for i, N_i in enumerate(radices, 1):
 
 assert np.array_equal(monarch.digit_reversal(radices), stage_order(radices))
 assert np.allclose(monarch.dft(x, radices), np.fft.fft(x), rtol=0, atol=1e-12)
-assert np.allclose(monarch.idft(monarch.dft(x, radices), radices), x,
-                   rtol=0, atol=1e-13)
+assert np.allclose(monarch.idft(monarch.dft(x, radices), radices), x, rtol=0, atol=1e-13)
 
 # %% [markdown]
 # ## Step 9. Dense, or a codelet
@@ -378,11 +405,12 @@ assert np.allclose(monarch.idft(monarch.dft(x, radices), radices), x,
 # and a few products, as in lesson 1 step 7. Here is one for 4 points: 16 real
 # additions, where the dense product takes $8 \cdot 4^2 = 128$ operations.
 
+
 # %%
 def codelet_4(x):
     a, b = x[0] + x[2], x[0] - x[2]
     c, d = x[1] + x[3], x[1] - x[3]
-    return np.array([a + c, b - 1j * d, a - c, b + 1j * d])   # 8 complex sums
+    return np.array([a + c, b - 1j * d, a - c, b + 1j * d])  # 8 complex sums
 
 
 x = complex_row(4)
@@ -411,9 +439,11 @@ for radices in [(64, 64), (16, 16, 16)]:
         error = np.abs(y - truth).max() / np.abs(truth).max()
         assert error < 1e-6
         flops = sum(plan.counters.stage_flops) / (B * H * L)
-        print(f"{dots(radices):10s}{'dense' if dense else 'codelets':10s}"
-              f"runs as {dots(plan.stage_radices):10s}"
-              f"{flops:7.1f} flops per sample, error {error:.0e}")
+        print(
+            f"{dots(radices):10s}{'dense' if dense else 'codelets':10s}"
+            f"runs as {dots(plan.stage_radices):10s}"
+            f"{flops:7.1f} flops per sample, error {error:.0e}"
+        )
 
 # %% [markdown]
 # ## Step 10. The right angle, hidden in the first stage
@@ -429,6 +459,7 @@ for radices in [(64, 64), (16, 16, 16)]:
 # $k_1 - \tfrac14$. Its input is real besides, so half of its products are with
 # zero; and of the last stage on the way back only the real part is wanted.
 
+
 # %%
 def right_angle_stages(u, radices):
     N1, M = radices[0], len(u)
@@ -443,15 +474,14 @@ def right_angle_stages(u, radices):
 radices = (16, 8, 8)
 M = int(np.prod(radices))
 u1 = rng.standard_normal(M)
-theta = np.exp(1j * np.pi * np.arange(M) / (2 * M))       # theta^n
-assert np.allclose(in_order(right_angle_stages(u1, radices), radices),
-                   np.fft.fft(u1 * theta), rtol=0, atol=1e-12)
+theta = np.exp(1j * np.pi * np.arange(M) / (2 * M))  # theta^n
+assert np.allclose(
+    in_order(right_angle_stages(u1, radices), radices), np.fft.fft(u1 * theta), rtol=0, atol=1e-12
+)
 
-plan = fftconv.Plan((1, 1, M), (1, M), dtype="float64", radices=radices,
-                    form="right_angle")
-spectra = plan.rows_to_spectra(u1.reshape(1, 1, M))     # in stage order
-assert np.allclose(plan.natural(spectra).ravel(), np.fft.fft(u1 * theta),
-                   rtol=0, atol=1e-12)
+plan = fftconv.Plan((1, 1, M), (1, M), dtype="float64", radices=radices, form="right_angle")
+spectra = plan.rows_to_spectra(u1.reshape(1, 1, M))  # in stage order
+assert np.allclose(plan.natural(spectra).ravel(), np.fft.fft(u1 * theta), rtol=0, atol=1e-12)
 
 # %% [markdown]
 # ## Step 11. Real times
@@ -466,13 +496,11 @@ B, H, L = 1, 8, 4096
 u = rng.standard_normal((B, H, L)).astype(np.float32)
 k = rng.standard_normal((H, L)).astype(np.float32)
 truth = fftconv.reference.conv(u, k, mode="causal")
-choices = [(64, 64), (128, 32), (16, 16, 16), (32, 16, 8), (8, 8, 8, 8),
-           (4,) * 6]
+choices = [(64, 64), (128, 32), (16, 16, 16), (32, 16, 8), (8, 8, 8, 8), (4,) * 6]
 calls = []
 for radices in choices:
     for dense in (False, True):
-        plan = fftconv.Plan(u.shape, k.shape, radices=radices, dense=dense,
-                            threads=1)
+        plan = fftconv.Plan(u.shape, k.shape, radices=radices, dense=dense, threads=1)
         spectrum, y = plan.spectrum(k), np.empty_like(u)
         plan(u, spectrum, out=y)
         assert np.abs(y - truth).max() < 1e-6 * np.abs(truth).max()
@@ -486,18 +514,25 @@ for round_ in taken:
         round_[i] = time.thread_time() - start
 nanoseconds = 1e9 * np.median(taken, axis=0) / u.size
 codelet_ns, dense_ns = nanoseconds[0::2], nanoseconds[1::2]
-print(f"{platform.system()} {platform.machine()}, {plan.isa}, "
-      f"libfftconv {fftconv.__version__}, NumPy {np.__version__}")
+print(
+    f"{platform.system()} {platform.machine()}, {plan.isa}, "
+    f"libfftconv {fftconv.__version__}, NumPy {np.__version__}"
+)
 
 fig, ax = plt.subplots(figsize=(7.6, 3.4))
 place = np.arange(len(choices))
-for shift, values, colour, name in [(-0.2, codelet_ns, "C0", "codelets"),
-                                    (0.2, dense_ns, "C1", "dense products")]:
+for shift, values, colour, name in [
+    (-0.2, codelet_ns, "C0", "codelets"),
+    (0.2, dense_ns, "C1", "dense products"),
+]:
     bars = ax.barh(place + shift, values, 0.38, color=colour, label=name)
     ax.bar_label(bars, [f"{v:.1f}" for v in values], padding=3, fontsize=8.5)
-ax.set(yticks=place, yticklabels=[dots(r) for r in choices],
-       xlabel="processor time per sample (ns), one thread, float32",
-       title=f"causal convolution, B = {B}, H = {H}, L = {L}: measured here")
+ax.set(
+    yticks=place,
+    yticklabels=[dots(r) for r in choices],
+    xlabel="processor time per sample (ns), one thread, float32",
+    title=f"causal convolution, B = {B}, H = {H}, L = {L}: measured here",
+)
 ax.invert_yaxis()
 ax.grid(axis="y", visible=False)
 ax.legend(loc="lower right")

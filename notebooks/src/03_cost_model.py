@@ -27,11 +27,10 @@ from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
+from fftconv import cost
 from IPython.display import HTML
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.ticker import LogLocator
-
-from fftconv import cost
 
 plt.style.use("lesson.mplstyle")
 ORDER_COLOURS = {2: "C0", 3: "C1", 4: "C2"}
@@ -39,6 +38,7 @@ ORDER_COLOURS = {2: "C0", 3: "C1", 4: "C2"}
 
 def dots(radices):
     return "·".join(map(str, radices))
+
 
 # %% [markdown]
 # ## Step 1. A machine in four numbers
@@ -87,18 +87,26 @@ gamma = np.where(radix < a100.mu, a100.tau_g, a100.tau_m)
 arithmetic = 16 * radix / gamma
 
 fig, ax = plt.subplots(figsize=(7.2, 3.7))
-ax.loglog(radix, 1e12 * arithmetic, "o-", color="C0",
-          label="arithmetic, 16 Nᵢ / γ(Nᵢ)")
-ax.loglog(radix, 1e12 * arithmetic / np.log2(radix), "o:", color="C0",
-          alpha=0.6, label="the same per halving (÷ log₂ Nᵢ)")
-ax.axhline(4e12 / a100.sigma_s, color="C2", ls="--",
-           label="memory, 4 / σ_S (SRAM)")
-ax.axhline(4e12 / a100.sigma_h, color="C1", ls="--",
-           label="memory, 4 / σ_H (HBM)")
+ax.loglog(radix, 1e12 * arithmetic, "o-", color="C0", label="arithmetic, 16 Nᵢ / γ(Nᵢ)")
+ax.loglog(
+    radix,
+    1e12 * arithmetic / np.log2(radix),
+    "o:",
+    color="C0",
+    alpha=0.6,
+    label="the same per halving (÷ log₂ Nᵢ)",
+)
+ax.axhline(4e12 / a100.sigma_s, color="C2", ls="--", label="memory, 4 / σ_S (SRAM)")
+ax.axhline(4e12 / a100.sigma_h, color="C1", ls="--", label="memory, 4 / σ_H (HBM)")
 ax.axvspan(radix[0], a100.mu * 0.84, color="0.5", alpha=0.12, lw=0)
 ax.text(2.1, 0.13, "too small for\ntensor cores", fontsize=8.5, color="0.35")
-ax.set(title="one stage on an A100", xlabel="radix Nᵢ", ylim=(0.1, 300),
-       ylabel="time per point (ps)", xlim=(radix[0], radix[-1]))
+ax.set(
+    title="one stage on an A100",
+    xlabel="radix Nᵢ",
+    ylim=(0.1, 300),
+    ylabel="time per point (ps)",
+    xlim=(radix[0], radix[-1]),
+)
 ax.set_xscale("log", base=2)
 ax.legend(loc="upper left")
 plt.show()
@@ -117,6 +125,7 @@ plt.show()
 # 32K it lives in main memory, $\omega(i) = \sigma_H$, else in fast memory,
 # $\sigma_S$.
 
+
 # %%
 def equation_2(radices, hw):
     """Seconds for B = H = 1, line by line."""
@@ -132,10 +141,11 @@ def equation_2(radices, hw):
 
 for radices in [(64, 64), (16, 16, 16), (8, 8, 8, 8)]:
     seconds = equation_2(radices, a100)
-    assert np.isclose(cost.monarch_cost(4096, radices, "A100"), seconds,
-                      rtol=1e-12)
-    print(f"N = 4096 as {dots(radices):9s}{1e9 * seconds:6.1f} ns a row, "
-          f"{1e12 * seconds / 4096:5.2f} ps a point")
+    assert np.isclose(cost.monarch_cost(4096, radices, "A100"), seconds, rtol=1e-12)
+    print(
+        f"N = 4096 as {dots(radices):9s}{1e9 * seconds:6.1f} ns a row, "
+        f"{1e12 * seconds / 4096:5.2f} ps a point"
+    )
 
 # %% [markdown]
 # ## Step 4. Figure 4
@@ -151,14 +161,16 @@ SIZES = 2 ** np.arange(8, 23)
 
 def per_point(order, hw):
     """Picoseconds per point for every N of SIZES, balanced radices."""
-    return np.array([
-        1e12 / n * cost.monarch_cost(n, cost.balanced_radices(n, order), hw)
-        for n in SIZES.tolist()])
+    return np.array(
+        [
+            1e12 / n * cost.monarch_cost(n, cost.balanced_radices(n, order), hw)
+            for n in SIZES.tolist()
+        ]
+    )
 
 
 def size_name(n):
-    return (f"{n >> 20}M" if n >= 1 << 20 else
-            f"{n >> 10}K" if n >= 1 << 10 else str(n))
+    return f"{n >> 20}M" if n >= 1 << 20 else f"{n >> 10}K" if n >= 1 << 10 else str(n)
 
 
 def draw_figure_4(ax, hw, unit=1.0, unit_name="ps"):
@@ -168,27 +180,37 @@ def draw_figure_4(ax, hw, unit=1.0, unit_name="ps"):
     ax.set_xscale("log", base=2)
     ax.set_xticks(SIZES[::2], [size_name(n) for n in SIZES[::2].tolist()])
     ax.minorticks_off()
-    ax.set(xlabel="sequence length N (points)",
-           ylabel=f"cost per point C/N ({unit_name})")
+    ax.set(xlabel="sequence length N (points)", ylabel=f"cost per point C/N ({unit_name})")
     ax.legend(loc="upper left")
     return curves
 
 
 fig, ax = plt.subplots(figsize=(7.6, 4.2))
 curves = draw_figure_4(ax, a100)
-ax.set(title="Order-p Monarch decompositions on an A100 (the paper's Figure 4)",
-       ylim=(2, 500))
+ax.set(title="Order-p Monarch decompositions on an A100 (the paper's Figure 4)", ylim=(2, 500))
 arrow = {"arrowstyle": "->", "color": "0.4"}
-ax.annotate("matrices too small\nfor tensor cores", (2048, 27), (1100, 75),
-            ha="center", fontsize=9, arrowprops=arrow)
-ax.annotate("SRAM limit", (49000, 9.8), (60000, 4.2),
-            ha="center", fontsize=9, arrowprops=arrow)
+ax.annotate(
+    "matrices too small\nfor tensor cores",
+    (2048, 27),
+    (1100, 75),
+    ha="center",
+    fontsize=9,
+    arrowprops=arrow,
+)
+ax.annotate("SRAM limit", (49000, 9.8), (60000, 4.2), ha="center", fontsize=9, arrowprops=arrow)
 plt.show()
 
 # The values at both ends of each curve and around each bump, by hand from (2).
-for p, n, value in [(2, 2**8, 3.03), (2, 2**22, 283.45), (3, 2**11, 10.72),
-                    (3, 2**12, 4.55), (3, 2**15, 7.83), (3, 2**16, 12.56),
-                    (4, 2**12, 30.78), (4, 2**16, 8.60)]:
+for p, n, value in [
+    (2, 2**8, 3.03),
+    (2, 2**22, 283.45),
+    (3, 2**11, 10.72),
+    (3, 2**12, 4.55),
+    (3, 2**15, 7.83),
+    (3, 2**16, 12.56),
+    (4, 2**12, 30.78),
+    (4, 2**16, 8.60),
+]:
     assert abs(curves[p][SIZES.tolist().index(n)] - value) < 0.006
 
 # %% [markdown]
@@ -203,14 +225,15 @@ for p, n, value in [(2, 2**8, 3.03), (2, 2**22, 283.45), (3, 2**11, 10.72),
 # ## Step 5. The best order for each length
 
 # %%
-print(f"{'N':>5s}" + "".join(f"{f'p = {p}':>14s}      ps" for p in (2, 3, 4))
-      + "   best")
+print(f"{'N':>5s}" + "".join(f"{f'p = {p}':>14s}      ps" for p in (2, 3, 4)) + "   best")
 best = {}
 for i, n in enumerate(SIZES.tolist()):
     best[n] = min(curves, key=lambda p: curves[p][i])
-    print(f"{size_name(n):>5s}" + "".join(
-        f"{dots(cost.balanced_radices(n, p)):>14s}{curves[p][i]:8.2f}"
-        for p in (2, 3, 4)) + f"{best[n]:7d}")
+    print(
+        f"{size_name(n):>5s}"
+        + "".join(f"{dots(cost.balanced_radices(n, p)):>14s}{curves[p][i]:8.2f}" for p in (2, 3, 4))
+        + f"{best[n]:7d}"
+    )
 
 # Table 3 of the paper used order 2 to 1K, 3 from 4K to 32K, and 4 from 1M.
 assert all(best[n] == 2 for n in (256, 1024))
@@ -230,24 +253,33 @@ assert all(best[n] == 4 for n in (2**20, 2**21, 2**22))
 # %%
 fig, ax = plt.subplots(figsize=(7.6, 3.6))
 for p in (2, 3, 4):
-    cheapest = np.array([
-        1e12 / n * cost.monarch_cost(n, cost.best_radices(n, p, a100), a100)
-        for n in SIZES.tolist()])
+    cheapest = np.array(
+        [
+            1e12 / n * cost.monarch_cost(n, cost.best_radices(n, p, a100), a100)
+            for n in SIZES.tolist()
+        ]
+    )
     assert np.all(cheapest <= curves[p] * (1 + 1e-12))
     ax.loglog(SIZES, curves[p], color=ORDER_COLOURS[p], alpha=0.35)
     ax.loglog(SIZES, cheapest, "o-", color=ORDER_COLOURS[p], label=f"p = {p}")
 ax.set_xscale("log", base=2)
 ax.set_xticks(SIZES[::2], [size_name(n) for n in SIZES[::2].tolist()])
 ax.minorticks_off()
-ax.set(title="cheapest radices (pale: balanced ones), A100", ylim=(2, 500),
-       xlabel="sequence length N (points)", ylabel="cost per point C/N (ps)")
+ax.set(
+    title="cheapest radices (pale: balanced ones), A100",
+    ylim=(2, 500),
+    xlabel="sequence length N (points)",
+    ylabel="cost per point C/N (ps)",
+)
 ax.legend(loc="upper left")
 plt.show()
 
 for n, p in [(2048, 3), (4096, 4), (2**17, 3), (2**22, 4)]:
-    print(f"N = {size_name(n):>4s}, p = {p}: "
-          f"balanced {dots(cost.balanced_radices(n, p)):11s}  "
-          f"cheapest {dots(cost.best_radices(n, p, 'A100'))}")
+    print(
+        f"N = {size_name(n):>4s}, p = {p}: "
+        f"balanced {dots(cost.balanced_radices(n, p)):11s}  "
+        f"cheapest {dots(cost.best_radices(n, p, 'A100'))}"
+    )
 
 # %% [markdown]
 # ## Step 7. Other machines, with a slider
@@ -259,6 +291,7 @@ for n, p in [(2048, 3), (4096, 4), (2**17, 3), (2**22, 4)]:
 # installed and no connection. In a notebook that you did not run yourself it
 # moves once the notebook is trusted.)
 
+
 # %%
 def slider(hardwares, titles, start):
     """Figure 4 for each of a list of machines, behind a slider."""
@@ -268,11 +301,9 @@ def slider(hardwares, titles, start):
         draw_figure_4(ax, hw)
         ax.set(title=title, ylim=(1, 3000))
         file = io.BytesIO()
-        fig.savefig(file, format="webp", dpi=72,
-                    pil_kwargs={"lossless": True})
+        fig.savefig(file, format="webp", dpi=72, pil_kwargs={"lossless": True})
         plt.close(fig)
-        pictures.append("data:image/webp;base64,"
-                        + base64.b64encode(file.getvalue()).decode())
+        pictures.append("data:image/webp;base64," + base64.b64encode(file.getvalue()).decode())
     return HTML(f"""
         <input type="range" style="width: 500px" value="{start}"
             min="0" max="{len(pictures) - 1}"
@@ -283,9 +314,11 @@ def slider(hardwares, titles, start):
 
 
 ratios = [1, 1.5, 2, 3, 5, 8, 13.3, 20, 40]
-slider([replace(a100, tau_m=ratio * a100.tau_g) for ratio in ratios],
-       [f"matrix products at {ratio:g} times the rate of the rest"
-        for ratio in ratios], start=6)
+slider(
+    [replace(a100, tau_m=ratio * a100.tau_g) for ratio in ratios],
+    [f"matrix products at {ratio:g} times the rate of the rest" for ratio in ratios],
+    start=6,
+)
 
 # %% [markdown]
 # Second slider: how long a row fast memory holds. The step in the curves moves
@@ -293,8 +326,11 @@ slider([replace(a100, tau_m=ratio * a100.tau_g) for ratio in ratios],
 
 # %%
 points = [2**i for i in range(11, 20)]
-slider([replace(a100, fast_points=n) for n in points],
-       [f"fast memory holds {size_name(n)} points" for n in points], start=4)
+slider(
+    [replace(a100, fast_points=n) for n in points],
+    [f"fast memory holds {size_name(n)} points" for n in points],
+    start=4,
+)
 
 # %% [markdown]
 # What the first slider shows, as a static figure and two asserts: with no
@@ -306,20 +342,27 @@ grid = []
 for ratio in ratios:
     hw = replace(a100, tau_m=ratio * a100.tau_g)
     grid.append(2 + np.argmin([per_point(p, hw) for p in (2, 3, 4)], axis=0))
-grid = np.array(grid)                               # best order [ratio, N]
+grid = np.array(grid)  # best order [ratio, N]
 assert np.all(grid[0] == 4)
 assert np.all(np.diff(grid, axis=0) <= 0)
 
 fig, ax = plt.subplots(figsize=(7.2, 3.2))
-image = ax.pcolormesh(grid, edgecolor="w", lw=0.6,
-                      cmap=ListedColormap(list(ORDER_COLOURS.values())),
-                      norm=BoundaryNorm([1.5, 2.5, 3.5, 4.5], 3))
-ax.set(title="best order (balanced radices, other constants as A100)",
-       xlabel="sequence length N (points)", ylabel="τ_M / τ_G",
-       xticks=np.arange(0, len(SIZES), 2) + 0.5,
-       xticklabels=[size_name(n) for n in SIZES[::2].tolist()],
-       yticks=np.arange(len(ratios)) + 0.5,
-       yticklabels=[f"{r:g}" for r in ratios])
+image = ax.pcolormesh(
+    grid,
+    edgecolor="w",
+    lw=0.6,
+    cmap=ListedColormap(list(ORDER_COLOURS.values())),
+    norm=BoundaryNorm([1.5, 2.5, 3.5, 4.5], 3),
+)
+ax.set(
+    title="best order (balanced radices, other constants as A100)",
+    xlabel="sequence length N (points)",
+    ylabel="τ_M / τ_G",
+    xticks=np.arange(0, len(SIZES), 2) + 0.5,
+    xticklabels=[size_name(n) for n in SIZES[::2].tolist()],
+    yticks=np.arange(len(ratios)) + 0.5,
+    yticklabels=[f"{r:g}" for r in ratios],
+)
 ax.grid(False)
 fig.colorbar(image, ax=ax, ticks=[2, 3, 4], label="order p")
 plt.show()
@@ -336,11 +379,18 @@ plt.show()
 # %%
 host = cost.HARDWARE["host"]
 print(f"{'':12s}{'A100':>12s}{'this machine':>16s}")
-for field, unit, size in [("sigma_h", "GB/s", 1e9), ("sigma_s", "GB/s", 1e9),
-                          ("tau_m", "Gflop/s", 1e9), ("tau_g", "Gflop/s", 1e9),
-                          ("mu", "", 1), ("fast_points", "points", 1)]:
-    print(f"{field:12s}{getattr(a100, field) / size:12,.0f}"
-          f"{getattr(host, field) / size:16,.1f} {unit}")
+for field, unit, size in [
+    ("sigma_h", "GB/s", 1e9),
+    ("sigma_s", "GB/s", 1e9),
+    ("tau_m", "Gflop/s", 1e9),
+    ("tau_g", "Gflop/s", 1e9),
+    ("mu", "", 1),
+    ("fast_points", "points", 1),
+]:
+    print(
+        f"{field:12s}{getattr(a100, field) / size:12,.0f}"
+        f"{getattr(host, field) / size:16,.1f} {unit}"
+    )
 assert host.measured
 assert min(host.sigma_h, host.sigma_s, host.tau_m, host.tau_g) > 0
 
@@ -349,8 +399,10 @@ host_curves = draw_figure_4(ax, host, 1e-3, "ns")
 ax.set(title="the same model with this machine's constants, one core")
 plt.show()
 for n in (1024, 16384, 2**20):
-    print(f"N = {size_name(n):>4s}: the model's best order here is "
-          f"{cost.best_order(n, host)}, on an A100 {cost.best_order(n, a100)}")
+    print(
+        f"N = {size_name(n):>4s}: the model's best order here is "
+        f"{cost.best_order(n, host)}, on an A100 {cost.best_order(n, a100)}"
+    )
 
 # %% [markdown]
 # ## Step 9. The model against the clock
@@ -374,16 +426,21 @@ for M in (1024, 4096, 16384):
     for p in (2, 3, 4):
         radices = cost.balanced_radices(M, p)
         for dense in (True, False):
-            plan = fftconv.Plan(u.shape, k.shape, radices=radices, dense=dense,
-                                threads=1)
+            plan = fftconv.Plan(u.shape, k.shape, radices=radices, dense=dense, threads=1)
             spectrum, y = plan.spectrum(k), np.empty_like(u)
             plan(u, spectrum, out=y)
             assert np.abs(y - truth).max() < 2e-6 * np.abs(truth).max()
-            points.append({
-                "M": M, "p": p, "radices": radices, "dense": dense,
-                "predicted": 1e9 / M * cost.monarch_cost(M, radices, host),
-                "planner": 1e9 / u.size * plan.counters.predicted_seconds,
-                "call": partial(plan, u, spectrum, out=y)})
+            points.append(
+                {
+                    "M": M,
+                    "p": p,
+                    "radices": radices,
+                    "dense": dense,
+                    "predicted": 1e9 / M * cost.monarch_cost(M, radices, host),
+                    "planner": 1e9 / u.size * plan.counters.predicted_seconds,
+                    "call": partial(plan, u, spectrum, out=y),
+                }
+            )
 
 taken = np.zeros((25, len(points)))
 for round_ in taken:
@@ -395,30 +452,55 @@ for point, seconds in zip(points, np.median(taken, axis=0)):
     point["measured"] = 1e9 * seconds / 32768
 
 fig, ax = plt.subplots(figsize=(7.4, 4.6))
-for dense, colour, name in [(True, "C1", "dense products"),
-                            (False, "C0", "codelets")]:
+for dense, colour, name in [(True, "C1", "dense products"), (False, "C0", "codelets")]:
     for M, marker in [(1024, "o"), (4096, "s"), (16384, "D")]:
         chosen = [q for q in points if q["dense"] == dense and q["M"] == M]
-        ax.loglog([q["predicted"] for q in chosen],
-                  [q["measured"] for q in chosen], marker, color=colour, ms=9,
-                  label=f"{name}, M = {size_name(M)}")
+        ax.loglog(
+            [q["predicted"] for q in chosen],
+            [q["measured"] for q in chosen],
+            marker,
+            color=colour,
+            ms=9,
+            label=f"{name}, M = {size_name(M)}",
+        )
         for q in chosen:
-            ax.annotate(q["p"], (q["predicted"], q["measured"]), color="w",
-                        fontsize=7.5, ha="center", va="center")
+            ax.annotate(
+                q["p"],
+                (q["predicted"], q["measured"]),
+                color="w",
+                fontsize=7.5,
+                ha="center",
+                va="center",
+            )
 low, high = np.array(ax.get_xlim()), np.array(ax.get_ylim())
 ends = [min(low[0], high[0]), max(low[1], high[1])]
 ax.plot(ends, ends, color="0.6", lw=1, zorder=0)
-ax.text(ends[1] * 0.9, ends[1] * 0.8, "measured = predicted", color="0.45",
-        ha="right", va="top", rotation=45, rotation_mode="anchor", fontsize=8.5)
-ax.set(title="Equation 2 against the clock (number: order p)", aspect="equal",
-       xlabel="predicted by Equation 2 (ns per point)", xlim=ends, ylim=ends,
-       ylabel="measured (ns per sample, processor time)")
+ax.text(
+    ends[1] * 0.9,
+    ends[1] * 0.8,
+    "measured = predicted",
+    color="0.45",
+    ha="right",
+    va="top",
+    rotation=45,
+    rotation_mode="anchor",
+    fontsize=8.5,
+)
+ax.set(
+    title="Equation 2 against the clock (number: order p)",
+    aspect="equal",
+    xlabel="predicted by Equation 2 (ns per point)",
+    xlim=ends,
+    ylim=ends,
+    ylabel="measured (ns per sample, processor time)",
+)
 for axis in (ax.xaxis, ax.yaxis):
     axis.set_major_locator(LogLocator(subs=[1, 2, 5]))
     axis.set_major_formatter("{x:g}")
 ax.minorticks_off()
 ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
+
 
 # %%
 def best_of(M, dense, value):
@@ -427,14 +509,18 @@ def best_of(M, dense, value):
     return min(chosen, key=lambda q: q[value])["p"]
 
 
-print(f"{platform.system()} {platform.machine()}, {plan.isa}, "
-      f"libfftconv {fftconv.__version__}, NumPy {np.__version__}\n")
+print(
+    f"{platform.system()} {platform.machine()}, {plan.isa}, "
+    f"libfftconv {fftconv.__version__}, NumPy {np.__version__}\n"
+)
 print("ns per sample          Eq. 2   measured   measured   planner's")
 print("    M  radices         (host)     dense   codelets    estimate")
 for dense, codelets in zip(points[0::2], points[1::2]):
-    print(f"{size_name(dense['M']):>5s}  {dots(dense['radices']):12s}"
-          f"{dense['predicted']:10.2f}{dense['measured']:10.2f}"
-          f"{codelets['measured']:11.2f}{codelets['planner']:12.2f}")
+    print(
+        f"{size_name(dense['M']):>5s}  {dots(dense['radices']):12s}"
+        f"{dense['predicted']:10.2f}{dense['measured']:10.2f}"
+        f"{codelets['measured']:11.2f}{codelets['planner']:12.2f}"
+    )
 
 
 def off_by(name, chosen, value="predicted"):
@@ -443,18 +529,18 @@ def off_by(name, chosen, value="predicted"):
 
 
 print("\nmeasured / predicted")
-off_by("dense, all radices to 16",
-       [q for q in points if q["dense"] and max(q["radices"]) <= 16])
-off_by("dense, some radix above 16",
-       [q for q in points if q["dense"] and max(q["radices"]) > 16])
+off_by("dense, all radices to 16", [q for q in points if q["dense"] and max(q["radices"]) <= 16])
+off_by("dense, some radix above 16", [q for q in points if q["dense"] and max(q["radices"]) > 16])
 off_by("codelets", points[1::2])
 off_by("codelets, by the planner's estimate", points[1::2], "planner")
 
 print("\nbest order:   by the model   dense   codelets")
 for M in (1024, 4096, 16384):
-    print(f"{size_name(M):>10s}{best_of(M, True, 'predicted'):>12d}"
-          f"{best_of(M, True, 'measured'):>11d}"
-          f"{best_of(M, False, 'measured'):>9d}")
+    print(
+        f"{size_name(M):>10s}{best_of(M, True, 'predicted'):>12d}"
+        f"{best_of(M, True, 'measured'):>11d}"
+        f"{best_of(M, False, 'measured'):>9d}"
+    )
 
 # %% [markdown]
 # What the numbers of the stored run say:

@@ -23,19 +23,18 @@ import gzip
 import platform
 import time
 
+import fftconv
 import matplotlib.pyplot as plt
 import numpy as np
-
-import fftconv
 
 plt.style.use("lesson.mplstyle")
 rng = np.random.default_rng(4)
 
 with gzip.open("../experiments/data/NC_008253.fna.gz", "rt") as file:
-    file.readline()                                  # the record's title
+    file.readline()  # the record's title
     letters = file.read().replace("\n", "")
 codes = np.frombuffer(letters.encode(), np.uint8)
-genome = (codes == np.frombuffer(b"ACGT", np.uint8)[:, None])    # (4, L)
+genome = codes == np.frombuffer(b"ACGT", np.uint8)[:, None]  # (4, L)
 print(f"E. coli 536: {genome.shape[1]:,} letters")
 
 # %% [markdown]
@@ -50,10 +49,14 @@ print(f"E. coli 536: {genome.shape[1]:,} letters")
 # %%
 x = np.zeros((1, 3, 24), np.float32)
 x[:] = np.repeat([0, 1, 0.3, 0.8], [4, 8, 4, 8])
-w = np.array([[0, 1, 0],                   # what stood before
-              [0, -1, 1],                  # what changed
-              [1 / 3, 1 / 3, 1 / 3]],      # the mean of three
-             np.float32)
+w = np.array(
+    [
+        [0, 1, 0],  # what stood before
+        [0, -1, 1],  # what changed
+        [1 / 3, 1 / 3, 1 / 3],
+    ],  # the mean of three
+    np.float32,
+)
 y = fftconv.depthwise_conv1d(x, w, padding="causal")
 assert np.array_equal(y[0, 0, 1:], x[0, 0, :-1])
 assert np.allclose(y[0, 1, 1:], np.diff(x[0, 1]))
@@ -88,9 +91,11 @@ assert np.isclose(y[0, 0, 50], u[0, 0, [2, 17, 30]].sum(), atol=1e-5)
 
 fig, axes = plt.subplots(3, 1, figsize=(8.6, 3.6), sharex=True)
 for ax, row, label, colour in zip(
-        axes, [u, fftconv.conv(u, ones, in_gate=write), y],
-        ["u (orange: let in)", "memory", "y = read . memory"],
-        ["0.7", "C0", "C2"]):
+    axes,
+    [u, fftconv.conv(u, ones, in_gate=write), y],
+    ["u (orange: let in)", "memory", "y = read . memory"],
+    ["0.7", "C0", "C2"],
+):
     ax.bar(np.arange(L), row[0, 0], color=colour)
     ax.set_ylabel(label, fontsize=8)
 axes[0].bar(np.arange(L), (write * u)[0, 0], color="C1")
@@ -114,8 +119,7 @@ u = rng.standard_normal((1, 1, L))
 assert np.allclose(fftconv.conv(u, k, in_gate=w, out_gate=v)[0, 0], M @ u[0, 0])
 
 fig, axes = plt.subplots(1, 2, figsize=(6.4, 3))
-for ax, matrix, title in zip(axes, [T, M], ["T: the filter alone",
-                                            "D T D: gated"]):
+for ax, matrix, title in zip(axes, [T, M], ["T: the filter alone", "D T D: gated"]):
     ax.imshow(matrix, cmap="Blues")
     ax.set(title=title, xlabel="from place", ylabel="to place")
     ax.grid(False)
@@ -139,20 +143,20 @@ plt.show()
 #
 # is answered by hyena-dna's call, `fftconv_func`, with nothing learned.
 
+
 # %%
 def recall(pairs, h, keys_of):
     """Writes (key, value) pairs, then asks for each key: (B, pairs) answers."""
     B, n, _ = pairs.shape
-    L = 2 * n                                # n pairs, then n questions
+    L = 2 * n  # n pairs, then n questions
     u, v, q = np.zeros((3, B, h, L), np.float32)
     for b, t in np.ndindex(B, n):
         key, value = pairs[b, t]
         u[b, :, t] = keys_of[key]
         v[b, value, t] = 1
         q[b, :, n + t] = keys_of[key]
-    memory = np.ones((1, L), np.float32)     # one kernel for the group
-    y = fftconv.fftconv_func(u, memory, np.zeros(1, np.float32), gelu=False,
-                             v=v, head_dim=h, q=q)
+    memory = np.ones((1, L), np.float32)  # one kernel for the group
+    y = fftconv.fftconv_func(u, memory, np.zeros(1, np.float32), gelu=False, v=v, head_dim=h, q=q)
     return y[:, :, n:].argmax(1)
 
 
@@ -188,8 +192,12 @@ for n in (4, 8, 16):
         right.append((recall(pairs, h, keys_of) == pairs[..., 1]).mean())
     assert right[-1] > right[0]
     ax.plot(dimensions, right, "o-", label=f"{n} pairs")
-ax.set(title="recall with random keys", xlabel="dimensions of a key",
-       ylabel="answers right", ylim=(0, 1.05))
+ax.set(
+    title="recall with random keys",
+    xlabel="dimensions of a key",
+    ylabel="answers right",
+    ylim=(0, 1.05),
+)
 ax.set_xscale("log", base=2)
 ax.legend()
 plt.show()
@@ -205,7 +213,7 @@ plt.show()
 # %%
 B, H, h, L = 2, 16, 8, 2048
 u, v, q = rng.standard_normal((3, B, H, L)).astype(np.float32)
-k = rng.standard_normal((H // h, L)).astype(np.float32) / L ** 0.5
+k = rng.standard_normal((H // h, L)).astype(np.float32) / L**0.5
 D = rng.standard_normal(H // h).astype(np.float32)
 y = fftconv.fftconv_func(u, k, D, gelu=False, v=v, head_dim=h, q=q)
 
@@ -213,8 +221,8 @@ y = fftconv.fftconv_func(u, k, D, gelu=False, v=v, head_dim=h, q=q)
 def written_down(u, v, q, k, D):
     """The same, with all rows there are."""
     groups = (B, H // h, h, L)
-    z = (u.reshape(groups)[:, :, :, None] * v.reshape(groups)[:, :, None])
-    rows = z.reshape(B, H * h, L)                       # h times as many
+    z = u.reshape(groups)[:, :, :, None] * v.reshape(groups)[:, :, None]
+    rows = z.reshape(B, H * h, L)  # h times as many
     p = fftconv.conv(rows, k, skip=np.repeat(D, h * h))
     p = p.reshape(z.shape) * q.reshape(groups)[:, :, :, None]
     return p.sum(2).reshape(u.shape), z.nbytes + 2 * p.nbytes
@@ -223,20 +231,24 @@ def written_down(u, v, q, k, D):
 want, extra = written_down(u, v, q, k, D)
 assert np.allclose(y, want, atol=1e-4)
 seconds = []
-for call in (lambda: fftconv.fftconv_func(u, k, D, gelu=False, v=v, head_dim=h,
-                                          q=q, threads=1),
-             lambda: written_down(u, v, q, k, D)):
+for call in (
+    lambda: fftconv.fftconv_func(u, k, D, gelu=False, v=v, head_dim=h, q=q, threads=1),
+    lambda: written_down(u, v, q, k, D),
+):
     times = []
     for _ in range(5):
         start = time.process_time()
         call()
         times.append(time.process_time() - start)
     seconds.append(np.median(times))
-print(f"{H * h * B} convolutions of {L}: {1e3 * seconds[0]:.1f} ms by heads, "
-      f"{1e3 * seconds[1]:.1f} ms written down, beside {extra / 2**20:.0f} MiB "
-      "of rows")
-print(f"(processor time; {platform.system()} {platform.machine()}, "
-      f"libfftconv {fftconv.__version__})")
+print(
+    f"{H * h * B} convolutions of {L}: {1e3 * seconds[0]:.1f} ms by heads, "
+    f"{1e3 * seconds[1]:.1f} ms written down, beside {extra / 2**20:.0f} MiB "
+    "of rows"
+)
+print(
+    f"(processor time; {platform.system()} {platform.machine()}, libfftconv {fftconv.__version__})"
+)
 
 # %% [markdown]
 # ## Step 7. The Hyena operator
@@ -249,13 +261,15 @@ print(f"(processor time; {platform.system()} {platform.machine()}, "
 # Each step is one gated convolution of the library, and $y = H(u)\,v$ with
 # $H = D_{x_N} T_{h_N} \cdots D_{x_1} T_{h_1}$.
 
+
 # %%
 def projections(u, mix, short):
     """N + 1 rows of channels: dense over channels, then short in time."""
     rows = np.einsum("pdc,bcl->bpdl", mix, u)
     B, P, D, L = rows.shape
-    return fftconv.depthwise_conv1d(
-        rows.reshape(B, P * D, L), short, padding="causal").reshape(rows.shape)
+    return fftconv.depthwise_conv1d(rows.reshape(B, P * D, L), short, padding="causal").reshape(
+        rows.shape
+    )
 
 
 def hyena(u, mix, short, filters, skips):
@@ -302,34 +316,41 @@ plt.show()
 # over expected.
 
 # %%
-one_hot = genome[None].astype(np.float32)             # (1, 4, L): A C G T
+one_hot = genome[None].astype(np.float32)  # (1, 4, L): A C G T
 L, window = one_hot.shape[-1], 50_000
 C_, G_, every = [0, 1, 0, 0], [0, 0, 1, 0], [1, 1, 1, 1]
-mix = np.array([[C_, G_, G_],                          # v
-                [every, every, C_],                    # x_1: a gate
-                [every, every, every]],                # x_2
-               np.float32)
+mix = np.array(
+    [
+        [C_, G_, G_],  # v
+        [every, every, C_],  # x_1: a gate
+        [every, every, every],
+    ],  # x_2
+    np.float32,
+)
 short = np.zeros((9, 2), np.float32)
-short[:, 1] = 1                                        # the present letter
-short[5] = [1, 0]                                      # the one before
+short[:, 1] = 1  # the present letter
+short[5] = [1, 0]  # the one before
 filters = np.zeros((2, 3, window), np.float32)
-filters[0, :, 0] = 1                                   # at once
-filters[1] = 1 / window                                # the mean
+filters[0, :, 0] = 1  # at once
+filters[1] = 1 / window  # the mean
 start = time.perf_counter()
 y = hyena(one_hot, mix, short, filters, np.zeros((2, 3), np.float32))[0]
 taken = time.perf_counter() - start
 print(f"{3 * L:,} outputs in {taken:.1f} s")
 
-cpg = np.char.count(letters[L - window:], "CG")
-assert abs(y[2, -1] * window - cpg) <= 1.5             # at the window's edge
+cpg = np.char.count(letters[L - window :], "CG")
+assert abs(y[2, -1] * window - cpg) <= 1.5  # at the window's edge
 places = np.arange(window, L, 5_000)
 c, g, both = y[:, places]
 fig, ax = plt.subplots(figsize=(8.6, 2.8))
 ax.plot(places / 1e6, both / (c * g), color="C0", lw=1)
 ax.axhline(1, color="0.6", lw=1)
-ax.set(title="CpG observed / expected, window of 50,000 letters: a Hyena "
-       "operator over E. coli", xlabel="place (million letters)",
-       ylabel="ratio", xlim=(0, L / 1e6))
+ax.set(
+    title="CpG observed / expected, window of 50,000 letters: a Hyena operator over E. coli",
+    xlabel="place (million letters)",
+    ylabel="ratio",
+    xlim=(0, L / 1e6),
+)
 plt.show()
 
 # %% [markdown]
@@ -343,6 +364,7 @@ plt.show()
 # estimated on the way; it predicts the next letter, and how well is measured in
 # bits: 2 would be no knowledge at all.
 
+
 # %%
 def markov(rows, tau, heads):
     """(4, L) pseudo-counts of the letter after each place."""
@@ -351,10 +373,11 @@ def markov(rows, tau, heads):
     k = np.exp(-np.arange(taps) / tau, dtype=np.float32)[None]
     before = np.zeros_like(rows)
     before[..., 1:] = rows[..., :-1]
-    if not heads:                      # letters by themselves: no key at all
+    if not heads:  # letters by themselves: no key at all
         return fftconv.conv(rows, k)[0]
-    return fftconv.fftconv_func(before, k, np.zeros(1, np.float32), gelu=False,
-                                v=rows, head_dim=4, q=rows)[0]
+    return fftconv.fftconv_func(
+        before, k, np.zeros(1, np.float32), gelu=False, v=rows, head_dim=4, q=rows
+    )[0]
 
 
 def bits(counts, rows):
@@ -364,23 +387,24 @@ def bits(counts, rows):
     return -np.log2((p * truth).sum(0)).mean()
 
 
-part = one_hot[..., :2**20]
+part = one_hot[..., : 2**20]
 taus = [100, 1000, 10_000, 100_000]
-found = {heads: [bits(markov(part, tau, heads), part) for tau in taus]
-         for heads in (False, True)}
+found = {heads: [bits(markov(part, tau, heads), part) for tau in taus] for heads in (False, True)}
 assert min(found[True]) < min(found[False]) < 2
 
 fig, ax = plt.subplots(figsize=(6.4, 3))
 ax.plot(taus, found[False], "s--", color="C4", label="letters alone, no key")
 ax.plot(taus, found[True], "o-", label="pairs of letters: head_dim = 4")
 ax.axhline(2, color="0.6", lw=1)
-ax.set(title="the first 1,048,576 letters of E. coli",
-       xlabel="memory τ (letters)", ylabel="bits for the next letter")
+ax.set(
+    title="the first 1,048,576 letters of E. coli",
+    xlabel="memory τ (letters)",
+    ylabel="bits for the next letter",
+)
 ax.set_xscale("log")
 ax.legend()
 plt.show()
-print(f"best: {min(found[False]):.3f} bits alone, "
-      f"{min(found[True]):.3f} by pairs")
+print(f"best: {min(found[False]):.3f} bits alone, {min(found[True]):.3f} by pairs")
 
 # %% [markdown]
 # ## Step 10. The gradients
@@ -405,12 +429,13 @@ for b in range(B):
 
 k, D = np.full((1, L), 0.3, np.float32), np.zeros(1, np.float32)
 losses = []
-for step in range(300):
+for _ in range(300):
     y = fftconv.fftconv_func(u, k, D, gelu=False, v=v, head_dim=h, q=q)
     error = (y - want) * q.max(1, keepdims=True)
-    losses.append(float(np.sum(error ** 2) / (B * n)))
-    g = fftconv.fftconv_func_backward(2 * error / (B * n), u, k, D, gelu=False,
-                                      v=v, head_dim=h, q=q)
+    losses.append(float(np.sum(error**2) / (B * n)))
+    g = fftconv.fftconv_func_backward(
+        2 * error / (B * n), u, k, D, gelu=False, v=v, head_dim=h, q=q
+    )
     k -= 0.3 * g.dk
 assert losses[-1] < 0.8 * losses[0]
 
@@ -419,8 +444,7 @@ left.plot(losses)
 left.set(title="the loss", xlabel="step", ylabel="squared error", ylim=0)
 right.bar(np.arange(L), k[0], color="C0")
 right.axhline(0.3, color="0.6", lw=1)
-right.set(title="the filter that was learned (grey: at the start)",
-          xlabel="lag")
+right.set(title="the filter that was learned (grey: at the start)", xlabel="lag")
 plt.show()
 
 # %% [markdown]

@@ -26,10 +26,7 @@ import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
-
-import fftconv
-from fftconv import (Centaurus, fft_conv, opt_ssm_forward, strategy_costs,
-                     upstream_strategy)
+from fftconv import Centaurus, fft_conv, opt_ssm_forward, strategy_costs, upstream_strategy
 
 plt.style.use("lesson.mplstyle")
 rng = np.random.default_rng(5)
@@ -37,30 +34,30 @@ rng = np.random.default_rng(5)
 # %% [markdown]
 # ## Step 1. Three programs, one result
 
+
 # %%
 def convolve(u, k):
     """Causal, along the last axis."""
     n = 2 * u.shape[-1]
-    return np.fft.irfft(np.fft.rfft(u, n) * np.fft.rfft(k, n), n)[..., :n // 2]
+    return np.fft.irfft(np.fft.rfft(u, n) * np.fft.rfft(k, n), n)[..., : n // 2]
 
 
-def kernels_first(x, K, B, C):              # 1: all (o, i) kernels, in time
+def kernels_first(x, K, B, C):  # 1: all (o, i) kernels, in time
     k = np.einsum("on,nl,ni->oil", C, K, B)
-    rows = x.swapaxes(1, 2)                 # (B, H_in, L)
-    return sum(convolve(rows[:, i, None], k[:, i])
-               for i in range(k.shape[1])).swapaxes(1, 2)
+    rows = x.swapaxes(1, 2)  # (B, H_in, L)
+    return sum(convolve(rows[:, i, None], k[:, i]) for i in range(k.shape[1])).swapaxes(1, 2)
 
 
-def project_first(x, K, B, C):              # 2: N rows in the middle
+def project_first(x, K, B, C):  # 2: N rows in the middle
     u = np.einsum("bli,ni->bnl", x, B)
     return np.einsum("bnl,on->blo", convolve(u, K), C)
 
 
-def at_each_frequency(x, K, B, C):          # 3: everything between transforms
+def at_each_frequency(x, K, B, C):  # 3: everything between transforms
     n = 2 * x.shape[1]
     X, Kf = np.fft.rfft(x, n, axis=1), np.fft.rfft(K, n)
     Y = np.einsum("bfi,ni,nf,on->bfo", X, B, Kf, C, optimize=True)
-    return np.fft.irfft(Y, n, axis=1)[:, :n // 2]
+    return np.fft.irfft(Y, n, axis=1)[:, : n // 2]
 
 
 x = rng.standard_normal((2, 100, 5))
@@ -110,8 +107,10 @@ assert agree == len(sizes)
 shape = dict(batch=32, length=1024, inputs=64, outputs=64, states=128)
 costs = strategy_costs(**shape, threads=1)
 for order, cost in costs.items():
-    print(f"{order:14} {cost.flops / 1e9:5.2f} Gflop, {1e3 * cost.seconds:6.1f} ms "
-          f"expected, {cost.memory_bytes / 1e6:6.1f} MB beside operands and result")
+    print(
+        f"{order:14} {cost.flops / 1e9:5.2f} Gflop, {1e3 * cost.seconds:6.1f} ms "
+        f"expected, {cost.memory_bytes / 1e6:6.1f} MB beside operands and result"
+    )
 print("lrnnx's rule:", upstream_strategy(32, 64, 64, 128))
 
 # %% [markdown]
@@ -128,12 +127,17 @@ colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.4), sharey=True)
 for axis, length in zip(axes, (128, 1024, 8192)):
     for order, marker, colour in zip(orders, "os^v", colours):
-        points = [(b, h) for b in batches for h in channels if order == min(
-            (found := strategy_costs(int(b), length, int(h), int(h), states,
-                                     threads=1)),
-            key=lambda o: found[o].seconds)]
-        axis.plot(*(zip(*points) if points else ([], [])), marker, color=colour,
-                  label=order)
+        points = [
+            (b, h)
+            for b in batches
+            for h in channels
+            if order
+            == min(
+                (found := strategy_costs(int(b), length, int(h), int(h), states, threads=1)),
+                key=lambda o: found[o].seconds,
+            )
+        ]
+        axis.plot(*(zip(*points) if points else ([], [])), marker, color=colour, label=order)
     b = np.geomspace(1, 256, 50)
     axis.plot(b, 2 / (1 / b + 1 / states), "--", color="0.5")
     axis.set_xscale("log", base=2)
@@ -142,8 +146,7 @@ for axis, length in zip(axes, (128, 1024, 8192)):
     axis.set_title(f"L = {length}, N = {states}")
 axes[0].set_ylabel("$H$")
 axes[0].set_ylim(1.5, 400)
-figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center",
-              ncols=4)
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
 plt.show()
 
 # %% [markdown]
@@ -151,6 +154,7 @@ plt.show()
 #
 # Each strategy forced, at shapes where different ones win. The whole run is in
 # `experiments/strategies.py`, with SciPy beside it.
+
 
 # %%
 def seconds(call):
@@ -164,8 +168,12 @@ def seconds(call):
 
 
 figure, axis = plt.subplots(figsize=(5.2, 4))
-for b, length, h, n in ((8, 1024, 32, 64), (32, 512, 8, 128), (1, 4096, 16, 256),
-                        (4, 2048, 64, 16)):
+for b, length, h, n in (
+    (8, 1024, 32, 64),
+    (32, 512, 8, 128),
+    (1, 4096, 16, 256),
+    (4, 2048, 64, 16),
+):
     x = rng.standard_normal((b, length, h)).astype("f4")
     K = rng.standard_normal((n, length)).astype("f4")
     B = rng.standard_normal((n, h)).astype("f4")
@@ -173,13 +181,19 @@ for b, length, h, n in ((8, 1024, 32, 64), (32, 512, 8, 128), (1, 4096, 16, 256)
     costs = strategy_costs(b, length, h, h, n, threads=1)
     measured, expected = [], []
     for strategy in 1, 2, 3:
-        measured.append(seconds(lambda: opt_ssm_forward(
-            x, K, B, C, strategy=strategy, k_layout="NL", threads=1)))
-        expected.append(min(c.seconds for o, c in costs.items()
-                            if o[0] == str(strategy)))
-    print(f"B={b:2} L={length} H={h:2} N={n:3}: " + "  ".join(
-        f"{s}: {1e3 * m:6.2f} ms ({1e3 * e:6.2f})"
-        for s, m, e in zip((1, 2, 3), measured, expected)))
+        measured.append(
+            seconds(
+                lambda: opt_ssm_forward(x, K, B, C, strategy=strategy, k_layout="NL", threads=1)
+            )
+        )
+        expected.append(min(c.seconds for o, c in costs.items() if o[0] == str(strategy)))
+    print(
+        f"B={b:2} L={length} H={h:2} N={n:3}: "
+        + "  ".join(
+            f"{s}: {1e3 * m:6.2f} ms ({1e3 * e:6.2f})"
+            for s, m, e in zip((1, 2, 3), measured, expected)
+        )
+    )
     axis.loglog(expected, measured, "o", label=f"B={b}, L={length}, H={h}, N={n}")
 ends = axis.get_xlim()
 axis.plot(ends, ends, color="0.7", zorder=0)

@@ -20,10 +20,9 @@
 import platform
 import time
 
+import fftconv
 import matplotlib.pyplot as plt
 import numpy as np
-
-import fftconv
 from fftconv import FFTConvS4, hippo
 from fftconv.ssm import ssm_kernel
 
@@ -50,11 +49,11 @@ B_bar = (A_bar - 1) / lam
 u = rng.standard_normal(L)
 
 x, stepped = 0, []
-for sample in u:                        # a recurrence: one number of memory
+for sample in u:  # a recurrence: one number of memory
     x = A_bar * x + B_bar * sample
     stepped.append(x.real)
 k = (A_bar ** np.arange(L) * B_bar).real
-convolved = fftconv.conv(u, k)          # a convolution: all at once
+convolved = fftconv.conv(u, k)  # a convolution: all at once
 print("largest difference:", np.abs(convolved - stepped).max())
 assert np.allclose(convolved, stepped, atol=1e-12)
 
@@ -69,12 +68,17 @@ assert np.allclose(convolved, stepped, atol=1e-12)
 # $\sqrt L$ powers and a matrix product do the same.
 
 # %%
-A = hippo.diagonal("lin", 16)           # S4D-Lin: -1/2 + i pi n
+A = hippo.diagonal("lin", 16)  # S4D-Lin: -1/2 + i pi n
 C = rng.standard_normal((3, 1, 8)) + 1j * rng.standard_normal((3, 1, 8))
 k = ssm_kernel(0.01 * A[None], np.full((1, 1, 8), 0.01), C, 800)[0, :, 0]
-direct = 2 * np.real(np.sum(
-    C[:, 0, :, None] * (np.expm1(0.01 * A) / A)[:, None]
-    * np.exp(0.01 * A[:, None] * np.arange(800)), axis=1))
+direct = 2 * np.real(
+    np.sum(
+        C[:, 0, :, None]
+        * (np.expm1(0.01 * A) / A)[:, None]
+        * np.exp(0.01 * A[:, None] * np.arange(800)),
+        axis=1,
+    )
+)
 assert np.allclose(k, direct, atol=1e-12)
 
 figure, axis = plt.subplots(figsize=(7, 2.8))
@@ -95,7 +99,7 @@ plt.show()
 N, dt, steps = 64, 1 / 400, 2400
 A, B = hippo.transition("legt", N)
 I = np.eye(N)
-A_bar = np.linalg.solve(I - dt / 2 * A, I + dt / 2 * A)     # bilinear rule
+A_bar = np.linalg.solve(I - dt / 2 * A, I + dt / 2 * A)  # bilinear rule
 B_bar = np.linalg.solve(I - dt / 2 * A, dt * B)
 t = np.arange(steps) * dt
 smooth = np.convolve(rng.standard_normal(steps + 200), np.hanning(160), "valid")
@@ -104,8 +108,8 @@ x = np.zeros(N)
 for sample in signal:
     x = A_bar @ x + B_bar * sample
 
-back = np.linspace(0, 2, 400)[:-1]                          # how long ago
-basis = np.polynomial.legendre.legvander(1 - back, N - 1)   # P_n(1), ..., P_n(-1)
+back = np.linspace(0, 2, 400)[:-1]  # how long ago
+basis = np.polynomial.legendre.legvander(1 - back, N - 1)  # P_n(1), ..., P_n(-1)
 remembered = basis @ (x * np.sqrt(2 * np.arange(N) + 1))
 truth = np.interp(t[-1] - back, t, signal)
 inner = slice(10, -10)
@@ -135,8 +139,10 @@ for n in 4, 8, 16, 32:
     P = hippo.low_rank("legs", n)
     alone = np.linalg.cond(np.linalg.eig(A)[1])
     with_p = np.linalg.cond(np.linalg.eig(A + P.T @ P)[1])
-    print(f"N = {n:2}: condition of the eigenvectors {alone:9.2e}, "
-          f"with the rank-one part {with_p:.2f}")
+    print(
+        f"N = {n:2}: condition of the eigenvectors {alone:9.2e}, "
+        f"with the rank-one part {with_p:.2f}"
+    )
 assert alone > 1e8 and with_p < 1.01
 
 # %% [markdown]
@@ -166,6 +172,7 @@ assert alone > 1e8 and with_p < 1.01
 # numbers near 1: $s$ and $c$ come straight from $\theta$. Both formulas, in
 # complex64:
 
+
 # %%
 def both(v):
     return np.concatenate([v, v.conj()])
@@ -182,25 +189,27 @@ def kernels(L, dt, N=64, single=np.complex64):
     left, right = [cut, both(P).conj()], [both(B), both(P)]
     theta = 2 * np.pi * np.arange(L // 2 + 1) / L
     with_pole, without = [], []
-    root = np.exp(-2j * np.pi / L).astype(single)       # as it is usually done
+    root = np.exp(-2j * np.pi / L).astype(single)  # as it is usually done
     omega = root ** np.arange(L // 2 + 1, dtype=np.float32)
     s, c = np.sin(theta / 2), np.cos(theta / 2)
     poles = both(lam).astype(single)
     with np.errstate(all="ignore"):
         z = 2 * (1 - omega) / (1 + omega)
-        for v in (x * y for x in right for y in left):      # r00, r10, r01, r11
+        for v in (x * y for x in right for y in left):  # r00, r10, r01, r11
             v = v.astype(single)
             with_pole.append((v / (z[:, None] - poles)).sum(1))
-            without.append((v / ((2j * s).astype(single)[:, None]
-                                 - c.astype(single)[:, None] * poles)).sum(1))
+            without.append(
+                (v / ((2j * s).astype(single)[:, None] - c.astype(single)[:, None] * poles)).sum(1)
+            )
         r00, r10, r01, r11 = with_pole
         first = 2 / (1 + omega) * (r00 - r01 * r10 / (1 + r11))
     first = np.where(np.isfinite(first), first, 0)
     r00, r10, r01, r11 = without
     c = c.astype(single)
     second = np.exp(1j * theta / 2) * (r00 - c * r01 * r10 / (1 + c * r11))
-    exact = ssm_kernel(lam[None], B[None, None], C[None, None], L, P[None, None],
-                       discretization="bilinear")[0, 0, 0]
+    exact = ssm_kernel(
+        lam[None], B[None, None], C[None, None], L, P[None, None], discretization="bilinear"
+    )[0, 0, 0]
     return exact, np.fft.irfft(first, L), np.fft.irfft(second, L), theta
 
 
@@ -208,10 +217,8 @@ lengths = [256, 1024, 4096, 16384]
 errors = []
 for L in lengths:
     exact, first, second, theta = kernels(L, 0.1)
-    errors.append([np.abs(k - exact).max() / np.abs(exact).max()
-                   for k in (first, second)])
-    print(f"L = {L:6}: with the pole {errors[-1][0]:.1e}, "
-          f"without {errors[-1][1]:.1e} of max |k|")
+    errors.append([np.abs(k - exact).max() / np.abs(exact).max() for k in (first, second)])
+    print(f"L = {L:6}: with the pole {errors[-1][0]:.1e}, without {errors[-1][1]:.1e} of max |k|")
 assert errors[-1][0] > 30 * errors[-1][1]
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
@@ -220,8 +227,7 @@ left.set_xlabel("L")
 left.set_title("Error of the kernel, of max |k|")
 left.legend()
 for k, label in (first, "with the pole"), (second, "without"):
-    right.semilogy(theta / np.pi, np.abs(np.fft.rfft(k - exact)) + 1e-12, lw=1,
-                   label=label)
+    right.semilogy(theta / np.pi, np.abs(np.fft.rfft(k - exact)) + 1e-12, lw=1, label=label)
 right.set_xlabel(r"$\theta / \pi$")
 right.set_title(f"Error at each frequency, L = {lengths[-1]}")
 plt.show()
@@ -240,7 +246,7 @@ plt.show()
 layer = FFTConvS4(d_model=8, kernel="s4", d_state=64, channels=2, seed=0)
 u = rng.standard_normal((4, 8, 1000)).astype("float32")
 
-whole, _ = layer(u)                                          # (B, C, H, L)
+whole, _ = layer(u)  # (B, C, H, L)
 
 state, chunks = layer.default_state(4), []
 for start, stop in (0, 300), (300, 301), (301, 1000):
@@ -255,14 +261,14 @@ for t in range(1000):
 
 scale = np.abs(whole).max()
 for name, y in ("chunks", chunks), ("steps", steps):
-    print(f"{name}: largest difference {np.abs(y - whole).max() / scale:.1e} "
-          "of max |y|")
+    print(f"{name}: largest difference {np.abs(y - whole).max() / scale:.1e} of max |y|")
     assert np.abs(y - whole).max() < 5e-5 * scale
 
 # %% [markdown]
 # A step costs $O(N)$ for each channel, whatever came before; the convolution costs
 # $O(\log L)$ for each sample, and all at once. One trains with the second and
 # generates with the first.
+
 
 # %%
 def milliseconds(call, repeats=5):
@@ -278,7 +284,8 @@ kernel = layer.kernel
 one = milliseconds(lambda: layer.step(u[..., 0], layer.default_state(4)))
 print(f"{platform.machine()}, {fftconv.default_threads()} threads")
 print(f"a step: {one:.2f} ms; 1000 of them: {1000 * one:.0f} ms")
-print(f"the convolution of 1000 samples, kernel included: "
-      f"{milliseconds(lambda: layer(u)):.1f} ms")
-print(f"the kernel alone: {milliseconds(lambda: kernel(1000)):.1f} ms; its "
-      f"gradients: {milliseconds(lambda: kernel.backward(kernel(1000)[0])):.1f} ms")
+print(f"the convolution of 1000 samples, kernel included: {milliseconds(lambda: layer(u)):.1f} ms")
+print(
+    f"the kernel alone: {milliseconds(lambda: kernel(1000)):.1f} ms; its "
+    f"gradients: {milliseconds(lambda: kernel.backward(kernel(1000)[0])):.1f} ms"
+)

@@ -24,10 +24,9 @@ import gzip
 import platform
 import time
 
+import fftconv
 import matplotlib.pyplot as plt
 import numpy as np
-
-import fftconv
 from fftconv import Pattern
 
 plt.style.use("lesson.mplstyle")
@@ -35,7 +34,7 @@ rng = np.random.default_rng(7)
 rfft, irfft = np.fft.rfft, np.fft.irfft
 
 with gzip.open("../experiments/data/lambda_virus.fa.gz", "rt") as file:
-    file.readline()                                  # the record's title
+    file.readline()  # the record's title
     genome = file.read().replace("\n", "")
 gc = np.array([base in "GC" for base in genome], dtype=np.float32)
 
@@ -52,10 +51,10 @@ gc = np.array([base in "GC" for base in genome], dtype=np.float32)
 N, Lk = 16, 5
 x, k = rng.standard_normal(N), rng.standard_normal(Lk)
 wrapped = irfft(rfft(x) * rfft(k, N), N)
-right = np.convolve(x, k)[:N]                  # as if zeros were before x
+right = np.convolve(x, k)[:N]  # as if zeros were before x
 print("difference at each place:", np.round(np.abs(wrapped - right), 2))
-assert np.allclose(wrapped[Lk - 1:], right[Lk - 1:], rtol=0, atol=1e-14)
-assert np.abs(wrapped - right)[:Lk - 1].min() > 1e-3
+assert np.allclose(wrapped[Lk - 1 :], right[Lk - 1 :], rtol=0, atol=1e-14)
+assert np.abs(wrapped - right)[: Lk - 1].min() > 1e-3
 
 # %% [markdown]
 # ## Step 2. Overlap-save
@@ -64,20 +63,21 @@ assert np.abs(wrapped - right)[:Lk - 1].min() > 1e-3
 # circularly, throw the first $L_k - 1$ outputs of each away, and put the rest
 # side by side. The filter is transformed once, at the length of a block.
 
+
 # %%
 def blocks_of(u, Lk, N):
     """(B, N): block b holds u[b step - (Lk - 1) ... b step + step - 1]."""
-    step = N - (Lk - 1)                        # right outputs of one block
+    step = N - (Lk - 1)  # right outputs of one block
     count = -(-len(u) // step)
-    padded = np.zeros(Lk - 1 + count * step)   # zeros before and after the row
-    padded[Lk - 1:Lk - 1 + len(u)] = u
-    return np.stack([padded[b * step:b * step + N] for b in range(count)])
+    padded = np.zeros(Lk - 1 + count * step)  # zeros before and after the row
+    padded[Lk - 1 : Lk - 1 + len(u)] = u
+    return np.stack([padded[b * step : b * step + N] for b in range(count)])
 
 
 def overlap_save(u, k, N):
     Lk = len(k)
-    Y = rfft(blocks_of(u, Lk, N)) * rfft(k, N)         # one K for all blocks
-    return irfft(Y, N)[:, Lk - 1:].ravel()[:len(u)]    # save the right part
+    Y = rfft(blocks_of(u, Lk, N)) * rfft(k, N)  # one K for all blocks
+    return irfft(Y, N)[:, Lk - 1 :].ravel()[: len(u)]  # save the right part
 
 
 L = 36
@@ -93,20 +93,17 @@ top.bar(np.arange(L), 0.8 * u, 0.8, bottom=0.6, color="0.6")
 for b, (block, piece) in enumerate(zip(blocks, pieces)):
     at = np.arange(b * step + low, b * step + step)
     top.bar(at, 0.8 * block, 0.8, bottom=-1 - b, color=f"C{b}")
-    top.add_patch(plt.Rectangle((at[0] - 0.5, -1.5 - b), Lk - 1, 1, lw=0,
-                                color="0.85", zorder=0.5))
-    bottom.plot(at[:Lk - 1], piece[:Lk - 1], "x", color=f"C{b}", alpha=0.7)
-    bottom.plot(at[Lk - 1:], piece[Lk - 1:], "o", color=f"C{b}",
-                label=f"block {b}")
-top.set(title=f"a row of {L}, and its blocks of N = {N}; "
-        f"grey: the Lk − 1 = {Lk - 1} samples before",
-        yticks=[0.6, -1, -2, -3],
-        yticklabels=["u", "block 0", "block 1", "block 2"])
-bottom.plot(np.arange(L), truth, color="0.8", lw=5, zorder=0,
-            label="np.convolve")
+    top.add_patch(plt.Rectangle((at[0] - 0.5, -1.5 - b), Lk - 1, 1, lw=0, color="0.85", zorder=0.5))
+    bottom.plot(at[: Lk - 1], piece[: Lk - 1], "x", color=f"C{b}", alpha=0.7)
+    bottom.plot(at[Lk - 1 :], piece[Lk - 1 :], "o", color=f"C{b}", label=f"block {b}")
+top.set(
+    title=f"a row of {L}, and its blocks of N = {N}; grey: the Lk − 1 = {Lk - 1} samples before",
+    yticks=[0.6, -1, -2, -3],
+    yticklabels=["u", "block 0", "block 1", "block 2"],
+)
+bottom.plot(np.arange(L), truth, color="0.8", lw=5, zorder=0, label="np.convolve")
 bottom.plot([], [], "x", color="0.5", label="wrapped round, thrown away")
-bottom.set(title="their circular convolutions", xlabel="place in the row",
-           xlim=(low - 1, L))
+bottom.set(title="their circular convolutions", xlabel="place in the row", xlim=(low - 1, L))
 bottom.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=5)
 plt.show()
 
@@ -144,11 +141,16 @@ for Lk, colour in [(64, "C0"), (1024, "C1"), (16384, "C2")]:
     assert (plan.blocks - 1) * plan.block_length < L
     assert plan.blocks * plan.block_length >= L
     ax.axvline(plan.fft_size, color=colour, ls=":")
-    print(f"Lk = {Lk:6,}: the library takes {plan.blocks:3d} blocks of "
-          f"{plan.block_length:6,} outputs, N = {plan.fft_size:6,}")
-ax.set(title="products per output against the block's length N "
-       "(dotted: the library's N)", xlabel="N", ylabel="products per output",
-       ylim=(0, 60))
+    print(
+        f"Lk = {Lk:6,}: the library takes {plan.blocks:3d} blocks of "
+        f"{plan.block_length:6,} outputs, N = {plan.fft_size:6,}"
+    )
+ax.set(
+    title="products per output against the block's length N (dotted: the library's N)",
+    xlabel="N",
+    ylabel="products per output",
+    ylim=(0, 60),
+)
 ax.set_xscale("log", base=2)
 ax.legend()
 plt.show()
@@ -168,18 +170,19 @@ plt.show()
 # sums *spectra*: one inverse transform of a block's length, however long the
 # row and however many rows share the filter.
 
+
 # %%
 def overlap_save_backward(g, u, k, N):
     Lk, L = len(k), len(u)
     step = N - (Lk - 1)
     G = blocks_of(g, Lk, N)
-    G[:, :Lk - 1] = 0                          # those outputs were thrown away
+    G[:, : Lk - 1] = 0  # those outputs were thrown away
     G, U = rfft(G), rfft(blocks_of(u, Lk, N))
     dk = irfft((U.conj() * G).sum(axis=0), N)[:Lk]
     padded = np.zeros(Lk - 1 + len(G) * step)
     for b, piece in enumerate(irfft(rfft(k, N).conj() * G, N)):
-        padded[b * step:b * step + N] += piece         # overlap, and add
-    return padded[Lk - 1:Lk - 1 + L], dk
+        padded[b * step : b * step + N] += piece  # overlap, and add
+    return padded[Lk - 1 : Lk - 1 + L], dk
 
 
 L, Lk = 5000, 100
@@ -202,6 +205,7 @@ assert np.allclose(ours.dk, exact.dk, rtol=0, atol=1e-10)
 # thread's own processor time counts. `single_block=True` forbids the cutting:
 # then time hardly falls, and the memory for one row not at all.
 
+
 # %%
 def medians(calls, rounds=9):
     """Median processor seconds of each call, the calls taking turns."""
@@ -221,7 +225,7 @@ long = rng.standard_normal((1, L)).astype(np.float32)
 plans, calls = [], []
 for whole in (False, True):
     for Lk in kernels:
-        k = long[:, :Lk] / Lk ** 0.5
+        k = long[:, :Lk] / Lk**0.5
         plan = fftconv.Plan(u.shape, k.shape, threads=1, single_block=whole)
         spectrum, y = plan.spectrum(k), np.empty_like(u)
         plan(u, spectrum, out=y)
@@ -230,14 +234,18 @@ for whole in (False, True):
         plans.append(plan)
         calls.append(lambda p=plan, s=spectrum, y=y: p(u, s, out=y))
 seconds = medians(calls).reshape(2, -1)
-memory = np.array([[p.counters.forward_workspace_bytes
-                    + p.counters.spectrum_bytes for p in plans[i:i + 6]]
-                   for i in (0, 6)])
+memory = np.array(
+    [
+        [p.counters.forward_workspace_bytes + p.counters.spectrum_bytes for p in plans[i : i + 6]]
+        for i in (0, 6)
+    ]
+)
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.3))
-for ax, values, unit in [(left, 1e9 * seconds / L, "time per sample (ns)"),
-                         (right, memory / 2**20,
-                          "workspace and spectrum (MiB)")]:
+for ax, values, unit in [
+    (left, 1e9 * seconds / L, "time per sample (ns)"),
+    (right, memory / 2**20, "workspace and spectrum (MiB)"),
+]:
     ax.plot(kernels, values[0], "o-", color="C0", label="blocks, as planned")
     ax.plot(kernels, values[1], "s--", color="C4", label="one transform")
     ax.set(xlabel="filter length Lk", ylabel=unit, ylim=0)
@@ -247,8 +255,10 @@ left.set_title(f"a row of L = {L:,}: time, measured here")
 right.set_title("memory, as the plans count it")
 left.legend()
 plt.show()
-print(f"{platform.system()} {platform.machine()}, {plan.isa}, "
-      f"libfftconv {fftconv.__version__}, NumPy {np.__version__}")
+print(
+    f"{platform.system()} {platform.machine()}, {plan.isa}, "
+    f"libfftconv {fftconv.__version__}, NumPy {np.__version__}"
+)
 
 # %% [markdown]
 # ## Step 6. Streaming
@@ -264,33 +274,34 @@ windows = [101, 1001, 4001]
 k = np.zeros((3, max(windows)), dtype=np.float32)
 for row, width in zip(k, windows):
     row[:width] = 1 / width
-rows = np.tile(gc, (1, 3, 1))                          # (B, H, L)
+rows = np.tile(gc, (1, 3, 1))  # (B, H, L)
 whole = fftconv.conv(rows, k)
 
 stream = fftconv.Stream(k)
 heard, cuts, at = [], [0], 0
 while at < rows.shape[-1]:
-    n = int(rng.integers(1, 6000))                     # any size, from 1
-    piece = rows[..., at:at + n]
+    n = int(rng.integers(1, 6000))  # any size, from 1
+    piece = rows[..., at : at + n]
     heard.append(stream.push(piece))
     at += piece.shape[-1]
     cuts.append(at)
 heard = np.concatenate(heard, axis=-1)
-print(f"{len(cuts) - 1} pieces, of {min(np.diff(cuts))} to "
-      f"{max(np.diff(cuts))} letters")
+print(f"{len(cuts) - 1} pieces, of {min(np.diff(cuts))} to {max(np.diff(cuts))} letters")
 assert np.allclose(heard, whole, rtol=0, atol=1e-6)
-assert np.array_equal(stream.history, rows[..., -(max(windows) - 1):])
+assert np.array_equal(stream.history, rows[..., -(max(windows) - 1) :])
 
 fig, ax = plt.subplots(figsize=(8.6, 2.9))
-for y, width, lw, colour in zip(heard[0], windows, [0.6, 1.3, 2.2],
-                                ["0.8", "C0", "C1"]):
-    ax.plot(np.arange(len(y)) / 1000, 100 * y, color=colour, lw=lw,
-            label=f"{width:,} letters")
+for y, width, lw, colour in zip(heard[0], windows, [0.6, 1.3, 2.2], ["0.8", "C0", "C1"]):
+    ax.plot(np.arange(len(y)) / 1000, 100 * y, color=colour, lw=lw, label=f"{width:,} letters")
 for cut in cuts:
     ax.axvline(cut / 1000, color="C2", lw=0.5, alpha=0.6)
-ax.set(title="GC content while the genome arrives (green: ends of pieces)",
-       xlabel="letters so far (thousands)", ylabel="G or C (%)", ylim=(25, 75),
-       xlim=(0, len(gc) / 1000))
+ax.set(
+    title="GC content while the genome arrives (green: ends of pieces)",
+    xlabel="letters so far (thousands)",
+    ylabel="G or C (%)",
+    ylim=(25, 75),
+    xlim=(0, len(gc) / 1000),
+)
 ax.legend(loc="upper right", ncols=3)
 plt.show()
 
@@ -319,14 +330,17 @@ y, y_smooth = plan(u, plan.spectrum(k)), smooth.plan(u, smooth)
 Y = rfft(u.astype(np.float64)) * rfft(k.astype(np.float64))
 Y[..., 64:] = 0
 assert np.allclose(y_smooth, irfft(Y, N), rtol=0, atol=1e-6)
-print(f"kept {smooth.plan.kept:.2%} of the bins, computed "
-      f"{smooth.plan.computed:.2%} of the points")
+print(f"kept {smooth.plan.kept:.2%} of the bins, computed {smooth.plan.computed:.2%} of the points")
 
 fig, ax = plt.subplots(figsize=(8.6, 2.8))
 ax.plot(y.ravel(), color="0.75", lw=0.6, label="mean of 101 letters")
 ax.plot(y_smooth.ravel(), color="C1", label="its lowest 64 frequencies")
-ax.set(title="one filter, and the low frequencies of it", xlim=(0, N),
-       xlabel="place in the genome (letters)", ylabel="GC, less the mean")
+ax.set(
+    title="one filter, and the low frequencies of it",
+    xlim=(0, N),
+    xlabel="place in the genome (letters)",
+    ylabel="GC, less the mean",
+)
 ax.legend(loc="upper right", ncols=2)
 plt.show()
 
@@ -349,17 +363,24 @@ plt.show()
 # Either way a pattern is a box of digits. But as *frequencies* the two boxes
 # are very different things: an interval, or a comb.
 
+
 # %%
 def mask_by_hand(shape, drop, order):
     """True where every digit i_j < N_j - drop_j; by frequency m."""
-    box = np.zeros(shape, dtype=bool)                  # box[i1, i2, i3, i4]
+    box = np.zeros(shape, dtype=bool)  # box[i1, i2, i3, i4]
     box[tuple(slice(n - d) for n, d in zip(shape, drop))] = True
     return (box if order == "natural" else box.T).ravel()
 
 
-SHAPE = (32, 32, 32, 64)                               # N = 2,097,152
-DROPS = [(0, 0, 0, 0), (16, 0, 0, 0), (16, 16, 0, 0), (16, 16, 4, 4),
-         (16, 16, 8, 8), (16, 16, 16, 16)]
+SHAPE = (32, 32, 32, 64)  # N = 2,097,152
+DROPS = [
+    (0, 0, 0, 0),
+    (16, 0, 0, 0),
+    (16, 16, 0, 0),
+    (16, 16, 4, 4),
+    (16, 16, 8, 8),
+    (16, 16, 16, 16),
+]
 N = int(np.prod(SHAPE))
 for drop in DROPS:
     for order in ("natural", "stage"):
@@ -385,9 +406,10 @@ for drop in DROPS:
 # $-m$. Remove $m$ alone, and the wave is not gone: its other half brings it
 # back, half as loud. It is gone where $m$ **and** $-m$ are removed.
 
+
 # %%
 def weights(mask):
-    return (mask + mask[-np.arange(len(mask))]) / 2    # mask[-m], m modulo N
+    return (mask + mask[-np.arange(len(mask))]) / 2  # mask[-m], m modulo N
 
 
 TINY, n = (4, 4, 4), 64
@@ -397,16 +419,19 @@ for column, order in zip(axes.T, ("natural", "stage")):
     mask = mask_by_hand(TINY, (2, 1, 0), order).astype(float)
     w = weights(mask)
     direct = np.fft.ifft(mask * np.fft.fft(k) * np.fft.fft(x)).real
-    by_weights = irfft(w[:n // 2 + 1] * rfft(k) * rfft(x), n)
+    by_weights = irfft(w[: n // 2 + 1] * rfft(k) * rfft(x), n)
     assert np.allclose(direct, by_weights, rtol=0, atol=1e-14)
-    for ax, values, name in zip(column, [mask, mask[-np.arange(n)], w],
-                                ["mask[m]", "mask[−m]", "w[m]"]):
+    for ax, values, name in zip(
+        column, [mask, mask[-np.arange(n)], w], ["mask[m]", "mask[−m]", "w[m]"]
+    ):
         ax.imshow(values[None], aspect="auto", cmap="Blues", vmin=0, vmax=1.3)
         ax.set(yticks=[0], yticklabels=[name], xticks=range(0, 64, 8))
         ax.grid(False)
-    column[0].set_title(f"{order} order, 4 · 4 · 4, drop (2, 1, 0): asked "
-                        f"{1 - mask.mean():.0%}, gone {np.mean(w == 0):.0%}",
-                        fontsize=9)
+    column[0].set_title(
+        f"{order} order, 4 · 4 · 4, drop (2, 1, 0): asked "
+        f"{1 - mask.mean():.0%}, gone {np.mean(w == 0):.0%}",
+        fontsize=9,
+    )
     column[2].set_xlabel("frequency m (dark 1, pale ½, white 0)")
 plt.show()
 
@@ -432,17 +457,21 @@ x = gc[:n].astype(np.float64)
 k = np.exp(-np.arange(n) / 20) / 20
 dense = irfft(rfft(k) * rfft(x), n)
 sparse = np.fft.ifft(mask * np.fft.fft(k) * np.fft.fft(x)).real
-mean = x.mean() * k.sum()                              # the wave m = 0
+mean = x.mean() * k.sum()  # the wave m = 0
 nyquist = (-1.0) ** np.arange(n)
-nyquist *= (x @ nyquist) * (k @ nyquist) / n           # the wave m = N/2
+nyquist *= (x @ nyquist) * (k @ nyquist) / n  # the wave m = N/2
 assert np.allclose(sparse, (dense + mean - nyquist) / 2, rtol=0, atol=1e-14)
 
 fig, ax = plt.subplots(figsize=(8.6, 2.8))
 ax.plot(dense - mean, color="0.75", lw=4, label="all frequencies")
 ax.plot(sparse - mean, color="C1", label="50 % removed")
 ax.plot(2 * (sparse - mean), color="C0", lw=1, label="the same, times 2")
-ax.set(title="natural order, a = N₁/2, on a real row", xlim=(0, n),
-       xlabel="place", ylabel="y, less its mean")
+ax.set(
+    title="natural order, a = N₁/2, on a real row",
+    xlim=(0, n),
+    xlabel="place",
+    ylabel="y, less its mean",
+)
 ax.legend(ncols=3, loc="upper center")
 plt.show()
 
@@ -456,11 +485,11 @@ plt.show()
 # mirrors a digit $i$ to $N_j - 1 - i$ (but for the edges); stage order mirrors
 # $i_1$ to $-i_1 \bmod N_1$, and the later digits like natural order.
 
+
 # %%
 def by_digits(bins, order):
     """The mean over i3, i4 of an array by frequency, as (i1, i2)."""
-    box = (bins.reshape(SHAPE) if order == "natural"
-           else bins.reshape(SHAPE[::-1]).T)
+    box = bins.reshape(SHAPE) if order == "natural" else bins.reshape(SHAPE[::-1]).T
     return box.mean(axis=(2, 3))
 
 
@@ -469,13 +498,11 @@ for column, drop in zip(axes.T, DROPS):
     for ax, order in zip(column[1:], ("natural", "stage")):
         mask = Pattern(SHAPE, drop, order=order).mask(N)
         acts = weights(mask.astype(float)) > 0
-        assert np.isclose(Pattern(SHAPE, drop, order=order).kept(N),
-                          acts.mean())
+        assert np.isclose(Pattern(SHAPE, drop, order=order).kept(N), acts.mean())
         image = ax.imshow(by_digits(acts, order), cmap="Blues", vmin=0, vmax=1)
         ax.set_title(f"gone {1 - acts.mean():.0%}", fontsize=9)
     column[0].imshow(by_digits(mask, "stage"), cmap="Blues", vmin=0, vmax=1)
-    column[0].set_title(f"{', '.join(map(str, drop))}\n"
-                        f"asked {1 - mask.mean():.0%}", fontsize=9)
+    column[0].set_title(f"{', '.join(map(str, drop))}\nasked {1 - mask.mean():.0%}", fontsize=9)
 for ax, name in zip(axes[:, 0], ["asked", "natural order", "stage order"]):
     ax.set_ylabel(f"{name}\n$i_1$")
 for ax in axes.flat:
@@ -495,19 +522,21 @@ plt.show()
 # of step 7's formula, for every pattern and order.
 
 # %%
-SMALL, HALF = (16, 16, 16, 32), 2                      # the same parts of N
+SMALL, HALF = (16, 16, 16, 32), 2  # the same parts of N
 N = int(np.prod(SMALL))
 u = rng.standard_normal((1, 4, N)).astype(np.float32)
 k = (rng.standard_normal((4, N)) / np.sqrt(N)).astype(np.float32)
-UK = (np.fft.fft(u.astype(np.float64)) * np.fft.fft(k.astype(np.float64)))
+UK = np.fft.fft(u.astype(np.float64)) * np.fft.fft(k.astype(np.float64))
 cases = [("dense", DROPS[0], None)]
-cases += [(order, drop, Pattern(SMALL, [d // HALF for d in drop], order=order))
-          for order in ("stage", "natural") for drop in DROPS]
+cases += [
+    (order, drop, Pattern(SMALL, [d // HALF for d in drop], order=order))
+    for order in ("stage", "natural")
+    for drop in DROPS
+]
 calls, plans = [], []
 print("order    pattern            asked   gone  not computed   flops")
 for order, drop, pattern in cases:
-    plan = fftconv.Plan(u.shape, k.shape, mode="circular", fft_size=N,
-                        pattern=pattern, threads=1)
+    plan = fftconv.Plan(u.shape, k.shape, mode="circular", fft_size=N, pattern=pattern, threads=1)
     spectrum, y = plan.spectrum(k), np.empty_like(u)
     plan(u, spectrum, out=y)
     mask = 1 if pattern is None else pattern.mask(N)
@@ -516,9 +545,11 @@ for order, drop, pattern in cases:
     calls.append(lambda p=plan, s=spectrum, y=y: p(u, s, out=y))
     plans.append(plan)
     asked = 0 if pattern is None else pattern.asked(N)
-    print(f"{order:9s}{str(drop):18s}{asked:6.1%}{1 - plan.kept:7.1%}"
-          f"{1 - plan.computed:14.1%}"
-          f"{plan.counters.flops / plans[0].counters.flops:8.2f}")
+    print(
+        f"{order:9s}{str(drop):18s}{asked:6.1%}{1 - plan.kept:7.1%}"
+        f"{1 - plan.computed:14.1%}"
+        f"{plan.counters.flops / plans[0].counters.flops:8.2f}"
+    )
 
 # %% [markdown]
 # ## Step 12. The clock
@@ -532,18 +563,22 @@ seconds = medians(calls)
 speed = seconds[0] / seconds
 fig, ax = plt.subplots(figsize=(8.4, 3.4))
 place = np.arange(len(DROPS))
-for shift, first, order, colour in [(-0.2, 1, "stage", "C0"),
-                                    (0.2, 7, "natural", "C1")]:
-    bars = ax.bar(place + shift, speed[first:first + 6], 0.38, color=colour,
-                  label=f"{order} order")
-    ax.bar_label(bars, [f"{v:.2f}" for v in speed[first:first + 6]],
-                 fontsize=8, padding=2)
+for shift, first, order, colour in [(-0.2, 1, "stage", "C0"), (0.2, 7, "natural", "C1")]:
+    bars = ax.bar(
+        place + shift, speed[first : first + 6], 0.38, color=colour, label=f"{order} order"
+    )
+    ax.bar_label(bars, [f"{v:.2f}" for v in speed[first : first + 6]], fontsize=8, padding=2)
 ax.axhline(1, color="0.3", lw=0.8)
-ax.set(title=f"speed over the dense convolution, N = {N:,}: measured here",
-       xticks=place, xticklabels=[
-           f"{', '.join(map(str, drop))}\nasked {case[2].asked(N):.0%}"
-           for drop, case in zip(DROPS, cases[1:])],
-       ylabel="times as fast", ylim=(0, 1.3 * speed.max()))
+ax.set(
+    title=f"speed over the dense convolution, N = {N:,}: measured here",
+    xticks=place,
+    xticklabels=[
+        f"{', '.join(map(str, drop))}\nasked {case[2].asked(N):.0%}"
+        for drop, case in zip(DROPS, cases[1:])
+    ],
+    ylabel="times as fast",
+    ylim=(0, 1.3 * speed.max()),
+)
 ax.tick_params(axis="x", labelsize=8)
 ax.grid(axis="x", visible=False)
 ax.legend(loc="upper left", ncols=2)

@@ -18,34 +18,73 @@ transform by itself, `reference` the oracle in plain NumPy.
 
 from . import cost, cuda, hippo, monarch, reference, ssm
 from ._gradients import Gradients
-from ._lib import Unsupported, lib as _c
+from ._lib import Unsupported
+from ._lib import lib as _c
 from .centaurus import Centaurus
 from .convolution import conv, conv_backward
-from .depthwise import (FlashDepthWiseConv1d, FlashDepthwiseConv1d,
-                        depthwise_conv1d, depthwise_conv1d_backward)
+from .depthwise import (
+    FlashDepthWiseConv1d,
+    FlashDepthwiseConv1d,
+    depthwise_conv1d,
+    depthwise_conv1d_backward,
+)
 from .flash import FlashFFTConv, FrequencySparseFFTConv, PartialFFTConv
-from .hyena import (fftconv_bwd, fftconv_func, fftconv_func_backward,
-                    fftconv_fwd)
+from .hyena import fftconv_bwd, fftconv_func, fftconv_func_backward, fftconv_fwd
 from .matrix import conv_matrix, conv_matrix_backward
-from .pattern import Pattern
 from .mixer import FFTConv
+from .pattern import Pattern
 from .plan import Counters, Plan, Spectrum
 from .s4 import FFTConvS4
-from .strategies import (fft_conv, opt_ssm_backward, opt_ssm_forward,
-                         strategy_costs, upstream_strategy)
+from .strategies import (
+    fft_conv,
+    opt_ssm_backward,
+    opt_ssm_forward,
+    strategy_costs,
+    upstream_strategy,
+)
 from .stream import Stream
 
 __version__ = _c.fftconv_version().decode()
-__all__ = ["Centaurus", "Counters", "FFTConv", "FFTConvS4",
-           "FlashDepthWiseConv1d", "FlashDepthwiseConv1d", "FlashFFTConv",
-           "FrequencySparseFFTConv", "Gradients", "PartialFFTConv", "Pattern",
-           "Plan", "Spectrum", "Stream", "Unsupported", "conv",
-           "conv_backward", "conv_matrix", "conv_matrix_backward", "cost",
-           "cuda", "default_threads", "depthwise_conv1d", "depthwise_conv1d_backward",
-           "fft_conv", "fftconv_bwd", "fftconv_func", "fftconv_func_backward",
-           "fftconv_fwd", "hippo", "isas", "monarch", "opt_ssm_backward",
-           "opt_ssm_forward", "reference", "ssm", "strategy_costs",
-           "upstream_strategy"]
+__all__ = [
+    "Centaurus",
+    "Counters",
+    "FFTConv",
+    "FFTConvS4",
+    "FlashDepthWiseConv1d",
+    "FlashDepthwiseConv1d",
+    "FlashFFTConv",
+    "FrequencySparseFFTConv",
+    "Gradients",
+    "PartialFFTConv",
+    "Pattern",
+    "Plan",
+    "Spectrum",
+    "Stream",
+    "Unsupported",
+    "conv",
+    "conv_backward",
+    "conv_matrix",
+    "conv_matrix_backward",
+    "cost",
+    "cuda",
+    "default_threads",
+    "depthwise_conv1d",
+    "depthwise_conv1d_backward",
+    "fft_conv",
+    "fftconv_bwd",
+    "fftconv_func",
+    "fftconv_func_backward",
+    "fftconv_fwd",
+    "hippo",
+    "isas",
+    "monarch",
+    "opt_ssm_backward",
+    "opt_ssm_forward",
+    "reference",
+    "ssm",
+    "strategy_costs",
+    "upstream_strategy",
+]
 
 
 def isas():

@@ -14,6 +14,7 @@ class Gradients(NamedTuple):
     gradients are those of Re sum(conj(dy) * y): dL/dRe x + i dL/dIm x of a
     complex x, dL/dx of a real one.
     """
+
     du: Any = None
     dk: Any = None
     din_gate: Any = None
@@ -27,7 +28,8 @@ def sum_to_shape(x, shape):
     any library that has NumPy's methods."""
     lead = x.ndim - len(shape)
     axes = tuple(range(lead)) + tuple(
-        lead + i for i, n in enumerate(shape) if n == 1 != x.shape[lead + i])
+        lead + i for i, n in enumerate(shape) if n == 1 != x.shape[lead + i]
+    )
     if not axes:
         return x.reshape(shape)
     # A 16-bit sum is accumulated in float32 and rounded once.

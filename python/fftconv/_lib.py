@@ -24,23 +24,33 @@ import ctypes.util
 import glob
 import os
 import sys
-from ctypes import (CDLL, POINTER, Structure, c_char, c_char_p, c_double,
-                    c_int, c_int32, c_int64, c_size_t, c_void_p)
+from ctypes import (
+    CDLL,
+    POINTER,
+    Structure,
+    c_char,
+    c_char_p,
+    c_double,
+    c_int,
+    c_int32,
+    c_int64,
+    c_size_t,
+    c_void_p,
+)
 
-ABI = 3                # FFTCONV_ABI of the header this package is written for
-MAX_ORDER = 16         # FFTCONV_MAX_ORDER
-MAX_RADIX = 128        # FFTCONV_MAX_RADIX
-MAX_STAGES = 40        # FFTCONV_MAX_STAGES
+ABI = 3  # FFTCONV_ABI of the header this package is written for
+MAX_ORDER = 16  # FFTCONV_MAX_ORDER
+MAX_RADIX = 128  # FFTCONV_MAX_RADIX
+MAX_STAGES = 40  # FFTCONV_MAX_STAGES
 
-OK, INVALID, NO_MEMORY, UNSUPPORTED = range(4)                # fftconv_status
-DTYPES = {"float64": 1, "float32": 2, "float16": 3, "bfloat16": 4,
-          "complex128": 5, "complex64": 6}
+OK, INVALID, NO_MEMORY, UNSUPPORTED = range(4)  # fftconv_status
+DTYPES = {"float64": 1, "float32": 2, "float16": 3, "bfloat16": 4, "complex128": 5, "complex64": 6}
 MODES = {"causal": 0, "circular": 1, "two_sided": 2}
 FORMS = {"auto": 0, "right_angle": 1, "folded": 2, "complex": 3, "even_odd": 4}
 ACTIVATIONS = {None: 0, "gelu": 1, "silu": 2}
 DISCRETIZATIONS = {"zoh": 0, "bilinear": 1, "dss": 2}
-FORWARD, BACKWARD = range(2)                               # fftconv_direction
-INPUT, OUTPUT = range(2)                                        # fftconv_side
+FORWARD, BACKWARD = range(2)  # fftconv_direction
+INPUT, OUTPUT = range(2)  # fftconv_side
 
 
 class Unsupported(RuntimeError):
@@ -49,133 +59,250 @@ class Unsupported(RuntimeError):
 
 class Tensor(Structure):
     """fftconv_tensor: an array the caller owns; strides count elements."""
-    _fields_ = [("data", c_void_p), ("dtype", c_int32), ("reserved", c_int32),
-                ("shape", c_int64 * 3), ("stride", c_int64 * 3)]
+
+    _fields_ = [
+        ("data", c_void_p),
+        ("dtype", c_int32),
+        ("reserved", c_int32),
+        ("shape", c_int64 * 3),
+        ("stride", c_int64 * 3),
+    ]
 
 
 class PlanDesc(Structure):
     """fftconv_plan_desc: what a plan is made from; zero means "you choose"."""
-    _fields_ = [("size", c_size_t),
-                ("batch", c_int64), ("channels", c_int64), ("length", c_int64),
-                ("kernel_length", c_int64), ("reverse_length", c_int64),
-                ("kernels", c_int64), ("kernel_batch", c_int64),
-                ("fft_size", c_int64),
-                ("mode", c_int32), ("dtype", c_int32), ("form", c_int32),
-                ("dense", c_int32), ("threads", c_int32), ("order", c_int32),
-                ("radices", POINTER(c_int64)), ("isa", c_char_p),
-                ("single_block", c_int32), ("history", c_int32),
-                ("weights", POINTER(c_double))]
+
+    _fields_ = [
+        ("size", c_size_t),
+        ("batch", c_int64),
+        ("channels", c_int64),
+        ("length", c_int64),
+        ("kernel_length", c_int64),
+        ("reverse_length", c_int64),
+        ("kernels", c_int64),
+        ("kernel_batch", c_int64),
+        ("fft_size", c_int64),
+        ("mode", c_int32),
+        ("dtype", c_int32),
+        ("form", c_int32),
+        ("dense", c_int32),
+        ("threads", c_int32),
+        ("order", c_int32),
+        ("radices", POINTER(c_int64)),
+        ("isa", c_char_p),
+        ("single_block", c_int32),
+        ("history", c_int32),
+        ("weights", POINTER(c_double)),
+    ]
 
 
 class PlanInfo(Structure):
     """fftconv_plan_info: what was chosen, and what it costs."""
-    _fields_ = [("size", c_size_t),
-                ("form", c_int32), ("mode", c_int32), ("dtype", c_int32),
-                ("dense", c_int32), ("threads", c_int32), ("lanes", c_int32),
-                ("fft_size", c_int64), ("transform_length", c_int64),
-                ("order", c_int32), ("stages", c_int32),
-                ("radices", c_int64 * MAX_ORDER),
-                ("stage_radices", c_int64 * MAX_STAGES),
-                ("stage_flops", c_double * MAX_STAGES),
-                ("product_flops", c_double), ("io_bytes", c_double),
-                ("l1_bytes", c_double), ("l2_bytes", c_double),
-                ("memory_bytes", c_double),
-                ("spectrum_bytes", c_int64), ("spectra_row_bytes", c_int64),
-                ("forward_workspace_bytes", c_int64),
-                ("backward_workspace_bytes", c_int64),
-                ("predicted_seconds", c_double), ("isa", c_char_p),
-                ("blocks", c_int64), ("block_length", c_int64),
-                ("kept", c_double), ("computed", c_double),
-                ("fold_flops", c_double)]
+
+    _fields_ = [
+        ("size", c_size_t),
+        ("form", c_int32),
+        ("mode", c_int32),
+        ("dtype", c_int32),
+        ("dense", c_int32),
+        ("threads", c_int32),
+        ("lanes", c_int32),
+        ("fft_size", c_int64),
+        ("transform_length", c_int64),
+        ("order", c_int32),
+        ("stages", c_int32),
+        ("radices", c_int64 * MAX_ORDER),
+        ("stage_radices", c_int64 * MAX_STAGES),
+        ("stage_flops", c_double * MAX_STAGES),
+        ("product_flops", c_double),
+        ("io_bytes", c_double),
+        ("l1_bytes", c_double),
+        ("l2_bytes", c_double),
+        ("memory_bytes", c_double),
+        ("spectrum_bytes", c_int64),
+        ("spectra_row_bytes", c_int64),
+        ("forward_workspace_bytes", c_int64),
+        ("backward_workspace_bytes", c_int64),
+        ("predicted_seconds", c_double),
+        ("isa", c_char_p),
+        ("blocks", c_int64),
+        ("block_length", c_int64),
+        ("kept", c_double),
+        ("computed", c_double),
+        ("fold_flops", c_double),
+    ]
 
 
 class Operands(Structure):
     """fftconv_operands: the arrays of one call."""
-    _fields_ = [("size", c_size_t),
-                ("activation", c_int32), ("threads", c_int32),
-                ("u", Tensor), ("k", Tensor), ("k_rev", Tensor),
-                ("in_gate", Tensor), ("out_gate", Tensor),
-                ("skip", Tensor), ("mask", Tensor), ("history", Tensor),
-                ("y", Tensor), ("dy", Tensor),
-                ("du", Tensor), ("dk", Tensor), ("dk_rev", Tensor),
-                ("din_gate", Tensor), ("dout_gate", Tensor),
-                ("dskip", Tensor),
-                ("workspace", c_void_p), ("workspace_bytes", c_int64)]
+
+    _fields_ = [
+        ("size", c_size_t),
+        ("activation", c_int32),
+        ("threads", c_int32),
+        ("u", Tensor),
+        ("k", Tensor),
+        ("k_rev", Tensor),
+        ("in_gate", Tensor),
+        ("out_gate", Tensor),
+        ("skip", Tensor),
+        ("mask", Tensor),
+        ("history", Tensor),
+        ("y", Tensor),
+        ("dy", Tensor),
+        ("du", Tensor),
+        ("dk", Tensor),
+        ("dk_rev", Tensor),
+        ("din_gate", Tensor),
+        ("dout_gate", Tensor),
+        ("dskip", Tensor),
+        ("workspace", c_void_p),
+        ("workspace_bytes", c_int64),
+    ]
 
 
 class Contraction(Structure):
     """fftconv_contraction: a matrix product at every frequency."""
-    _fields_ = [("size", c_size_t),
-                ("rows", c_int64), ("columns", c_int64), ("depth", c_int64),
-                ("a", c_void_p), ("b", c_void_p), ("out", c_void_p),
-                ("a_stride", c_int64 * 2), ("b_stride", c_int64 * 2),
-                ("out_stride", c_int64 * 2), ("scale", c_double),
-                ("conjugate_a", c_int32), ("conjugate_b", c_int32),
-                ("accumulate", c_int32), ("threads", c_int32)]
+
+    _fields_ = [
+        ("size", c_size_t),
+        ("rows", c_int64),
+        ("columns", c_int64),
+        ("depth", c_int64),
+        ("a", c_void_p),
+        ("b", c_void_p),
+        ("out", c_void_p),
+        ("a_stride", c_int64 * 2),
+        ("b_stride", c_int64 * 2),
+        ("out_stride", c_int64 * 2),
+        ("scale", c_double),
+        ("conjugate_a", c_int32),
+        ("conjugate_b", c_int32),
+        ("accumulate", c_int32),
+        ("threads", c_int32),
+    ]
 
 
 class Ssm(Structure):
     """fftconv_ssm: a state space, its kernel and gradients."""
-    _fields_ = [("size", c_size_t),
-                ("inputs", c_int64), ("channels", c_int64), ("heads", c_int64),
-                ("states", c_int64), ("length", c_int64), ("rank", c_int64),
-                ("dtype", c_int32), ("discretization", c_int32),
-                ("state", c_int32), ("threads", c_int32), ("isa", c_char_p),
-                *((name, c_void_p) for name in
-                  ("A", "B", "C", "P", "Q", "k", "dk", "dA", "dB", "dC", "dP",
-                   "dQ"))]
+
+    _fields_ = [
+        ("size", c_size_t),
+        ("inputs", c_int64),
+        ("channels", c_int64),
+        ("heads", c_int64),
+        ("states", c_int64),
+        ("length", c_int64),
+        ("rank", c_int64),
+        ("dtype", c_int32),
+        ("discretization", c_int32),
+        ("state", c_int32),
+        ("threads", c_int32),
+        ("isa", c_char_p),
+        *(
+            (name, c_void_p)
+            for name in ("A", "B", "C", "P", "Q", "k", "dk", "dA", "dB", "dC", "dP", "dQ")
+        ),
+    ]
 
 
 class Projection(Structure):
     """fftconv_projection: projections around kernels at every frequency."""
-    _fields_ = [("size", c_size_t),
-                *((name, c_int64) for name in
-                  ("batch", "inputs", "states", "outputs")),
-                *((name, c_void_p) for name in
-                  ("in_", "kernels", "B", "C", "out")),
-                ("imaginary", c_int32), ("threads", c_int32)]
+
+    _fields_ = [
+        ("size", c_size_t),
+        *((name, c_int64) for name in ("batch", "inputs", "states", "outputs")),
+        *((name, c_void_p) for name in ("in_", "kernels", "B", "C", "out")),
+        ("imaginary", c_int32),
+        ("threads", c_int32),
+    ]
 
 
 class DftDesc(Structure):
     """fftconv_dft_desc: the transform by itself."""
-    _fields_ = [("size", c_size_t), ("n", c_int64), ("count", c_int64),
-                ("dtype", c_int32), ("inverse", c_int32), ("dense", c_int32),
-                ("stages", c_int32), ("order", c_int32), ("reserved", c_int32),
-                ("radices", POINTER(c_int64)), ("isa", c_char_p),
-                ("in_", c_void_p), ("out", c_void_p)]
+
+    _fields_ = [
+        ("size", c_size_t),
+        ("n", c_int64),
+        ("count", c_int64),
+        ("dtype", c_int32),
+        ("inverse", c_int32),
+        ("dense", c_int32),
+        ("stages", c_int32),
+        ("order", c_int32),
+        ("reserved", c_int32),
+        ("radices", POINTER(c_int64)),
+        ("isa", c_char_p),
+        ("in_", c_void_p),
+        ("out", c_void_p),
+    ]
 
 
 class Hardware(Structure):
     """fftconv_hardware: a machine in the paper's four numbers (Table 19)."""
-    _fields_ = [("size", c_size_t), ("name", c_char * 32),
-                ("sigma_h", c_double), ("sigma_s", c_double),
-                ("tau_m", c_double), ("tau_g", c_double),
-                ("mu", c_int64), ("fast_points", c_int64),
-                ("measured", c_int32), ("reserved", c_int32)]
+
+    _fields_ = [
+        ("size", c_size_t),
+        ("name", c_char * 32),
+        ("sigma_h", c_double),
+        ("sigma_s", c_double),
+        ("tau_m", c_double),
+        ("tau_g", c_double),
+        ("mu", c_int64),
+        ("fast_points", c_int64),
+        ("measured", c_int32),
+        ("reserved", c_int32),
+    ]
 
 
 class Heads(Structure):
     """fftconv_heads: the arrays of one call over H3's heads."""
-    _fields_ = [("size", c_size_t),
-                ("activation", c_int32), ("gelu_u", c_int32),
-                ("gelu_q", c_int32), ("threads", c_int32),
-                ("u", Tensor), ("v", Tensor), ("q", Tensor),
-                ("k", Tensor), ("k_rev", Tensor),
-                ("skip", Tensor), ("mask", Tensor),
-                ("y", Tensor), ("dy", Tensor),
-                ("du", Tensor), ("dv", Tensor), ("dq", Tensor),
-                ("dk", Tensor), ("dk_rev", Tensor), ("dskip", Tensor)]
+
+    _fields_ = [
+        ("size", c_size_t),
+        ("activation", c_int32),
+        ("gelu_u", c_int32),
+        ("gelu_q", c_int32),
+        ("threads", c_int32),
+        ("u", Tensor),
+        ("v", Tensor),
+        ("q", Tensor),
+        ("k", Tensor),
+        ("k_rev", Tensor),
+        ("skip", Tensor),
+        ("mask", Tensor),
+        ("y", Tensor),
+        ("dy", Tensor),
+        ("du", Tensor),
+        ("dv", Tensor),
+        ("dq", Tensor),
+        ("dk", Tensor),
+        ("dk_rev", Tensor),
+        ("dskip", Tensor),
+    ]
 
 
 class Depthwise(Structure):
     """fftconv_depthwise: the arrays of one short convolution."""
-    _fields_ = [("size", c_size_t),
-                ("activation", c_int32), ("threads", c_int32),
-                ("isa", c_char_p), ("left", c_int64),
-                ("x", Tensor), ("weight", Tensor), ("bias", Tensor),
-                ("state", Tensor), ("y", Tensor), ("next_state", Tensor),
-                ("dy", Tensor), ("dx", Tensor), ("dweight", Tensor),
-                ("dbias", Tensor), ("dstate", Tensor)]
+
+    _fields_ = [
+        ("size", c_size_t),
+        ("activation", c_int32),
+        ("threads", c_int32),
+        ("isa", c_char_p),
+        ("left", c_int64),
+        ("x", Tensor),
+        ("weight", Tensor),
+        ("bias", Tensor),
+        ("state", Tensor),
+        ("y", Tensor),
+        ("next_state", Tensor),
+        ("dy", Tensor),
+        ("dx", Tensor),
+        ("dweight", Tensor),
+        ("dbias", Tensor),
+        ("dstate", Tensor),
+    ]
 
 
 # Opaque handles travel as plain pointers: fftconv_plan *, fftconv_spectrum *,
@@ -195,45 +322,44 @@ PROTOTYPES = {
     "fftconv_plan_create": (STATUS, [POINTER(_PLAN), POINTER(PlanDesc)]),
     "fftconv_plan_destroy": (None, [_PLAN]),
     "fftconv_plan_get_info": (STATUS, [_PLAN, POINTER(PlanInfo)]),
-    "fftconv_workspace_bytes": (STATUS, [_PLAN, c_int, c_int,
-                                         POINTER(c_int64)]),
-    "fftconv_spectrum_create": (STATUS, [POINTER(_SPECTRUM), _PLAN,
-                                         POINTER(Tensor), POINTER(Tensor),
-                                         c_int]),
+    "fftconv_workspace_bytes": (STATUS, [_PLAN, c_int, c_int, POINTER(c_int64)]),
+    "fftconv_spectrum_create": (
+        STATUS,
+        [POINTER(_SPECTRUM), _PLAN, POINTER(Tensor), POINTER(Tensor), c_int],
+    ),
     "fftconv_spectrum_destroy": (None, [_SPECTRUM]),
     "fftconv_forward": (STATUS, [_PLAN, _SPECTRUM, POINTER(Operands)]),
     "fftconv_backward": (STATUS, [_PLAN, _SPECTRUM, POINTER(Operands)]),
-    "fftconv_operands_workspace_bytes": (STATUS, [_PLAN, _SPECTRUM,
-                                                  POINTER(Operands), c_int,
-                                                  POINTER(c_int64)]),
-    "fftconv_rows_to_spectra": (STATUS, [_PLAN, c_int, POINTER(Tensor),
-                                         c_void_p, c_int]),
-    "fftconv_spectra_to_rows": (STATUS, [_PLAN, c_int, c_void_p,
-                                         POINTER(Tensor), c_int]),
-    "fftconv_multiply": (STATUS, [_PLAN, _SPECTRUM, c_void_p, c_void_p,
-                                  c_int]),
-    "fftconv_kernels_to_spectra": (STATUS, [_PLAN, POINTER(Tensor),
-                                            POINTER(Tensor), c_void_p,
-                                            c_int]),
-    "fftconv_spectra_to_kernels": (STATUS, [_PLAN, c_void_p, POINTER(Tensor),
-                                            POINTER(Tensor), c_int]),
+    "fftconv_operands_workspace_bytes": (
+        STATUS,
+        [_PLAN, _SPECTRUM, POINTER(Operands), c_int, POINTER(c_int64)],
+    ),
+    "fftconv_rows_to_spectra": (STATUS, [_PLAN, c_int, POINTER(Tensor), c_void_p, c_int]),
+    "fftconv_spectra_to_rows": (STATUS, [_PLAN, c_int, c_void_p, POINTER(Tensor), c_int]),
+    "fftconv_multiply": (STATUS, [_PLAN, _SPECTRUM, c_void_p, c_void_p, c_int]),
+    "fftconv_kernels_to_spectra": (
+        STATUS,
+        [_PLAN, POINTER(Tensor), POINTER(Tensor), c_void_p, c_int],
+    ),
+    "fftconv_spectra_to_kernels": (
+        STATUS,
+        [_PLAN, c_void_p, POINTER(Tensor), POINTER(Tensor), c_int],
+    ),
     "fftconv_contract": (STATUS, [_PLAN, POINTER(Contraction)]),
     "fftconv_spectra_offsets": (STATUS, [_PLAN, POINTER(c_int64)]),
     "fftconv_dft": (STATUS, [POINTER(DftDesc)]),
     "fftconv_hardware_get": (STATUS, [c_char_p, POINTER(Hardware)]),
     "fftconv_hardware_name": (c_char_p, [c_int]),
-    "fftconv_monarch_cost": (STATUS, [POINTER(c_int64), c_int,
-                                      POINTER(Hardware), POINTER(c_double)]),
+    "fftconv_monarch_cost": (
+        STATUS,
+        [POINTER(c_int64), c_int, POINTER(Hardware), POINTER(c_double)],
+    ),
     "fftconv_balanced_radices": (STATUS, [c_int64, c_int, POINTER(c_int64)]),
-    "fftconv_best_radices": (STATUS, [c_int64, c_int, POINTER(Hardware),
-                                      POINTER(c_int64)]),
-    "fftconv_rdft_create": (STATUS, [POINTER(_RDFT), c_int64, c_int,
-                                     c_char_p]),
+    "fftconv_best_radices": (STATUS, [c_int64, c_int, POINTER(Hardware), POINTER(c_int64)]),
+    "fftconv_rdft_create": (STATUS, [POINTER(_RDFT), c_int64, c_int, c_char_p]),
     "fftconv_rdft_destroy": (None, [_RDFT]),
-    "fftconv_rdft_forward": (STATUS, [_RDFT, POINTER(Tensor), POINTER(Tensor),
-                                      c_double, c_int]),
-    "fftconv_rdft_inverse": (STATUS, [_RDFT, POINTER(Tensor), POINTER(Tensor),
-                                      c_double, c_int]),
+    "fftconv_rdft_forward": (STATUS, [_RDFT, POINTER(Tensor), POINTER(Tensor), c_double, c_int]),
+    "fftconv_rdft_inverse": (STATUS, [_RDFT, POINTER(Tensor), POINTER(Tensor), c_double, c_int]),
     "fftconv_heads_forward": (STATUS, [_PLAN, POINTER(Heads)]),
     "fftconv_heads_backward": (STATUS, [_PLAN, POINTER(Heads)]),
     "fftconv_depthwise_forward": (STATUS, [POINTER(Depthwise)]),
@@ -242,39 +368,40 @@ PROTOTYPES = {
     "fftconv_ssm_kernel_backward": (STATUS, [POINTER(Ssm)]),
     "fftconv_project": (STATUS, [_PLAN, POINTER(Projection)]),
     "fftconv_cuda_devices": (c_int, []),
-    "fftconv_cuda_plan_create": (STATUS, [POINTER(_PLAN), POINTER(PlanDesc),
-                                          c_int]),
+    "fftconv_cuda_plan_create": (STATUS, [POINTER(_PLAN), POINTER(PlanDesc), c_int]),
     "fftconv_cuda_plan_destroy": (None, [_PLAN]),
     "fftconv_cuda_plan_get_info": (STATUS, [_PLAN, POINTER(PlanInfo)]),
-    "fftconv_cuda_spectrum_create": (STATUS, [POINTER(_SPECTRUM), _PLAN,
-                                              POINTER(Tensor),
-                                              POINTER(Tensor), c_void_p]),
+    "fftconv_cuda_spectrum_create": (
+        STATUS,
+        [POINTER(_SPECTRUM), _PLAN, POINTER(Tensor), POINTER(Tensor), c_void_p],
+    ),
     "fftconv_cuda_spectrum_destroy": (None, [_SPECTRUM]),
-    "fftconv_cuda_forward": (STATUS, [_PLAN, _SPECTRUM, POINTER(Operands),
-                                      c_void_p]),
-    "fftconv_cuda_backward": (STATUS, [_PLAN, _SPECTRUM, POINTER(Operands),
-                                       c_void_p]),
+    "fftconv_cuda_forward": (STATUS, [_PLAN, _SPECTRUM, POINTER(Operands), c_void_p]),
+    "fftconv_cuda_backward": (STATUS, [_PLAN, _SPECTRUM, POINTER(Operands), c_void_p]),
     "fftconv_cuda_allocate": (STATUS, [POINTER(c_void_p), c_int64, c_int]),
     "fftconv_cuda_release": (None, [c_void_p, c_int]),
-    "fftconv_cuda_copy": (STATUS, [c_void_p, c_void_p, c_int64, c_int,
-                                   c_void_p]),
+    "fftconv_cuda_copy": (STATUS, [c_void_p, c_void_p, c_int64, c_int, c_void_p]),
     "fftconv_cuda_device_of": (STATUS, [c_void_p, POINTER(c_int)]),
     "fftconv_cuda_wait": (STATUS, [c_int, c_void_p, c_void_p]),
     "fftconv_cuda_synchronize": (STATUS, [c_int, c_void_p]),
 }
 # These return an int that is no status.
-_PLAIN_INT = {"fftconv_abi", "fftconv_isa_available", "fftconv_cuda_devices",
-              "fftconv_default_threads"}
+_PLAIN_INT = {
+    "fftconv_abi",
+    "fftconv_isa_available",
+    "fftconv_cuda_devices",
+    "fftconv_default_threads",
+}
 
-_EXCEPTIONS = {INVALID: ValueError, NO_MEMORY: MemoryError,
-               UNSUPPORTED: Unsupported}
+_EXCEPTIONS = {INVALID: ValueError, NO_MEMORY: MemoryError, UNSUPPORTED: Unsupported}
 
 
 def _check(status, function, arguments):
     if status:
         message = lib.fftconv_last_error().decode("utf-8", "replace")
         raise _EXCEPTIONS.get(status, RuntimeError)(
-            message or f"{function.__name__}: status {status}")
+            message or f"{function.__name__}: status {status}"
+        )
     return status
 
 
@@ -285,18 +412,20 @@ def _candidates():
         yield named
         return
     suffix = ".dylib" if sys.platform == "darwin" else ".so"
-    patterns = ["libfftconv.*dylib"] if suffix == ".dylib" else \
-               ["libfftconv.so", "libfftconv.so.*"]
+    patterns = ["libfftconv.*dylib"] if suffix == ".dylib" else ["libfftconv.so", "libfftconv.so.*"]
     here = os.path.dirname(os.path.realpath(__file__))
     tree = os.path.dirname(os.path.dirname(here))
     prefix_lib = os.path.dirname(os.path.dirname(os.path.dirname(here)))
-    for folder in (here, os.path.join(tree, "build", ".libs"),
-                   os.path.join(tree, ".libs"), prefix_lib):
+    for folder in (
+        here,
+        os.path.join(tree, "build", ".libs"),
+        os.path.join(tree, ".libs"),
+        prefix_lib,
+    ):
         for pattern in patterns:
             yield from sorted(glob.glob(os.path.join(folder, pattern)))
     # The file name's number is the ABI's.
-    yield {".so": f"libfftconv.so.{ABI}",
-           ".dylib": f"libfftconv.{ABI}.dylib"}[suffix]
+    yield {".so": f"libfftconv.so.{ABI}", ".dylib": f"libfftconv.{ABI}.dylib"}[suffix]
     found = ctypes.util.find_library("fftconv")
     if found:
         yield found
@@ -318,7 +447,8 @@ def _load():
             raise ImportError(
                 f"{path} has ABI number {library.fftconv_abi()}, and this "
                 f"package needs {ABI}: the library and the Python package "
-                "must come from the same version")
+                "must come from the same version"
+            )
         for name, (result, arguments) in PROTOTYPES.items():
             function = getattr(library, name)
             function.restype, function.argtypes = result, arguments
@@ -327,7 +457,8 @@ def _load():
         return library, path
     raise ImportError(
         "libfftconv was not found: build it with `make`, or name the file in "
-        "FFTCONV_LIBRARY. Tried: " + ("; ".join(tried) or "nothing to try"))
+        "FFTCONV_LIBRARY. Tried: " + ("; ".join(tried) or "nothing to try")
+    )
 
 
 lib, path = _load()

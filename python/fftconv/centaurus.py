@@ -41,14 +41,17 @@ class Centaurus:
         choice(mode, "mode", dict.fromkeys(MODES))
         needed = {"dws": H, "full": H * H}.get(mode, N)
         if N != needed:
-            raise ValueError(f"d_state is {N}; with mode={mode!r} and d_model "
-                             f"{H} it must be {needed}")
+            raise ValueError(
+                f"d_state is {N}; with mode={mode!r} and d_model {H} it must be {needed}"
+            )
         self.d_model, self.d_state, self.sub_states = H, N, M
         self.mode = mode
         rng = np.random.default_rng(seed)
         frequencies = np.pi * np.arange(M) / M
-        p = {"A": np.tile(-0.5 + 1j * frequencies, (N, 1)),
-             "log_delta": np.linspace(np.log(1e-3), np.log(1e-1), N)}
+        p = {
+            "A": np.tile(-0.5 + 1j * frequencies, (N, 1)),
+            "log_delta": np.linspace(np.log(1e-3), np.log(1e-1), N),
+        }
         if mode != "pointwise":
             p["E"] = np.sqrt(2) * rng.standard_normal((N, M))
         if mode in ("dws", "full"):
@@ -62,16 +65,16 @@ class Centaurus:
         self._shapes = {name: x.shape for name, x in p.items()}
 
     def __repr__(self):
-        return (f"Centaurus({self.d_model}, {self.d_state}, "
-                f"{self.sub_states}, {self.mode!r})")
+        return f"Centaurus({self.d_model}, {self.d_state}, {self.sub_states}, {self.mode!r})"
 
     def _checked(self):
         """The parameters, and Delta A (N, M)."""
         p = self.parameters
         for name, shape in self._shapes.items():
             if np.shape(p.get(name)) != shape:
-                raise ValueError(f"parameters['{name}'] has shape "
-                                 f"{np.shape(p.get(name))}; it must be {shape}")
+                raise ValueError(
+                    f"parameters['{name}'] has shape {np.shape(p.get(name))}; it must be {shape}"
+                )
         check_decay(p["A"])
         return p, np.exp(p["log_delta"])[:, None] * p["A"]
 
@@ -83,8 +86,7 @@ class Centaurus:
         else:
             E = p["E"]
         # 2 Re (E/2) e^(x (l+1)) s from the state s = e^-x
-        return ssm_kernel(x, np.exp(-x)[None], E[None] / 2, length, state=True,
-                          dtype=dtype)[0, 0]
+        return ssm_kernel(x, np.exp(-x)[None], E[None] / 2, length, state=True, dtype=dtype)[0, 0]
 
     def _input(self):
         """B_, Delta B in B's shape."""
@@ -102,8 +104,9 @@ class Centaurus:
         """
         v = view(x, "x", "float32")
         if len(v.shape) != 3 or 0 in v.shape or v.shape[2] != self.d_model:
-            raise ValueError(f"x has shape {tuple(v.shape)}; it must be (B, L, "
-                             f"{self.d_model}), each at least 1")
+            raise ValueError(
+                f"x has shape {tuple(v.shape)}; it must be (B, L, {self.d_model}), each at least 1"
+            )
         if v.dtype.startswith("complex"):
             raise ValueError(f"x has dtype {v.dtype}; it must be real")
         dtype = WIDE[v.dtype]
@@ -112,16 +115,14 @@ class Centaurus:
         rows = v.numpy()
         wide = rows.astype(dtype, copy=False)
         if B.ndim == 2:
-            y = opt_ssm_forward(wide, K, B, C, strategy=strategy,
-                                k_layout="NL", threads=threads)
+            y = opt_ssm_forward(wide, K, B, C, strategy=strategy, k_layout="NL", threads=threads)
         else:
             k = (B * C)[:, None] * K
-            if self.mode == "full":             # n = o H + i
+            if self.mode == "full":  # n = o H + i
                 k = k.reshape(self.d_model, self.d_model, -1)
             run = conv if self.mode == "dws" else conv_matrix
             y = run(wide.swapaxes(1, 2), k, threads=threads).swapaxes(1, 2)
-        return finish(np.ascontiguousarray(y).astype(rows.dtype, copy=False),
-                      v.kind)
+        return finish(np.ascontiguousarray(y).astype(rows.dtype, copy=False), v.kind)
 
     def default_state(self, *batch_shape):
         """Zeros (*batch_shape, N, M), complex128."""
@@ -136,11 +137,12 @@ class Centaurus:
         H, shape = self.d_model, (self.d_state, self.sub_states)
         state, v = np.asarray(state), view(x, "x", "float32")
         if state.ndim != 3 or state.shape[1:] != shape:
-            raise ValueError(f"state has shape {state.shape}; it must be "
-                             f"{('B', *shape)}, as default_state gives it")
+            raise ValueError(
+                f"state has shape {state.shape}; it must be "
+                f"{('B', *shape)}, as default_state gives it"
+            )
         if tuple(v.shape) != (len(state), H):
-            raise ValueError(f"x has shape {tuple(v.shape)}; it must be "
-                             f"{(len(state), H)}: (B, H)")
+            raise ValueError(f"x has shape {tuple(v.shape)}; it must be {(len(state), H)}: (B, H)")
         if v.dtype.startswith("complex"):
             raise ValueError(f"x has dtype {v.dtype}; it must be real")
         rows, B, C = v.numpy(), self._input(), p["C"]
@@ -148,7 +150,7 @@ class Centaurus:
             driven = (rows @ B.T).reshape(-1, *shape)
         elif self.mode == "neck":
             driven = (rows @ B.T)[..., None]
-        else:       # channel n of "dws", n mod H of "full"
+        else:  # channel n of "dws", n mod H of "full"
             driven = (np.tile(rows, self.d_state // H) * B)[..., None]
         state = np.exp(exponent) * state + driven
         if self.mode == "pointwise":

@@ -8,12 +8,19 @@ from .pattern import as_pattern
 from .plan import Plan, check_reverse, kernel_axes, reverse_axes, rows_axes
 
 
-@lru_cache(maxsize=32, typed=True)      # typed: 64.0 is no size, 64 is
-def _plan(rows, kernel, reverse, dtype, mode, fft_size, pattern, threads,
-          device=None):
-    return Plan(rows, kernel, dtype=dtype, mode=mode, fft_size=fft_size,
-                k_rev_length=reverse, pattern=pattern, threads=threads,
-                device=device)
+@lru_cache(maxsize=32, typed=True)  # typed: 64.0 is no size, 64 is
+def _plan(rows, kernel, reverse, dtype, mode, fft_size, pattern, threads, device=None):
+    return Plan(
+        rows,
+        kernel,
+        dtype=dtype,
+        mode=mode,
+        fft_size=fft_size,
+        k_rev_length=reverse,
+        pattern=pattern,
+        threads=threads,
+        device=device,
+    )
 
 
 def _once(kernel, k, k_rev):
@@ -21,10 +28,8 @@ def _once(kernel, k, k_rev):
     k and k_rev as Views of these axes."""
     views = [v for v in (k, k_rev) if v is not None]
     strides = [(0,) * (3 - len(v.shape)) + tuple(v.strides) for v in views]
-    axes = [1 if all(s[i] == 0 for s in strides) else kernel[i]
-            for i in range(2)]
-    views = [v.reshaped((*axes, v.shape[-1]), s)
-             for v, s in zip(views, strides)]
+    axes = [1 if all(s[i] == 0 for s in strides) else kernel[i] for i in range(2)]
+    views = [v.reshaped((*axes, v.shape[-1]), s) for v, s in zip(views, strides)]
     return (*axes, kernel[2]), views[0], views[1] if k_rev is not None else None
 
 
@@ -35,18 +40,21 @@ def check_backend(backend, v=None):
     """The backend can be had, and is where View v of u is, if that is given."""
     choice(backend, "backend", BACKENDS)
     if backend == "cuda" and not cuda.available():
-        raise _lib.Unsupported("backend is 'cuda', and there is no CUDA device, "
-                               "no driver, or no CUDA in this build; it must be "
-                               "'auto' or 'cpu'")
-    if v is not None and backend != "auto" and (
-            (v.device is None) != (backend == "cpu")):
+        raise _lib.Unsupported(
+            "backend is 'cuda', and there is no CUDA device, "
+            "no driver, or no CUDA in this build; it must be "
+            "'auto' or 'cpu'"
+        )
+    if v is not None and backend != "auto" and ((v.device is None) != (backend == "cpu")):
         there = "the CPU" if v.device is None else f"cuda:{v.device}"
-        raise ValueError(f"u is on {there}, and backend is {backend!r}; it must "
-                         "be where the backend computes")
+        raise ValueError(
+            f"u is on {there}, and backend is {backend!r}; it must be where the backend computes"
+        )
 
 
-def _call(u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern, skip,
-          layout, threads, forward, backend):
+def _call(
+    u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern, skip, layout, threads, forward, backend
+):
     """The plan, and what its _forward and _backward take first: (View of u,
     its axes, Views of k, k_rev, in_gate, out_gate and skip)."""
     v = view(u, "u", devices=True)
@@ -57,8 +65,7 @@ def _call(u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern, skip,
     if axes != (0, 1, 2):
         shape = tuple(1 if a is None else shape[a] for a in axes)
     if 0 in shape:
-        raise ValueError(f"u has shape {v.shape}; every axis must be at "
-                         "least 1 long")
+        raise ValueError(f"u has shape {v.shape}; every axis must be at least 1 long")
     dtype = v.dtype
     k = view(k, "k", KERNEL_DTYPES[dtype][-1], True)
     kernel = kernel_axes(k.shape, shape[0], shape[1])
@@ -85,18 +92,32 @@ def _call(u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern, skip,
         kernel, k, k_rev = _once(kernel, k, k_rev)
     if pattern is not None:
         pattern = as_pattern(pattern)
-    arguments = (shape, kernel, reverse, dtype, mode, fft_size, pattern,
-                 threads, v.device)
+    arguments = (shape, kernel, reverse, dtype, mode, fft_size, pattern, threads, v.device)
     try:
         plan = _plan(*arguments)
-    except TypeError:                           # not hashable: Plan says what
+    except TypeError:  # not hashable: Plan says what
         plan = _plan.__wrapped__(*arguments)
     return plan, (v, axes, k, k_rev, in_gate, out_gate, skip)
 
 
-def conv(u, k, in_gate=None, out_gate=None, *, mode="causal", fft_size=None,
-         k_rev=None, pattern=None, skip=None, activation=None, mask=None,
-         layout="BHL", threads=None, backend="auto", out=None):
+def conv(
+    u,
+    k,
+    in_gate=None,
+    out_gate=None,
+    *,
+    mode="causal",
+    fft_size=None,
+    k_rev=None,
+    pattern=None,
+    skip=None,
+    activation=None,
+    mask=None,
+    layout="BHL",
+    threads=None,
+    backend="auto",
+    out=None,
+):
     """Gated long convolution of any length, with kernels of any length.
 
         z = in_gate . u                   pre-gate
@@ -152,16 +173,42 @@ def conv(u, k, in_gate=None, out_gate=None, *, mode="causal", fft_size=None,
     FlashFFTConv, arXiv 2311.05908, section 3; patterns, appendix A.4.
     """
     plan, (v, axes, k, k_rev, in_gate, out_gate, skip) = _call(
-        u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern, skip, layout,
-        threads, True, backend)
-    return plan._forward(v, axes, k, k_rev, in_gate, out_gate, skip,
-                         activation, mask, out)
+        u,
+        k,
+        in_gate,
+        out_gate,
+        mode,
+        fft_size,
+        k_rev,
+        pattern,
+        skip,
+        layout,
+        threads,
+        True,
+        backend,
+    )
+    return plan._forward(v, axes, k, k_rev, in_gate, out_gate, skip, activation, mask, out)
 
 
-def conv_backward(dy, u, k, in_gate=None, out_gate=None, *, mode="causal",
-                  fft_size=None, k_rev=None, pattern=None, skip=None,
-                  activation=None, mask=None, layout="BHL", threads=None,
-                  backend="auto", needs=None):
+def conv_backward(
+    dy,
+    u,
+    k,
+    in_gate=None,
+    out_gate=None,
+    *,
+    mode="causal",
+    fft_size=None,
+    k_rev=None,
+    pattern=None,
+    skip=None,
+    activation=None,
+    mask=None,
+    layout="BHL",
+    threads=None,
+    backend="auto",
+    needs=None,
+):
     """`Gradients` (du, dk, din_gate, dout_gate, dskip, dk_rev) of sum(dy . y).
 
     dy has u's shape, and y's dtype; the other arguments are those of `conv`,
@@ -175,7 +222,18 @@ def conv_backward(dy, u, k, in_gate=None, out_gate=None, *, mode="causal",
     Raises ValueError naming the argument; MemoryError.
     """
     plan, (v, axes, k, k_rev, in_gate, out_gate, skip) = _call(
-        u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern, skip, layout,
-        threads, False, backend)
-    return plan._backward(dy, v, axes, k, k_rev, in_gate, out_gate, skip,
-                          activation, mask, needs)
+        u,
+        k,
+        in_gate,
+        out_gate,
+        mode,
+        fft_size,
+        k_rev,
+        pattern,
+        skip,
+        layout,
+        threads,
+        False,
+        backend,
+    )
+    return plan._backward(dy, v, axes, k, k_rev, in_gate, out_gate, skip, activation, mask, needs)

@@ -16,21 +16,21 @@ from dataclasses import asdict, dataclass
 from . import _lib
 from ._array import size
 
-__all__ = ["HARDWARE", "Hardware", "balanced_radices", "best_order",
-           "best_radices", "monarch_cost"]
+__all__ = ["HARDWARE", "Hardware", "balanced_radices", "best_order", "best_radices", "monarch_cost"]
 
 
 @dataclass(frozen=True)
 class Hardware:
     """A machine in the paper's four numbers (Table 19) and two limits."""
+
     name: str
-    sigma_h: float      #: bytes/s of main memory (HBM)
-    sigma_s: float      #: bytes/s of the fast memory (SRAM; a CPU's L2)
-    tau_m: float        #: flop/s of matrix products
-    tau_g: float        #: flop/s of everything else
-    mu: int             #: smallest radix that runs at tau_m
-    fast_points: int    #: longest sub-transform kept in the fast memory
-    measured: bool = False   #: False: from a datasheet
+    sigma_h: float  #: bytes/s of main memory (HBM)
+    sigma_s: float  #: bytes/s of the fast memory (SRAM; a CPU's L2)
+    tau_m: float  #: flop/s of matrix products
+    tau_g: float  #: flop/s of everything else
+    mu: int  #: smallest radix that runs at tau_m
+    fast_points: int  #: longest sub-transform kept in the fast memory
+    measured: bool = False  #: False: from a datasheet
 
 
 class _HardwareTable(Mapping):
@@ -52,8 +52,8 @@ class _HardwareTable(Mapping):
             c = _lib.Hardware(size=ctypes.sizeof(_lib.Hardware))
             _lib.lib.fftconv_hardware_get(name.encode(), c)
             self._known[name] = Hardware(
-                name, c.sigma_h, c.sigma_s, c.tau_m, c.tau_g, c.mu,
-                c.fast_points, bool(c.measured))
+                name, c.sigma_h, c.sigma_s, c.tau_m, c.tau_g, c.mu, c.fast_points, bool(c.measured)
+            )
         return self._known[name]
 
     def __contains__(self, name):
@@ -79,15 +79,19 @@ def _c_hardware(hardware):
         try:
             hardware = HARDWARE[hardware]
         except KeyError:
-            raise ValueError(f"hardware is {hardware!r}; allowed: "
-                             f"{', '.join(HARDWARE)}, or a Hardware") from None
+            raise ValueError(
+                f"hardware is {hardware!r}; allowed: {', '.join(HARDWARE)}, or a Hardware"
+            ) from None
     if not isinstance(hardware, Hardware):
-        raise ValueError(f"hardware is {hardware!r}; it must be a name or a "
-                         "Hardware")
-    return _lib.Hardware(size=ctypes.sizeof(_lib.Hardware),
-                         **{**asdict(hardware),
-                            "name": hardware.name.encode()[:31],
-                            "measured": int(hardware.measured)})
+        raise ValueError(f"hardware is {hardware!r}; it must be a name or a Hardware")
+    return _lib.Hardware(
+        size=ctypes.sizeof(_lib.Hardware),
+        **{
+            **asdict(hardware),
+            "name": hardware.name.encode()[:31],
+            "measured": int(hardware.measured),
+        },
+    )
 
 
 def _order(order):
@@ -109,11 +113,11 @@ def monarch_cost(n, radices, hardware="A100"):
     for r in radices:
         product *= r
     if product != n:
-        raise ValueError(f"radices is {radices}, whose product is {product}; "
-                         f"it must be n = {n}")
+        raise ValueError(f"radices is {radices}, whose product is {product}; it must be n = {n}")
     seconds = ctypes.c_double()
-    _lib.lib.fftconv_monarch_cost(_lib.int64s(radices), _order(len(radices)),
-                                  _c_hardware(hardware), seconds)
+    _lib.lib.fftconv_monarch_cost(
+        _lib.int64s(radices), _order(len(radices)), _c_hardware(hardware), seconds
+    )
     return seconds.value
 
 
@@ -127,8 +131,7 @@ def balanced_radices(n, order):
 def best_radices(n, order, hardware="A100"):
     """The cheapest powers of two of this order by Equation 2."""
     radices = (ctypes.c_int64 * _order(order))()
-    _lib.lib.fftconv_best_radices(size(n, "n"), len(radices),
-                                  _c_hardware(hardware), radices)
+    _lib.lib.fftconv_best_radices(size(n, "n"), len(radices), _c_hardware(hardware), radices)
     return tuple(radices)
 
 
@@ -138,6 +141,7 @@ def best_order(n, hardware="A100"):
     n = size(n, "n")
     if n < 4 or n & (n - 1):
         raise ValueError(f"n is {n}; it must be a power of two, at least 4")
-    return min((p for p in (2, 3, 4) if n >= 2 ** p),
-               key=lambda p: monarch_cost(n, best_radices(n, p, hardware),
-                                          hardware))
+    return min(
+        (p for p in (2, 3, 4) if n >= 2**p),
+        key=lambda p: monarch_cost(n, best_radices(n, p, hardware), hardware),
+    )

@@ -12,21 +12,35 @@ the call is done.
 has none of these libraries; they also take an `Array`.
 """
 
-import ctypes
 import sys
 import weakref
-from ctypes import (CFUNCTYPE, POINTER, PYFUNCTYPE, Structure, addressof, byref,
-                    c_char_p, c_int, c_int32, c_int64, c_uint8, c_uint16,
-                    c_uint64, c_void_p, cast, py_object, pythonapi)
+from ctypes import (
+    CFUNCTYPE,
+    POINTER,
+    PYFUNCTYPE,
+    Structure,
+    addressof,
+    byref,
+    c_char_p,
+    c_int,
+    c_int32,
+    c_int64,
+    c_uint8,
+    c_uint16,
+    c_uint64,
+    c_void_p,
+    cast,
+    py_object,
+    pythonapi,
+)
 from math import prod
 
 import numpy as np
 
 from . import _lib
-from ._array import (DTYPE_NAMES, ITEM_BYTES, View, dtype_name, name_of,
-                     numpy_dtype, size, view, wrong_dtype)
+from ._array import DTYPE_NAMES, ITEM_BYTES, View, name_of, numpy_dtype, size, view, wrong_dtype
 
-_LEGACY = 1             # cudaStreamLegacy, the default stream by its own name
+_LEGACY = 1  # cudaStreamLegacy, the default stream by its own name
 
 
 def available():
@@ -48,18 +62,29 @@ class DeviceView(View):
     nothing has to be waited for; borrowed: the owner knows nothing of our stream,
     and may use the memory again as soon as it is given back.
     """
+
     __slots__ = ("device", "stream", "borrowed")
 
-    def __init__(self, pointer, dtype, shape, strides, keep, kind, device,
-                 stream=None, borrowed=False):
+    def __init__(
+        self, pointer, dtype, shape, strides, keep, kind, device, stream=None, borrowed=False
+    ):
         super().__init__(pointer, dtype, shape, strides, keep, kind)
         self.device = device
         self.stream = stream or None
         self.borrowed = borrowed
 
     def _other(self, pointer, shape, strides):
-        return DeviceView(pointer, self.dtype, shape, strides, self.keep,
-                          self.kind, self.device, self.stream, self.borrowed)
+        return DeviceView(
+            pointer,
+            self.dtype,
+            shape,
+            strides,
+            self.keep,
+            self.kind,
+            self.device,
+            self.stream,
+            self.borrowed,
+        )
 
 
 class Array:
@@ -69,18 +94,16 @@ class Array:
 
     shape; dtype, a name; device, its number.
     """
-    __slots__ = ("shape", "dtype", "device", "_pointer", "_stream",
-                 "__weakref__")
+
+    __slots__ = ("shape", "dtype", "device", "_pointer", "_stream", "__weakref__")
 
     def __init__(self, shape, dtype, device, stream=None):
         self.shape, self.dtype, self.device = tuple(shape), dtype, device
         self._stream = stream
         memory = c_void_p()
-        _lib.lib.fftconv_cuda_allocate(byref(memory), max(1, self.nbytes),
-                                       device)
+        _lib.lib.fftconv_cuda_allocate(byref(memory), max(1, self.nbytes), device)
         self._pointer = memory.value
-        weakref.finalize(self, _lib.lib.fftconv_cuda_release, memory.value,
-                         device).atexit = False
+        weakref.finalize(self, _lib.lib.fftconv_cuda_release, memory.value, device).atexit = False
 
     def __repr__(self):
         return f"fftconv.cuda.Array({self.shape}, {self.dtype}, cuda:{self.device})"
@@ -92,33 +115,43 @@ class Array:
     def numpy(self):
         """A copy in NumPy's memory, when all that writes it is done."""
         x = np.empty(self.shape, numpy_dtype(self.dtype))
-        _lib.lib.fftconv_cuda_copy(x.ctypes.data, self._pointer, self.nbytes,
-                                   self.device, self._stream)
+        _lib.lib.fftconv_cuda_copy(
+            x.ctypes.data, self._pointer, self.nbytes, self.device, self._stream
+        )
         return x
 
     def _strides(self):
-        return tuple(prod(self.shape[i + 1:]) for i in range(len(self.shape)))
+        return tuple(prod(self.shape[i + 1 :]) for i in range(len(self.shape)))
 
     def _view(self):
-        return DeviceView(self._pointer, self.dtype, self.shape,
-                          self._strides(), self, None, self.device,
-                          self._stream)
+        return DeviceView(
+            self._pointer,
+            self.dtype,
+            self.shape,
+            self._strides(),
+            self,
+            None,
+            self.device,
+            self._stream,
+        )
 
     @property
     def __cuda_array_interface__(self):
         if self.dtype == "bfloat16":
-            raise AttributeError("__cuda_array_interface__ has no bfloat16; "
-                                 "DLPack has")
-        return {"version": 3, "shape": self.shape, "strides": None,
-                "typestr": numpy_dtype(self.dtype).str,
-                "data": (self._pointer, False),
-                "stream": self._stream or _LEGACY}
+            raise AttributeError("__cuda_array_interface__ has no bfloat16; DLPack has")
+        return {
+            "version": 3,
+            "shape": self.shape,
+            "strides": None,
+            "typestr": numpy_dtype(self.dtype).str,
+            "data": (self._pointer, False),
+            "stream": self._stream or _LEGACY,
+        }
 
     def __dlpack_device__(self):
         return (_CUDA, self.device)
 
-    def __dlpack__(self, *, stream=None, max_version=None, dl_device=None,
-                   copy=None):
+    def __dlpack__(self, *, stream=None, max_version=None, dl_device=None, copy=None):
         if copy or dl_device not in (None, self.__dlpack_device__()):
             raise BufferError("an Array is handed over where it is, uncopied")
         if stream != -1:
@@ -138,8 +171,7 @@ def asarray(x, device=0):
 
 def _upload(a, x):
     if x.size:
-        _lib.lib.fftconv_cuda_copy(a._pointer, x.ctypes.data, x.nbytes,
-                                   a.device, a._stream)
+        _lib.lib.fftconv_cuda_copy(a._pointer, x.ctypes.data, x.nbytes, a.device, a._stream)
 
 
 def beside(x, v):
@@ -154,12 +186,12 @@ def beside(x, v):
 
 # ---- What comes in ----------------------------------------------------------
 
+
 def torch_view(x, dtype, torch):
     """Of a tensor that `_array` has looked at."""
     index = x.device.index
     stream = torch.cuda.current_stream(index).cuda_stream or _LEGACY
-    return DeviceView(x.data_ptr(), dtype, tuple(x.shape), x.stride(), x, torch,
-                      index, stream)
+    return DeviceView(x.data_ptr(), dtype, tuple(x.shape), x.stride(), x, torch, index, stream)
 
 
 def on_device(x):
@@ -168,8 +200,7 @@ def on_device(x):
         return True
     if hasattr(x, "__dlpack_device__"):
         return x.__dlpack_device__()[0] in (_CUDA, _CUDA_MANAGED)
-    return (not hasattr(x, "__array_interface__")
-            and hasattr(x, "__cuda_array_interface__"))
+    return not hasattr(x, "__array_interface__") and hasattr(x, "__cuda_array_interface__")
 
 
 def device_view(x, name):
@@ -183,9 +214,9 @@ def device_view(x, name):
             raise wrong_dtype(name, x.dtype)
         index = x.device.id
         stream = cupy.cuda.get_current_stream(index).ptr or _LEGACY
-        return DeviceView(x.data.ptr, dtype, x.shape,
-                          _in_elements(x.strides, dtype, name), x, cupy, index,
-                          stream)
+        return DeviceView(
+            x.data.ptr, dtype, x.shape, _in_elements(x.strides, dtype, name), x, cupy, index, stream
+        )
     if hasattr(x, "__dlpack_device__"):
         return _dlpack_view(x, name)
     return _interface_view(x, name)
@@ -200,8 +231,10 @@ def _cupy(x):
 def _in_elements(strides, dtype, name):
     item = ITEM_BYTES[dtype]
     if any(s % item for s in strides):
-        raise ValueError(f"{name} has strides of {tuple(strides)} bytes; they "
-                         f"must be multiples of {item}, its element's")
+        raise ValueError(
+            f"{name} has strides of {tuple(strides)} bytes; they "
+            f"must be multiples of {item}, its element's"
+        )
     return tuple(s // item for s in strides)
 
 
@@ -212,11 +245,10 @@ def _interface_view(x, name):
     if dtype is None:
         raise wrong_dtype(name, described["typestr"])
     if described.get("mask") is not None:
-        raise ValueError(f"{name} is a masked array, whose mask would be lost; "
-                         "pass it filled")
+        raise ValueError(f"{name} is a masked array, whose mask would be lost; pass it filled")
     shape, strides = tuple(described["shape"]), described.get("strides")
     if strides is None:
-        strides = tuple(prod(shape[i + 1:]) for i in range(len(shape)))
+        strides = tuple(prod(shape[i + 1 :]) for i in range(len(shape)))
     else:
         strides = _in_elements(strides, dtype, name)
     pointer = described["data"][0]
@@ -226,16 +258,20 @@ def _interface_view(x, name):
             _lib.lib.fftconv_cuda_device_of(pointer, byref(device))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-    return DeviceView(pointer, dtype, shape, strides, x, None, device.value,
-                      described.get("stream"))
+    return DeviceView(
+        pointer, dtype, shape, strides, x, None, device.value, described.get("stream")
+    )
 
 
 # ---- What goes out ----------------------------------------------------------
 
+
 def _library(kind):
-    """"torch" or "cupy", which have memory of their own to give; else None."""
-    return next((name for name in ("torch", "cupy") if kind is not None
-                 and kind is sys.modules.get(name)), None)
+    """ "torch" or "cupy", which have memory of their own to give; else None."""
+    return next(
+        (name for name in ("torch", "cupy") if kind is not None and kind is sys.modules.get(name)),
+        None,
+    )
 
 
 def empty(shape, dtype, like):
@@ -243,8 +279,7 @@ def empty(shape, dtype, like):
     kind, device = like.kind, like.device
     library = _library(kind)
     if library == "torch":
-        x = kind.empty(shape, dtype=getattr(kind, dtype),
-                       device=f"cuda:{device}")
+        x = kind.empty(shape, dtype=getattr(kind, dtype), device=f"cuda:{device}")
         return x, torch_view(x, dtype, kind)
     if library == "cupy":
         with kind.cuda.Device(device):
@@ -268,7 +303,8 @@ def check_summed(v, name, shape):
         raise _lib.Unsupported(
             f"{name} has shape {v.shape}, and its gradient is to be summed from "
             f"{shape} by the library it is from, which is not known: pass it of "
-            "u's shape, or as an array of torch, CuPy or JAX")
+            "u's shape, or as an array of torch, CuPy or JAX"
+        )
 
 
 def workspace(bytes_, like):
@@ -282,17 +318,22 @@ def workspace(bytes_, like):
 
 def output_view(x, name):
     """Of an array to be written."""
-    readonly = (isinstance(x, Array) is False and _cupy(x) is None
-                and (getattr(x, "__cuda_array_interface__", None)
-                     or {"data": (0, True)})["data"][1])
+    readonly = (
+        isinstance(x, Array) is False
+        and _cupy(x) is None
+        and (getattr(x, "__cuda_array_interface__", None) or {"data": (0, True)})["data"][1]
+    )
     if readonly:
-        raise ValueError(f"{name} is a {type(x).__name__} that cannot be "
-                         "written; it must be a torch tensor, a CuPy array or "
-                         "what has a writeable __cuda_array_interface__")
+        raise ValueError(
+            f"{name} is a {type(x).__name__} that cannot be "
+            "written; it must be a torch tensor, a CuPy array or "
+            "what has a writeable __cuda_array_interface__"
+        )
     return device_view(x, name)
 
 
 # ---- Streams ----------------------------------------------------------------
+
 
 def stream_of(v):
     return v.stream or _LEGACY
@@ -329,32 +370,36 @@ def settle(v, stream):
 # ---- DLPack (dlpack.h, version 0.8: the unversioned capsule) -----------------
 
 _CUDA, _CUDA_MANAGED = 2, 13
-_CODES = {"complex128": 5, "complex64": 5, "bfloat16": 4}       # else 2, float
-_DLPACK_NAMES = {(_CODES.get(name, 2), 8 * ITEM_BYTES[name]): name
-                 for name in DTYPE_NAMES}
+_CODES = {"complex128": 5, "complex64": 5, "bfloat16": 4}  # else 2, float
+_DLPACK_NAMES = {(_CODES.get(name, 2), 8 * ITEM_BYTES[name]): name for name in DTYPE_NAMES}
 _NAME = b"dltensor"
 
 
 class _Managed(Structure):
     """DLManagedTensor."""
-    _fields_ = [("data", c_void_p), ("device_type", c_int32),
-                ("device_id", c_int32), ("ndim", c_int32), ("code", c_uint8),
-                ("bits", c_uint8), ("lanes", c_uint16),
-                ("shape", POINTER(c_int64)), ("strides", POINTER(c_int64)),
-                ("byte_offset", c_uint64), ("manager_ctx", c_void_p),
-                ("deleter", c_void_p)]
+
+    _fields_ = [
+        ("data", c_void_p),
+        ("device_type", c_int32),
+        ("device_id", c_int32),
+        ("ndim", c_int32),
+        ("code", c_uint8),
+        ("bits", c_uint8),
+        ("lanes", c_uint16),
+        ("shape", POINTER(c_int64)),
+        ("strides", POINTER(c_int64)),
+        ("byte_offset", c_uint64),
+        ("manager_ctx", c_void_p),
+        ("deleter", c_void_p),
+    ]
 
 
 # A capsule as an object, and, in its destructor, as an address.
-_pointer_in = PYFUNCTYPE(c_void_p, py_object, c_char_p)(
-    ("PyCapsule_GetPointer", pythonapi))
-_pointer_at = PYFUNCTYPE(c_void_p, c_void_p, c_char_p)(
-    ("PyCapsule_GetPointer", pythonapi))
-_is_valid_at = PYFUNCTYPE(c_int, c_void_p, c_char_p)(
-    ("PyCapsule_IsValid", pythonapi))
-_new_capsule = PYFUNCTYPE(py_object, c_void_p, c_char_p, c_void_p)(
-    ("PyCapsule_New", pythonapi))
-_handed_out = {}        # address: what must live as long as a capsule's memory
+_pointer_in = PYFUNCTYPE(c_void_p, py_object, c_char_p)(("PyCapsule_GetPointer", pythonapi))
+_pointer_at = PYFUNCTYPE(c_void_p, c_void_p, c_char_p)(("PyCapsule_GetPointer", pythonapi))
+_is_valid_at = PYFUNCTYPE(c_int, c_void_p, c_char_p)(("PyCapsule_IsValid", pythonapi))
+_new_capsule = PYFUNCTYPE(py_object, c_void_p, c_char_p, c_void_p)(("PyCapsule_New", pythonapi))
+_handed_out = {}  # address: what must live as long as a capsule's memory
 
 
 @CFUNCTYPE(None, c_void_p)
@@ -372,10 +417,17 @@ def _destructor(capsule):
 def _capsule(a):
     n = len(a.shape)
     managed = _Managed(
-        data=a._pointer, device_type=_CUDA, device_id=a.device, ndim=n,
-        code=_CODES.get(a.dtype, 2), bits=8 * ITEM_BYTES[a.dtype], lanes=1,
-        shape=(c_int64 * n)(*a.shape), strides=(c_int64 * n)(*a._strides()),
-        deleter=cast(_deleter, c_void_p))
+        data=a._pointer,
+        device_type=_CUDA,
+        device_id=a.device,
+        ndim=n,
+        code=_CODES.get(a.dtype, 2),
+        bits=8 * ITEM_BYTES[a.dtype],
+        lanes=1,
+        shape=(c_int64 * n)(*a.shape),
+        strides=(c_int64 * n)(*a._strides()),
+        deleter=cast(_deleter, c_void_p),
+    )
     _handed_out[addressof(managed)] = managed, a
     return _new_capsule(addressof(managed), _NAME, cast(_destructor, c_void_p))
 
@@ -387,10 +439,21 @@ def _dlpack_view(x, name):
     dtype = _DLPACK_NAMES.get((t.code, t.bits)) if t.lanes == 1 else None
     if dtype is None:
         raise wrong_dtype(name, f"DLPack code {t.code} of {t.bits} bits")
-    shape = tuple(t.shape[:t.ndim])
-    strides = (tuple(t.strides[:t.ndim]) if t.strides else
-               tuple(prod(shape[i + 1:]) for i in range(t.ndim)))
+    shape = tuple(t.shape[: t.ndim])
+    strides = (
+        tuple(t.strides[: t.ndim])
+        if t.strides
+        else tuple(prod(shape[i + 1 :]) for i in range(t.ndim))
+    )
     namespace = getattr(x, "__array_namespace__", None)
-    return DeviceView((t.data or 0) + t.byte_offset, dtype, shape, strides,
-                      (x, capsule), namespace and namespace(), t.device_id,
-                      _LEGACY, borrowed=True)
+    return DeviceView(
+        (t.data or 0) + t.byte_offset,
+        dtype,
+        shape,
+        strides,
+        (x, capsule),
+        namespace and namespace(),
+        t.device_id,
+        _LEGACY,
+        borrowed=True,
+    )

@@ -12,8 +12,17 @@ from ctypes import byref
 from typing import Any, NamedTuple
 
 from . import _lib
-from ._array import (ITEM_BYTES, PROMOTED, View, choice, dtype_name, empty,
-                     finish, numpy_dtype, output_view, size, view)
+from ._array import (
+    PROMOTED,
+    choice,
+    dtype_name,
+    empty,
+    finish,
+    numpy_dtype,
+    output_view,
+    size,
+    view,
+)
 from .plan import _pack_tensor, rows_axes, thread_count
 
 NEEDS = ("x", "weight", "bias", "state")
@@ -23,6 +32,7 @@ _REALS = ("float64", "float32", "float16", "bfloat16")
 class DepthwiseGradients(NamedTuple):
     """Gradients of sum(dy . y), each of its operand's shape, dtype and kind;
     None where absent or not asked for."""
+
     dx: Any = None
     dweight: Any = None
     dbias: Any = None
@@ -40,19 +50,22 @@ def _padding(padding, taps, state):
     """(samples before, samples after) of zeros."""
     if state:
         if padding not in (0, "causal"):
-            raise ValueError(f"padding is {padding!r}; with a state it must be "
-                             "'causal'")
+            raise ValueError(f"padding is {padding!r}; with a state it must be 'causal'")
         padding = "causal"
     if isinstance(padding, str):
-        return choice(padding, "padding", {
-            "causal": (taps - 1, 0),
-            "same": ((taps - 1) // 2, taps // 2), "valid": (0, 0)})
+        return choice(
+            padding,
+            "padding",
+            {"causal": (taps - 1, 0), "same": ((taps - 1) // 2, taps // 2), "valid": (0, 0)},
+        )
     if isinstance(padding, (tuple, list)):
-        if len(padding) == 1:               # as torch's Conv1d spells it
+        if len(padding) == 1:  # as torch's Conv1d spells it
             padding = (*padding, *padding)
         if len(padding) != 2:
-            raise ValueError(f"padding is {padding!r}; it must be a number, "
-                             "(before, after), 'causal', 'same' or 'valid'")
+            raise ValueError(
+                f"padding is {padding!r}; it must be a number, "
+                "(before, after), 'causal', 'same' or 'valid'"
+            )
         return tuple(size(p, "padding", 0) for p in padding)
     return (size(padding, "padding", 0),) * 2
 
@@ -60,35 +73,36 @@ def _padding(padding, taps, state):
 class _Call:
     """The checked operands of one call, and its Depthwise."""
 
-    def __init__(self, x, weight, bias, padding, activation, layout, state,
-                 threads, isa):
+    def __init__(self, x, weight, bias, padding, activation, layout, state, threads, isa):
         self.x = x = _real(x, "x")
         self.axes = rows_axes(len(x.shape), layout, "x")
         if len(x.shape) == 1:
-            raise ValueError("x has 1 axis; allowed: 3 (B, D, L) and 2 (D, L), "
-                             "in the order of the layout")
+            raise ValueError(
+                "x has 1 axis; allowed: 3 (B, D, L) and 2 (D, L), in the order of the layout"
+            )
         if 0 in x.shape:
-            raise ValueError(f"x has shape {x.shape}; every axis must be at "
-                             "least 1 long")
+            raise ValueError(f"x has shape {x.shape}; every axis must be at least 1 long")
         self.rows = tuple(1 if a is None else x.shape[a] for a in self.axes)
         channels = self.rows[1]
         self.weight = w = _real(weight, "weight")
         shape = tuple(w.shape)
-        if len(shape) == 3 and shape[1] == 1:       # torch's (D, 1, K)
-            self.weight = w = w.reshaped((shape[0], shape[2]),
-                                         (w.strides[0], w.strides[2]))
+        if len(shape) == 3 and shape[1] == 1:  # torch's (D, 1, K)
+            self.weight = w = w.reshaped((shape[0], shape[2]), (w.strides[0], w.strides[2]))
         if len(w.shape) != 2 or w.shape[0] != channels or w.shape[1] < 1:
-            raise ValueError(f"weight has shape {shape}; it must be (D, K) or "
-                             f"(D, 1, K) with D = {channels}, as x, and K at "
-                             "least 1")
+            raise ValueError(
+                f"weight has shape {shape}; it must be (D, K) or "
+                f"(D, 1, K) with D = {channels}, as x, and K at "
+                "least 1"
+            )
         self.weight_shape = shape
         self.taps = w.shape[1]
         self.bias = None
         if bias is not None:
             self.bias = _real(bias, "bias")
             if tuple(self.bias.shape) != (channels,):
-                raise ValueError(f"bias has shape {tuple(self.bias.shape)}; it "
-                                 f"must be ({channels},)")
+                raise ValueError(
+                    f"bias has shape {tuple(self.bias.shape)}; it must be ({channels},)"
+                )
         self.state_shape = self._shape(self.taps - 1)
         self.state = None
         if state is not None and state is not True:
@@ -96,22 +110,26 @@ class _Call:
             if tuple(self.state.shape) != self.state_shape:
                 raise ValueError(
                     f"state has shape {tuple(self.state.shape)}; it must be "
-                    f"{self.state_shape}: x's, with K - 1 samples")
+                    f"{self.state_shape}: x's, with K - 1 samples"
+                )
         before, after = _padding(padding, self.taps, state is not None)
         self.length = self.rows[2] + before + after - self.taps + 1
         if self.length < 1:
             raise ValueError(
                 f"x has length {self.rows[2]}; with padding {padding!r} it must "
                 f"be at least {self.taps - before - after}, for {self.taps} "
-                "taps")
+                "taps"
+            )
         self.shape = self._shape(self.length)
         if isa is not None and not isinstance(isa, str):
             raise ValueError(f"isa is {isa!r}; it must be a name or None")
         self.o = _lib.Depthwise(
-            size=ctypes.sizeof(_lib.Depthwise), left=before,
+            size=ctypes.sizeof(_lib.Depthwise),
+            left=before,
             activation=choice(activation, "activation", _lib.ACTIVATIONS),
             threads=thread_count(threads),
-            isa=None if isa is None else isa.encode())
+            isa=None if isa is None else isa.encode(),
+        )
         self.put(x=x, state=self.state)
         self.put_numbers(weight=self.weight, bias=self.bias)
 
@@ -127,24 +145,40 @@ class _Call:
                 pick = [a for a in self.axes if a is not None]
                 shape = [v.shape[a] for a in pick]
                 strides = [v.strides[a] for a in pick]
-                self._pack(name, v, [1] * (3 - len(pick)) + shape,
-                           [0] * (3 - len(pick)) + strides)
+                self._pack(name, v, [1] * (3 - len(pick)) + shape, [0] * (3 - len(pick)) + strides)
 
     def put_numbers(self, **views):
         for name, v in views.items():
             if v is not None:
                 more = 2 - len(v.shape)
-                self._pack(name, v, [1, *v.shape] + [1] * more,
-                           [0, *v.strides] + [1] * more)
+                self._pack(name, v, [1, *v.shape] + [1] * more, [0, *v.strides] + [1] * more)
 
     def _pack(self, name, v, shape, strides):
-        _pack_tensor(self.o, getattr(_lib.Depthwise, name).offset, v.pointer,
-                     _lib.DTYPES[v.dtype], 0, *shape, *strides)
+        _pack_tensor(
+            self.o,
+            getattr(_lib.Depthwise, name).offset,
+            v.pointer,
+            _lib.DTYPES[v.dtype],
+            0,
+            *shape,
+            *strides,
+        )
 
 
-def depthwise_conv1d(x, weight, bias=None, *, padding=0, activation=None,
-                     layout="BHL", state=None, return_state=False,
-                     threads=None, isa=None, out=None):
+def depthwise_conv1d(
+    x,
+    weight,
+    bias=None,
+    *,
+    padding=0,
+    activation=None,
+    layout="BHL",
+    state=None,
+    return_state=False,
+    threads=None,
+    isa=None,
+    out=None,
+):
     """A short convolution of each channel by itself; y of x's dtype and kind.
 
     Args:
@@ -168,8 +202,7 @@ def depthwise_conv1d(x, weight, bias=None, *, padding=0, activation=None,
     argument, before anything is written; MemoryError.
     """
     streams = True if state is None and return_state else state
-    call = _Call(x, weight, bias, padding, activation, layout, streams,
-                 threads, isa)
+    call = _Call(x, weight, bias, padding, activation, layout, streams, threads, isa)
     kind = call.x.kind
     if out is None:
         result, y = empty(call.shape, call.x.dtype, kind)
@@ -184,9 +217,20 @@ def depthwise_conv1d(x, weight, bias=None, *, padding=0, activation=None,
     return (result, finish(after, kind)) if return_state else result
 
 
-def depthwise_conv1d_backward(dy, x, weight, bias=None, *, padding=0,
-                              activation=None, layout="BHL", state=None,
-                              threads=None, isa=None, needs=None):
+def depthwise_conv1d_backward(
+    dy,
+    x,
+    weight,
+    bias=None,
+    *,
+    padding=0,
+    activation=None,
+    layout="BHL",
+    state=None,
+    threads=None,
+    isa=None,
+    needs=None,
+):
     """`DepthwiseGradients` (dx, dweight, dbias, dstate) of sum(dy . y).
 
     dy: y's shape, any real dtype; the other arguments are those of
@@ -195,18 +239,14 @@ def depthwise_conv1d_backward(dy, x, weight, bias=None, *, padding=0,
     shapes fix, each in the type that y's sums have, and over them in float64: two
     runs agree to the bit, whatever the threads.  Raises ValueError; MemoryError.
     """
-    call = _Call(x, weight, bias, padding, activation, layout, state, threads,
-                 isa)
+    call = _Call(x, weight, bias, padding, activation, layout, state, threads, isa)
     d = _real(dy, "dy", call.x.dtype)
     if tuple(d.shape) != call.shape:
-        raise ValueError(f"dy has shape {tuple(d.shape)}; it must be "
-                         f"{call.shape}, as y")
+        raise ValueError(f"dy has shape {tuple(d.shape)}; it must be {call.shape}, as y")
     call.put(dy=d)
-    operands = {"x": call.x, "weight": call.weight, "bias": call.bias,
-                "state": call.state}
+    operands = {"x": call.x, "weight": call.weight, "bias": call.bias, "state": call.state}
     there = [name for name in NEEDS if operands[name] is not None]
-    wanted = there if needs is None else [needs] if isinstance(needs, str) \
-        else list(needs)
+    wanted = there if needs is None else [needs] if isinstance(needs, str) else list(needs)
     for name in wanted:
         choice(name, "needs", dict.fromkeys(there))
     results = {}
@@ -216,12 +256,12 @@ def depthwise_conv1d_backward(dy, x, weight, bias=None, *, padding=0,
         results[name], g = empty(shape, of.dtype, of.kind)
         if name == "weight":
             g = g.reshaped(of.shape, (of.shape[1], 1))
-        (call.put_numbers if name in ("weight", "bias") else call.put)(
-            **{"d" + name: g})
+        (call.put_numbers if name in ("weight", "bias") else call.put)(**{"d" + name: g})
     if results:
         _lib.lib.fftconv_depthwise_backward(byref(call.o))
-    return DepthwiseGradients(**{"d" + name: finish(x, operands[name].kind)
-                                 for name, x in results.items()})
+    return DepthwiseGradients(
+        **{"d" + name: finish(x, operands[name].kind) for name, x in results.items()}
+    )
 
 
 class FlashDepthWiseConv1d:
@@ -237,30 +277,41 @@ class FlashDepthWiseConv1d:
     Raises ValueError.
     """
 
-    def __init__(self, channels, kernel_size, padding, weights, bias=None,
-                 is_bhl=True, device=None, dtype=None, activation=None):
+    def __init__(
+        self,
+        channels,
+        kernel_size,
+        padding,
+        weights,
+        bias=None,
+        is_bhl=True,
+        device=None,
+        dtype=None,
+        activation=None,
+    ):
         self.channels = size(channels, "channels")
         self.kernel_size = size(kernel_size, "kernel_size")
         if device is not None and str(device) != "cpu":
-            raise ValueError(f"device is {device!r}; this build computes on "
-                             "the CPU: it must be None or 'cpu'")
+            raise ValueError(
+                f"device is {device!r}; this build computes on the CPU: it must be None or 'cpu'"
+            )
         self.padding, self.activation = padding, activation
         self.is_bhl = bool(is_bhl)
-        self.dtype = (None if dtype is None else
-                      dtype_name(dtype, allowed=_REALS))
+        self.dtype = None if dtype is None else dtype_name(dtype, allowed=_REALS)
         self.weights, self.bias = _detached(weights), _detached(bias)
         shape = tuple(_real(self.weights, "weights").shape)
-        if shape not in ((self.channels, 1, self.kernel_size),
-                         (self.channels, self.kernel_size)):
+        if shape not in ((self.channels, 1, self.kernel_size), (self.channels, self.kernel_size)):
             raise ValueError(
                 f"weights has shape {shape}; it must be (channels, 1, "
                 f"kernel_size) = {(self.channels, 1, self.kernel_size)}, or "
-                "without the 1")
+                "without the 1"
+            )
         if bias is not None:
             shape = tuple(_real(self.bias, "bias").shape)
             if shape != (self.channels,):
-                raise ValueError(f"bias has shape {shape}; it must be "
-                                 f"(channels,) = {(self.channels,)}")
+                raise ValueError(
+                    f"bias has shape {shape}; it must be (channels,) = {(self.channels,)}"
+                )
         _padding(padding, self.kernel_size, False)
         choice(activation, "activation", _lib.ACTIVATIONS)
         if self.dtype is not None:
@@ -268,29 +319,43 @@ class FlashDepthWiseConv1d:
             self.bias = _cast(self.bias, "bias", self.dtype)
 
     def __repr__(self):
-        return (f"FlashDepthWiseConv1d({self.channels}, {self.kernel_size}, "
-                f"padding={self.padding!r}, is_bhl={self.is_bhl}, "
-                f"activation={self.activation!r})")
+        return (
+            f"FlashDepthWiseConv1d({self.channels}, {self.kernel_size}, "
+            f"padding={self.padding!r}, is_bhl={self.is_bhl}, "
+            f"activation={self.activation!r})"
+        )
 
     def _options(self):
-        return {"activation": self.activation,
-                "layout": "BHL" if self.is_bhl else "BLH"}
+        return {"activation": self.activation, "layout": "BHL" if self.is_bhl else "BLH"}
 
     def __call__(self, x, state=None, return_state=False, threads=None):
         """y, of x's dtype, which need not be the weights'; and with
         return_state (y, state of the next call), as `depthwise_conv1d`."""
         streams = state is not None or return_state
         return depthwise_conv1d(
-            x, self.weights, self.bias, state=state, return_state=return_state,
-            padding="causal" if streams else self.padding, threads=threads,
-            **self._options())
+            x,
+            self.weights,
+            self.bias,
+            state=state,
+            return_state=return_state,
+            padding="causal" if streams else self.padding,
+            threads=threads,
+            **self._options(),
+        )
 
     def backward(self, dy, x, state=None, threads=None, needs=None):
         """`DepthwiseGradients` of sum(dy . y)."""
         return depthwise_conv1d_backward(
-            dy, x, self.weights, self.bias, state=state, needs=needs,
+            dy,
+            x,
+            self.weights,
+            self.bias,
+            state=state,
+            needs=needs,
             padding="causal" if state is not None else self.padding,
-            threads=threads, **self._options())
+            threads=threads,
+            **self._options(),
+        )
 
 
 FlashDepthwiseConv1d = FlashDepthWiseConv1d

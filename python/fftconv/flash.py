@@ -30,8 +30,7 @@ class FlashFFTConv:
     def __repr__(self):
         return f"FlashFFTConv(seqlen={self.seqlen}, dtype={self.dtype!r})"
 
-    def __call__(self, u, k, in_gate=None, out_gate=None, *, pregate=None,
-                 postgate=None):
+    def __call__(self, u, k, in_gate=None, out_gate=None, *, pregate=None, postgate=None):
         """y, of u's shape (B, H, L) with L <= seqlen, and of its kind.
 
         u and gates: the module's dtype; each gate alone or both; pregate and
@@ -39,33 +38,43 @@ class FlashFFTConv:
         with Lk <= seqlen, float32 or the module's dtype (float64 if the
         module's is).  Raises ValueError.
         """
-        return conv(self._rows(u), k,
-                    _one_of("in_gate", in_gate, "pregate", pregate),
-                    _one_of("out_gate", out_gate, "postgate", postgate),
-                    mode="circular", fft_size=self.seqlen)
+        return conv(
+            self._rows(u),
+            k,
+            _one_of("in_gate", in_gate, "pregate", pregate),
+            _one_of("out_gate", out_gate, "postgate", postgate),
+            mode="circular",
+            fft_size=self.seqlen,
+        )
 
-    def backward(self, dy, u, k, in_gate=None, out_gate=None, *, pregate=None,
-                 postgate=None, needs=None):
+    def backward(
+        self, dy, u, k, in_gate=None, out_gate=None, *, pregate=None, postgate=None, needs=None
+    ):
         """`Gradients` of sum(dy . y), as `conv_backward`; dk of k's shape,
         summed over the batch in float32 or better and in a fixed order."""
-        return conv_backward(dy, self._rows(u), k,
-                             _one_of("in_gate", in_gate, "pregate", pregate),
-                             _one_of("out_gate", out_gate, "postgate",
-                                     postgate),
-                             mode="circular", fft_size=self.seqlen, needs=needs)
+        return conv_backward(
+            dy,
+            self._rows(u),
+            k,
+            _one_of("in_gate", in_gate, "pregate", pregate),
+            _one_of("out_gate", out_gate, "postgate", postgate),
+            mode="circular",
+            fft_size=self.seqlen,
+            needs=needs,
+        )
 
     def _rows(self, u):
         v = view(u, "u", self.dtype, True)
         if v.dtype != self.dtype:
-            raise ValueError(f"u has dtype {v.dtype}; this FlashFFTConv is for "
-                             f"{self.dtype}")
+            raise ValueError(f"u has dtype {v.dtype}; this FlashFFTConv is for {self.dtype}")
         return v
 
 
 def _one_of(name, gate, alias, other):
     if gate is not None and other is not None:
-        raise ValueError(f"{alias} is given beside {name}, which it is another "
-                         "name of; one of them must be None")
+        raise ValueError(
+            f"{alias} is given beside {name}, which it is another name of; one of them must be None"
+        )
     return other if gate is None else gate
 
 
@@ -88,8 +97,7 @@ class _OfLength:
         """`Gradients` (du, dk) of sum(dy . y); taps that do not act have a
         gradient of zero."""
         x, k, taps = self._operands(x, k)
-        g = conv_backward(dy, x, k.part(0, taps), needs=needs,
-                          **self._mode(x, taps))
+        g = conv_backward(dy, x, k.part(0, taps), needs=needs, **self._mode(x, taps))
         if g.dk is None or taps == k.shape[-1]:
             return g
         return g._replace(dk=_padded(g.dk, k.shape[-1] - taps))
@@ -97,12 +105,12 @@ class _OfLength:
     def _operands(self, x, k):
         x = view(x, "x", devices=True)
         if len(x.shape) != 3 or 0 in x.shape:
-            raise ValueError(f"x has shape {x.shape}; it must be (B, H, L), "
-                             "each at least 1")
+            raise ValueError(f"x has shape {x.shape}; it must be (B, H, L), each at least 1")
         k = view(k, "k", KERNEL_DTYPES[x.dtype][-1], True)
         if len(k.shape) not in (2, 3) or k.shape[-1] < 1:
-            raise ValueError(f"k has shape {k.shape}; it must be (H, Lk) or "
-                             "(1, H, Lk), Lk at least 1")
+            raise ValueError(
+                f"k has shape {k.shape}; it must be (H, Lk) or (1, H, Lk), Lk at least 1"
+            )
         kernel_axes(k.shape, *x.shape[:2])
         return x, k, min(self._most(x.shape[-1]), k.shape[-1])
 
@@ -113,10 +121,12 @@ def _padded(x, n):
         return np.concatenate([x, np.zeros((*x.shape[:-1], n), x.dtype)], -1)
     kind = view(x, "dk", devices=True).kind
     if kind is None:
-        raise Unsupported("dk has taps that do not act, and k is from no library "
-                          "that could put zeros there: pass k without them, or as "
-                          "an array of torch, CuPy or JAX")
-    if hasattr(kind, "nn"):                                         # torch
+        raise Unsupported(
+            "dk has taps that do not act, and k is from no library "
+            "that could put zeros there: pass k without them, or as "
+            "an array of torch, CuPy or JAX"
+        )
+    if hasattr(kind, "nn"):  # torch
         return kind.nn.functional.pad(x, (0, n))
     return kind.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, n)])
 
@@ -148,5 +158,4 @@ class FrequencySparseFFTConv(_OfLength):
         return 2 * length
 
     def _mode(self, x, taps):
-        return {"mode": "circular", "fft_size": 2 * x.shape[-1],
-                "pattern": self.pattern}
+        return {"mode": "circular", "fft_size": 2 * x.shape[-1], "pattern": self.pattern}

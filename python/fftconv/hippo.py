@@ -37,8 +37,7 @@ def transition(measure, n):
     if measure == "legs":
         return -np.tril(np.outer(root, root), -1) - np.diag(i + 1.0), root
     if measure == "legt":
-        sign = np.where(i[None, :] > i[:, None],
-                        (-1.0) ** (i[None, :] - i[:, None]), 1)
+        sign = np.where(i[None, :] > i[:, None], (-1.0) ** (i[None, :] - i[:, None]), 1)
         return -np.outer(root, root) * sign / 2, root / 2
     frequencies = np.zeros(n - 1)
     frequencies[::2] = np.arange(n // 2)
@@ -55,7 +54,7 @@ def low_rank(measure, n):
     if measure == "fout":
         return b[None]
     p = np.sqrt(np.arange(n) + 0.5)[None]
-    if measure == "legt":       # even and odd entries each by themselves
+    if measure == "legt":  # even and odd entries each by themselves
         p = p * np.stack([np.arange(n) % 2 == 0, np.arange(n) % 2 == 1])
     return p
 
@@ -74,10 +73,10 @@ def nplr(measure, n, b_clip=None):
     p = low_rank(measure, n)
     normal = a + p.T @ p
     skew = (normal - normal.T) / 2
-    imaginary, v = np.linalg.eigh(-1j * skew)       # ascending
+    imaginary, v = np.linalg.eigh(-1j * skew)  # ascending
     half = n // 2
     imaginary, v = imaginary[:half], v[:, :half]
-    if measure == "fout":       # the pair at 0, where any mixture is one
+    if measure == "fout":  # the pair at 0, where any mixture is one
         imaginary[-1] = 0
         v[:, -1] = 0
         v[:2, -1] = np.sqrt(0.5), 1j * np.sqrt(0.5)
@@ -115,7 +114,10 @@ def diagonal(init, n):
         return nplr("legs", n)[0]
     if init == "real":
         return -(j + 1.0) + 0j
-    imaginary = {"lin": np.pi * j, "inv": n / np.pi * (n / (2 * j + 1) - 1),
-                 "inv2": n / np.pi * (n / (j + 1) - 1),
-                 "quad": (2 * j + 1) ** 2 / np.pi}[init]
+    imaginary = {
+        "lin": np.pi * j,
+        "inv": n / np.pi * (n / (2 * j + 1) - 1),
+        "inv2": n / np.pi * (n / (j + 1) - 1),
+        "quad": (2 * j + 1) ** 2 / np.pi,
+    }[init]
     return -0.5 - 1j * imaginary

@@ -17,9 +17,20 @@ from ctypes import byref
 from functools import lru_cache
 
 from . import _lib
-from ._array import (COMPLEX_OF, ITEM_BYTES, KERNEL_DTYPES, PROMOTED, View,
-                     check_dtype, demoted, empty, finish, output_view,
-                     promoted, view)
+from ._array import (
+    COMPLEX_OF,
+    ITEM_BYTES,
+    KERNEL_DTYPES,
+    PROMOTED,
+    View,
+    check_dtype,
+    demoted,
+    empty,
+    finish,
+    output_view,
+    promoted,
+    view,
+)
 from ._gradients import Gradients
 from .plan import Plan, _needs, _pack, aligned_bytes, check_reverse
 
@@ -31,10 +42,17 @@ BLOCK_BYTES = 32 << 20
 def _plan(length, taps, reverse, dtype, mode, fft_size, threads):
     """The plan of one row; the primitives take any number of them."""
     # Not folded: a row's spectrum would be several, each with its own 1/M.
-    return Plan((1, 1, length), (1, 1, taps), dtype=dtype, mode=mode,
-                fft_size=fft_size, k_rev_length=reverse, threads=threads,
-                form=None if dtype in PROMOTED else "right_angle",
-                single_block=True)
+    return Plan(
+        (1, 1, length),
+        (1, 1, taps),
+        dtype=dtype,
+        mode=mode,
+        fft_size=fft_size,
+        k_rev_length=reverse,
+        threads=threads,
+        form=None if dtype in PROMOTED else "right_angle",
+        single_block=True,
+    )
 
 
 class Spectra:
@@ -53,34 +71,40 @@ class Spectra:
         """The spectra of rows (n0, n1, L), a View."""
         s = self.new_spectra(*rows.shape[:2])
         _lib.lib.fftconv_rows_to_spectra(
-            self.plan._handle, side, byref(_tensor(rows)), s.ctypes.data, 0)
+            self.plan._handle, side, byref(_tensor(rows)), s.ctypes.data, 0
+        )
         return s
 
     def rows_from(self, s, side, rows):
         """Rows, a View, from their spectra, which are overwritten."""
         _lib.lib.fftconv_spectra_to_rows(
-            self.plan._handle, side, s.ctypes.data, byref(_tensor(rows)), 0)
+            self.plan._handle, side, s.ctypes.data, byref(_tensor(rows)), 0
+        )
 
     def spectra_of_taps(self, tensors, memory):
         """The spectra of kernels (n0, n1, Lk), and of k_rev where there is
         one, without the 1/M of an inverse DFT, in `memory`."""
         s = _first(memory, *tensors[0].shape[:2])
-        _lib.lib.fftconv_kernels_to_spectra(
-            self.plan._handle, *_pair(tensors), s.ctypes.data, 0)
+        _lib.lib.fftconv_kernels_to_spectra(self.plan._handle, *_pair(tensors), s.ctypes.data, 0)
         return s
 
     def contract(self, a, b, out, *, conjugate_b=False, accumulate=False):
         """out[r, c] = (1 / M) sum_d a[r, d] b[d, c] at every frequency; the
         transforms leave the inverse DFT's 1/M to this."""
         c = _lib.Contraction(
-            size=ctypes.sizeof(_lib.Contraction), rows=a.shape[0],
-            columns=b.shape[1], depth=a.shape[1], a=a.ctypes.data,
-            b=b.ctypes.data, out=out.ctypes.data,
+            size=ctypes.sizeof(_lib.Contraction),
+            rows=a.shape[0],
+            columns=b.shape[1],
+            depth=a.shape[1],
+            a=a.ctypes.data,
+            b=b.ctypes.data,
+            out=out.ctypes.data,
             scale=1 / self.plan.transform_length,
-            conjugate_b=conjugate_b, accumulate=accumulate)
+            conjugate_b=conjugate_b,
+            accumulate=accumulate,
+        )
         for name, x in ("a", a), ("b", b), ("out", out):
-            getattr(c, name + "_stride")[:] = [
-                s // self.row_bytes for s in x.strides[:2]]
+            getattr(c, name + "_stride")[:] = [s // self.row_bytes for s in x.strides[:2]]
         _lib.lib.fftconv_contract(self.plan._handle, byref(c))
 
 
@@ -96,46 +120,47 @@ class _Call(Spectra):
         u = view(u, "u")
         k = view(k, "k", KERNEL_DTYPES[u.dtype][-1])
         if len(u.shape) != 3 or 0 in u.shape:
-            raise ValueError(f"u has shape {u.shape}; it must be (B, H_in, L), "
-                             "each at least 1")
+            raise ValueError(f"u has shape {u.shape}; it must be (B, H_in, L), each at least 1")
         if len(k.shape) != 3 or 0 in k.shape or k.shape[1] != u.shape[1]:
-            raise ValueError(f"k has shape {k.shape}; it must be (H_out, H_in, "
-                             f"Lk) with H_in = {u.shape[1]}, as u, and the "
-                             "others at least 1")
+            raise ValueError(
+                f"k has shape {k.shape}; it must be (H_out, H_in, "
+                f"Lk) with H_in = {u.shape[1]}, as u, and the "
+                "others at least 1"
+            )
         kernels, reverse = {"k": k}, None
         check_reverse(k_rev, mode)
         if k_rev is not None:
             k_rev = view(k_rev, "k_rev", KERNEL_DTYPES[u.dtype][-1])
-            if (len(k_rev.shape) != 3 or k_rev.shape[:2] != k.shape[:2]
-                    or k_rev.shape[2] < 1):
-                raise ValueError(f"k_rev has shape {k_rev.shape}; it must be "
-                                 f"k's, {k.shape}, but for the length, at "
-                                 "least 1")
+            if len(k_rev.shape) != 3 or k_rev.shape[:2] != k.shape[:2] or k_rev.shape[2] < 1:
+                raise ValueError(
+                    f"k_rev has shape {k_rev.shape}; it must be "
+                    f"k's, {k.shape}, but for the length, at "
+                    "least 1"
+                )
             kernels["k_rev"], reverse = k_rev, k_rev.shape[2]
         dtypes = {u.dtype, *(v.dtype for v in kernels.values())}
         self.dtype = u.dtype
         if dtypes & {"complex64", "complex128"}:
             widest = {COMPLEX_OF[name] for name in dtypes}
-            self.dtype = ("complex128" if "complex128" in widest
-                          else "complex64")
+            self.dtype = "complex128" if "complex128" in widest else "complex64"
         self.u = self._rows(u, "u")
-        self.kernels = {name: self._typed(v, name, KERNEL_DTYPES[self.dtype])
-                        for name, v in kernels.items()}
+        self.kernels = {
+            name: self._typed(v, name, KERNEL_DTYPES[self.dtype]) for name, v in kernels.items()
+        }
 
-        arguments = (u.shape[2], k.shape[2], reverse, self.dtype, mode,
-                     fft_size, threads)
+        arguments = (u.shape[2], k.shape[2], reverse, self.dtype, mode, fft_size, threads)
         try:
             super().__init__(_plan(*arguments))
-        except TypeError:                       # not hashable: Plan says what
+        except TypeError:  # not hashable: Plan says what
             super().__init__(_plan.__wrapped__(*arguments))
         self.outputs, self.inputs = k.shape[:2]
         inputs = min(self.inputs, max(1, BLOCK_BYTES // self.row_bytes))
-        outputs = min(self.outputs, max(
-            1, BLOCK_BYTES // (self.row_bytes * inputs)))
-        self.blocks = [(o, min(o + outputs, self.outputs),
-                        i, min(i + inputs, self.inputs))
-                       for o in range(0, self.outputs, outputs)
-                       for i in range(0, self.inputs, inputs)]
+        outputs = min(self.outputs, max(1, BLOCK_BYTES // (self.row_bytes * inputs)))
+        self.blocks = [
+            (o, min(o + outputs, self.outputs), i, min(i + inputs, self.inputs))
+            for o in range(0, self.outputs, outputs)
+            for i in range(0, self.inputs, inputs)
+        ]
 
     def _typed(self, v, name, allowed):
         """v in one of the allowed dtypes, promoted where those are complex."""
@@ -150,14 +175,13 @@ class _Call(Spectra):
     def spectra_of_kernels(self, block, memory):
         """The spectra of a block (H_out, H_in) of kernels, in `memory`."""
         return self.spectra_of_taps(
-            [_tensor(_block(v, *block)) for v in self.kernels.values()],
-            memory)
+            [_tensor(_block(v, *block)) for v in self.kernels.values()], memory
+        )
 
     def kernels_from(self, s, block, gradients):
         """A block of the kernels' gradients, Views, from its spectra."""
         tensors = [_tensor(_block(v, *block)) for v in gradients]
-        _lib.lib.fftconv_spectra_to_kernels(
-            self.plan._handle, s.ctypes.data, *_pair(tensors), 0)
+        _lib.lib.fftconv_spectra_to_kernels(self.plan._handle, s.ctypes.data, *_pair(tensors), 0)
 
 
 def _tensor(v):
@@ -174,26 +198,32 @@ def _pair(tensors):
 def _block(v, o, o_end, i, i_end):
     """Entries [o, o_end) x [i, i_end) of a View (H_out, H_in, L)."""
     start = o * v.strides[0] + i * v.strides[1]
-    return View(v.pointer + start * ITEM_BYTES[v.dtype], v.dtype,
-                (o_end - o, i_end - i, v.shape[2]), v.strides, v.keep, v.kind)
+    return View(
+        v.pointer + start * ITEM_BYTES[v.dtype],
+        v.dtype,
+        (o_end - o, i_end - i, v.shape[2]),
+        v.strides,
+        v.keep,
+        v.kind,
+    )
 
 
 def _first(memory, n0, n1):
     """The first n0 n1 rows of spectra, as (n0, n1, reals)."""
-    rows = memory.reshape(-1, memory.shape[-1])[:n0 * n1]
+    rows = memory.reshape(-1, memory.shape[-1])[: n0 * n1]
     return rows.reshape(n0, n1, -1)
 
 
 def _span(v):
     """First and one-past-last byte of a View."""
-    reach = [(n - 1) * s * ITEM_BYTES[v.dtype]
-             for n, s in zip(v.shape, v.strides)]
-    return (v.pointer + sum(r for r in reach if r < 0),
-            v.pointer + sum(r for r in reach if r > 0) + ITEM_BYTES[v.dtype])
+    reach = [(n - 1) * s * ITEM_BYTES[v.dtype] for n, s in zip(v.shape, v.strides)]
+    return (
+        v.pointer + sum(r for r in reach if r < 0),
+        v.pointer + sum(r for r in reach if r > 0) + ITEM_BYTES[v.dtype],
+    )
 
 
-def conv_matrix(u, k, *, mode="causal", fft_size=None, k_rev=None,
-                threads=None, out=None):
+def conv_matrix(u, k, *, mode="causal", fft_size=None, k_rev=None, threads=None, out=None):
     """y[b, o] = sum_i k[o, i] * u[b, i]: a dense convolution over channels.
 
     Args:
@@ -243,14 +273,24 @@ def conv_matrix(u, k, *, mode="causal", fft_size=None, k_rev=None,
         Y = _first(outputs, batch, o_end - o)
         call.contract(U[:, i:i_end], K.swapaxes(0, 1), Y, accumulate=i > 0)
         if i_end == call.inputs:
-            call.rows_from(Y, _lib.OUTPUT, View(
-                y.pointer + o * y.strides[1] * ITEM_BYTES[y.dtype], y.dtype,
-                (batch, o_end - o, length), y.strides, y.keep, y.kind))
+            call.rows_from(
+                Y,
+                _lib.OUTPUT,
+                View(
+                    y.pointer + o * y.strides[1] * ITEM_BYTES[y.dtype],
+                    y.dtype,
+                    (batch, o_end - o, length),
+                    y.strides,
+                    y.keep,
+                    y.kind,
+                ),
+            )
     return result if out is not None else finish(result, call.u.kind)
 
 
-def conv_matrix_backward(dy, u, k, *, mode="causal", fft_size=None, k_rev=None,
-                         threads=None, needs=None):
+def conv_matrix_backward(
+    dy, u, k, *, mode="causal", fft_size=None, k_rev=None, threads=None, needs=None
+):
     """`Gradients` (du, dk, dk_rev) of sum(dy . y), y that of `conv_matrix`.
 
         dU[b, i] = sum_o conj(K[o, i]) G[b, o]
@@ -270,15 +310,18 @@ def conv_matrix_backward(dy, u, k, *, mode="causal", fft_size=None, k_rev=None,
     batch, inputs, length = call.u.shape
     d = view(dy, "dy", call.dtype)
     if d.shape != (batch, call.outputs, length):
-        raise ValueError(f"dy has shape {d.shape}; it must be "
-                         f"{(batch, call.outputs, length)}, as y")
+        raise ValueError(
+            f"dy has shape {d.shape}; it must be {(batch, call.outputs, length)}, as y"
+        )
     d = call._rows(d, "dy")
     operands = {"u": call.u, **call.kernels}
     needs = _needs(needs, operands)
     if not needs:
         return Gradients()
-    results = {name: empty(operands[name].shape, operands[name].dtype,
-                           operands[name].kind) for name in needs}
+    results = {
+        name: empty(operands[name].shape, operands[name].dtype, operands[name].kind)
+        for name in needs
+    }
 
     G = call.spectra_of(d, _lib.OUTPUT)
     o, o_end, i, i_end = call.blocks[0]
@@ -287,9 +330,10 @@ def conv_matrix_backward(dy, u, k, *, mode="causal", fft_size=None, k_rev=None,
         dU = call.new_spectra(batch, inputs)
     # The transform gives k and k_rev together; one that is not asked for
     # goes nowhere.
-    gradients = {name: results[name][1] if name in results
-                 else empty(v.shape, v.dtype, None)[1]
-                 for name, v in call.kernels.items()}
+    gradients = {
+        name: results[name][1] if name in results else empty(v.shape, v.dtype, None)[1]
+        for name, v in call.kernels.items()
+    }
     want_kernels = len(needs) > ("u" in needs)
     if want_kernels:
         U = call.spectra_of(call.u, _lib.INPUT)
@@ -297,15 +341,16 @@ def conv_matrix_backward(dy, u, k, *, mode="causal", fft_size=None, k_rev=None,
         o, o_end, i, i_end = block
         if "u" in needs:
             K = call.spectra_of_kernels(block, kernels)
-            call.contract(G[:, o:o_end], K, dU[:, i:i_end], conjugate_b=True,
-                          accumulate=o > 0)
+            call.contract(G[:, o:o_end], K, dU[:, i:i_end], conjugate_b=True, accumulate=o > 0)
         if want_kernels:
             dK = _first(kernels, o_end - o, i_end - i)
-            call.contract(G[:, o:o_end].swapaxes(0, 1), U[:, i:i_end], dK,
-                          conjugate_b=True)
+            call.contract(G[:, o:o_end].swapaxes(0, 1), U[:, i:i_end], dK, conjugate_b=True)
             call.kernels_from(dK, block, gradients.values())
     if "u" in needs:
         call.rows_from(dU, _lib.INPUT, results["u"][1])
-    return Gradients(**{
-        "d" + name: finish(demoted(results[name][0], operands[name]),
-                           operands[name].kind) for name in needs})
+    return Gradients(
+        **{
+            "d" + name: finish(demoted(results[name][0], operands[name]), operands[name].kind)
+            for name in needs
+        }
+    )

@@ -33,9 +33,18 @@ class FFTConv:
     the length; skip normal.  Raises ValueError.
     """
 
-    def __init__(self, channels, length, *, fft_size=None, precision="float32",
-                 activation=None, gated=False, bidirectional=False,
-                 backend="auto"):
+    def __init__(
+        self,
+        channels,
+        length,
+        *,
+        fft_size=None,
+        precision="float32",
+        activation=None,
+        gated=False,
+        bidirectional=False,
+        backend="auto",
+    ):
         self.channels = size(channels, "channels")
         self.length = size(length, "length")
         self.precision = dtype_name(precision, "precision", _PRECISIONS)
@@ -58,10 +67,12 @@ class FFTConv:
         self.skip = rng.standard_normal(self.channels)
 
     def __repr__(self):
-        return (f"FFTConv({self.channels}, {self.length}, fft_size="
-                f"{self.fft_size}, precision={self.precision!r}, activation="
-                f"{self.activation!r}, gated={self.gated}, bidirectional="
-                f"{self.bidirectional}, backend={self.backend!r})")
+        return (
+            f"FFTConv({self.channels}, {self.length}, fft_size="
+            f"{self.fft_size}, precision={self.precision!r}, activation="
+            f"{self.activation!r}, gated={self.gated}, bidirectional="
+            f"{self.bidirectional}, backend={self.backend!r})"
+        )
 
     def parameters(self):
         """The parameters by name; the arrays themselves."""
@@ -76,39 +87,43 @@ class FFTConv:
         v, k, *gates = self._operands(u, in_gate, out_gate)
         return conv(v, k, *gates, threads=threads, **self._options(v))
 
-    def backward(self, dy, u, in_gate=None, out_gate=None, *, threads=None,
-                 needs=None):
+    def backward(self, dy, u, in_gate=None, out_gate=None, *, threads=None, needs=None):
         """`Gradients` of sum(dy . y), y being computed again: du, din_gate,
         dout_gate; dk of kernel, dk_rev of kernel_rev, dskip of skip.  needs: as
         in `conv_backward`."""
         v, k, *gates = self._operands(u, in_gate, out_gate)
-        return conv_backward(dy, v, k, *gates, threads=threads, needs=needs,
-                             **self._options(v))
+        return conv_backward(dy, v, k, *gates, threads=threads, needs=needs, **self._options(v))
 
     def _operands(self, u, in_gate, out_gate):
         v = view(u, "u", self.precision, True)
         if v.dtype != self.precision:
-            raise ValueError(f"u has dtype {v.dtype}; this FFTConv's precision "
-                             f"is {self.precision}")
-        if (len(v.shape) not in (2, 3) or v.shape[-2] != self.channels
-                or not 1 <= v.shape[-1] <= self.length):
+            raise ValueError(f"u has dtype {v.dtype}; this FFTConv's precision is {self.precision}")
+        if (
+            len(v.shape) not in (2, 3)
+            or v.shape[-2] != self.channels
+            or not 1 <= v.shape[-1] <= self.length
+        ):
             raise ValueError(
                 f"u has shape {v.shape}; it must be (B, H, L) or (H, L) with H "
-                f"= {self.channels} and L from 1 to {self.length}")
+                f"= {self.channels} and L from 1 to {self.length}"
+            )
         for name, gate in ("in_gate", in_gate), ("out_gate", out_gate):
             if (gate is not None) != self.gated:
                 raise ValueError(
                     f"{name} is {'None' if gate is None else 'given'}; with "
                     f"gated={self.gated} it must "
-                    f"{'be given' if self.gated else 'be None'}")
+                    f"{'be given' if self.gated else 'be None'}"
+                )
         return v, _beside(self.kernel, v), in_gate, out_gate
 
     def _options(self, v):
-        options = {"skip": _beside(self.skip, v), "backend": self.backend,
-                   "activation": self.activation}
+        options = {
+            "skip": _beside(self.skip, v),
+            "backend": self.backend,
+            "activation": self.activation,
+        }
         if self.bidirectional:
-            return {**options, "mode": "two_sided",
-                    "k_rev": _beside(self.kernel_rev, v)}
+            return {**options, "mode": "two_sided", "k_rev": _beside(self.kernel_rev, v)}
         if self.fft_size is None or self.fft_size >= 2 * self.length - 1:
             return options
         return {**options, "mode": "circular", "fft_size": self.fft_size}
@@ -124,15 +139,15 @@ def _parameter(name, axes):
         try:
             return self._parameters[name]
         except KeyError:
-            raise AttributeError(f"this FFTConv has no {name}: it is not "
-                                 "bidirectional") from None
+            raise AttributeError(f"this FFTConv has no {name}: it is not bidirectional") from None
 
     def put(self, value):
         if name == "kernel_rev" and not self.bidirectional:
-            raise AttributeError("this FFTConv has no kernel_rev: it is not "
-                                 "bidirectional")
-        x = np.array(view(value, name, KERNEL_DTYPES[self.precision][-1])
-                     .numpy(), numpy_dtype(KERNEL_DTYPES[self.precision][-1]))
+            raise AttributeError("this FFTConv has no kernel_rev: it is not bidirectional")
+        x = np.array(
+            view(value, name, KERNEL_DTYPES[self.precision][-1]).numpy(),
+            numpy_dtype(KERNEL_DTYPES[self.precision][-1]),
+        )
         shape = (self.channels, self.length)[:axes]
         if x.shape != shape:
             raise ValueError(f"{name} has shape {x.shape}; it must be {shape}")

@@ -27,8 +27,7 @@ import numpy as np
 from . import _lib
 from ._array import size
 
-__all__ = ["dft", "dft_matrix", "digit_reversal", "idft", "stage", "stages",
-           "twiddles"]
+__all__ = ["dft", "dft_matrix", "digit_reversal", "idft", "stage", "stages", "twiddles"]
 
 _COMPLEX = {np.dtype("complex64"): "float32", np.dtype("complex128"): "float64"}
 
@@ -42,10 +41,13 @@ def _radices(radices):
 
 def _complex(x):
     """x as native complex64 (from 32 bits) or complex128."""
-    x = np.asarray(x, dtype=np.complex128) if isinstance(x, (list, tuple)) \
-        else np.asarray(x)
-    wide = {"float32": "complex64", "complex64": "complex64",
-            "float64": "complex128", "complex128": "complex128"}
+    x = np.asarray(x, dtype=np.complex128) if isinstance(x, (list, tuple)) else np.asarray(x)
+    wide = {
+        "float32": "complex64",
+        "complex64": "complex64",
+        "float64": "complex128",
+        "complex128": "complex128",
+    }
     if x.dtype.name not in wide:
         raise ValueError(f"x has dtype {x.dtype}; allowed: {', '.join(wide)}")
     return x.astype(wide[x.dtype.name], copy=False)
@@ -57,18 +59,28 @@ def _run(x, radices, *, inverse=False, dense=False, stages=-1, isa=None):
     if isa is not None and not isinstance(isa, str):
         raise ValueError(f"isa is {isa!r}; it must be a name or None")
     if x.ndim == 0 or x.shape[-1] != n:
-        raise ValueError(f"x has {x.shape[-1] if x.ndim else 'no'} points, and "
-                         f"radices {radices} multiply to {n}: they must agree")
+        raise ValueError(
+            f"x has {x.shape[-1] if x.ndim else 'no'} points, and "
+            f"radices {radices} multiply to {n}: they must agree"
+        )
     x = np.ascontiguousarray(x)
     out = np.empty_like(x)
     if x.size == 0:
         return out
     desc = _lib.DftDesc(
-        size=ctypes.sizeof(_lib.DftDesc), n=n, count=x.size // n,
-        dtype=_lib.DTYPES[_COMPLEX[x.dtype]], inverse=inverse, dense=dense,
-        stages=stages, order=len(radices), radices=_lib.int64s(radices),
+        size=ctypes.sizeof(_lib.DftDesc),
+        n=n,
+        count=x.size // n,
+        dtype=_lib.DTYPES[_COMPLEX[x.dtype]],
+        inverse=inverse,
+        dense=dense,
+        stages=stages,
+        order=len(radices),
+        radices=_lib.int64s(radices),
         isa=isa.encode() if isa is not None else None,
-        in_=x.ctypes.data, out=out.ctypes.data)
+        in_=x.ctypes.data,
+        out=out.ctypes.data,
+    )
     _lib.lib.fftconv_dft(desc)
     return out
 
@@ -82,16 +94,13 @@ def dft(x, radices, *, dense=False, axis=-1, isa=None):
     Returns complex64 or complex128 in natural order.  Raises ValueError.
     """
     x = np.moveaxis(_complex(x), axis, -1)
-    return np.moveaxis(_run(x, _radices(radices), dense=dense, isa=isa),
-                       -1, axis)
+    return np.moveaxis(_run(x, _radices(radices), dense=dense, isa=isa), -1, axis)
 
 
 def idft(x, radices, *, dense=False, axis=-1, isa=None):
     """The inverse of `dft`, its factor 1/N included."""
     x = np.moveaxis(_complex(x), axis, -1)
-    return np.moveaxis(
-        _run(x, _radices(radices), inverse=True, dense=dense, isa=isa),
-        -1, axis)
+    return np.moveaxis(_run(x, _radices(radices), inverse=True, dense=dense, isa=isa), -1, axis)
 
 
 def stage(x, i, radices, *, dense=False, isa=None):
@@ -104,15 +113,14 @@ def stage(x, i, radices, *, dense=False, isa=None):
     radices = _radices(radices)
     i = size(i, "i")
     if i > len(radices):
-        raise ValueError(f"i is {i}; allowed: 1 to {len(radices)}, the number "
-                         "of radices")
+        raise ValueError(f"i is {i}; allowed: 1 to {len(radices)}, the number of radices")
     x = _complex(x)
     if x.ndim == 0 or x.shape[-1] != math.prod(radices):
-        raise ValueError(f"x has shape {x.shape}; its last axis must be the "
-                         f"product of radices {radices}")
-    blocks = x.reshape(-1, math.prod(radices[i - 1:]))
-    return _run(blocks, radices[i - 1:], dense=dense, stages=1,
-                isa=isa).reshape(x.shape)
+        raise ValueError(
+            f"x has shape {x.shape}; its last axis must be the product of radices {radices}"
+        )
+    blocks = x.reshape(-1, math.prod(radices[i - 1 :]))
+    return _run(blocks, radices[i - 1 :], dense=dense, stages=1, isa=isa).reshape(x.shape)
 
 
 def stages(x, radices, *, dense=False, isa=None):
@@ -142,13 +150,11 @@ def twiddles(radices, i):
         raise ValueError(f"i is {i}; allowed: 1 to {len(radices)}")
     rows, columns = radices[i - 1], math.prod(radices[i:])
     n = rows * columns
-    return np.exp(-2j * np.pi / n
-                  * (np.outer(np.arange(rows), np.arange(columns)) % n))
+    return np.exp(-2j * np.pi / n * (np.outer(np.arange(rows), np.arange(columns)) % n))
 
 
 def digit_reversal(radices):
     """(N,) int64: the frequency that stands at each place after all stages."""
     radices = _radices(radices)
     # Entry [k_1, ..., k_p] is k_1 + N_1 (k_2 + ...), places run in C order.
-    return np.arange(math.prod(radices)).reshape(
-        radices, order="F").reshape(-1)
+    return np.arange(math.prod(radices)).reshape(radices, order="F").reshape(-1)

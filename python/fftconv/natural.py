@@ -36,8 +36,12 @@ def rfft(rows, bins, scale=1.0, threads=None):
     """bins (G, n // 2 + 1) = scale times the DFT of rows (G, n), n even; Views
     of a real type and the complex one of its precision."""
     _lib.lib.fftconv_rdft_forward(
-        _rdft(rows.shape[-1], rows.dtype)._handle, _tensor(rows),
-        _tensor(bins), scale, thread_count(threads))
+        _rdft(rows.shape[-1], rows.dtype)._handle,
+        _tensor(rows),
+        _tensor(bins),
+        scale,
+        thread_count(threads),
+    )
 
 
 def irfft(bins, rows, threads=None):
@@ -45,8 +49,8 @@ def irfft(bins, rows, threads=None):
     and the last of which do not act."""
     n = rows.shape[-1]
     _lib.lib.fftconv_rdft_inverse(
-        _rdft(n, rows.dtype)._handle, _tensor(bins), _tensor(rows), 1 / n,
-        thread_count(threads))
+        _rdft(n, rows.dtype)._handle, _tensor(bins), _tensor(rows), 1 / n, thread_count(threads)
+    )
 
 
 def first(rows, n):
@@ -57,5 +61,11 @@ def first(rows, n):
 def backwards(rows, n):
     """Samples -1, -2 ... -n of rows, a View of the same memory."""
     last = rows.part(rows.shape[-1] - 1, rows.shape[-1])
-    return View(last.pointer, rows.dtype, (*rows.shape[:-1], n),
-                (*rows.strides[:-1], -rows.strides[-1]), rows.keep, rows.kind)
+    return View(
+        last.pointer,
+        rows.dtype,
+        (*rows.shape[:-1], n),
+        (*rows.strides[:-1], -rows.strides[-1]),
+        rows.keep,
+        rows.kind,
+    )

@@ -36,17 +36,20 @@ class Pattern:
     Immutable and hashable.  `Pattern.lowpass` and `Pattern.from_mask` make the
     other kinds.  Raises ValueError.
     """
+
     __slots__ = ("_kind", "_arguments", "_hash")
 
     def __init__(self, shape, drop, order="natural"):
         shape, drop = _digits(shape, "shape", 1), _digits(drop, "drop", 0)
         if len(shape) != len(drop):
-            raise ValueError(f"drop has {len(drop)} digits, and shape has "
-                             f"{len(shape)}: they must agree")
+            raise ValueError(
+                f"drop has {len(drop)} digits, and shape has {len(shape)}: they must agree"
+            )
         for j, (n, d) in enumerate(zip(shape, drop)):
             if d >= n:
-                raise ValueError(f"drop[{j}] is {d}; it must be from 0 to "
-                                 f"{n - 1}, below shape[{j}]")
+                raise ValueError(
+                    f"drop[{j}] is {d}; it must be from 0 to {n - 1}, below shape[{j}]"
+                )
         choice(order, "order", _ORDERS)
         self._set("box", shape, drop, order)
 
@@ -66,14 +69,18 @@ class Pattern:
         if bins.dtype != bool or bins.ndim != 1 or not bins.size:
             raise ValueError(
                 f"mask has dtype {bins.dtype} and shape {bins.shape}; it must "
-                "be boolean, (fft_size // 2 + 1,)")
+                "be boolean, (fft_size // 2 + 1,)"
+            )
         self = cls.__new__(cls)
         self._set("mask", bins.size, np.packbits(bins).tobytes())
         return self
 
     def _set(self, kind, *arguments):
-        for name, value in (("_kind", kind), ("_arguments", arguments),
-                            ("_hash", hash((kind, arguments)))):
+        for name, value in (
+            ("_kind", kind),
+            ("_arguments", arguments),
+            ("_hash", hash((kind, arguments))),
+        ):
             object.__setattr__(self, name, value)
 
     def __setattr__(self, name, value):
@@ -89,8 +96,7 @@ class Pattern:
     def __eq__(self, other):
         if not isinstance(other, Pattern):
             return NotImplemented
-        return self is other or (self._kind == other._kind
-                                 and self._arguments == other._arguments)
+        return self is other or (self._kind == other._kind and self._arguments == other._arguments)
 
     def __hash__(self):
         return self._hash
@@ -101,14 +107,12 @@ class Pattern:
             return f"Pattern({shape}, {drop}, order={order!r})"
         if self._kind == "lowpass":
             return f"Pattern.lowpass({self._arguments[0]})"
-        return (f"Pattern.from_mask(<{np.count_nonzero(self._bins())} of "
-                f"{self._arguments[0]} bins>)")
+        return f"Pattern.from_mask(<{np.count_nonzero(self._bins())} of {self._arguments[0]} bins>)"
 
     def _bins(self):
         """from_mask's argument."""
         count, packed = self._arguments
-        return np.unpackbits(np.frombuffer(packed, np.uint8),
-                             count=count).astype(bool)
+        return np.unpackbits(np.frombuffer(packed, np.uint8), count=count).astype(bool)
 
     # ---- For one fft_size -----------------------------------------------
 
@@ -124,7 +128,8 @@ class Pattern:
             if math.prod(shape) != n:
                 raise ValueError(
                     f"pattern has shape {shape}, whose product is "
-                    f"{math.prod(shape)}; it must be fft_size = {n}")
+                    f"{math.prod(shape)}; it must be fft_size = {n}"
+                )
             box = np.zeros(shape, bool, order=_ORDERS[order])
             box[tuple(slice(n - d) for n, d in zip(shape, drop))] = True
             return box.reshape(-1, order=_ORDERS[order])
@@ -137,7 +142,8 @@ class Pattern:
         if self._arguments[0] != n // 2 + 1:
             raise ValueError(
                 f"pattern has {self._arguments[0]} bins; for fft_size = {n} "
-                f"there must be {n // 2 + 1}")
+                f"there must be {n // 2 + 1}"
+            )
         return self._bins()
 
     def weights(self, fft_size):
@@ -165,8 +171,10 @@ def as_pattern(pattern):
         return pattern
     if isinstance(pattern, (list, tuple)) or hasattr(pattern, "__array__"):
         return Pattern.from_mask(pattern)
-    raise ValueError(f"pattern is a {type(pattern).__name__}; it must be a "
-                     "Pattern, or boolean (fft_size // 2 + 1,)")
+    raise ValueError(
+        f"pattern is a {type(pattern).__name__}; it must be a "
+        "Pattern, or boolean (fft_size // 2 + 1,)"
+    )
 
 
 def _mirrored(half, n):
@@ -179,8 +187,7 @@ def _digits(values, name, low):
     try:
         values = tuple(values)
     except TypeError:
-        raise ValueError(f"{name} is {values!r}; it must be a tuple of whole "
-                         "numbers") from None
+        raise ValueError(f"{name} is {values!r}; it must be a tuple of whole numbers") from None
     if not values:
         raise ValueError(f"{name} is empty; name at least one digit")
     return tuple(size(value, name, low) for value in values)

@@ -10,10 +10,25 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import _lib, cuda
-from ._array import (AXES, KERNEL_DTYPES, PROMOTED, View, aligned_empty,
-                     broadcast_strides, check_dtype, choice, demoted,
-                     dtype_name, empty, finish, numpy_dtype, output_view,
-                     promoted, reduce_to, size, view)
+from ._array import (
+    AXES,
+    KERNEL_DTYPES,
+    PROMOTED,
+    aligned_empty,
+    broadcast_strides,
+    check_dtype,
+    choice,
+    demoted,
+    dtype_name,
+    empty,
+    finish,
+    numpy_dtype,
+    output_view,
+    promoted,
+    reduce_to,
+    size,
+    view,
+)
 from ._gradients import Gradients
 from .pattern import as_pattern
 
@@ -21,8 +36,11 @@ _lib_forward = _lib.lib.fftconv_forward
 _lib_backward = _lib.lib.fftconv_backward
 _lib_workspace = _lib.lib.fftconv_operands_workspace_bytes
 _OPERANDS_BYTES = ctypes.sizeof(_lib.Operands)
-_OFFSET = {name: getattr(_lib.Operands, name).offset
-           for name, kind in _lib.Operands._fields_ if kind is _lib.Tensor}
+_OFFSET = {
+    name: getattr(_lib.Operands, name).offset
+    for name, kind in _lib.Operands._fields_
+    if kind is _lib.Tensor
+}
 _pack_tensor = struct.Struct("@Pii3q3q").pack_into
 
 NEEDS = ("u", "k", "in_gate", "out_gate", "skip", "k_rev")
@@ -32,18 +50,19 @@ NEEDS = ("u", "k", "in_gate", "out_gate", "skip", "k_rev")
 class Counters:
     """What a plan costs: one forward call, all rows, without the kernel's own
     transform.  Counted, not measured."""
-    stage_flops: tuple      #: real flops of each step run, both directions
-    product_flops: float    #: real flops of spectra times spectrum
-    fold_flops: float       #: form "folded": sums and differences, both ways
-    io_bytes: float         #: u in, y out: the caller's arrays
-    l1_bytes: float         #: moved by stages whose data sit in L1
-    l2_bytes: float         #: ... in L2
-    memory_bytes: float     #: ... beyond L2
-    spectrum_bytes: int     #: a spectrum of all channels
+
+    stage_flops: tuple  #: real flops of each step run, both directions
+    product_flops: float  #: real flops of spectra times spectrum
+    fold_flops: float  #: form "folded": sums and differences, both ways
+    io_bytes: float  #: u in, y out: the caller's arrays
+    l1_bytes: float  #: moved by stages whose data sit in L1
+    l2_bytes: float  #: ... in L2
+    memory_bytes: float  #: ... beyond L2
+    spectrum_bytes: int  #: a spectrum of all channels
     spectra_row_bytes: int  #: one row of `Plan.rows_to_spectra`
     forward_workspace_bytes: int
     backward_workspace_bytes: int
-    predicted_seconds: float    #: the planner's estimate, on one thread
+    predicted_seconds: float  #: the planner's estimate, on one thread
 
     @property
     def flops(self):
@@ -53,6 +72,7 @@ class Counters:
 
 class _Workspace(threading.local):
     """One buffer for each thread, aligned to 64 bytes; it only grows."""
+
     size = 0
     pointer = None
 
@@ -78,22 +98,30 @@ def rows_axes(ndim, layout, name="u"):
     """AXES of an array of rows, or ValueError."""
     axes = choice(layout, "layout", AXES).get(ndim)
     if axes is None:
-        raise ValueError(f"{name} has {ndim} axes; allowed: 3 (B, H, L), "
-                         "2 (H, L) and 1 (L,), in the order of the layout")
+        raise ValueError(
+            f"{name} has {ndim} axes; allowed: 3 (B, H, L), "
+            "2 (H, L) and 1 (L,), in the order of the layout"
+        )
     return axes
 
 
 def kernel_axes(shape, batch, channels, name="k"):
     """(1 or B, G, Lk) of a kernel's shape, or ValueError."""
     if len(shape) == 2 and shape[0] == channels and shape[1] > 0:
-        return (1, *shape)                      # the usual case, at once
+        return (1, *shape)  # the usual case, at once
     axes = (1,) * (3 - len(shape)) + tuple(shape)
-    if (not 1 <= len(shape) <= 3 or axes[0] not in (1, batch) or axes[1] < 1
-            or channels % axes[1] or axes[2] < 1):
+    if (
+        not 1 <= len(shape) <= 3
+        or axes[0] not in (1, batch)
+        or axes[1] < 1
+        or channels % axes[1]
+        or axes[2] < 1
+    ):
         raise ValueError(
             f"{name} has shape {tuple(shape)}; it must be (Lk,), (G, Lk), "
             f"(1, G, Lk) or (B, G, Lk) with B = {batch} and H = {channels}, "
-            "as u, G a divisor of H, and Lk at least 1")
+            "as u, G a divisor of H, and Lk at least 1"
+        )
     return axes
 
 
@@ -101,8 +129,10 @@ def reverse_axes(shape, kernel, name="k_rev"):
     """The length of k_rev, whose leading axes must be k's; or ValueError."""
     axes = (1,) * (3 - len(shape)) + tuple(shape)
     if not 1 <= len(shape) <= 3 or axes[:2] != kernel[:2] or axes[2] < 1:
-        raise ValueError(f"{name} has shape {tuple(shape)}; it must be k's, "
-                         f"{kernel}, but for the length, at least 1")
+        raise ValueError(
+            f"{name} has shape {tuple(shape)}; it must be k's, "
+            f"{kernel}, but for the length, at least 1"
+        )
     return axes[2]
 
 
@@ -111,8 +141,7 @@ def check_reverse(k_rev, mode, name="k_rev"):
     if (k_rev is None) == (mode == "two_sided"):
         what = "None" if k_rev is None else "given"
         must = "be given" if k_rev is None else "be None"
-        raise ValueError(f"{name} is {what}; with mode={mode!r} it must "
-                         f"{must}")
+        raise ValueError(f"{name} is {what}; with mode={mode!r} it must {must}")
 
 
 def _is_smooth(n):
@@ -126,12 +155,22 @@ def _is_smooth(n):
 def _pack(struct_, offset, v):
     """A tensor of a View, missing axes in front being 1."""
     n = len(v.shape)
-    _pack_tensor(struct_, offset, v.pointer, _lib.DTYPES[v.dtype], 0,
-                 *(1, 1, 1)[n:], *v.shape, *(0, 0, 0)[n:], *v.strides)
+    _pack_tensor(
+        struct_,
+        offset,
+        v.pointer,
+        _lib.DTYPES[v.dtype],
+        0,
+        *(1, 1, 1)[n:],
+        *v.shape,
+        *(0, 0, 0)[n:],
+        *v.strides,
+    )
 
 
 class _Handle:
     """What owns an object of the library; its copies are itself."""
+
     __slots__ = ()
 
     def _own(self, handle, destroy):
@@ -146,8 +185,10 @@ class _Handle:
         return self
 
     def __reduce__(self):
-        raise TypeError(f"a {type(self).__name__} lives in its process's "
-                        "memory and cannot be pickled: make one there")
+        raise TypeError(
+            f"a {type(self).__name__} lives in its process's "
+            "memory and cannot be pickled: make one there"
+        )
 
 
 class Spectrum(_Handle):
@@ -155,6 +196,7 @@ class Spectrum(_Handle):
 
     Immutable, and shared freely between threads.  It keeps its plan alive.
     """
+
     __slots__ = ("plan", "nbytes", "k", "k_rev", "_handle", "__weakref__")
 
     def __init__(self, plan, k, k_rev):
@@ -166,32 +208,27 @@ class Spectrum(_Handle):
         for name, v in sent.items():
             _pack(tensors[name], 0, v)
         handle = c_void_p()
-        kernels = [byref(tensors[name]) if name in tensors else None
-                   for name in ("k", "k_rev")]
+        kernels = [byref(tensors[name]) if name in tensors else None for name in ("k", "k_rev")]
         if plan._device is None:
-            _lib.lib.fftconv_spectrum_create(byref(handle), plan._handle,
-                                             *kernels, 0)
+            _lib.lib.fftconv_spectrum_create(byref(handle), plan._handle, *kernels, 0)
             self._own(handle, _lib.lib.fftconv_spectrum_destroy)
         else:
             stream = cuda.stream_of(views["k"])
             cuda.before(list(views.values()), stream)
-            _lib.lib.fftconv_cuda_spectrum_create(byref(handle), plan._handle,
-                                                  *kernels, stream)
+            _lib.lib.fftconv_cuda_spectrum_create(byref(handle), plan._handle, *kernels, stream)
             self._own(handle, _lib.lib.fftconv_cuda_spectrum_destroy)
             cuda.after(list(views.values()), stream)
             cuda.settle(views["k"], stream)
         self.plan = plan
         self.nbytes = plan.counters.spectrum_bytes
         # What they were, for their gradients; the taps are not kept.
-        self.k, self.k_rev = (v and v.bare() for v in
-                              map(views.get, ("k", "k_rev")))
+        self.k, self.k_rev = (v and v.bare() for v in map(views.get, ("k", "k_rev")))
 
     def __repr__(self):
         more = "" if self.k_rev is None else f"k_rev={self.k_rev.shape}, "
         if self.plan.pattern is not None:
             more += f"{self.plan.pattern!r}, "
-        return (f"Spectrum(k={self.k.shape}, {more}{self.k.dtype}, "
-                f"{self.nbytes} bytes)")
+        return f"Spectrum(k={self.k.shape}, {more}{self.k.dtype}, {self.nbytes} bytes)"
 
 
 class Plan(_Handle):
@@ -240,12 +277,28 @@ class Plan(_Handle):
     or device this machine lacks, or what is not done on it, MemoryError.
     """
 
-    _history = 0            # 1 for what `Stream` runs
+    _history = 0  # 1 for what `Stream` runs
 
-    def __init__(self, u_shape, k_shape, *, dtype="float32", mode="causal",
-                 fft_size=None, k_rev_length=None, pattern=None, radices=None,
-                 order=None, layout="BHL", threads=None, isa=None, form=None,
-                 dense=False, single_block=False, device="cpu"):
+    def __init__(
+        self,
+        u_shape,
+        k_shape,
+        *,
+        dtype="float32",
+        mode="causal",
+        fft_size=None,
+        k_rev_length=None,
+        pattern=None,
+        radices=None,
+        order=None,
+        layout="BHL",
+        threads=None,
+        isa=None,
+        form=None,
+        dense=False,
+        single_block=False,
+        device="cpu",
+    ):
         u_shape = _shape(u_shape, "u_shape")
         k_shape = _shape(k_shape, "k_shape")
         self.layout = layout
@@ -263,22 +316,28 @@ class Plan(_Handle):
         if self._device is not None and self.pattern is not None:
             raise _lib.Unsupported(
                 f"pattern is {self.pattern!r}; device {self.device} keeps all "
-                "frequencies so far: it must be None")
+                "frequencies so far: it must be None"
+            )
 
         desc = _lib.PlanDesc(
-            size=ctypes.sizeof(_lib.PlanDesc), batch=batch, channels=channels,
-            length=length, kernel_length=self._kernel[2],
-            kernels=self._kernel[1], kernel_batch=self._kernel[0],
+            size=ctypes.sizeof(_lib.PlanDesc),
+            batch=batch,
+            channels=channels,
+            length=length,
+            kernel_length=self._kernel[2],
+            kernels=self._kernel[1],
+            kernel_batch=self._kernel[0],
             mode=choice(mode, "mode", _lib.MODES),
             dtype=_lib.DTYPES[self.dtype],
-            form=choice(form if form is not None else "auto", "form",
-                        _lib.FORMS),
-            dense=1 if dense else 0, threads=thread_count(threads),
-            single_block=1 if single_block else 0, history=self._history)
+            form=choice(form if form is not None else "auto", "form", _lib.FORMS),
+            dense=1 if dense else 0,
+            threads=thread_count(threads),
+            single_block=1 if single_block else 0,
+            history=self._history,
+        )
         if fft_size is not None:
             if mode != "circular":
-                raise ValueError(f"fft_size is {fft_size!r}; with "
-                                 f"mode={mode!r} it must be None")
+                raise ValueError(f"fft_size is {fft_size!r}; with mode={mode!r} it must be None")
             desc.fft_size = size(fft_size, "fft_size")
         check_reverse(k_rev_length, mode, "k_rev_length")
         self._reverse = None
@@ -288,15 +347,15 @@ class Plan(_Handle):
         if radices is not None:
             radices = [size(r, "radices") for r in radices]
             if not radices:
-                raise ValueError("radices is empty; name at least one, or "
-                                 "pass None")
+                raise ValueError("radices is empty; name at least one, or pass None")
             if order is not None and order != len(radices):
-                raise ValueError(f"order is {order!r}, and radices names "
-                                 f"{len(radices)}; leave one out")
+                raise ValueError(
+                    f"order is {order!r}, and radices names {len(radices)}; leave one out"
+                )
             desc.radices = _lib.int64s(radices)
             desc.order = len(radices)
         elif order is not None:
-            desc.order = min(size(order, "order"), 2 ** 31 - 1)
+            desc.order = min(size(order, "order"), 2**31 - 1)
         if isa is not None:
             if not isinstance(isa, str):
                 raise ValueError(f"isa is {isa!r}; it must be a name or None")
@@ -310,8 +369,7 @@ class Plan(_Handle):
                 desc.weights = weights.ctypes.data_as(POINTER(c_double))
             else:
                 self._filter = weights
-                desc.kernel_length = max(desc.kernel_length,
-                                         desc.fft_size or length)
+                desc.kernel_length = max(desc.kernel_length, desc.fft_size or length)
 
         handle = c_void_p()
         info = _lib.PlanInfo(size=ctypes.sizeof(_lib.PlanInfo))
@@ -320,8 +378,7 @@ class Plan(_Handle):
             self._own(handle, _lib.lib.fftconv_plan_destroy)
             _lib.lib.fftconv_plan_get_info(self._handle, byref(info))
         else:
-            _lib.lib.fftconv_cuda_plan_create(byref(handle), byref(desc),
-                                              self._device)
+            _lib.lib.fftconv_cuda_plan_create(byref(handle), byref(desc), self._device)
             self._own(handle, _lib.lib.fftconv_cuda_plan_destroy)
             _lib.lib.fftconv_cuda_plan_get_info(self._handle, byref(info))
         self.threads = info.threads
@@ -331,31 +388,45 @@ class Plan(_Handle):
         self.dense = bool(info.dense)
         self.fft_size = info.fft_size
         self.transform_length = info.transform_length
-        self.radices = tuple(info.radices[:info.order])
-        self.stage_radices = tuple(info.stage_radices[:info.stages])
+        self.radices = tuple(info.radices[: info.order])
+        self.stage_radices = tuple(info.stage_radices[: info.stages])
         self.blocks = info.blocks
         self.block_length = info.block_length
-        self.kept = (info.kept if self._filter is None
-                     else self.pattern.kept(self.fft_size))
+        self.kept = info.kept if self._filter is None else self.pattern.kept(self.fft_size)
         self.computed = info.computed
         self.counters = Counters(
-            stage_flops=tuple(info.stage_flops[:info.stages]),
-            **{name: getattr(info, name) for name in Counters.__annotations__
-               if name != "stage_flops"})
+            stage_flops=tuple(info.stage_flops[: info.stages]),
+            **{
+                name: getattr(info, name)
+                for name in Counters.__annotations__
+                if name != "stage_flops"
+            },
+        )
         self._code = _lib.DTYPES[self.dtype]
         self._kernel_dtypes = KERNEL_DTYPES[self.dtype]
         # Axes of 1 in front may be left out.
-        self._kernel_shapes = [self._kernel[i:] for i in range(3)
-                               if self._kernel[:i] == (1,) * i]
-        self._workspace_bytes = (self.counters.forward_workspace_bytes,
-                                 self.counters.backward_workspace_bytes)
+        self._kernel_shapes = [self._kernel[i:] for i in range(3) if self._kernel[:i] == (1,) * i]
+        self._workspace_bytes = (
+            self.counters.forward_workspace_bytes,
+            self.counters.backward_workspace_bytes,
+        )
         # Plans of the same arguments and another pattern, by pattern.
         self._siblings = {}
         self._arguments = dict(
-            dtype=dtype, mode=mode, fft_size=fft_size,
-            k_rev_length=k_rev_length, radices=radices, order=order,
-            layout=layout, threads=threads, isa=isa, form=form, dense=dense,
-            single_block=single_block, device=self._device)
+            dtype=dtype,
+            mode=mode,
+            fft_size=fft_size,
+            k_rev_length=k_rev_length,
+            radices=radices,
+            order=order,
+            layout=layout,
+            threads=threads,
+            isa=isa,
+            form=form,
+            dense=dense,
+            single_block=single_block,
+            device=self._device,
+        )
 
     def __repr__(self):
         def dots(numbers):
@@ -367,14 +438,18 @@ class Plan(_Handle):
         if self.pattern is not None:
             where += f", {self.pattern!r}"
         kind = "dense" if self.dense else "stages " + dots(self.stage_radices)
-        blocks = ("" if self.blocks == 1
-                  else f"{self.blocks} blocks of {self.block_length}, ")
-        return (f"Plan(u={self.u_shape}, k={self.k_shape}, {self.dtype}, "
-                f"{self.mode}{where}: {blocks}{self.form}, "
-                f"M={self.transform_length} "
-                f"= {dots(self.radices)}, {kind}, {self.isa}, "
-                + (f"lanes={self.lanes}, threads={self.threads})"
-                   if self._device is None else f"{self.device})"))
+        blocks = "" if self.blocks == 1 else f"{self.blocks} blocks of {self.block_length}, "
+        return (
+            f"Plan(u={self.u_shape}, k={self.k_shape}, {self.dtype}, "
+            f"{self.mode}{where}: {blocks}{self.form}, "
+            f"M={self.transform_length} "
+            f"= {dots(self.radices)}, {kind}, {self.isa}, "
+            + (
+                f"lanes={self.lanes}, threads={self.threads})"
+                if self._device is None
+                else f"{self.device})"
+            )
+        )
 
     # ---- Calls ----------------------------------------------------------
 
@@ -396,13 +471,25 @@ class Plan(_Handle):
         if pattern is not None and pattern != self.pattern:
             plan = self._siblings.get(pattern)
             if plan is None:
-                plan = self._siblings.setdefault(pattern, type(self)(
-                    self.u_shape, self.k_shape, pattern=pattern,
-                    **self._arguments))
+                plan = self._siblings.setdefault(
+                    pattern,
+                    type(self)(self.u_shape, self.k_shape, pattern=pattern, **self._arguments),
+                )
         return Spectrum(plan, k, k_rev)
 
-    def __call__(self, u, spectrum, in_gate=None, out_gate=None, *, k_rev=None,
-                 skip=None, activation=None, mask=None, out=None):
+    def __call__(
+        self,
+        u,
+        spectrum,
+        in_gate=None,
+        out_gate=None,
+        *,
+        k_rev=None,
+        skip=None,
+        activation=None,
+        mask=None,
+        out=None,
+    ):
         """y = out_gate . mask . act((in_gate . u) * k + skip . in_gate . u).
 
         u: the plan's shape and dtype.  spectrum: from `spectrum`, or the
@@ -414,12 +501,24 @@ class Plan(_Handle):
         """
         plan = self._that_runs(spectrum) if self._siblings else self
         v = plan._rows_view(u, "u")
-        return plan._forward(v, plan._axes, spectrum, k_rev, in_gate, out_gate,
-                             skip, activation, mask, out)
+        return plan._forward(
+            v, plan._axes, spectrum, k_rev, in_gate, out_gate, skip, activation, mask, out
+        )
 
-    def backward(self, dy, u, spectrum, in_gate=None, out_gate=None, *,
-                 k_rev=None, skip=None, activation=None, mask=None,
-                 needs=None):
+    def backward(
+        self,
+        dy,
+        u,
+        spectrum,
+        in_gate=None,
+        out_gate=None,
+        *,
+        k_rev=None,
+        skip=None,
+        activation=None,
+        mask=None,
+        needs=None,
+    ):
         """`Gradients` of sum(dy . y), y the forward result of the same
         arguments, which is computed again.
 
@@ -429,8 +528,9 @@ class Plan(_Handle):
         """
         plan = self._that_runs(spectrum) if self._siblings else self
         v = plan._rows_view(u, "u")
-        return plan._backward(dy, v, plan._axes, spectrum, k_rev, in_gate,
-                              out_gate, skip, activation, mask, needs)
+        return plan._backward(
+            dy, v, plan._axes, spectrum, k_rev, in_gate, out_gate, skip, activation, mask, needs
+        )
 
     # ---- The three primitives -------------------------------------------
 
@@ -447,8 +547,7 @@ class Plan(_Handle):
         s = self._new_spectra()
         tensor = _lib.Tensor()
         self._pack_rows(tensor, 0, v.pointer, v.strides, self._axes)
-        _lib.lib.fftconv_rows_to_spectra(
-            self._handle, _lib.INPUT, byref(tensor), s.ctypes.data, 0)
+        _lib.lib.fftconv_rows_to_spectra(self._handle, _lib.INPUT, byref(tensor), s.ctypes.data, 0)
         return s
 
     def multiply(self, spectrum, s, out=None):
@@ -460,8 +559,7 @@ class Plan(_Handle):
             out = self._new_spectra()
         else:
             self._check_spectra(out, "out")
-        _lib.lib.fftconv_multiply(self._handle, spectrum._handle,
-                                  s.ctypes.data, out.ctypes.data, 0)
+        _lib.lib.fftconv_multiply(self._handle, spectrum._handle, s.ctypes.data, out.ctypes.data, 0)
         return out
 
     def spectra_to_rows(self, s, overwrite=False):
@@ -475,8 +573,7 @@ class Plan(_Handle):
         y, v = empty(self.u_shape, self.dtype, None)
         tensor = _lib.Tensor()
         self._pack_rows(tensor, 0, v.pointer, v.strides, self._axes)
-        _lib.lib.fftconv_spectra_to_rows(
-            self._handle, _lib.OUTPUT, s.ctypes.data, byref(tensor), 0)
+        _lib.lib.fftconv_spectra_to_rows(self._handle, _lib.OUTPUT, s.ctypes.data, byref(tensor), 0)
         return y
 
     def natural(self, s):
@@ -491,8 +588,9 @@ class Plan(_Handle):
         folded = self.form == "folded"
         count = self.fft_size // 2 + 1 if folded else self.transform_length
         offset = np.empty(count, np.int64)
-        _lib.lib.fftconv_spectra_offsets(self._handle, offset.ctypes.data_as(
-            ctypes.POINTER(c_int64)))
+        _lib.lib.fftconv_spectra_offsets(
+            self._handle, offset.ctypes.data_as(ctypes.POINTER(c_int64))
+        )
         conjugate = offset < 0
         offset[conjugate] = -1 - offset[conjugate]
         bins = s[..., offset] + 1j * s[..., offset + self.lanes]
@@ -503,12 +601,15 @@ class Plan(_Handle):
     def _weights(self, fft_size):
         """The pattern's weights, or ValueError where it cannot be."""
         if self.mode != "circular":
-            raise ValueError(f"pattern is {self.pattern!r}; with "
-                             f"mode={self.mode!r} it must be None")
+            raise ValueError(
+                f"pattern is {self.pattern!r}; with mode={self.mode!r} it must be None"
+            )
         if self._complex:
-            raise ValueError(f"pattern is {self.pattern!r}; with dtype "
-                             f"{self.dtype} it must be None: a pattern acts on "
-                             "real rows")
+            raise ValueError(
+                f"pattern is {self.pattern!r}; with dtype "
+                f"{self.dtype} it must be None: a pattern acts on "
+                "real rows"
+            )
         return self.pattern.weights(fft_size)
 
     def _filtered(self, x, n):
@@ -520,8 +621,7 @@ class Plan(_Handle):
     def _filtered_kernel(self, v):
         """A kernel's View, filtered; in the widest of the plan's types."""
         dtype = numpy_dtype(self._kernel_dtypes[-1])
-        return view(self._filtered(v.numpy(), self.fft_size).astype(dtype),
-                    "k")
+        return view(self._filtered(v.numpy(), self.fft_size).astype(dtype), "k")
 
     def _that_runs(self, spectrum):
         """The sibling a spectrum belongs to, else this plan."""
@@ -532,8 +632,7 @@ class Plan(_Handle):
         return self
 
     def _real_dtype(self):
-        return np.dtype("float64" if self.dtype in ("float64", "complex128")
-                        else "float32")
+        return np.dtype("float64" if self.dtype in ("float64", "complex128") else "float32")
 
     def _new_spectra(self):
         batch, channels, _ = self._rows
@@ -544,19 +643,25 @@ class Plan(_Handle):
     def _check_spectra(self, s, name):
         row = self.counters.spectra_row_bytes // self._real_dtype().itemsize
         shape = self._rows[:2] + (row,)
-        if (not isinstance(s, np.ndarray) or s.shape != shape
-                or s.dtype != self._real_dtype() or not s.flags.c_contiguous
-                or s.ctypes.data % 64):
+        if (
+            not isinstance(s, np.ndarray)
+            or s.shape != shape
+            or s.dtype != self._real_dtype()
+            or not s.flags.c_contiguous
+            or s.ctypes.data % 64
+        ):
             raise ValueError(
                 f"{name} must be spectra of this plan, from rows_to_spectra: "
                 f"{shape} {self._real_dtype()}, C-contiguous, aligned to 64 "
                 f"bytes; got {type(s).__name__} "
-                f"{getattr(s, 'shape', '')} {getattr(s, 'dtype', '')}")
+                f"{getattr(s, 'shape', '')} {getattr(s, 'dtype', '')}"
+            )
 
     def _needs_cpu(self, what):
         if self._device is not None:
-            raise _lib.Unsupported(f"{what} is not on {self.device} so far; "
-                                   "make the plan with device='cpu'")
+            raise _lib.Unsupported(
+                f"{what} is not on {self.device} so far; make the plan with device='cpu'"
+            )
 
     def _view(self, x, name, listed):
         """View of an array that is where the plan is."""
@@ -573,32 +678,36 @@ class Plan(_Handle):
     def _check_spectrum(self, spectrum):
         """It is one, of kernels and a pattern such as this plan's."""
         if not isinstance(spectrum, Spectrum):
-            raise ValueError(f"spectrum is a {type(spectrum).__name__}; it "
-                             "must be a Spectrum, from Plan.spectrum")
+            raise ValueError(
+                f"spectrum is a {type(spectrum).__name__}; it "
+                "must be a Spectrum, from Plan.spectrum"
+            )
         made = spectrum.plan
         if made._device != self._device:
-            raise ValueError(f"spectrum is {spectrum!r} on {made.device}; it "
-                             f"must be on {self.device}, as this plan")
+            raise ValueError(
+                f"spectrum is {spectrum!r} on {made.device}; it "
+                f"must be on {self.device}, as this plan"
+            )
         if made is not self and (
-                made._kernel != self._kernel or made._reverse != self._reverse
-                or spectrum.k.dtype not in self._kernel_dtypes):
-            reverse = ("" if self._reverse is None
-                       else f" and k_rev of length {self._reverse}")
-            raise ValueError(f"spectrum is {spectrum!r}; this plan is for k="
-                             f"{self.k_shape}{reverse}, "
-                             f"{' or '.join(self._kernel_dtypes)}")
+            made._kernel != self._kernel
+            or made._reverse != self._reverse
+            or spectrum.k.dtype not in self._kernel_dtypes
+        ):
+            reverse = "" if self._reverse is None else f" and k_rev of length {self._reverse}"
+            raise ValueError(
+                f"spectrum is {spectrum!r}; this plan is for k="
+                f"{self.k_shape}{reverse}, "
+                f"{' or '.join(self._kernel_dtypes)}"
+            )
         if made.pattern != self.pattern:
-            raise ValueError(f"spectrum is {spectrum!r}; this plan's pattern "
-                             f"is {self.pattern!r}")
+            raise ValueError(f"spectrum is {spectrum!r}; this plan's pattern is {self.pattern!r}")
 
     def _rows_view(self, x, name):
         v = self._view(x, name, self.dtype)
         if v.shape != self.u_shape:
-            raise ValueError(f"{name} has shape {v.shape}; this plan is for "
-                             f"{self.u_shape}")
+            raise ValueError(f"{name} has shape {v.shape}; this plan is for {self.u_shape}")
         if v.dtype != self.dtype and not self._complex:
-            raise ValueError(f"{name} has dtype {v.dtype}; this plan is for "
-                             f"{self.dtype}")
+            raise ValueError(f"{name} has dtype {v.dtype}; this plan is for {self.dtype}")
         return v
 
     def _converted(self, v, name, allowed=()):
@@ -611,8 +720,7 @@ class Plan(_Handle):
         """A tensor of this plan's rows; strides in the caller's axes."""
         if axes != (0, 1, 2):
             strides = [1 if a is None else strides[a] for a in axes]
-        _pack_tensor(struct_, offset, pointer, self._code, 0, *self._rows,
-                     *strides)
+        _pack_tensor(struct_, offset, pointer, self._code, 0, *self._rows, *strides)
 
     def _kernels(self, k, k_rev):
         """Views of k, and of k_rev where the plan is two-sided, checked."""
@@ -620,19 +728,15 @@ class Plan(_Handle):
         if v.shape not in self._kernel_shapes:
             length = kernel_axes(v.shape, *self._rows[:2])[2]
             if length != self._kernel[2]:
-                raise ValueError(f"k has length {length}; this plan is for "
-                                 f"{self._kernel[2]}")
-            raise ValueError(f"k has shape {tuple(v.shape)}; this plan is for "
-                             f"{self.k_shape}")
+                raise ValueError(f"k has length {length}; this plan is for {self._kernel[2]}")
+            raise ValueError(f"k has shape {tuple(v.shape)}; this plan is for {self.k_shape}")
         views = {"k": v}
         if k_rev is not None or self._reverse is not None:
             check_reverse(k_rev, self.mode)
-            views["k_rev"] = v = self._view(k_rev, "k_rev",
-                                            self._kernel_dtypes[-1])
+            views["k_rev"] = v = self._view(k_rev, "k_rev", self._kernel_dtypes[-1])
             length = reverse_axes(v.shape, self._kernel)
             if length != self._reverse:
-                raise ValueError(f"k_rev has length {length}; this plan is "
-                                 f"for {self._reverse}")
+                raise ValueError(f"k_rev has length {length}; this plan is for {self._reverse}")
         for name, v in views.items():
             if v.dtype not in self._kernel_dtypes:
                 views[name] = self._converted(v, name, self._kernel_dtypes)
@@ -642,8 +746,7 @@ class Plan(_Handle):
         g = self._view(gate, name, self.dtype)
         if g.dtype != self.dtype:
             g = self._converted(g, name)
-        strides = (g.strides if g.shape == v.shape
-                   else broadcast_strides(g, name, v.shape))
+        strides = g.strides if g.shape == v.shape else broadcast_strides(g, name, v.shape)
         self._pack_rows(ops, _OFFSET[name], g.pointer, strides, axes)
         return g
 
@@ -657,12 +760,21 @@ class Plan(_Handle):
         channels = self._rows[1]
         shape = (channels,) if name == "skip" else (batch, channels)
         strides = broadcast_strides(v, name, shape)
-        _pack_tensor(ops, _OFFSET[name], v.pointer, _lib.DTYPES[v.dtype], 0,
-                     batch, channels, 1, *((0,) + strides)[-2:], 1)
+        _pack_tensor(
+            ops,
+            _OFFSET[name],
+            v.pointer,
+            _lib.DTYPES[v.dtype],
+            0,
+            batch,
+            channels,
+            1,
+            *((0,) + strides)[-2:],
+            1,
+        )
         return v
 
-    def _operands(self, v, axes, kernel, k_rev, in_gate, out_gate, skip,
-                  activation, mask):
+    def _operands(self, v, axes, kernel, k_rev, in_gate, out_gate, skip, activation, mask):
         """The inputs: (Operands, the spectrum's handle, name: View).
 
         The views keep copies alive; the caller holds them during the call.
@@ -670,8 +782,7 @@ class Plan(_Handle):
         ops = _lib.Operands()
         ops.size = _OPERANDS_BYTES
         if activation is not None:
-            ops.activation = choice(activation, "activation",
-                                    _lib.ACTIVATIONS)
+            ops.activation = choice(activation, "activation", _lib.ACTIVATIONS)
         if v.dtype != self.dtype:
             v = self._converted(v, "u")
         self._pack_rows(ops, _OFFSET["u"], v.pointer, v.strides, axes)
@@ -680,8 +791,7 @@ class Plan(_Handle):
             if kernel.plan is not self:
                 self._check_spectrum(kernel)
             if k_rev is not None:
-                raise ValueError("k_rev is given; a Spectrum has its own: it "
-                                 "must be None")
+                raise ValueError("k_rev is given; a Spectrum has its own: it must be None")
             handle = kernel._handle
             views = {"u": v}
         else:
@@ -692,16 +802,13 @@ class Plan(_Handle):
                 _pack(ops, _OFFSET[name], k)
             views["u"] = v
         if in_gate is not None:
-            views["in_gate"] = self._pack_gate(ops, "in_gate", in_gate, v,
-                                               axes)
+            views["in_gate"] = self._pack_gate(ops, "in_gate", in_gate, v, axes)
         if out_gate is not None:
-            views["out_gate"] = self._pack_gate(ops, "out_gate", out_gate, v,
-                                                axes)
+            views["out_gate"] = self._pack_gate(ops, "out_gate", out_gate, v, axes)
         if skip is not None:
             views["skip"] = self._pack_channels(ops, "skip", skip, 1)
         if mask is not None:
-            views["mask"] = self._pack_channels(ops, "mask", mask,
-                                                self._rows[0])
+            views["mask"] = self._pack_channels(ops, "mask", mask, self._rows[0])
         return ops, handle, views
 
     def _execute(self, execute, direction, handle, ops, plain=False):
@@ -721,14 +828,14 @@ class Plan(_Handle):
         behind what the streams of the others hold."""
         stream = cuda.stream_of(views[0])
         need = self._workspace_bytes[direction]
-        if (handle is not None and direction == _lib.FORWARD
-                and self.isa != "cufft"):
-            need = 0            # all of it was for k's spectrum
+        if handle is not None and direction == _lib.FORWARD and self.isa != "cufft":
+            need = 0  # all of it was for k's spectrum
         workspace, ops.workspace = cuda.workspace(need, views[0])
         ops.workspace_bytes = need if workspace is not None else 0
         cuda.before(views, stream)
-        (_lib.lib.fftconv_cuda_backward if direction
-         else _lib.lib.fftconv_cuda_forward)(self._handle, handle, ops, stream)
+        (_lib.lib.fftconv_cuda_backward if direction else _lib.lib.fftconv_cuda_forward)(
+            self._handle, handle, ops, stream
+        )
         cuda.after(views, stream)
 
     def _empty(self, shape, dtype, like):
@@ -736,41 +843,45 @@ class Plan(_Handle):
             return empty(shape, dtype, like.kind)
         return cuda.empty(shape, dtype, like)
 
-    def _forward(self, v, axes, kernel, k_rev, in_gate, out_gate, skip,
-                 activation, mask, out):
+    def _forward(self, v, axes, kernel, k_rev, in_gate, out_gate, skip, activation, mask, out):
         ops, handle, views = self._operands(
-            v, axes, kernel, k_rev, in_gate, out_gate, skip, activation, mask)
+            v, axes, kernel, k_rev, in_gate, out_gate, skip, activation, mask
+        )
         on_cpu = self._device is None
         if out is None:
-            result, y = (empty(v.shape, self.dtype, v.kind) if on_cpu else
-                         cuda.empty(v.shape, self.dtype, v))
+            result, y = (
+                empty(v.shape, self.dtype, v.kind) if on_cpu else cuda.empty(v.shape, self.dtype, v)
+            )
         else:
             result, y = out, output_view(out, "out", v.shape, self.dtype, True)
             if y.device != self._device:
                 self._elsewhere(y, "out")
         self._pack_rows(ops, _OFFSET["y"], y.pointer, y.strides, axes)
         if on_cpu:
-            plain = (axes == (0, 1, 2) and v.strides[-1] == y.strides[-1] == 1
-                     and in_gate is out_gate is None
-                     and (out is None or self.blocks == 1))
+            plain = (
+                axes == (0, 1, 2)
+                and v.strides[-1] == y.strides[-1] == 1
+                and in_gate is out_gate is None
+                and (out is None or self.blocks == 1)
+            )
             self._execute(_lib_forward, _lib.FORWARD, handle, ops, plain)
             return result if out is not None else finish(result, v.kind)
         self._launch(_lib.FORWARD, handle, ops, [v, *views.values(), y])
-        return result if out is not None else cuda.finish(
-            result, v.kind, cuda.stream_of(v))
+        return result if out is not None else cuda.finish(result, v.kind, cuda.stream_of(v))
 
-    def _backward(self, dy, v, axes, kernel, k_rev, in_gate, out_gate, skip,
-                  activation, mask, needs):
+    def _backward(
+        self, dy, v, axes, kernel, k_rev, in_gate, out_gate, skip, activation, mask, needs
+    ):
         ops, handle, views = self._operands(
-            v, axes, kernel, k_rev, in_gate, out_gate, skip, activation, mask)
-        if handle is not None:      # shape, dtype and kind; not the taps
+            v, axes, kernel, k_rev, in_gate, out_gate, skip, activation, mask
+        )
+        if handle is not None:  # shape, dtype and kind; not the taps
             views["k"] = kernel.k
             if kernel.k_rev is not None:
                 views["k_rev"] = kernel.k_rev
         d = self._view(dy, "dy", self.dtype)
         if d.shape != v.shape:
-            raise ValueError(f"dy has shape {d.shape}; it must be {v.shape}, "
-                             "as u")
+            raise ValueError(f"dy has shape {d.shape}; it must be {v.shape}, as u")
         if d.dtype != self.dtype:
             d = self._converted(d, "dy")
         self._pack_rows(ops, _OFFSET["dy"], d.pointer, d.strides, axes)
@@ -783,14 +894,16 @@ class Plan(_Handle):
             if name in ("k", "k_rev"):
                 results[name], g = self._empty(of.shape, of.dtype, of)
                 if self._filter is not None:
-                    filtered, g = empty(of.shape[:-1] + (self.fft_size,),
-                                        self._kernel_dtypes[-1], None)
+                    filtered, g = empty(
+                        of.shape[:-1] + (self.fft_size,), self._kernel_dtypes[-1], None
+                    )
                 _pack(ops, field, g)
             elif name == "skip":
                 shape = (self._rows[1],)
                 results[name], g = self._empty(shape, of.dtype, of)
-                _pack_tensor(ops, field, g.pointer, _lib.DTYPES[g.dtype], 0,
-                             1, shape[0], 1, 0, *g.strides, 1)
+                _pack_tensor(
+                    ops, field, g.pointer, _lib.DTYPES[g.dtype], 0, 1, shape[0], 1, 0, *g.strides, 1
+                )
             else:
                 if self._device is not None:
                     cuda.check_summed(of, name, v.shape)
@@ -798,14 +911,12 @@ class Plan(_Handle):
                 self._pack_rows(ops, field, g.pointer, g.strides, axes)
             arrays.append(g)
         if results and self._device is not None:
-            self._launch(_lib.BACKWARD, handle, ops,
-                         [a for a in arrays if a.pointer is not None])
+            self._launch(_lib.BACKWARD, handle, ops, [a for a in arrays if a.pointer is not None])
         elif results:
             self._execute(_lib_backward, _lib.BACKWARD, handle, ops)
         if self._filter is not None and "k" in results:
             dk = results["k"]
-            view(dk, "dk").numpy()[...] = self._filtered(filtered,
-                                                            dk.shape[-1])
+            view(dk, "dk").numpy()[...] = self._filtered(filtered, dk.shape[-1])
         if self._device is not None:
             for name, x in results.items():
                 of = views[name]
@@ -813,10 +924,14 @@ class Plan(_Handle):
                 if name in ("in_gate", "out_gate") and of.shape != v.shape:
                     results[name] = reduce_to(x, of.shape)
             return Gradients(**{"d" + name: x for name, x in results.items()})
-        return Gradients(**{
-            "d" + name: finish(demoted(reduce_to(x, views[name].shape),
-                                       views[name]), views[name].kind)
-            for name, x in results.items()})
+        return Gradients(
+            **{
+                "d" + name: finish(
+                    demoted(reduce_to(x, views[name].shape), views[name]), views[name].kind
+                )
+                for name, x in results.items()
+            }
+        )
 
 
 def _needs(needs, views):
@@ -829,7 +944,8 @@ def _needs(needs, views):
     if unknown:
         raise ValueError(
             f"needs names {', '.join(map(repr, sorted(map(str, unknown))))}; "
-            f"allowed here: {', '.join(map(repr, there))}")
+            f"allowed here: {', '.join(map(repr, there))}"
+        )
     return [name for name in there if name in needs]
 
 
@@ -837,8 +953,7 @@ def _shape(shape, name):
     try:
         return tuple(size(n, name) for n in shape)
     except TypeError:
-        raise ValueError(f"{name} is {shape!r}; it must be a tuple of sizes") \
-            from None
+        raise ValueError(f"{name} is {shape!r}; it must be a tuple of sizes") from None
 
 
 def device_number(device):
@@ -847,9 +962,10 @@ def device_number(device):
     if name == "cpu" or device is None:
         return None
     digits = "0" if name == "cuda" else name.removeprefix("cuda:")
-    if not digits.isdecimal() or int(digits) > 2 ** 31 - 1:
-        raise ValueError(f"device is {device!r}; allowed: 'cpu', 'cuda' and "
-                         "'cuda:0', 'cuda:1', ...")
+    if not digits.isdecimal() or int(digits) > 2**31 - 1:
+        raise ValueError(
+            f"device is {device!r}; allowed: 'cpu', 'cuda' and 'cuda:0', 'cuda:1', ..."
+        )
     return int(digits)
 
 
@@ -858,6 +974,6 @@ def thread_count(threads):
     if threads is None:
         return 0
     threads = size(threads, "threads")
-    if threads > 2 ** 31 - 1:
+    if threads > 2**31 - 1:
         raise ValueError(f"threads is {threads}; it is far too large")
     return threads

@@ -47,7 +47,7 @@ def linear_convolution(a, b):
     rows = np.broadcast_shapes(a.shape[:-1], b.shape[:-1])
     out = np.zeros(rows + (length,), np.result_type(a, b))
     for s in range(b.shape[-1]):
-        out[..., s:s + a.shape[-1]] += b[..., s:s + 1] * a
+        out[..., s : s + a.shape[-1]] += b[..., s : s + 1] * a
     return out
 
 
@@ -67,12 +67,12 @@ def fold(full, first, length, n=None):
         out = np.zeros(full.shape[:-1] + (length,), full.dtype)
         low, high = max(first, 0), min(first + full.shape[-1], length)
         if low < high:
-            out[..., low:high] = full[..., low - first:high - first]
+            out[..., low:high] = full[..., low - first : high - first]
         return out
     start = first % n
     blocks = -(-(start + full.shape[-1]) // n)
     padded = np.zeros(full.shape[:-1] + (blocks * n,), full.dtype)
-    padded[..., start:start + full.shape[-1]] = full
+    padded[..., start : start + full.shape[-1]] = full
     return padded.reshape(full.shape[:-1] + (blocks, n)).sum(-2)[..., :length]
 
 
@@ -113,12 +113,13 @@ def _modulus(u, k, mode, fft_size):
             raise ValueError("fft_size is for mode='circular' only")
         return None
     if mode != "circular":
-        raise ValueError(f"mode is {mode!r}; allowed: 'causal', 'circular', "
-                         "'two_sided'")
+        raise ValueError(f"mode is {mode!r}; allowed: 'causal', 'circular', 'two_sided'")
     n = u.shape[-1] if fft_size is None else fft_size
     if u.shape[-1] > n or k.shape[-1] > n:
-        raise ValueError(f"fft_size is {n}; it must be at least the length of "
-                         f"u ({u.shape[-1]}) and of k ({k.shape[-1]})")
+        raise ValueError(
+            f"fft_size is {n}; it must be at least the length of "
+            f"u ({u.shape[-1]}) and of k ({k.shape[-1]})"
+        )
     return n
 
 
@@ -136,10 +137,10 @@ class _Call:
     Kernels are spread to (1 or B, H, Lk); n is the modulus, or None.
     """
 
-    def __init__(self, u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern,
-                 skip, activation, mask):
-        u, k, w, v, r, d, m = map(
-            _wide, (u, k, in_gate, out_gate, k_rev, skip, mask))
+    def __init__(
+        self, u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern, skip, activation, mask
+    ):
+        u, k, w, v, r, d, m = map(_wide, (u, k, in_gate, out_gate, k_rev, skip, mask))
         self.n = _modulus(u, k, mode, fft_size)
         if (r is None) == (mode == "two_sided"):
             raise ValueError("k_rev is for mode='two_sided', and needed there")
@@ -147,22 +148,20 @@ class _Call:
         operands = [x for x in (u, k, w, v, r, d) if x is not None]
         if any(map(np.iscomplexobj, operands)):
             if activation is not None or pattern is not None:
-                raise ValueError("activation and pattern are for real "
-                                 "operands")
+                raise ValueError("activation and pattern are for real operands")
         if pattern is not None:
             if mode != "circular":
                 raise ValueError("pattern is for mode='circular' only")
             self.keep = _full_mask(pattern, self.n)
         self.shape = u.shape
         self.u = u.reshape((1,) * (3 - u.ndim) + u.shape)
-        self.given = {"k": k, "k_rev": r, "in_gate": w, "out_gate": v,
-                      "skip": d}
-        self.w, self.v = (1.0 if x is None else np.broadcast_to(
-            x, u.shape).reshape(self.u.shape) for x in (w, v))
+        self.given = {"k": k, "k_rev": r, "in_gate": w, "out_gate": v, "skip": d}
+        self.w, self.v = (
+            1.0 if x is None else np.broadcast_to(x, u.shape).reshape(self.u.shape) for x in (w, v)
+        )
         self.d = None if d is None else d[..., None]
         self.m = 1.0 if m is None else m[..., None]
-        self.k, self.r = (None if x is None else self.spread(x)
-                          for x in (k, r))
+        self.k, self.r = (None if x is None else self.spread(x) for x in (k, r))
         self.z = self.w * self.u
         self.act, self.derivative = ACTIVATIONS[activation]
 
@@ -180,9 +179,8 @@ class _Call:
     def convolved(self):
         """z * k + skip . z."""
         z, n, length = self.z, self.n, self.u.shape[-1]
-        if self.keep is not None:       # Re IDFT(DFT(z) . mask . DFT(k))
-            p = np.fft.ifft(np.fft.fft(z, n) * self.keep * np.fft.fft(
-                self.k, n)).real[..., :length]
+        if self.keep is not None:  # Re IDFT(DFT(z) . mask . DFT(k))
+            p = np.fft.ifft(np.fft.fft(z, n) * self.keep * np.fft.fft(self.k, n)).real[..., :length]
         else:
             p = fold(linear_convolution(z, self.k), 0, length, n)
         if self.r is not None:
@@ -193,8 +191,9 @@ class _Call:
         """The gradient of z: the adjoint of z -> z * k + skip . z."""
         n, length = self.n, self.u.shape[-1]
         if self.keep is not None:
-            dz = np.fft.ifft(np.fft.fft(g, n) * np.conj(
-                self.keep * np.fft.fft(self.k, n))).real[..., :length]
+            dz = np.fft.ifft(np.fft.fft(g, n) * np.conj(self.keep * np.fft.fft(self.k, n))).real[
+                ..., :length
+            ]
         else:
             dz = fold(*correlation(g, np.conj(self.k)), length, n)
         if self.r is not None:
@@ -205,8 +204,9 @@ class _Call:
         """The gradient of each row's kernel."""
         taps, z = self.k.shape[-1], np.conj(self.z)
         if self.keep is not None:
-            return np.fft.ifft(np.fft.fft(g, self.n) * np.conj(
-                self.keep * np.fft.fft(self.z, self.n))).real[..., :taps]
+            return np.fft.ifft(
+                np.fft.fft(g, self.n) * np.conj(self.keep * np.fft.fft(self.z, self.n))
+            ).real[..., :taps]
         return fold(*correlation(g, z), taps, self.n)
 
     def gradient(self, name, x):
@@ -220,8 +220,20 @@ class _Call:
         return sum_to_shape(x.reshape(self.shape), of.shape)
 
 
-def conv(u, k, in_gate=None, out_gate=None, *, mode="causal", fft_size=None,
-         k_rev=None, pattern=None, skip=None, activation=None, mask=None):
+def conv(
+    u,
+    k,
+    in_gate=None,
+    out_gate=None,
+    *,
+    mode="causal",
+    fft_size=None,
+    k_rev=None,
+    pattern=None,
+    skip=None,
+    activation=None,
+    mask=None,
+):
     """y as in the module's docstring; float64 or complex128, of u's shape.
 
     causal:     p[t] = sum_{s<=t} k[s] z[t-s]
@@ -232,14 +244,25 @@ def conv(u, k, in_gate=None, out_gate=None, *, mode="causal", fft_size=None,
     pattern.mask(fft_size), or a boolean array over the rfft bins and its
     mirror image.
     """
-    c = _Call(u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern, skip,
-              activation, mask)
+    c = _Call(u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern, skip, activation, mask)
     return (c.v * (c.m * c.act(c.convolved()))).reshape(c.shape)
 
 
-def conv_backward(dy, u, k, in_gate=None, out_gate=None, *, mode="causal",
-                  fft_size=None, k_rev=None, pattern=None, skip=None,
-                  activation=None, mask=None):
+def conv_backward(
+    dy,
+    u,
+    k,
+    in_gate=None,
+    out_gate=None,
+    *,
+    mode="causal",
+    fft_size=None,
+    k_rev=None,
+    pattern=None,
+    skip=None,
+    activation=None,
+    mask=None,
+):
     """Gradients of sum(dy * conv(u, k, ...)); 64 bits, by closed formulas.
 
     With g = dL/dp = act'(p) . mask . out_gate . dy:
@@ -254,24 +277,28 @@ def conv_backward(dy, u, k, in_gate=None, out_gate=None, *, mode="causal",
     likewise.  Where operands are complex, the factors of g, dz and dy above are
     conjugated, and the gradient of a real operand is the real part.
     """
-    c = _Call(u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern, skip,
-              activation, mask)
+    c = _Call(u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern, skip, activation, mask)
     dy = _wide(dy).reshape(c.u.shape)
     p = c.convolved()
     masked = np.conj(c.m) * dy
     g = c.derivative(p) * (np.conj(c.v) * masked)
     dz = c.dz(g)
-    every = {"in_gate": lambda: np.conj(c.u) * dz,
-             "out_gate": lambda: masked * np.conj(c.act(p)),
-             "skip": lambda: (g * np.conj(c.z)).sum(-1),
-             "k": lambda: c.dk(g),
-             "k_rev": lambda: fold(*correlation(np.conj(c.z), g),
-                                   c.r.shape[-1])}
+    every = {
+        "in_gate": lambda: np.conj(c.u) * dz,
+        "out_gate": lambda: masked * np.conj(c.act(p)),
+        "skip": lambda: (g * np.conj(c.z)).sum(-1),
+        "k": lambda: c.dk(g),
+        "k_rev": lambda: fold(*correlation(np.conj(c.z), g), c.r.shape[-1]),
+    }
     du = np.conj(c.w) * dz
     return Gradients(
         du=(du if np.iscomplexobj(u) else du.real).reshape(c.shape),
-        **{"d" + name: c.gradient(name, gradient())
-           for name, gradient in every.items() if c.given[name] is not None})
+        **{
+            "d" + name: c.gradient(name, gradient())
+            for name, gradient in every.items()
+            if c.given[name] is not None
+        },
+    )
 
 
 def _of_lanes(x, head_dim):
@@ -280,9 +307,21 @@ def _of_lanes(x, head_dim):
     return x.reshape(batch, channels // head_dim, head_dim, length)
 
 
-def conv_heads(u, v, q, k, head_dim, *, k_rev=None, skip=None,
-               activation=None, mask=None, gelu_u=False, gelu_q=False,
-               dy=None):
+def conv_heads(
+    u,
+    v,
+    q,
+    k,
+    head_dim,
+    *,
+    k_rev=None,
+    skip=None,
+    activation=None,
+    mask=None,
+    gelu_u=False,
+    gelu_q=False,
+    dy=None,
+):
     """y (B, H, L) of hyena-dna's fftconv, lane pair by lane pair; given dy,
     the gradients of sum(dy . y) by name instead.
 
@@ -294,34 +333,48 @@ def conv_heads(u, v, q, k, head_dim, *, k_rev=None, skip=None,
     """
     gelu, slope = ACTIVATIONS["gelu"]
     given = {"u": _wide(u), "v": _wide(v), "q": _wide(q)}
-    rows = {name: None if x is None else _of_lanes(
-        gelu(x) if (name == "u" and gelu_u) or (name == "q" and gelu_q) else x,
-        head_dim) for name, x in given.items()}
+    rows = {
+        name: None
+        if x is None
+        else _of_lanes(
+            gelu(x) if (name == "u" and gelu_u) or (name == "q" and gelu_q) else x, head_dim
+        )
+        for name, x in given.items()
+    }
     y = np.zeros(rows["u"].shape)
-    total = {name: np.zeros(x.shape) for name, x in rows.items()
-             if x is not None}
-    total.update({name: np.zeros(np.shape(x)) for name, x in (
-        ("k", k), ("k_rev", k_rev), ("skip", skip)) if x is not None})
-    options = dict(mode="causal" if k_rev is None else "two_sided",
-                   k_rev=k_rev, skip=skip, activation=activation, mask=mask)
+    total = {name: np.zeros(x.shape) for name, x in rows.items() if x is not None}
+    total.update(
+        {
+            name: np.zeros(np.shape(x))
+            for name, x in (("k", k), ("k_rev", k_rev), ("skip", skip))
+            if x is not None
+        }
+    )
+    options = dict(
+        mode="causal" if k_rev is None else "two_sided",
+        k_rev=k_rev,
+        skip=skip,
+        activation=activation,
+        mask=mask,
+    )
     for i in range(head_dim):
         for j in range(head_dim):
-            arguments = (rows["u"][:, :, i], k,
-                         None if v is None else rows["v"][:, :, j],
-                         None if q is None else rows["q"][:, :, i])
+            arguments = (
+                rows["u"][:, :, i],
+                k,
+                None if v is None else rows["v"][:, :, j],
+                None if q is None else rows["q"][:, :, i],
+            )
             if dy is None:
                 y[:, :, j] += conv(*arguments, **options)
                 continue
-            g = conv_backward(_of_lanes(_wide(dy), head_dim)[:, :, j],
-                              *arguments, **options)
+            g = conv_backward(_of_lanes(_wide(dy), head_dim)[:, :, j], *arguments, **options)
             total["u"][:, :, i] += g.du
             total["k"] += g.dk
-            for name, of, lane, x in (("v", v, j, g.din_gate),
-                                      ("q", q, i, g.dout_gate)):
+            for name, of, lane, x in (("v", v, j, g.din_gate), ("q", q, i, g.dout_gate)):
                 if of is not None:
                     total[name][:, :, lane] += x
-            for name, of, x in (("k_rev", k_rev, g.dk_rev),
-                                ("skip", skip, g.dskip)):
+            for name, of, x in (("k_rev", k_rev, g.dk_rev), ("skip", skip, g.dskip)):
                 if of is not None:
                     total[name] += x
     if dy is None:
@@ -335,8 +388,7 @@ def conv_heads(u, v, q, k, head_dim, *, k_rev=None, skip=None,
     return total
 
 
-def depthwise_conv1d(x, weight, bias=None, *, padding=(0, 0), activation=None,
-                     state=None, dy=None):
+def depthwise_conv1d(x, weight, bias=None, *, padding=(0, 0), activation=None, state=None, dy=None):
     """y (B, D, L + before + after - K + 1), or given dy the gradients of
     sum(dy . y) by name.
 
@@ -348,18 +400,16 @@ def depthwise_conv1d(x, weight, bias=None, *, padding=(0, 0), activation=None,
     x, w = _wide(x), _wide(weight)
     batch, channels, length = x.shape
     before, after = padding
-    start = (np.zeros((batch, channels, before)) if state is None
-             else _wide(state))
+    start = np.zeros((batch, channels, before)) if state is None else _wide(state)
     before = start.shape[-1]
-    padded = np.concatenate(
-        [start, x, np.zeros((batch, channels, after))], axis=2)
+    padded = np.concatenate([start, x, np.zeros((batch, channels, after))], axis=2)
     taps = w.shape[1]
     n = padded.shape[2] - taps + 1
     p = np.zeros((batch, channels, n))
     if bias is not None:
         p += _wide(bias)[:, None]
     for k in range(taps):
-        p += w[:, k:k + 1] * padded[:, :, k:k + n]
+        p += w[:, k : k + 1] * padded[:, :, k : k + n]
     act, derivative = ACTIVATIONS[activation]
     if dy is None:
         return act(p)
@@ -367,10 +417,16 @@ def depthwise_conv1d(x, weight, bias=None, *, padding=(0, 0), activation=None,
     dpadded = np.zeros(padded.shape)
     dw = np.zeros(w.shape)
     for k in range(taps):
-        dpadded[:, :, k:k + n] += w[:, k:k + 1] * g
-        dw[:, k] = (g * padded[:, :, k:k + n]).sum((0, 2))
-    found = {"x": dpadded[:, :, before:before + length], "weight": dw,
-             "bias": g.sum((0, 2)), "state": dpadded[:, :, :before]}
-    return {name: found[name] for name, of in (
-        ("x", x), ("weight", w), ("bias", bias), ("state", state))
-        if of is not None}
+        dpadded[:, :, k : k + n] += w[:, k : k + 1] * g
+        dw[:, k] = (g * padded[:, :, k : k + n]).sum((0, 2))
+    found = {
+        "x": dpadded[:, :, before : before + length],
+        "weight": dw,
+        "bias": g.sum((0, 2)),
+        "state": dpadded[:, :, :before],
+    }
+    return {
+        name: found[name]
+        for name, of in (("x", x), ("weight", w), ("bias", bias), ("state", state))
+        if of is not None
+    }

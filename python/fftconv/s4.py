@@ -30,23 +30,32 @@ def _sigmoid(x):
 TRANSFORMS = {
     "none": (lambda x: x, np.ones_like, lambda y: y),
     "exp": (np.exp, np.exp, lambda y: np.log(np.maximum(y, SMALLEST))),
-    "relu": (lambda x: np.maximum(x, 0) + SMALLEST,
-             lambda x: (x > 0).astype(np.float64),
-             lambda y: np.maximum(y, SMALLEST) - SMALLEST),
-    "sigmoid": (_sigmoid, lambda x: _sigmoid(x) * _sigmoid(-x),
-                lambda y: np.log(np.maximum(y, SMALLEST)) - np.log1p(-y)),
+    "relu": (
+        lambda x: np.maximum(x, 0) + SMALLEST,
+        lambda x: (x > 0).astype(np.float64),
+        lambda y: np.maximum(y, SMALLEST) - SMALLEST,
+    ),
+    "sigmoid": (
+        _sigmoid,
+        lambda x: _sigmoid(x) * _sigmoid(-x),
+        lambda y: np.log(np.maximum(y, SMALLEST)) - np.log1p(-y),
+    ),
     # y + log(1 - e^-y): log(e^y - 1) without overflow
-    "softplus": (_softplus, _sigmoid,
-                 lambda y: (y := np.maximum(y, SMALLEST))
-                 + np.log(-np.expm1(-y))),
+    "softplus": (
+        _softplus,
+        _sigmoid,
+        lambda y: (y := np.maximum(y, SMALLEST)) + np.log(-np.expm1(-y)),
+    ),
 }
 
 
 def _inverse(name, of, value):
     _, _, inverse = choice(name, of, TRANSFORMS)
     if name == "sigmoid" and np.max(value) >= 1:
-        raise ValueError(f"{of} is 'sigmoid', whose values are below 1, and "
-                         f"the initialisation asks for {np.max(value):g}")
+        raise ValueError(
+            f"{of} is 'sigmoid', whose values are below 1, and "
+            f"the initialisation asks for {np.max(value):g}"
+        )
     return inverse(np.asarray(value, np.float64))
 
 
@@ -55,8 +64,7 @@ def check_decay(A):
     bad = np.argwhere(~(A.real < 0))
     if len(bad):
         h, n = bad[0]
-        raise ValueError(f"A[{h}, {n}] is {A[h, n]:g}; it must have a "
-                         "negative real part")
+        raise ValueError(f"A[{h}, {n}] is {A[h, n]:g}; it must have a negative real part")
 
 
 class S4DKernel:
@@ -87,52 +95,76 @@ class S4DKernel:
     modes = (None, "linear", "diagonal")
     inits = hippo.DIAGONAL
 
-    def __init__(self, d_model, d_state=64, *, channels=1, n_ssm=None,
-                 init="legs", B_clip=2.0, dt_min=1e-3, dt_max=0.1,
-                 dt_tie=True, dt_transform="exp", dt_fast=False,
-                 real_transform="exp", imag_transform="none", disc=None,
-                 bandlimit=None, is_real=False, deterministic=False, rank=None,
-                 l_max=None, seed=None, verbose=False):
+    def __init__(
+        self,
+        d_model,
+        d_state=64,
+        *,
+        channels=1,
+        n_ssm=None,
+        init="legs",
+        B_clip=2.0,
+        dt_min=1e-3,
+        dt_max=0.1,
+        dt_tie=True,
+        dt_transform="exp",
+        dt_fast=False,
+        real_transform="exp",
+        imag_transform="none",
+        disc=None,
+        bandlimit=None,
+        is_real=False,
+        deterministic=False,
+        rank=None,
+        l_max=None,
+        seed=None,
+        verbose=False,
+    ):
         heads = size(d_model, "d_model")
         self.channels = size(channels, "channels")
         ssms = heads if n_ssm is None else size(n_ssm, "n_ssm")
         if heads % ssms:
-            raise ValueError(f"n_ssm is {ssms}; it must divide d_model, "
-                             f"{heads}")
+            raise ValueError(f"n_ssm is {ssms}; it must divide d_model, {heads}")
         if not is_real and size(d_state, "d_state") % 2:
-            raise ValueError(f"d_state is {d_state}; it must be even: states "
-                             "are pairs")
+            raise ValueError(f"d_state is {d_state}; it must be even: states are pairs")
         if not 0 < dt_min <= dt_max:
-            raise ValueError(f"dt_min is {dt_min} and dt_max {dt_max}; they "
-                             "must be 0 < dt_min <= dt_max")
+            raise ValueError(
+                f"dt_min is {dt_min} and dt_max {dt_max}; they must be 0 < dt_min <= dt_max"
+            )
         rng = np.random.default_rng(seed)
-        self._settings(disc, dt_transform, dt_fast, real_transform,
-                       imag_transform, bandlimit, is_real)
+        self._settings(
+            disc, dt_transform, dt_fast, real_transform, imag_transform, bandlimit, is_real
+        )
         A, B, P = self._initial(init, size(d_state, "d_state"), B_clip, rank)
         N = len(A)
         if is_real:
             A, B = A.real + 0j, B.real + 0j
-        p = {"A_real": _inverse(real_transform, "real_transform", -A.real),
-             "A_imag": _inverse(imag_transform, "imag_transform", -A.imag),
-             "B": B[None]}
-        p = {name: np.repeat(x[..., None, :], ssms, -2)
-             for name, x in p.items()}
+        p = {
+            "A_real": _inverse(real_transform, "real_transform", -A.real),
+            "A_imag": _inverse(imag_transform, "imag_transform", -A.imag),
+            "B": B[None],
+        }
+        p = {name: np.repeat(x[..., None, :], ssms, -2) for name, x in p.items()}
         if P is not None:
             p["P"] = np.repeat(P[:, None], ssms, 1)
         shape = (self.channels, heads, N)
         # E |C|^2 = 1
-        p["C"] = (rng.standard_normal(shape) + 0j if is_real else
-                  (rng.standard_normal(shape)
-                   + 1j * rng.standard_normal(shape)) / np.sqrt(2))
+        p["C"] = (
+            rng.standard_normal(shape) + 0j
+            if is_real
+            else (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)) / np.sqrt(2)
+        )
         low, high = np.log(dt_min), np.log(dt_max)
         if deterministic:
-            log_dt = np.repeat(np.linspace(low, high, heads)[:, None],
-                               1 if dt_tie else N, 1)
+            log_dt = np.repeat(np.linspace(low, high, heads)[:, None], 1 if dt_tie else N, 1)
         else:
             log_dt = rng.uniform(low, high, (heads, 1 if dt_tie else N))
         # exp's inverse as it is: a Delta below SMALLEST stays
-        inv_dt = (log_dt if dt_transform == "exp" else
-                  _inverse(dt_transform, "dt_transform", np.exp(log_dt)))
+        inv_dt = (
+            log_dt
+            if dt_transform == "exp"
+            else _inverse(dt_transform, "dt_transform", np.exp(log_dt))
+        )
         p["inv_dt"] = np.arcsinh(inv_dt) if dt_fast else inv_dt
         self._take(p)
 
@@ -143,59 +175,68 @@ class S4DKernel:
         with a last axis of 2. N, H, channels, rank, repeat and verbose are
         what the arrays say and may be left out."""
         if not isinstance(config, dict):
-            raise ValueError(f"param_config is a {type(config).__name__}; it "
-                             "must be a dict")
-        arrays = ["A_real", "A_imag", "B", "C", "inv_dt"] + ["P"] * (
-            cls is S4Kernel)
-        settings = {"disc": None, "dt_transform": "exp", "dt_fast": False,
-                    "real_transform": "exp", "imag_transform": "none",
-                    "bandlimit": None, "is_real": False}
-        said = {"N", "H", "channels", "rank", "repeat", "verbose",
-                "deterministic", "l_max", "P"}
+            raise ValueError(f"param_config is a {type(config).__name__}; it must be a dict")
+        arrays = ["A_real", "A_imag", "B", "C", "inv_dt"] + ["P"] * (cls is S4Kernel)
+        settings = {
+            "disc": None,
+            "dt_transform": "exp",
+            "dt_fast": False,
+            "real_transform": "exp",
+            "imag_transform": "none",
+            "bandlimit": None,
+            "is_real": False,
+        }
+        said = {"N", "H", "channels", "rank", "repeat", "verbose", "deterministic", "l_max", "P"}
         missing = [name for name in arrays if config.get(name) is None]
         unknown = set(config) - set(arrays) - set(settings) - said
         if missing or unknown:
             raise ValueError(
                 f"param_config lacks {missing} and has {sorted(unknown)}; it "
                 f"must have {arrays}, and may have "
-                f"{sorted(set(settings) | said)}")
+                f"{sorted(set(settings) | said)}"
+            )
         self = cls.__new__(cls)
-        self._settings(**{name: config.get(name, usual)
-                          for name, usual in settings.items()})
+        self._settings(**{name: config.get(name, usual) for name, usual in settings.items()})
         p = {name: np.array(config[name]) for name in arrays}
         for name in {"B", "C", "P"} & set(p):
             x = p[name]
             if x.ndim == 4 and x.shape[-1] == 2 and x.dtype.kind != "c":
                 x = x[..., 0] + 1j * x[..., 1]
             if x.ndim != 3:
-                raise ValueError(f"param_config['{name}'] has shape {x.shape}; "
-                                 "it must have three axes, the last of them N")
+                raise ValueError(
+                    f"param_config['{name}'] has shape {x.shape}; "
+                    "it must have three axes, the last of them N"
+                )
             p[name] = x.astype(np.complex128)
         if p["A_real"].ndim != 2:
-            raise ValueError("param_config['A_real'] has shape "
-                             f"{p['A_real'].shape}; it must be (S, N)")
+            raise ValueError(
+                f"param_config['A_real'] has shape {p['A_real'].shape}; it must be (S, N)"
+            )
         self.channels = p["C"].shape[0]
-        self._take({name: x if x.dtype.kind == "c" else x.astype(np.float64)
-                    for name, x in p.items()})
-        for name, value in (("N", self.N), ("H", self.H),
-                            ("channels", self.channels)):
+        self._take(
+            {name: x if x.dtype.kind == "c" else x.astype(np.float64) for name, x in p.items()}
+        )
+        for name, value in (("N", self.N), ("H", self.H), ("channels", self.channels)):
             if config.get(name) not in (None, value):
-                raise ValueError(f"param_config['{name}'] is {config[name]!r}; "
-                                 f"its arrays say {value}")
+                raise ValueError(
+                    f"param_config['{name}'] is {config[name]!r}; its arrays say {value}"
+                )
         return self
 
-    def _settings(self, disc, dt_transform, dt_fast, real_transform,
-                  imag_transform, bandlimit, is_real):
+    def _settings(
+        self, disc, dt_transform, dt_fast, real_transform, imag_transform, bandlimit, is_real
+    ):
         self.disc = self.discretizations[0] if disc is None else disc
         choice(self.disc, "disc", dict.fromkeys(self.discretizations))
-        for name, value in (("dt_transform", dt_transform),
-                            ("real_transform", real_transform),
-                            ("imag_transform", imag_transform)):
+        for name, value in (
+            ("dt_transform", dt_transform),
+            ("real_transform", real_transform),
+            ("imag_transform", imag_transform),
+        ):
             choice(value, name, TRANSFORMS)
             setattr(self, name, value)
         if bandlimit is not None and not bandlimit > 0:
-            raise ValueError(f"bandlimit is {bandlimit!r}; it must be positive "
-                             "or None")
+            raise ValueError(f"bandlimit is {bandlimit!r}; it must be positive or None")
         self.dt_fast, self.bandlimit = dt_fast, bandlimit
         self.is_real = is_real
         self._step = None
@@ -203,11 +244,13 @@ class S4DKernel:
     def _initial(self, init, d_state, b_clip, rank):
         """A, B (N,) and P (rank, N) or None."""
         if rank is not None:
-            raise ValueError(f"rank is {rank!r}; a diagonal kernel has none: "
-                             "it must be None")
+            raise ValueError(f"rank is {rank!r}; a diagonal kernel has none: it must be None")
         A = hippo.diagonal(init, 2 * d_state if self.is_real else d_state)
-        B = (hippo.nplr("legs", 2 * len(A), b_clip)[2] if init == "legs"
-             else np.ones(len(A), np.complex128))
+        B = (
+            hippo.nplr("legs", 2 * len(A), b_clip)[2]
+            if init == "legs"
+            else np.ones(len(A), np.complex128)
+        )
         return A, B, None
 
     def _take(self, p):
@@ -219,20 +262,25 @@ class S4DKernel:
     def _check(self, p):
         """Shapes that go together, and finite numbers."""
         S = len(p["A_real"])
-        shapes = {"A_real": [(S, self.N)], "A_imag": [(S, self.N)],
-                  "B": [(1, S, self.N)],
-                  "C": [(self.channels, self.H, self.N)],
-                  "P": [(len(p.get("P", ())), S, self.N)],
-                  "inv_dt": [(self.H, 1), (self.H, self.N)]}
+        shapes = {
+            "A_real": [(S, self.N)],
+            "A_imag": [(S, self.N)],
+            "B": [(1, S, self.N)],
+            "C": [(self.channels, self.H, self.N)],
+            "P": [(len(p.get("P", ())), S, self.N)],
+            "inv_dt": [(self.H, 1), (self.H, self.N)],
+        }
         for name, x in p.items():
             if x.shape not in shapes[name] or 0 in x.shape:
-                raise ValueError(f"{name} has shape {x.shape}; it must be "
-                                 f"{' or '.join(map(str, shapes[name]))}")
+                raise ValueError(
+                    f"{name} has shape {x.shape}; it must be {' or '.join(map(str, shapes[name]))}"
+                )
             if not np.isfinite(x).all():
                 raise ValueError(f"{name} has entries that are not finite")
         if self.H % S:
-            raise ValueError(f"A_real has shape {(S, self.N)}; its first axis "
-                             f"must divide H, {self.H}")
+            raise ValueError(
+                f"A_real has shape {(S, self.N)}; its first axis must divide H, {self.H}"
+            )
 
     # ---- The continuous system, and its gradients -------------------------
 
@@ -269,8 +317,7 @@ class S4DKernel:
         self._check(self.parameters)
         dt, p, A = self.dt(rate), self.parameters, self.A()
         check_decay(A)
-        system = {"A": dt * A, "B": dt * self._heads(p["B"]),
-                  "C": p["C"] * self._kept()}
+        system = {"A": dt * A, "B": dt * self._heads(p["B"]), "C": p["C"] * self._kept()}
         if "P" in p:
             P = self._heads(p["P"])
             system.update(P=dt * P, Q=P)
@@ -294,8 +341,7 @@ class S4DKernel:
         """{name: gradient} of sum(dk . k) for every parameter, dk (C, H, L);
         of complex ones d/dRe + i d/dIm."""
         system, p, dt = self._system(rate), self.parameters, self.dt(rate)
-        got = ssm_kernel_backward(np.asarray(dk)[None], **system,
-                                  discretization=self.disc)
+        got = ssm_kernel_backward(np.asarray(dk)[None], **system, discretization=self.disc)
         A, B = self.A(), self._heads(p["B"])
         dA, dB = dt * got.dA, dt * got.dB
         ddt = (A.conj() * got.dA).real + (B.conj() * got.dB).real.sum(0)
@@ -309,15 +355,13 @@ class S4DKernel:
         result["A_real"] = -self._shared(dA.real) * slope(p["A_real"])
         if self.is_real:
             result["A_imag"] = np.zeros_like(p["A_imag"])
-            result = {name: x.real + 0j if np.iscomplexobj(x) else x
-                      for name, x in result.items()}
+            result = {name: x.real + 0j if np.iscomplexobj(x) else x for name, x in result.items()}
         else:
             _, slope, _ = TRANSFORMS[self.imag_transform]
             result["A_imag"] = -self._shared(dA.imag) * slope(p["A_imag"])
         raw = p["inv_dt"]
         _, slope, _ = TRANSFORMS[self.dt_transform]
-        slope = (slope(np.sinh(raw)) * np.cosh(raw) if self.dt_fast
-                 else slope(raw))
+        slope = slope(np.sinh(raw)) * np.cosh(raw) if self.dt_fast else slope(raw)
         if raw.shape[1] == 1:
             ddt = ddt.sum(1, keepdims=True)
         result["inv_dt"] = ddt * rate * slope
@@ -339,27 +383,31 @@ class S4DKernel:
         """(batch, H, N), complex: a real one's next would lose a part."""
         state = np.asarray(state)
         if state.ndim != 3 or state.shape[1:] != (self.H, self.N):
-            raise ValueError(f"state has shape {state.shape}; it must be "
-                             f"(batch, {self.H}, {self.N}), as default_state "
-                             "gives it")
+            raise ValueError(
+                f"state has shape {state.shape}; it must be "
+                f"(batch, {self.H}, {self.N}), as default_state "
+                "gives it"
+            )
         if self.disc == "dss":
-            raise ValueError("state is given, and disc is 'dss', whose kernel "
-                             "is no recurrence: state must be None")
+            raise ValueError(
+                "state is given, and disc is 'dss', whose kernel "
+                "is no recurrence: state must be None"
+            )
         return state.astype(np.result_type(state, np.complex64), copy=False)
 
     def forward_state(self, u, state, rate=1.0):
-        """The state after u (batch, H, L): Abar^L s + sum_l Abar^(L-1-l) Bbar u[l].
-        """
+        """The state after u (batch, H, L): Abar^L s + sum_l Abar^(L-1-l) Bbar u[l]."""
         state = self._checked_state(state)
         length, batch = u.shape[-1], len(u)
         system = self._system(rate)
         # With dk = u backwards, conj(dC) / 2 is the sum.
         own = {**system, "C": np.zeros((batch, self.H, self.N))}
         backwards = np.ascontiguousarray(u[None, ..., ::-1], np.float64)
-        added = ssm_kernel_backward(backwards, **own, needs=("C",),
-                                    discretization=self.disc).dC.conj() / 2
-        return (self._decayed(system, state, length)
-                + added).astype(state.dtype)
+        added = (
+            ssm_kernel_backward(backwards, **own, needs=("C",), discretization=self.disc).dC.conj()
+            / 2
+        )
+        return (self._decayed(system, state, length) + added).astype(state.dtype)
 
     def _decayed(self, system, state, length):
         """Abar^length s"""
@@ -375,26 +423,24 @@ class S4DKernel:
             raise ValueError(
                 "mode is 'diagonal': eigenvectors of a HiPPO matrix are so far "
                 "from orthogonal that it loses every digit; allowed: "
-                f"{', '.join(map(repr, self.modes))}")
+                f"{', '.join(map(repr, self.modes))}"
+            )
         choice(mode, "mode", dict.fromkeys(self.modes))
         if self.disc == "dss":
-            raise ValueError("disc is 'dss', whose kernel is no recurrence: "
-                             "there is no step")
+            raise ValueError("disc is 'dss', whose kernel is no recurrence: there is no step")
         self.dt(rate)
         self._step = {"mode": mode, "rate": rate}
 
     def _ready(self):
         """The recurrence's constants, made again where a parameter changed."""
         if self._step is None:
-            raise ValueError("step was called before setup_step: call "
-                             "setup_step() first")
+            raise ValueError("step was called before setup_step: call setup_step() first")
         made = self._step.get("parameters")
-        if made is None or any(not np.array_equal(made[name], x)
-                               for name, x in self.parameters.items()):
-            self._step["parameters"] = {name: x.copy() for name, x
-                                        in self.parameters.items()}
-            self._step["constants"] = self._constants(
-                self._system(self._step["rate"]))
+        if made is None or any(
+            not np.array_equal(made[name], x) for name, x in self.parameters.items()
+        ):
+            self._step["parameters"] = {name: x.copy() for name, x in self.parameters.items()}
+            self._step["constants"] = self._constants(self._system(self._step["rate"]))
         return self._step["constants"]
 
     def _constants(self, system):
@@ -422,8 +468,9 @@ class S4DKernel:
         state = self._checked_state(state)
         u = np.asarray(u)
         if u.shape != (len(state), self.H):
-            raise ValueError(f"x has shape {u.shape}; it must be "
-                             f"{(len(state), self.H)}: (batch, H)")
+            raise ValueError(
+                f"x has shape {u.shape}; it must be {(len(state), self.H)}: (batch, H)"
+            )
         if u.dtype.kind == "c":
             raise ValueError(f"x has dtype {u.dtype}; it must be real")
         after = self._next(constants, state, u)
@@ -451,8 +498,9 @@ class S4Kernel(S4DKernel):
 
     def _initial(self, init, d_state, b_clip, rank):
         if self.is_real:
-            raise ValueError("is_real is True; HiPPO matrices have complex "
-                             "eigenvalues: it must be False")
+            raise ValueError(
+                "is_real is True; HiPPO matrices have complex eigenvalues: it must be False"
+            )
         A, P, B = hippo.nplr(init, d_state, b_clip)
         rank = len(P) if rank is None else size(rank, "rank")
         if rank < len(P):
@@ -466,8 +514,7 @@ class S4Kernel(S4DKernel):
         # I + Re(Q* D P), a matrix for each head
         S = np.eye(len(P)) + np.einsum("ihn,jhn->hij", Q.conj(), D * P).real
         columns = np.einsum("ihn,hij->hjn", D * P / 2, np.linalg.inv(S))
-        return {"D": D, "rows": np.moveaxis(2 * Q.conj() * D, 0, 1),
-                "columns": columns}
+        return {"D": D, "rows": np.moveaxis(2 * Q.conj() * D, 0, 1), "columns": columns}
 
     def _solve(self, s, x):
         sums = np.einsum("hjn,...hn->...hj", s["rows"], x).real
@@ -475,8 +522,7 @@ class S4Kernel(S4DKernel):
 
     def _constants(self, system):
         s = self._solver(system)
-        constants = {"B": self._solve(s, system["B"])[0],
-                     "C": 2 * system["C"], "solver": s}
+        constants = {"B": self._solve(s, system["B"])[0], "C": 2 * system["C"], "solver": s}
         if self._step["mode"] == "dense":
             constants["dense"] = self._dense(s)
         return constants
@@ -484,7 +530,7 @@ class S4Kernel(S4DKernel):
     def _dense(self, s):
         """Abar (H, 2N, 2N) on (Re x, Im x)."""
         unit = np.concatenate([np.eye(self.N), 1j * np.eye(self.N)])
-        unit = np.repeat(unit[:, None], self.H, 1)              # (2N, H, N)
+        unit = np.repeat(unit[:, None], self.H, 1)  # (2N, H, N)
         image = 2 * self._solve(s, unit) - unit
         return np.moveaxis(np.concatenate([image.real, image.imag], -1), 0, 2)
 
@@ -493,7 +539,7 @@ class S4Kernel(S4DKernel):
         if "dense" in constants:
             x = np.concatenate([state.real, state.imag], -1)
             x = np.einsum("hij,bhj->bhi", constants["dense"], x)
-            return x[..., :self.N] + 1j * x[..., self.N:] + driven
+            return x[..., : self.N] + 1j * x[..., self.N :] + driven
         # Abar = 2 (I - A/2)^-1 - I
         wide = state.astype(np.complex128)
         return 2 * self._solve(constants["solver"], wide) - wide + driven
@@ -503,7 +549,7 @@ class S4Kernel(S4DKernel):
         power = np.linalg.matrix_power(power, length)
         x = np.concatenate([state.real, state.imag], -1)
         x = np.einsum("hij,bhj->bhi", power, x)
-        return x[..., :self.N] + 1j * x[..., self.N:]
+        return x[..., : self.N] + 1j * x[..., self.N :]
 
 
 KERNELS = {"s4": S4Kernel, "s4d": S4DKernel}
@@ -534,10 +580,23 @@ class FFTConvS4:
     ValueError.
     """
 
-    def __init__(self, d_model, l_max=None, channels=1, swap_channels=False,
-                 transposed=True, dropout=0.0, tie_dropout=False,
-                 drop_kernel=0.0, kernel_type=None, param_config=None,
-                 kernel=None, *, seed=None, **kernel_args):
+    def __init__(
+        self,
+        d_model,
+        l_max=None,
+        channels=1,
+        swap_channels=False,
+        transposed=True,
+        dropout=0.0,
+        tie_dropout=False,
+        drop_kernel=0.0,
+        kernel_type=None,
+        param_config=None,
+        kernel=None,
+        *,
+        seed=None,
+        **kernel_args,
+    ):
         self.d_model = size(d_model, "d_model")
         self.channels = size(channels, "channels")
         self.l_max = None if l_max is None else size(l_max, "l_max")
@@ -553,27 +612,34 @@ class FFTConvS4:
                 f"kernel is {kernel!r} and param_config "
                 f"{'None' if param_config is None else 'given'}; give one of "
                 "them: kernel ('s4' or 's4d'), or param_config with "
-                "kernel_type")
+                "kernel_type"
+            )
         if kernel is not None:
             if kernel_type is not None:
-                raise ValueError(f"kernel_type is {kernel_type!r}, and kernel "
-                                 f"{kernel!r}; kernel_type goes with "
-                                 "param_config")
+                raise ValueError(
+                    f"kernel_type is {kernel_type!r}, and kernel "
+                    f"{kernel!r}; kernel_type goes with "
+                    "param_config"
+                )
             self.kernel = choice(kernel, "kernel", KERNELS)(
-                self.d_model, channels=self.channels, l_max=self.l_max,
-                seed=self._rng.integers(2 ** 63), **kernel_args)
+                self.d_model,
+                channels=self.channels,
+                l_max=self.l_max,
+                seed=self._rng.integers(2**63),
+                **kernel_args,
+            )
             return
         if kernel_args:
-            raise ValueError(f"kernel_args has {sorted(kernel_args)}; with "
-                             "param_config they belong inside it")
-        self.kernel = choice(kernel_type, "kernel_type",
-                             KERNELS).from_config(param_config)
-        for name, got, want in (("d_model", self.kernel.H, self.d_model),
-                                ("channels", self.kernel.channels,
-                                 self.channels)):
+            raise ValueError(
+                f"kernel_args has {sorted(kernel_args)}; with param_config they belong inside it"
+            )
+        self.kernel = choice(kernel_type, "kernel_type", KERNELS).from_config(param_config)
+        for name, got, want in (
+            ("d_model", self.kernel.H, self.d_model),
+            ("channels", self.kernel.channels, self.channels),
+        ):
             if got != want:
-                raise ValueError(f"{name} is {want}; param_config's arrays "
-                                 f"are for {got}")
+                raise ValueError(f"{name} is {want}; param_config's arrays are for {got}")
 
     @property
     def d_output(self):
@@ -593,10 +659,12 @@ class FFTConvS4:
         """x as a NumPy (B, H, L), and its kind."""
         v = view(x, "x", "float32")
         axes = "(B, H, L)" if self.transposed else "(B, L, H)"
-        if (len(v.shape) != 3 or 0 in v.shape
-                or v.shape[1 if self.transposed else 2] != self.d_model):
-            raise ValueError(f"x has shape {v.shape}; it must be {axes} with "
-                             f"H = {self.d_model}")
+        if (
+            len(v.shape) != 3
+            or 0 in v.shape
+            or v.shape[1 if self.transposed else 2] != self.d_model
+        ):
+            raise ValueError(f"x has shape {v.shape}; it must be {axes} with H = {self.d_model}")
         if v.dtype.startswith("complex"):
             raise ValueError(f"x has dtype {v.dtype}; it must be real")
         rows = v.numpy()
@@ -609,7 +677,7 @@ class FFTConvS4:
         return (self._rng.random(shape) >= p) / (1 - p)
 
     def _kernel_length(self, length, rate):
-        self.kernel.dt(rate)                    # rate is checked there
+        self.kernel.dt(rate)  # rate is checked there
         if self.l_max is None:
             return length
         return max(1, min(length, round(self.l_max / rate)))
@@ -632,10 +700,10 @@ class FFTConvS4:
         if state is not None:
             state = self.kernel._checked_state(state)
             if len(state) != batch:
-                raise ValueError(f"state has shape {state.shape}; its first "
-                                 f"axis must be x's, {batch}")
-        taps = (length if state is not None
-                else self._kernel_length(length, rate))
+                raise ValueError(
+                    f"state has shape {state.shape}; its first axis must be x's, {batch}"
+                )
+        taps = length if state is not None else self._kernel_length(length, rate)
         k, added = self.kernel(taps, state, rate, _kernel_dtype(rows))
         kernel_mask = self._mask(self.drop_kernel, k.shape)
         if kernel_mask is not None:
@@ -664,16 +732,19 @@ class FFTConvS4:
         dy = view(dy, "dy", "float32").numpy()
         shape = (len(rows), self.channels) + rows.shape[1:]
         if dy.shape != shape or dy.dtype != rows.dtype:
-            raise ValueError(f"dy has shape {dy.shape} and dtype {dy.dtype}; "
-                             f"it must be {shape} and {rows.dtype}, as y")
-        k, _ = self.kernel(self._kernel_length(rows.shape[2], rate), None,
-                           rate, _kernel_dtype(rows))
+            raise ValueError(
+                f"dy has shape {dy.shape} and dtype {dy.dtype}; "
+                f"it must be {shape} and {rows.dtype}, as y"
+            )
+        k, _ = self.kernel(
+            self._kernel_length(rows.shape[2], rate), None, rate, _kernel_dtype(rows)
+        )
         kernel_mask, output_mask = self._masks
         for mask, of in ((kernel_mask, k), (output_mask, dy)):
-            if mask is not None and any(m not in (1, n) for m, n
-                                        in zip(mask.shape, of.shape)):
-                raise ValueError(f"x has shape {np.shape(x)}; the forward call "
-                                 "whose dropout this is had another")
+            if mask is not None and any(m not in (1, n) for m, n in zip(mask.shape, of.shape)):
+                raise ValueError(
+                    f"x has shape {np.shape(x)}; the forward call whose dropout this is had another"
+                )
         if output_mask is not None:
             dy = dy * output_mask.astype(dy.dtype)
         if kernel_mask is not None:
@@ -692,11 +763,12 @@ class FFTConvS4:
     def flatten(self, y):
         """y (B, C, H, L) or, of step, (B, C, H), with C and H as one axis of
         d_output: (C H), or (H C) where swap_channels."""
-        if np.ndim(y) not in (3, 4) or tuple(y.shape[1:3]) != (
-                self.channels, self.d_model):
-            raise ValueError(f"y has shape {tuple(np.shape(y))}; it must be "
-                             f"(B, {self.channels}, {self.d_model}, L), or "
-                             "without L")
+        if np.ndim(y) not in (3, 4) or tuple(y.shape[1:3]) != (self.channels, self.d_model):
+            raise ValueError(
+                f"y has shape {tuple(np.shape(y))}; it must be "
+                f"(B, {self.channels}, {self.d_model}, L), or "
+                "without L"
+            )
         if self.swap_channels:
             y = y.swapaxes(1, 2)
         return y.reshape((y.shape[0], self.d_output) + tuple(y.shape[3:]))
@@ -719,8 +791,9 @@ class FFTConvS4:
         pair with Im <= 0. For float64 make them complex128: a state keeps its
         type. device: None or "cpu"."""
         if device is not None and str(device) != "cpu":
-            raise ValueError(f"device is {device!r}; this build computes on "
-                             "the CPU: allowed: None, 'cpu'")
+            raise ValueError(
+                f"device is {device!r}; this build computes on the CPU: allowed: None, 'cpu'"
+            )
         return self.kernel.default_state(*batch_shape)
 
 

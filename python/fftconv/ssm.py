@@ -27,6 +27,7 @@ MAX_RANK = 8
 
 class KernelGradients(NamedTuple):
     """Gradients of sum(dk * k), d/dRe + i d/dIm; None where not asked for."""
+
     dA: Any = None
     dB: Any = None
     dC: Any = None
@@ -37,45 +38,50 @@ class KernelGradients(NamedTuple):
 class _Call:
     """The checked operands of one call, and the library's structure of them."""
 
-    def __init__(self, A, B, C, P, Q, length, discretization, state, dtype,
-                 threads, isa):
+    def __init__(self, A, B, C, P, Q, length, discretization, state, dtype, threads, isa):
         self.dtype = dtype_name(dtype)
         if self.dtype not in ("float32", "float64"):
             raise ValueError(f"dtype is {dtype!r}; allowed: float32, float64")
         A = _parameters(A, "A", 2)
         heads, states = A.shape
-        arrays = {"A": A, "B": _parameters(B, "B", 3),
-                  "C": _parameters(C, "C", 3)}
+        arrays = {"A": A, "B": _parameters(B, "B", 3), "C": _parameters(C, "C", 3)}
         if P is not None:
             arrays["P"] = _parameters(P, "P", 3)
             arrays["Q"] = arrays["P"] if Q is None else _parameters(Q, "Q", 3)
             if arrays["P"].shape != arrays["Q"].shape:
-                raise ValueError(f"Q has shape {arrays['Q'].shape}; it must "
-                                 f"be P's, {arrays['P'].shape}")
+                raise ValueError(
+                    f"Q has shape {arrays['Q'].shape}; it must be P's, {arrays['P'].shape}"
+                )
             if len(arrays["P"]) > MAX_RANK:
-                raise ValueError(f"P has shape {arrays['P'].shape}; its rank "
-                                 f"must be at most {MAX_RANK}")
+                raise ValueError(
+                    f"P has shape {arrays['P'].shape}; its rank must be at most {MAX_RANK}"
+                )
         elif Q is not None:
             raise ValueError("Q is given, and P is None; give both or P alone")
         for name, x in arrays.items():
             if x.shape[-2:] != A.shape:
-                raise ValueError(f"{name} has shape {x.shape}; its last axes "
-                                 f"must be A's, {A.shape}")
+                raise ValueError(
+                    f"{name} has shape {x.shape}; its last axes must be A's, {A.shape}"
+                )
         self.arrays = arrays
-        self.shape = (len(arrays["B"]), len(arrays["C"]), heads,
-                      size(length, "length"))
+        self.shape = (len(arrays["B"]), len(arrays["C"]), heads, size(length, "length"))
         if isa is not None and not isinstance(isa, str):
             raise ValueError(f"isa is {isa!r}; it must be a name or None")
         self.ssm = _lib.Ssm(
-            size=ctypes.sizeof(_lib.Ssm), inputs=self.shape[0],
-            channels=self.shape[1], heads=heads, states=states,
-            length=self.shape[3], rank=0 if P is None else len(arrays["P"]),
+            size=ctypes.sizeof(_lib.Ssm),
+            inputs=self.shape[0],
+            channels=self.shape[1],
+            heads=heads,
+            states=states,
+            length=self.shape[3],
+            rank=0 if P is None else len(arrays["P"]),
             dtype=_lib.DTYPES[self.dtype],
-            discretization=choice(discretization, "discretization",
-                                  _lib.DISCRETIZATIONS),
-            state=bool(state), threads=thread_count(threads),
+            discretization=choice(discretization, "discretization", _lib.DISCRETIZATIONS),
+            state=bool(state),
+            threads=thread_count(threads),
             isa=isa and isa.encode(),
-            **{name: x.ctypes.data for name, x in arrays.items()})
+            **{name: x.ctypes.data for name, x in arrays.items()},
+        )
 
 
 def _parameters(x, name, axes):
@@ -83,19 +89,29 @@ def _parameters(x, name, axes):
     try:
         x = np.ascontiguousarray(x, np.complex128)
     except (TypeError, ValueError):
-        raise ValueError(f"{name} cannot be made an array of complex numbers") \
-            from None
+        raise ValueError(f"{name} cannot be made an array of complex numbers") from None
     if x.ndim != axes or 0 in x.shape:
         shape = "(H, N)" if axes == 2 else "(any, H, N)"
-        raise ValueError(f"{name} has shape {x.shape}; it must be {shape}, "
-                         "each at least 1")
+        raise ValueError(f"{name} has shape {x.shape}; it must be {shape}, each at least 1")
     if name != "A" and not np.isfinite(x).all():
         raise ValueError(f"{name} has entries that are not finite")
     return x
 
 
-def ssm_kernel(A, B, C, length, P=None, Q=None, *, discretization="zoh",
-               state=False, dtype="float64", threads=None, isa=None):
+def ssm_kernel(
+    A,
+    B,
+    C,
+    length,
+    P=None,
+    Q=None,
+    *,
+    discretization="zoh",
+    state=False,
+    dtype="float64",
+    threads=None,
+    isa=None,
+):
     """k (I, C, H, L): responses of channels C to inputs B over L samples.
 
     A: (H, N) complex, real parts negative. B: (I, H, N). C: (C, H, N). P, Q:
@@ -111,16 +127,27 @@ def ssm_kernel(A, B, C, length, P=None, Q=None, *, discretization="zoh",
     Memory: a few rows of L, and with P a matrix of (2N, 2N), for each thread.
     Raises ValueError, `Unsupported` for an isa, MemoryError.
     """
-    call = _Call(A, B, C, P, Q, length, discretization, state, dtype, threads,
-                 isa)
+    call = _Call(A, B, C, P, Q, length, discretization, state, dtype, threads, isa)
     k, _ = empty(call.shape, call.dtype, None)
     call.ssm.k = k.ctypes.data
     _lib.lib.fftconv_ssm_kernel(call.ssm)
     return k
 
 
-def ssm_kernel_backward(dk, A, B, C, P=None, Q=None, *, discretization="zoh",
-                        state=False, needs=None, threads=None, isa=None):
+def ssm_kernel_backward(
+    dk,
+    A,
+    B,
+    C,
+    P=None,
+    Q=None,
+    *,
+    discretization="zoh",
+    state=False,
+    needs=None,
+    threads=None,
+    isa=None,
+):
     """`KernelGradients` of sum(dk . k), k that of `ssm_kernel`.
 
     dk: (I, C, H, L), float32 or float64. needs: which, out of "A", "B", "C",
@@ -130,24 +157,26 @@ def ssm_kernel_backward(dk, A, B, C, P=None, Q=None, *, discretization="zoh",
     """
     dk = np.ascontiguousarray(dk)
     if dk.dtype not in (np.float32, np.float64) or dk.ndim != 4:
-        raise ValueError(f"dk has shape {dk.shape} and dtype {dk.dtype}; it "
-                         "must be (I, C, H, L), float32 or float64")
-    call = _Call(A, B, C, P, Q, dk.shape[3], discretization, state, dk.dtype,
-                 threads, isa)
+        raise ValueError(
+            f"dk has shape {dk.shape} and dtype {dk.dtype}; it "
+            "must be (I, C, H, L), float32 or float64"
+        )
+    call = _Call(A, B, C, P, Q, dk.shape[3], discretization, state, dk.dtype, threads, isa)
     if dk.shape != call.shape:
-        raise ValueError(f"dk has shape {dk.shape}; it must be {call.shape}, "
-                         "as k")
+        raise ValueError(f"dk has shape {dk.shape}; it must be {call.shape}, as k")
     there = [n for n in call.arrays if n != "Q" or Q is not None]
     needs = there if needs is None else list(needs)
     for name in needs:
         if name not in there:
-            raise ValueError(f"needs names {name!r}; allowed here: "
-                             f"{', '.join(there)}")
+            raise ValueError(f"needs names {name!r}; allowed here: {', '.join(there)}")
     wanted = set(needs) | ({"Q"} if "P" in needs else set())
-    if P is not None and wanted - {"C"}:    # the recurrence sums them together
+    if P is not None and wanted - {"C"}:  # the recurrence sums them together
         wanted = set(call.arrays)
-    results = {name: empty(x.shape, "complex128", None)[0]
-               for name, x in call.arrays.items() if name in wanted}
+    results = {
+        name: empty(x.shape, "complex128", None)[0]
+        for name, x in call.arrays.items()
+        if name in wanted
+    }
     for name, x in results.items():
         setattr(call.ssm, "d" + name, x.ctypes.data)
     call.ssm.dk = dk.ctypes.data

@@ -5,8 +5,18 @@ import ctypes
 import numpy as np
 
 from . import _lib
-from ._array import (KERNEL_DTYPES, broadcast_strides, check_dtype, choice,
-                     dtype_name, empty, finish, numpy_dtype, size, view)
+from ._array import (
+    KERNEL_DTYPES,
+    broadcast_strides,
+    check_dtype,
+    choice,
+    dtype_name,
+    empty,
+    finish,
+    numpy_dtype,
+    size,
+    view,
+)
 from .plan import _OFFSET, Plan, _pack, kernel_axes, rows_axes
 
 # A plan's rows, where the caller names no longest piece: long enough that a
@@ -16,6 +26,7 @@ LONGEST_PIECE = 8192
 
 class _StreamPlan(Plan):
     """A plan that is given the Lk - 1 samples before each piece."""
+
     _history = 1
 
 
@@ -39,8 +50,18 @@ class Stream:
     A stream is not shared between threads.  Raises ValueError.
     """
 
-    def __init__(self, k, *, channels=None, batch=1, dtype=None, skip=None,
-                 activation=None, block=None, threads=None):
+    def __init__(
+        self,
+        k,
+        *,
+        channels=None,
+        batch=1,
+        dtype=None,
+        skip=None,
+        activation=None,
+        block=None,
+        threads=None,
+    ):
         if dtype is not None:
             dtype = dtype_name(dtype)
         v = view(k, "k", KERNEL_DTYPES[dtype or "float64"][-1])
@@ -55,27 +76,29 @@ class Stream:
             block = max(taps, LONGEST_PIECE)
         else:
             block = size(block, "block")
-        plan = _StreamPlan((batch, channels, block), v.shape, dtype=dtype,
-                           threads=threads)
+        plan = _StreamPlan((batch, channels, block), v.shape, dtype=dtype, threads=threads)
         self._plan, self._spectrum = plan, plan.spectrum(v)
         self._block = block
         self._activation = choice(activation, "activation", _lib.ACTIVATIONS)
         self._skip = None
-        if skip is not None:        # a copy: the caller may change his
+        if skip is not None:  # a copy: the caller may change his
             skip = view(skip, "skip", plan._kernel_dtypes[-1])
             self._skip = view(skip.numpy().copy(), "skip")
             plan._pack_channels(_lib.Operands(), "skip", self._skip, 1)
         # z, not rounded to 16 bits: before the next piece are the Lk - 1
         # samples up to _end.  Twice that many fit, so that they seldom move.
         self._taps, self._end = taps, taps - 1
-        self._past = np.zeros((batch, channels, 2 * (taps - 1)), numpy_dtype(
-            plan._kernel_dtypes[-1]))
+        self._past = np.zeros(
+            (batch, channels, 2 * (taps - 1)), numpy_dtype(plan._kernel_dtypes[-1])
+        )
 
     def __repr__(self):
         batch, channels, _ = self._past.shape
-        return (f"Stream(k=(..., {self._taps}), channels={channels}, "
-                f"batch={batch}, dtype={self._plan.dtype!r}, "
-                f"block={self._block})")
+        return (
+            f"Stream(k=(..., {self._taps}), channels={channels}, "
+            f"batch={batch}, dtype={self._plan.dtype!r}, "
+            f"block={self._block})"
+        )
 
     def copy(self):
         """A stream of the same kernels and past, that goes its own way."""
@@ -95,7 +118,7 @@ class Stream:
 
     def _history(self):
         """The last Lk - 1 samples, where they lie."""
-        return self._past[..., self._end - self._taps + 1:self._end]
+        return self._past[..., self._end - self._taps + 1 : self._end]
 
     @property
     def history(self):
@@ -111,8 +134,9 @@ class Stream:
         check_dtype(v, "history", allowed, self._plan.dtype)
         past = self._history()
         if v.shape != past.shape:
-            raise ValueError(f"history has shape {v.shape}; it must be "
-                             f"{past.shape}, (B, H, Lk - 1)")
+            raise ValueError(
+                f"history has shape {v.shape}; it must be {past.shape}, (B, H, Lk - 1)"
+            )
         past[...] = v.numpy()
 
     def push(self, u, in_gate=None, out_gate=None, *, mask=None):
@@ -129,11 +153,11 @@ class Stream:
         rows = (1,) * (3 - len(v.shape)) + tuple(v.shape)
         if rows[:2] != self._past.shape[:2] or rows[2] < 1:
             batch, channels, _ = self._past.shape
-            raise ValueError(f"u has shape {v.shape}; this stream is for "
-                             f"({batch}, {channels}, n), n at least 1")
+            raise ValueError(
+                f"u has shape {v.shape}; this stream is for ({batch}, {channels}, n), n at least 1"
+            )
         if v.dtype != dtype and not plan._complex:
-            raise ValueError(f"u has dtype {v.dtype}; this stream is for "
-                             f"{dtype}")
+            raise ValueError(f"u has dtype {v.dtype}; this stream is for {dtype}")
         result, y = empty(v.shape, dtype, v.kind)
         arrays = {"u": v, "y": y}
         for name, gate in (("in_gate", in_gate), ("out_gate", out_gate)):
@@ -143,22 +167,21 @@ class Stream:
             if x.dtype != dtype:
                 x = plan._converted(x, name)
             strides = broadcast_strides(x, name, v.shape)
-            arrays[name] = x.reshaped(rows, (0,) * (3 - len(v.shape))
-                                      + tuple(strides))
-        ops = _lib.Operands(size=ctypes.sizeof(_lib.Operands),
-                            activation=self._activation)
-        ops.keep = [plan._pack_channels(ops, name, x, n) for name, x, n in (
-            ("skip", self._skip, 1), ("mask", mask, rows[0])) if x is not None]
+            arrays[name] = x.reshaped(rows, (0,) * (3 - len(v.shape)) + tuple(strides))
+        ops = _lib.Operands(size=ctypes.sizeof(_lib.Operands), activation=self._activation)
+        ops.keep = [
+            plan._pack_channels(ops, name, x, n)
+            for name, x, n in (("skip", self._skip, 1), ("mask", mask, rows[0]))
+            if x is not None
+        ]
         for start in range(0, rows[2], self._block):
             stop = min(start + self._block, rows[2])
             piece = {name: x.part(start, stop) for name, x in arrays.items()}
             for name, x in piece.items():
                 _pack(ops, _OFFSET[name], x)
             if self._past.size:
-                _pack(ops, _OFFSET["history"],
-                      view(self._history(), "history"))
-            plan._execute(_lib.lib.fftconv_forward, _lib.FORWARD,
-                          self._spectrum._handle, ops)
+                _pack(ops, _OFFSET["history"], view(self._history(), "history"))
+            plan._execute(_lib.lib.fftconv_forward, _lib.FORWARD, self._spectrum._handle, ops)
             self._remember(piece["u"].numpy(), piece.get("in_gate"))
         return finish(result, v.kind)
 
@@ -168,13 +191,12 @@ class Stream:
         new = min(self._taps - 1, u.shape[-1])
         if new == 0:
             return
-        if end + new > past.shape[-1]:      # to the front, what is still seen
+        if end + new > past.shape[-1]:  # to the front, what is still seen
             kept = self._taps - 1 - new
-            past[..., :kept] = past[..., end - kept:end]
+            past[..., :kept] = past[..., end - kept : end]
             end = kept
-        z = u[..., u.shape[-1] - new:]
+        z = u[..., u.shape[-1] - new :]
         if gate is not None:
-            z = z.astype(past.dtype) * gate.numpy()[..., -new:].astype(
-                past.dtype)
-        past[..., end:end + new] = z
+            z = z.astype(past.dtype) * gate.numpy()[..., -new:].astype(past.dtype)
+        past[..., end : end + new] = z
         self._end = end + new
