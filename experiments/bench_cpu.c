@@ -445,7 +445,7 @@ static void run_ours(struct method *m)
 static fftconv_tensor rows(float *data, int64_t B, int64_t H, int64_t L)
 {
     return (fftconv_tensor){
-        .data = data, .dtype = FFTCONV_FLOAT32, .shape = {B, H, L}, .stride = {H * L, L, 1}};
+        .data = data, .dtype = FFTCONV_DTYPE_FLOAT32, .shape = {B, H, L}, .stride = {H * L, L, 1}};
 }
 
 static void make_ours(struct method *m, const char *isa, const struct peak *peak)
@@ -456,17 +456,18 @@ static void make_ours(struct method *m, const char *isa, const struct peak *peak
                               .batch = p.B,
                               .channels = p.H,
                               .length = p.L,
-                              .kernel_length = p.L,
-                              .dtype = FFTCONV_FLOAT32,
+                              .k_length = p.L,
+                              .dtype = FFTCONV_DTYPE_FLOAT32,
                               .threads = 1,
                               .isa = isa};
-    const fftconv_tensor k = rows(p.k, 1, p.H, p.L);
     m->info.size = sizeof m->info;
     need(fftconv_plan_create(&m->plan, &desc));
     need(fftconv_plan_get_info(m->plan, &m->info));
-    need(fftconv_spectrum_create(&m->spectrum, m->plan, &k, NULL, 1));
-    m->operands = (fftconv_operands){
-        .size = sizeof m->operands, .u = rows(p.u, p.B, p.H, p.L), .y = rows(p.y, p.B, p.H, p.L)};
+    m->operands = (fftconv_operands){.size = sizeof m->operands,
+                                     .u = rows(p.u, p.B, p.H, p.L),
+                                     .k = rows(p.k, 1, p.H, p.L),
+                                     .y = rows(p.y, p.B, p.H, p.L)};
+    need(fftconv_spectrum_create(&m->spectrum, m->plan, &m->operands));
     m->operands.workspace_bytes = m->info.forward_workspace_bytes;
     if (m->operands.workspace_bytes > 0)
         m->operands.workspace = m->workspace = memory(m->operands.workspace_bytes);

@@ -15,12 +15,13 @@ struct job {
     int64_t work_bytes; /* of each worker */
 };
 
-static void contract_task(void *context, int64_t i, int worker)
+static int contract_task(void *context, int64_t i, int worker)
 {
     const struct job *j = context;
     const int64_t v = i * j->c.block_vectors;
     j->engine->contract(&j->c, v, min64(v + j->c.block_vectors, j->vectors),
                         j->work + worker * j->work_bytes);
+    return FFTCONV_STATUS_OK;
 }
 
 /* ---- Checks ------------------------------------------------------------------ */
@@ -45,9 +46,9 @@ static void span(const struct matrix *m, int64_t entry_bytes, intptr_t *low, int
 static int check_matrix(const struct matrix *m, int64_t entry_reals, int alignment)
 {
     if (!m->data)
-        return fail(FFTCONV_INVALID, "%s is NULL, must be given", m->name);
+        return fail(FFTCONV_STATUS_INVALID, "%s is NULL, must be given", m->name);
     if ((uintptr_t)m->data % (unsigned)alignment)
-        return fail(FFTCONV_INVALID, "%s is at %p, must be aligned to %d bytes", m->name,
+        return fail(FFTCONV_STATUS_INVALID, "%s is at %p, must be aligned to %d bytes", m->name,
                     (const void *)m->data, alignment);
     int64_t total = entry_reals;
     for (int i = 0; i < 2; i++) {
@@ -56,12 +57,12 @@ static int check_matrix(const struct matrix *m, int64_t entry_reals, int alignme
             __builtin_mul_overflow(m->shape[i] - 1, llabs(m->stride[i]), &reach) ||
             __builtin_mul_overflow(reach, entry_reals, &reach) ||
             __builtin_add_overflow(total, reach, &total) || total > (int64_t)1 << 58)
-            return fail(FFTCONV_INVALID,
+            return fail(FFTCONV_STATUS_INVALID,
                         "%s_stride[%d] is %lld, must stay within 2^58 real "
                         "numbers",
                         m->name, i, (long long)m->stride[i]);
     }
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 /* The wider step must pass over all that the narrower one reaches. */
@@ -73,25 +74,23 @@ static bool entries_apart(const struct matrix *m)
            (m->shape[wide] == 1 || llabs(m->stride[wide]) > reach);
 }
 
-static int check(const struct fftconv_plan *plan, const fftconv_contraction *c)
+static int check(const struct fftconv_plan *plan, const fftconv_contraction_desc *c)
 {
     int status;
     if (!plan || !c)
-        return fail(FFTCONV_INVALID, "%s is NULL", plan ? "contraction" : "plan");
+        return fail(FFTCONV_STATUS_INVALID, "%s is NULL", plan ? "contraction" : "plan");
     if (c->size != sizeof *c)
-        return fail(FFTCONV_INVALID, "contraction->size is %zu, must be %zu", c->size, sizeof *c);
-    if (plan->form == FFTCONV_FOLDED || plan->pattern)
-        return fail(FFTCONV_INVALID,
-                    "plan has %s, must be of form right_angle or complex, "
-                    "without weights",
-                    plan->pattern ? "weights" : "form folded");
+        return fail(FFTCONV_STATUS_INVALID, "contraction->size is %zu, must be %zu", c->size,
+                    sizeof *c);
+    if ((status = check_on_cpu(plan)) || (status = check_whole_spectra(plan)))
+        return status;
     const struct {
         const char *name;
         int64_t value;
     } sizes[] = {{"rows", c->rows}, {"columns", c->columns}, {"depth", c->depth}};
     for (int i = 0; i < 3; i++)
         if (sizes[i].value < 1)
-            return fail(FFTCONV_INVALID, "%s is %lld, must be at least 1", sizes[i].name,
+            return fail(FFTCONV_STATUS_INVALID, "%s is %lld, must be at least 1", sizes[i].name,
                         (long long)sizes[i].value);
     const struct matrix matrices[] = {
         {"a", c->a, {c->rows, c->depth}, {c->a_stride[0], c->a_stride[1]}},
@@ -106,18 +105,18 @@ static int check(const struct fftconv_plan *plan, const fftconv_contraction *c)
         span(&matrices[i], spectra_reals(plan) * plan->part[0].real_bytes, &low[i], &high[i]);
     }
     if (!entries_apart(&matrices[2]))
-        return fail(FFTCONV_INVALID,
+        return fail(FFTCONV_STATUS_INVALID,
                     "out_stride is (%lld, %lld), must give each of (%lld, "
                     "%lld) entries a place of its own",
                     (long long)c->out_stride[0], (long long)c->out_stride[1], (long long)c->rows,
                     (long long)c->columns);
     for (int i = 0; i < 2; i++)
         if (low[i] < high[2] && low[2] < high[i])
-            return fail(FFTCONV_INVALID, "out overlaps %s, must not", matrices[i].name);
-    return FFTCONV_OK;
+            return fail(FFTCONV_STATUS_INVALID, "out overlaps %s, must not", matrices[i].name);
+    return FFTCONV_STATUS_OK;
 }
 
-int fftconv_contract(const fftconv_plan *plan, const fftconv_contraction *c)
+int fftconv_contract(const fftconv_plan *plan, const fftconv_contraction_desc *c)
 {
     int threads, status;
     if ((status = check(plan, c)) || (status = resolve_threads(plan, c->threads, &threads)))
@@ -157,7 +156,7 @@ int fftconv_contract(const fftconv_plan *plan, const fftconv_contraction *c)
     job.work_bytes = round_up(block * k->block_vectors, ALIGNMENT);
     if (!(job.work = aligned_new(job.work_bytes * threads)))
         return fail_memory(job.work_bytes * threads);
-    parallel_for(threads, tasks, contract_task, &job);
+    status = parallel_for(threads, tasks, contract_task, &job);
     aligned_free(job.work);
-    return FFTCONV_OK;
+    return status;
 }

@@ -26,17 +26,19 @@ const char *fftconv_hardware_name(int index)
 static int check_hardware(const fftconv_hardware *h)
 {
     if (!h)
-        return fail(FFTCONV_INVALID, "hardware is NULL");
+        return fail(FFTCONV_STATUS_INVALID, "hardware is NULL");
     if (h->size != sizeof *h)
-        return fail(FFTCONV_INVALID, "hardware->size is %zu, must be %zu", h->size, sizeof *h);
+        return fail(FFTCONV_STATUS_INVALID, "hardware->size is %zu, must be %zu", h->size,
+                    sizeof *h);
     if (!(h->sigma_h > 0 && h->sigma_s > 0 && h->tau_m > 0 && h->tau_g > 0))
-        return fail(FFTCONV_INVALID,
+        return fail(FFTCONV_STATUS_INVALID,
                     "hardware has sigma_h %g, sigma_s %g, tau_m %g, tau_g %g, must be positive",
                     h->sigma_h, h->sigma_s, h->tau_m, h->tau_g);
     if (h->mu < 1 || h->fast_points < 1)
-        return fail(FFTCONV_INVALID, "hardware has mu %lld, fast_points %lld, must be positive",
-                    (long long)h->mu, (long long)h->fast_points);
-    return FFTCONV_OK;
+        return fail(FFTCONV_STATUS_INVALID,
+                    "hardware has mu %lld, fast_points %lld, must be positive", (long long)h->mu,
+                    (long long)h->fast_points);
+    return FFTCONV_STATUS_OK;
 }
 
 static double cost_of(const int64_t *radices, int order, const fftconv_hardware *h)
@@ -61,32 +63,35 @@ int fftconv_monarch_cost(const int64_t *radices, int order, const fftconv_hardwa
     if (status)
         return status;
     if (!radices || !seconds)
-        return fail(FFTCONV_INVALID, "%s is NULL", radices ? "seconds" : "radices");
+        return fail(FFTCONV_STATUS_INVALID, "%s is NULL", radices ? "seconds" : "radices");
     if (order < 1 || order > FFTCONV_MAX_ORDER)
-        return fail(FFTCONV_INVALID, "order is %d, must be 1 ... %d", order, FFTCONV_MAX_ORDER);
+        return fail(FFTCONV_STATUS_INVALID, "order is %d, must be 1 ... %d", order,
+                    FFTCONV_MAX_ORDER);
     int64_t product = 1;
     for (int i = 0; i < order; i++) {
         if (radices[i] < 1)
-            return fail(FFTCONV_INVALID, "radices[%d] is %lld, must be positive", i,
+            return fail(FFTCONV_STATUS_INVALID, "radices[%d] is %lld, must be positive", i,
                         (long long)radices[i]);
         if (__builtin_mul_overflow(product, radices[i], &product))
-            return fail(FFTCONV_INVALID, "radices have a product above 2^63, must be below that");
+            return fail(FFTCONV_STATUS_INVALID,
+                        "radices have a product above 2^63, must be below that");
     }
     *seconds = cost_of(radices, order, hardware);
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 static int check_power(int64_t n, int order, const int64_t *radices)
 {
     if (!radices)
-        return fail(FFTCONV_INVALID, "radices is NULL");
+        return fail(FFTCONV_STATUS_INVALID, "radices is NULL");
     if (n < 2 || (n & (n - 1)))
-        return fail(FFTCONV_INVALID, "n is %lld, must be a power of two, at least 2", (long long)n);
+        return fail(FFTCONV_STATUS_INVALID, "n is %lld, must be a power of two, at least 2",
+                    (long long)n);
     int bits = __builtin_ctzll((unsigned long long)n);
     if (order < 1 || order > FFTCONV_MAX_ORDER || order > bits)
-        return fail(FFTCONV_INVALID, "order is %d, must be 1 ... %d for n = %lld", order,
+        return fail(FFTCONV_STATUS_INVALID, "order is %d, must be 1 ... %d for n = %lld", order,
                     bits < FFTCONV_MAX_ORDER ? bits : FFTCONV_MAX_ORDER, (long long)n);
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 int fftconv_balanced_radices(int64_t n, int order, int64_t *radices)
@@ -97,7 +102,7 @@ int fftconv_balanced_radices(int64_t n, int order, int64_t *radices)
     const int bits = __builtin_ctzll((unsigned long long)n);
     for (int i = 0; i < order; i++)
         radices[i] = (int64_t)1 << (bits / order + (i < bits % order));
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 /* Every composition of the exponent, in lexical order. */
@@ -127,9 +132,10 @@ int fftconv_best_radices(int64_t n, int order, const fftconv_hardware *hardware,
     if (status || (status = check_hardware(hardware)))
         return status;
     if (order > 6)
-        return fail(FFTCONV_INVALID, "order is %d, must be 1 ... 6 to search all radices", order);
+        return fail(FFTCONV_STATUS_INVALID, "order is %d, must be 1 ... 6 to search all radices",
+                    order);
     descend(0, __builtin_ctzll((unsigned long long)n), order, trial, hardware, &best, radices);
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 /* ---- This machine, in the same four numbers, one core -------------------------- */
@@ -236,22 +242,22 @@ static int measure_host(fftconv_hardware *h)
     h->mu = 16;
     h->measured = 1;
     snprintf(h->name, sizeof h->name, "host");
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 int fftconv_hardware_get(const char *name, fftconv_hardware *hardware)
 {
     if (!name || !hardware)
-        return fail(FFTCONV_INVALID, "%s is NULL", name ? "hardware" : "name");
+        return fail(FFTCONV_STATUS_INVALID, "%s is NULL", name ? "hardware" : "name");
     if (hardware->size != sizeof *hardware)
-        return fail(FFTCONV_INVALID, "hardware->size is %zu, must be %zu", hardware->size,
+        return fail(FFTCONV_STATUS_INVALID, "hardware->size is %zu, must be %zu", hardware->size,
                     sizeof *hardware);
     for (int i = 0; i < MACHINES; i++)
         if (strcmp(name, machines[i].name) == 0) {
             *hardware = machines[i];
-            return FFTCONV_OK;
+            return FFTCONV_STATUS_OK;
         }
     if (strcmp(name, "host") == 0)
         return measure_host(hardware);
-    return fail(FFTCONV_INVALID, "name is \"%.32s\", must be A100, H100 or host", name);
+    return fail(FFTCONV_STATUS_INVALID, "name is \"%.32s\", must be A100, H100 or host", name);
 }

@@ -15,7 +15,7 @@ enum {
 };
 
 struct depthwise {
-    const fftconv_depthwise *o;
+    const fftconv_depthwise_desc *o;
     const struct engine *engine;
     struct correlation c;
     int64_t B, D, K;
@@ -30,23 +30,24 @@ struct depthwise {
 
 /* ---- Checks ------------------------------------------------------------------------ */
 
-static int check(const fftconv_depthwise *o, bool back)
+static int check(const fftconv_depthwise_desc *o, bool back)
 {
     int status;
     if (!o)
-        return fail(FFTCONV_INVALID, "depthwise is NULL");
+        return fail(FFTCONV_STATUS_INVALID, "depthwise is NULL");
     if (o->size != sizeof *o)
-        return fail(FFTCONV_INVALID, "depthwise->size is %zu, must be %zu", o->size, sizeof *o);
-    if (o->activation < FFTCONV_IDENTITY || o->activation > FFTCONV_SILU)
-        return fail(FFTCONV_INVALID,
+        return fail(FFTCONV_STATUS_INVALID, "depthwise->size is %zu, must be %zu", o->size,
+                    sizeof *o);
+    if (o->activation < FFTCONV_ACTIVATION_IDENTITY || o->activation > FFTCONV_ACTIVATION_SILU)
+        return fail(FFTCONV_STATUS_INVALID,
                     "activation is %d, must be identity (0), gelu (1) or "
                     "silu (2)",
                     o->activation);
     if (o->threads < 0 || o->threads > 255)
-        return fail(FFTCONV_INVALID, "threads is %d, must be 0 (all) ... 255", o->threads);
+        return fail(FFTCONV_STATUS_INVALID, "threads is %d, must be 0 (all) ... 255", o->threads);
     const fftconv_tensor *out = back ? &o->dy : &o->y;
     if (!o->x.data || !o->weight.data || !out->data)
-        return fail(FFTCONV_INVALID, "%s is NULL, must be given",
+        return fail(FFTCONV_STATUS_INVALID, "%s is NULL, must be given",
                     !o->x.data        ? "x"
                     : !o->weight.data ? "weight"
                     : back            ? "dy"
@@ -54,19 +55,21 @@ static int check(const fftconv_depthwise *o, bool back)
     const int64_t B = o->x.shape[0], D = o->x.shape[1], L = o->x.shape[2];
     const int64_t K = o->weight.shape[2], Lout = out->shape[2];
     if (B < 1 || D < 1 || L < 1 || L > (int64_t)1 << 40)
-        return fail(FFTCONV_INVALID,
+        return fail(FFTCONV_STATUS_INVALID,
                     "x has shape (%lld, %lld, %lld), must have axes of at least "
                     "1, and length to 2^40",
                     (long long)B, (long long)D, (long long)L);
     if (K < 1 || K > (int64_t)1 << 40)
-        return fail(FFTCONV_INVALID, "weight has %lld taps, must have 1 ... 2^40", (long long)K);
+        return fail(FFTCONV_STATUS_INVALID, "weight has %lld taps, must have 1 ... 2^40",
+                    (long long)K);
     if (Lout < 1 || Lout > (int64_t)1 << 41)
-        return fail(FFTCONV_INVALID, "%s has length %lld, must have 1 ... 2^41", back ? "dy" : "y",
-                    (long long)Lout);
+        return fail(FFTCONV_STATUS_INVALID, "%s has length %lld, must have 1 ... 2^41",
+                    back ? "dy" : "y", (long long)Lout);
     if (llabs(o->left) > (int64_t)1 << 41)
-        return fail(FFTCONV_INVALID, "left is %lld, must be -2^41 ... 2^41", (long long)o->left);
+        return fail(FFTCONV_STATUS_INVALID, "left is %lld, must be -2^41 ... 2^41",
+                    (long long)o->left);
     if ((o->state.data || o->next_state.data || o->dstate.data) && o->left != K - 1)
-        return fail(FFTCONV_INVALID,
+        return fail(FFTCONV_STATUS_INVALID,
                     "left is %lld, must be %lld, the taps less one, where there "
                     "is a state",
                     (long long)o->left, (long long)(K - 1));
@@ -96,14 +99,14 @@ static int check(const fftconv_depthwise *o, bool back)
         const fftconv_tensor *t = all[i].t;
         if (!t->data || all[i].n2 == 0 || all[i].is & (back ? FORWARD_ONLY : BACKWARD_ONLY))
             continue;
-        if (t->dtype < FFTCONV_FLOAT64 || t->dtype > FFTCONV_BFLOAT16)
-            return fail(FFTCONV_INVALID,
+        if (t->dtype < FFTCONV_DTYPE_FLOAT64 || t->dtype > FFTCONV_DTYPE_BFLOAT16)
+            return fail(FFTCONV_STATUS_INVALID,
                         "%s has dtype %s, must be float64, float32, float16 or "
                         "bfloat16",
                         all[i].name, dtype_name(t->dtype) ? dtype_name(t->dtype) : "unknown");
         if (all[i].of && !all[i].of->data)
-            return fail(FFTCONV_INVALID, "%s is given, must be NULL where %s is NULL", all[i].name,
-                        all[i].name + 1);
+            return fail(FFTCONV_STATUS_INVALID, "%s is given, must be NULL where %s is NULL",
+                        all[i].name, all[i].name + 1);
         const int64_t shape[3] = {all[i].n0, all[i].n1, all[i].n2};
         if ((status = check_layout(all[i].name, t, shape, all[i].is & OUTPUT)))
             return status;
@@ -116,12 +119,12 @@ static int check(const fftconv_depthwise *o, bool back)
                               s->dtype == t->dtype && s->stride[0] == t->stride[0] &&
                               s->stride[1] == t->stride[1] && s->stride[2] == t->stride[2];
             if ((!(all[used[b]].is & OUTPUT) || b < a) && !same && tensors_overlap(s, t))
-                return fail(FFTCONV_INVALID, "%s overlaps %s, must not%s", all[used[a]].name,
+                return fail(FFTCONV_STATUS_INVALID, "%s overlaps %s, must not%s", all[used[a]].name,
                             all[used[b]].name,
                             s == &o->next_state && t == &o->state ? " unless it is the same array"
                                                                   : "");
         }
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 /* ---- Tables ------------------------------------------------------------------------- */
@@ -139,7 +142,7 @@ static struct array number(const struct depthwise *j, void *table, int64_t i)
     const int real = j->engine->real_bytes;
     return (struct array){.data = (char *)table + i * real,
                           .stride = 1,
-                          .dtype = real == 8 ? FFTCONV_FLOAT64 : FFTCONV_FLOAT32};
+                          .dtype = real == 8 ? FFTCONV_DTYPE_FLOAT64 : FFTCONV_DTYPE_FLOAT32};
 }
 
 static void copy(const struct depthwise *j, struct array from, struct array to, int64_t n)
@@ -240,18 +243,20 @@ static void run_tiles(const struct depthwise *j, int64_t task, bool back, int wo
     }
 }
 
-static void forward_task(void *context, int64_t task, int worker)
+static int forward_task(void *context, int64_t task, int worker)
 {
     run_tiles(context, task, false, worker);
+    return FFTCONV_STATUS_OK;
 }
 
-static void dx_task(void *context, int64_t task, int worker)
+static int dx_task(void *context, int64_t task, int worker)
 {
     run_tiles(context, task, true, worker);
+    return FFTCONV_STATUS_OK;
 }
 
 /* A band, and a part of the batch: its sums, tile after tile. */
-static void dw_task(void *context, int64_t i, int worker)
+static int dw_task(void *context, int64_t i, int worker)
 {
     const struct depthwise *j = context;
     const int64_t part = i / j->bands, band = i % j->bands;
@@ -263,14 +268,15 @@ static void dw_task(void *context, int64_t i, int worker)
             j->engine->correlate_dw(&j->c, t.b, t.d0, t.d1, t.l0, t.l1, sums,
                                     j->work + worker * j->work_bytes);
         }
+    return FFTCONV_STATUS_OK;
 }
 
 /* x's last K - 1 elements, those of the state before them; from front to back, so
  * that it may be the state's own memory. */
-static void state_task(void *context, int64_t i, int worker)
+static int state_task(void *context, int64_t i, int worker)
 {
     const struct depthwise *j = context;
-    const fftconv_depthwise *o = j->o;
+    const fftconv_depthwise_desc *o = j->o;
     const int64_t b = i / j->D, d = i % j->D, n = j->K - 1, L = j->c.L;
     const int64_t old = max64(0, n - L);
     const struct array to = run_of(&o->next_state, b, d);
@@ -289,11 +295,12 @@ static void state_task(void *context, int64_t i, int worker)
         place.data = (char *)place.data + m * place.stride * dtype_size(place.dtype);
         j->engine->set(&place, value);
     }
+    return FFTCONV_STATUS_OK;
 }
 
 static void gather_sums(const struct depthwise *j)
 {
-    const fftconv_depthwise *o = j->o;
+    const fftconv_depthwise_desc *o = j->o;
     const int64_t K = j->K, step = j->D * (K + 1);
     for (int64_t d = 0; d < j->D; d++)
         for (int64_t k = 0; k <= K; k++) {
@@ -324,7 +331,10 @@ static int64_t cut(struct depthwise *j, int64_t from, int64_t to, int threads)
     return ceil_div(j->count, j->group);
 }
 
-static bool is_wide(const fftconv_tensor *t) { return t->data && t->dtype == FFTCONV_FLOAT64; }
+static bool is_wide(const fftconv_tensor *t)
+{
+    return t->data && t->dtype == FFTCONV_DTYPE_FLOAT64;
+}
 
 /* Neighbours in memory are channels, not samples. */
 static bool is_across(const fftconv_tensor *t)
@@ -338,16 +348,17 @@ static void plan_bands(struct depthwise *j, bool back)
     struct correlation *c = &j->c;
     const fftconv_tensor *x = c->x, *y = c->y;
     const int lanes = j->engine->lanes, along = c->across ? 1 : 2;
-    const int own = j->engine->real_bytes == 8 ? FFTCONV_FLOAT64 : FFTCONV_FLOAT32;
-    if (own == FFTCONV_FLOAT32 && x->dtype != own)
-        c->as = x->dtype == FFTCONV_BFLOAT16 ? AS_PAIRS : AS_HALVES;
+    const int own = j->engine->real_bytes == 8 ? FFTCONV_DTYPE_FLOAT64 : FFTCONV_DTYPE_FLOAT32;
+    if (own == FFTCONV_DTYPE_FLOAT32 && x->dtype != own)
+        c->as = x->dtype == FFTCONV_DTYPE_BFLOAT16 ? AS_PAIRS : AS_HALVES;
     const int64_t unit = c->as == AS_PAIRS ? 2 * lanes : lanes;
-    c->direct = !back && x->dtype == y->dtype && (x->dtype == own || own == FFTCONV_FLOAT32) &&
-                (c->as == AS_REALS || c->activation == FFTCONV_IDENTITY) && x->stride[along] == 1 &&
-                y->stride[along] == 1 && (!c->across || j->D >= unit);
+    c->direct = !back && x->dtype == y->dtype &&
+                (x->dtype == own || own == FFTCONV_DTYPE_FLOAT32) &&
+                (c->as == AS_REALS || c->activation == FFTCONV_ACTIVATION_IDENTITY) &&
+                x->stride[along] == 1 && y->stride[along] == 1 && (!c->across || j->D >= unit);
     const int64_t size = dtype_size(x->dtype), line = max64(unit, LINE / size);
-    c->far = c->direct && c->across && c->activation == FFTCONV_IDENTITY && j->D >= 4 * line &&
-             j->D % line == 0 && x->stride[2] == j->D && y->stride[2] == j->D &&
+    c->far = c->direct && c->across && c->activation == FFTCONV_ACTIVATION_IDENTITY &&
+             j->D >= 4 * line && j->D % line == 0 && x->stride[2] == j->D && y->stride[2] == j->D &&
              y->stride[0] % line == 0 && (intptr_t)y->data % size == 0 &&
              j->B * j->D * c->Lout * size >= FAR_BYTES;
     if (c->far) /* y's first whole line */
@@ -362,12 +373,13 @@ static void plan_bands(struct depthwise *j, bool back)
 }
 
 /* The call of `engine`, after the checks. */
-static int run(const fftconv_depthwise *o, const struct engine *engine, bool back)
+static int run(const fftconv_depthwise_desc *o, const struct engine *engine, bool back)
 {
     struct depthwise j = {
         .o = o, .engine = engine, .B = o->x.shape[0], .D = o->x.shape[1], .K = o->weight.shape[2]};
     const fftconv_tensor *out = back ? &o->dy : &o->y;
     const int threads = o->threads ? o->threads : fftconv_default_threads();
+    int status = FFTCONV_STATUS_OK;
     struct correlation *c = &j.c;
     *c = (struct correlation){.across = is_across(&o->x),
                               .taps = j.K,
@@ -382,19 +394,18 @@ static int run(const fftconv_depthwise *o, const struct engine *engine, bool bac
                               .dy = &o->dy,
                               .dx = o->dx.data ? &o->dx : NULL,
                               .dstate = o->dstate.data && j.K > 1 ? &o->dstate : NULL};
-    if (back && c->dx && o->activation == FFTCONV_IDENTITY) {
+    if (back && c->dx && o->activation == FFTCONV_ACTIVATION_IDENTITY) {
         /* dx[m] = sum_k w[K - 1 - k] dy[m - (K - 1 - left) + k]: a forward call */
-        fftconv_depthwise f = {.size = sizeof f,
-                               .x = o->dy,
-                               .weight = o->weight,
-                               .y = o->dx,
-                               .left = j.K - 1 - o->left,
-                               .threads = o->threads};
+        fftconv_depthwise_desc f = {.size = sizeof f,
+                                    .x = o->dy,
+                                    .weight = o->weight,
+                                    .y = o->dx,
+                                    .left = j.K - 1 - o->left,
+                                    .threads = o->threads};
         f.weight.data = (char *)f.weight.data +
                         (j.K - 1) * f.weight.stride[2] * dtype_size(f.weight.dtype);
         f.weight.stride[2] *= -1;
-        const int status = run(&f, engine, false);
-        if (status)
+        if ((status = run(&f, engine, false)))
             return status;
         c->dx = NULL;
     }
@@ -414,27 +425,27 @@ static int run(const fftconv_depthwise *o, const struct engine *engine, bool bac
         return fail_memory(bytes);
     }
     if (!back) {
-        parallel_for(threads, cut(&j, 0, c->Lout, threads), forward_task, &j);
-        if (o->next_state.data && j.K > 1)
-            parallel_for(threads, j.B * j.D, state_task, &j);
+        status = parallel_for(threads, cut(&j, 0, c->Lout, threads), forward_task, &j);
+        if (!status && o->next_state.data && j.K > 1)
+            status = parallel_for(threads, j.B * j.D, state_task, &j);
     } else {
         if (c->dx || c->dstate)
-            parallel_for(threads, cut(&j, c->dstate ? 1 - j.K : 0, c->dx ? c->L : 0, threads),
-                         dx_task, &j);
-        if (sums) {
+            status = parallel_for(
+                threads, cut(&j, c->dstate ? 1 - j.K : 0, c->dx ? c->L : 0, threads), dx_task, &j);
+        if (!status && sums) {
             j.sums = (double *)(j.work + threads * j.work_bytes);
             memset(j.sums, 0, (size_t)sum_bytes);
             cut(&j, 0, c->Lout, threads);
-            parallel_for(threads, j.parts * j.bands, dw_task, &j);
+            status = parallel_for(threads, j.parts * j.bands, dw_task, &j);
             gather_sums(&j);
         }
     }
     aligned_free(j.work);
     aligned_free(table);
-    return FFTCONV_OK;
+    return status;
 }
 
-static int check_and_run(const fftconv_depthwise *o, bool back)
+static int check_and_run(const fftconv_depthwise_desc *o, bool back)
 {
     int status;
     const struct engine *engine;
@@ -447,6 +458,6 @@ static int check_and_run(const fftconv_depthwise *o, bool back)
     return run(o, engine, back);
 }
 
-int fftconv_depthwise_forward(const fftconv_depthwise *o) { return check_and_run(o, false); }
+int fftconv_depthwise_forward(const fftconv_depthwise_desc *o) { return check_and_run(o, false); }
 
-int fftconv_depthwise_backward(const fftconv_depthwise *o) { return check_and_run(o, true); }
+int fftconv_depthwise_backward(const fftconv_depthwise_desc *o) { return check_and_run(o, true); }

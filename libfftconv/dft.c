@@ -7,27 +7,30 @@
 static int check_dft(const fftconv_dft_desc *d)
 {
     if (!d)
-        return fail(FFTCONV_INVALID, "desc is NULL");
+        return fail(FFTCONV_STATUS_INVALID, "desc is NULL");
     if (d->size != sizeof *d)
-        return fail(FFTCONV_INVALID, "desc->size is %zu, must be %zu", d->size, sizeof *d);
-    if (d->dtype != FFTCONV_FLOAT64 && d->dtype != FFTCONV_FLOAT32)
-        return fail(FFTCONV_INVALID, "dtype is %d, must be float64 (1) or float32 (2)", d->dtype);
+        return fail(FFTCONV_STATUS_INVALID, "desc->size is %zu, must be %zu", d->size, sizeof *d);
+    if (d->dtype != FFTCONV_DTYPE_FLOAT64 && d->dtype != FFTCONV_DTYPE_FLOAT32)
+        return fail(FFTCONV_STATUS_INVALID, "dtype is %d, must be float64 (1) or float32 (2)",
+                    d->dtype);
     if (d->count < 1 || d->count > (int64_t)1 << 40)
-        return fail(FFTCONV_INVALID, "count is %lld, must be 1 ... 2^40", (long long)d->count);
+        return fail(FFTCONV_STATUS_INVALID, "count is %lld, must be 1 ... 2^40",
+                    (long long)d->count);
     if (d->inverse < 0 || d->inverse > 1 || d->dense < 0 || d->dense > 1)
-        return fail(FFTCONV_INVALID, "%s is %d, must be 0 or 1",
+        return fail(FFTCONV_STATUS_INVALID, "%s is %d, must be 0 or 1",
                     d->inverse < 0 || d->inverse > 1 ? "inverse" : "dense",
                     d->inverse < 0 || d->inverse > 1 ? d->inverse : d->dense);
     if (d->order < 1 || d->order > FFTCONV_MAX_ORDER)
-        return fail(FFTCONV_INVALID, "order is %d, must be 1 ... %d", d->order, FFTCONV_MAX_ORDER);
+        return fail(FFTCONV_STATUS_INVALID, "order is %d, must be 1 ... %d", d->order,
+                    FFTCONV_MAX_ORDER);
     if (!d->radices || !d->in || !d->out)
-        return fail(FFTCONV_INVALID, "%s is NULL, must be given",
+        return fail(FFTCONV_STATUS_INVALID, "%s is NULL, must be given",
                     !d->radices ? "radices"
                     : !d->in    ? "in"
                                 : "out");
-    const unsigned real_bytes = d->dtype == FFTCONV_FLOAT64 ? 8 : 4;
+    const unsigned real_bytes = d->dtype == FFTCONV_DTYPE_FLOAT64 ? 8 : 4;
     if ((uintptr_t)d->in % real_bytes || (uintptr_t)d->out % real_bytes)
-        return fail(FFTCONV_INVALID, "%s is at %p, must be aligned to its %u-byte reals",
+        return fail(FFTCONV_STATUS_INVALID, "%s is at %p, must be aligned to its %u-byte reals",
                     (uintptr_t)d->in % real_bytes ? "in" : "out",
                     (uintptr_t)d->in % real_bytes ? d->in : d->out, real_bytes);
     int64_t product;
@@ -35,21 +38,21 @@ static int check_dft(const fftconv_dft_desc *d)
     if (status)
         return status;
     if (product != d->n)
-        return fail(FFTCONV_INVALID, "n is %lld, must be the product of radices, %lld",
+        return fail(FFTCONV_STATUS_INVALID, "n is %lld, must be the product of radices, %lld",
                     (long long)d->n, (long long)product);
     int64_t bytes;
     if (__builtin_mul_overflow(product, d->count * 2 * (int64_t)real_bytes, &bytes))
-        return fail(FFTCONV_INVALID, "count is %lld, must keep count * n below 2^59",
+        return fail(FFTCONV_STATUS_INVALID, "count is %lld, must keep count * n below 2^59",
                     (long long)d->count);
     const intptr_t in = (intptr_t)d->in, out = (intptr_t)d->out;
     if (in != out && in < out + bytes && out < in + bytes)
-        return fail(FFTCONV_INVALID, "out overlaps in, must be in itself or apart from it");
+        return fail(FFTCONV_STATUS_INVALID, "out overlaps in, must be in itself or apart from it");
     if (d->stages > d->order)
-        return fail(FFTCONV_INVALID,
+        return fail(FFTCONV_STATUS_INVALID,
                     "stages is %d, must be at most order, %d, or negative "
                     "for all",
                     d->stages, d->order);
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 static double element(const void *data, bool wide, int64_t i)
@@ -71,7 +74,7 @@ int fftconv_dft(const fftconv_dft_desc *d)
     int status = check_dft(d);
     if (status)
         return status;
-    const bool wide = d->dtype == FFTCONV_FLOAT64;
+    const bool wide = d->dtype == FFTCONV_DTYPE_FLOAT64;
     const int real_bytes = wide ? 8 : 4;
     if ((status = find_engine(d->isa, real_bytes, &engine)))
         return status;
@@ -84,7 +87,7 @@ int fftconv_dft(const fftconv_dft_desc *d)
         int chain[MAX_STAGES];
         int length = steps_of(d->radices[i], d->dense, chain);
         if (count + length > MAX_STAGES)
-            return fail(FFTCONV_INVALID, "radices run as more than %d steps, must be fewer",
+            return fail(FFTCONV_STATUS_INVALID, "radices run as more than %d steps, must be fewer",
                         MAX_STAGES);
         for (int j = 0; j < length; j++)
             steps[count++] = chain[j];

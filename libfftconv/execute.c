@@ -15,7 +15,7 @@ struct lane {
     const struct fftconv_plan *plan;
     const struct layout *layout;
     int inside; /* threads within the row */
-    char *memory, *x, *row, *scratch, *z, *g, *p, *dz, *taps;
+    char *memory, *x, *row, *scratch, *z, *g, *p, *dz, *taps, *filter;
     int64_t scratch_bytes; /* of each thread */
 };
 
@@ -34,7 +34,7 @@ struct row_job {
     int64_t length, parts;
 };
 
-static void first_task(void *context, int64_t i, int worker)
+static int first_task(void *context, int64_t i, int worker)
 {
     const struct row_job *j = context;
     const struct lane *lane = j->lane;
@@ -42,17 +42,19 @@ static void first_task(void *context, int64_t i, int worker)
     lane->plan->engine->first(j->xf, j->source, lane->x, columns * i / j->parts,
                               columns * (i + 1) / j->parts,
                               lane->scratch + worker * lane->scratch_bytes);
+    return FFTCONV_STATUS_OK;
 }
 
-static void middle_task(void *context, int64_t i, int worker)
+static int middle_task(void *context, int64_t i, int worker)
 {
     const struct row_job *j = context;
     const struct lane *lane = j->lane;
     lane->plan->engine->middle(j->xf, j->directions, lane->x, j->S, j->spectrum, i, i + 1,
                                lane->scratch + worker * lane->scratch_bytes, NULL);
+    return FFTCONV_STATUS_OK;
 }
 
-static void last_task(void *context, int64_t i, int worker)
+static int last_task(void *context, int64_t i, int worker)
 {
     const struct row_job *j = context;
     const struct lane *lane = j->lane;
@@ -60,9 +62,10 @@ static void last_task(void *context, int64_t i, int worker)
     lane->plan->engine->last(j->xf, lane->x, j->sink, columns * i / j->parts,
                              columns * (i + 1) / j->parts,
                              lane->scratch + worker * lane->scratch_bytes);
+    return FFTCONV_STATUS_OK;
 }
 
-static void fold_task(void *context, int64_t i, int worker)
+static int fold_task(void *context, int64_t i, int worker)
 {
     const struct row_job *j = context;
     const int64_t step = j->length >> j->levels;
@@ -70,28 +73,31 @@ static void fold_task(void *context, int64_t i, int worker)
     j->lane->plan->engine->fold(j->adjoint, j->levels, j->length, j->lane->plan->part[0].ahead,
                                 j->source, j->sink, j->lane->row, step * i / j->parts,
                                 step * (i + 1) / j->parts);
+    return FFTCONV_STATUS_OK;
 }
 
-static void multiply_task(void *context, int64_t i, int worker)
+static int multiply_task(void *context, int64_t i, int worker)
 {
     const struct row_job *j = context;
     (void)worker;
     j->lane->plan->engine->multiply(j->xf, j->spectrum, j->S, j->other, j->adjoint, i, j->parts);
+    return FFTCONV_STATUS_OK;
 }
 
-static void accumulate_task(void *context, int64_t i, int worker)
+static int accumulate_task(void *context, int64_t i, int worker)
 {
     const struct row_job *j = context;
     (void)worker;
     j->lane->plan->engine->accumulate(j->xf, j->scale, j->begin, j->sum, j->S, j->other,
                                       j->spectrum, i, j->parts);
+    return FFTCONV_STATUS_OK;
 }
 
 static void run(const struct lane *lane, struct row_job *job, task_fn *task, int64_t n)
 {
     job->lane = lane;
     job->parts = n;
-    parallel_for(lane->inside, n, task, job);
+    (void)parallel_for(lane->inside, n, task, job); /* tasks within a row cannot fail */
 }
 
 static int64_t parts_of(const struct lane *lane, const struct xform *xf)
@@ -171,7 +177,7 @@ static void part_source(const struct lane *lane, int i, struct source *s)
     const struct xform *xf = &lane->plan->part[i];
     s->packing = LINEAR;
     s->shift = s->from = s->before_to = 0;
-    s->to = xf->form == FFTCONV_RIGHT_ANGLE ? 2 * xf->M : xf->M;
+    s->to = xf->form == FFTCONV_FORM_RIGHT_ANGLE ? 2 * xf->M : xf->M;
     s->x = own_row(lane->plan, lane->row + xf->row * xf->real_bytes, 0);
     s->gate.data = s->before.data = s->before_gate.data = NULL;
 }
@@ -181,11 +187,11 @@ static void part_sink(const struct lane *lane, int i, struct sink *s)
     const struct xform *xf = &lane->plan->part[i];
     s->packing = LINEAR;
     s->shift = s->from = 0;
-    s->to = xf->form == FFTCONV_RIGHT_ANGLE ? 2 * xf->M : xf->M;
+    s->to = xf->form == FFTCONV_FORM_RIGHT_ANGLE ? 2 * xf->M : xf->M;
     s->y = own_row(lane->plan, lane->row + xf->row * xf->real_bytes, 0);
     s->out_gate.data = s->twin.data = NULL;
     s->has_skip = s->has_mask = false;
-    s->activation = FFTCONV_IDENTITY;
+    s->activation = FFTCONV_ACTIVATION_IDENTITY;
 }
 
 static void *at_part(const struct fftconv_plan *plan, int i, const void *spectra)
@@ -349,8 +355,9 @@ static struct array array_of(const fftconv_tensor *t, int64_t b, int64_t h)
 static struct array own_row(const struct fftconv_plan *plan, const void *p, int64_t origin)
 {
     const bool wide = plan->part[0].real_bytes == 8;
-    const int dtype = is_complex(plan->dtype) ? (wide ? FFTCONV_COMPLEX128 : FFTCONV_COMPLEX64)
-                                              : (wide ? FFTCONV_FLOAT64 : FFTCONV_FLOAT32);
+    const int dtype = is_complex(plan->dtype)
+                          ? (wide ? FFTCONV_DTYPE_COMPLEX128 : FFTCONV_DTYPE_COMPLEX64)
+                          : (wide ? FFTCONV_DTYPE_FLOAT64 : FFTCONV_DTYPE_FLOAT32);
     return (struct array){p, dtype, 1, origin};
 }
 
@@ -404,12 +411,32 @@ static struct sink input_sink(const struct fftconv_plan *plan, int64_t L, const 
 
 /* ---- Kernels ---------------------------------------------------------------------------- */
 
+static struct array element_of(const struct array *a, int64_t n)
+{
+    struct array one = *a;
+    one.data = (const char *)a->data + n * a->stride * dtype_size(a->dtype);
+    return one;
+}
+
+static struct scalar get_element(const struct fftconv_plan *plan, const struct array *a, int64_t n)
+{
+    const struct array one = element_of(a, n);
+    return plan->engine->get(&one);
+}
+
+static void set_element(const struct fftconv_plan *plan, const struct array *a, int64_t n,
+                        struct scalar value)
+{
+    const struct array one = element_of(a, n);
+    plan->engine->set(&one, value);
+}
+
 static struct taps taps_of(const struct fftconv_plan *plan, const fftconv_tensor *k,
                            const fftconv_tensor *k_rev, int64_t b, int64_t g)
 {
     struct taps taps = {.count = plan->taps,
                         .places = plan->places,
-                        .sign = plan->form == FFTCONV_RIGHT_ANGLE ? -1 : 1};
+                        .sign = plan->form == FFTCONV_FORM_RIGHT_ANGLE ? -1 : 1};
     if (k)
         taps.k = array_of(k, b, g);
     if (plan->rev_taps && k_rev) {
@@ -419,41 +446,63 @@ static struct taps taps_of(const struct fftconv_plan *plan, const fftconv_tensor
     return taps;
 }
 
+/* A pattern on a circle whose length has no stages acts on the kernel's own taps: theirs,
+ * fft_size of them, to lane->taps; or back, from there to the first Lk of the gradient.
+ * Both ways it is the same filter, which is its own adjoint (filter.c). */
+static int filter_taps(const struct lane *lane, const struct array *k, bool back)
+{
+    const struct fftconv_plan *plan = lane->plan;
+    const struct array own = own_row(plan, lane->taps, 0);
+    const int64_t given = back ? plan->N : plan->Lk, wanted = back ? plan->Lk : plan->N;
+    const struct array *from = back ? &own : k, *to = back ? k : &own;
+    double *row = (double *)lane->filter;
+    for (int64_t n = 0; n < plan->N; n++)
+        row[n] = n < given ? get_element(plan, from, n).re : 0;
+    const int status = filter_apply(plan->filter, row, row + plan->N, lane->inside);
+    for (int64_t n = 0; !status && n < wanted; n++)
+        set_element(plan, to, n, (struct scalar){row[n], 0});
+    return status;
+}
+
 /* The transform of a kernel, to S. */
-static void transform_taps(const struct lane *lane, const struct taps *taps, void *S)
+static int transform_taps(const struct lane *lane, const struct taps *taps, void *S)
 {
     const struct fftconv_plan *plan = lane->plan;
     struct source source = {.packing = plan->packing, .to = taps->count, .x = taps->k};
-    if (taps->k_rev.data) {
+    int status = FFTCONV_STATUS_OK;
+    if (plan->filter) {
+        status = filter_taps(lane, &taps->k, false);
+        source.x = own_row(plan, lane->taps, 0);
+    } else if (taps->k_rev.data) {
         plan->engine->place_taps(taps, lane->taps);
         source.to = taps->places;
         source.x = own_row(plan, lane->taps, 0);
     }
-    transform(lane, &source, S, NULL);
+    if (!status)
+        transform(lane, &source, S, NULL);
+    return status;
 }
 
 /* The taps of a kernel's gradient from its spectrum S, which is overwritten. */
-static void transform_back_taps(const struct lane *lane, const struct taps *taps, void *S)
+static int transform_back_taps(const struct lane *lane, const struct taps *taps, void *S)
 {
     const struct fftconv_plan *plan = lane->plan;
     struct sink sink = {.packing = plan->packing, .to = taps->count, .y = taps->k};
-    if (taps->k_rev.data) {
+    if (taps->k_rev.data)
         sink.to = taps->places;
+    if (taps->k_rev.data || plan->filter)
         sink.y = own_row(plan, lane->taps, 0);
-    }
     transform_back(lane, S, &sink, NULL);
     if (taps->k_rev.data)
         plan->engine->take_taps(taps, lane->taps);
+    return plan->filter && taps->k.data ? filter_taps(lane, &taps->k, true) : FFTCONV_STATUS_OK;
 }
 
 static void zero_elements(const struct fftconv_plan *plan, const struct array *a, int64_t from,
                           int64_t to)
 {
-    struct array one = *a;
-    for (int64_t n = from; a->data && n < to; n++) {
-        one.data = (const char *)a->data + n * a->stride * dtype_size(a->dtype);
-        plan->engine->set(&one, (struct scalar){0, 0});
-    }
+    for (int64_t n = from; a->data && n < to; n++)
+        set_element(plan, a, n, (struct scalar){0, 0});
 }
 
 /* ---- Calls ------------------------------------------------------------------------------- */
@@ -489,6 +538,7 @@ static struct lane lane_of(const struct call *c, int worker)
                          .p = m + l->p,
                          .dz = m + l->dz,
                          .taps = m + l->taps,
+                         .filter = m + l->filter,
                          .scratch_bytes = l->scratch_bytes};
 }
 
@@ -505,7 +555,7 @@ static struct shape_of_call shape_of(const struct fftconv_plan *plan, const fftc
                                      int direction, int threads, bool prepared)
 {
     struct shape_of_call call = {.direction = direction, .threads = threads, .prepared = prepared};
-    const bool forward = direction == FFTCONV_FORWARD;
+    const bool forward = direction == FFTCONV_DIRECTION_FORWARD;
     for (int i = 0; i < ROW_OPERANDS; i++)
         if (i <= OUT_GATE || (forward ? i == Y : i >= DY))
             call.tiled |= call.staged[i] = is_scattered(row_tensor(o, i));
@@ -537,31 +587,39 @@ static int begin(struct call *c, const struct fftconv_plan *plan, const fftconv_
     *owned = NULL;
     char *memory = o->workspace;
     if (memory && o->workspace_bytes < c->layout.total)
-        return fail(FFTCONV_INVALID, "workspace_bytes is %lld, must be at least %lld",
+        return fail(FFTCONV_STATUS_INVALID, "workspace_bytes is %lld, must be at least %lld",
                     (long long)o->workspace_bytes, (long long)c->layout.total);
     if (!memory && !(memory = *owned = aligned_new(c->layout.total)))
         return fail_memory(c->layout.total);
     c->shared = memory;
     c->workers = memory + c->layout.shared;
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
-int fftconv_operands_workspace_bytes(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
-                                     const fftconv_operands *o, int direction, int64_t *bytes)
+int fftconv_workspace_bytes(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
+                            const fftconv_operands *o, int direction, int64_t *bytes)
 {
     int threads, status;
     if (!plan || !o || !bytes)
-        return fail(FFTCONV_INVALID, "%s is NULL", !plan ? "plan" : !o ? "operands" : "bytes");
+        return fail(FFTCONV_STATUS_INVALID, "%s is NULL",
+                    !plan ? "plan"
+                    : !o  ? "operands"
+                          : "bytes");
     if (o->size != sizeof *o)
-        return fail(FFTCONV_INVALID, "operands->size is %zu, must be %zu", o->size, sizeof *o);
-    if (direction != FFTCONV_FORWARD && direction != FFTCONV_BACKWARD)
-        return fail(FFTCONV_INVALID, "direction is %d, must be forward (0) or backward (1)",
+        return fail(FFTCONV_STATUS_INVALID, "operands->size is %zu, must be %zu", o->size,
+                    sizeof *o);
+    if (direction != FFTCONV_DIRECTION_FORWARD && direction != FFTCONV_DIRECTION_BACKWARD)
+        return fail(FFTCONV_STATUS_INVALID, "direction is %d, must be forward (0) or backward (1)",
                     direction);
     if ((status = resolve_threads(plan, o->threads, &threads)))
         return status;
+    if (plan->cuda) {
+        *bytes = cuda_workspace_bytes(plan, direction, spectrum != NULL);
+        return FFTCONV_STATUS_OK;
+    }
     const struct shape_of_call call = shape_of(plan, o, direction, threads, spectrum != NULL);
     *bytes = layout_of(plan, &call).total;
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 /* skip and mask of a row, where there are any */
@@ -574,12 +632,14 @@ static struct scalar scalar_of(const struct fftconv_plan *plan, const fftconv_te
     return plan->engine->get(&a);
 }
 
-static void prepare(const struct lane *lane, const fftconv_operands *o, int64_t b, int64_t g,
-                    void *spectrum)
+static int prepare(const struct lane *lane, const fftconv_operands *o, int64_t b, int64_t g,
+                   void *spectrum)
 {
     const struct taps taps = taps_of(lane->plan, &o->k, &o->k_rev, b, g);
-    transform_taps(lane, &taps, spectrum);
-    weigh(lane->plan, spectrum);
+    const int status = transform_taps(lane, &taps, spectrum);
+    if (!status)
+        weigh(lane->plan, spectrum);
+    return status;
 }
 
 /* Spectra of every kernel, into consecutive rows. */
@@ -588,18 +648,18 @@ struct prepare_job {
     char *to;
 };
 
-static void prepare_task(void *context, int64_t i, int worker)
+static int prepare_task(void *context, int64_t i, int worker)
 {
     const struct prepare_job *job = context;
     const struct call *c = job->call;
     struct lane lane = lane_of(c, worker);
-    prepare(&lane, c->o, i / c->plan->G, i % c->plan->G, job->to + i * c->layout.spectra);
+    return prepare(&lane, c->o, i / c->plan->G, i % c->plan->G, job->to + i * c->layout.spectra);
 }
 
-static void prepare_all(const struct call *c, char *to)
+static int prepare_all(const struct call *c, char *to)
 {
     struct prepare_job job = {c, to};
-    parallel_for(c->layout.threads, c->plan->KB * c->plan->G, prepare_task, &job);
+    return parallel_for(c->layout.threads, c->plan->KB * c->plan->G, prepare_task, &job);
 }
 
 /* ---- Tiles -------------------------------------------------------------------------------
@@ -660,10 +720,10 @@ static void copy_tile(const struct fftconv_plan *plan, const fftconv_tensor *t, 
         return;
     }
     switch (t->dtype) { /* complex numbers are aligned to their halves */
-    case FFTCONV_COMPLEX128: COPY_TILE(pair_of_8) break;
-    case FFTCONV_COMPLEX64: COPY_TILE(pair_of_4) break;
-    case FFTCONV_FLOAT64: COPY_TILE(uint64_t) break;
-    case FFTCONV_FLOAT32: COPY_TILE(uint32_t) break;
+    case FFTCONV_DTYPE_COMPLEX128: COPY_TILE(pair_of_8) break;
+    case FFTCONV_DTYPE_COMPLEX64: COPY_TILE(pair_of_4) break;
+    case FFTCONV_DTYPE_FLOAT64: COPY_TILE(uint64_t) break;
+    case FFTCONV_DTYPE_FLOAT32: COPY_TILE(uint32_t) break;
     default: COPY_TILE(uint16_t)
     }
 }
@@ -785,22 +845,24 @@ struct kernels {
 };
 
 /* Those of a task; spectra as the call has them, or made here and now. */
-static struct kernels kernels_of(const struct call *c, const struct lane *lane, int64_t task)
+static int kernels_of(struct kernels *k, const struct call *c, const struct lane *lane,
+                      int64_t task)
 {
     const struct layout *l = &c->layout;
     const struct fftconv_plan *plan = c->plan;
     const int64_t tasks = l->kernel_tasks / plan->KB; /* of a batch row */
-    struct kernels k = {.kb = task / tasks, .g0 = task % tasks * l->kernels};
-    k.g1 = min64(plan->G, k.g0 + l->kernels);
+    *k = (struct kernels){.kb = task / tasks, .g0 = task % tasks * l->kernels};
+    k->g1 = min64(plan->G, k->g0 + l->kernels);
     if (c->spectra) {
-        k.spectra = c->spectra + (k.kb * plan->G + k.g0) * l->spectra;
-    } else {
-        char *made = lane->memory + l->made;
-        for (int64_t g = k.g0; g < k.g1; g++)
-            prepare(lane, c->o, k.kb, g, made + (g - k.g0) * l->spectra);
-        k.spectra = made;
+        k->spectra = c->spectra + (k->kb * plan->G + k->g0) * l->spectra;
+        return FFTCONV_STATUS_OK;
     }
-    return k;
+    char *made = lane->memory + l->made;
+    int status = FFTCONV_STATUS_OK;
+    for (int64_t g = k->g0; !status && g < k->g1; g++)
+        status = prepare(lane, c->o, k->kb, g, made + (g - k->g0) * l->spectra);
+    k->spectra = made;
+    return status;
 }
 
 /* Rows a kernel serves: its members', in one row of the batch or in all. */
@@ -934,14 +996,17 @@ static void forward_tile(struct tile *tile, const char *spectra, void *context)
 static int64_t blocks_of(const struct call *c) { return ceil_div(c->L, c->plan->V); }
 
 /* One run of rows with one kernel, or a tile of kernels; one segment of blocks. */
-static void forward_task(void *context, int64_t index, int worker)
+static int forward_task(void *context, int64_t index, int worker)
 {
     const struct call *c = context;
     const struct layout *l = &c->layout;
     const struct fftconv_plan *plan = c->plan;
     const struct lane lane = lane_of(c, worker);
     const int64_t s = index % l->segments, run = index / l->segments % l->runs;
-    const struct kernels k = kernels_of(c, &lane, index / l->segments / l->runs);
+    struct kernels k;
+    const int status = kernels_of(&k, c, &lane, index / l->segments / l->runs);
+    if (status)
+        return status;
     const int64_t blocks = blocks_of(c);
     struct segment segment = {blocks * s / l->segments, blocks * (s + 1) / l->segments};
     /* runs of one batch row: pieces of its members, each a tile long */
@@ -950,17 +1015,22 @@ static void forward_task(void *context, int64_t index, int worker)
     const int64_t row1 = min64(run / pieces * plan->members + plan->members,
                                row0 + (plan->members > 1 ? l->tile : 1));
     each_tile(c, &lane, &k, row0, row1, false, forward_tile, &segment);
+    return FFTCONV_STATUS_OK;
 }
 
 /* Kernels made, then all their rows. */
-static void forward_kernel_task(void *context, int64_t task, int worker)
+static int forward_kernel_task(void *context, int64_t task, int worker)
 {
     const struct call *c = context;
     const struct lane lane = lane_of(c, worker);
-    const struct kernels k = kernels_of(c, &lane, task);
+    struct kernels k;
+    const int status = kernels_of(&k, c, &lane, task);
+    if (status)
+        return status;
     struct segment all = {0, blocks_of(c)};
     /* of rows in blocks, one row after the other */
     each_tile(c, &lane, &k, 0, rows_of_kernel(c->plan), all.block1 == 1, forward_tile, &all);
+    return FFTCONV_STATUS_OK;
 }
 
 int fftconv_forward(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
@@ -968,25 +1038,29 @@ int fftconv_forward(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
 {
     struct call c = {0};
     void *owned;
-    int status = check_operands(plan, spectrum, o, FFTCONV_FORWARD);
-    if (status || (spectrum && (status = check_spectrum(plan, spectrum))) ||
-        (status = begin(&c, plan, o, FFTCONV_FORWARD, spectrum != NULL, 0, &owned)))
+    int status = check_operands(plan, spectrum, o, FFTCONV_DIRECTION_FORWARD);
+    if (status)
+        return status;
+    if (plan->cuda)
+        return cuda_execute(plan, spectrum, o, FFTCONV_DIRECTION_FORWARD);
+    if ((status = begin(&c, plan, o, FFTCONV_DIRECTION_FORWARD, spectrum != NULL, 0, &owned)))
         return status;
     const struct layout *l = &c.layout;
     c.spectra = spectrum ? spectrum->data : NULL;
     if (spectrum && spectrum->reversed && c.L <= plan->direct)
         c.direct = spectrum;
     if (!spectrum && !l->by_kernel) {
-        prepare_all(&c, c.shared + l->shared_spectra);
+        status = prepare_all(&c, c.shared + l->shared_spectra);
         c.spectra = c.shared + l->shared_spectra;
     }
     c.ahead = l->inside > 1 ? 0 : plan->fetched;
-    if (l->whole)
-        parallel_for(l->threads, l->kernel_tasks, forward_kernel_task, &c);
-    else
-        parallel_for(l->threads, l->kernel_tasks * l->runs * l->segments, forward_task, &c);
+    if (!status && l->whole)
+        status = parallel_for(l->threads, l->kernel_tasks, forward_kernel_task, &c);
+    else if (!status)
+        status = parallel_for(l->threads, l->kernel_tasks * l->runs * l->segments, forward_task,
+                              &c);
     aligned_free(owned);
-    return FFTCONV_OK;
+    return status;
 }
 
 /* ---- Backward --------------------------------------------------------------------------
@@ -1050,13 +1124,13 @@ static void backward_tile(struct tile *tile, const char *spectra, void *context)
     const fftconv_operands *o = c->o;
     const bool complex = is_complex(plan->dtype);
     const int64_t element = (1 + complex) * plan->part[0].real_bytes;
-    const bool need_p = o->activation != FFTCONV_IDENTITY || o->dout_gate.data;
+    const bool need_p = o->activation != FFTCONV_ACTIVATION_IDENTITY || o->dout_gate.data;
     const bool need_dz = o->du.data || o->din_gate.data;
     const bool need_dk = o->dk.data || o->dk_rev.data;
     /* p and g are not stored, dout_gate = dy p and g = dy out_gate being a sink and a source;
      * nor is dz, where no block but one has a part in it */
     const bool real = !complex && !o->skip.data;
-    const bool p_passes = real && !o->mask.data && o->activation == FFTCONV_IDENTITY;
+    const bool p_passes = real && !o->mask.data && o->activation == FFTCONV_ACTIVATION_IDENTITY;
     const bool at_once = need_p && keeps_spectra(plan);
     const bool dz_passes = real && plan->blocks == 1 && !plan->wrap;
 
@@ -1167,17 +1241,18 @@ static void backward_tile(struct tile *tile, const char *spectra, void *context)
 }
 
 /* dk and dk_rev of a kernel from its sum over rows, which is overwritten */
-static void finish_kernel(const struct call *c, const struct lane *lane, int64_t kb, int64_t g,
-                          void *sum)
+static int finish_kernel(const struct call *c, const struct lane *lane, int64_t kb, int64_t g,
+                         void *sum)
 {
     const struct fftconv_plan *plan = c->plan;
     const fftconv_operands *o = c->o;
     if (!o->dk.data && !o->dk_rev.data)
-        return;
+        return FFTCONV_STATUS_OK;
     const struct taps taps = taps_of(plan, &o->dk, o->dk_rev.data ? &o->dk_rev : NULL, kb, g);
-    transform_back_taps(lane, &taps, sum);
+    const int status = transform_back_taps(lane, &taps, sum);
     zero_elements(plan, &taps.k, plan->taps, plan->Lk); /* taps that never act */
     zero_elements(plan, &taps.k_rev, plan->rev_taps, plan->Lrev);
+    return status;
 }
 
 /* Sums of all channels, where more tasks than one have a part in each. */
@@ -1199,14 +1274,17 @@ static char *sums_of(const struct call *c, int64_t kernel)
 
 /* A tile of kernels, and one chunk of each one's rows; the chunks are the shape's,
  * not the threads', so the sums come out the same to the bit. */
-static void backward_task(void *context, int64_t index, int worker)
+static int backward_task(void *context, int64_t index, int worker)
 {
     const struct call *c = context;
     const struct layout *l = &c->layout;
     const struct fftconv_plan *plan = c->plan;
     const struct lane lane = lane_of(c, worker);
     const int64_t chunk = index % plan->chunks, rows = rows_of_kernel(plan);
-    const struct kernels k = kernels_of(c, &lane, index / plan->chunks);
+    struct kernels k;
+    int status = kernels_of(&k, c, &lane, index / plan->chunks);
+    if (status)
+        return status;
     const int64_t channels = (k.g1 - k.g0) * plan->members;
     struct backward task = {
         .sums = lane.memory + l->sum, .sum_step = l->spectra, .h0 = k.g0 * plan->members};
@@ -1220,13 +1298,14 @@ static void backward_task(void *context, int64_t index, int worker)
     each_tile(c, &lane, &k, rows * chunk / plan->chunks, rows * (chunk + 1) / plan->chunks, false,
               backward_tile, &task);
     if (plan->chunks == 1)
-        for (int64_t g = k.g0; g < k.g1; g++)
-            finish_kernel(c, &lane, k.kb, g, task.sums + (g - k.g0) * task.sum_step);
+        for (int64_t g = k.g0; !status && g < k.g1; g++)
+            status = finish_kernel(c, &lane, k.kb, g, task.sums + (g - k.g0) * task.sum_step);
     for (int64_t i = 0; c->o->dskip.data && !l->split && i < channels; i++)
         set_dskip(c, task.h0 + i, task.dskips[i]);
+    return status;
 }
 
-static void finish_task(void *context, int64_t kernel, int worker)
+static int finish_task(void *context, int64_t kernel, int worker)
 {
     const struct call *c = context;
     const struct fftconv_plan *plan = c->plan;
@@ -1236,7 +1315,7 @@ static void finish_task(void *context, int64_t kernel, int worker)
         for (int part = 0; part < plan->parts; part++)
             plan->engine->add(&plan->part[part], at_part(plan, part, sum),
                               at_part(plan, part, sum + i * c->layout.spectra));
-    finish_kernel(c, &lane, kernel / plan->G, kernel % plan->G, sum);
+    return finish_kernel(c, &lane, kernel / plan->G, kernel % plan->G, sum);
 }
 
 int fftconv_backward(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
@@ -1244,22 +1323,26 @@ int fftconv_backward(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
 {
     struct call c = {0};
     void *owned;
-    int status = check_operands(plan, spectrum, o, FFTCONV_BACKWARD);
-    if (status || (spectrum && (status = check_spectrum(plan, spectrum))) ||
-        (status = begin(&c, plan, o, FFTCONV_BACKWARD, spectrum != NULL, 0, &owned)))
+    int status = check_operands(plan, spectrum, o, FFTCONV_DIRECTION_BACKWARD);
+    if (status)
+        return status;
+    if (plan->cuda)
+        return cuda_execute(plan, spectrum, o, FFTCONV_DIRECTION_BACKWARD);
+    if ((status = begin(&c, plan, o, FFTCONV_DIRECTION_BACKWARD, spectrum != NULL, 0, &owned)))
         return status;
     const struct layout *l = &c.layout;
     if (spectrum) {
         c.spectra = spectrum->data;
     } else if (!l->by_kernel) {
-        prepare_all(&c, c.shared + l->shared_spectra);
+        status = prepare_all(&c, c.shared + l->shared_spectra);
         c.spectra = c.shared + l->shared_spectra;
     }
     c.ahead = l->inside > 1 ? 0 : plan->fetched;
-    parallel_for(l->threads, l->kernel_tasks * plan->chunks, backward_task, &c);
-    if (plan->chunks > 1)
-        parallel_for(l->threads, plan->KB * plan->G, finish_task, &c);
-    for (int64_t h = 0; o->dskip.data && l->split && h < plan->H; h++) {
+    if (!status)
+        status = parallel_for(l->threads, l->kernel_tasks * plan->chunks, backward_task, &c);
+    if (!status && plan->chunks > 1)
+        status = parallel_for(l->threads, plan->KB * plan->G, finish_task, &c);
+    for (int64_t h = 0; !status && o->dskip.data && l->split && h < plan->H; h++) {
         struct scalar total = {0, 0};
         for (int64_t i = 0; i < plan->KB * plan->chunks; i++) {
             total.re += dskips_of(&c, i)[h].re;
@@ -1268,75 +1351,88 @@ int fftconv_backward(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
         set_dskip(&c, h, total);
     }
     aligned_free(owned);
-    return FFTCONV_OK;
+    return status;
 }
 
 /* ---- Spectra ------------------------------------------------------------------------------ */
 
+/* The taps themselves in reverse, in whole vectors, for rows of so few samples that their sum
+ * costs less than a transform. */
+static int reverse_taps(struct fftconv_spectrum *s, const struct fftconv_plan *plan,
+                        const fftconv_tensor *k)
+{
+    const int64_t kernels = plan->KB * plan->G;
+    const int64_t padded = round_up(plan->taps, plan->part[0].lanes);
+    s->reversed_bytes = padded * plan->part[0].real_bytes;
+    if (!(s->reversed = aligned_new(kernels * s->reversed_bytes)))
+        return fail_memory(kernels * s->reversed_bytes);
+    for (int64_t i = 0; i < kernels; i++) {
+        const struct array taps = array_of(k, i / plan->G, i % plan->G);
+        plan->engine->reverse_taps(&taps, plan->taps, padded,
+                                   (char *)s->reversed + i * s->reversed_bytes);
+    }
+    return FFTCONV_STATUS_OK;
+}
+
+static int make_spectrum(struct fftconv_spectrum *s, const struct fftconv_plan *plan,
+                         const fftconv_operands *given)
+{
+    const fftconv_operands o = {
+        .size = sizeof o, .threads = given->threads, .k = given->k, .k_rev = given->k_rev};
+    const int64_t kernels = plan->KB * plan->G;
+    struct call c = {0};
+    void *owned;
+    int status;
+    s->KB = plan->KB;
+    s->G = plan->G;
+    s->taps = plan->taps;
+    s->rev_taps = plan->rev_taps;
+    s->form = plan->form;
+    s->parts = plan->parts;
+    s->packing = plan->packing;
+    s->pattern = plan->pattern;
+    memcpy(s->part, plan->part, sizeof s->part);
+    const int64_t bytes = kernels *
+                          round_up(spectra_reals(plan) * plan->part[0].real_bytes, ALIGNMENT);
+    if (!(s->data = aligned_new(bytes)))
+        return fail_memory(bytes);
+    if ((plan->direct && (status = reverse_taps(s, plan, &o.k))) ||
+        (status = begin(&c, plan, &o, FFTCONV_DIRECTION_FORWARD, false, kernels, &owned)))
+        return status;
+    status = prepare_all(&c, s->data);
+    aligned_free(owned);
+    return status;
+}
+
 int fftconv_spectrum_create(fftconv_spectrum **out, const fftconv_plan *plan,
-                            const fftconv_tensor *k, const fftconv_tensor *k_rev, int threads)
+                            const fftconv_operands *o)
 {
     int status;
     if (!out)
-        return fail(FFTCONV_INVALID, "spectrum is NULL, must point at a place for it");
+        return fail(FFTCONV_STATUS_INVALID, "spectrum is NULL, must point at a place for it");
     *out = NULL;
-    if (!plan || !k)
-        return fail(FFTCONV_INVALID, "%s is NULL", plan ? "k" : "plan");
-    if ((status = check_kernels(plan, k, k_rev)))
+    if (!plan || !o)
+        return fail(FFTCONV_STATUS_INVALID, "%s is NULL", plan ? "operands" : "plan");
+    if (o->size != sizeof *o)
+        return fail(FFTCONV_STATUS_INVALID, "operands->size is %zu, must be %zu", o->size,
+                    sizeof *o);
+    if ((status = check_kernels(plan, &o->k, &o->k_rev)) || (status = check_stream(plan, o)))
         return status;
-    fftconv_operands o = {.size = sizeof o, .threads = threads, .k = *k};
-    if (k_rev)
-        o.k_rev = *k_rev;
-
-    struct call c = {0};
-    void *owned;
-    const int64_t kernels = plan->KB * plan->G;
     struct fftconv_spectrum *s = calloc(1, sizeof *s);
     if (!s)
         return fail_memory(sizeof *s);
-    const int64_t row = round_up(spectra_reals(plan) * plan->part[0].real_bytes, ALIGNMENT);
-    *s = (struct fftconv_spectrum){.data = aligned_new(kernels * row),
-                                   .KB = plan->KB,
-                                   .G = plan->G,
-                                   .taps = plan->taps,
-                                   .rev_taps = plan->rev_taps,
-                                   .form = plan->form,
-                                   .parts = plan->parts,
-                                   .packing = plan->packing,
-                                   .pattern = plan->pattern};
-    memcpy(s->part, plan->part, sizeof s->part);
-    if (!s->data) {
-        free(s);
-        return fail_memory(kernels * row);
-    }
-    if (plan->direct) {
-        const int real = plan->part[0].real_bytes, lanes = plan->part[0].lanes;
-        const int64_t padded = round_up(plan->taps, lanes);
-        s->reversed_bytes = padded * real;
-        s->reversed = aligned_new(kernels * s->reversed_bytes);
-        for (int64_t i = 0; s->reversed && i < kernels; i++) {
-            const struct array taps = array_of(k, i / plan->G, i % plan->G);
-            plan->engine->reverse_taps(&taps, plan->taps, padded,
-                                       (char *)s->reversed + i * s->reversed_bytes);
-        }
-        if (!s->reversed) {
-            fftconv_spectrum_destroy(s);
-            return fail_memory(kernels * padded * real);
-        }
-    }
-    if ((status = begin(&c, plan, &o, FFTCONV_FORWARD, false, kernels, &owned))) {
+    status = plan->cuda ? cuda_spectrum_create(s, plan, o) : make_spectrum(s, plan, o);
+    if (status)
         fftconv_spectrum_destroy(s);
-        return status;
-    }
-    prepare_all(&c, s->data);
-    aligned_free(owned);
-    *out = s;
-    return FFTCONV_OK;
+    else
+        *out = s;
+    return status;
 }
 
 void fftconv_spectrum_destroy(fftconv_spectrum *spectrum)
 {
     if (spectrum) {
+        cuda_spectrum_destroy(spectrum->cuda);
         aligned_free(spectrum->data);
         aligned_free(spectrum->reversed);
     }
@@ -1371,7 +1467,7 @@ static void zero_spectra(const struct fftconv_plan *plan, void *S, int64_t bytes
         memset(S, 0, (size_t)bytes);
 }
 
-static void rows_to_spectra_task(void *context, int64_t i, int worker)
+static int rows_to_spectra_task(void *context, int64_t i, int worker)
 {
     const struct primitive *p = context;
     const struct fftconv_plan *plan = p->call.plan;
@@ -1379,7 +1475,7 @@ static void rows_to_spectra_task(void *context, int64_t i, int worker)
     const struct block block = block_of(plan, plan->L, 0);
     const struct array x = nth_row(p->rows, i);
     struct source source;
-    if (p->side == FFTCONV_OUTPUT) {
+    if (p->side == FFTCONV_SIDE_OUTPUT) {
         source = output_source(plan, &block, x);
     } else {
         input_source(&source, plan, plan->L, &block);
@@ -1393,9 +1489,10 @@ static void rows_to_spectra_task(void *context, int64_t i, int worker)
     }
     zero_spectra(plan, p->out + i * p->row_bytes, p->row_bytes);
     transform(&lane, &source, p->out + i * p->row_bytes, NULL);
+    return FFTCONV_STATUS_OK;
 }
 
-static void spectra_to_rows_task(void *context, int64_t i, int worker)
+static int spectra_to_rows_task(void *context, int64_t i, int worker)
 {
     const struct primitive *p = context;
     const struct fftconv_plan *plan = p->call.plan;
@@ -1403,11 +1500,12 @@ static void spectra_to_rows_task(void *context, int64_t i, int worker)
     const struct block block = block_of(plan, plan->L, 0);
     const struct array y = nth_row(p->rows, i);
     void *S = p->out + i * p->row_bytes;
-    if (p->side == FFTCONV_OUTPUT || !plan->wrap) {
-        const struct sink sink = p->side == FFTCONV_OUTPUT ? output_sink(plan, &block, y)
-                                                           : input_sink(plan, plan->L, &block, y);
+    if (p->side == FFTCONV_SIDE_OUTPUT || !plan->wrap) {
+        const struct sink sink = p->side == FFTCONV_SIDE_OUTPUT
+                                     ? output_sink(plan, &block, y)
+                                     : input_sink(plan, plan->L, &block, y);
         transform_back(&lane, S, &sink, NULL);
-        return;
+        return FFTCONV_STATUS_OK;
     }
     const struct array dz = own_row(plan, lane.dz, block.s);
     const struct sink sink = input_sink(plan, plan->L, &block, dz);
@@ -1416,31 +1514,33 @@ static void spectra_to_rows_task(void *context, int64_t i, int worker)
     transform_back(&lane, S, &sink, NULL);
     add_up(&tile, &block, 0, lane.dz, &from, &to);
     plan->engine->spread(from, to - from, &dz, &(struct array){0}, &y);
+    return FFTCONV_STATUS_OK;
 }
 
-static void kernels_to_spectra_task(void *context, int64_t i, int worker)
+static int kernels_to_spectra_task(void *context, int64_t i, int worker)
 {
     const struct primitive *p = context;
     const struct lane lane = lane_of(&p->call, worker);
     const int64_t n1 = p->rows->shape[1];
     const struct taps taps = taps_of(p->call.plan, p->rows, p->rev, i / n1, i % n1);
     zero_spectra(p->call.plan, p->out + i * p->row_bytes, p->row_bytes);
-    transform_taps(&lane, &taps, p->out + i * p->row_bytes);
+    return transform_taps(&lane, &taps, p->out + i * p->row_bytes);
 }
 
-static void spectra_to_kernels_task(void *context, int64_t i, int worker)
+static int spectra_to_kernels_task(void *context, int64_t i, int worker)
 {
     const struct primitive *p = context;
     const struct fftconv_plan *plan = p->call.plan;
     const struct lane lane = lane_of(&p->call, worker);
     const int64_t n1 = p->rows->shape[1];
     const struct taps taps = taps_of(plan, p->rows, p->rev, i / n1, i % n1);
-    transform_back_taps(&lane, &taps, p->out + i * p->row_bytes);
+    const int status = transform_back_taps(&lane, &taps, p->out + i * p->row_bytes);
     zero_elements(plan, &taps.k, plan->taps, plan->Lk);
     zero_elements(plan, &taps.k_rev, plan->rev_taps, plan->Lrev);
+    return status;
 }
 
-static void multiply_rows_task(void *context, int64_t i, int worker)
+static int multiply_rows_task(void *context, int64_t i, int worker)
 {
     const struct primitive *p = context;
     const struct fftconv_plan *plan = p->call.plan;
@@ -1455,28 +1555,36 @@ static void multiply_rows_task(void *context, int64_t i, int worker)
                                at_part(plan, part, p->in + i * p->row_bytes),
                                at_part(plan, part, p->out + i * p->row_bytes), false, 0, 1);
     }
+    return FFTCONV_STATUS_OK;
 }
 
 static int check_spectra(const char *name, const void *spectra)
 {
     if (!spectra)
-        return fail(FFTCONV_INVALID, "%s is NULL, must be given", name);
+        return fail(FFTCONV_STATUS_INVALID, "%s is NULL, must be given", name);
     if ((uintptr_t)spectra % ALIGNMENT)
-        return fail(FFTCONV_INVALID, "%s is at %p, must be aligned to %d bytes", name, spectra,
-                    ALIGNMENT);
-    return FFTCONV_OK;
+        return fail(FFTCONV_STATUS_INVALID, "%s is at %p, must be aligned to %d bytes", name,
+                    spectra, ALIGNMENT);
+    return FFTCONV_STATUS_OK;
 }
 
-static int check_single(const struct fftconv_plan *plan)
+/* A plan that has the three primitives, and a descriptor of them. */
+static int check_primitive(const struct fftconv_plan *plan, const fftconv_spectra_desc *d)
 {
-    if (!plan)
-        return fail(FFTCONV_INVALID, "plan is NULL");
+    int status;
+    if (!plan || !d)
+        return fail(FFTCONV_STATUS_INVALID, "%s is NULL", plan ? "desc" : "plan");
+    if (d->size != sizeof *d)
+        return fail(FFTCONV_STATUS_INVALID, "desc->size is %zu, must be %zu", d->size, sizeof *d);
+    if ((status = check_on_cpu(plan)))
+        return status;
     if (plan->history)
-        return fail(FFTCONV_INVALID, "plan was made with history, must be without");
+        return fail(FFTCONV_STATUS_INVALID, "plan was made with history, must be without");
     if (plan->blocks > 1)
-        return fail(FFTCONV_INVALID, "plan works in %lld blocks, must be made with single_block",
+        return fail(FFTCONV_STATUS_INVALID,
+                    "plan works in %lld blocks, must be made with single_block",
                     (long long)plan->blocks);
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 /* Rows or kernels of any number, (n0, n1, n), checked against their spectra. */
@@ -1485,12 +1593,12 @@ static int check_rows(const struct fftconv_plan *plan, const char *name, const f
 {
     int status;
     if (!t || !t->data)
-        return fail(FFTCONV_INVALID, "%s is NULL, must be given", name);
+        return fail(FFTCONV_STATUS_INVALID, "%s is NULL, must be given", name);
     int64_t count;
     if (t->shape[0] < 1 || t->shape[1] < 1 ||
         __builtin_mul_overflow(t->shape[0], t->shape[1], &count) ||
         count > ((int64_t)1 << 58) / (spectra_reals(plan) * plan->part[0].real_bytes))
-        return fail(FFTCONV_INVALID,
+        return fail(FFTCONV_STATUS_INVALID,
                     "%s has shape (%lld, %lld, %lld), must have 1 ... 2^58 "
                     "bytes of spectra",
                     name, (long long)t->shape[0], (long long)t->shape[1], (long long)t->shape[2]);
@@ -1498,8 +1606,8 @@ static int check_rows(const struct fftconv_plan *plan, const char *name, const f
     if ((status = check_tensor(plan, name, t, shape, output, kernel)))
         return status;
     if (touches(t, spectra, count * spectra_reals(plan) * plan->part[0].real_bytes))
-        return fail(FFTCONV_INVALID, "%s overlaps spectra, must not", name);
-    return FFTCONV_OK;
+        return fail(FFTCONV_STATUS_INVALID, "%s overlaps spectra, must not", name);
+    return FFTCONV_STATUS_OK;
 }
 
 /* With the memory of a call of that kind. */
@@ -1512,101 +1620,89 @@ static int run_primitive(const struct fftconv_plan *plan, struct primitive *p, t
     if (status)
         return status;
     p->row_bytes = spectra_reals(plan) * plan->part[0].real_bytes;
-    parallel_for(p->call.layout.threads, rows, task, p);
+    const int done = parallel_for(p->call.layout.threads, rows, task, p);
     aligned_free(owned);
-    return FFTCONV_OK;
+    return done;
 }
 
-static int rows_primitive(const fftconv_plan *plan, int side, const fftconv_tensor *rows,
-                          void *spectra, int threads, bool output)
+static int rows_primitive(const fftconv_plan *plan, const fftconv_spectra_desc *d, bool output)
 {
     int status;
-    if ((status = check_single(plan)) || (status = check_spectra("spectra", spectra)))
+    if ((status = check_primitive(plan, d)) || (status = check_spectra("spectra", d->spectra)))
         return status;
-    if (side != FFTCONV_INPUT && side != FFTCONV_OUTPUT)
-        return fail(FFTCONV_INVALID, "side is %d, must be input (0) or output (1)", side);
-    if ((status = check_rows(plan, "rows", rows, plan->L, false, output, spectra)))
+    if (d->side != FFTCONV_SIDE_INPUT && d->side != FFTCONV_SIDE_OUTPUT)
+        return fail(FFTCONV_STATUS_INVALID, "side is %d, must be input (0) or output (1)", d->side);
+    if ((status = check_rows(plan, "rows", &d->rows, plan->L, false, output, d->spectra)))
         return status;
-    struct primitive p = {.side = side, .rows = rows, .out = spectra};
-    return run_primitive(plan, &p, output ? spectra_to_rows_task : rows_to_spectra_task, threads,
-                         rows->shape[0] * rows->shape[1],
-                         output ? FFTCONV_BACKWARD : FFTCONV_FORWARD, true);
+    struct primitive p = {.side = d->side, .rows = &d->rows, .out = d->spectra};
+    return run_primitive(plan, &p, output ? spectra_to_rows_task : rows_to_spectra_task, d->threads,
+                         d->rows.shape[0] * d->rows.shape[1],
+                         output ? FFTCONV_DIRECTION_BACKWARD : FFTCONV_DIRECTION_FORWARD, true);
 }
 
-int fftconv_rows_to_spectra(const fftconv_plan *plan, int side, const fftconv_tensor *rows,
-                            void *spectra, int threads)
+int fftconv_rows_to_spectra(const fftconv_plan *plan, const fftconv_spectra_desc *desc)
 {
-    return rows_primitive(plan, side, rows, spectra, threads, false);
+    return rows_primitive(plan, desc, false);
 }
 
-int fftconv_spectra_to_rows(const fftconv_plan *plan, int side, void *spectra,
-                            const fftconv_tensor *rows, int threads)
+int fftconv_spectra_to_rows(const fftconv_plan *plan, const fftconv_spectra_desc *desc)
 {
-    return rows_primitive(plan, side, rows, spectra, threads, true);
+    return rows_primitive(plan, desc, true);
 }
 
-static int kernels_primitive(const fftconv_plan *plan, const char *const name[2],
-                             const fftconv_tensor *k, const fftconv_tensor *k_rev, void *spectra,
-                             int threads, bool output)
+static int kernels_primitive(const fftconv_plan *plan, const fftconv_spectra_desc *d, bool output)
 {
     int status;
-    if ((status = check_single(plan)) || (status = check_spectra("spectra", spectra)))
+    const fftconv_tensor *k = &d->k, *k_rev = &d->k_rev;
+    if ((status = check_primitive(plan, d)) || (status = check_spectra("spectra", d->spectra)) ||
+        (status = check_whole_spectra(plan)) ||
+        (status = check_rows(plan, "k", k, plan->Lk, true, output, d->spectra)))
         return status;
-    if (plan->form == FFTCONV_FOLDED || plan->pattern)
-        return fail(FFTCONV_INVALID,
-                    "plan has %s, must be of form right_angle or complex, "
-                    "without weights",
-                    plan->pattern ? "weights" : "form folded");
-    if ((status = check_rows(plan, name[0], k, plan->Lk, true, output, spectra)))
-        return status;
-    const bool rev = k_rev && k_rev->data;
-    if (rev != (plan->mode == FFTCONV_TWO_SIDED))
-        return fail(FFTCONV_INVALID, "%s is %s, must be %s", name[1], rev ? "given" : "NULL",
+    const bool rev = k_rev->data;
+    if (rev != (plan->mode == FFTCONV_MODE_TWO_SIDED))
+        return fail(FFTCONV_STATUS_INVALID, "k_rev is %s, must be %s", rev ? "given" : "NULL",
                     rev ? "NULL unless mode is two_sided (2)" : "given: mode is two_sided (2)");
-    if (rev && (status = check_rows(plan, name[1], k_rev, plan->Lrev, true, output, spectra)))
+    if (rev && (status = check_rows(plan, "k_rev", k_rev, plan->Lrev, true, output, d->spectra)))
         return status;
     if (rev && (k_rev->shape[0] != k->shape[0] || k_rev->shape[1] != k->shape[1]))
-        return fail(FFTCONV_INVALID,
-                    "%s has shape (%lld, %lld, ...), must be as %s's, "
-                    "(%lld, %lld, ...)",
-                    name[1], (long long)k_rev->shape[0], (long long)k_rev->shape[1], name[0],
-                    (long long)k->shape[0], (long long)k->shape[1]);
+        return fail(FFTCONV_STATUS_INVALID,
+                    "k_rev has shape (%lld, %lld, ...), must be as k's, (%lld, %lld, ...)",
+                    (long long)k_rev->shape[0], (long long)k_rev->shape[1], (long long)k->shape[0],
+                    (long long)k->shape[1]);
     if (rev && output && tensors_overlap(k, k_rev))
-        return fail(FFTCONV_INVALID, "%s overlaps %s, must not", name[1], name[0]);
-    struct primitive p = {.rows = k, .rev = rev ? k_rev : NULL, .out = spectra};
+        return fail(FFTCONV_STATUS_INVALID, "k_rev overlaps k, must not");
+    struct primitive p = {.rows = k, .rev = rev ? k_rev : NULL, .out = d->spectra};
     return run_primitive(plan, &p, output ? spectra_to_kernels_task : kernels_to_spectra_task,
-                         threads, k->shape[0] * k->shape[1], FFTCONV_FORWARD, false);
+                         d->threads, k->shape[0] * k->shape[1], FFTCONV_DIRECTION_FORWARD, false);
 }
 
-int fftconv_kernels_to_spectra(const fftconv_plan *plan, const fftconv_tensor *k,
-                               const fftconv_tensor *k_rev, void *spectra, int threads)
+int fftconv_kernels_to_spectra(const fftconv_plan *plan, const fftconv_spectra_desc *desc)
 {
-    static const char *const name[2] = {"k", "k_rev"};
-    return kernels_primitive(plan, name, k, k_rev, spectra, threads, false);
+    return kernels_primitive(plan, desc, false);
 }
 
-int fftconv_spectra_to_kernels(const fftconv_plan *plan, void *spectra, const fftconv_tensor *dk,
-                               const fftconv_tensor *dk_rev, int threads)
+int fftconv_spectra_to_kernels(const fftconv_plan *plan, const fftconv_spectra_desc *desc)
 {
-    static const char *const name[2] = {"dk", "dk_rev"};
-    return kernels_primitive(plan, name, dk, dk_rev, spectra, threads, true);
+    return kernels_primitive(plan, desc, true);
 }
 
-int fftconv_multiply(const fftconv_plan *plan, const fftconv_spectrum *spectrum, const void *in,
-                     void *out, int threads)
+int fftconv_multiply(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
+                     const fftconv_spectra_desc *d)
 {
-    int status;
-    if (!plan || !spectrum)
-        return fail(FFTCONV_INVALID, "%s is NULL", plan ? "spectrum" : "plan");
-    if ((status = check_single(plan)) || (status = check_spectrum(plan, spectrum)) ||
-        (status = check_spectra("in", in)) || (status = check_spectra("out", out)))
+    int threads, status;
+    if (plan && !spectrum)
+        return fail(FFTCONV_STATUS_INVALID, "spectrum is NULL");
+    if ((status = check_primitive(plan, d)) || (status = check_spectrum(plan, spectrum)) ||
+        (status = check_spectra("in", d->in)) || (status = check_spectra("spectra", d->spectra)))
         return status;
+    const char *in = d->in;
+    char *out = d->spectra;
     const int64_t rows = plan->B * plan->H;
     const int64_t bytes = rows * spectra_reals(plan) * plan->part[0].real_bytes;
-    if (in != out && (const char *)in < (char *)out + bytes &&
-        (char *)out < (const char *)in + bytes)
-        return fail(FFTCONV_INVALID, "out overlaps in, must not unless it is the same array");
-    if ((status = resolve_threads(plan, threads, &threads)))
+    if (in != out && in < out + bytes && out < in + bytes)
+        return fail(FFTCONV_STATUS_INVALID,
+                    "spectra overlaps in, must not unless it is the same array");
+    if ((status = resolve_threads(plan, d->threads, &threads)))
         return status;
     struct primitive p = {.call = {.plan = plan},
                           .in = in,
@@ -1614,14 +1710,16 @@ int fftconv_multiply(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
                           .spectrum = spectrum,
                           .row_bytes = spectra_reals(plan) * plan->part[0].real_bytes};
     p.call.layout.spectra = round_up(spectra_reals(plan) * plan->part[0].real_bytes, ALIGNMENT);
-    parallel_for(threads, rows, multiply_rows_task, &p);
-    return FFTCONV_OK;
+    return parallel_for(threads, rows, multiply_rows_task, &p);
 }
 
 int fftconv_spectra_offsets(const fftconv_plan *plan, int64_t *offset)
 {
     if (!plan || !offset)
-        return fail(FFTCONV_INVALID, "%s is NULL", plan ? "offset" : "plan");
+        return fail(FFTCONV_STATUS_INVALID, "%s is NULL", plan ? "offset" : "plan");
+    const int on_cpu = check_on_cpu(plan);
+    if (on_cpu)
+        return on_cpu;
     for (int i = 0; i < plan->parts; i++) {
         const struct xform *xf = &plan->part[i];
         int64_t *low, *high;
@@ -1644,5 +1742,5 @@ int fftconv_spectra_offsets(const fftconv_plan *plan, int64_t *offset)
             }
         aligned_free(low);
     }
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }

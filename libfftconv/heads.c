@@ -18,7 +18,7 @@ struct part {
 
 struct heads {
     const struct fftconv_plan *plan;
-    const fftconv_heads *o;
+    const fftconv_heads_desc *o;
     bool back;
     int64_t B, G, h, L;
     int64_t chunks; /* of the batch: the shapes', not the threads', so that sums
@@ -30,7 +30,6 @@ struct heads {
     int64_t workspace_bytes;
     char *workers, *sums; /* sums: of dk, dk_rev and dskip, chunk by chunk */
     int64_t sum_bytes, dskip_at;
-    _Atomic int status;
 };
 
 enum { LEAST_TASKS = 16 };
@@ -39,42 +38,46 @@ enum { LEAST_TASKS = 16 };
 
 static bool is_row_dtype(const struct fftconv_plan *plan, int dtype)
 {
-    return plan->dtype == FFTCONV_FLOAT64 ? dtype == FFTCONV_FLOAT64
-                                          : dtype >= FFTCONV_FLOAT32 && dtype <= FFTCONV_BFLOAT16;
+    return plan->dtype == FFTCONV_DTYPE_FLOAT64
+               ? dtype == FFTCONV_DTYPE_FLOAT64
+               : dtype >= FFTCONV_DTYPE_FLOAT32 && dtype <= FFTCONV_DTYPE_BFLOAT16;
 }
 
-static int check(const struct fftconv_plan *plan, const fftconv_heads *o, bool back)
+static int check(const struct fftconv_plan *plan, const fftconv_heads_desc *o, bool back)
 {
     int status;
     if (!plan || !o)
-        return fail(FFTCONV_INVALID, "%s is NULL", plan ? "heads" : "plan");
+        return fail(FFTCONV_STATUS_INVALID, "%s is NULL", plan ? "heads" : "plan");
     if (o->size != sizeof *o)
-        return fail(FFTCONV_INVALID, "heads->size is %zu, must be %zu", o->size, sizeof *o);
+        return fail(FFTCONV_STATUS_INVALID, "heads->size is %zu, must be %zu", o->size, sizeof *o);
+    if ((status = check_on_cpu(plan)))
+        return status;
     if (plan->B != 1 || plan->G != 1 || plan->history ||
-        (plan->dtype != FFTCONV_FLOAT32 && plan->dtype != FFTCONV_FLOAT64))
-        return fail(FFTCONV_INVALID,
+        (plan->dtype != FFTCONV_DTYPE_FLOAT32 && plan->dtype != FFTCONV_DTYPE_FLOAT64))
+        return fail(FFTCONV_STATUS_INVALID,
                     "plan has batch %lld, %lld kernels, dtype %s%s, must have "
                     "batch 1, 1 kernel, dtype float32 or float64, and no history",
                     (long long)plan->B, (long long)plan->G, dtype_name(plan->dtype),
                     plan->history ? ", history" : "");
-    if (o->activation < FFTCONV_IDENTITY || o->activation > FFTCONV_SILU)
-        return fail(FFTCONV_INVALID,
+    if (o->activation < FFTCONV_ACTIVATION_IDENTITY || o->activation > FFTCONV_ACTIVATION_SILU)
+        return fail(FFTCONV_STATUS_INVALID,
                     "activation is %d, must be identity (0), gelu (1) or "
                     "silu (2)",
                     o->activation);
     if (!o->u.data)
-        return fail(FFTCONV_INVALID, "u is NULL, must be given");
+        return fail(FFTCONV_STATUS_INVALID, "u is NULL, must be given");
     const int64_t h = plan->H, B = o->u.shape[0], H = o->u.shape[1];
     if (B < 1 || H < 1 || H % h)
-        return fail(FFTCONV_INVALID,
+        return fail(FFTCONV_STATUS_INVALID,
                     "u has shape (%lld, %lld, %lld), must have batch at least 1 "
                     "and a multiple of the plan's %lld channels",
                     (long long)B, (long long)H, (long long)o->u.shape[2], (long long)h);
     if (h > 1 && (!o->v.data || !o->q.data))
-        return fail(FFTCONV_INVALID, "%s is NULL, must be given where head_dim is %lld, not 1",
+        return fail(FFTCONV_STATUS_INVALID,
+                    "%s is NULL, must be given where head_dim is %lld, not 1",
                     o->v.data ? "q" : "v", (long long)h);
     const int64_t G = H / h;
-    const bool rev = plan->mode == FFTCONV_TWO_SIDED;
+    const bool rev = plan->mode == FFTCONV_MODE_TWO_SIDED;
     enum { NEEDED = 1, OUTPUT = 2, KERNEL = 4, FORWARD_ONLY = 8, BACKWARD_ONLY = 16 };
     const struct {
         const char *name;
@@ -107,21 +110,21 @@ static int check(const struct fftconv_plan *plan, const fftconv_heads *o, bool b
             continue;
         if (!t->data) {
             if (all[i].is & NEEDED)
-                return fail(FFTCONV_INVALID, "%s is NULL, must be given", all[i].name);
+                return fail(FFTCONV_STATUS_INVALID, "%s is NULL, must be given", all[i].name);
             continue;
         }
         if ((t == &o->k_rev || t == &o->dk_rev) && !rev)
-            return fail(FFTCONV_INVALID,
+            return fail(FFTCONV_STATUS_INVALID,
                         "%s is given, must be NULL unless the plan's mode is "
                         "two_sided (2)",
                         all[i].name);
         if (all[i].of && !all[i].of->data)
-            return fail(FFTCONV_INVALID, "%s is given, must be NULL where %s is NULL", all[i].name,
-                        all[i].name + 1);
+            return fail(FFTCONV_STATUS_INVALID, "%s is given, must be NULL where %s is NULL",
+                        all[i].name, all[i].name + 1);
         if (all[i].is & KERNEL ? t->dtype != plan->dtype : !is_row_dtype(plan, t->dtype))
-            return fail(FFTCONV_INVALID, "%s has dtype %s, must be %s", all[i].name,
+            return fail(FFTCONV_STATUS_INVALID, "%s has dtype %s, must be %s", all[i].name,
                         dtype_name(t->dtype) ? dtype_name(t->dtype) : "unknown",
-                        all[i].is & KERNEL || plan->dtype == FFTCONV_FLOAT64
+                        all[i].is & KERNEL || plan->dtype == FFTCONV_DTYPE_FLOAT64
                             ? dtype_name(plan->dtype)
                             : "float32, float16 or bfloat16");
         const int64_t shape[3] = {all[i].n0, all[i].n1, all[i].n2};
@@ -133,9 +136,9 @@ static int check(const struct fftconv_plan *plan, const fftconv_heads *o, bool b
         for (int b = 0; all[used[a]].is & OUTPUT && b < count; b++)
             if ((!(all[used[b]].is & OUTPUT) || b < a) &&
                 tensors_overlap(all[used[a]].t, all[used[b]].t))
-                return fail(FFTCONV_INVALID, "%s overlaps %s, must not", all[used[a]].name,
+                return fail(FFTCONV_STATUS_INVALID, "%s overlaps %s, must not", all[used[a]].name,
                             all[used[b]].name);
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 /* ---- Memory ------------------------------------------------------------------------ */
@@ -154,9 +157,9 @@ static bool is_plain(const struct fftconv_plan *plan, const fftconv_tensor *t)
     return t->dtype == plan->dtype && t->stride[2] == 1;
 }
 
-static int layout(struct heads *c)
+static void layout(struct heads *c)
 {
-    const fftconv_heads *o = c->o;
+    const fftconv_heads_desc *o = c->o;
     const int64_t row = c->step * c->real, rows = c->h * row;
     struct part *p = &c->part;
     int64_t at = 0;
@@ -175,11 +178,10 @@ static int layout(struct heads *c)
                    (c->plan->Lk + c->plan->Lrev) * c->real);
 #undef TAKE
     p->scalars = take(&at, (2 + c->h) * c->real);
-    const int status = fftconv_workspace_bytes(
-        c->plan, c->back ? FFTCONV_BACKWARD : FFTCONV_FORWARD, c->inside, &c->workspace_bytes);
+    c->workspace_bytes = plain_workspace_bytes(
+        c->plan, c->back ? FFTCONV_DIRECTION_BACKWARD : FFTCONV_DIRECTION_FORWARD, c->inside);
     p->workspace = take(&at, c->workspace_bytes);
     p->total = at;
-    return status;
 }
 
 static struct array row_at(const fftconv_tensor *t, int64_t b, int64_t h)
@@ -221,7 +223,7 @@ static fftconv_tensor group(const struct heads *c, const fftconv_tensor *t, int6
         char *row = (char *)rows.data + i * c->step * c->real;
         copy(c, row_at(t, b, g * h + i), own(c, row));
         if (gelu)
-            c->plan->engine->activate(FFTCONV_GELU, false, c->L, row, row);
+            c->plan->engine->activate(FFTCONV_ACTIVATION_GELU, false, c->L, row, row);
     }
     return rows;
 }
@@ -302,7 +304,7 @@ static int forward_row(const struct heads *c, const fftconv_spectrum *spectrum, 
     }
     for (int64_t j = 0; p->sum >= 0 && j < c->h; j++)
         copy(c, own(c, nth(c, &sum, j)), row_at(&c->o->y, b, g * c->h + j));
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 /* The sum of a call's rows, the gradient of lane i of u or q: times gelu' of what it
@@ -319,7 +321,7 @@ static void finish_lane(const struct heads *c, const fftconv_tensor *rows, bool 
     const struct array from = own(c, sum), place = row_at(to, b, h), factor = own(c, slope);
     if (gelu) {
         copy(c, row_at(of, b, h), own(c, x));
-        c->plan->engine->activate(FFTCONV_GELU, true, c->L, x, slope);
+        c->plan->engine->activate(FFTCONV_ACTIVATION_GELU, true, c->L, x, slope);
     }
     c->plan->engine->spread(0, c->L, &from, gelu ? &factor : &(struct array){0}, &place);
 }
@@ -329,7 +331,7 @@ static int backward_row(const struct heads *c, const fftconv_spectrum *spectrum,
                         const fftconv_tensor *q, char *memory, char *taps, double *dskip)
 {
     const struct part *p = &c->part;
-    const fftconv_heads *all = c->o;
+    const fftconv_heads_desc *all = c->o;
     const int64_t Lk = c->plan->Lk, Lrev = c->plan->Lrev;
     const fftconv_tensor dv = block(c, memory, p->sum);
     char *dskips = memory + p->scalars + 2 * c->real, *more = memory + p->taps;
@@ -372,23 +374,25 @@ static int backward_row(const struct heads *c, const fftconv_spectrum *spectrum,
     }
     for (int64_t j = 0; dv.data && j < c->h; j++)
         copy(c, own(c, nth(c, &dv, j)), row_at(&all->dv, b, g * c->h + j));
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 /* A group, and a chunk of the batch. */
-static void task(void *context, int64_t index, int worker)
+static int task(void *context, int64_t index, int worker)
 {
     struct heads *c = context;
-    const fftconv_heads *all = c->o;
+    const fftconv_heads_desc *all = c->o;
     const struct part *p = &c->part;
     const int64_t g = index / c->chunks, chunk = index % c->chunks;
     char *memory = c->workers + worker * p->total, *scalars = memory + p->scalars;
     char *taps = c->sums + index * c->sum_bytes;
     double *dskip = (double *)(taps + c->dskip_at);
     fftconv_spectrum *spectrum;
-    const fftconv_tensor k = kernel_of(&all->k, g), k_rev = kernel_of(&all->k_rev, g);
-    int status = fftconv_spectrum_create(&spectrum, c->plan, &k, k_rev.data ? &k_rev : NULL,
-                                         c->inside);
+    const fftconv_operands kernel = {.size = sizeof kernel,
+                                     .threads = c->inside,
+                                     .k = kernel_of(&all->k, g),
+                                     .k_rev = kernel_of(&all->k_rev, g)};
+    int status = fftconv_spectrum_create(&spectrum, c->plan, &kernel);
     if (c->back)
         memset(taps, 0, (size_t)c->sum_bytes);
     const int64_t end = c->B * (chunk + 1) / c->chunks;
@@ -407,15 +411,14 @@ static void task(void *context, int64_t index, int worker)
                          : forward_row(c, spectrum, b, g, &o, &u, &q, memory);
     }
     fftconv_spectrum_destroy(spectrum);
-    if (status)
-        c->status = status;
+    return status;
 }
 
 /* Sums over chunks, in their order, to dk, dk_rev and dskip of group g. */
-static void finish_task(void *context, int64_t g, int worker)
+static int finish_task(void *context, int64_t g, int worker)
 {
     struct heads *c = context;
-    const fftconv_heads *o = c->o;
+    const fftconv_heads_desc *o = c->o;
     const int64_t Lk = c->plan->Lk, Lrev = c->plan->Lrev;
     char *sum = c->sums + g * c->chunks * c->sum_bytes;
     (void)worker;
@@ -436,9 +439,10 @@ static void finish_task(void *context, int64_t g, int worker)
         const struct array to = row_at(&o->dskip, 0, g);
         c->plan->engine->set(&to, (struct scalar){*(double *)(sum + c->dskip_at), 0});
     }
+    return FFTCONV_STATUS_OK;
 }
 
-static int run(const struct fftconv_plan *plan, const fftconv_heads *o, bool back)
+static int run(const struct fftconv_plan *plan, const fftconv_heads_desc *o, bool back)
 {
     int threads, status;
     if ((status = check(plan, o, back)) || (status = resolve_threads(plan, o->threads, &threads)))
@@ -456,8 +460,7 @@ static int run(const struct fftconv_plan *plan, const fftconv_heads *o, bool bac
     const int64_t tasks = c.G * c.chunks;
     const int workers = tasks >= threads ? threads : 1;
     c.inside = workers > 1 ? 1 : threads;
-    if ((status = layout(&c)))
-        return status;
+    layout(&c);
     if (back) {
         c.dskip_at = round_up((plan->Lk + plan->Lrev) * c.real, sizeof(double));
         c.sum_bytes = round_up(c.dskip_at + (int64_t)sizeof(double), ALIGNMENT);
@@ -466,19 +469,19 @@ static int run(const struct fftconv_plan *plan, const fftconv_heads *o, bool bac
     if (!(c.workers = aligned_new(bytes)))
         return fail_memory(bytes);
     c.sums = c.workers + workers * c.part.total;
-    parallel_for(workers, tasks, task, &c);
-    if (back && !c.status)
-        parallel_for(threads, c.G, finish_task, &c);
+    status = parallel_for(workers, tasks, task, &c);
+    if (back && !status)
+        status = parallel_for(threads, c.G, finish_task, &c);
     aligned_free(c.workers);
-    return c.status ? fail_memory(bytes) : FFTCONV_OK;
+    return status;
 }
 
-int fftconv_heads_forward(const fftconv_plan *plan, const fftconv_heads *heads)
+int fftconv_heads_forward(const fftconv_plan *plan, const fftconv_heads_desc *heads)
 {
     return run(plan, heads, false);
 }
 
-int fftconv_heads_backward(const fftconv_plan *plan, const fftconv_heads *heads)
+int fftconv_heads_backward(const fftconv_plan *plan, const fftconv_heads_desc *heads)
 {
     return run(plan, heads, true);
 }

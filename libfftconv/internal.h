@@ -19,6 +19,7 @@ static inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b
 
 /* ---- status.c: every failure says what, and returns its status ------------ */
 
+enum { MESSAGE_BYTES = 512 };
 int fail(int status, const char *format, ...) __attribute__((format(printf, 2, 3), cold));
 int fail_memory(int64_t bytes);
 /* An fftconv_dtype's name and bytes; NULL and 0 for a number that is none. */
@@ -28,17 +29,18 @@ static inline int dtype_size(int dtype)
     static const signed char size[] = {0, 8, 4, 2, 2, 16, 8};
     return dtype > 0 && dtype < (int)sizeof size ? size[dtype] : 0;
 }
-static inline bool is_complex(int dtype) { return dtype >= FFTCONV_COMPLEX128; }
+static inline bool is_complex(int dtype) { return dtype >= FFTCONV_DTYPE_COMPLEX128; }
 /* Aligned memory; NULL where there is none. */
 void *aligned_new(int64_t bytes);
 void aligned_free(void *p);
 
 /* ---- threads.c ------------------------------------------------------------ */
 
-typedef void task_fn(void *context, int64_t index, int worker);
-/* Calls fn(context, i, worker) once for each i in [0, n), worker in
- * [0, threads); returns when all are done. */
-void parallel_for(int threads, int64_t n, task_fn *fn, void *context);
+typedef int task_fn(void *context, int64_t index, int worker);
+/* Calls fn(context, i, worker) once for each i in [0, n), worker in [0, threads), and
+ * returns when all are done.  Once a task has returned a status other than OK, no more
+ * are begun; that status is returned, and its message is then the calling thread's. */
+int parallel_for(int threads, int64_t n, task_fn *fn, void *context);
 
 /* ---- The transform --------------------------------------------------------
  *
@@ -432,6 +434,8 @@ enum { MAX_PARTS = 10 };
  * y from j V on.  A whole row in one block needs no lead where the places behind
  * its end are free: what wraps falls there. */
 struct fftconv_plan {
+    struct cuda_plan *cuda; /* cuda/engine.h, of a plan on a GPU, for which only the shapes, the
+                               type and the mode below are set; else NULL */
     const struct engine *engine;
     int64_t B, H, L, Lk, Lrev;
     int64_t G, KB;          /* kernels: of a row of the batch; KB = B or 1 */
@@ -453,16 +457,18 @@ struct fftconv_plan {
     int64_t radices[FFTCONV_MAX_ORDER];
     double predicted; /* seconds of a row */
     struct choice *chosen;
-    int64_t chunks;   /* a kernel's rows are summed in this many fixed parts */
-    uint64_t pattern; /* a hash of the weights; 0: none */
-    int status;       /* while it is made: NO_MEMORY where a search met that */
-    double kept;      /* of the bins, those with a weight */
-    int64_t direct;   /* history: as many outputs cost less as sums */
-    int64_t fetched;  /* bytes of a row, with each tile of the one before */
+    int64_t chunks;        /* a kernel's rows are summed in this many fixed parts */
+    uint64_t pattern;      /* a hash of the weights; 0: none */
+    struct filter *filter; /* these act on the kernel beforehand: filter.c; else NULL */
+    int status;            /* while it is made: NO_MEMORY where a search met that */
+    double kept;           /* of the bins, those with a weight */
+    int64_t direct;        /* history: as many outputs cost less as sums */
+    int64_t fetched;       /* bytes of a row, with each tile of the one before */
 };
 
 struct fftconv_spectrum {
-    void *data; /* KB G rows of spectra_reals */
+    struct cuda_spectrum *cuda; /* of a plan on a GPU, with nothing below; else NULL */
+    void *data;                 /* KB G rows of spectra_reals */
     int64_t KB, G, taps, rev_taps;
     int form, parts, packing;
     uint64_t pattern;
@@ -508,7 +514,7 @@ struct layout {
     int64_t segments;     /* of a row's blocks, forward */
     int64_t spectra;      /* of one row, and of one kernel */
     int64_t scratch_bytes, stage_bytes[ROW_OPERANDS], carry_bytes, wrap_bytes;
-    int64_t x, row, scratch, z, g, made, sum, dskips, p, dz, taps, carry, wrapped, direct,
+    int64_t x, row, scratch, z, g, made, sum, dskips, p, dz, taps, filter, carry, wrapped, direct,
         stage[ROW_OPERANDS];
     int64_t worker; /* bytes of one worker */
     /* shared by all workers */
@@ -519,12 +525,51 @@ struct layout {
     int64_t total;
 };
 struct layout layout_of(const struct fftconv_plan *plan, const struct shape_of_call *call);
+/* Bytes of any call of the direction whose rows are contiguous and whose y is not u. */
+int64_t plain_workspace_bytes(const struct fftconv_plan *plan, int direction, int threads);
+
+/* ---- rdft.c --------------------------------------------------------------------------------- */
+
+/* fftconv_rdft_forward or, `inverse`, fftconv_rdft_inverse, on this many threads. */
+int rdft_run(const fftconv_rdft *rdft, const fftconv_tensor *rows, const fftconv_tensor *bins,
+             double scale, bool inverse, int threads);
+
+/* ---- filter.c: a pattern on a circle whose length has no stages ----------------------------- */
+
+struct filter;
+/* weights: of the bins 0 ... N/2 of real rows of N samples. */
+int filter_create(struct filter **filter, int64_t N, const double *weights, const char *isa);
+/* NULL is allowed. */
+void filter_destroy(struct filter *filter);
+/* row = irfft(weights rfft(row)), N samples in place; bins: N/2 + 1 complex numbers. */
+int filter_apply(const struct filter *filter, double *row, double *bins, int threads);
+
+/* ---- cuda/call.c: the same calls on a GPU ---------------------------------------------------- */
+
+int cuda_plan_create(struct fftconv_plan *plan, const fftconv_plan_desc *desc);
+/* NULL is allowed. */
+void cuda_plan_destroy(struct cuda_plan *plan);
+void cuda_plan_describe(const struct fftconv_plan *plan, fftconv_plan_info *info);
+int64_t cuda_workspace_bytes(const struct fftconv_plan *plan, int direction, bool prepared);
+int cuda_spectrum_create(struct fftconv_spectrum *spectrum, const struct fftconv_plan *plan,
+                         const fftconv_operands *operands);
+/* NULL is allowed. */
+void cuda_spectrum_destroy(struct cuda_spectrum *spectrum);
+int cuda_check_spectrum(const struct fftconv_plan *plan, const struct fftconv_spectrum *spectrum);
+/* Operands and spectrum are checked already. */
+int cuda_execute(const struct fftconv_plan *plan, const struct fftconv_spectrum *spectrum,
+                 const fftconv_operands *operands, int direction);
 
 /* ---- operands.c ------------------------------------------------------------- */
 
 int check_operands(const struct fftconv_plan *plan, const struct fftconv_spectrum *spectrum,
                    const fftconv_operands *operands, int direction);
 int check_spectrum(const struct fftconv_plan *plan, const struct fftconv_spectrum *spectrum);
+/* UNSUPPORTED for a plan on a GPU. */
+int check_on_cpu(const struct fftconv_plan *plan);
+/* INVALID for a plan whose spectra do not hold every frequency once, as they stand. */
+int check_whole_spectra(const struct fftconv_plan *plan);
+int check_stream(const struct fftconv_plan *plan, const fftconv_operands *operands);
 /* One tensor by itself, of a known dtype: its shape, alignment, strides. */
 int check_layout(const char *name, const fftconv_tensor *t, const int64_t shape[3], bool output);
 /* The same, and its dtype: the plan's (float32 too beside 16 bits where `kernel`). */

@@ -30,14 +30,14 @@ int check_layout(const char *name, const fftconv_tensor *t, const int64_t shape[
 {
     for (int i = 0; i < 3; i++)
         if (t->shape[i] != shape[i])
-            return fail(FFTCONV_INVALID,
+            return fail(FFTCONV_STATUS_INVALID,
                         "%s has shape (%lld, %lld, %lld), must be (%lld, %lld, %lld)", name,
                         (long long)t->shape[0], (long long)t->shape[1], (long long)t->shape[2],
                         (long long)shape[0], (long long)shape[1], (long long)shape[2]);
     const int alignment = dtype_size(t->dtype) / (is_complex(t->dtype) ? 2 : 1);
     if ((uintptr_t)t->data % (unsigned)alignment)
-        return fail(FFTCONV_INVALID, "%s is at %p, must be aligned to its %d-byte numbers", name,
-                    t->data, alignment);
+        return fail(FFTCONV_STATUS_INVALID, "%s is at %p, must be aligned to its %d-byte numbers",
+                    name, t->data, alignment);
     int64_t total = 0;
     for (int i = 0; i < 3; i++) {
         int64_t reach;
@@ -45,13 +45,13 @@ int check_layout(const char *name, const fftconv_tensor *t, const int64_t shape[
             __builtin_mul_overflow(t->shape[i] - 1, t->stride[i] < 0 ? -t->stride[i] : t->stride[i],
                                    &reach) ||
             __builtin_add_overflow(total, reach, &total) || total > (int64_t)1 << 58)
-            return fail(FFTCONV_INVALID,
+            return fail(FFTCONV_STATUS_INVALID,
                         "%s has stride[%d] %lld, must stay within 2^58 "
                         "elements",
                         name, i, (long long)t->stride[i]);
     }
     if (!output)
-        return FFTCONV_OK;
+        return FFTCONV_STATUS_OK;
     /* each axis must step over all that smaller steps reach */
     int axis[3] = {0, 1, 2};
     for (int i = 0; i < 3; i++)
@@ -67,22 +67,23 @@ int check_layout(const char *name, const fftconv_tensor *t, const int64_t shape[
         if (t->shape[a] == 1)
             continue;
         if (llabs(t->stride[a]) <= reach)
-            return fail(FFTCONV_INVALID,
+            return fail(FFTCONV_STATUS_INVALID,
                         "%s has strides (%lld, %lld, %lld), must give each of its elements "
                         "a place of its own",
                         name, (long long)t->stride[0], (long long)t->stride[1],
                         (long long)t->stride[2]);
         reach += (t->shape[a] - 1) * llabs(t->stride[a]);
     }
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 int check_tensor(const struct fftconv_plan *plan, const char *name, const fftconv_tensor *t,
                  const int64_t shape[3], bool output, bool kernel)
 {
-    const bool wide = kernel && (plan->dtype == FFTCONV_FLOAT16 || plan->dtype == FFTCONV_BFLOAT16);
-    if (t->dtype != plan->dtype && !(wide && t->dtype == FFTCONV_FLOAT32))
-        return fail(FFTCONV_INVALID, "%s has dtype %s, must be %s%s", name,
+    const bool wide = kernel && (plan->dtype == FFTCONV_DTYPE_FLOAT16 ||
+                                 plan->dtype == FFTCONV_DTYPE_BFLOAT16);
+    if (t->dtype != plan->dtype && !(wide && t->dtype == FFTCONV_DTYPE_FLOAT32))
+        return fail(FFTCONV_STATUS_INVALID, "%s has dtype %s, must be %s%s", name,
                     dtype_name(t->dtype) ? dtype_name(t->dtype) : "unknown",
                     dtype_name(plan->dtype), wide ? " or float32" : "");
     return check_layout(name, t, shape, output);
@@ -149,23 +150,48 @@ const fftconv_tensor *row_tensor(const fftconv_operands *o, int row_operand)
     return (const fftconv_tensor *)((const char *)o + at[row_operand]);
 }
 
+int check_on_cpu(const struct fftconv_plan *plan)
+{
+    return plan->cuda ? fail(FFTCONV_STATUS_UNSUPPORTED,
+                             "plan is of a CUDA device, where this call does not run: it must be "
+                             "of the CPU")
+                      : FFTCONV_STATUS_OK;
+}
+
+int check_whole_spectra(const struct fftconv_plan *plan)
+{
+    if (plan->form == FFTCONV_FORM_FOLDED || plan->pattern)
+        return fail(FFTCONV_STATUS_INVALID,
+                    "plan has %s, must be of form right_angle or complex, without weights",
+                    plan->pattern ? "weights" : "form folded");
+    return FFTCONV_STATUS_OK;
+}
+
+int check_stream(const struct fftconv_plan *plan, const fftconv_operands *o)
+{
+    if (o->stream && !plan->cuda)
+        return fail(FFTCONV_STATUS_INVALID,
+                    "stream is given, must be NULL where the plan is of the CPU");
+    return FFTCONV_STATUS_OK;
+}
+
 int check_kernels(const struct fftconv_plan *plan, const fftconv_tensor *k,
                   const fftconv_tensor *k_rev)
 {
     int status;
-    const bool two_sided = plan->mode == FFTCONV_TWO_SIDED, given = k_rev && k_rev->data;
+    const bool two_sided = plan->mode == FFTCONV_MODE_TWO_SIDED, given = k_rev && k_rev->data;
     const int64_t shape[3] = {plan->KB, plan->G, plan->Lk};
     const int64_t rev_shape[3] = {plan->KB, plan->G, plan->Lrev};
     if (!k || !k->data)
-        return fail(FFTCONV_INVALID, "k is NULL, must be given where spectrum is NULL");
+        return fail(FFTCONV_STATUS_INVALID, "k is NULL, must be given where spectrum is NULL");
     if (given != two_sided)
-        return fail(FFTCONV_INVALID, "k_rev is %s, must be %s", given ? "given" : "NULL",
+        return fail(FFTCONV_STATUS_INVALID, "k_rev is %s, must be %s", given ? "given" : "NULL",
                     given ? "NULL unless mode is two_sided (2)"
                           : "given where spectrum is NULL and mode is two_sided (2)");
     if ((status = check_tensor(plan, "k", k, shape, false, true)) ||
         (given && (status = check_tensor(plan, "k_rev", k_rev, rev_shape, false, true))))
         return status;
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 int check_operands(const struct fftconv_plan *plan, const struct fftconv_spectrum *spectrum,
@@ -173,30 +199,33 @@ int check_operands(const struct fftconv_plan *plan, const struct fftconv_spectru
 {
     int status;
     if (!plan)
-        return fail(FFTCONV_INVALID, "plan is NULL");
+        return fail(FFTCONV_STATUS_INVALID, "plan is NULL");
     if (!o)
-        return fail(FFTCONV_INVALID, "operands is NULL");
+        return fail(FFTCONV_STATUS_INVALID, "operands is NULL");
     if (o->size != sizeof *o)
-        return fail(FFTCONV_INVALID, "operands->size is %zu, must be %zu", o->size, sizeof *o);
-    if (o->activation < FFTCONV_IDENTITY || o->activation > FFTCONV_SILU)
-        return fail(FFTCONV_INVALID,
+        return fail(FFTCONV_STATUS_INVALID, "operands->size is %zu, must be %zu", o->size,
+                    sizeof *o);
+    if (o->activation < FFTCONV_ACTIVATION_IDENTITY || o->activation > FFTCONV_ACTIVATION_SILU)
+        return fail(FFTCONV_STATUS_INVALID,
                     "activation is %d, must be identity (0), gelu (1) or "
                     "silu (2)",
                     o->activation);
-    if (o->activation != FFTCONV_IDENTITY && is_complex(plan->dtype))
-        return fail(FFTCONV_INVALID, "activation is %d, must be identity (0) for %s", o->activation,
-                    dtype_name(plan->dtype));
-    const bool back = direction == FFTCONV_BACKWARD;
+    if (o->activation != FFTCONV_ACTIVATION_IDENTITY && is_complex(plan->dtype))
+        return fail(FFTCONV_STATUS_INVALID, "activation is %d, must be identity (0) for %s",
+                    o->activation, dtype_name(plan->dtype));
+    const bool back = direction == FFTCONV_DIRECTION_BACKWARD;
     if (back && plan->history)
-        return fail(FFTCONV_UNSUPPORTED, "plan was made with history, which has no backward");
+        return fail(FFTCONV_STATUS_UNSUPPORTED,
+                    "plan was made with history, which has no backward");
     if (!o->u.data)
-        return fail(FFTCONV_INVALID, "u is NULL, must be given");
+        return fail(FFTCONV_STATUS_INVALID, "u is NULL, must be given");
     const int64_t L = plan->history ? o->u.shape[2] : plan->L;
     if (L < 1 || L > plan->L)
-        return fail(FFTCONV_INVALID, "u has length %lld, must be 1 ... %lld", (long long)L,
+        return fail(FFTCONV_STATUS_INVALID, "u has length %lld, must be 1 ... %lld", (long long)L,
                     (long long)plan->L);
 
-    if (!spectrum && (status = check_kernels(plan, &o->k, &o->k_rev)))
+    status = spectrum ? check_spectrum(plan, spectrum) : check_kernels(plan, &o->k, &o->k_rev);
+    if (status || (status = check_stream(plan, o)))
         return status;
 
     enum { FORWARD_ONLY = 1, BACKWARD_ONLY = 2, OUTPUT = 4, KERNEL = 8 };
@@ -238,29 +267,34 @@ int check_operands(const struct fftconv_plan *plan, const struct fftconv_spectru
             (taps && spectrum))
             continue;
         used[count++] = i;
-        if (all[i].t == &o->dk_rev && plan->mode != FFTCONV_TWO_SIDED)
-            return fail(FFTCONV_INVALID, "dk_rev is given, must be NULL unless mode is two_sided "
-                                         "(2)");
+        if (all[i].t == &o->dk_rev && plan->mode != FFTCONV_MODE_TWO_SIDED)
+            return fail(FFTCONV_STATUS_INVALID,
+                        "dk_rev is given, must be NULL unless mode is two_sided "
+                        "(2)");
         if (all[i].t == &o->history && !plan->history)
-            return fail(FFTCONV_INVALID, "history is given, must be NULL unless the plan was "
-                                         "made with history");
+            return fail(FFTCONV_STATUS_INVALID,
+                        "history is given, must be NULL unless the plan was "
+                        "made with history");
         const int64_t shape[3] = {all[i].n0, all[i].n1, all[i].n2};
         if ((status = check_tensor(plan, all[i].name, all[i].t, shape, all[i].is & OUTPUT,
                                    all[i].is & KERNEL)))
             return status;
     }
     if (plan->history && plan->behind > 0 && !o->history.data)
-        return fail(FFTCONV_INVALID, "history is NULL, must be given: the plan was made for it");
+        return fail(FFTCONV_STATUS_INVALID,
+                    "history is NULL, must be given: the plan was made for it");
     if (!back && !o->y.data)
-        return fail(FFTCONV_INVALID, "y is NULL, must be given");
+        return fail(FFTCONV_STATUS_INVALID, "y is NULL, must be given");
     if (back && !o->dy.data)
-        return fail(FFTCONV_INVALID, "dy is NULL, must be given");
+        return fail(FFTCONV_STATUS_INVALID, "dy is NULL, must be given");
     if (o->din_gate.data && back && !o->in_gate.data)
-        return fail(FFTCONV_INVALID, "din_gate is given, must be NULL where in_gate is NULL");
+        return fail(FFTCONV_STATUS_INVALID,
+                    "din_gate is given, must be NULL where in_gate is NULL");
     if (o->dout_gate.data && back && !o->out_gate.data)
-        return fail(FFTCONV_INVALID, "dout_gate is given, must be NULL where out_gate is NULL");
+        return fail(FFTCONV_STATUS_INVALID,
+                    "dout_gate is given, must be NULL where out_gate is NULL");
     if (o->dskip.data && back && !o->skip.data)
-        return fail(FFTCONV_INVALID, "dskip is given, must be NULL where skip is NULL");
+        return fail(FFTCONV_STATUS_INVALID, "dskip is given, must be NULL where skip is NULL");
     /* y may be u: what a block reads is read before it is written */
     for (int a = 0; a < count; a++)
         for (int b = 0; all[used[a]].is & OUTPUT && b < count; b++) {
@@ -270,20 +304,26 @@ int check_operands(const struct fftconv_plan *plan, const struct fftconv_spectru
                 continue;
             const bool may = all[i].t == &o->y && all[j].t == &o->u;
             if (!(may && o->y.data == o->u.data && same_strides(&o->y, &o->u)))
-                return fail(FFTCONV_INVALID, "%s overlaps %s, must not%s", all[i].name, all[j].name,
-                            may ? " unless it is the same array" : "");
+                return fail(FFTCONV_STATUS_INVALID, "%s overlaps %s, must not%s", all[i].name,
+                            all[j].name, may ? " unless it is the same array" : "");
         }
     if (o->workspace && (uintptr_t)o->workspace % ALIGNMENT)
-        return fail(FFTCONV_INVALID, "workspace is at %p, must be aligned to %d bytes",
+        return fail(FFTCONV_STATUS_INVALID, "workspace is at %p, must be aligned to %d bytes",
                     o->workspace, ALIGNMENT);
     for (int a = 0; o->workspace && a < count; a++)
         if (touches(all[used[a]].t, o->workspace, max64(0, o->workspace_bytes)))
-            return fail(FFTCONV_INVALID, "workspace overlaps %s, must not", all[used[a]].name);
-    return FFTCONV_OK;
+            return fail(FFTCONV_STATUS_INVALID, "workspace overlaps %s, must not",
+                        all[used[a]].name);
+    return FFTCONV_STATUS_OK;
 }
 
 int check_spectrum(const struct fftconv_plan *plan, const struct fftconv_spectrum *s)
 {
+    if (!plan->cuda != !s->cuda)
+        return fail(FFTCONV_STATUS_INVALID, "spectrum is of %s, must be of %s, as the plan",
+                    s->cuda ? "a CUDA device" : "the CPU", s->cuda ? "the CPU" : "a CUDA device");
+    if (plan->cuda)
+        return cuda_check_spectrum(plan, s);
     bool fits = s->KB == plan->KB && s->G == plan->G && s->taps == plan->taps &&
                 s->rev_taps == plan->rev_taps && s->form == plan->form && s->parts == plan->parts &&
                 s->packing == plan->packing && s->pattern == plan->pattern;
@@ -296,7 +336,7 @@ int check_spectrum(const struct fftconv_plan *plan, const struct fftconv_spectru
             fits = a->stage[l].radix == b->stage[l].radix;
     }
     if (!fits)
-        return fail(FFTCONV_INVALID,
+        return fail(FFTCONV_STATUS_INVALID,
                     "spectrum was made for another plan ((%lld, %lld) kernels of %lld and %lld "
                     "taps, M %lld, form %d, %d lanes%s), must be of this one ((%lld, %lld), "
                     "%lld, %lld, %lld, %d, %d%s) or one that chose the same stages",
@@ -305,5 +345,5 @@ int check_spectrum(const struct fftconv_plan *plan, const struct fftconv_spectru
                     s->pattern ? ", a pattern" : "", (long long)plan->KB, (long long)plan->G,
                     (long long)plan->taps, (long long)plan->rev_taps, (long long)plan->part[0].M,
                     plan->form, plan->part[0].lanes, plan->pattern ? ", its pattern" : "");
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }

@@ -15,16 +15,16 @@ enum { SIZE_BITS = 58, ROW_BITS = 40 };
 static int check_size(const char *name, int64_t value, int bits)
 {
     if (value < 1 || value > (int64_t)1 << bits)
-        return fail(FFTCONV_INVALID, "%s is %lld, must be 1 ... 2^%d", name, (long long)value,
-                    bits);
-    return FFTCONV_OK;
+        return fail(FFTCONV_STATUS_INVALID, "%s is %lld, must be 1 ... 2^%d", name,
+                    (long long)value, bits);
+    return FFTCONV_STATUS_OK;
 }
 
 static int check_choice(const char *name, int value, int low, int high, const char *allowed)
 {
     if (value < low || value > high)
-        return fail(FFTCONV_INVALID, "%s is %d, must be %s", name, value, allowed);
-    return FFTCONV_OK;
+        return fail(FFTCONV_STATUS_INVALID, "%s is %d, must be %s", name, value, allowed);
+    return FFTCONV_STATUS_OK;
 }
 
 int check_radices(const int64_t *radices, int order, int bits, int64_t *product)
@@ -32,123 +32,129 @@ int check_radices(const int64_t *radices, int order, int bits, int64_t *product)
     *product = 1;
     for (int i = 0; i < order; i++) {
         if (radices[i] < 1 || radices[i] > FFTCONV_MAX_RADIX)
-            return fail(FFTCONV_INVALID, "radices[%d] is %lld, must be 1 ... %d", i,
+            return fail(FFTCONV_STATUS_INVALID, "radices[%d] is %lld, must be 1 ... %d", i,
                         (long long)radices[i], FFTCONV_MAX_RADIX);
         if (*product > ((int64_t)1 << bits) / radices[i])
-            return fail(FFTCONV_INVALID, "radices have a product above 2^%d, must be at most that",
-                        bits);
+            return fail(FFTCONV_STATUS_INVALID,
+                        "radices have a product above 2^%d, must be at most that", bits);
         *product *= radices[i];
     }
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 int check_desc(const fftconv_plan_desc *d)
 {
     int status;
     if (!d)
-        return fail(FFTCONV_INVALID, "desc is NULL");
+        return fail(FFTCONV_STATUS_INVALID, "desc is NULL");
     if (d->size != sizeof *d)
-        return fail(FFTCONV_INVALID, "desc->size is %zu, must be %zu", d->size, sizeof *d);
+        return fail(FFTCONV_STATUS_INVALID, "desc->size is %zu, must be %zu", d->size, sizeof *d);
     if ((status = check_size("batch", d->batch, SIZE_BITS)) ||
         (status = check_size("channels", d->channels, SIZE_BITS)) ||
         (status = check_size("length", d->length, ROW_BITS)) ||
-        (status = check_size("kernel_length", d->kernel_length, ROW_BITS)) ||
-        (status = check_choice("mode", d->mode, FFTCONV_CAUSAL, FFTCONV_TWO_SIDED,
+        (status = check_size("k_length", d->k_length, ROW_BITS)) ||
+        (status = check_choice("mode", d->mode, FFTCONV_MODE_CAUSAL, FFTCONV_MODE_TWO_SIDED,
                                "causal (0), circular (1) or two_sided (2)")) ||
-        (status = check_choice("dtype", d->dtype, FFTCONV_FLOAT64, FFTCONV_COMPLEX64,
+        (status = check_choice("dtype", d->dtype, FFTCONV_DTYPE_FLOAT64, FFTCONV_DTYPE_COMPLEX64,
                                "float64 (1), float32 (2), float16 (3), bfloat16 (4), "
                                "complex128 (5) or complex64 (6)")) ||
-        (status = check_choice("form", d->form, FFTCONV_FORM_AUTO, FFTCONV_COMPLEX,
+        (status = check_choice("form", d->form, FFTCONV_FORM_AUTO, FFTCONV_FORM_COMPLEX,
                                "auto (0), right_angle (1), folded (2) or complex (3)")) ||
         (status = check_choice("dense", d->dense, 0, 1, "0 or 1")) ||
         (status = check_choice("single_block", d->single_block, 0, 1, "0 or 1")) ||
         (status = check_choice("history", d->history, 0, 1, "0 or 1")) ||
         (status = check_choice("threads", d->threads, 0, 255, "0 (all) ... 255")) ||
-        (status = check_choice("order", d->order, 0, FFTCONV_MAX_ORDER, "0 (any) ... 16")))
+        (status = check_choice("order", d->order, 0, FFTCONV_MAX_ORDER, "0 (any) ... 16")) ||
+        (status = check_choice("device", d->device, FFTCONV_DEVICE_CPU, FFTCONV_DEVICE_CUDA,
+                               "cpu (0) or cuda (1)")))
         return status;
+    if (d->device == FFTCONV_DEVICE_CPU && (d->device_index != 0 || d->engine))
+        return fail(FFTCONV_STATUS_INVALID, "%s is given, must be left out where device is cpu (0)",
+                    d->engine ? "engine" : "device_index");
+    if (d->device == FFTCONV_DEVICE_CUDA && d->isa)
+        return fail(FFTCONV_STATUS_INVALID,
+                    "isa is \"%s\", must be NULL where device is cuda (1): engine names how a GPU "
+                    "computes",
+                    d->isa);
     int64_t elements;
     if (__builtin_mul_overflow(d->batch, d->channels, &elements) ||
         __builtin_mul_overflow(elements, d->length, &elements) ||
         elements > (int64_t)1 << SIZE_BITS)
-        return fail(FFTCONV_INVALID,
+        return fail(FFTCONV_STATUS_INVALID,
                     "batch * channels * length is %lld * %lld * %lld, must be at most 2^58",
                     (long long)d->batch, (long long)d->channels, (long long)d->length);
     if (d->kernels < 0 || (d->kernels && d->channels % d->kernels))
-        return fail(FFTCONV_INVALID,
+        return fail(FFTCONV_STATUS_INVALID,
                     "kernels is %lld, must divide channels, %lld (or be 0: "
                     "one each)",
                     (long long)d->kernels, (long long)d->channels);
     if (d->kernel_batch != 0 && d->kernel_batch != 1 && d->kernel_batch != d->batch)
-        return fail(FFTCONV_INVALID, "kernel_batch is %lld, must be 1 or batch, %lld",
+        return fail(FFTCONV_STATUS_INVALID, "kernel_batch is %lld, must be 1 or batch, %lld",
                     (long long)d->kernel_batch, (long long)d->batch);
-    if (d->mode == FFTCONV_TWO_SIDED) {
-        if ((status = check_size("reverse_length", d->reverse_length, ROW_BITS)))
+    if (d->mode == FFTCONV_MODE_TWO_SIDED) {
+        if ((status = check_size("k_rev_length", d->k_rev_length, ROW_BITS)))
             return status;
-    } else if (d->reverse_length != 0) {
-        return fail(FFTCONV_INVALID,
-                    "reverse_length is %lld, must be 0 unless mode is "
+    } else if (d->k_rev_length != 0) {
+        return fail(FFTCONV_STATUS_INVALID,
+                    "k_rev_length is %lld, must be 0 unless mode is "
                     "two_sided (2)",
-                    (long long)d->reverse_length);
+                    (long long)d->k_rev_length);
     }
-    if (d->history && d->mode != FFTCONV_CAUSAL)
-        return fail(FFTCONV_INVALID, "history is 1, must be 0 unless mode is causal (0)");
+    if (d->history && d->mode != FFTCONV_MODE_CAUSAL)
+        return fail(FFTCONV_STATUS_INVALID, "history is 1, must be 0 unless mode is causal (0)");
     if (d->history && d->single_block)
-        return fail(FFTCONV_INVALID, "single_block is 1, must be 0 with history");
-    if (d->mode != FFTCONV_CIRCULAR && d->fft_size != 0)
-        return fail(FFTCONV_INVALID,
+        return fail(FFTCONV_STATUS_INVALID, "single_block is 1, must be 0 with history");
+    if (d->mode != FFTCONV_MODE_CIRCULAR && d->fft_size != 0)
+        return fail(FFTCONV_STATUS_INVALID,
                     "fft_size is %lld, must be 0 unless mode is circular (1): the library "
                     "chooses",
                     (long long)d->fft_size);
     static const char *const form_name[] = {"auto", "right_angle", "folded", "complex"};
-    const int only = is_complex(d->dtype)          ? FFTCONV_COMPLEX
-                     : d->mode != FFTCONV_CIRCULAR ? FFTCONV_RIGHT_ANGLE
-                                                   : FFTCONV_FORM_AUTO;
+    const int only = is_complex(d->dtype)               ? FFTCONV_FORM_COMPLEX
+                     : d->mode != FFTCONV_MODE_CIRCULAR ? FFTCONV_FORM_RIGHT_ANGLE
+                                                        : FFTCONV_FORM_AUTO;
     if (d->form != FFTCONV_FORM_AUTO && only != FFTCONV_FORM_AUTO && d->form != only)
-        return fail(FFTCONV_INVALID, "form is %s, must be %s (or auto) %s", form_name[d->form],
-                    form_name[only],
+        return fail(FFTCONV_STATUS_INVALID, "form is %s, must be %s (or auto) %s",
+                    form_name[d->form], form_name[only],
                     is_complex(d->dtype) ? "for complex types" : "unless mode is circular (1)");
-    if (d->mode == FFTCONV_CIRCULAR) {
+    if (d->mode == FFTCONV_MODE_CIRCULAR) {
         int64_t N = d->fft_size ? d->fft_size : d->length;
         if ((status = check_size("fft_size", N, ROW_BITS)))
             return status;
         if (d->length > N)
-            return fail(FFTCONV_INVALID,
+            return fail(FFTCONV_STATUS_INVALID,
                         "length is %lld, must be at most fft_size, %lld, in circular mode",
                         (long long)d->length, (long long)N);
-        if (d->kernel_length > N)
-            return fail(FFTCONV_INVALID,
-                        "kernel_length is %lld, must be at most fft_size, %lld, in "
+        if (d->k_length > N)
+            return fail(FFTCONV_STATUS_INVALID,
+                        "k_length is %lld, must be at most fft_size, %lld, in "
                         "circular mode",
-                        (long long)d->kernel_length, (long long)N);
+                        (long long)d->k_length, (long long)N);
     }
     if (d->weights) {
         const int64_t N = d->fft_size ? d->fft_size : d->length;
-        if (d->mode != FFTCONV_CIRCULAR || is_complex(d->dtype))
-            return fail(FFTCONV_INVALID, "weights are given, must be NULL unless mode is "
-                                         "circular (1) and dtype real");
-        if (d->form == FFTCONV_RIGHT_ANGLE)
-            return fail(FFTCONV_INVALID, "form is right_angle, must be folded, complex or "
-                                         "auto with weights");
-        if (!is_smooth(N))
-            return fail(FFTCONV_INVALID,
-                        "fft_size is %lld, must have no prime factor above 7 "
-                        "with weights",
-                        (long long)N);
+        if (d->mode != FFTCONV_MODE_CIRCULAR || is_complex(d->dtype))
+            return fail(FFTCONV_STATUS_INVALID, "weights are given, must be NULL unless mode is "
+                                                "circular (1) and dtype real");
+        if (d->form == FFTCONV_FORM_RIGHT_ANGLE && is_smooth(N))
+            return fail(FFTCONV_STATUS_INVALID, "form is right_angle, must be folded, complex or "
+                                                "auto with weights");
         for (int64_t m = 0; m <= N / 2; m++)
-            if (!isfinite(d->dtype == FFTCONV_FLOAT64 ? d->weights[m] : (float)d->weights[m]))
-                return fail(FFTCONV_INVALID,
+            if (!isfinite(d->dtype == FFTCONV_DTYPE_FLOAT64 ? d->weights[m] : (float)d->weights[m]))
+                return fail(FFTCONV_STATUS_INVALID,
                             "weights[%lld] is %g, must be finite in the "
                             "plan's arithmetic",
                             (long long)m, d->weights[m]);
     }
     if (d->radices) {
         if (d->order < 1)
-            return fail(FFTCONV_INVALID, "order is %d, must be the number of radices", d->order);
+            return fail(FFTCONV_STATUS_INVALID, "order is %d, must be the number of radices",
+                        d->order);
         int64_t product;
         if ((status = check_radices(d->radices, d->order, ROW_BITS, &product)))
             return status;
     }
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 /* One way to compute the operation: M points, and how rows are cut. */
@@ -161,7 +167,7 @@ struct way {
 /* Circular, do any products meet beyond the circle's end? */
 static bool comes_round(const struct fftconv_plan *plan)
 {
-    return plan->mode == FFTCONV_CIRCULAR && plan->L + plan->behind > plan->N;
+    return plan->mode == FFTCONV_MODE_CIRCULAR && plan->L + plan->behind > plan->N;
 }
 
 /* Blocks of M points in a form whose length is ours to choose; false where a row
@@ -174,8 +180,8 @@ static bool cut(const struct fftconv_plan *plan, const fftconv_plan_desc *d, int
     *way = (struct way){.form = form,
                         .M = M,
                         .wrap = circular,
-                        .packing = form == FFTCONV_COMPLEX ? COMPLEX_ROW : LINEAR,
-                        .places = form == FFTCONV_COMPLEX ? M : 2 * M};
+                        .packing = form == FFTCONV_FORM_COMPLEX ? COMPLEX_ROW : LINEAR,
+                        .places = form == FFTCONV_FORM_COMPLEX ? M : 2 * M};
     if (!circular && !plan->history && way->places >= plan->L + max64(plan->behind, plan->ahead)) {
         way->V = plan->L;
         way->blocks = 1;
@@ -241,7 +247,7 @@ static void try_way(struct fftconv_plan *plan, const fftconv_plan_desc *d, const
 static void try_folds(struct fftconv_plan *plan, const fftconv_plan_desc *d, int64_t given)
 {
     const int64_t N = plan->N;
-    const struct way way = {.form = FFTCONV_FOLDED,
+    const struct way way = {.form = FFTCONV_FORM_FOLDED,
                             .packing = LINEAR,
                             .M = N / 4,
                             .places = N,
@@ -254,7 +260,7 @@ static void try_folds(struct fftconv_plan *plan, const fftconv_plan_desc *d, int
     for (int level = 0; level < MAX_PARTS - 1 && (N >> level) % 4 == 0; level++) {
         const int64_t M = N >> (level + 2);
         struct sparsity sparsity = {N, level, d->weights};
-        struct request request = request_of(plan, d, FFTCONV_RIGHT_ANGLE, &sparsity);
+        struct request request = request_of(plan, d, FFTCONV_FORM_RIGHT_ANGLE, &sparsity);
         request.both_planes = true;
         if (level > 0)
             request.radices = NULL, request.order = 0;
@@ -268,7 +274,7 @@ static void try_folds(struct fftconv_plan *plan, const fftconv_plan_desc *d, int
         /* sums and differences, there and back */
         angles += seconds + 1e-9 * (double)(N >> level) / plan->engine->lanes;
         sparsity.level = level + 1;
-        request = request_of(plan, d, FFTCONV_COMPLEX, &sparsity);
+        request = request_of(plan, d, FFTCONV_FORM_COMPLEX, &sparsity);
         request.radices = NULL, request.order = 0;
         seconds = plan_xform(&part[level + 1], N >> (level + 1), &request, &rest_order,
                              rest_radices, &plan->status);
@@ -290,7 +296,7 @@ static void try_cuts(struct fftconv_plan *plan, const fftconv_plan_desc *d, int 
 {
     static const int odd[] = {1, 3, 5, 7, 9, 15, 21, 25, 27, 35, 45, 49, 63, 75, 81, 105};
     enum { ODDS = sizeof odd / sizeof *odd, SHORT_ODDS = 3 };
-    const int64_t planes = form == FFTCONV_COMPLEX ? 1 : 2, halo = plan->behind + plan->ahead;
+    const int64_t planes = form == FFTCONV_FORM_COMPLEX ? 1 : 2, halo = plan->behind + plan->ahead;
     const bool whole = !comes_round(plan) && !plan->history;
     const int64_t least = max64(
         1, ceil_div(plan->L + (whole ? max64(plan->behind, plan->ahead) : halo), planes));
@@ -315,13 +321,13 @@ static int choose(struct fftconv_plan *plan, const fftconv_plan_desc *d)
 {
     const int64_t N = plan->N;
     const bool any = d->form == FFTCONV_FORM_AUTO, complex = is_complex(plan->dtype);
-    const bool circular = plan->mode == FFTCONV_CIRCULAR;
+    const bool circular = plan->mode == FFTCONV_MODE_CIRCULAR;
     int64_t given = 0; /* checked before */
     if (d->radices)
         (void)check_radices(d->radices, d->order, ROW_BITS, &given);
 
     plan->predicted = -1;
-    const int linear = complex ? FFTCONV_COMPLEX : FFTCONV_RIGHT_ANGLE;
+    const int linear = complex ? FFTCONV_FORM_COMPLEX : FFTCONV_FORM_RIGHT_ANGLE;
     struct way way;
     if ((any || d->form == linear) && !d->weights) {
         if (!given)
@@ -330,15 +336,15 @@ static int choose(struct fftconv_plan *plan, const fftconv_plan_desc *d)
             try_way(plan, d, &way);
     }
     if (circular) {
-        if ((any || d->form == FFTCONV_FOLDED) && !complex)
+        if ((any || d->form == FFTCONV_FORM_FOLDED) && !complex)
             try_folds(plan, d, given);
-        way = (struct way){.form = FFTCONV_COMPLEX,
+        way = (struct way){.form = FFTCONV_FORM_COMPLEX,
                            .packing = complex ? COMPLEX_ROW : LINEAR,
                            .M = N,
                            .places = N,
                            .V = plan->L,
                            .blocks = 1};
-        if ((any || d->form == FFTCONV_COMPLEX) && (!given || given == N))
+        if ((any || d->form == FFTCONV_FORM_COMPLEX) && (!given || given == N))
             try_way(plan, d, &way);
     }
     if (plan->predicted >= 0 || plan->status)
@@ -357,23 +363,23 @@ static int choose(struct fftconv_plan *plan, const fftconv_plan_desc *d)
                                                 planes)
                                      : halo / planes + 1),
                      complex ? "complex" : "right_angle");
-        if (circular && (any || d->form == FFTCONV_FOLDED) && N % 4 == 0 && !complex)
+        if (circular && (any || d->form == FFTCONV_FORM_FOLDED) && N % 4 == 0 && !complex)
             snprintf(ways[1], sizeof ways[1], " %lld for folded;", (long long)(N / 4));
-        if (circular && (any || d->form == FFTCONV_COMPLEX))
+        if (circular && (any || d->form == FFTCONV_FORM_COMPLEX))
             snprintf(ways[2], sizeof ways[2], " %lld for complex;", (long long)N);
-        return fail(FFTCONV_INVALID,
+        return fail(FFTCONV_STATUS_INVALID,
                     "radices have product %lld, must be the form's complex "
                     "length M:%s%s%s with steps of at most %d",
                     (long long)given, ways[0], ways[1], ways[2], FFTCONV_MAX_RADIX);
     }
-    if (d->order && (lines || (is_smooth(N) && (d->form != FFTCONV_FOLDED || N % 4 == 0))))
-        return fail(FFTCONV_INVALID,
+    if (d->order && (lines || (is_smooth(N) && (d->form != FFTCONV_FORM_FOLDED || N % 4 == 0))))
+        return fail(FFTCONV_STATUS_INVALID,
                     "order is %d, must be large enough for radices up to %d at length %lld",
                     d->order, FFTCONV_MAX_RADIX, (long long)plan->L);
-    return fail(FFTCONV_INVALID,
+    return fail(FFTCONV_STATUS_INVALID,
                 "form is %s, cannot be had for fft_size %lld: folded needs a multiple of 4, "
                 "both need one without prime factors above 7 (right_angle takes any)",
-                d->form == FFTCONV_FOLDED ? "folded" : "complex", (long long)N);
+                d->form == FFTCONV_FORM_FOLDED ? "folded" : "complex", (long long)N);
 }
 
 /* FNV-1a; never 0 */
@@ -396,7 +402,7 @@ static int build(struct fftconv_plan *plan, const double *weights)
         plan->part[i].spectra = spectra;
         spectra += plan->part[i].spectra_reals;
     }
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 /* All that a call may hold of each kernel or channel must fit. */
@@ -408,12 +414,12 @@ static int check_bytes(const struct fftconv_plan *plan)
             rows, (spectra_reals(plan) + plan->taps) * plan->part[0].real_bytes + 4 * ALIGNMENT,
             &bytes) ||
         bytes > (int64_t)1 << 62)
-        return fail(FFTCONV_INVALID,
+        return fail(FFTCONV_STATUS_INVALID,
                     "channels is %lld, must be fewer: spectra of %lld numbers "
                     "for each, and each of %lld parts of the batch, must fit in 2^62 bytes",
                     (long long)plan->H, (long long)spectra_reals(plan),
                     (long long)(plan->KB * plan->chunks));
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 /* ---- Choices, and who shares them ------------------------------------------------ */
@@ -485,12 +491,12 @@ static int choose_or_share(struct fftconv_plan *plan, const fftconv_plan_desc *d
     }
     unlock_choices();
     if (c)
-        return FFTCONV_OK;
+        return FFTCONV_STATUS_OK;
     if ((status = choose(plan, d)) || (status = build(plan, d->weights)))
         return status;
     if (!(c = calloc(1, sizeof *c)))
         return fail_memory(sizeof *c);
-    c->key = key;
+    memcpy(&c->key, &key, sizeof key); /* with its padding, which is compared too */
     c->plans = 1;
     take_choice(&c->first, plan);
     plan->chosen = c;
@@ -500,7 +506,7 @@ static int choose_or_share(struct fftconv_plan *plan, const fftconv_plan_desc *d
         choices = c;
         unlock_choices();
     }
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 static void leave_choice(struct fftconv_plan *plan)
@@ -558,70 +564,98 @@ static void ask_ahead(struct fftconv_plan *plan)
     }
 }
 
-int fftconv_plan_create(fftconv_plan **out, const fftconv_plan_desc *d)
+/* What the descriptor says of shapes, and what follows from it on any device. */
+static void take_shapes(struct fftconv_plan *plan, const fftconv_plan_desc *d)
 {
-    int status;
-    if (!out)
-        return fail(FFTCONV_INVALID, "plan is NULL, must point at a place for the plan");
-    *out = NULL;
-    if ((status = check_desc(d)))
-        return status;
-    struct fftconv_plan *plan = calloc(1, sizeof *plan);
-    if (!plan)
-        return fail_memory(sizeof *plan);
     plan->B = d->batch;
     plan->H = d->channels;
     plan->L = d->length;
-    plan->Lk = d->kernel_length;
+    plan->Lk = d->k_length;
+    plan->Lrev = d->k_rev_length;
     plan->mode = d->mode;
     plan->dtype = d->dtype;
     plan->dense = d->dense;
     plan->threads = d->threads ? d->threads : fftconv_default_threads();
     plan->N = d->fft_size ? d->fft_size : d->length;
-    plan->Lrev = d->reverse_length;
     plan->G = d->kernels ? d->kernels : d->channels;
     plan->KB = d->kernel_batch ? d->kernel_batch : 1;
     plan->members = plan->H / plan->G;
     plan->history = d->history;
     /* taps beyond a row's length meet zeros only; not those that come round, nor
      * with samples from before */
-    const bool all = d->mode == FFTCONV_CIRCULAR || d->history;
-    plan->taps = all ? d->kernel_length : min64(d->kernel_length, d->length);
-    plan->rev_taps = min64(d->reverse_length, d->length);
-    plan->behind = plan->taps - 1;
-    plan->ahead = max64(0, plan->rev_taps - 1);
+    const bool all = d->mode == FFTCONV_MODE_CIRCULAR || d->history;
+    plan->taps = all ? d->k_length : min64(d->k_length, d->length);
+    plan->rev_taps = min64(d->k_rev_length, d->length);
     const int64_t kernels = plan->KB * plan->G;
     plan->chunks = kernels >= 8 ? 1
                                 : min64(plan->members * (plan->B / plan->KB), ceil_div(8, kernels));
     plan->kept = 1;
-    if (d->weights) {
-        int64_t bins = 0;
-        for (int64_t m = 0; m <= plan->N / 2; m++) /* a bin and its mirror */
-            bins += d->weights[m] == 0 ? 0 : m == 0 || 2 * m == plan->N ? 1 : 2;
-        plan->kept = (double)bins / (double)plan->N;
-        plan->pattern = hash(d->weights, (plan->N / 2 + 1) * (int64_t)sizeof *d->weights);
-    }
-    if ((status = find_engine(d->isa,
-                              dtype_size(d->dtype) >= 8 && d->dtype != FFTCONV_COMPLEX64 ? 8 : 4,
-                              &plan->engine)) ||
-        (status = choose_or_share(plan, d)) || (status = check_bytes(plan))) {
-        fftconv_plan_destroy(plan);
+}
+
+/* Weights of the frequencies: the work of the stages; or, on a circle whose length they do
+ * not have, of a filter that acts on the kernel beforehand and leaves fft_size taps of it. */
+static int take_weights(struct fftconv_plan *plan, fftconv_plan_desc *d)
+{
+    int64_t bins = 0;
+    for (int64_t m = 0; m <= plan->N / 2; m++) /* a bin and its mirror */
+        bins += d->weights[m] == 0 ? 0 : m == 0 || 2 * m == plan->N ? 1 : 2;
+    plan->kept = (double)bins / (double)plan->N;
+    plan->pattern = hash(d->weights, (plan->N / 2 + 1) * (int64_t)sizeof *d->weights);
+    if (is_smooth(plan->N))
+        return FFTCONV_STATUS_OK;
+    const double *weights = d->weights;
+    d->weights = NULL;
+    plan->taps = plan->N;
+    return filter_create(&plan->filter, plan->N, weights, plan->engine->isa);
+}
+
+static int make_cpu_plan(struct fftconv_plan *plan, const fftconv_plan_desc *given)
+{
+    fftconv_plan_desc d = *given;
+    const bool wide = dtype_size(d.dtype) >= 8 && d.dtype != FFTCONV_DTYPE_COMPLEX64;
+    int status = find_engine(d.isa, wide ? 8 : 4, &plan->engine);
+    if (status || (d.weights && (status = take_weights(plan, &d))))
         return status;
-    }
+    plan->behind = plan->taps - 1;
+    plan->ahead = max64(0, plan->rev_taps - 1);
+    if ((status = choose_or_share(plan, &d)) || (status = check_bytes(plan)))
+        return status;
     plan->fetched = bytes_ahead(plan);
     ask_ahead(plan);
     /* about four products a cycle, and as many outputs as a block has at most */
     if (plan->history && !is_complex(plan->dtype))
         plan->direct = min64(plan->V, (int64_t)(plan->predicted / (double)plan->blocks * 1.4e10 /
                                                 (double)plan->taps));
-    *out = plan;
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
+}
+
+int fftconv_plan_create(fftconv_plan **out, const fftconv_plan_desc *d)
+{
+    int status;
+    if (!out)
+        return fail(FFTCONV_STATUS_INVALID, "plan is NULL, must point at a place for the plan");
+    *out = NULL;
+    if ((status = check_desc(d)))
+        return status;
+    struct fftconv_plan *plan = calloc(1, sizeof *plan);
+    if (!plan)
+        return fail_memory(sizeof *plan);
+    take_shapes(plan, d);
+    status = d->device == FFTCONV_DEVICE_CUDA ? cuda_plan_create(plan, d) : make_cpu_plan(plan, d);
+    if (status)
+        fftconv_plan_destroy(plan);
+    else
+        *out = plan;
+    return status;
 }
 
 void fftconv_plan_destroy(fftconv_plan *plan)
 {
-    if (plan)
+    if (plan) {
+        cuda_plan_destroy(plan->cuda);
+        filter_destroy(plan->filter);
         leave_choice(plan);
+    }
     free(plan);
 }
 
@@ -634,9 +668,10 @@ int64_t spectra_reals(const struct fftconv_plan *plan)
 int resolve_threads(const struct fftconv_plan *plan, int threads, int *out)
 {
     if (threads < 0 || threads > 255)
-        return fail(FFTCONV_INVALID, "threads is %d, must be 0 (the plan's) ... 255", threads);
+        return fail(FFTCONV_STATUS_INVALID, "threads is %d, must be 0 (the plan's) ... 255",
+                    threads);
     *out = threads ? threads : plan->threads;
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 /* Bytes at the cursor, rounded up; returns where they begin. */
@@ -651,7 +686,7 @@ static int64_t take(int64_t *cursor, int64_t bytes)
 struct layout layout_of(const struct fftconv_plan *plan, const struct shape_of_call *call)
 {
     const struct xform *xf = &plan->part[0];
-    const bool forward = call->direction == FFTCONV_FORWARD;
+    const bool forward = call->direction == FFTCONV_DIRECTION_FORWARD;
     const int64_t reals = (1 + is_complex(plan->dtype)) * xf->real_bytes; /* of an element */
     struct layout l = {.call = *call, .inside = 1, .tile = 1, .kernels = 1};
 
@@ -697,8 +732,10 @@ struct layout layout_of(const struct fftconv_plan *plan, const struct shape_of_c
     l.scratch = take(at, l.scratch_bytes * l.inside);
     if (l.by_kernel)
         l.made = take(at, l.spectra * l.kernels);
-    if (plan->rev_taps && (!call->prepared || !forward))
+    if ((plan->rev_taps || plan->filter) && (!call->prepared || !forward))
         l.taps = take(at, plan->places * reals);
+    if (plan->filter && (!call->prepared || !forward)) /* a row, and its bins */
+        l.filter = take(at, (plan->N + 2 * (plan->N / 2 + 1)) * (int64_t)sizeof(double));
     if (!forward) {
         l.z = take(at, l.spectra);
         l.g = take(at, l.spectra);
@@ -737,41 +774,40 @@ struct layout layout_of(const struct fftconv_plan *plan, const struct shape_of_c
     return l;
 }
 
-int fftconv_workspace_bytes(const fftconv_plan *plan, int direction, int threads, int64_t *bytes)
+int64_t plain_workspace_bytes(const struct fftconv_plan *plan, int direction, int threads)
 {
-    int status;
-    if (!plan || !bytes)
-        return fail(FFTCONV_INVALID, "%s is NULL", plan ? "bytes" : "plan");
-    if ((status = check_choice("direction", direction, FFTCONV_FORWARD, FFTCONV_BACKWARD,
-                               "forward (0) or backward (1)")) ||
-        (status = resolve_threads(plan, threads, &threads)))
-        return status;
     struct shape_of_call call = {.direction = direction, .threads = threads};
-    *bytes = layout_of(plan, &call).total;
+    const int64_t bytes = layout_of(plan, &call).total;
     call.prepared = true;
-    *bytes = max64(*bytes, layout_of(plan, &call).total);
-    return FFTCONV_OK;
+    return max64(bytes, layout_of(plan, &call).total);
 }
 
 int fftconv_plan_get_info(const fftconv_plan *plan, fftconv_plan_info *info)
 {
     if (!plan || !info)
-        return fail(FFTCONV_INVALID, "%s is NULL", plan ? "info" : "plan");
+        return fail(FFTCONV_STATUS_INVALID, "%s is NULL", plan ? "info" : "plan");
     if (info->size != sizeof *info)
-        return fail(FFTCONV_INVALID, "info->size is %zu, must be %zu", info->size, sizeof *info);
-    const struct xform *xf = &plan->part[0];
+        return fail(FFTCONV_STATUS_INVALID, "info->size is %zu, must be %zu", info->size,
+                    sizeof *info);
     const double rows = (double)plan->B * (double)plan->H;
-    const double blocks = rows * (double)plan->blocks;
-    const int element = dtype_size(plan->dtype);
     memset(info, 0, sizeof *info);
     info->size = sizeof *info;
-    info->form = plan->form;
     info->mode = plan->mode;
     info->dtype = plan->dtype;
     info->dense = plan->dense;
     info->threads = plan->threads;
+    info->fft_size = plan->mode == FFTCONV_MODE_CIRCULAR ? plan->N : 0;
+    info->io_bytes = rows * (double)plan->L * 2 * dtype_size(plan->dtype);
+    info->kept = plan->kept;
+    if (plan->cuda) {
+        cuda_plan_describe(plan, info);
+        return FFTCONV_STATUS_OK;
+    }
+    const struct xform *xf = &plan->part[0];
+    const double blocks = rows * (double)plan->blocks;
+    info->form = plan->form;
     info->lanes = xf->lanes;
-    info->fft_size = plan->mode == FFTCONV_CIRCULAR ? plan->N : plan->places;
+    info->padded_length = plan->places;
     info->transform_length = xf->M;
     info->order = plan->order;
     memcpy(info->radices, plan->radices, (size_t)plan->order * sizeof *plan->radices);
@@ -800,7 +836,6 @@ int fftconv_plan_get_info(const fftconv_plan *plan, fftconv_plan_info *info)
         computed += M * xf->computed;
     }
     info->stages = plan->part[0].stages;
-    info->io_bytes = rows * (double)plan->L * 2 * element;
     info->l1_bytes = level[0];
     info->l2_bytes = level[1];
     info->memory_bytes = level[2];
@@ -808,17 +843,14 @@ int fftconv_plan_get_info(const fftconv_plan *plan, fftconv_plan_info *info)
                            (spectra_reals(plan) +
                             (plan->direct ? round_up(plan->taps, xf->lanes) : 0));
     info->spectra_row_bytes = spectra_reals(plan) * xf->real_bytes;
-    int status;
-    if ((status = fftconv_workspace_bytes(plan, FFTCONV_FORWARD, 0,
-                                          &info->forward_workspace_bytes)) ||
-        (status = fftconv_workspace_bytes(plan, FFTCONV_BACKWARD, 0,
-                                          &info->backward_workspace_bytes)))
-        return status;
+    info->forward_workspace_bytes = plain_workspace_bytes(plan, FFTCONV_DIRECTION_FORWARD,
+                                                          plan->threads);
+    info->backward_workspace_bytes = plain_workspace_bytes(plan, FFTCONV_DIRECTION_BACKWARD,
+                                                           plan->threads);
     info->predicted_seconds = plan->predicted * rows;
     info->isa = plan->engine->isa;
     info->blocks = plan->blocks;
     info->block_length = plan->V;
-    info->kept = plan->kept;
     info->computed = computed / points;
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }

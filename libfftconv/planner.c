@@ -111,7 +111,7 @@ struct live {
 
 int64_t signed_bin(int form, int64_t N, int level, int64_t m)
 {
-    const int64_t b = form == FFTCONV_RIGHT_ANGLE ? 4 * m - 1 : m;
+    const int64_t b = form == FFTCONV_FORM_RIGHT_ANGLE ? 4 * m - 1 : m;
     const int64_t period = N >> level, bin = b < 0 ? b + period : b;
     return bin <= period / 2 ? bin << level : -1 - ((period - bin) << level);
 }
@@ -130,7 +130,7 @@ static int live_new(struct live *live, const struct sparsity *sparsity, int form
     live->residue = live->of + M;
     for (int64_t m = 0; m < M; m++)
         live->of[m] = sparsity->weights[bin_of(form, sparsity, m)] != 0;
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 /* residue[c] = is any m = c modulo R live? */
@@ -210,7 +210,7 @@ static void shape(struct xform *xf, int64_t M, const int *steps, int count, int 
 static bool halves(const struct xform *xf, const struct request *request)
 {
     const int R = xf->stage[0].radix;
-    return request->form == FFTCONV_COMPLEX && !request->both_planes && R > 2 &&
+    return request->form == FFTCONV_FORM_COMPLEX && !request->both_planes && R > 2 &&
            !xf->stage[0].dense && (xf->depth > 0 || xf->P / R % xf->lanes == 0);
 }
 
@@ -575,7 +575,7 @@ static int columns_build(const struct xform *xf, int l, int shift)
                 put(st->twiddle.fine, xf->real_bytes, at + W, im);
             }
     if (period == st->sub)
-        return FFTCONV_OK;
+        return FFTCONV_STATUS_OK;
     const int64_t count = ceil_div(st->sub, period);
     st->twiddle.coarse = reals_new(count * K * 2, xf->real_bytes);
     if (!st->twiddle.coarse)
@@ -587,7 +587,7 @@ static int columns_build(const struct xform *xf, int l, int shift)
             put(st->twiddle.coarse, xf->real_bytes, (c * K + k) * 2, re);
             put(st->twiddle.coarse, xf->real_bytes, (c * K + k) * 2 + 1, im);
         }
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 /* Phase 2: scalars [m][k - 1], S the length its stage begins with. */
@@ -607,7 +607,7 @@ static int rows_build(struct stage *st, int64_t S, int real_bytes)
         }
     if (st->dense && !(st->matrix = dense_matrix(R, 0, real_bytes)))
         return fail_memory(2 * (int64_t)R * R * real_bytes);
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 int frequencies_build(const struct xform *xf, int64_t **low, int64_t **high)
@@ -623,7 +623,7 @@ int frequencies_build(const struct xform *xf, int64_t **low, int64_t **high)
         (*low)[p] = digit_reverse(p, radices, xf->split);
     for (int64_t q = 0; q < xf->Q; q++)
         (*high)[q] = xf->P * digit_reverse(q, radices + xf->split, xf->stages - xf->split);
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 /* Weights of the bins in spectrum order, and which blocks are live. */
@@ -672,7 +672,7 @@ static int sparsity_tables(struct xform *xf, const struct sparsity *sparsity, st
         all += stands;
     }
     xf->computed = (double)points / (double)all;
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 /* No flag is looked at where little would be left out; nor a weight where all are 1. */
@@ -713,9 +713,9 @@ static int sparsity_build(struct xform *xf, const struct sparsity *sparsity)
 
 int xform_build(struct xform *xf, const struct sparsity *sparsity)
 {
-    const int shift = xf->form == FFTCONV_RIGHT_ANGLE;
+    const int shift = xf->form == FFTCONV_FORM_RIGHT_ANGLE;
     const int R = xf->stage[0].radix;
-    int status = FFTCONV_OK;
+    int status = FFTCONV_STATUS_OK;
     for (int l = 0; l < xf->split && !status; l++) {
         struct stage *st = &xf->stage[l];
         status = columns_build(xf, l, l == 0 ? shift : 0);
@@ -753,7 +753,7 @@ int xform_build(struct xform *xf, const struct sparsity *sparsity)
 int stages_build(struct stage *st, int count, const int64_t *radices, bool dense, int real_bytes)
 {
     int64_t S = 1, blocks = 1;
-    int status = FFTCONV_OK;
+    int status = FFTCONV_STATUS_OK;
     for (int l = 0; l < count; l++)
         S *= radices[l];
     for (int l = 0; l < count && !status; l++) {

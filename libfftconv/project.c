@@ -12,13 +12,13 @@ enum { BLOCK_BYTES = 256 << 10 };
 
 struct job {
     const struct engine *engine;
-    const fftconv_projection *p;
+    const fftconv_projection_desc *p;
     int64_t row, block, blocks; /* in reals */
     char *work;
     int64_t work_bytes; /* of each worker */
 };
 
-static int64_t larger_side(const fftconv_projection *p)
+static int64_t larger_side(const fftconv_projection_desc *p)
 {
     return p->imaginary ? max64(p->states, p->outputs) : 0;
 }
@@ -48,10 +48,10 @@ static void matrix(const struct job *j, const void *re, const void *im, int64_t 
                               (char *)out + r * out_step * size);
 }
 
-static void project_task(void *context, int64_t task, int worker)
+static int project_task(void *context, int64_t task, int worker)
 {
     const struct job *j = context;
-    const fftconv_projection *p = j->p;
+    const fftconv_projection_desc *p = j->p;
     const int64_t b = task / j->blocks, at = task % j->blocks * j->block;
     const int64_t reals = min64(j->block, j->row - at), size = j->engine->real_bytes;
     char *x = j->work + worker * j->work_bytes, *u = x + p->inputs * j->block * size;
@@ -69,21 +69,22 @@ static void project_task(void *context, int64_t task, int worker)
     for (int64_t n = 0; n < p->states; n++)
         j->engine->scale_spectra(reals, K + n * j->row * size, u + n * reals * size);
     matrix(j, C, Ci, p->outputs, p->states, u, reals, reals, out, j->row, turned);
+    return FFTCONV_STATUS_OK;
 }
 
-static int check(const fftconv_plan *plan, const fftconv_projection *p)
+static int check(const fftconv_plan *plan, const fftconv_projection_desc *p)
 {
     if (!plan || !p)
-        return fail(FFTCONV_INVALID, "%s is NULL", plan ? "projection" : "plan");
+        return fail(FFTCONV_STATUS_INVALID, "%s is NULL", plan ? "projection" : "plan");
     if (p->size != sizeof *p)
-        return fail(FFTCONV_INVALID, "projection->size is %zu, must be %zu", p->size, sizeof *p);
-    if (plan->form == FFTCONV_FOLDED || plan->pattern)
-        return fail(FFTCONV_INVALID,
-                    "plan has %s, must be of form right_angle or complex, "
-                    "without weights",
-                    plan->pattern ? "weights" : "form folded");
+        return fail(FFTCONV_STATUS_INVALID, "projection->size is %zu, must be %zu", p->size,
+                    sizeof *p);
+    const int status = check_on_cpu(plan);
+    const int whole = status ? status : check_whole_spectra(plan);
+    if (whole)
+        return whole;
     if (p->imaginary < 0 || p->imaginary > 1 || (p->imaginary && !is_complex(plan->dtype)))
-        return fail(FFTCONV_INVALID,
+        return fail(FFTCONV_STATUS_INVALID,
                     "imaginary is %d, must be 0, or 1 with a plan of a complex "
                     "type",
                     p->imaginary);
@@ -94,14 +95,14 @@ static int check(const fftconv_plan *plan, const fftconv_projection *p)
         {"batch", p->batch}, {"inputs", p->inputs}, {"states", p->states}, {"outputs", p->outputs}};
     for (int i = 0; i < 4; i++)
         if (sizes[i].value < 1 || sizes[i].value > (int64_t)1 << 24)
-            return fail(FFTCONV_INVALID, "%s is %lld, must be 1 ... 2^24", sizes[i].name,
+            return fail(FFTCONV_STATUS_INVALID, "%s is %lld, must be 1 ... 2^24", sizes[i].name,
                         (long long)sizes[i].value);
     const int64_t row_bytes = spectra_reals(plan) * plan->engine->real_bytes;
     const unsigned vector = (unsigned)(plan->engine->lanes * plan->engine->real_bytes);
     int64_t in_rows = p->batch * p->inputs, out_rows = p->batch * p->outputs, bytes;
     if (__builtin_mul_overflow(max64(in_rows, out_rows), row_bytes, &bytes) ||
         __builtin_mul_overflow(p->states, row_bytes, &bytes))
-        return fail(FFTCONV_INVALID, "batch is %lld, must keep all spectra below 2^63 bytes",
+        return fail(FFTCONV_STATUS_INVALID, "batch is %lld, must keep all spectra below 2^63 bytes",
                     (long long)p->batch);
     const struct {
         const char *name;
@@ -117,20 +118,20 @@ static int check(const fftconv_plan *plan, const fftconv_projection *p)
     };
     for (int i = 0; i < 5; i++) {
         if (!arrays[i].data)
-            return fail(FFTCONV_INVALID, "%s is NULL, must be given", arrays[i].name);
+            return fail(FFTCONV_STATUS_INVALID, "%s is NULL, must be given", arrays[i].name);
         if ((uintptr_t)arrays[i].data % arrays[i].alignment)
-            return fail(FFTCONV_INVALID, "%s is at %p, must be aligned to %u bytes", arrays[i].name,
-                        arrays[i].data, arrays[i].alignment);
+            return fail(FFTCONV_STATUS_INVALID, "%s is at %p, must be aligned to %u bytes",
+                        arrays[i].name, arrays[i].data, arrays[i].alignment);
     }
     for (int i = 0; i < 2; i++) {
         const uintptr_t a = (uintptr_t)arrays[i].data, out = (uintptr_t)p->out;
         if (a < out + (uintptr_t)arrays[4].bytes && out < a + (uintptr_t)arrays[i].bytes)
-            return fail(FFTCONV_INVALID, "out overlaps %s, must not", arrays[i].name);
+            return fail(FFTCONV_STATUS_INVALID, "out overlaps %s, must not", arrays[i].name);
     }
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
-int fftconv_project(const fftconv_plan *plan, const fftconv_projection *p)
+int fftconv_project(const fftconv_plan *plan, const fftconv_projection_desc *p)
 {
     int threads, status;
     if ((status = check(plan, p)) || (status = resolve_threads(plan, p->threads, &threads)))
@@ -145,7 +146,7 @@ int fftconv_project(const fftconv_plan *plan, const fftconv_projection *p)
     j.work_bytes = round_up(rows * j.block * size, ALIGNMENT);
     if (!(j.work = aligned_new(j.work_bytes * threads)))
         return fail_memory(j.work_bytes * threads);
-    parallel_for(threads, p->batch * j.blocks, project_task, &j);
+    status = parallel_for(threads, p->batch * j.blocks, project_task, &j);
     aligned_free(j.work);
-    return FFTCONV_OK;
+    return status;
 }

@@ -41,12 +41,13 @@ static struct complex scaled(double s, struct complex a)
 static struct complex conjugate(struct complex a) { return (struct complex){a.re, -a.im}; }
 
 /* Entry [i, h, n] of parameters (any, H, N). */
-static struct complex entry(const fftconv_ssm *d, const double *x, int64_t i, int64_t h, int64_t n)
+static struct complex entry(const fftconv_ssm_desc *d, const double *x, int64_t i, int64_t h,
+                            int64_t n)
 {
     const double *at = x + 2 * ((i * d->heads + h) * d->states + n);
     return (struct complex){at[0], at[1]};
 }
-static void put(const fftconv_ssm *d, double *x, int64_t i, int64_t h, int64_t n,
+static void put(const fftconv_ssm_desc *d, double *x, int64_t i, int64_t h, int64_t n,
                 struct complex value)
 {
     double *at = x + 2 * ((i * d->heads + h) * d->states + n);
@@ -54,22 +55,23 @@ static void put(const fftconv_ssm *d, double *x, int64_t i, int64_t h, int64_t n
 }
 
 /* Row [input, channel, head] of k or dk. */
-static void *row_of(const fftconv_ssm *d, void *k, int64_t i, int64_t c, int64_t h)
+static void *row_of(const fftconv_ssm_desc *d, void *k, int64_t i, int64_t c, int64_t h)
 {
     return (char *)k + ((i * d->channels + c) * d->heads + h) * d->length * dtype_size(d->dtype);
 }
 
 /* dk's samples as float64 */
-static double sample(const fftconv_ssm *d, const void *row, int64_t l)
+static double sample(const fftconv_ssm_desc *d, const void *row, int64_t l)
 {
-    return d->dtype == FFTCONV_FLOAT64 ? ((const double *)row)[l] : (double)((const float *)row)[l];
+    return d->dtype == FFTCONV_DTYPE_FLOAT64 ? ((const double *)row)[l]
+                                             : (double)((const float *)row)[l];
 }
 
 struct job {
-    const fftconv_ssm *d;
+    const fftconv_ssm_desc *d;
     const struct engine *engine; /* of float64 */
     int64_t W;                   /* its lanes */
-    int threads, status;
+    int threads;
     char *work;
     int64_t work_bytes; /* of each worker */
     /* diagonal */
@@ -120,12 +122,13 @@ struct pole {
     struct complex f, df, dp;
 };
 
-static struct pole pole_of(const fftconv_ssm *d, struct complex x, int count, double (*square)[2])
+static struct pole pole_of(const fftconv_ssm_desc *d, struct complex x, int count,
+                           double (*square)[2])
 {
     const struct complex one = {1, 0}, half = {1 - x.re / 2, -x.im / 2};
     struct pole q;
     long double pr, pi;
-    if (d->discretization == FFTCONV_BILINEAR) { /* p = (1 + x/2) / (1 - x/2) */
+    if (d->discretization == FFTCONV_DISCRETIZATION_BILINEAR) { /* p = (1 + x/2) / (1 - x/2) */
         const long double ar = 1 + (long double)x.re / 2, br = 1 - (long double)x.re / 2,
                           bi = (long double)x.im / 2, size = br * br + bi * bi;
         pr = (ar * br - bi * bi) / size, pi = (bi * br + ar * bi) / size;
@@ -144,7 +147,7 @@ static struct pole pole_of(const fftconv_ssm *d, struct complex x, int count, do
         const long double re = pr * pr - pi * pi;
         pi = 2 * pr * pi, pr = re;
     }
-    if (d->discretization == FFTCONV_DSS) {
+    if (d->discretization == FFTCONV_DISCRETIZATION_DSS) {
         /* over e^(xL) - 1 = xL phi(xL), whose derivative is L e^(xL) */
         const double L = (double)d->length;
         const struct complex xl = scaled(L, x), e1 = times(xl, phi(xl, NULL));
@@ -158,7 +161,10 @@ static struct pole pole_of(const fftconv_ssm *d, struct complex x, int count, do
 }
 
 /* dss sums all of its states, the others half of conjugate pairs. */
-static double factor_of(const fftconv_ssm *d) { return d->discretization == FFTCONV_DSS ? 1 : 2; }
+static double factor_of(const fftconv_ssm_desc *d)
+{
+    return d->discretization == FFTCONV_DISCRETIZATION_DSS ? 1 : 2;
+}
 
 /* to[i step] = value; in float32 what would be subnormal is 0 */
 static void put_real(int real_bytes, void *to, int64_t i, double value)
@@ -188,7 +194,7 @@ static int log2_of(int64_t power_of_two)
 
 static int64_t diagonal_bytes(const struct job *j)
 {
-    const fftconv_ssm *d = j->d;
+    const fftconv_ssm_desc *d = j->d;
     const int real = j->product->real_bytes;
     const int64_t N = d->states;
     return bytes_of(N * j->squares * 2, 8) + 2 * bytes_of(max64(j->R, j->rows), 8) +
@@ -198,10 +204,10 @@ static int64_t diagonal_bytes(const struct job *j)
 
 /* k[i, c, h] for all i, c: rows a of [Re, Im](w p^(aR)), times columns b of
  * [Re, -Im](2 p^b). */
-static void diagonal_task(void *context, int64_t h, int worker)
+static int diagonal_task(void *context, int64_t h, int worker)
 {
     const struct job *j = context;
-    const fftconv_ssm *d = j->d;
+    const fftconv_ssm_desc *d = j->d;
     const int64_t N = d->states, R = j->R, rows = j->rows, full = d->length / R;
     const int real = j->product->real_bytes;
     char *cursor = j->work + worker * j->work_bytes;
@@ -256,10 +262,11 @@ static void diagonal_task(void *context, int64_t h, int worker)
                     ((float *)k)[l] = (float)((const double *)last)[l];
             }
         }
+    return FFTCONV_STATUS_OK;
 }
 
 /* to += factor conj(value), where wanted */
-static void add_gradient(const fftconv_ssm *d, double *to, int64_t i, int64_t h, int64_t n,
+static void add_gradient(const fftconv_ssm_desc *d, double *to, int64_t i, int64_t h, int64_t n,
                          struct complex value)
 {
     if (to)
@@ -276,10 +283,10 @@ static int64_t diagonal_back_bytes(const struct job *j)
 }
 
 /* From the moments sum_l g[l] p^l and sum_l l g[l] p^(l-1) of every row. */
-static void diagonal_back_task(void *context, int64_t h, int worker)
+static int diagonal_back_task(void *context, int64_t h, int worker)
 {
     const struct job *j = context;
-    const fftconv_ssm *d = j->d;
+    const fftconv_ssm_desc *d = j->d;
     const int64_t N = d->states, R = j->R, rows = j->rows, wide = round_up(4 * N, j->W);
     char *cursor = j->work + worker * j->work_bytes;
     double (*square)[2] = take(&cursor, bytes_of(N * j->squares * 2, 8));
@@ -347,6 +354,7 @@ static void diagonal_back_task(void *context, int64_t h, int worker)
                                    plus(times(q->df, zeroth), times(q->f, times(q->dp, first)))));
             }
         }
+    return FFTCONV_STATUS_OK;
 }
 
 /* ---- Diagonal plus low rank: A x = Lambda x - P 2 Re(Q* x) ------------------------ */
@@ -357,7 +365,7 @@ struct head_solver {
     struct complex *diagonal, *rows, *columns;
 };
 
-static bool solver_of(const fftconv_ssm *d, int64_t h, bool adjoint, struct head_solver *s)
+static bool solver_of(const fftconv_ssm_desc *d, int64_t h, bool adjoint, struct head_solver *s)
 {
     const int64_t N = d->states, r = d->rank;
     const double *P = adjoint ? d->Q : d->P, *Q = adjoint ? d->P : d->Q;
@@ -403,8 +411,8 @@ static bool solver_of(const fftconv_ssm *d, int64_t h, bool adjoint, struct head
 }
 
 /* w = (I - A/2)^-1 x; w is not x */
-static void head_solve(const fftconv_ssm *d, const struct head_solver *s, const struct complex *x,
-                       struct complex *w)
+static void head_solve(const fftconv_ssm_desc *d, const struct head_solver *s,
+                       const struct complex *x, struct complex *w)
 {
     const int64_t N = d->states;
     for (int64_t n = 0; n < N; n++)
@@ -419,7 +427,7 @@ static void head_solve(const fftconv_ssm *d, const struct head_solver *s, const 
 }
 
 /* y = A x, and y = (I + A/2) x with half */
-static void head_apply(const fftconv_ssm *d, int64_t h, bool half, const struct complex *x,
+static void head_apply(const fftconv_ssm_desc *d, int64_t h, bool half, const struct complex *x,
                        struct complex *y)
 {
     const double factor = half ? 0.5 : 1;
@@ -436,15 +444,21 @@ static void head_apply(const fftconv_ssm *d, int64_t h, bool half, const struct 
     }
 }
 
-static int64_t head_solver_bytes(const fftconv_ssm *d)
+static int64_t head_solver_bytes(const fftconv_ssm_desc *d)
 {
     return bytes_of(2 * d->states * (1 + 2 * d->rank), 8);
 }
 
-static struct head_solver head_solver_at(const fftconv_ssm *d, void *memory)
+static struct head_solver head_solver_at(const fftconv_ssm_desc *d, void *memory)
 {
     struct complex *at = memory;
     return (struct head_solver){at, at + d->states, at + d->states * (1 + d->rank)};
+}
+
+static int fail_singular(void)
+{
+    return fail(FFTCONV_STATUS_INVALID,
+                "A, P, Q are such that I - A/2 is singular: A must have no eigenvalue 2");
 }
 
 /* C (I + Abar^(2M)), in place of C: with z^(2M) = -1, what cuts the sum off at 2M.
@@ -457,10 +471,10 @@ static int64_t cut_bytes(const struct job *j)
            3 * bytes_of(2 * j->d->states, 8) + 2 * bytes_of(step, 8);
 }
 
-static void cut_task(void *context, int64_t h, int worker)
+static int cut_task(void *context, int64_t h, int worker)
 {
     struct job *j = context;
-    const fftconv_ssm *d = j->d;
+    const fftconv_ssm_desc *d = j->d;
     const int64_t N = d->states, n2 = 2 * N, step = round_up(n2, j->W);
     char *cursor = j->work + worker * j->work_bytes;
     struct head_solver s = head_solver_at(d, take(&cursor, head_solver_bytes(d)));
@@ -470,10 +484,8 @@ static void cut_task(void *context, int64_t h, int worker)
     struct complex *x = take(&cursor, bytes_of(n2, 8)), *y = take(&cursor, bytes_of(n2, 8)),
                    *w = take(&cursor, bytes_of(n2, 8));
     double *row = take(&cursor, bytes_of(step, 8)), *cut = take(&cursor, bytes_of(step, 8));
-    if (!solver_of(d, h, false, &s)) {
-        j->status = FFTCONV_INVALID;
-        return;
-    }
+    if (!solver_of(d, h, false, &s))
+        return fail_singular();
     /* Abar - I = (I - A/2)^-1 A */
     memset(first, 0, (size_t)(n2 * step * 8));
     memset(x, 0, (size_t)(n2 * 8));
@@ -511,6 +523,7 @@ static void cut_task(void *context, int64_t h, int worker)
             put(d, j->Ct, c, h, n,
                 (struct complex){row[n] + cut[n] / 2, -row[N + n] - cut[N + n] / 2});
     }
+    return FFTCONV_STATUS_OK;
 }
 
 /* How many nodes are worked on together. */
@@ -518,7 +531,7 @@ enum { NODES = 256 };
 
 static int64_t low_rank_bytes(const struct job *j)
 {
-    const fftconv_ssm *d = j->d;
+    const fftconv_ssm_desc *d = j->d;
     const int64_t sums = round_up((1 + d->rank) * (1 + d->rank), CAUCHY);
     return bytes_of(j->M * 2 * j->W, 8) + bytes_of(d->states * (2 + 2 * CAUCHY), 8) +
            bytes_of(sums * 2 * NODES, 8) + 2 * bytes_of(2 * d->states, 8);
@@ -560,10 +573,10 @@ static void eliminate(int64_t rank, int64_t nodes, const double *c, double (*R)[
  *     z = exp(-2i t), t = pi (m - 1/4) / M, s = sin t, c = cos t,
  *     khat = e^(it) (R00 - c R01 (I + c R11)^-1 R10), R of struct cauchy,
  * and back. */
-static void low_rank_task(void *context, int64_t task, int worker)
+static int low_rank_task(void *context, int64_t task, int worker)
 {
     const struct job *j = context;
-    const fftconv_ssm *d = j->d;
+    const fftconv_ssm_desc *d = j->d;
     const int64_t group = task % j->groups, pair = task / j->groups;
     const int64_t i = pair / d->channels, c = pair % d->channels;
     const int64_t N = d->states, W = j->W, side = 1 + d->rank, count = side * side;
@@ -638,13 +651,14 @@ static void low_rank_task(void *context, int64_t task, int worker)
             for (int part = 0; part < 2; part++) {
                 const int64_t at = l + part * j->M;
                 const double value = part ? q.im : q.re;
-                if (at < d->length && d->dtype == FFTCONV_FLOAT64)
+                if (at < d->length && d->dtype == FFTCONV_DTYPE_FLOAT64)
                     ((double *)k)[at] = value;
                 else if (at < d->length)
                     ((float *)k)[at] = (float)value;
             }
         }
     }
+    return FFTCONV_STATUS_OK;
 }
 
 /* 2M >= L points, M a power of two times 1, 3 or 5, and its stages. */
@@ -695,7 +709,7 @@ static int low_rank_tables(struct job *j)
         const double t = -M_PI * (double)l / (double)(2 * M);
         j->untwist[2 * p] = cos(t) / (double)M, j->untwist[2 * p + 1] = sin(t) / (double)M;
     }
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 /* ---- Its gradient: the recurrence, forwards and back ------------------------------ */
@@ -705,7 +719,7 @@ static int64_t group_reals(const struct job *j) { return 2 * j->d->states * j->W
 
 static int64_t recurrence_bytes(const struct job *j)
 {
-    const fftconv_ssm *d = j->d;
+    const fftconv_ssm_desc *d = j->d;
     const int64_t size = group_reals(j);
     /* solvers; C, P, Q; dA, dC, dP, dQ; a, mu, y; x at every step of a block and
      * at the start of every block; g */
@@ -725,7 +739,7 @@ static void to_lane(const struct complex *from, int64_t count, double *to, int64
 /* Parameters [i] of the group's heads, the last one repeated. */
 static void to_lanes(const struct job *j, const double *x, int64_t i, int64_t group, double *to)
 {
-    const fftconv_ssm *d = j->d;
+    const fftconv_ssm_desc *d = j->d;
     for (int64_t lane = 0; lane < j->W; lane++)
         to_lane((const struct complex *)x +
                     (i * d->heads + min64(group * j->W + lane, d->heads - 1)) * d->states,
@@ -734,7 +748,7 @@ static void to_lanes(const struct job *j, const double *x, int64_t i, int64_t gr
 
 static void from_lanes(const struct job *j, const double *from, double *x, int64_t i, int64_t group)
 {
-    const fftconv_ssm *d = j->d;
+    const fftconv_ssm_desc *d = j->d;
     for (int64_t lane = 0; x && lane < j->W && group * j->W + lane < d->heads; lane++)
         for (int64_t n = 0; n < d->states; n++)
             put(d, x, i, group * j->W + lane, n,
@@ -744,7 +758,7 @@ static void from_lanes(const struct job *j, const double *from, double *x, int64
 static void gather(const struct job *j, int64_t i, int64_t group, int64_t from, int64_t steps,
                    double *g)
 {
-    const fftconv_ssm *d = j->d;
+    const fftconv_ssm_desc *d = j->d;
     for (int64_t c = 0; c < d->channels; c++)
         for (int64_t lane = 0; lane < j->W; lane++) {
             const int64_t h = group * j->W + lane;
@@ -754,10 +768,10 @@ static void gather(const struct job *j, int64_t i, int64_t group, int64_t from, 
         }
 }
 
-static void recurrence_task(void *context, int64_t group, int worker)
+static int recurrence_task(void *context, int64_t group, int worker)
 {
     struct job *j = context;
-    const fftconv_ssm *d = j->d;
+    const fftconv_ssm_desc *d = j->d;
     const int64_t N = d->states, W = j->W, size = group_reals(j), steps = j->steps;
     char *cursor = j->work + worker * j->work_bytes;
     struct head_solver head = head_solver_at(d, take(&cursor, head_solver_bytes(d)));
@@ -769,10 +783,8 @@ static void recurrence_task(void *context, int64_t group, int worker)
         struct solver *s = solvers[i];
         s->diagonal = TAKE(1), s->rows = TAKE(d->rank), s->columns = TAKE(d->rank);
         for (int64_t lane = 0; lane < W; lane++) {
-            if (!solver_of(d, min64(group * W + lane, d->heads - 1), i == 1, &head)) {
-                j->status = FFTCONV_INVALID;
-                return;
-            }
+            if (!solver_of(d, min64(group * W + lane, d->heads - 1), i == 1, &head))
+                return fail_singular();
             to_lane(head.diagonal, N, s->diagonal, W, lane);
             to_lane(head.rows, N * d->rank, s->rows, W, lane);
             to_lane(head.columns, N * d->rank, s->columns, W, lane);
@@ -843,11 +855,12 @@ static void recurrence_task(void *context, int64_t group, int worker)
         from_lanes(j, r.dP + i * size, d->dP, i, group);
         from_lanes(j, r.dQ + i * size, d->dQ, i, group);
     }
+    return FFTCONV_STATUS_OK;
 }
 
 /* ---- Checks and calls ---------------------------------------------------------------- */
 
-static int check_sizes(const fftconv_ssm *d)
+static int check_sizes(const fftconv_ssm_desc *d)
 {
     const struct {
         const char *name;
@@ -859,7 +872,7 @@ static int check_sizes(const fftconv_ssm *d)
                  {"length", d->length}};
     for (int i = 0; i < 5; i++)
         if (sizes[i].value < 1 || sizes[i].value > (int64_t)1 << 40)
-            return fail(FFTCONV_INVALID, "%s is %lld, must be 1 ... 2^40", sizes[i].name,
+            return fail(FFTCONV_STATUS_INVALID, "%s is %lld, must be 1 ... 2^40", sizes[i].name,
                         (long long)sizes[i].value);
     int64_t rows = d->inputs, parameters = max64(d->inputs, max64(d->channels, d->rank));
     if (__builtin_mul_overflow(rows, d->channels, &rows) ||
@@ -868,40 +881,45 @@ static int check_sizes(const fftconv_ssm *d)
         __builtin_mul_overflow(parameters, d->heads, &parameters) ||
         __builtin_mul_overflow(parameters, d->states, &parameters) ||
         parameters > (int64_t)1 << 56 || d->states > (int64_t)1 << 24)
-        return fail(FFTCONV_INVALID,
+        return fail(FFTCONV_STATUS_INVALID,
                     "sizes are inputs %lld, channels %lld, heads %lld, states "
                     "%lld, length %lld, must keep every array below 2^56 elements",
                     (long long)d->inputs, (long long)d->channels, (long long)d->heads,
                     (long long)d->states, (long long)d->length);
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
-static int check(const fftconv_ssm *d, bool backward)
+static int check(const fftconv_ssm_desc *d, bool backward)
 {
     if (!d)
-        return fail(FFTCONV_INVALID, "ssm is NULL");
+        return fail(FFTCONV_STATUS_INVALID, "ssm is NULL");
     if (d->size != sizeof *d)
-        return fail(FFTCONV_INVALID, "ssm->size is %zu, must be %zu", d->size, sizeof *d);
+        return fail(FFTCONV_STATUS_INVALID, "ssm->size is %zu, must be %zu", d->size, sizeof *d);
     if (d->rank < 0 || d->rank > MAX_RANK)
-        return fail(FFTCONV_INVALID, "rank is %lld, must be 0 (diagonal) ... %d",
+        return fail(FFTCONV_STATUS_INVALID, "rank is %lld, must be 0 (diagonal) ... %d",
                     (long long)d->rank, MAX_RANK);
     int status = check_sizes(d);
     if (status)
         return status;
-    if (d->dtype != FFTCONV_FLOAT64 && d->dtype != FFTCONV_FLOAT32)
-        return fail(FFTCONV_INVALID, "dtype is %d, must be float64 (1) or float32 (2)", d->dtype);
-    if (d->discretization < FFTCONV_ZOH || d->discretization > FFTCONV_DSS)
-        return fail(FFTCONV_INVALID,
+    if (d->dtype != FFTCONV_DTYPE_FLOAT64 && d->dtype != FFTCONV_DTYPE_FLOAT32)
+        return fail(FFTCONV_STATUS_INVALID, "dtype is %d, must be float64 (1) or float32 (2)",
+                    d->dtype);
+    if (d->discretization < FFTCONV_DISCRETIZATION_ZOH ||
+        d->discretization > FFTCONV_DISCRETIZATION_DSS)
+        return fail(FFTCONV_STATUS_INVALID,
                     "discretization is %d, must be zoh (0), bilinear (1) or "
                     "dss (2)",
                     d->discretization);
-    if (d->rank && d->discretization != FFTCONV_BILINEAR)
-        return fail(FFTCONV_INVALID, "discretization is %d, must be bilinear (1) with rank %lld",
-                    d->discretization, (long long)d->rank);
-    if (d->state < 0 || d->state > 1 || (d->state && d->discretization == FFTCONV_DSS))
-        return fail(FFTCONV_INVALID, "state is %d, must be 0 or 1, and 0 with dss", d->state);
+    if (d->rank && d->discretization != FFTCONV_DISCRETIZATION_BILINEAR)
+        return fail(FFTCONV_STATUS_INVALID,
+                    "discretization is %d, must be bilinear (1) with rank %lld", d->discretization,
+                    (long long)d->rank);
+    if (d->state < 0 || d->state > 1 ||
+        (d->state && d->discretization == FFTCONV_DISCRETIZATION_DSS))
+        return fail(FFTCONV_STATUS_INVALID, "state is %d, must be 0 or 1, and 0 with dss",
+                    d->state);
     if (d->threads < 0 || d->threads > 255)
-        return fail(FFTCONV_INVALID, "threads is %d, must be 0 (all) ... 255", d->threads);
+        return fail(FFTCONV_STATUS_INVALID, "threads is %d, must be 0 (all) ... 255", d->threads);
     const struct {
         const char *name;
         const void *data;
@@ -911,18 +929,18 @@ static int check(const fftconv_ssm *d, bool backward)
                   {"dk", d->dk, backward}};
     for (int i = 0; i < 7; i++)
         if (arrays[i].needed && !arrays[i].data)
-            return fail(FFTCONV_INVALID, "%s is NULL, must be given", arrays[i].name);
+            return fail(FFTCONV_STATUS_INVALID, "%s is NULL, must be given", arrays[i].name);
     for (int64_t i = 0; i < d->heads * d->states; i++)
         if (!(d->A[2 * i] < 0) || !isfinite(d->A[2 * i]) || !isfinite(d->A[2 * i + 1]))
-            return fail(FFTCONV_INVALID,
+            return fail(FFTCONV_STATUS_INVALID,
                         "A[%lld, %lld] is %g%+gi, must be finite with a "
                         "negative real part",
                         (long long)(i / d->states), (long long)(i % d->states), d->A[2 * i],
                         d->A[2 * i + 1]);
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
-static int prepare(struct job *j, const fftconv_ssm *d)
+static int prepare(struct job *j, const fftconv_ssm_desc *d)
 {
     *j = (struct job){.d = d, .threads = d->threads ? d->threads : fftconv_default_threads()};
     int status = find_engine(d->isa, 8, &j->engine);
@@ -945,7 +963,7 @@ static int prepare(struct job *j, const fftconv_ssm *d)
     while (j->steps * j->steps < d->length)
         j->steps *= 2;
     j->blocks = ceil_div(d->length, j->steps);
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 /* One parallel loop, each worker with memory of its own. */
@@ -955,15 +973,12 @@ static int run(struct job *j, int64_t tasks, int64_t bytes, task_fn *fn)
     j->work_bytes = bytes;
     if (!(j->work = aligned_new(bytes * threads)))
         return fail_memory(bytes * threads);
-    parallel_for(threads, tasks, fn, j);
+    const int status = parallel_for(threads, tasks, fn, j);
     aligned_free(j->work);
-    if (j->status)
-        return fail(j->status, "A, P, Q are such that I - A/2 is singular: A must have no "
-                               "eigenvalue 2");
-    return FFTCONV_OK;
+    return status;
 }
 
-int fftconv_ssm_kernel(const fftconv_ssm *d)
+int fftconv_ssm_kernel(const fftconv_ssm_desc *d)
 {
     struct job j;
     int status = check(d, false);
@@ -982,7 +997,7 @@ int fftconv_ssm_kernel(const fftconv_ssm *d)
     return status;
 }
 
-int fftconv_ssm_kernel_backward(const fftconv_ssm *d)
+int fftconv_ssm_kernel_backward(const fftconv_ssm_desc *d)
 {
     struct job j;
     int status = check(d, true);

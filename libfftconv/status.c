@@ -8,7 +8,7 @@
 
 enum { HUGE_PAGE = 2 << 20 };
 
-static _Thread_local char message[512];
+static _Thread_local char message[MESSAGE_BYTES];
 
 int fail(int status, const char *format, ...)
 {
@@ -21,7 +21,7 @@ int fail(int status, const char *format, ...)
 
 int fail_memory(int64_t bytes)
 {
-    return fail(FFTCONV_NO_MEMORY, "out of memory: %lld bytes were not to be had",
+    return fail(FFTCONV_STATUS_NO_MEMORY, "out of memory: %lld bytes were not to be had",
                 (long long)bytes);
 }
 
@@ -29,7 +29,7 @@ const char *dtype_name(int dtype)
 {
     static const char *const name[] = {NULL,       "float64",    "float32",  "float16",
                                        "bfloat16", "complex128", "complex64"};
-    return dtype >= FFTCONV_FLOAT64 && dtype <= FFTCONV_COMPLEX64 ? name[dtype] : NULL;
+    return dtype >= FFTCONV_DTYPE_FLOAT64 && dtype <= FFTCONV_DTYPE_COMPLEX64 ? name[dtype] : NULL;
 }
 
 /* From HUGE_PAGE bytes on, in pages of that size where the system has them: a stage

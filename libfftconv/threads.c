@@ -10,6 +10,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -51,6 +52,9 @@ static struct {
     int started; /* workers alive */
     int processors;
     _Atomic bool spins; /* there is a processor for each thread */
+    /* the first failure among the job's tasks: once it is there, no more are begun */
+    _Atomic int status;
+    char message[MESSAGE_BYTES];
     /* for those who sleep */
     pthread_mutex_t lock;
     struct thread caller, worker[MAX_WORKERS];
@@ -60,14 +64,27 @@ static struct {
           .lock = PTHREAD_MUTEX_INITIALIZER,
           .caller.wake = PTHREAD_COND_INITIALIZER};
 
-/* Share `home` first, then those after it. */
+/* A task's message stands in its own thread; the caller reads it from the pool. */
+static void report(int status)
+{
+    int none = FFTCONV_STATUS_OK;
+    if (atomic_compare_exchange_strong(&pool.status, &none, status))
+        snprintf(pool.message, sizeof pool.message, "%s", fftconv_last_error());
+}
+
+/* Runs the tasks of share `home` first, then helps with those of the shares after it. */
 static void drain(task_fn *fn, void *context, int shares, int home, int worker)
 {
     for (int s = 0; s < shares; s++) {
         struct share *share = &pool.share[(home + s) % shares];
         int64_t i;
-        while ((i = atomic_fetch_add_explicit(&share->next, 1, memory_order_relaxed)) < share->end)
-            fn(context, i, worker);
+        while ((i = atomic_fetch_add_explicit(&share->next, 1, memory_order_relaxed)) <
+                   share->end &&
+               !atomic_load_explicit(&pool.status, memory_order_relaxed)) {
+            const int status = fn(context, i, worker);
+            if (status)
+                report(status);
+        }
     }
 }
 
@@ -249,14 +266,15 @@ static void start_workers(int count)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-void parallel_for(int threads, int64_t n, task_fn *fn, void *context)
+int parallel_for(int threads, int64_t n, task_fn *fn, void *context)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
+    int status = FFTCONV_STATUS_OK;
     int helpers = (int)min64(min64(threads, n) - 1, MAX_WORKERS);
     if (helpers <= 0 || pthread_mutex_trylock(&pool.owner) != 0) {
-        for (int64_t i = 0; i < n; i++)
-            fn(context, i, 0);
-        return;
+        for (int64_t i = 0; i < n && !status; i++)
+            status = fn(context, i, 0);
+        return status;
     }
     pthread_once(&once, start_pool);
     if (pool.started < helpers)
@@ -270,6 +288,7 @@ void parallel_for(int threads, int64_t n, task_fn *fn, void *context)
     }
     atomic_store(&pool.spins, pool.started < pool.processors);
     atomic_store(&pool.finished, 0);
+    atomic_store(&pool.status, FFTCONV_STATUS_OK);
     const uint32_t serial = (uint32_t)(atomic_load(&pool.job) >> 32) + 1;
     atomic_store(&pool.job, (uint64_t)serial << 32 | (uint32_t)helpers);
     wake_workers(helpers);
@@ -279,7 +298,11 @@ void parallel_for(int threads, int64_t n, task_fn *fn, void *context)
     /* who has not begun need not */
     const uint64_t left = atomic_exchange(&pool.job, (uint64_t)serial << 32);
     wait_for(helpers - (int)(uint32_t)left);
+    status = atomic_load(&pool.status);
+    if (status)
+        fail(status, "%s", pool.message);
     pthread_mutex_unlock(&pool.owner);
+    return status;
 }
 
 /* The processors this process may run on, which containers make fewer than the

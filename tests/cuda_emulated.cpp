@@ -42,25 +42,26 @@ template <class Kernel> std::atomic<unsigned> prepared_on{0};
 template <class... Kernels> int prepare(int device)
 {
     if (device != current)
-        return fail(FFTCONV_UNSUPPORTED, "a kernel is prepared for device %d on %d", device,
+        return fail(FFTCONV_STATUS_UNSUPPORTED, "a kernel is prepared for device %d on %d", device,
                     current);
     ((prepared_on<Kernels> |= 1u << device), ...);
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 template <class Kernel> int launch(const typename Kernel::Arguments &a, int64_t blocks)
 {
     if (fails())
-        return fail(FFTCONV_UNSUPPORTED, "a launch was made to fail");
+        return fail(FFTCONV_STATUS_UNSUPPORTED, "a launch was made to fail");
     if (!(prepared_on<Kernel> >> current & 1))
-        return fail(FFTCONV_UNSUPPORTED, "a kernel was not prepared on device %d", current);
+        return fail(FFTCONV_STATUS_UNSUPPORTED, "a kernel was not prepared on device %d", current);
     if (blocks < 1 || blocks > INT32_MAX)
-        return fail(FFTCONV_UNSUPPORTED, "a launch of %lld blocks", static_cast<long long>(blocks));
+        return fail(FFTCONV_STATUS_UNSUPPORTED, "a launch of %lld blocks",
+                    static_cast<long long>(blocks));
     try {
         launch_here<Kernel>(a, blocks, Kernel::SHARED_BYTES, seed++);
-        return FFTCONV_OK;
+        return FFTCONV_STATUS_OK;
     } catch (const std::exception &e) {
-        return fail(FFTCONV_UNSUPPORTED, "%s", e.what());
+        return fail(FFTCONV_STATUS_UNSUPPORTED, "%s", e.what());
     }
 }
 
@@ -105,7 +106,7 @@ int rows(int single, int shape, const struct fftconv_cuda_rows *a, int64_t block
     on(stream);
     int device;
     if (device_of(a->tables, &device) || device != current)
-        return fail(FFTCONV_UNSUPPORTED, "the tables are not on device %d", current);
+        return fail(FFTCONV_STATUS_UNSUPPORTED, "the tables are not on device %d", current);
     counted = counting ? &banks[a->role] : nullptr;
     const int status = rows_of(single, shape).launch(*a, blocks);
     counted = nullptr;
@@ -159,7 +160,7 @@ int enter(int device, int *before)
 {
     *before = current;
     current = device;
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 void leave(int, int before) { current = before; }
@@ -168,7 +169,7 @@ int limits(int, int64_t *bytes, int64_t *tile)
 {
     *bytes = shared_bytes;
     *tile = tile_bytes;
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 int prepare_rows(int device, int single, int shape, int64_t *blocks)
@@ -200,7 +201,7 @@ int allocate(void **memory, int64_t bytes)
     allocations++;
     const std::lock_guard<std::mutex> lock(of_pieces);
     pieces[reinterpret_cast<uintptr_t>(*memory)] = {bytes, current};
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 void release(void *memory)
@@ -228,7 +229,7 @@ int copy(void *to, const void *from, int64_t bytes, void *)
 {
     memcpy(to, from, static_cast<size_t>(bytes));
     synchronisations++;
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 int device_of(const void *memory, int *device)
@@ -238,21 +239,21 @@ int device_of(const void *memory, int *device)
     const auto after = pieces.upper_bound(at);
     if (after == pieces.begin() ||
         at - std::prev(after)->first >= static_cast<uintptr_t>(std::prev(after)->second.bytes))
-        return fail(FFTCONV_INVALID, "memory is %p, must be a device's", memory);
+        return fail(FFTCONV_STATUS_INVALID, "memory is %p, must be a device's", memory);
     *device = std::prev(after)->second.device;
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 int wait(void *, void *)
 {
     waits++;
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 int synchronize(void *)
 {
     synchronisations++;
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 /* ---- cuFFT's functions, which cufft.c looks up: DFTs in float64 ---- */

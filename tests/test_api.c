@@ -26,12 +26,12 @@ static atomic_int failures, checks;
         } \
     } while (0)
 
-/* A status that must be FFTCONV_OK for the test to go on. */
+/* A status that must be FFTCONV_STATUS_OK for the test to go on. */
 #define MUST(call) \
     do { \
         int status_ = (call); \
-        CHECK(status_ == FFTCONV_OK, "status %d: %s", status_, fftconv_last_error()); \
-        if (status_ != FFTCONV_OK) \
+        CHECK(status_ == FFTCONV_STATUS_OK, "status %d: %s", status_, fftconv_last_error()); \
+        if (status_ != FFTCONV_STATUS_OK) \
             return; \
     } while (0)
 
@@ -48,11 +48,11 @@ static int names(const char *text, const char *word)
     return 0;
 }
 
-/* `status` must be FFTCONV_INVALID, and the message name `argument`. */
+/* `status` must be FFTCONV_STATUS_INVALID, and the message name `argument`. */
 #define CHECK_INVALID(call, argument) \
     do { \
         int status_ = (call); \
-        CHECK(status_ == FFTCONV_INVALID, "%s: status %d", argument, status_); \
+        CHECK(status_ == FFTCONV_STATUS_INVALID, "%s: status %d", argument, status_); \
         CHECK(names(fftconv_last_error(), argument), "the message does not name %s: \"%s\"", \
               argument, fftconv_last_error()); \
     } while (0)
@@ -85,7 +85,7 @@ static float *poison(size_t n)
 static fftconv_tensor tensor(float *data, int64_t B, int64_t H, int64_t L)
 {
     return (fftconv_tensor){
-        .data = data, .dtype = FFTCONV_FLOAT32, .shape = {B, H, L}, .stride = {H * L, L, 1}};
+        .data = data, .dtype = FFTCONV_DTYPE_FLOAT32, .shape = {B, H, L}, .stride = {H * L, L, 1}};
 }
 
 /* y[t] = sum_s k[s] z[t-s]; N > 0: t-s is taken modulo N, else y is causal. */
@@ -145,9 +145,9 @@ static fftconv_plan_desc plan_desc(int64_t B, int64_t H, int64_t L, int64_t Lk)
                                .batch = B,
                                .channels = H,
                                .length = L,
-                               .kernel_length = Lk,
-                               .mode = FFTCONV_CAUSAL,
-                               .dtype = FFTCONV_FLOAT32};
+                               .k_length = Lk,
+                               .mode = FFTCONV_MODE_CAUSAL,
+                               .dtype = FFTCONV_DTYPE_FLOAT32};
 }
 
 /* ---- Tests --------------------------------------------------------------- */
@@ -188,7 +188,7 @@ static void test_shape(int64_t B, int64_t H, int64_t L, int64_t Lk, int64_t N)
                           .y = tensor(y, B, H, L)};
 
     if (N) {
-        desc.mode = FFTCONV_CIRCULAR;
+        desc.mode = FFTCONV_MODE_CIRCULAR;
         desc.fft_size = N;
     }
     MUST(fftconv_plan_create(&plan, &desc));
@@ -214,7 +214,7 @@ static void test_shape(int64_t B, int64_t H, int64_t L, int64_t Lk, int64_t N)
     for (int64_t i = 0; i < B * H * L; i++)
         again[i] = u[i];
     o.u.data = again;
-    MUST(fftconv_workspace_bytes(plan, FFTCONV_FORWARD, 2, &o.workspace_bytes));
+    MUST(fftconv_workspace_bytes(plan, FFTCONV_DIRECTION_FORWARD, 2, &o.workspace_bytes));
     o.workspace = aligned_alloc(64, (o.workspace_bytes + 64) / 64 * 64);
     MUST(fftconv_forward(plan, spectrum, &o));
     check_rows("in place", again, k, u, B, H, L, Lk, N);
@@ -303,8 +303,8 @@ static void test_two_sided(void)
                              .dk_rev = tensor(drev, 1, H, Lrev)};
     double want[L], by_y, by_u, by_k, scale;
 
-    desc.mode = FFTCONV_TWO_SIDED;
-    desc.reverse_length = Lrev;
+    desc.mode = FFTCONV_MODE_TWO_SIDED;
+    desc.k_rev_length = Lrev;
     MUST(fftconv_plan_create(&plan, &desc));
     MUST(fftconv_spectrum_create(&spectrum, plan, &o.k, &o.k_rev, 0));
     for (int given = 0; given < 2; given++) {
@@ -393,8 +393,8 @@ static void test_complex(void)
                      back;
     double by_y, scale;
 
-    desc.dtype = FFTCONV_COMPLEX64;
-    o.u.dtype = o.k.dtype = o.y.dtype = FFTCONV_COMPLEX64;
+    desc.dtype = FFTCONV_DTYPE_COMPLEX64;
+    o.u.dtype = o.k.dtype = o.y.dtype = FFTCONV_DTYPE_COMPLEX64;
     MUST(fftconv_plan_create(&plan, &desc));
     MUST(fftconv_forward(plan, NULL, &o));
     for (int h = 0; h < H; h++) {
@@ -452,7 +452,7 @@ static void test_weights(void)
 
         for (int m = 0; m <= N / 2; m++)
             weights[m] = which == 0 ? 1 : which == 1 ? 0 : m > 0;
-        desc.mode = FFTCONV_CIRCULAR;
+        desc.mode = FFTCONV_MODE_CIRCULAR;
         desc.weights = weights;
         MUST(fftconv_plan_create(&plan, &desc));
         MUST(fftconv_plan_get_info(plan, &info));
@@ -500,26 +500,26 @@ static void test_contract(void)
     U = aligned_alloc(64, B * IN * info.spectra_row_bytes);
     K = aligned_alloc(64, OUT * IN * info.spectra_row_bytes);
     Y = aligned_alloc(64, B * OUT * info.spectra_row_bytes);
-    MUST(fftconv_rows_to_spectra(plan, FFTCONV_INPUT, &rows, U, 0));
+    MUST(fftconv_rows_to_spectra(plan, FFTCONV_SIDE_INPUT, &rows, U, 0));
     MUST(fftconv_kernels_to_spectra(plan, &kernels, NULL, K, 0));
-    fftconv_contraction c = {.size = sizeof c,
-                             .rows = B,
-                             .columns = OUT,
-                             .depth = IN,
-                             .a = U,
-                             .b = K,
-                             .out = Y,
-                             .a_stride = {IN, 1},
-                             .b_stride = {1, IN},
-                             .out_stride = {OUT, 1},
-                             .scale = 1. / (double)info.transform_length};
+    fftconv_contraction_desc c = {.size = sizeof c,
+                                  .rows = B,
+                                  .columns = OUT,
+                                  .depth = IN,
+                                  .a = U,
+                                  .b = K,
+                                  .out = Y,
+                                  .a_stride = {IN, 1},
+                                  .b_stride = {1, IN},
+                                  .out_stride = {OUT, 1},
+                                  .scale = 1. / (double)info.transform_length};
     CHECK_INVALID(fftconv_contract(NULL, &c), "plan");
     CHECK_INVALID(fftconv_contract(plan, NULL), "contraction");
     c.out_stride[1] = 0;
     CHECK_INVALID(fftconv_contract(plan, &c), "out_stride");
     c.out_stride[1] = 1;
     MUST(fftconv_contract(plan, &c));
-    MUST(fftconv_spectra_to_rows(plan, FFTCONV_OUTPUT, Y, &result, 0));
+    MUST(fftconv_spectra_to_rows(plan, FFTCONV_SIDE_OUTPUT, Y, &result, 0));
     for (int b = 0; b < B; b++)
         for (int o = 0; o < OUT; o++) {
             double error;
@@ -537,19 +537,19 @@ static void test_contract(void)
         }
 
     /* dK[o, i] = sum_b G[b, o] conj U[b, i] */
-    MUST(fftconv_rows_to_spectra(plan, FFTCONV_OUTPUT, &cotangent, Y, 0));
-    c = (fftconv_contraction){.size = sizeof c,
-                              .rows = OUT,
-                              .columns = IN,
-                              .depth = B,
-                              .a = Y,
-                              .b = U,
-                              .out = K,
-                              .a_stride = {1, OUT},
-                              .b_stride = {IN, 1},
-                              .out_stride = {IN, 1},
-                              .scale = 1. / (double)info.transform_length,
-                              .conjugate_b = 1};
+    MUST(fftconv_rows_to_spectra(plan, FFTCONV_SIDE_OUTPUT, &cotangent, Y, 0));
+    c = (fftconv_contraction_desc){.size = sizeof c,
+                                   .rows = OUT,
+                                   .columns = IN,
+                                   .depth = B,
+                                   .a = Y,
+                                   .b = U,
+                                   .out = K,
+                                   .a_stride = {1, OUT},
+                                   .b_stride = {IN, 1},
+                                   .out_stride = {IN, 1},
+                                   .scale = 1. / (double)info.transform_length,
+                                   .conjugate_b = 1};
     MUST(fftconv_contract(plan, &c));
     MUST(fftconv_spectra_to_kernels(plan, K, &gradient, NULL, 0));
     by_y = dot(y, dy, B * OUT * L);
@@ -574,14 +574,14 @@ static void test_bad_plans(void)
     } cases[] = {
 #define CASE(field, value) \
     {#field, offsetof(fftconv_plan_desc, field), sizeof((fftconv_plan_desc *)0)->field, value}
-        CASE(batch, 0),          CASE(batch, -3),         CASE(channels, 0),
-        CASE(length, 0),         CASE(length, -64),       CASE(length, INT64_MAX),
-        CASE(kernel_length, 0),  CASE(kernel_length, -1), CASE(mode, 7),
-        CASE(dtype, 0),          CASE(dtype, 99),         CASE(form, 9),
-        CASE(threads, -1),       CASE(order, -2),         CASE(order, FFTCONV_MAX_ORDER + 1),
-        CASE(single_block, 2),   CASE(history, -1),       CASE(kernels, -1),
-        CASE(kernels, 3),        CASE(kernel_batch, -1),  CASE(kernel_batch, 3),
-        CASE(reverse_length, 5), CASE(size, 0),
+        CASE(batch, 0),        CASE(batch, -3),        CASE(channels, 0),
+        CASE(length, 0),       CASE(length, -64),      CASE(length, INT64_MAX),
+        CASE(k_length, 0),     CASE(k_length, -1),     CASE(mode, 7),
+        CASE(dtype, 0),        CASE(dtype, 99),        CASE(form, 9),
+        CASE(threads, -1),     CASE(order, -2),        CASE(order, FFTCONV_MAX_ORDER + 1),
+        CASE(single_block, 2), CASE(history, -1),      CASE(kernels, -1),
+        CASE(kernels, 3),      CASE(kernel_batch, -1), CASE(kernel_batch, 3),
+        CASE(k_rev_length, 5), CASE(size, 0),
 #undef CASE
     };
     fftconv_plan_desc desc;
@@ -610,16 +610,17 @@ static void test_bad_plans(void)
     desc.order = 2;
     CHECK_INVALID(fftconv_plan_create(&plan, &desc), "radices");
     desc = plan_desc(2, 2, 64, 64);
-    desc.mode = FFTCONV_CIRCULAR;
+    desc.mode = FFTCONV_MODE_CIRCULAR;
     desc.fft_size = 63;
     CHECK_INVALID(fftconv_plan_create(&plan, &desc), "fft_size");
     desc.fft_size = 64;
-    desc.kernel_length = 65;
-    CHECK_INVALID(fftconv_plan_create(&plan, &desc), "kernel_length");
+    desc.k_length = 65;
+    CHECK_INVALID(fftconv_plan_create(&plan, &desc), "k_length");
     desc = plan_desc(2, 2, 64, 64);
     desc.isa = "no-such-isa";
     status = fftconv_plan_create(&plan, &desc);
-    CHECK(status == FFTCONV_INVALID || status == FFTCONV_UNSUPPORTED, "status %d", status);
+    CHECK(status == FFTCONV_STATUS_INVALID || status == FFTCONV_STATUS_UNSUPPORTED, "status %d",
+          status);
     CHECK(names(fftconv_last_error(), "isa"), "%s", fftconv_last_error());
 }
 
@@ -656,7 +657,7 @@ static void test_bad_operands(void)
     REFUSED("u", o.u.data = NULL);
     REFUSED("k", o.k.data = NULL);
     REFUSED("y", o.y.data = NULL);
-    REFUSED("u", o.u.dtype = FFTCONV_FLOAT16);
+    REFUSED("u", o.u.dtype = FFTCONV_DTYPE_FLOAT16);
     REFUSED("u", o.u.shape[2] = L - 1);
     REFUSED("k", o.k.shape[0] = B);
     REFUSED("k", o.k.shape[2] = L + 1);
@@ -672,7 +673,7 @@ static void test_bad_operands(void)
     REFUSED("mask", o.mask = tensor(k, B + 1, H, 1));
     REFUSED("k_rev", o.k_rev = tensor(k, 1, H, L));
     REFUSED("history", o.history = tensor(k, B, H, L - 1));
-    MUST(fftconv_workspace_bytes(plan, FFTCONV_FORWARD, 0, &bytes));
+    MUST(fftconv_workspace_bytes(plan, FFTCONV_DIRECTION_FORWARD, 0, &bytes));
     memory = aligned_alloc(64, (bytes + 128) / 64 * 64);
     REFUSED("workspace_bytes", (o.workspace = memory, o.workspace_bytes = bytes - 1));
     REFUSED("workspace", (o.workspace = memory + 8, o.workspace_bytes = bytes));

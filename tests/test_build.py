@@ -49,7 +49,7 @@ def test_header_is_clean(language, standard, tmp_path):
     """The header compiles by itself, twice, as C and as C++, without a warning."""
     file = tmp_path / "header.c"
     file.write_text(
-        '#include "fftconv.h"\n#include "fftconv.h"\nint main(void) { return FFTCONV_OK; }\n'
+        '#include "fftconv.h"\n#include "fftconv.h"\nint main(void) { return FFTCONV_STATUS_OK; }\n'
     )
     empty = tmp_path / "empty.c"
     empty.write_text("int main(void) { return 0; }\n")

@@ -24,9 +24,9 @@ def plan():
         channels=HEAD,
         kernels=1,
         length=L,
-        kernel_length=LK,
+        k_length=LK,
         mode=TWO_SIDED,
-        reverse_length=LREV,
+        k_rev_length=LREV,
     )
     yield p
     _lib.lib.fftconv_plan_destroy(p)
@@ -134,13 +134,13 @@ def test_plans_for_heads(heads):
         dict(dtype=_lib.DTYPES["complex64"]),
     ):
         p = new_plan(
-            **{**dict(batch=1, channels=HEAD, kernels=1, length=L, kernel_length=LK), **change}
+            **{**dict(batch=1, channels=HEAD, kernels=1, length=L, k_length=LK), **change}
         )
         refused(
             "fftconv_heads_forward", p, byref(heads.made()), words="must have batch 1, 1 kernel"
         )
         _lib.lib.fftconv_plan_destroy(p)
-    p = new_plan(batch=1, channels=HEAD, kernels=1, length=L, kernel_length=LK, mode=CIRCULAR)
+    p = new_plan(batch=1, channels=HEAD, kernels=1, length=L, k_length=LK, mode=CIRCULAR)
     refused(
         "fftconv_heads_forward", p, byref(heads.made()), words="k_rev is given, must be NULL unless"
     )
@@ -246,7 +246,7 @@ def test_heads_of_every_instruction_set(isa, length, taps, rng):
         channels=HEAD,
         kernels=1,
         length=length,
-        kernel_length=taps,
+        k_length=taps,
         mode=0,
         isa=isa.encode(),
     )

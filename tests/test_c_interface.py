@@ -37,7 +37,7 @@ def desc(**changes):
         batch=B,
         channels=H,
         length=L,
-        kernel_length=LK,
+        k_length=LK,
         dtype=_lib.DTYPES["float32"],
     )
     for name, value in changes.items():
@@ -74,7 +74,7 @@ def tensor(x, shape=None, strides=None, dtype="float32"):
 @pytest.fixture
 def plan():
     """Of a call that all operands take part in but history."""
-    p = new_plan(mode=TWO_SIDED, reverse_length=LREV)
+    p = new_plan(mode=TWO_SIDED, k_rev_length=LREV)
     yield p
     _lib.lib.fftconv_plan_destroy(p)
 
@@ -321,7 +321,7 @@ def test_workspace(plan):
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
 def test_workspace_is_enough_for_each_thread_count(threads):
-    p = new_plan(batch=5, length=1000, kernel_length=900)
+    p = new_plan(batch=5, length=1000, k_length=900)
     rng = np.random.default_rng(0)
     u = rng.standard_normal((5, H, 1000)).astype("float32")
     k = rng.standard_normal((1, H, 900)).astype("float32")
@@ -355,12 +355,12 @@ PLANS = [
     ("channels", 0),
     ("length", 0),
     ("length", -(2**63)),
-    ("kernel_length", 0),
-    ("kernel_length", -5),
+    ("k_length", 0),
+    ("k_length", -5),
     ("batch", 2**62),
     ("channels", 2**62),
     ("length", 2**62),
-    ("kernel_length", 2**62),
+    ("k_length", 2**62),
     ("length", 2**63 - 1),
     ("fft_size", -1),
     ("fft_size", 64),
@@ -390,9 +390,9 @@ PLANS = [
     ("kernel_batch", -1),
     ("kernel_batch", 3),
     ("kernel_batch", -(2**63)),
-    ("reverse_length", 1),
-    ("reverse_length", -1),
-    ("reverse_length", -(2**63)),
+    ("k_rev_length", 1),
+    ("k_rev_length", -1),
+    ("k_rev_length", -(2**63)),
 ]
 
 
@@ -406,13 +406,13 @@ def test_plan_desc(field, value):
 @pytest.mark.parametrize(
     "changes,word",
     [
-        (dict(mode=TWO_SIDED), "reverse_length"),
-        (dict(mode=TWO_SIDED, reverse_length=-1), "reverse_length"),
-        (dict(mode=TWO_SIDED, reverse_length=2**62), "reverse_length"),
-        (dict(mode=TWO_SIDED, reverse_length=LREV, fft_size=256), "fft_size"),
-        (dict(mode=TWO_SIDED, reverse_length=LREV, form=FOLDED), "form"),
-        (dict(mode=TWO_SIDED, reverse_length=LREV, history=1), "history"),
-        (dict(mode=CIRCULAR, reverse_length=LREV), "reverse_length"),
+        (dict(mode=TWO_SIDED), "k_rev_length"),
+        (dict(mode=TWO_SIDED, k_rev_length=-1), "k_rev_length"),
+        (dict(mode=TWO_SIDED, k_rev_length=2**62), "k_rev_length"),
+        (dict(mode=TWO_SIDED, k_rev_length=LREV, fft_size=256), "fft_size"),
+        (dict(mode=TWO_SIDED, k_rev_length=LREV, form=FOLDED), "form"),
+        (dict(mode=TWO_SIDED, k_rev_length=LREV, history=1), "history"),
+        (dict(mode=CIRCULAR, k_rev_length=LREV), "k_rev_length"),
         (dict(mode=CIRCULAR, history=1), "history"),
         (dict(mode=CIRCULAR, fft_size=127, form=FOLDED), "form"),
         (dict(history=1, single_block=1), "single_block"),
@@ -434,7 +434,7 @@ def weights(values):
     "changes,word",
     [
         (dict(mode=CAUSAL), "weights"),
-        (dict(mode=TWO_SIDED, reverse_length=LREV), "weights"),
+        (dict(mode=TWO_SIDED, k_rev_length=LREV), "weights"),
         (dict(dtype=5), "weights"),
         (dict(dtype=6), "weights"),
         (dict(form=RIGHT_ANGLE), "form"),
@@ -490,7 +490,7 @@ def test_plan_circular():
     handle = c_void_p()
     for changes, word in [
         (dict(fft_size=L - 1), "fft_size"),
-        (dict(kernel_length=L + 1), "kernel_length"),
+        (dict(k_length=L + 1), "k_length"),
         (dict(fft_size=2**62), "fft_size"),
         (dict(fft_size=-(2**63)), "fft_size"),
     ]:
@@ -503,7 +503,7 @@ def test_plan_too_large_for_memory():
     for changes in (
         dict(batch=2**31, channels=2**31, length=2**31),
         dict(batch=2**58, channels=2**58),
-        dict(length=2**57, kernel_length=2**57),
+        dict(length=2**57, k_length=2**57),
     ):
         status, message = call("fftconv_plan_create", byref(handle), byref(desc(**changes)))
         assert status in (_lib.INVALID, _lib.NO_MEMORY), message
@@ -572,8 +572,8 @@ def new_spectrum(plan, k, k_rev=None):
 @pytest.mark.parametrize(
     "changes",
     [
-        dict(length=128, kernel_length=128),
-        dict(reverse_length=LREV - 1),
+        dict(length=128, k_length=128),
+        dict(k_rev_length=LREV - 1),
         dict(kernels=1),
         dict(kernel_batch=B),
         dict(dtype=1),
@@ -582,21 +582,21 @@ def new_spectrum(plan, k, k_rev=None):
     ],
 )
 def test_spectrum_of_another_plan(plan, changes):
-    changes = {"mode": TWO_SIDED, "reverse_length": LREV, **changes}
+    changes = {"mode": TWO_SIDED, "k_rev_length": LREV, **changes}
     if changes["mode"] == CAUSAL:
-        del changes["reverse_length"]
+        del changes["k_rev_length"]
     other = new_plan(**changes)
     shape = (changes.get("kernel_batch", 1), changes.get("kernels", H))
     dtype = "float64" if "dtype" in changes else "float32"
-    k = np.ones((*shape, changes.get("kernel_length", LK)), dtype)
-    rev = np.ones((*shape, changes.get("reverse_length", 1)), dtype)
+    k = np.ones((*shape, changes.get("k_length", LK)), dtype)
+    rev = np.ones((*shape, changes.get("k_rev_length", 1)), dtype)
     handle = c_void_p()
     status, message = call(
         "fftconv_spectrum_create",
         byref(handle),
         other,
         byref(tensor(k, dtype=dtype)),
-        byref(tensor(rev, dtype=dtype)) if "reverse_length" in changes else None,
+        byref(tensor(rev, dtype=dtype)) if "k_rev_length" in changes else None,
         0,
     )
     assert status == _lib.OK, message
@@ -686,7 +686,7 @@ def test_an_absent_gradient_may_say_anything_of_itself(plan):
 
 def test_a_step_that_is_never_made():
     """An axis of one entry may have any stride, and needs no workspace."""
-    plan = new_plan(length=1, kernel_length=1)
+    plan = new_plan(length=1, k_length=1)
     need, asked = c_int64(), c_int64()
     assert call("fftconv_workspace_bytes", plan, 0, 1, byref(need))[0] == 0
     ops = Operands(size=ctypes.sizeof(Operands), threads=1)
@@ -953,7 +953,7 @@ def test_primitives_of_plans_they_are_not_for():
     """Rows in blocks have no one spectrum; a folded row has several."""
     raw = np.zeros(1 << 16, np.uint8)
     s = aligned(raw)
-    blocks = new_plan(length=512, kernel_length=4, radices=_lib.int64s((8, 4)), order=2)
+    blocks = new_plan(length=512, k_length=4, radices=_lib.int64s((8, 4)), order=2)
     info = PlanInfo(size=ctypes.sizeof(PlanInfo))
     assert call("fftconv_plan_get_info", blocks, byref(info))[0] == _lib.OK
     assert info.blocks > 1

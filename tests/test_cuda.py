@@ -180,7 +180,7 @@ def call_on(
         batch=batch,
         channels=channels,
         length=length,
-        kernel_length=kernel[2],
+        k_length=kernel[2],
         kernels=kernel[1],
         kernel_batch=kernel[0],
         mode=_lib.MODES[case.mode["mode"]],
@@ -188,7 +188,7 @@ def call_on(
         fft_size=case.mode["fft_size"] or 0,
         isa=isa.encode() if isa else None,
         form=_lib.FORMS[ask or "auto"],
-        reverse_length=0 if case.k_rev is None else case.k_rev.shape[-1],
+        k_rev_length=0 if case.k_rev is None else case.k_rev.shape[-1],
     )
     o = _lib.Operands(
         size=ctypes.sizeof(_lib.Operands), activation=_lib.ACTIVATIONS[case.activation]
@@ -761,7 +761,7 @@ def test_refusals():
         forward(case)
     lib, plan = library(), c_void_p()
     desc = _lib.PlanDesc(
-        size=ctypes.sizeof(_lib.PlanDesc), batch=1, channels=1, length=300, kernel_length=3, dtype=2
+        size=ctypes.sizeof(_lib.PlanDesc), batch=1, channels=1, length=300, k_length=3, dtype=2
     )
 
     def create(device=0, **fields):
@@ -792,7 +792,7 @@ def test_refusals():
         (1, (1 << 30) + 1, "channels is 1073741825, must be at most 1073741824"),
     ):
         with pytest.raises(RuntimeError, match=says):
-            create(batch=batch, channels=channels, length=300, kernel_length=3)
+            create(batch=batch, channels=channels, length=300, k_length=3)
     # Kernels of each (b, h): a launch's tasks are the channels times the batch, here
     # eight rows at a time; one more of those than it takes.
     for batch, channels in ((1 << 23, (1 << 10) + 1), ((1 << 23) + 1, 1 << 10)):
@@ -800,13 +800,13 @@ def test_refusals():
             RuntimeError,
             match=(rf"batch \* channels is {batch} \* {channels}, more than one launch"),
         ):
-            create(batch=batch, channels=channels, kernel_batch=batch, length=300, kernel_length=3)
+            create(batch=batch, channels=channels, kernel_batch=batch, length=300, k_length=3)
     desc.batch = desc.channels = 1
     desc.isa = b"cufft"
-    for fields in ({"length": 1 << 30}, {"kernel_length": 1 << 31}):
+    for fields in ({"length": 1 << 30}, {"k_length": 1 << 31}):
         with pytest.raises(RuntimeError, match="may have 1073741824 points"):
-            create(**{"length": 300, "kernel_length": 3, **fields})
-    desc.isa, desc.length, desc.kernel_length = None, 300, 3
+            create(**{"length": 300, "k_length": 3, **fields})
+    desc.isa, desc.length, desc.k_length = None, 300, 3
     assert create()
     first, k, memory = plan.value, np.zeros((1, 1, 3), "float32"), Memory()
     spectrum = c_void_p()
@@ -860,7 +860,7 @@ def test_a_spectrum_is_of_its_form():
                 batch=1,
                 channels=1,
                 length=length,
-                kernel_length=9,
+                k_length=9,
                 dtype=2,
                 mode=_lib.MODES["circular"],
                 fft_size=length + 8,
@@ -907,7 +907,7 @@ def test_a_spectrum_is_of_its_engine():
                 batch=1,
                 channels=1,
                 length=1 << 15,
-                kernel_length=2,
+                k_length=2,
                 dtype=2,
                 isa=isa,
                 mode=_lib.MODES["circular"],
@@ -934,7 +934,7 @@ def test_without_a_device():
     if _lib.lib.fftconv_cuda_devices():
         pytest.skip("there is one")
     desc = _lib.PlanDesc(
-        size=ctypes.sizeof(_lib.PlanDesc), batch=1, channels=1, length=300, kernel_length=3, dtype=2
+        size=ctypes.sizeof(_lib.PlanDesc), batch=1, channels=1, length=300, k_length=3, dtype=2
     )
     with pytest.raises(_lib.Unsupported, match="CUDA"):
         _lib.lib.fftconv_cuda_plan_create(byref(c_void_p()), byref(desc), 0)
@@ -1374,7 +1374,7 @@ def test_threads_share_a_plan():
         batch=4,
         channels=2,
         length=700,
-        kernel_length=700,
+        k_length=700,
         dtype=2,
         isa=b"cufft",
     )
@@ -1419,7 +1419,7 @@ def test_without_cufft(monkeypatch, tmp_path):
             batch=1,
             channels=1,
             length=length,
-            kernel_length=3,
+            k_length=3,
             dtype=2,
             isa=isa,
         )

@@ -115,7 +115,7 @@ BAD = [
     (dict(mode="circular", fft_size=-64), r"fft_size is -64"),
     (dict(mode="circular", fft_size=64.0), r"fft_size is 64.0"),
     (dict(mode="circular", fft_size=2**64 + 64), r"fft_size is 18446744"),
-    (dict(mode="circular", k=np.ones((3, 41), np.float32)), r"kernel_length is 41.*fft_size.*40"),
+    (dict(mode="circular", k=np.ones((3, 41), np.float32)), r"k_length is 41.*fft_size.*40"),
 ]
 
 
@@ -203,7 +203,7 @@ PLANS = [
     (dict(k_rev_length=4), r"k_rev_length is given; with mode='causal'"),
     (dict(mode="two_sided", k_rev_length=0), r"k_rev_length is 0"),
     (dict(mode="two_sided", k_rev_length=1.5), r"k_rev_length is 1.5"),
-    (dict(mode="two_sided", k_rev_length=2**62), r"reverse_length"),
+    (dict(mode="two_sided", k_rev_length=2**62), r"k_rev_length"),
     (dict(pattern=Pattern.lowpass(4)), r"pattern is .* with mode='causal'"),
     (
         dict(mode="circular", dtype="complex64", pattern=Pattern.lowpass(4)),
@@ -211,10 +211,10 @@ PLANS = [
     ),
     (
         dict(mode="circular", fft_size=44, k_shape=(3, 45), pattern=Pattern.lowpass(4)),
-        r"kernel_length is 45.*fft_size.*44",
+        r"k_length is 45.*fft_size.*44",
     ),
     (dict(radices=(4, 8), single_block=True), r"radices.*product"),
-    (dict(k_shape=(3, 2**62)), r"kernel_length"),
+    (dict(k_shape=(3, 2**62)), r"k_length"),
     (dict(dtype="float8"), r"dtype is 'float8'; allowed: float64"),
     (dict(dtype=None), r"dtype is None"),
     (dict(dtype=np.int32), r"dtype is <class 'numpy.int32'>"),

@@ -310,7 +310,7 @@ def test_errors():
         ),
         (lambda: f(u.view(np.int16), k), "u has dtype int16"),
         (lambda: f(np.ones((1, 2, 65), np.float16), k), "length is 65.*fft_size, 64"),
-        (lambda: f(u, np.ones((2, 65), np.float32)), "kernel_length is 65.*fft_size, 64"),
+        (lambda: f(u, np.ones((2, 65), np.float32)), "k_length is 65.*fft_size, 64"),
         (lambda: f(u, k, u[:, :1, :3]), "in_gate has shape"),
         (lambda: f(u, k, None, u.astype(np.float32)), "out_gate has dtype float32"),
         (lambda: f(u, k.astype(np.float64)), "k has dtype float64"),

@@ -373,7 +373,7 @@ def bad_calls():
         (dict(mode="circular", fft_size=10.0), "fft_size"),
         (
             dict(mode="circular", fft_size=10, k=np.ones((4, 3, 11), "float32")),
-            "kernel_length|k_length|k_shape|k has",
+            "k_length|k_length|k_shape|k has",
         ),
         (dict(threads=0), "threads"),
         (dict(threads=-1), "threads"),

@@ -707,7 +707,7 @@ static void N_(gradient_tile)(const struct N_(band) * a, int64_t from, int64_t c
     const struct correlation *c = a->c;
     N_(take_padded)(a, c->dy, c->Lout, NULL, from, count, g);
     const int64_t l0 = max64(0, from), l1 = min64(c->Lout, from + count);
-    if (c->activation == FFTCONV_IDENTITY || l0 >= l1)
+    if (c->activation == FFTCONV_ACTIVATION_IDENTITY || l0 >= l1)
         return;
     REAL *p = N_(piece)(c, work, 2), *at = g + (l0 - from) * a->width;
     const int64_t reals = (l1 - l0) * a->width;

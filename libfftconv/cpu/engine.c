@@ -18,7 +18,7 @@
 #define REAL float
 #define IN_DOUBLE 0
 #define INT int32_t
-#define REAL_DTYPE FFTCONV_FLOAT32
+#define REAL_DTYPE FFTCONV_DTYPE_FLOAT32
 #define N_(name) N_JOIN(name, _f32)
 #define ENGINE JOIN(fftconv_engine, FFTCONV_ISA, f32)
 #include "engine_body.h"
@@ -32,7 +32,7 @@
 #define REAL double
 #define IN_DOUBLE 1
 #define INT int64_t
-#define REAL_DTYPE FFTCONV_FLOAT64
+#define REAL_DTYPE FFTCONV_DTYPE_FLOAT64
 #define N_(name) N_JOIN(name, _f64)
 #define ENGINE JOIN(fftconv_engine, FFTCONV_ISA, f64)
 #include "engine_body.h"

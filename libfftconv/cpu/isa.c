@@ -89,13 +89,14 @@ int find_engine(const char *isa, int real_bytes, const struct engine **engine)
         for (row = table; !(row->automatic && row->available()); row++)
             ;
     } else if (!(row = lookup(isa))) {
-        return fail(FFTCONV_INVALID,
+        return fail(FFTCONV_STATUS_INVALID,
                     "isa is \"%.32s\", must be one this build knows (fftconv_isa_name "
                     "lists them): %s ... %s",
                     isa, table[0].name, table[ROWS - 1].name);
     } else if (!row->available()) {
-        return fail(FFTCONV_UNSUPPORTED, "isa is \"%s\": this machine does not have it", isa);
+        return fail(FFTCONV_STATUS_UNSUPPORTED, "isa is \"%s\": this machine does not have it",
+                    isa);
     }
     *engine = real_bytes == 8 ? row->f64 : row->f32;
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }

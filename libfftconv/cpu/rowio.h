@@ -71,12 +71,13 @@ static inline uint16_t float_to_bfloat(float f)
 
 /* dtype, its C type, to and from REAL */
 #define ROW_TYPES(row) \
-    row(FFTCONV_FLOAT64, double, (REAL), (double)) row(FFTCONV_FLOAT32, float, (REAL), (float)) \
-        row(FFTCONV_FLOAT16, uint16_t, half_to_float, float_to_half) \
-            row(FFTCONV_BFLOAT16, uint16_t, bfloat_to_float, float_to_bfloat)
+    row(FFTCONV_DTYPE_FLOAT64, double, (REAL), (double)) \
+        row(FFTCONV_DTYPE_FLOAT32, float, (REAL), (float)) \
+            row(FFTCONV_DTYPE_FLOAT16, uint16_t, half_to_float, float_to_half) \
+                row(FFTCONV_DTYPE_BFLOAT16, uint16_t, bfloat_to_float, float_to_bfloat)
 
 /* dtype, its components' C type */
-#define COMPLEX_TYPES(row) row(FFTCONV_COMPLEX128, double) row(FFTCONV_COMPLEX64, float)
+#define COMPLEX_TYPES(row) row(FFTCONV_DTYPE_COMPLEX128, double) row(FFTCONV_DTYPE_COMPLEX64, float)
 
 enum { CHUNK = 512 }; /* reals of a row taken at a time */
 #endif
@@ -88,7 +89,7 @@ enum { CHUNK = 512 }; /* reals of a row taken at a time */
 static void N_(read)(const struct array *a, int64_t n, int64_t count, REAL *dst)
 {
     n -= a->origin;
-    if (a->dtype == FFTCONV_FLOAT16 && a->stride == 1 && sizeof(REAL) == sizeof(float)) {
+    if (a->dtype == FFTCONV_DTYPE_FLOAT16 && a->stride == 1 && sizeof(REAL) == sizeof(float)) {
         halves_to_floats((const uint16_t *)a->data + n, count, (float *)dst);
         return;
     }
@@ -121,7 +122,7 @@ static void N_(read)(const struct array *a, int64_t n, int64_t count, REAL *dst)
 static void N_(write)(const struct array *a, int64_t n, int64_t count, const REAL *src)
 {
     n -= a->origin;
-    if (a->dtype == FFTCONV_FLOAT16 && a->stride == 1 && sizeof(REAL) == sizeof(float)) {
+    if (a->dtype == FFTCONV_DTYPE_FLOAT16 && a->stride == 1 && sizeof(REAL) == sizeof(float)) {
         floats_to_halves((const float *)src, count, (uint16_t *)a->data + n);
         return;
     }
@@ -301,16 +302,16 @@ static void N_(read_places)(const struct source *s, int64_t n, int64_t count, RE
 
 static void N_(activate)(int activation, int64_t count, REAL *v)
 {
-    if (activation == FFTCONV_GELU)
+    if (activation == FFTCONV_ACTIVATION_GELU)
         N_(map)(N_(GELU), count, v, v);
-    else if (activation == FFTCONV_SILU)
+    else if (activation == FFTCONV_ACTIVATION_SILU)
         N_(map)(N_(SILU), count, v, v);
 }
 
 /* slope[i] = act'(p[i]) */
 static void N_(slope)(int activation, int64_t count, const REAL *p, REAL *slope)
 {
-    if (activation == FFTCONV_GELU)
+    if (activation == FFTCONV_ACTIVATION_GELU)
         N_(map)(N_(GELU_SLOPE), count, p, slope);
     else
         N_(map)(N_(SILU_SLOPE), count, p, slope);
@@ -346,9 +347,9 @@ INLINE int64_t N_(write_pairs_of)(int activation, bool skip, bool gated, bool ou
                     p[k] += *(const VU *)(b.x + j) * *(const VU *)(b.gate + j) * b.skip;
                 else if (skip)
                     p[k] += *(const VU *)(b.x + j) * b.skip;
-                if (activation == FFTCONV_GELU)
+                if (activation == FFTCONV_ACTIVATION_GELU)
                     p[k] = N_(map_vector)(N_(GELU), p[k]);
-                else if (activation == FFTCONV_SILU)
+                else if (activation == FFTCONV_ACTIVATION_SILU)
                     p[k] = N_(map_vector)(N_(SILU), p[k]);
                 p[k] *= b.mask;
                 if (out)
@@ -388,12 +389,12 @@ static int64_t N_(write_vectors)(const struct sink *s, int64_t e, int64_t rows, 
         !b.twin_gate != !twin)
         return 0;
     if (twin)
-        return N_(write_pairs_of)(FFTCONV_IDENTITY, false, false, true, true, rows, step, m, v, &b,
-                                  y);
+        return N_(write_pairs_of)(FFTCONV_ACTIVATION_IDENTITY, false, false, true, true, rows, step,
+                                  m, v, &b, y);
     switch (s->activation) {
-    case FFTCONV_GELU: return WRITE_ALL(FFTCONV_GELU);
-    case FFTCONV_SILU: return WRITE_ALL(FFTCONV_SILU);
-    default: return WRITE_ALL(FFTCONV_IDENTITY);
+    case FFTCONV_ACTIVATION_GELU: return WRITE_ALL(FFTCONV_ACTIVATION_GELU);
+    case FFTCONV_ACTIVATION_SILU: return WRITE_ALL(FFTCONV_ACTIVATION_SILU);
+    default: return WRITE_ALL(FFTCONV_ACTIVATION_IDENTITY);
     }
 }
 #undef WRITE
@@ -435,7 +436,7 @@ static void N_(write_run)(const struct sink *s, int64_t n, int64_t count, REAL *
 static bool N_(sink_is_plain)(const struct sink *s)
 {
     return s->packing == LINEAR && s->y.dtype == REAL_DTYPE && s->y.stride == 1 && !s->has_mask &&
-           !s->has_skip && !s->out_gate.data && s->activation == FFTCONV_IDENTITY;
+           !s->has_skip && !s->out_gate.data && s->activation == FFTCONV_ACTIVATION_IDENTITY;
 }
 
 /* sum_i a[i] conj(b[i]), in double and in eight sums, whose order is fixed */
@@ -471,7 +472,7 @@ static void N_(gradient)(const struct gradient *a)
         const int64_t m = min64(step, a->count - i), n = a->from + i;
         REAL *g = (REAL *)a->g + i * reals, t[CHUNK], p_[CHUNK];
         const REAL *p = a->p ? (const REAL *)a->p + i * reals : NULL;
-        if (p == g && (a->dout_gate.data || a->activation != FFTCONV_IDENTITY))
+        if (p == g && (a->dout_gate.data || a->activation != FFTCONV_ACTIVATION_IDENTITY))
             p = memcpy(p_, p, (size_t)(m * reals) * sizeof(REAL));
         N_(read)(&a->dy, n, m, g);
         if (a->has_mask)
@@ -479,7 +480,7 @@ static void N_(gradient)(const struct gradient *a)
         if (a->dout_gate.data) { /* dy conj(mask act(p)) */
             REAL *to = N_(in_place)(&a->dout_gate, n), *d = to ? to : t;
             const REAL *act = p;
-            if (a->activation != FFTCONV_IDENTITY || complex) {
+            if (a->activation != FFTCONV_ACTIVATION_IDENTITY || complex) {
                 act = memcpy(t, p, (size_t)(m * reals) * sizeof(REAL));
                 N_(activate)(a->activation, m, t);
             }
@@ -495,7 +496,7 @@ static void N_(gradient)(const struct gradient *a)
                 N_(write)(&a->dout_gate, n, m, t);
         }
         N_(scale_by)(&a->out_gate, true, n, m, g);
-        if (a->activation != FFTCONV_IDENTITY) {
+        if (a->activation != FFTCONV_ACTIVATION_IDENTITY) {
             N_(slope)(a->activation, m, p, t);
             N_(product)(false, false, m, t, g);
         }

@@ -57,7 +57,7 @@ static int load(void)
 {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     static void *library; /* stays loaded */
-    int status = FFTCONV_OK;
+    int status = FFTCONV_STATUS_OK;
     pthread_mutex_lock(&lock);
     if (!library) {
         const char *const named = getenv("FFTCONV_CUFFT");
@@ -68,14 +68,14 @@ static int load(void)
         for (size_t i = 0; !found && i < count; i++)
             found = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
         if (!found)
-            status = fail(FFTCONV_UNSUPPORTED,
+            status = fail(FFTCONV_STATUS_UNSUPPORTED,
                           "cuFFT was not found: FFTCONV_CUFFT is %s, must "
                           "name the file libcufft.so (%s)",
                           named ? named : "not set", dlerror());
         for (size_t i = 0; !status && i < sizeof functions / sizeof *functions; i++) {
             void *const f = dlsym(found, functions[i].name);
             if (!f)
-                status = fail(FFTCONV_UNSUPPORTED, "cuFFT has no %s (%s)", functions[i].name,
+                status = fail(FFTCONV_STATUS_UNSUPPORTED, "cuFFT has no %s (%s)", functions[i].name,
                               dlerror());
             *(void **)functions[i].at = f;
         }
@@ -91,8 +91,9 @@ static int load(void)
 static int check(int result, const char *what)
 {
     if (result == CUFFT_SUCCESS)
-        return FFTCONV_OK;
-    return fail(result == CUFFT_ALLOC_FAILED ? FFTCONV_NO_MEMORY : FFTCONV_UNSUPPORTED,
+        return FFTCONV_STATUS_OK;
+    return fail(result == CUFFT_ALLOC_FAILED ? FFTCONV_STATUS_NO_MEMORY
+                                             : FFTCONV_STATUS_UNSUPPORTED,
                 "%s: cuFFT says %d (cufftResult)", what, result);
 }
 
@@ -115,7 +116,7 @@ int cufft_rows_create(cufft_rows **out, int dtype, int inverse, int64_t points, 
         int (*execute)(int, void *, void *);
     } kinds[2][2] = {{{CUFFT_R2C, cufft.cufftExecR2C}, {CUFFT_C2R, cufft.cufftExecC2R}},
                      {{CUFFT_D2Z, cufft.cufftExecD2Z}, {CUFFT_Z2D, cufft.cufftExecZ2D}}};
-    const bool wide = dtype == FFTCONV_FLOAT64;
+    const bool wide = dtype == FFTCONV_DTYPE_FLOAT64;
     cufft_rows *r = calloc(1, sizeof *r);
     if (!r)
         return fail_memory(sizeof *r);
@@ -136,7 +137,7 @@ int cufft_rows_create(cufft_rows **out, int dtype, int inverse, int64_t points, 
         return status;
     }
     *out = r;
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 void cufft_rows_destroy(cufft_rows *r)

@@ -13,9 +13,10 @@ namespace
 int check(cudaError_t e, const char *what)
 {
     if (e == cudaSuccess)
-        return FFTCONV_OK;
+        return FFTCONV_STATUS_OK;
     cudaGetLastError(); /* it is told here, and not to the next call */
-    return fail(e == cudaErrorMemoryAllocation ? FFTCONV_NO_MEMORY : FFTCONV_UNSUPPORTED,
+    return fail(e == cudaErrorMemoryAllocation ? FFTCONV_STATUS_NO_MEMORY
+                                               : FFTCONV_STATUS_UNSUPPORTED,
                 "%s: CUDA says \"%s\"", what, cudaGetErrorString(e));
 }
 
@@ -102,7 +103,7 @@ int limits(int device, int64_t *shared_bytes, int64_t *tile_bytes)
             cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
             "asking for its shared memory");
     if (!status && major < 8)
-        return fail(FFTCONV_UNSUPPORTED,
+        return fail(FFTCONV_STATUS_UNSUPPORTED,
                     "device is %d, of compute capability %d.x, must be of "
                     "8.0 or later",
                     device, major);
@@ -182,7 +183,7 @@ int device_of(const void *memory, int *device)
     cudaPointerAttributes a;
     int status = check(cudaPointerGetAttributes(&a, memory), "asking where memory is");
     if (!status && a.type != cudaMemoryTypeDevice && a.type != cudaMemoryTypeManaged)
-        return fail(FFTCONV_INVALID, "memory is %p, must be a device's", memory);
+        return fail(FFTCONV_STATUS_INVALID, "memory is %p, must be a device's", memory);
     *device = a.device;
     return status;
 }

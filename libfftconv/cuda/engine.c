@@ -11,48 +11,48 @@ enum {
 };
 
 int cuda_plan_init(struct cuda_plan *p, const fftconv_plan_desc *d,
-                   const struct cuda_machine *machine, int device)
+                   const struct cuda_machine *machine)
 {
     static const struct cuda_engine *const engines[] = {&cuda_fused, &cuda_padded};
     enum { COUNT = sizeof engines / sizeof *engines };
     *p = (struct cuda_plan){.machine = machine,
-                            .device = device,
+                            .device = d->device_index,
                             .mode = d->mode,
                             .dtype = d->dtype,
                             .B = d->batch,
                             .H = d->channels,
                             .L = d->length,
-                            .Lk = d->kernel_length,
-                            .Lrev = d->reverse_length,
+                            .Lk = d->k_length,
+                            .Lrev = d->k_rev_length,
                             .G = d->kernels ? d->kernels : d->channels,
                             .KB = d->kernel_batch ? d->kernel_batch : 1,
                             .N = d->fft_size ? d->fft_size : d->length,
-                            .right_angle = d->form == FFTCONV_RIGHT_ANGLE};
-    p->circle = d->mode == FFTCONV_CIRCULAR && p->L + p->Lk - 1 > p->N;
+                            .right_angle = d->form == FFTCONV_FORM_RIGHT_ANGLE};
+    p->circle = d->mode == FFTCONV_MODE_CIRCULAR && p->L + p->Lk - 1 > p->N;
     p->taps = p->circle ? p->Lk : min64(p->Lk, p->L);
     p->rev_taps = min64(p->Lrev, p->L);
     char before[256] = "";
     for (int i = 0; i < COUNT; i++) {
-        if (d->isa && strcmp(d->isa, engines[i]->name) != 0)
+        if (d->engine && strcmp(d->engine, engines[i]->name) != 0)
             continue;
         p->engine = engines[i];
         const int status = p->engine->init(p);
         if (!status)
-            return FFTCONV_OK;
-        cuda_plan_destroy(p);
-        if (status != FFTCONV_UNSUPPORTED || d->isa)
+            return FFTCONV_STATUS_OK;
+        cuda_plan_clear(p);
+        if (status != FFTCONV_STATUS_UNSUPPORTED || d->engine)
             return status;
         char why[sizeof before];
         snprintf(why, sizeof why, "%s", fftconv_last_error());
         if (i == COUNT - 1)
-            return fail(FFTCONV_UNSUPPORTED, "%s; %s", before, why);
+            return fail(FFTCONV_STATUS_UNSUPPORTED, "%s; %s", before, why);
         memcpy(before, why, sizeof before);
     }
-    return fail(FFTCONV_INVALID, "isa is \"%s\", must be NULL, \"fused\" or \"cufft\" on a GPU",
-                d->isa);
+    return fail(FFTCONV_STATUS_INVALID, "engine is \"%s\", must be NULL, \"fused\" or \"cufft\"",
+                d->engine);
 }
 
-void cuda_plan_destroy(struct cuda_plan *p)
+void cuda_plan_clear(struct cuda_plan *p)
 {
     if (p->engine)
         p->engine->destroy(p);
@@ -110,7 +110,7 @@ bool cuda_need_dk(const fftconv_operands *o) { return o->dk.data || o->dk_rev.da
 int cuda_backward_passes(const struct cuda_plan *p, const fftconv_operands *o, Pass *pass)
 {
     const Pass *const first = pass;
-    const bool need_p = o->activation != FFTCONV_IDENTITY || o->dout_gate.data;
+    const bool need_p = o->activation != FFTCONV_ACTIVATION_IDENTITY || o->dout_gate.data;
     const bool need_dk = cuda_need_dk(o);
     const bool need_dz = o->du.data || o->din_gate.data || o->dskip.data;
     if (need_p || need_dk) {
@@ -141,7 +141,7 @@ int cuda_backward_passes(const struct cuda_plan *p, const fftconv_operands *o, P
 /* Is a circular plan one modulo `points` as well? */
 static bool is_circle_of(const struct cuda_plan *p, int64_t points)
 {
-    return p->mode == FFTCONV_CIRCULAR &&
+    return p->mode == FFTCONV_MODE_CIRCULAR &&
            (p->circle ? p->N == points : p->L + p->taps - 1 <= points);
 }
 
@@ -152,16 +152,17 @@ static int fused_init(struct cuda_plan *p)
     int status = m->limits(p->device, &shared_bytes, &tile_bytes);
     if (status)
         return status;
-    if (p->dtype != FFTCONV_FLOAT32 && p->dtype != FFTCONV_FLOAT16 && p->dtype != FFTCONV_BFLOAT16)
-        return fail(FFTCONV_UNSUPPORTED,
+    if (p->dtype != FFTCONV_DTYPE_FLOAT32 && p->dtype != FFTCONV_DTYPE_FLOAT16 &&
+        p->dtype != FFTCONV_DTYPE_BFLOAT16)
+        return fail(FFTCONV_STATUS_UNSUPPORTED,
                     "dtype is %s, must be float32, float16 or bfloat16 for "
                     "fused rows",
                     dtype_name(p->dtype));
     if (p->B > MOST_ROWS || p->H > MOST_ROWS)
-        return fail(FFTCONV_UNSUPPORTED, "%s is %lld, must be at most %d for fused rows",
+        return fail(FFTCONV_STATUS_UNSUPPORTED, "%s is %lld, must be at most %d for fused rows",
                     p->B > MOST_ROWS ? "batch" : "channels",
                     (long long)(p->B > MOST_ROWS ? p->B : p->H), MOST_ROWS);
-    p->single = p->dtype == FFTCONV_FLOAT32;
+    p->single = p->dtype == FFTCONV_DTYPE_FLOAT32;
     const int64_t places = p->circle ? p->N : p->L;
     for (; (p->shape = cuda_shape_of(p->single, p->index)); p->index++) {
         const int64_t M = p->shape->M;
@@ -170,7 +171,7 @@ static int fused_init(struct cuda_plan *p)
             break;
     }
     if (!p->shape)
-        return fail(FFTCONV_UNSUPPORTED,
+        return fail(FFTCONV_STATUS_UNSUPPORTED,
                     "%s is %lld, more than this device's shared memory of "
                     "%lld bytes a block holds in %s",
                     p->circle ? "fft_size" : "length", (long long)places, (long long)shared_bytes,
@@ -180,7 +181,7 @@ static int fused_init(struct cuda_plan *p)
     p->per = round_up(ceil_div(p->B, p->chunks), p->shape->rows);
     p->chunks = ceil_div(p->B, p->per);
     if (p->chunks > MOST_ROWS / p->H)
-        return fail(FFTCONV_UNSUPPORTED,
+        return fail(FFTCONV_STATUS_UNSUPPORTED,
                     "batch * channels is %lld * %lld, more than one launch "
                     "of fused rows takes",
                     (long long)p->B, (long long)p->H);
@@ -241,7 +242,7 @@ struct areas {
 
 static struct areas areas_of(const struct cuda_plan *p, int direction, bool prepared)
 {
-    const bool back = direction == FFTCONV_BACKWARD;
+    const bool back = direction == FFTCONV_DIRECTION_BACKWARD;
     const int64_t M = p->shape->M, complex = 2 * sizeof(float);
     const int64_t blocks = max64(launch_blocks(p, p->H * p->chunks),
                                  launch_blocks(p, p->G * p->KB)) *
@@ -350,7 +351,7 @@ static int spectrum_of(const struct cuda_plan *p, const fftconv_operands *o, con
                        const void **spectrum, char *workspace, void *stream)
 {
     if (*spectrum)
-        return FFTCONV_OK;
+        return FFTCONV_STATUS_OK;
     *spectrum = workspace + a->spectrum;
     return make_spectrum(p, &o->k, &o->k_rev, workspace + a->spectrum, workspace + a->wide, stream);
 }
@@ -358,7 +359,7 @@ static int spectrum_of(const struct cuda_plan *p, const fftconv_operands *o, con
 static int forward(const struct cuda_plan *p, const void *spectrum, const fftconv_operands *o,
                    void *workspace, void *stream)
 {
-    const struct areas a = areas_of(p, FFTCONV_FORWARD, spectrum != NULL);
+    const struct areas a = areas_of(p, FFTCONV_DIRECTION_FORWARD, spectrum != NULL);
     const int status = spectrum_of(p, o, &a, &spectrum, workspace, stream);
     if (status)
         return status;
@@ -387,7 +388,7 @@ static int make_taps(const struct cuda_plan *p, const fftconv_operands *o, const
         pack.step[0] = M;
         pack.count[1] = 1;
     }
-    int status = FFTCONV_OK;
+    int status = FFTCONV_STATUS_OK;
     if (members > 1 && p->KB == 1) { /* first each channel's: by many blocks */
         struct fftconv_cuda_pack each = pack;
         each.rows[1] = p->H;
@@ -448,14 +449,14 @@ static int make_taps(const struct cuda_plan *p, const fftconv_operands *o, const
         if ((status = p->machine->fill(&fill, HOUSE_BLOCKS, stream)))
             return status;
     }
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 static int backward(const struct cuda_plan *p, const void *spectrum, const fftconv_operands *o,
                     void *workspace, void *stream)
 {
     char *memory = workspace;
-    const struct areas a = areas_of(p, FFTCONV_BACKWARD, spectrum != NULL);
+    const struct areas a = areas_of(p, FFTCONV_DIRECTION_BACKWARD, spectrum != NULL);
     int status = spectrum_of(p, o, &a, &spectrum, workspace, stream);
     if (status)
         return status;
@@ -479,16 +480,16 @@ static int backward(const struct cuda_plan *p, const void *spectrum, const fftco
                                                .to = cuda_operand(&o->dskip)};
         return p->machine->fill(&fill, HOUSE_BLOCKS, stream);
     }
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 static void describe(const struct cuda_plan *p, fftconv_plan_info *info)
 {
     const double points = (double)p->B * (double)p->H * p->shape->M;
     const int whole = 1 + p->even_odd;
-    info->form = p->even_odd ? FFTCONV_EVEN_ODD : FFTCONV_RIGHT_ANGLE;
+    info->form = p->even_odd ? FFTCONV_FORM_EVEN_ODD : FFTCONV_FORM_RIGHT_ANGLE;
     info->dense = 1;
-    info->fft_size = p->mode == FFTCONV_CIRCULAR ? p->N : 2 * (int64_t)p->shape->M;
+    info->padded_length = 2 * (int64_t)p->shape->M;
     info->transform_length = p->shape->M;
     info->order = info->stages = 3;
     for (int i = 0; i < 3; i++) {

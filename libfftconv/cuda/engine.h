@@ -79,7 +79,7 @@ struct cuda_plan {
 
 /* A way to run a plan's calls. */
 struct cuda_engine {
-    const char *name; /* fftconv_plan_desc.isa */
+    const char *name; /* fftconv_plan_desc.engine */
     /* On the entered device, the shapes being set; UNSUPPORTED where it does not
      * hold them.  destroy goes with it, also where init has failed. */
     int (*init)(struct cuda_plan *);
@@ -105,8 +105,8 @@ extern const struct cuda_engine cuda_fused, cuda_padded;
 
 /* The named engine, or the first of them that holds these shapes. */
 int cuda_plan_init(struct cuda_plan *plan, const fftconv_plan_desc *desc,
-                   const struct cuda_machine *machine, int device);
-void cuda_plan_destroy(struct cuda_plan *plan);
+                   const struct cuda_machine *machine);
+void cuda_plan_clear(struct cuda_plan *plan);
 
 /* A piece of a workspace: where it begins. */
 int64_t cuda_take(int64_t *total, int64_t bytes);

@@ -7,10 +7,10 @@ static int machine_of(const struct cuda_machine **machine, int *devices)
     *machine = cuda_machine();
     *devices = *machine ? (*machine)->devices() : 0;
     if (!*machine)
-        return fail(FFTCONV_UNSUPPORTED, "this library was built without CUDA");
+        return fail(FFTCONV_STATUS_UNSUPPORTED, "this library was built without CUDA");
     if (*devices < 1)
-        return fail(FFTCONV_UNSUPPORTED, "no CUDA device, or no driver, was found");
-    return FFTCONV_OK;
+        return fail(FFTCONV_STATUS_UNSUPPORTED, "no CUDA device, or no driver, was found");
+    return FFTCONV_STATUS_OK;
 }
 
 int cuda_enter(const struct cuda_machine **machine, int device, int *before)
@@ -19,7 +19,7 @@ int cuda_enter(const struct cuda_machine **machine, int device, int *before)
     if (status)
         return status;
     if (device < 0 || device >= devices)
-        return fail(FFTCONV_INVALID, "device is %d, must be 0 ... %d", device, devices - 1);
+        return fail(FFTCONV_STATUS_INVALID, "device is %d, must be 0 ... %d", device, devices - 1);
     return (*machine)->enter(device, before);
 }
 
@@ -28,10 +28,11 @@ int fftconv_cuda_allocate(void **memory, int64_t bytes, int device)
     const struct cuda_machine *m;
     int before, status;
     if (!memory)
-        return fail(FFTCONV_INVALID, "memory is NULL, must point at a place for the pointer");
+        return fail(FFTCONV_STATUS_INVALID,
+                    "memory is NULL, must point at a place for the pointer");
     *memory = NULL;
     if (bytes < 1)
-        return fail(FFTCONV_INVALID, "bytes is %lld, must be at least 1", (long long)bytes);
+        return fail(FFTCONV_STATUS_INVALID, "bytes is %lld, must be at least 1", (long long)bytes);
     if ((status = cuda_enter(&m, device, &before)))
         return status;
     status = m->allocate(memory, bytes);
@@ -54,7 +55,7 @@ int fftconv_cuda_copy(void *to, const void *from, int64_t bytes, int device, voi
     const struct cuda_machine *m;
     int before, status;
     if (!to || !from || bytes < 0)
-        return fail(FFTCONV_INVALID, "to, from or bytes is NULL or negative");
+        return fail(FFTCONV_STATUS_INVALID, "to, from or bytes is NULL or negative");
     if ((status = cuda_enter(&m, device, &before)))
         return status;
     status = m->copy(to, from, bytes, stream);
@@ -67,7 +68,7 @@ int fftconv_cuda_device_of(const void *memory, int *device)
     const struct cuda_machine *m;
     int devices, status;
     if (!memory || !device)
-        return fail(FFTCONV_INVALID, "%s is NULL", memory ? "device" : "memory");
+        return fail(FFTCONV_STATUS_INVALID, "%s is NULL", memory ? "device" : "memory");
     /* no device is entered for it: one that nobody uses would be woken */
     status = machine_of(&m, &devices);
     return status ? status : m->device_of(memory, device);

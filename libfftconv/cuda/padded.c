@@ -33,7 +33,7 @@ static int64_t padded_length(int64_t least)
     return n;
 }
 
-static int wide_of(const struct cuda_plan *p) { return p->dtype == FFTCONV_FLOAT64; }
+static int wide_of(const struct cuda_plan *p) { return p->dtype == FFTCONV_DTYPE_FLOAT64; }
 static int64_t real_bytes(const struct cuda_plan *p) { return wide_of(p) ? 8 : 4; }
 static int64_t row_bytes(const struct cuda_plan *p) { return p->pitch * 2 * real_bytes(p); }
 static int64_t tile_kernels(const struct cuda_plan *p)
@@ -52,7 +52,7 @@ static int padded_init(struct cuda_plan *p)
     if (status)
         return status;
     if (is_complex(p->dtype))
-        return fail(FFTCONV_UNSUPPORTED,
+        return fail(FFTCONV_STATUS_UNSUPPORTED,
                     "dtype is %s, must be float64, float32, float16 or "
                     "bfloat16 on a GPU",
                     dtype_name(p->dtype));
@@ -72,8 +72,8 @@ static int padded_init(struct cuda_plan *p)
     }
     const int64_t kernel = max64(p->Lk, p->Lrev);
     if (p->points > MOST_POINTS || kernel > MOST_POINTS)
-        return fail(FFTCONV_UNSUPPORTED,
-                    "length is %lld and kernel_length %lld: padded rows, and "
+        return fail(FFTCONV_STATUS_UNSUPPORTED,
+                    "length is %lld and k_length %lld: padded rows, and "
                     "kernels, by cuFFT may have %d points",
                     (long long)p->L, (long long)kernel, MOST_POINTS);
     if ((status = p->machine->prepare_padded(p->device, wide_of(p))))
@@ -91,7 +91,7 @@ static int padded_init(struct cuda_plan *p)
             (status = cufft_rows_create(&p->kernel_fft[inverse], p->dtype, inverse, p->points,
                                         p->pitch, tile_kernels(p))))
             return status;
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 static void padded_destroy(struct cuda_plan *p)
@@ -132,7 +132,7 @@ static struct areas areas_of(const struct cuda_plan *p, int direction, bool prep
     a.x = cuda_take(&a.total, tile_rows(p) * row_bytes(p));
     if (!prepared)
         a.spectrum = cuda_take(&a.total, tile_kernels(p) * row_bytes(p));
-    if (direction == FFTCONV_BACKWARD) {
+    if (direction == FFTCONV_DIRECTION_BACKWARD) {
         a.kept = cuda_take(&a.total, tile_rows(p) * row_bytes(p));
         a.own = cuda_take(&a.total, tile_rows(p) * round_up(p->L, 8) * real_bytes(p));
         a.sums = cuda_take(&a.total, tile_kernels(p) * row_bytes(p));
@@ -189,7 +189,7 @@ static int make_spectrum(const struct cuda_plan *p, const fftconv_tensor *k,
                          const fftconv_tensor *k_rev, void *spectrum, void *work, void *stream)
 {
     struct fftconv_cuda_padded a = padded_of(p);
-    int status = FFTCONV_OK;
+    int status = FFTCONV_STATUS_OK;
     a.kernels = p->G;
     a.kernel_batch = p->KB;
     for (; !status && a.first < p->KB * p->G; a.first += tile_kernels(p))
@@ -242,7 +242,7 @@ static int run_pass(const struct run *r, struct fftconv_cuda_padded a, const Pas
     if (pass->flags & SUM && (status = run_sum(r, a)))
         return status;
     if (!(pass->flags & BACK))
-        return FFTCONV_OK;
+        return FFTCONV_STATUS_OK;
     a.from = loaded;
     if (pass->sink != SPREAD)
         a.dskip = NULL;
@@ -303,7 +303,7 @@ static int run_kernels(const struct run *r, struct fftconv_cuda_padded a)
             t.begin = 0;
         }
     }
-    return cuda_need_dk(r->o) && a.sums ? take_taps(r, a) : FFTCONV_OK;
+    return cuda_need_dk(r->o) && a.sums ? take_taps(r, a) : FFTCONV_STATUS_OK;
 }
 
 static int run_all(const struct run *r, struct fftconv_cuda_padded a)
@@ -319,7 +319,7 @@ static int run_all(const struct run *r, struct fftconv_cuda_padded a)
                 return status;
         }
     }
-    return FFTCONV_OK;
+    return FFTCONV_STATUS_OK;
 }
 
 static int forward(const struct cuda_plan *p, const void *spectrum, const fftconv_operands *o,
@@ -329,7 +329,7 @@ static int forward(const struct cuda_plan *p, const void *spectrum, const fftcon
                     .o = o,
                     .spectrum = spectrum,
                     .memory = workspace,
-                    .at = areas_of(p, FFTCONV_FORWARD, spectrum != NULL),
+                    .at = areas_of(p, FFTCONV_DIRECTION_FORWARD, spectrum != NULL),
                     .stream = stream};
     r.passes = cuda_forward_passes(p, o, r.pass);
     return run_all(&r, padded_of(p));
@@ -342,7 +342,7 @@ static int backward(const struct cuda_plan *p, const void *spectrum, const fftco
                     .o = o,
                     .spectrum = spectrum,
                     .memory = workspace,
-                    .at = areas_of(p, FFTCONV_BACKWARD, spectrum != NULL),
+                    .at = areas_of(p, FFTCONV_DIRECTION_BACKWARD, spectrum != NULL),
                     .stream = stream};
     struct fftconv_cuda_padded a = padded_of(p);
     r.passes = cuda_backward_passes(p, o, r.pass);
@@ -364,8 +364,8 @@ static void describe(const struct cuda_plan *p, fftconv_plan_info *info)
     double levels = 0;
     for (int64_t n = p->points; n > 1; n /= 2)
         levels++;
-    info->form = FFTCONV_COMPLEX;
-    info->fft_size = p->mode == FFTCONV_CIRCULAR ? p->N : p->points;
+    info->form = FFTCONV_FORM_COMPLEX;
+    info->padded_length = p->points;
     info->transform_length = p->points;
     info->order = info->stages = 1;
     info->radices[0] = info->stage_radices[0] = p->points;

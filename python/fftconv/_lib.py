@@ -38,7 +38,7 @@ from ctypes import (
     c_void_p,
 )
 
-ABI = 3  # FFTCONV_ABI of the header this package is written for
+ABI = 4  # FFTCONV_ABI of the header this package is written for
 MAX_ORDER = 16  # FFTCONV_MAX_ORDER
 MAX_RADIX = 128  # FFTCONV_MAX_RADIX
 MAX_STAGES = 40  # FFTCONV_MAX_STAGES
@@ -48,6 +48,7 @@ DTYPES = {"float64": 1, "float32": 2, "float16": 3, "bfloat16": 4, "complex128":
 MODES = {"causal": 0, "circular": 1, "two_sided": 2}
 FORMS = {"auto": 0, "right_angle": 1, "folded": 2, "complex": 3, "even_odd": 4}
 ACTIVATIONS = {None: 0, "gelu": 1, "silu": 2}
+DEVICES = {"cpu": 0, "cuda": 1}
 DISCRETIZATIONS = {"zoh": 0, "bilinear": 1, "dss": 2}
 FORWARD, BACKWARD = range(2)  # fftconv_direction
 INPUT, OUTPUT = range(2)  # fftconv_side
@@ -77,8 +78,8 @@ class PlanDesc(Structure):
         ("batch", c_int64),
         ("channels", c_int64),
         ("length", c_int64),
-        ("kernel_length", c_int64),
-        ("reverse_length", c_int64),
+        ("k_length", c_int64),
+        ("k_rev_length", c_int64),
         ("kernels", c_int64),
         ("kernel_batch", c_int64),
         ("fft_size", c_int64),
@@ -93,6 +94,9 @@ class PlanDesc(Structure):
         ("single_block", c_int32),
         ("history", c_int32),
         ("weights", POINTER(c_double)),
+        ("device", c_int32),
+        ("device_index", c_int32),
+        ("engine", c_char_p),
     ]
 
 
@@ -101,13 +105,13 @@ class PlanInfo(Structure):
 
     _fields_ = [
         ("size", c_size_t),
-        ("form", c_int32),
-        ("mode", c_int32),
-        ("dtype", c_int32),
-        ("dense", c_int32),
-        ("threads", c_int32),
-        ("lanes", c_int32),
+        *((name, c_int32) for name in ("form", "mode", "dtype", "dense", "threads", "lanes")),
+        ("device", c_int32),
+        ("device_index", c_int32),
+        ("isa", c_char_p),
+        ("engine", c_char_p),
         ("fft_size", c_int64),
+        ("padded_length", c_int64),
         ("transform_length", c_int64),
         ("order", c_int32),
         ("stages", c_int32),
@@ -115,6 +119,7 @@ class PlanInfo(Structure):
         ("stage_radices", c_int64 * MAX_STAGES),
         ("stage_flops", c_double * MAX_STAGES),
         ("product_flops", c_double),
+        ("fold_flops", c_double),
         ("io_bytes", c_double),
         ("l1_bytes", c_double),
         ("l2_bytes", c_double),
@@ -124,12 +129,10 @@ class PlanInfo(Structure):
         ("forward_workspace_bytes", c_int64),
         ("backward_workspace_bytes", c_int64),
         ("predicted_seconds", c_double),
-        ("isa", c_char_p),
         ("blocks", c_int64),
         ("block_length", c_int64),
         ("kept", c_double),
         ("computed", c_double),
-        ("fold_flops", c_double),
     ]
 
 
@@ -158,11 +161,27 @@ class Operands(Structure):
         ("dskip", Tensor),
         ("workspace", c_void_p),
         ("workspace_bytes", c_int64),
+        ("stream", c_void_p),
     ]
 
 
-class Contraction(Structure):
-    """fftconv_contraction: a matrix product at every frequency."""
+class SpectraDesc(Structure):
+    """fftconv_spectra_desc: rows, kernels and spectra of the three primitives."""
+
+    _fields_ = [
+        ("size", c_size_t),
+        ("side", c_int32),
+        ("threads", c_int32),
+        ("rows", Tensor),
+        ("k", Tensor),
+        ("k_rev", Tensor),
+        ("in_", c_void_p),
+        ("spectra", c_void_p),
+    ]
+
+
+class ContractionDesc(Structure):
+    """fftconv_contraction_desc: a matrix product at every frequency."""
 
     _fields_ = [
         ("size", c_size_t),
@@ -183,8 +202,8 @@ class Contraction(Structure):
     ]
 
 
-class Ssm(Structure):
-    """fftconv_ssm: a state space, its kernel and gradients."""
+class SsmDesc(Structure):
+    """fftconv_ssm_desc: a state space, its kernel and gradients."""
 
     _fields_ = [
         ("size", c_size_t),
@@ -206,8 +225,8 @@ class Ssm(Structure):
     ]
 
 
-class Projection(Structure):
-    """fftconv_projection: projections around kernels at every frequency."""
+class ProjectionDesc(Structure):
+    """fftconv_projection_desc: projections around kernels at every frequency."""
 
     _fields_ = [
         ("size", c_size_t),
@@ -238,6 +257,18 @@ class DftDesc(Structure):
     ]
 
 
+class RdftDesc(Structure):
+    """fftconv_rdft_desc: a real DFT."""
+
+    _fields_ = [
+        ("size", c_size_t),
+        ("n", c_int64),
+        ("dtype", c_int32),
+        ("threads", c_int32),
+        ("isa", c_char_p),
+    ]
+
+
 class Hardware(Structure):
     """fftconv_hardware: a machine in the paper's four numbers (Table 19)."""
 
@@ -255,8 +286,8 @@ class Hardware(Structure):
     ]
 
 
-class Heads(Structure):
-    """fftconv_heads: the arrays of one call over H3's heads."""
+class HeadsDesc(Structure):
+    """fftconv_heads_desc: the arrays of one call over H3's heads."""
 
     _fields_ = [
         ("size", c_size_t),
@@ -282,8 +313,8 @@ class Heads(Structure):
     ]
 
 
-class Depthwise(Structure):
-    """fftconv_depthwise: the arrays of one short convolution."""
+class DepthwiseDesc(Structure):
+    """fftconv_depthwise_desc: the arrays of one short convolution."""
 
     _fields_ = [
         ("size", c_size_t),
@@ -322,30 +353,20 @@ PROTOTYPES = {
     "fftconv_plan_create": (STATUS, [POINTER(_PLAN), POINTER(PlanDesc)]),
     "fftconv_plan_destroy": (None, [_PLAN]),
     "fftconv_plan_get_info": (STATUS, [_PLAN, POINTER(PlanInfo)]),
-    "fftconv_workspace_bytes": (STATUS, [_PLAN, c_int, c_int, POINTER(c_int64)]),
-    "fftconv_spectrum_create": (
-        STATUS,
-        [POINTER(_SPECTRUM), _PLAN, POINTER(Tensor), POINTER(Tensor), c_int],
-    ),
+    "fftconv_spectrum_create": (STATUS, [POINTER(_SPECTRUM), _PLAN, POINTER(Operands)]),
     "fftconv_spectrum_destroy": (None, [_SPECTRUM]),
     "fftconv_forward": (STATUS, [_PLAN, _SPECTRUM, POINTER(Operands)]),
     "fftconv_backward": (STATUS, [_PLAN, _SPECTRUM, POINTER(Operands)]),
-    "fftconv_operands_workspace_bytes": (
+    "fftconv_workspace_bytes": (
         STATUS,
         [_PLAN, _SPECTRUM, POINTER(Operands), c_int, POINTER(c_int64)],
     ),
-    "fftconv_rows_to_spectra": (STATUS, [_PLAN, c_int, POINTER(Tensor), c_void_p, c_int]),
-    "fftconv_spectra_to_rows": (STATUS, [_PLAN, c_int, c_void_p, POINTER(Tensor), c_int]),
-    "fftconv_multiply": (STATUS, [_PLAN, _SPECTRUM, c_void_p, c_void_p, c_int]),
-    "fftconv_kernels_to_spectra": (
-        STATUS,
-        [_PLAN, POINTER(Tensor), POINTER(Tensor), c_void_p, c_int],
-    ),
-    "fftconv_spectra_to_kernels": (
-        STATUS,
-        [_PLAN, c_void_p, POINTER(Tensor), POINTER(Tensor), c_int],
-    ),
-    "fftconv_contract": (STATUS, [_PLAN, POINTER(Contraction)]),
+    "fftconv_rows_to_spectra": (STATUS, [_PLAN, POINTER(SpectraDesc)]),
+    "fftconv_spectra_to_rows": (STATUS, [_PLAN, POINTER(SpectraDesc)]),
+    "fftconv_multiply": (STATUS, [_PLAN, _SPECTRUM, POINTER(SpectraDesc)]),
+    "fftconv_kernels_to_spectra": (STATUS, [_PLAN, POINTER(SpectraDesc)]),
+    "fftconv_spectra_to_kernels": (STATUS, [_PLAN, POINTER(SpectraDesc)]),
+    "fftconv_contract": (STATUS, [_PLAN, POINTER(ContractionDesc)]),
     "fftconv_spectra_offsets": (STATUS, [_PLAN, POINTER(c_int64)]),
     "fftconv_dft": (STATUS, [POINTER(DftDesc)]),
     "fftconv_hardware_get": (STATUS, [c_char_p, POINTER(Hardware)]),
@@ -356,28 +377,18 @@ PROTOTYPES = {
     ),
     "fftconv_balanced_radices": (STATUS, [c_int64, c_int, POINTER(c_int64)]),
     "fftconv_best_radices": (STATUS, [c_int64, c_int, POINTER(Hardware), POINTER(c_int64)]),
-    "fftconv_rdft_create": (STATUS, [POINTER(_RDFT), c_int64, c_int, c_char_p]),
+    "fftconv_rdft_create": (STATUS, [POINTER(_RDFT), POINTER(RdftDesc)]),
     "fftconv_rdft_destroy": (None, [_RDFT]),
-    "fftconv_rdft_forward": (STATUS, [_RDFT, POINTER(Tensor), POINTER(Tensor), c_double, c_int]),
-    "fftconv_rdft_inverse": (STATUS, [_RDFT, POINTER(Tensor), POINTER(Tensor), c_double, c_int]),
-    "fftconv_heads_forward": (STATUS, [_PLAN, POINTER(Heads)]),
-    "fftconv_heads_backward": (STATUS, [_PLAN, POINTER(Heads)]),
-    "fftconv_depthwise_forward": (STATUS, [POINTER(Depthwise)]),
-    "fftconv_depthwise_backward": (STATUS, [POINTER(Depthwise)]),
-    "fftconv_ssm_kernel": (STATUS, [POINTER(Ssm)]),
-    "fftconv_ssm_kernel_backward": (STATUS, [POINTER(Ssm)]),
-    "fftconv_project": (STATUS, [_PLAN, POINTER(Projection)]),
+    "fftconv_rdft_forward": (STATUS, [_RDFT, POINTER(Tensor), POINTER(Tensor), c_double]),
+    "fftconv_rdft_inverse": (STATUS, [_RDFT, POINTER(Tensor), POINTER(Tensor), c_double]),
+    "fftconv_heads_forward": (STATUS, [_PLAN, POINTER(HeadsDesc)]),
+    "fftconv_heads_backward": (STATUS, [_PLAN, POINTER(HeadsDesc)]),
+    "fftconv_depthwise_forward": (STATUS, [POINTER(DepthwiseDesc)]),
+    "fftconv_depthwise_backward": (STATUS, [POINTER(DepthwiseDesc)]),
+    "fftconv_ssm_kernel": (STATUS, [POINTER(SsmDesc)]),
+    "fftconv_ssm_kernel_backward": (STATUS, [POINTER(SsmDesc)]),
+    "fftconv_project": (STATUS, [_PLAN, POINTER(ProjectionDesc)]),
     "fftconv_cuda_devices": (c_int, []),
-    "fftconv_cuda_plan_create": (STATUS, [POINTER(_PLAN), POINTER(PlanDesc), c_int]),
-    "fftconv_cuda_plan_destroy": (None, [_PLAN]),
-    "fftconv_cuda_plan_get_info": (STATUS, [_PLAN, POINTER(PlanInfo)]),
-    "fftconv_cuda_spectrum_create": (
-        STATUS,
-        [POINTER(_SPECTRUM), _PLAN, POINTER(Tensor), POINTER(Tensor), c_void_p],
-    ),
-    "fftconv_cuda_spectrum_destroy": (None, [_SPECTRUM]),
-    "fftconv_cuda_forward": (STATUS, [_PLAN, _SPECTRUM, POINTER(Operands), c_void_p]),
-    "fftconv_cuda_backward": (STATUS, [_PLAN, _SPECTRUM, POINTER(Operands), c_void_p]),
     "fftconv_cuda_allocate": (STATUS, [POINTER(c_void_p), c_int64, c_int]),
     "fftconv_cuda_release": (None, [c_void_p, c_int]),
     "fftconv_cuda_copy": (STATUS, [c_void_p, c_void_p, c_int64, c_int, c_void_p]),

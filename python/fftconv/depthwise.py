@@ -123,8 +123,8 @@ class _Call:
         self.shape = self._shape(self.length)
         if isa is not None and not isinstance(isa, str):
             raise ValueError(f"isa is {isa!r}; it must be a name or None")
-        self.o = _lib.Depthwise(
-            size=ctypes.sizeof(_lib.Depthwise),
+        self.o = _lib.DepthwiseDesc(
+            size=ctypes.sizeof(_lib.DepthwiseDesc),
             left=before,
             activation=choice(activation, "activation", _lib.ACTIVATIONS),
             threads=thread_count(threads),
@@ -156,7 +156,7 @@ class _Call:
     def _pack(self, name, v, shape, strides):
         _pack_tensor(
             self.o,
-            getattr(_lib.Depthwise, name).offset,
+            getattr(_lib.DepthwiseDesc, name).offset,
             v.pointer,
             _lib.DTYPES[v.dtype],
             0,

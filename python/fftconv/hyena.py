@@ -206,8 +206,8 @@ class _Call:
             None,
             self.threads,
         )
-        heads = _lib.Heads(
-            size=ctypes.sizeof(_lib.Heads),
+        heads = _lib.HeadsDesc(
+            size=ctypes.sizeof(_lib.HeadsDesc),
             gelu_u=self.gelu_u,
             gelu_q=self.gelu_q,
             activation=_lib.ACTIVATIONS[self.activation],
@@ -275,7 +275,7 @@ class _Call:
 def _put(heads, **views):
     for name, v in views.items():
         if v is not None:
-            _pack(heads, getattr(_lib.Heads, name).offset, v)
+            _pack(heads, getattr(_lib.HeadsDesc, name).offset, v)
 
 
 def _put_numbers(heads, **views):
@@ -285,7 +285,7 @@ def _put_numbers(heads, **views):
             batch = v.shape[0] if len(v.shape) == 2 else 1
             _pack_tensor(
                 heads,
-                getattr(_lib.Heads, name).offset,
+                getattr(_lib.HeadsDesc, name).offset,
                 v.pointer,
                 _lib.DTYPES[v.dtype],
                 0,

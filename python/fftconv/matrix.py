@@ -67,32 +67,36 @@ class Spectra:
         data, _ = aligned_bytes(n0 * n1 * self.row_bytes)
         return data.view(self.plan._real_dtype()).reshape(n0, n1, -1)
 
+    def _desc(self, s, **members):
+        return _lib.SpectraDesc(
+            size=ctypes.sizeof(_lib.SpectraDesc), spectra=s.ctypes.data, **members
+        )
+
     def spectra_of(self, rows, side):
         """The spectra of rows (n0, n1, L), a View."""
         s = self.new_spectra(*rows.shape[:2])
-        _lib.lib.fftconv_rows_to_spectra(
-            self.plan._handle, side, byref(_tensor(rows)), s.ctypes.data, 0
-        )
+        desc = self._desc(s, side=side, rows=_tensor(rows))
+        _lib.lib.fftconv_rows_to_spectra(self.plan._handle, byref(desc))
         return s
 
     def rows_from(self, s, side, rows):
         """Rows, a View, from their spectra, which are overwritten."""
-        _lib.lib.fftconv_spectra_to_rows(
-            self.plan._handle, side, s.ctypes.data, byref(_tensor(rows)), 0
-        )
+        desc = self._desc(s, side=side, rows=_tensor(rows))
+        _lib.lib.fftconv_spectra_to_rows(self.plan._handle, byref(desc))
 
     def spectra_of_taps(self, tensors, memory):
         """The spectra of kernels (n0, n1, Lk), and of k_rev where there is
         one, without the 1/M of an inverse DFT, in `memory`."""
         s = _first(memory, *tensors[0].shape[:2])
-        _lib.lib.fftconv_kernels_to_spectra(self.plan._handle, *_pair(tensors), s.ctypes.data, 0)
+        desc = self._desc(s, **_kernels(tensors))
+        _lib.lib.fftconv_kernels_to_spectra(self.plan._handle, byref(desc))
         return s
 
     def contract(self, a, b, out, *, conjugate_b=False, accumulate=False):
         """out[r, c] = (1 / M) sum_d a[r, d] b[d, c] at every frequency; the
         transforms leave the inverse DFT's 1/M to this."""
-        c = _lib.Contraction(
-            size=ctypes.sizeof(_lib.Contraction),
+        c = _lib.ContractionDesc(
+            size=ctypes.sizeof(_lib.ContractionDesc),
             rows=a.shape[0],
             columns=b.shape[1],
             depth=a.shape[1],
@@ -181,7 +185,8 @@ class _Call(Spectra):
     def kernels_from(self, s, block, gradients):
         """A block of the kernels' gradients, Views, from its spectra."""
         tensors = [_tensor(_block(v, *block)) for v in gradients]
-        _lib.lib.fftconv_spectra_to_kernels(self.plan._handle, s.ctypes.data, *_pair(tensors), 0)
+        desc = self._desc(s, **_kernels(tensors))
+        _lib.lib.fftconv_spectra_to_kernels(self.plan._handle, byref(desc))
 
 
 def _tensor(v):
@@ -190,9 +195,9 @@ def _tensor(v):
     return tensor
 
 
-def _pair(tensors):
-    """Arguments for k and k_rev, the latter NULL where there is none."""
-    return [byref(t) for t in tensors] + [None] * (2 - len(tensors))
+def _kernels(tensors):
+    """k, and k_rev where there is one, as members of a descriptor."""
+    return dict(zip(("k", "k_rev"), tensors))
 
 
 def _block(v, o, o_end, i, i_end):

@@ -1,9 +1,10 @@
 """Real DFTs with bins in natural order: filters given as half spectra.
 
-The rows of numpy.fft.rfft and irfft, of any even length, through the library's own
+The rows of numpy.fft.rfft and irfft, of any length, through the library's own
 stages; arrays here are `View`s.
 """
 
+import ctypes
 from ctypes import byref, c_void_p
 from functools import lru_cache
 
@@ -15,15 +16,18 @@ from .plan import _Handle, _pack, thread_count
 class _Rdft(_Handle):
     __slots__ = ("_handle", "__weakref__")
 
-    def __init__(self, n, dtype):
+    def __init__(self, n, dtype, threads):
+        desc = _lib.RdftDesc(
+            size=ctypes.sizeof(_lib.RdftDesc), n=n, dtype=_lib.DTYPES[dtype], threads=threads
+        )
         handle = c_void_p()
-        _lib.lib.fftconv_rdft_create(handle, n, _lib.DTYPES[dtype], None)
+        _lib.lib.fftconv_rdft_create(byref(handle), byref(desc))
         self._own(handle, _lib.lib.fftconv_rdft_destroy)
 
 
 @lru_cache(maxsize=8)
-def _rdft(n, dtype):
-    return _Rdft(n, dtype)
+def _rdft(n, dtype, threads):
+    return _Rdft(n, dtype, threads)
 
 
 def _tensor(v):
@@ -33,24 +37,18 @@ def _tensor(v):
 
 
 def rfft(rows, bins, scale=1.0, threads=None):
-    """bins (G, n // 2 + 1) = scale times the DFT of rows (G, n), n even; Views
-    of a real type and the complex one of its precision."""
-    _lib.lib.fftconv_rdft_forward(
-        _rdft(rows.shape[-1], rows.dtype)._handle,
-        _tensor(rows),
-        _tensor(bins),
-        scale,
-        thread_count(threads),
-    )
+    """bins (G, n // 2 + 1) = scale times the DFT of rows (G, n); Views of a real type and the
+    complex one of its precision."""
+    rdft = _rdft(rows.shape[-1], rows.dtype, thread_count(threads))
+    _lib.lib.fftconv_rdft_forward(rdft._handle, _tensor(rows), _tensor(bins), scale)
 
 
 def irfft(bins, rows, threads=None):
-    """rows (G, n) from bins (G, n // 2 + 1), the imaginary parts of the first
-    and the last of which do not act."""
+    """rows (G, n) from bins (G, n // 2 + 1); the imaginary parts of bin 0 and, n even, of bin
+    n / 2 do not act."""
     n = rows.shape[-1]
-    _lib.lib.fftconv_rdft_inverse(
-        _rdft(n, rows.dtype)._handle, _tensor(bins), _tensor(rows), 1 / n, thread_count(threads)
-    )
+    rdft = _rdft(n, rows.dtype, thread_count(threads))
+    _lib.lib.fftconv_rdft_inverse(rdft._handle, _tensor(bins), _tensor(rows), 1 / n)
 
 
 def first(rows, n):

@@ -22,7 +22,6 @@ from ._array import (
     dtype_name,
     empty,
     finish,
-    numpy_dtype,
     output_view,
     promoted,
     reduce_to,
@@ -34,7 +33,7 @@ from .pattern import as_pattern
 
 _lib_forward = _lib.lib.fftconv_forward
 _lib_backward = _lib.lib.fftconv_backward
-_lib_workspace = _lib.lib.fftconv_operands_workspace_bytes
+_lib_workspace = _lib.lib.fftconv_workspace_bytes
 _OPERANDS_BYTES = ctypes.sizeof(_lib.Operands)
 _OFFSET = {
     name: getattr(_lib.Operands, name).offset
@@ -201,22 +200,16 @@ class Spectrum(_Handle):
 
     def __init__(self, plan, k, k_rev):
         views = plan._kernels(k, k_rev)
-        tensors = {name: _lib.Tensor() for name in views}
-        sent = views
-        if plan._filter is not None:
-            sent = {"k": plan._filtered_kernel(views["k"])}
-        for name, v in sent.items():
-            _pack(tensors[name], 0, v)
+        ops = _lib.Operands(size=_OPERANDS_BYTES)
+        for name, v in views.items():
+            _pack(ops, _OFFSET[name], v)
         handle = c_void_p()
-        kernels = [byref(tensors[name]) if name in tensors else None for name in ("k", "k_rev")]
-        if plan._device is None:
-            _lib.lib.fftconv_spectrum_create(byref(handle), plan._handle, *kernels, 0)
-            self._own(handle, _lib.lib.fftconv_spectrum_destroy)
-        else:
-            stream = cuda.stream_of(views["k"])
+        if plan._device is not None:
+            stream = ops.stream = cuda.stream_of(views["k"])
             cuda.before(list(views.values()), stream)
-            _lib.lib.fftconv_cuda_spectrum_create(byref(handle), plan._handle, *kernels, stream)
-            self._own(handle, _lib.lib.fftconv_cuda_spectrum_destroy)
+        _lib.lib.fftconv_spectrum_create(byref(handle), plan._handle, byref(ops))
+        self._own(handle, _lib.lib.fftconv_spectrum_destroy)
+        if plan._device is not None:
             cuda.after(list(views.values()), stream)
             cuda.settle(views["k"], stream)
         self.plan = plan
@@ -324,7 +317,7 @@ class Plan(_Handle):
             batch=batch,
             channels=channels,
             length=length,
-            kernel_length=self._kernel[2],
+            k_length=self._kernel[2],
             kernels=self._kernel[1],
             kernel_batch=self._kernel[0],
             mode=choice(mode, "mode", _lib.MODES),
@@ -343,7 +336,7 @@ class Plan(_Handle):
         self._reverse = None
         if k_rev_length is not None:
             self._reverse = size(k_rev_length, "k_rev_length")
-            desc.reverse_length = self._reverse
+            desc.k_rev_length = self._reverse
         if radices is not None:
             radices = [size(r, "radices") for r in radices]
             if not radices:
@@ -360,39 +353,30 @@ class Plan(_Handle):
             if not isinstance(isa, str):
                 raise ValueError(f"isa is {isa!r}; it must be a name or None")
             desc.isa = isa.encode()
-        # Weights of the rfft bins: the library's work, or where it has no
-        # stages for fft_size, k's own before it goes there.
-        self._filter = weights = None
         if self.pattern is not None:
             weights = self._weights(desc.fft_size or length)
-            if _is_smooth(desc.fft_size or length):
-                desc.weights = weights.ctypes.data_as(POINTER(c_double))
-            else:
-                self._filter = weights
-                desc.kernel_length = max(desc.kernel_length, desc.fft_size or length)
+            desc.weights = weights.ctypes.data_as(POINTER(c_double))
+        if self._device is not None:
+            desc.device, desc.device_index = _lib.DEVICES["cuda"], self._device
+            desc.engine, desc.isa = desc.isa, None
 
         handle = c_void_p()
         info = _lib.PlanInfo(size=ctypes.sizeof(_lib.PlanInfo))
-        if self._device is None:
-            _lib.lib.fftconv_plan_create(byref(handle), byref(desc))
-            self._own(handle, _lib.lib.fftconv_plan_destroy)
-            _lib.lib.fftconv_plan_get_info(self._handle, byref(info))
-        else:
-            _lib.lib.fftconv_cuda_plan_create(byref(handle), byref(desc), self._device)
-            self._own(handle, _lib.lib.fftconv_cuda_plan_destroy)
-            _lib.lib.fftconv_cuda_plan_get_info(self._handle, byref(info))
+        _lib.lib.fftconv_plan_create(byref(handle), byref(desc))
+        self._own(handle, _lib.lib.fftconv_plan_destroy)
+        _lib.lib.fftconv_plan_get_info(self._handle, byref(info))
         self.threads = info.threads
-        self.isa = info.isa.decode()
+        self.isa = (info.isa or info.engine).decode()
         self.lanes = info.lanes
         self.form = next(n for n, c in _lib.FORMS.items() if c == info.form)
         self.dense = bool(info.dense)
-        self.fft_size = info.fft_size
+        self.fft_size = info.fft_size or info.padded_length
         self.transform_length = info.transform_length
         self.radices = tuple(info.radices[: info.order])
         self.stage_radices = tuple(info.stage_radices[: info.stages])
         self.blocks = info.blocks
         self.block_length = info.block_length
-        self.kept = info.kept if self._filter is None else self.pattern.kept(self.fft_size)
+        self.kept = info.kept
         self.computed = info.computed
         self.counters = Counters(
             stage_flops=tuple(info.stage_flops[: info.stages]),
@@ -545,9 +529,7 @@ class Plan(_Handle):
         if v.dtype != self.dtype:
             v = self._converted(v, "u")
         s = self._new_spectra()
-        tensor = _lib.Tensor()
-        self._pack_rows(tensor, 0, v.pointer, v.strides, self._axes)
-        _lib.lib.fftconv_rows_to_spectra(self._handle, _lib.INPUT, byref(tensor), s.ctypes.data, 0)
+        self._primitive(_lib.lib.fftconv_rows_to_spectra, _lib.INPUT, v, s)
         return s
 
     def multiply(self, spectrum, s, out=None):
@@ -559,7 +541,10 @@ class Plan(_Handle):
             out = self._new_spectra()
         else:
             self._check_spectra(out, "out")
-        _lib.lib.fftconv_multiply(self._handle, spectrum._handle, s.ctypes.data, out.ctypes.data, 0)
+        desc = _lib.SpectraDesc(
+            size=ctypes.sizeof(_lib.SpectraDesc), in_=s.ctypes.data, spectra=out.ctypes.data
+        )
+        _lib.lib.fftconv_multiply(self._handle, spectrum._handle, byref(desc))
         return out
 
     def spectra_to_rows(self, s, overwrite=False):
@@ -571,9 +556,7 @@ class Plan(_Handle):
             source, s = s, self._new_spectra()
             s[...] = source
         y, v = empty(self.u_shape, self.dtype, None)
-        tensor = _lib.Tensor()
-        self._pack_rows(tensor, 0, v.pointer, v.strides, self._axes)
-        _lib.lib.fftconv_spectra_to_rows(self._handle, _lib.OUTPUT, s.ctypes.data, byref(tensor), 0)
+        self._primitive(_lib.lib.fftconv_spectra_to_rows, _lib.OUTPUT, v, s)
         return y
 
     def natural(self, s):
@@ -598,6 +581,14 @@ class Plan(_Handle):
 
     # ---- Within the package ---------------------------------------------
 
+    def _primitive(self, call, side, v, s):
+        """Rows to spectra, or back."""
+        desc = _lib.SpectraDesc(
+            size=ctypes.sizeof(_lib.SpectraDesc), side=side, spectra=s.ctypes.data
+        )
+        self._pack_rows(desc, _lib.SpectraDesc.rows.offset, v.pointer, v.strides, self._axes)
+        call(self._handle, byref(desc))
+
     def _weights(self, fft_size):
         """The pattern's weights, or ValueError where it cannot be."""
         if self.mode != "circular":
@@ -611,17 +602,6 @@ class Plan(_Handle):
                 "real rows"
             )
         return self.pattern.weights(fft_size)
-
-    def _filtered(self, x, n):
-        """irfft(rfft(x, N) . weights, N), the first n samples: a kernel by its
-        pattern, where the library does not do it, and the adjoint."""
-        bins = np.fft.rfft(x.astype(np.float64), self.fft_size) * self._filter
-        return np.fft.irfft(bins, self.fft_size)[..., :n]
-
-    def _filtered_kernel(self, v):
-        """A kernel's View, filtered; in the widest of the plan's types."""
-        dtype = numpy_dtype(self._kernel_dtypes[-1])
-        return view(self._filtered(v.numpy(), self.fft_size).astype(dtype), "k")
 
     def _that_runs(self, spectrum):
         """The sibling a spectrum belongs to, else this plan."""
@@ -797,8 +777,6 @@ class Plan(_Handle):
         else:
             views = self._kernels(kernel, k_rev)
             for name, k in views.items():
-                if self._filter is not None:
-                    ops.filtered = k = self._filtered_kernel(k)
                 _pack(ops, _OFFSET[name], k)
             views["u"] = v
         if in_gate is not None:
@@ -833,9 +811,8 @@ class Plan(_Handle):
         workspace, ops.workspace = cuda.workspace(need, views[0])
         ops.workspace_bytes = need if workspace is not None else 0
         cuda.before(views, stream)
-        (_lib.lib.fftconv_cuda_backward if direction else _lib.lib.fftconv_cuda_forward)(
-            self._handle, handle, ops, stream
-        )
+        ops.stream = stream
+        (_lib_backward if direction else _lib_forward)(self._handle, handle, ops)
         cuda.after(views, stream)
 
     def _empty(self, shape, dtype, like):
@@ -893,10 +870,6 @@ class Plan(_Handle):
             field = _OFFSET["d" + name]
             if name in ("k", "k_rev"):
                 results[name], g = self._empty(of.shape, of.dtype, of)
-                if self._filter is not None:
-                    filtered, g = empty(
-                        of.shape[:-1] + (self.fft_size,), self._kernel_dtypes[-1], None
-                    )
                 _pack(ops, field, g)
             elif name == "skip":
                 shape = (self._rows[1],)
@@ -914,9 +887,6 @@ class Plan(_Handle):
             self._launch(_lib.BACKWARD, handle, ops, [a for a in arrays if a.pointer is not None])
         elif results:
             self._execute(_lib_backward, _lib.BACKWARD, handle, ops)
-        if self._filter is not None and "k" in results:
-            dk = results["k"]
-            view(dk, "dk").numpy()[...] = self._filtered(filtered, dk.shape[-1])
         if self._device is not None:
             for name, x in results.items():
                 of = views[name]

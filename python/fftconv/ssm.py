@@ -67,8 +67,8 @@ class _Call:
         self.shape = (len(arrays["B"]), len(arrays["C"]), heads, size(length, "length"))
         if isa is not None and not isinstance(isa, str):
             raise ValueError(f"isa is {isa!r}; it must be a name or None")
-        self.ssm = _lib.Ssm(
-            size=ctypes.sizeof(_lib.Ssm),
+        self.ssm = _lib.SsmDesc(
+            size=ctypes.sizeof(_lib.SsmDesc),
             inputs=self.shape[0],
             channels=self.shape[1],
             heads=heads,

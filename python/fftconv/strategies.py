@@ -294,8 +294,8 @@ def _projections_in_frequency(p, y, threads):
     for start, stop in batches:
         x = p.x[start:stop].astype(dtype, copy=False)
         U = s.spectra_of(view(_swapped(x), "x"), _lib.INPUT)
-        c = _lib.Projection(
-            size=ctypes.sizeof(_lib.Projection),
+        c = _lib.ProjectionDesc(
+            size=ctypes.sizeof(_lib.ProjectionDesc),
             batch=stop - start,
             inputs=p.inputs,
             states=p.states,
@@ -489,8 +489,8 @@ def machine(dtype="float32", threads=None):
     Y = s.new_spectra(half, half)
     contract = fastest(lambda: s.contract(square, square, Y))
     contract /= 8 * s.plan.transform_length * half**3
-    c = _lib.Projection(
-        size=ctypes.sizeof(_lib.Projection),
+    c = _lib.ProjectionDesc(
+        size=ctypes.sizeof(_lib.ProjectionDesc),
         batch=1,
         inputs=n // 4,
         states=n,
