@@ -1,7 +1,7 @@
 """The CUDA engine against the oracle: on a GPU where the library has one, else its
 kernels and its host code run on the CPU by libfftconv/cuda/machine_host.h (see
 there what it is strict about).  What that cannot show is speed and memory order; bank
-conflicts are test_cuda_banks.py's.  FFTCONV_CUDA=emulated asks for it beside a GPU too."""
+conflicts are test_banks.py's.  FFTCONV_CUDA=emulated asks for it beside a GPU too."""
 
 import ctypes
 import itertools
@@ -1135,9 +1135,9 @@ def test_taps_that_never_act(isa):
 
 @emulated_only
 def test_device_arrays():
-    """test_device.py, test_bench_gpu.py, and of this file what lays out memory as
+    """test_device_arrays.py, test_bench_gpu.py, and of this file what lays out memory as
     on a GPU, in a process whose library is the emulated one."""
-    tests = Path(__file__).parent
+    tests = Path(__file__).parents[1]
     run(
         sys.executable,
         "-m",
@@ -1147,9 +1147,9 @@ def test_device_arrays():
         tests.parent / "pyproject.toml",
         "-p",
         "no:cacheprovider",
-        tests / "test_device.py",
-        tests / "test_bench_gpu.py",
-        tests / "test_cuda.py",
+        tests / "cuda" / "test_device_arrays.py",
+        tests / "studies" / "test_bench_gpu.py",
+        tests / "cuda" / "test_cuda.py",
         "-k",
         "test_device or test_bench_gpu or strides or in_place or refusals or workspace",
         env=clean_environment(

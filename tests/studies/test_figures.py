@@ -22,7 +22,7 @@ pytest.importorskip("tqdm")
 
 pytestmark = pytest.mark.slow
 
-TOP = Path(__file__).resolve().parent.parent
+TOP = Path(__file__).resolve().parents[2]
 FIGURES = (
     "figure4",
     "cpu",

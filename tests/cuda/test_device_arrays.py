@@ -2,7 +2,7 @@
 out, where it was.
 
 Run where the library has a device.  `make check` runs it on the emulated one of
-cuda_emulated.cpp (see test_cuda.py), where stand-ins take the place of torch and
+emulated.cpp (see test_cuda.py), where stand-ins take the place of torch and
 CuPy, whose arrays need a GPU.
 """
 
