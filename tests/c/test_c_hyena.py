@@ -7,9 +7,9 @@ from ctypes import byref, c_void_p
 import fftconv
 import numpy as np
 import pytest
+from c_calls import CIRCULAR, TWO_SIDED, call, new_plan, refused, tensor
 from fftconv import _lib, reference
 from fftconv._lib import Depthwise, Heads
-from test_c_interface import CIRCULAR, TWO_SIDED, call, new_plan, refused, tensor
 
 B, H, HEAD, L, LK, LREV = 2, 6, 3, 32, 20, 10
 

@@ -22,7 +22,7 @@ from fftconv import _lib, cuda, reference
 
 TOP = Path(__file__).resolve().parents[2]
 on_device = pytest.mark.skipif(
-    not cuda.available(), reason="test_cuda.py runs it on the emulated device"
+    not cuda.available(), reason="test_on_emulated_device.py runs it on the emulated device"
 )
 
 
