@@ -12,7 +12,7 @@ that those after it need:
 
     build       configure for this card's architecture, and make
     verify      small cases of every table against the oracle, on the card
-    tests       tests/test_cuda.py and tests/test_device.py, on the card
+    tests       tests/cuda, on the card
     measure     below
     sanitizer   compute-sanitizer's memcheck and racecheck over a few tests
     cpu         the CPU engine's tests
@@ -846,8 +846,14 @@ def stages_of(settings, build):
         "not big",
     ]
     on_gpu, on_device, *on_cpu = (
-        str(ROOT / "tests" / f"test_{name}.py")
-        for name in ("cuda", "device", "kernels", "convolution", "arrays")
+        str(ROOT / "tests" / f"{name}.py")
+        for name in (
+            "cuda/test_cuda",
+            "cuda/test_device_arrays",
+            "core/test_kernel_shapes",
+            "core/test_convolution",
+            "core/test_arrays",
+        )
     )
 
     def here(stage):

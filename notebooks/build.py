@@ -7,7 +7,7 @@
 
 A lesson is plain Python in percent format: `# %% [markdown]` opens a cell of
 text, each line behind a `# `; `# %%` opens a cell of code.  Edit the .py, run
-this, commit both; tests/test_notebooks.py holds the two together.
+this, commit both; tests/studies/test_notebooks.py holds the two together.
 """
 
 import argparse

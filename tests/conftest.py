@@ -26,7 +26,7 @@ settings.load_profile("fftconv")
 
 
 # Arrays on devices: `make check` has test_cuda.py run it on the emulated ones.
-collect_ignore = [] if fftconv.cuda.available() else ["test_device.py"]
+collect_ignore = [] if fftconv.cuda.available() else ["cuda/test_device_arrays.py"]
 
 
 def pytest_configure(config):

@@ -12,7 +12,7 @@ pytest.importorskip("ipykernel")
 # Measured lessons under sanitizers would only measure the sanitizers.
 pytestmark = pytest.mark.slow
 
-NOTEBOOKS = pathlib.Path(__file__).resolve().parents[1] / "notebooks"
+NOTEBOOKS = pathlib.Path(__file__).resolve().parents[2] / "notebooks"
 
 spec = importlib.util.spec_from_file_location("notebooks_build", NOTEBOOKS / "build.py")
 build = importlib.util.module_from_spec(spec)

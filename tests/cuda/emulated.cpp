@@ -1,4 +1,4 @@
-/* The CUDA engine on the CPU, for test_cuda.py: the whole library, with the kernels
+/* The CUDA engine on the CPU, for the tests beside it: the whole library, with the kernels
  * over machine_host.h in a GPU's place. */
 #include "cuda/pack.h"
 #include "cuda/padded.h"

@@ -5,9 +5,17 @@ from ctypes import byref, c_char_p, c_int, c_int64
 from math import ceil
 
 import pytest
+from engine_calls import (
+    LENGTHS,
+    LONGEST,
+    ON_GPU,
+    backward,
+    forward,
+    library,
+    needs_library,
+    rows_of,
+)
 from support import Case
-from test_cuda import LENGTHS, LONGEST, ON_GPU, backward, forward, library, rows_of
-from test_cuda import pytestmark as needs_library
 
 pytestmark = [needs_library, pytest.mark.skipif(ON_GPU, reason="the emulated machine counts")]
 

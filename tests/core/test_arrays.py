@@ -280,7 +280,7 @@ def test_arrays_of_devices():
         with pytest.raises(ValueError, match="x is on a CUDA device; this call"):
             fftconv.depthwise_conv1d(x, k)
     if fftconv.cuda.available():
-        return  # test_device.py has the rest
+        return  # test_device_arrays.py has the rest
     assert fftconv.cuda.devices() == 0
     for call in (
         lambda: fftconv.conv(k, CudaArray()),

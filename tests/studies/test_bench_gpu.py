@@ -1,7 +1,7 @@
 """experiments/bench_gpu.py, but for its timings: the cases, their bytes, what is
 checked before it is timed, the stages, the JSON and the tables drawn from it.
 
-Those that need a device run on the emulated one, as test_device.py does; a
+Those that need a device run on the emulated one, as test_device_arrays.py does; a
 stand-in for PyTorch's card has made-up times, which no file of the project holds.
 """
 
@@ -20,9 +20,9 @@ import pytest
 from build_tree import clean_environment
 from fftconv import _lib, cuda, reference
 
-TOP = Path(__file__).resolve().parent.parent
+TOP = Path(__file__).resolve().parents[2]
 on_device = pytest.mark.skipif(
-    not cuda.available(), reason="test_cuda.py runs it on the emulated device"
+    not cuda.available(), reason="test_on_emulated_device.py runs it on the emulated device"
 )
 
 
@@ -174,8 +174,8 @@ def test_what_failed_is_told_when_time_is_over(bench_gpu, tmp_path):
     )
     stages = bench_gpu.stages_of(settings(tmp_path, stages=["tests"]), tmp_path)
     code = stages[0].command[2]
-    for name in "cuda", "device":
-        code = code.replace(str(TOP / "tests" / f"test_{name}.py"), "test_slow.py")
+    for name in "cuda", "device_arrays":
+        code = code.replace(str(TOP / "tests" / "cuda" / f"test_{name}.py"), "test_slow.py")
     assert code.count("test_slow.py") == 2
     code = (
         f"cd {tmp_path} && (while ! test -e begun; do sleep 1; done; "
@@ -200,7 +200,7 @@ def test_the_stages(bench_gpu, tmp_path, monkeypatch):
         if command[0] == "sh":
             assert subprocess.run(["sh", "-n", "-c", command[2]]).returncode == 0
         for word in " ".join(command).split():
-            if word.startswith("/") and "/tests/test_" in word:
+            if word.startswith("/") and "/tests/" in word:
                 assert Path(word.rstrip(";")).is_file(), word
     assert "with-cuda-arch=" in stages["build"].command[2]
     assert stages["sanitizer"].command[2].count("compute-sanitizer") == 2
@@ -239,7 +239,7 @@ def test_the_sanitizers_tests_exist(bench_gpu):
             "not big",
             "-k",
             bench_gpu.SANITIZED,
-            TOP / "tests" / "test_cuda.py",
+            TOP / "tests" / "cuda" / "test_cuda.py",
         ],
         capture_output=True,
         text=True,

@@ -2,7 +2,7 @@
 out, where it was.
 
 Run where the library has a device.  `make check` runs it on the emulated one of
-cuda_emulated.cpp (see test_cuda.py), where stand-ins take the place of torch and
+emulated.cpp (see test_on_emulated_device.py), where stand-ins take the place of torch and
 CuPy, whose arrays need a GPU.
 """
 
@@ -15,10 +15,10 @@ from functools import partial
 import fftconv
 import numpy as np
 import pytest
+from engine_calls import TOLERANCE, check_backward, check_forward
 from fftconv import _lib, cuda
 from fftconv._array import ITEM_BYTES, numpy_dtype, view
 from support import Case
-from test_cuda import TOLERANCE, check_backward, check_forward
 
 EMULATED = hasattr(_lib.lib, "cuda_emulated_waits")
 DEVICES = cuda.devices()

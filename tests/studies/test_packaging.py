@@ -142,13 +142,18 @@ def test_release_lists_every_source():
             ("libfftconv", "**/*.[ch]"),
             ("python/fftconv", "**/*.py"),
             ("notebooks", "*.ipynb"),
-            ("tests", "*.py"),
-            ("tests", "*.c"),
+            ("tests", "**/*.py"),
+            ("tests", "**/*.c*"),
         ]
         for file in (TOP / folder).glob(pattern)
     }
     assert len(wanted) > 20
-    assert wanted - listed == set()
+    folders = [folder for folder in listed if (TOP / folder).is_dir()]  # as they are
+    assert {
+        name
+        for name in wanted - listed
+        if not any(name.startswith(f"{folder}/") for folder in folders)
+    } == set()
     ours = {
         name
         for name in listed

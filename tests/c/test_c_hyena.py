@@ -7,9 +7,9 @@ from ctypes import byref, c_void_p
 import fftconv
 import numpy as np
 import pytest
+from c_calls import CIRCULAR, TWO_SIDED, call, new_plan, refused, tensor
 from fftconv import _lib, reference
 from fftconv._lib import Depthwise, Heads
-from test_c_interface import CIRCULAR, TWO_SIDED, call, new_plan, refused, tensor
 
 B, H, HEAD, L, LK, LREV = 2, 6, 3, 32, 20, 10
 
@@ -20,13 +20,7 @@ B, H, HEAD, L, LK, LREV = 2, 6, 3, 32, 20, 10
 @pytest.fixture
 def plan():
     p = new_plan(
-        batch=1,
-        channels=HEAD,
-        kernels=1,
-        length=L,
-        k_length=LK,
-        mode=TWO_SIDED,
-        k_rev_length=LREV,
+        batch=1, channels=HEAD, kernels=1, length=L, k_length=LK, mode=TWO_SIDED, k_rev_length=LREV
     )
     yield p
     _lib.lib.fftconv_plan_destroy(p)
@@ -133,9 +127,7 @@ def test_plans_for_heads(heads):
         dict(dtype=_lib.DTYPES["float16"]),
         dict(dtype=_lib.DTYPES["complex64"]),
     ):
-        p = new_plan(
-            **{**dict(batch=1, channels=HEAD, kernels=1, length=L, k_length=LK), **change}
-        )
+        p = new_plan(**{**dict(batch=1, channels=HEAD, kernels=1, length=L, k_length=LK), **change})
         refused(
             "fftconv_heads_forward", p, byref(heads.made()), words="must have batch 1, 1 kernel"
         )
@@ -242,13 +234,7 @@ def test_rdft_of_every_instruction_set(isa, n, rng):
 def test_heads_of_every_instruction_set(isa, length, taps, rng):
     """And in blocks, where the kernel is short."""
     p = new_plan(
-        batch=1,
-        channels=HEAD,
-        kernels=1,
-        length=length,
-        k_length=taps,
-        mode=0,
-        isa=isa.encode(),
+        batch=1, channels=HEAD, kernels=1, length=length, k_length=taps, mode=0, isa=isa.encode()
     )
     arrays = {
         name: rng.standard_normal((B, H, length)).astype("float32")

@@ -7,14 +7,11 @@ import os
 import re
 import subprocess
 import sys
-import time
-from pathlib import Path
-from types import SimpleNamespace
 
 import fftconv
 import numpy as np
 import pytest
-from build_tree import BUILD
+from build_tree import BUILD, TOP
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("scipy")
@@ -22,7 +19,6 @@ pytest.importorskip("tqdm")
 
 pytestmark = pytest.mark.slow
 
-TOP = Path(__file__).resolve().parent.parent
 FIGURES = (
     "figure4",
     "cpu",
@@ -79,13 +75,6 @@ def out(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def scripts(monkeypatch):
-    """Makes the programs importable by name."""
-    for folder in ("experiments", "paper_figures"):
-        monkeypatch.syspath_prepend(str(TOP / folder))
-
-
 def result(out, name):
     return json.loads((out / "results" / f"{name}.json").read_text())
 
@@ -102,9 +91,6 @@ def numbers(value):
     if isinstance(value, list):
         return [x for item in value for x in numbers(item)]
     return [value] if isinstance(value, (int, float)) else []
-
-
-# ---- What the run leaves ----------------------------------------------------
 
 
 def test_every_file_is_there(out):
@@ -136,9 +122,6 @@ def test_the_page_needs_no_network_and_all_its_links_exist(out):
     assert {f"{n}.png" for n in FIGURES if n != "readme"} <= files
     assert [x for x in files if not (out / x).is_file()] == []
     assert [x for x in links if x.startswith("#") and f'id="{x[1:]}"' not in page] == []
-
-
-# ---- What is drawn is what was measured -------------------------------------
 
 
 def test_tables_11_to_15_are_the_measured_times(out):
@@ -605,9 +588,6 @@ def test_the_committed_run_can_be_drawn(tmp_path):
         assert re.fullmatch("[0-9a-f]{40}", record["machine"]["commit"])
 
 
-# ---- The genome -------------------------------------------------------------
-
-
 def test_the_genome_was_checked_and_its_mean_kept(out):
     record, tracks = result(out, "genome"), result(out, "genome_tracks")
     assert all(0 <= e["error"] <= 5e-7 for e in record["errors"])
@@ -636,139 +616,3 @@ def test_a_changed_genome_is_refused(scripts, tmp_path, monkeypatch):
         genome.load("lambda")
     with pytest.raises(KeyError, match="yeast"):
         genome.load("yeast")
-
-
-# ---- The tools --------------------------------------------------------------
-
-
-def test_a_wrong_result_is_not_timed(scripts):
-    import bench
-
-    exact = np.ones((2, 8))
-    assert bench.row_error(exact, exact, 0) == 0
-    wrong = exact.copy()
-    wrong[1, 3] += 1e-3
-    error = bench.row_error(wrong, exact, 0)
-    assert error == pytest.approx(1e-3 / math.sqrt(8))
-    assert bench.row_error(wrong, exact, 1e3) == pytest.approx(1e-6)
-    with pytest.raises(RuntimeError, match="wrong one"):
-        bench.check("wrong one", error)
-    with pytest.raises(RuntimeError):
-        bench.check("nan", float("nan"))
-
-
-def test_interleaved_runs_every_call_every_round(scripts):
-    import bench
-
-    order = []
-    calls = {name: (lambda n=name: order.append(n)) for name in "abc"}
-    timing = bench.interleaved(calls, repeats=3, threads=2)
-    assert order == list("abc") + list("abc") + list("bca") + list("cab")
-    for sample in timing.values():
-        assert sample["samples"] == 3 and sample["rejected"] == 0
-        assert 0 <= sample["low_s"] <= sample["median_s"] <= sample["high_s"]
-
-
-def test_a_pause_comes_before_every_sample(scripts, monkeypatch):
-    """And one call that is not timed after it; the same for every side."""
-    import bench
-
-    order, now = [], [0.0]
-
-    def clock():
-        now[0] += 1e-6
-        return now[0]
-
-    def sleep(seconds):
-        order.append(seconds)
-
-    def call(name, seconds):
-        order.append(name)
-        now[0] += seconds
-
-    monkeypatch.setattr(
-        bench, "time", SimpleNamespace(perf_counter=clock, process_time=clock, sleep=sleep)
-    )
-    timing = bench.interleaved(
-        {"a": lambda: call("a", 1.0), "b": lambda: call("b", 2.0)}, repeats=2, threads=2, pause=0.25
-    )
-    assert order == ["a", "b", *[0.25, "a", "a", 0.25, "b", "b"], *[0.25, "b", "b", 0.25, "a", "a"]]
-    assert timing["a"]["median_s"] == pytest.approx(1, abs=1e-3)
-    assert timing["b"]["median_s"] == pytest.approx(2, abs=1e-3)
-
-
-def test_a_short_call_is_repeated_within_a_sample(scripts, monkeypatch):
-    import bench
-
-    calls = [0]
-    clock = SimpleNamespace(
-        perf_counter=lambda: 1e-3 * calls[0], process_time=lambda: 1e-3 * calls[0]
-    )
-    monkeypatch.setattr(bench, "time", clock)
-
-    def call():
-        calls[0] += 1
-
-    timing = bench.interleaved({"call": call}, 2, threads=2, least=9.5e-3)
-    assert calls[0] == 2 + 2 * 9
-    assert timing["call"]["median_s"] == pytest.approx(1e-3)
-
-
-def test_a_call_repeated_by_c_alone_is_the_same_call(scripts):
-    import bench
-
-    u, k = np.ones((2, 3, 40), "f4"), np.ones((3, 40), "f4")
-    plan = bench.RepeatablePlan(u.shape, k.shape)
-    y = np.empty_like(u)
-    plan(u, plan.spectrum(k), out=y)
-    kept, spectrum = y.copy(), plan.spectrum(k)
-    plan(u, spectrum, out=y)
-    again = plan.again
-    plan(u, spectrum)  # another call leaves this one its memory
-    fftconv.conv(np.ones((9, 9, 999), "f4"), np.ones((9, 999), "f4"))
-    y.fill(np.nan)
-    u[0] = 2
-    again()
-    assert np.array_equal(y, kept * u)
-
-
-def test_a_busy_processor_is_noticed(scripts):
-    import bench
-
-    def sleep():  # as good as another program taking the processor
-        time.sleep(0.02)
-
-    both = bench.interleaved({"sleep": sleep, "quick": lambda: None}, 3)
-    assert {timing["clock"] for timing in both.values()} == {"processor"}
-    timing = both["sleep"]
-    assert timing["samples"] == 6 and timing["median_s"] < 0.01
-    timing = bench.interleaved({"sleep": sleep}, 3, threads=2)["sleep"]
-    assert timing["clock"] == "wall" and timing["median_s"] > 0.019
-
-
-def test_the_papers_printed_ratios_are_those_of_its_rows(scripts):
-    """Every printed quotient agrees with its row, within what rounding allows;
-    where the paper misprints, the row says so."""
-    import style
-
-    names = dict.fromkeys((3, 4, 11, 12, 13, 14, 15), ("pytorch_ms", "flashfftconv_ms", "speedup"))
-    names |= dict.fromkeys((16, 17), ("pytorch_gb", "flashfftconv_gb", "reduction"))
-    compared = 0
-    for number, (above, below, ratio) in names.items():
-        for n, row in style.paper(number).items():
-            text = {
-                r["fft_size"]: r
-                for r in csv.DictReader(open(style.PAPER / f"table{number}.csv", newline=""))
-            }[str(n)]
-            half = {k: 0.5 * 10.0 ** -len(text[k].partition(".")[2]) for k in (above, below)}
-            low = (row[above] - half[above]) / (row[below] + half[below]) - 0.005
-            high = (row[above] + half[above]) / (row[below] - half[below]) + 0.005
-            assert low <= row[ratio] <= high, (number, n)
-            compared += 1
-    assert compared == 2 * 9 + 7 * 15
-    # The two tables that print the same runs agree, but for the misprint.
-    for few, many in ((3, 11), (4, 12)):
-        whole = style.paper(many)
-        for n, row in style.paper(few).items():
-            same = row["pytorch_ms"] == pytest.approx(whole[n]["pytorch_ms"], rel=5e-3)
-            assert same != ("misprint" in row["note"]), (few, n)

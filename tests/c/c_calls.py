@@ -1,0 +1,143 @@
+"""What the tests of the C interface share: a right call, and how one is refused.
+
+Straight through ctypes, without the checks of the Python package.
+"""
+
+import ctypes
+from ctypes import byref, c_double, c_int64, c_void_p
+
+import fftconv
+import numpy as np
+from fftconv import _lib
+from fftconv._lib import Operands, PlanDesc, Tensor
+
+B, H, L, LK, LREV = 2, 3, 64, 64, 32
+ISA = fftconv.isas()[0]
+
+
+def call(name, *arguments):
+    """(status, message) of a C function, no exception raised."""
+    function = ctypes.CDLL(_lib.path)[name]
+    function.restype, function.argtypes = _lib.PROTOTYPES[name]
+    status = function(*arguments)
+    return status, _lib.lib.fftconv_last_error().decode(errors="replace")
+
+
+def refused(name, *arguments, words=()):
+    status, message = call(name, *arguments)
+    assert status == _lib.INVALID, (name, status, message)
+    for word in (words,) if isinstance(words, str) else words:
+        assert word in message, (name, word, message)
+
+
+def desc(**changes):
+    d = PlanDesc(
+        size=ctypes.sizeof(PlanDesc),
+        batch=B,
+        channels=H,
+        length=L,
+        k_length=LK,
+        dtype=_lib.DTYPES["float32"],
+    )
+    for name, value in changes.items():
+        setattr(d, name, value)
+    return d
+
+
+CAUSAL, CIRCULAR, TWO_SIDED = range(3)
+RIGHT_ANGLE, FOLDED, COMPLEX = 1, 2, 3
+
+
+def new_plan(**changes):
+    plan = c_void_p()
+    status, message = call("fftconv_plan_create", byref(plan), byref(desc(**changes)))
+    assert status == _lib.OK, message
+    return plan
+
+
+def dense_strides(shape):
+    return (shape[1] * shape[2], shape[2], 1)
+
+
+def tensor(x, shape=None, strides=None, dtype="float32"):
+    shape = shape or x.shape
+    return Tensor(
+        x.ctypes.data,
+        _lib.DTYPES[dtype],
+        0,
+        (c_int64 * 3)(*shape),
+        (c_int64 * 3)(*(strides or dense_strides(shape))),
+    )
+
+
+class Call:
+    """A right call, for tests to spoil one thing of."""
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        rows = (B, H, L)
+        self.arrays = {
+            name: rng.standard_normal(rows).astype("float32")
+            for name in ("u", "in_gate", "out_gate", "dy")
+        }
+        self.arrays["k"] = rng.standard_normal((1, H, LK)).astype("float32")
+        self.arrays["k_rev"] = rng.standard_normal((1, H, LREV)).astype("float32")
+        self.arrays["skip"] = np.ones((1, H, 1), "float32")
+        self.arrays["mask"] = np.ones((B, H, 1), "float32")
+        for name in ("y", "du", "din_gate", "dout_gate"):
+            self.arrays[name] = np.full(rows, 7, "float32")
+        self.arrays["dk"] = np.full((1, H, LK), 7, "float32")
+        self.arrays["dk_rev"] = np.full((1, H, LREV), 7, "float32")
+        self.arrays["dskip"] = np.full((1, H, 1), 7, "float32")
+        self.ops = Operands(size=ctypes.sizeof(Operands))
+        for name, x in self.arrays.items():
+            setattr(self.ops, name, tensor(x))
+
+    def untouched(self):
+        return all(np.all(self.arrays[name] == 7) for name in OUTPUTS)
+
+    def refused(self, plan, *, words=(), names=("forward", "backward")):
+        for name in names:
+            refused("fftconv_" + name, plan, None, byref(self.ops), words=words)
+        assert self.untouched(), words
+
+
+FORWARD, BACKWARD = ("forward",), ("backward",)
+BOTH = FORWARD + BACKWARD
+# Which calls look at an operand.
+USED_BY = {
+    "u": BOTH,
+    "k": BOTH,
+    "k_rev": BOTH,
+    "in_gate": BOTH,
+    "out_gate": BOTH,
+    "skip": BOTH,
+    "mask": BOTH,
+    "y": FORWARD,
+    "dy": BACKWARD,
+    "du": BACKWARD,
+    "dk": BACKWARD,
+    "dk_rev": BACKWARD,
+    "din_gate": BACKWARD,
+    "dout_gate": BACKWARD,
+    "dskip": BACKWARD,
+}
+OUTPUTS = ["y", "du", "dk", "dk_rev", "din_gate", "dout_gate", "dskip"]
+
+
+def weights(values):
+    return (c_double * len(values))(*values)
+
+
+def new_spectrum(plan, k, k_rev=None):
+    handle = c_void_p()
+    status, message = call(
+        "fftconv_spectrum_create",
+        byref(handle),
+        plan,
+        byref(tensor(k)),
+        None if k_rev is None else byref(tensor(k_rev)),
+        0,
+    )
+    assert status == _lib.OK, message
+    return handle

@@ -1,0 +1,400 @@
+"""Calls in C given garbage, the operands of forward and backward: a status and a message,
+and nothing written."""
+
+import ctypes
+from ctypes import byref, c_int64
+
+import fftconv
+import numpy as np
+import pytest
+from c_calls import (
+    BACKWARD,
+    BOTH,
+    FORWARD,
+    LK,
+    OUTPUTS,
+    USED_BY,
+    B,
+    Call,
+    H,
+    L,
+    call,
+    new_plan,
+    refused,
+    tensor,
+)
+from fftconv import _lib
+from fftconv._lib import Operands, Tensor
+
+
+def test_the_right_call_is_right(plan):
+    """What the others spoil does succeed."""
+    c = Call()
+    for name in BOTH:
+        status, message = call("fftconv_" + name, plan, None, byref(c.ops))
+        assert status == _lib.OK, message
+    assert all(np.isfinite(x).all() for x in c.arrays.values())
+    assert not any(np.all(c.arrays[n] == 7) for n in OUTPUTS)
+
+
+@pytest.mark.parametrize("name", ["fftconv_forward", "fftconv_backward"])
+def test_null_arguments(plan, name):
+    c = Call()
+    refused(name, None, None, byref(c.ops), words="plan")
+    refused(name, plan, None, None, words="operands")
+    assert c.untouched()
+
+
+@pytest.mark.parametrize("size", [0, 1, ctypes.sizeof(Operands) - 8, ctypes.sizeof(Operands) + 8])
+def test_operands_size(plan, size):
+    c = Call()
+    c.ops.size = size
+    c.refused(plan, words="size")
+
+
+@pytest.mark.parametrize("operand", ["u", "y", "k", "k_rev", "dy"])
+def test_missing_operand(plan, operand):
+    c = Call()
+    getattr(c.ops, operand).data = None
+    c.refused(plan, words=operand, names=USED_BY[operand])
+
+
+@pytest.mark.parametrize("operand", sorted(USED_BY))
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda n: n + 1,
+        lambda n: n - 1,
+        lambda n: 0,
+        lambda n: -n,
+        lambda n: 2**62,
+        lambda n: -(2**63),
+    ],
+    ids=["+1", "-1", "0", "neg", "2^62", "-2^63"],
+)
+def test_wrong_shape(plan, operand, axis, change):
+    c = Call()
+    shape = getattr(c.ops, operand).shape
+    shape[axis] = change(shape[axis])
+    c.refused(plan, words=operand, names=USED_BY[operand])
+
+
+@pytest.mark.parametrize("operand", sorted(USED_BY))
+@pytest.mark.parametrize("dtype", [0, 1, 3, 4, 5, 6, 7, -1, 2**31 - 1])
+def test_wrong_dtype(plan, operand, dtype):
+    c = Call()
+    getattr(c.ops, operand).dtype = dtype
+    c.refused(plan, words=operand, names=USED_BY[operand])
+
+
+@pytest.mark.parametrize("operand", sorted(USED_BY))
+@pytest.mark.parametrize("offset", [1, 2, 3])
+def test_misaligned(plan, operand, offset):
+    c = Call()
+    getattr(c.ops, operand).data += offset
+    c.refused(plan, words=operand, names=USED_BY[operand])
+
+
+@pytest.mark.parametrize(
+    "operand,axis",
+    [
+        (operand, axis)
+        for operand in OUTPUTS
+        for axis in range(3)
+        if getattr(Call().ops, operand).shape[axis] > 1
+    ],
+)
+def test_outputs_must_not_repeat(plan, operand, axis):
+    """An axis of 1 may have any stride; another must not stand still."""
+    c = Call()
+    getattr(c.ops, operand).stride[axis] = 0
+    c.refused(plan, words=operand, names=USED_BY[operand])
+
+
+@pytest.mark.parametrize("operand", sorted(USED_BY))
+@pytest.mark.parametrize("stride", [2**62, -(2**62), 2**63 - 1, -(2**63)])
+def test_overflowing_strides(plan, operand, stride):
+    c = Call()
+    t = getattr(c.ops, operand)
+    for axis in range(3):
+        if t.shape[axis] > 1:
+            t.stride[axis] = stride
+    c.refused(plan, words=operand, names=USED_BY[operand])
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("other", sorted(USED_BY))
+@pytest.mark.parametrize("shift", [0, 4, -4])
+def test_overlap(plan, output, other, shift):
+    """Only y on u exactly is allowed; the rest is refused, both named."""
+    if other == output or (output, other, shift) == ("y", "u", 0):
+        return
+    names = [n for n in USED_BY[output] if n in USED_BY[other]]
+    c = Call()
+    getattr(c.ops, output).data = getattr(c.ops, other).data + shift
+    kept = {name: x.copy() for name, x in c.arrays.items()}
+    for name in names:
+        refused("fftconv_" + name, plan, None, byref(c.ops), words=("overlap", output))
+    for name, x in kept.items():
+        assert np.array_equal(c.arrays[name], x)
+
+
+def test_y_is_u(plan):
+    c = Call()
+    status, message = call("fftconv_forward", plan, None, byref(c.ops))
+    assert status == _lib.OK, message
+    c.ops.y.data = c.ops.u.data
+    status, message = call("fftconv_forward", plan, None, byref(c.ops))
+    assert status == _lib.OK, message
+    assert np.array_equal(c.arrays["u"], c.arrays["y"])
+
+
+def test_y_is_u_whatever_the_stride_of_an_axis_of_one():
+    plan = new_plan(batch=1)
+    u, k = np.ones((1, H, L), "float32"), np.ones((1, H, LK), "float32")
+    ops = Operands(
+        size=ctypes.sizeof(Operands), u=tensor(u), k=tensor(k), y=tensor(u, strides=(999, L, 1))
+    )
+    status, message = call("fftconv_forward", plan, None, byref(ops))
+    assert status == _lib.OK, message
+    assert np.allclose(u, np.arange(1, L + 1), rtol=1e-5)
+    _lib.lib.fftconv_plan_destroy(plan)
+
+
+def test_workspace_over_an_operand(plan):
+    need = c_int64()
+    assert call("fftconv_workspace_bytes", plan, 0, 0, byref(need))[0] == 0
+    rows = np.full(need.value + B * H * L * 4 + 128, 7, np.uint8)
+    start = rows.ctypes.data + -rows.ctypes.data % 64
+    for name in ("u", "y", "in_gate", "k"):
+        c = Call()
+        c.ops.workspace, c.ops.workspace_bytes = start, need.value
+        getattr(c.ops, name).data = start + need.value - 4
+        c.refused(plan, words=("workspace", name), names=FORWARD)
+        assert np.all(rows == 7)
+
+
+@pytest.mark.parametrize("activation", [-1, 3, 2**31 - 1])
+def test_activation(plan, activation):
+    c = Call()
+    c.ops.activation = activation
+    c.refused(plan, words="activation")
+
+
+@pytest.mark.parametrize("threads", [-1, 2**31 - 1])
+def test_threads(plan, threads):
+    c = Call()
+    c.ops.threads = threads
+    c.refused(plan, words="threads")
+
+
+def test_workspace(plan):
+    """Too small and misaligned are refused; the right one is enough."""
+    for direction, name in enumerate(BOTH):
+        need = c_int64()
+        status, message = call("fftconv_workspace_bytes", plan, direction, 0, byref(need))
+        assert status == _lib.OK and need.value > 0, message
+        raw = np.full(need.value + 128, 0xFF, np.uint8)
+        start = -raw.ctypes.data % 64
+        c = Call()
+        c.ops.workspace = raw.ctypes.data + start
+        for size in (0, 1, need.value - 1, -1, -(2**63)):
+            c.ops.workspace_bytes = size
+            c.refused(plan, words="workspace", names=(name,))
+        c.ops.workspace_bytes = need.value
+        c.ops.workspace = raw.ctypes.data + start + 1
+        c.refused(plan, words="workspace", names=(name,))
+        c.ops.workspace = raw.ctypes.data + start
+        status, message = call("fftconv_" + name, plan, None, byref(c.ops))
+        assert status == _lib.OK, message
+        assert np.all(raw[start + need.value :] == 0xFF), "past the workspace"
+        assert np.all(raw[:start] == 0xFF), "before the workspace"
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_workspace_is_enough_for_each_thread_count(threads):
+    p = new_plan(batch=5, length=1000, k_length=900)
+    rng = np.random.default_rng(0)
+    u = rng.standard_normal((5, H, 1000)).astype("float32")
+    k = rng.standard_normal((1, H, 900)).astype("float32")
+    y = np.full_like(u, np.nan)
+    need = c_int64()
+    assert call("fftconv_workspace_bytes", p, 0, threads, byref(need))[0] == _lib.OK
+    raw = np.full(need.value + 64 + 4096, 0xFF, np.uint8)
+    start = -raw.ctypes.data % 64
+    ops = Operands(
+        size=ctypes.sizeof(Operands),
+        threads=threads,
+        u=tensor(u),
+        k=tensor(k),
+        y=tensor(y),
+        workspace=raw.ctypes.data + start,
+        workspace_bytes=need.value,
+    )
+    status, message = call("fftconv_forward", p, None, byref(ops))
+    assert status == _lib.OK, message
+    assert np.all(raw[start + need.value :] == 0xFF)
+    assert np.array_equal(y, fftconv.conv(u, k))
+    _lib.lib.fftconv_plan_destroy(p)
+
+
+def test_an_absent_gradient_may_say_anything_of_itself(plan):
+    """dk_rev alone, and with a dk that is absent but for its dtype."""
+    found = []
+    for dtype in (0, _lib.DTYPES["complex64"]):
+        c = Call()
+        c.ops.dk = Tensor(None, dtype)
+        status, message = call("fftconv_backward", plan, None, byref(c.ops))
+        assert status == _lib.OK, message
+        found.append(c.arrays["dk_rev"].copy())
+    assert not np.any(found[0] == 7) and np.array_equal(*found)
+
+
+def test_a_step_that_is_never_made():
+    """An axis of one entry may have any stride, and needs no workspace."""
+    plan = new_plan(length=1, k_length=1)
+    need, asked = c_int64(), c_int64()
+    assert call("fftconv_workspace_bytes", plan, 0, 1, byref(need))[0] == 0
+    ops = Operands(size=ctypes.sizeof(Operands), threads=1)
+    x = np.ones((B, H, 1), "float32")
+    for stride in (1, 100, 2**62):
+        ops.u = ops.y = tensor(x, strides=(H, 1, stride))
+        assert (
+            call("fftconv_operands_workspace_bytes", plan, None, byref(ops), 0, byref(asked))[0]
+            == _lib.OK
+        )
+        assert asked.value <= need.value
+    _lib.lib.fftconv_plan_destroy(plan)
+
+
+def test_k_rev_without_a_two_sided_plan():
+    plan = new_plan()
+    for name, names in (("k_rev", BOTH), ("dk_rev", BACKWARD)):
+        c = Call()
+        for other in {"k_rev", "dk_rev"} - {name}:
+            setattr(c.ops, other, Tensor())
+        c.refused(plan, words=name, names=names)
+    _lib.lib.fftconv_plan_destroy(plan)
+
+
+def test_history():
+    """Given where the plan was made for it, and only there; rows of any
+    length up to the plan's; no backward."""
+    plan, plain = new_plan(history=1), new_plan()
+    past = np.zeros((B, H, LK - 1), "float32")
+
+    def new_call(length=L):
+        c = Call()
+        c.ops.k_rev = c.ops.dk_rev = Tensor()
+        c.ops.history = tensor(past)
+        for name in ("u", "y", "in_gate", "out_gate"):
+            getattr(c.ops, name).shape[2] = length
+        return c
+
+    new_call().refused(plain, words="history", names=FORWARD)
+    for spoil in (
+        lambda t: setattr(t, "data", None),
+        lambda t: setattr(t, "data", past.ctypes.data + 2),
+        lambda t: setattr(t, "dtype", 1),
+        lambda t: t.shape.__setitem__(0, 1),
+        lambda t: t.shape.__setitem__(1, H + 1),
+        lambda t: t.shape.__setitem__(2, LK),
+        lambda t: t.stride.__setitem__(1, 2**62),
+    ):
+        c = new_call()
+        spoil(c.ops.history)
+        c.refused(plan, words="history", names=FORWARD)
+    c = new_call()
+    c.ops.history.data = c.ops.y.data
+    c.refused(plan, words=("history", "overlap"), names=FORWARD)
+    for length in (0, -1, L + 1, 2**62):
+        new_call(length).refused(plan, words="u", names=FORWARD)
+    c = new_call(5)
+    c.ops.y.shape[2] = 6
+    c.refused(plan, words="y", names=FORWARD)
+    c = new_call()
+    status, message = call("fftconv_backward", plan, None, byref(c.ops))
+    assert status == _lib.UNSUPPORTED and "history" in message
+    assert c.untouched()
+    for length in (1, 5, L):
+        c = new_call(length)
+        status, message = call("fftconv_forward", plan, None, byref(c.ops))
+        assert status == _lib.OK, message
+        assert np.all(c.arrays["y"][..., :length] != 7)
+        assert np.all(c.arrays["y"][..., length:] == 7)
+    for p in (plan, plain):
+        _lib.lib.fftconv_plan_destroy(p)
+
+
+def test_complex_operands():
+    """No activation; aligned to its reals, which is all it needs."""
+    plan = new_plan(dtype=_lib.DTYPES["complex64"])
+    raw = np.zeros(2 * B * H * L + 1, "float32")
+    raw[1:] = 1
+    u = raw[1:].view("complex64").reshape(B, H, L)
+    k = np.ones((1, H, LK), "complex64")
+    y = np.full((B, H, L), 7, "complex64")
+    ops = Operands(
+        size=ctypes.sizeof(Operands),
+        u=tensor(u, dtype="complex64"),
+        k=tensor(k, dtype="complex64"),
+        y=tensor(y, dtype="complex64"),
+    )
+    for activation in (1, 2):
+        ops.activation = activation
+        refused("fftconv_forward", plan, None, byref(ops), words="activation")
+    ops.activation = 0
+    ops.u.data += 2
+    refused("fftconv_forward", plan, None, byref(ops), words="u")
+    ops.u.data -= 2
+    for dtype in ("float32", "float64", "complex128"):
+        ops.k.dtype = _lib.DTYPES[dtype]
+        refused("fftconv_forward", plan, None, byref(ops), words="k")
+    ops.k.dtype = _lib.DTYPES["complex64"]
+    assert np.all(y == 7)
+    assert call("fftconv_forward", plan, None, byref(ops))[0] == _lib.OK
+    assert np.allclose(y, (1 + 1j) * np.arange(1, L + 1), rtol=1e-5)
+    _lib.lib.fftconv_plan_destroy(plan)
+
+
+def test_operands_workspace(plan):
+    c, need, most = Call(), c_int64(-5), c_int64()
+    for bad, word in [
+        ((None, None, byref(c.ops), 0, byref(need)), "plan"),
+        ((plan, None, None, 0, byref(need)), "operands"),
+        ((plan, None, byref(c.ops), 0, None), "bytes"),
+        ((plan, None, byref(c.ops), 2, byref(need)), "direction"),
+        ((plan, None, byref(c.ops), -1, byref(need)), "direction"),
+    ]:
+        refused("fftconv_operands_workspace_bytes", *bad, words=word)
+    c.ops.size = 8
+    refused(
+        "fftconv_operands_workspace_bytes", plan, None, byref(c.ops), 0, byref(need), words="size"
+    )
+    assert need.value == -5
+    for direction, name in enumerate(BOTH):
+        c = Call()
+        for scattered in (False, True):
+            if scattered:  # (B, L, H): rows by tiles
+                for rows in ("u", "in_gate", "out_gate", "y", "dy", "du", "din_gate", "dout_gate"):
+                    getattr(c.ops, rows).stride[:] = (L * H, 1, H)
+            status, message = call(
+                "fftconv_operands_workspace_bytes", plan, None, byref(c.ops), direction, byref(need)
+            )
+            assert status == _lib.OK and need.value > 0, message
+            raw = np.full(need.value + 192, 0xFF, np.uint8)
+            start = -raw.ctypes.data % 64
+            c.ops.workspace = raw.ctypes.data + start
+            c.ops.workspace_bytes = need.value
+            status, message = call("fftconv_" + name, plan, None, byref(c.ops))
+            assert status == _lib.OK, message
+            assert np.all(raw[start + need.value :] == 0xFF)
+            c.ops.workspace_bytes = need.value - 1
+            refused("fftconv_" + name, plan, None, byref(c.ops), words="workspace_bytes")
+            c.ops.workspace, c.ops.workspace_bytes = None, 0
+            if not scattered:
+                assert (
+                    call("fftconv_workspace_bytes", plan, direction, 0, byref(most))[0] == _lib.OK
+                )
+                assert need.value <= most.value

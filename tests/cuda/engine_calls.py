@@ -1,0 +1,385 @@
+"""What the tests of the CUDA engine share: its library, calls and checks.
+
+On a GPU where the library has one; else the engine's kernels and its host code run
+on the CPU by libfftconv/cuda/machine_host.h (see there what it is strict about).
+What that cannot show is speed and memory order; bank conflicts are test_banks.py's.
+FFTCONV_CUDA=emulated asks for it beside a GPU too.
+"""
+
+import ctypes
+import itertools
+import os
+from ctypes import byref, c_float, c_int, c_int64, c_uint32, c_void_p
+from pathlib import Path
+
+import numpy as np
+import pytest
+from build_tree import BUILD
+from fftconv import _lib, cuda, reference
+from fftconv._array import _numpy_view
+from support import norm, wide
+
+EMULATED = BUILD / "tests" / ".libs" / "libcuda_emulated.so"
+ON_GPU = cuda.available() and os.environ.get("FFTCONV_CUDA") != "emulated"
+LIBRARY = Path(_lib.path) if ON_GPU else EMULATED
+DEVICE = 0 if ON_GPU else 1
+DEVICES = cuda.devices() if ON_GPU else 2
+needs_library = pytest.mark.skipif(
+    not LIBRARY.exists(), reason="no C++ compiler when this was configured"
+)
+emulated_only = pytest.mark.skipif(ON_GPU, reason="of the emulated machine")
+
+LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)  # M
+LONGEST = {"float32": 16384, "float16": 32768, "bfloat16": 32768}
+# Forward, rows of 64 samples or more; backward is held to twice of it.
+TOLERANCE = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 2e-3}
+WIDE = {"float64": 1e-14}  # by cuFFT only
+ENGINES = pytest.mark.parametrize("isa", ("fused", "cufft"))
+H100 = 227 * 1024  # bytes of shared memory a block may have
+
+
+def library():
+    """The library whose statuses are not yet exceptions, and the emulated machine
+    in a GPU's place where there is none."""
+    if not hasattr(library, "lib"):
+        if not ON_GPU:
+            os.environ["FFTCONV_CUFFT"] = str(LIBRARY)  # it stands in for cuFFT
+        lib = library.lib = ctypes.CDLL(str(LIBRARY))
+        for name, (result, arguments) in _lib.PROTOTYPES.items():
+            function = getattr(lib, name)
+            function.restype, function.argtypes = result, arguments
+        if not ON_GPU:
+            lib.cuda_emulated_set.argtypes = [c_int64, c_int64, c_uint32]
+            lib.cuda_emulated_set_tile.argtypes = [c_int64]
+            lib.cuda_emulated_fail.argtypes = [c_int64]
+            lib.cuda_emulated_expect.argtypes = [c_void_p, c_int]
+            lib.cuda_emulated_strays.restype = c_int64
+            lib.cuda_emulated_allocations.restype = c_int64
+            lib.cuda_emulated_stops.restype = c_int64
+            lib.cuda_emulated_bits.argtypes = [c_int, c_float]
+    return library.lib
+
+
+def nothing_is_left():
+    """Of device memory; and this thread's device is what it was."""
+    if not ON_GPU:
+        assert library().cuda_emulated_allocations() == 0
+        assert library().cuda_emulated_device() == 0
+
+
+class Memory:
+    """Arrays as the device sees them: copies on a GPU, whole buffers, so that
+    views of one buffer stay so; themselves on the emulated machine."""
+
+    def __init__(self):
+        self.copies = {}  # address of a buffer: (it, the copy's address)
+
+    def __enter__(self):
+        return self
+
+    def address(self, x):
+        if not ON_GPU:
+            return x.ctypes.data
+        root = x
+        while isinstance(root.base, np.ndarray):
+            root = root.base
+        at = root.ctypes.data
+        if at not in self.copies:
+            copy = c_void_p()
+            must(library().fftconv_cuda_allocate(byref(copy), max(1, root.nbytes), DEVICE))
+            self.copies[at] = root, copy.value
+            self._copy(copy.value, at, root.nbytes)
+        return self.copies[at][1] + x.ctypes.data - at
+
+    def fetch(self):
+        """What calls wrote, to where it belongs."""
+        for at, (root, copy) in self.copies.items():
+            self._copy(at, copy, root.nbytes)
+
+    def _copy(self, to, of, size):
+        must(library().fftconv_cuda_copy(to, of, size, DEVICE, None))
+
+    def __exit__(self, *_):
+        for _, copy in self.copies.values():
+            library().fftconv_cuda_release(copy, DEVICE)
+
+
+def must(status):
+    if status:
+        says = library().fftconv_last_error().decode()
+        if ON_GPU and "cuFFT was not found" in says:
+            pytest.skip(says)
+        raise RuntimeError(says)
+
+
+def tensor(x, axes, memory):
+    """fftconv_tensor of an array, whose axes become the last of three."""
+    v = _numpy_view(x, x.dtype.name)
+    lead = 3 - len(v.shape) if axes == "rows" else None
+    shape, strides = list(v.shape), list(v.strides)
+    if axes == "column":  # (H,) or (B, H): a number for each row
+        shape, strides = shape + [1], strides + [0]
+        lead = 3 - len(shape)
+    t = _lib.Tensor(data=memory.address(x), dtype=_lib.DTYPES[v.dtype])
+    t.shape = (c_int64 * 3)(*[1] * lead, *shape)
+    t.stride = (c_int64 * 3)(*[0] * lead, *strides)
+    return t
+
+
+AXES = {"skip": "column", "mask": "column", "dskip": "column"}
+
+
+def call(
+    case,
+    direction,
+    outputs,
+    *,
+    dy=None,
+    prepared=True,
+    blocks=3,
+    shared=H100,
+    seed=0,
+    workspace=False,
+    isa="fused",
+    tile=1 << 27,
+    stream=None,
+    form=None,
+    ask=None,
+):
+    """One call; `outputs` are written.  Returns M.  blocks, shared, seed, tile: of
+    the emulated machine.  form: what is taken, ask: what is asked for."""
+    with Memory() as memory:
+        m = call_on(
+            memory,
+            case,
+            direction,
+            outputs,
+            dy,
+            prepared,
+            workspace,
+            isa,
+            (shared, blocks, seed),
+            tile,
+            stream,
+            form,
+            ask,
+        )
+        memory.fetch()
+    nothing_is_left()
+    return m
+
+
+def call_on(
+    memory, case, direction, outputs, dy, prepared, workspace, isa, machine, tile, stream, form, ask
+):
+    batch, channels, length = case.u.shape
+    kernel = (1,) * (3 - case.k.ndim) + case.k.shape
+    desc = _lib.PlanDesc(
+        size=ctypes.sizeof(_lib.PlanDesc),
+        batch=batch,
+        channels=channels,
+        length=length,
+        k_length=kernel[2],
+        kernels=kernel[1],
+        kernel_batch=kernel[0],
+        mode=_lib.MODES[case.mode["mode"]],
+        dtype=_lib.DTYPES[case.u.dtype.name],
+        fft_size=case.mode["fft_size"] or 0,
+        isa=isa.encode() if isa else None,
+        form=_lib.FORMS[ask or "auto"],
+        k_rev_length=0 if case.k_rev is None else case.k_rev.shape[-1],
+    )
+    o = _lib.Operands(
+        size=ctypes.sizeof(_lib.Operands), activation=_lib.ACTIVATIONS[case.activation]
+    )
+    arrays = {"u": case.u, "k": case.k, "k_rev": case.k_rev, "dy": dy, **case.operands, **outputs}
+    for name, x in arrays.items():
+        if x is not None:
+            setattr(o, name, tensor(x, AXES.get(name, "rows"), memory))
+    lib = library()
+    if not ON_GPU:
+        lib.cuda_emulated_set(*machine)
+        lib.cuda_emulated_set_tile(tile)
+    plan, spectrum = c_void_p(), c_void_p()
+    info = _lib.PlanInfo(size=ctypes.sizeof(_lib.PlanInfo))
+    try:
+        must(lib.fftconv_cuda_plan_create(byref(plan), byref(desc), DEVICE))
+        must(lib.fftconv_cuda_plan_get_info(plan, byref(info)))
+        assert (form or ask) is None or info.form == _lib.FORMS[form or ask]
+        if prepared:
+            must(
+                lib.fftconv_cuda_spectrum_create(
+                    byref(spectrum),
+                    plan,
+                    byref(o.k),
+                    None if case.k_rev is None else byref(o.k_rev),
+                    stream,
+                )
+            )
+            o.k, o.k_rev = _lib.Tensor(), _lib.Tensor()
+        if workspace:
+            size = info.backward_workspace_bytes if direction else info.forward_workspace_bytes
+            room = np.full(size + 64, 0xFF, np.uint8)  # NaN
+            o.workspace = -(-memory.address(room) // 64) * 64
+            o.workspace_bytes = size
+        stops = 0 if ON_GPU else lib.cuda_emulated_stops()
+        must(
+            (lib.fftconv_cuda_backward if direction else lib.fftconv_cuda_forward)(
+                plan, spectrum, byref(o), stream
+            )
+        )
+        # a workspace that was not given is allocated in the stream's order
+        assert ON_GPU or lib.cuda_emulated_stops() - stops <= (not workspace)
+    finally:
+        lib.fftconv_cuda_spectrum_destroy(spectrum)
+        lib.fftconv_cuda_plan_destroy(plan)
+    return info.transform_length
+
+
+def poisoned(like):
+    out = np.empty_like(like)
+    out[...] = np.nan
+    return out
+
+
+def check(name, got, want, scale, length, factor=1, inside=None):
+    """Each row's error, relative to max(|want|, scale), 2-norms.
+
+    Where u has 16 bits (`inside`; got, where that is not given) the arithmetic
+    inside may be off by 1e-3, and rounding the exact result to 16 bits by what
+    it is: 1.7e-3 in bfloat16 for most rows, up to 3.9e-3 where few samples make
+    the row.  There the two are not independent: they may add up.
+    """
+    assert np.isfinite(wide(got)).all(), f"{name}: not finite, or not written"
+    size = np.maximum(norm(want), scale)
+    size = np.where(size > 0, size, 1)
+    error = norm(wide(got) - want) / size
+    sixteen = (got.dtype if inside is None else inside).itemsize == 2
+    limit = (
+        TOLERANCE["float16" if sixteen else "float32"]
+        if got.dtype != np.float64
+        else WIDE["float64"]
+    )
+    if got.dtype.itemsize == 2:
+        limit = limit + norm(wide(want.astype(got.dtype)) - want) / size
+    limit = np.broadcast_to(factor * limit * (1 if length >= 64 else 2), error.shape)
+    worst = np.unravel_index(np.argmax(error - limit), error.shape)
+    assert error[worst] <= limit[worst], (
+        f"{name}: error {error[worst]:.3g} in row {worst}, allowed {limit[worst]:.3g}"
+    )
+
+
+def gain(case):
+    """What out_gate and mask make of an error of p, of each row."""
+    gate = case.operands.get("out_gate")
+    rms = 1 if gate is None else norm(gate) / np.sqrt(gate.shape[-1])
+    return np.maximum(1, rms * np.abs(case.wide("mask")))
+
+
+def forward(case, **options):
+    y = poisoned(case.u)
+    m = call(case, 0, {"y": y}, **options)
+    return y, m
+
+
+def check_forward(case, y):
+    want = reference.conv(case.u, case.k, **case.arguments)
+    z = wide(case.u) * case.wide("in_gate")
+    check(f"y of {case}", y, want, case.kernel_norms() * norm(z) * gain(case), y.shape[-1])
+
+
+def pairwise(*axes):
+    """Rows of choices in which every pair of two axes' values occurs."""
+    axes = [list(a) for a in axes]
+    missing = {
+        (i, a, j, b)
+        for (i, x), (j, y) in itertools.combinations(list(enumerate(axes)), 2)
+        for a in range(len(x))
+        for b in range(len(y))
+    }
+    rng = np.random.default_rng(1)
+    while missing:
+        best = max(
+            (tuple(int(rng.integers(len(a))) for a in axes) for _ in range(60)),
+            key=lambda row: sum(
+                (i, row[i], j, row[j]) in missing
+                for i, j in itertools.combinations(range(len(axes)), 2)
+            ),
+        )
+        covered = {
+            (i, best[i], j, best[j]) for i, j in itertools.combinations(range(len(axes)), 2)
+        } & missing
+        if not covered:  # bad luck: build a row around one that misses
+            i, a, j, b = next(iter(missing))
+            best = list(best)
+            best[i], best[j] = a, b
+            covered = {(i, a, j, b)}
+        missing -= covered
+        yield tuple(a[n] for a, n in zip(axes, best))
+
+
+CIRCLE = pytest.mark.parametrize("circle", (False, True))
+
+
+def rows_of(m, circle):
+    """The longest of M = m, and how: causal, or even/odd on a circle."""
+    return (2 * m, {"mode": "circular", "fft_size": 2 * m}) if circle else (m, {})
+
+
+OPTIONS = (
+    (),
+    ("in_gate",),
+    ("skip", "out_gate"),
+    ("in_gate", "out_gate"),
+    ("skip", "mask"),
+    ("in_gate", "out_gate", "skip", "mask"),
+)
+# (mode, taps and reversed taps as parts of L, circle as a part of L)
+MODES = (
+    ("causal", 1, None, None),
+    ("causal", 0.1, None, None),
+    ("two_sided", 1, 1, None),
+    ("two_sided", 0.2, 0.6, None),
+    ("circular", 1, None, 1),
+    ("circular", 0.5, None, 1.1),
+    ("circular", 0.7, None, 2),
+)
+
+NEEDS = ("u", "k", "k_rev", "in_gate", "out_gate", "skip")
+
+
+def backward(case, needs=NEEDS, **options):
+    """The gradients of what `needs` names and the case has, by name."""
+    operands = {"u": case.u, "k": case.k, "k_rev": case.k_rev, **case.operands}
+    outputs = {
+        "d" + name: poisoned(operands[name]) for name in needs if operands.get(name) is not None
+    }
+    call(case, 1, outputs, dy=case.dy, **options)
+    return outputs
+
+
+def check_backward(case, got):
+    want = reference.conv_backward(case.dy, case.u, case.k, **case.arguments)._asdict()
+    k, z = case.kernel_norms(), norm(wide(case.u) * case.wide("in_gate"))
+    g = norm(wide(case.dy) * case.wide("out_gate")) * np.abs(case.wide("mask"))
+    g = np.maximum(g, norm(wide(case.dy)))
+    if case.activation is not None:  # p's own error moves the slope
+        g, z = 1.2 * g * np.maximum(1, k), z * np.maximum(1, k)
+    # Cauchy-Schwarz over the rows for what is summed over them.
+    shared = np.sqrt(case.shared(g**2) * case.shared(z**2))
+    u, gate = case.wide("in_gate"), gain(case)
+    scales = {
+        "du": k * g * np.maximum(1, np.sqrt(np.mean(u**2))),
+        "dk": shared,
+        "dk_rev": shared,
+        "din_gate": k * g,
+        "dout_gate": k * z * gate,
+        "dskip": (norm(g.T) * norm(z.T)),
+    }
+    for name, x in got.items():
+        exact = want[name]
+        if name == "dskip":
+            x, exact = x[:, None], exact[:, None]
+        check(
+            f"{name} of {case}", x, exact, scales[name], x.shape[-1], factor=2, inside=case.u.dtype
+        )

@@ -1,0 +1,49 @@
+"""The emulated machine itself: fragments and conversions as the hardware has them."""
+
+import itertools
+from ctypes import byref, c_int
+
+import numpy as np
+from engine_calls import emulated_only, library, needs_library
+from support import Case, normal
+
+pytestmark = needs_library
+
+
+@emulated_only
+def test_fragment_maps():
+    """PTX ISA, mma.m16n8k16: groupID = lane / 4, threadID = lane % 4."""
+    row, column = c_int(), c_int()
+    for lane, i in itertools.product(range(32), range(4)):
+        group, thread = divmod(lane, 4)
+        want = {
+            "a": (group + 8 * (i in (1, 3)), 2 * thread + 8 * (i >= 2)),
+            "b": (2 * thread + 8 * (i >= 1), group),
+            "c": (group + 8 * (i >= 2), 2 * thread + (i & 1)),
+        }
+        for matrix, place in want.items():
+            if matrix == "b" and i > 1:
+                continue
+            library().cuda_emulated_fragment(ord(matrix), lane, i, byref(row), byref(column))
+            assert (row.value, column.value) == place
+
+
+@emulated_only
+def test_conversions(rng):
+    """To 16 bits as NumPy and ml_dtypes round: nearest, ties to even."""
+    bits = np.concatenate(
+        [
+            rng.integers(0, 2**32, 20000, dtype=np.uint32),
+            np.arange(2**16, dtype=np.uint32)[::7] << 16,
+            normal(rng, 5000, "float32").view(np.uint32),
+            (np.arange(4096, dtype=np.uint32) << 12) + 0x33000000,
+        ]
+    )
+    x = bits.view(np.float32)
+    x = x[~np.isnan(x)]
+    with np.errstate(over="ignore"):
+        half = x.astype(np.float16).view(np.uint16)
+    brain = x.astype(Case(1, 1, 1, 1, "bfloat16").u.dtype).view(np.uint16)
+    lib = library()
+    assert [lib.cuda_emulated_bits(0, v) for v in x] == half.tolist()
+    assert [lib.cuda_emulated_bits(1, v) for v in x] == brain.tolist()
