@@ -34,9 +34,9 @@ static int check(const fftconv_depthwise_desc *o, bool back)
 {
     int status;
     if (!o)
-        return fail(FFTCONV_STATUS_INVALID, "depthwise is NULL");
+        return fail(FFTCONV_STATUS_INVALID, "desc is NULL");
     if (o->size != sizeof *o)
-        return fail(FFTCONV_STATUS_INVALID, "depthwise->size is %zu, must be %zu", o->size,
+        return fail(FFTCONV_STATUS_INVALID, "desc->size is %zu, must be %zu", o->size,
                     sizeof *o);
     if (o->activation < FFTCONV_ACTIVATION_IDENTITY || o->activation > FFTCONV_ACTIVATION_SILU)
         return fail(FFTCONV_STATUS_INVALID,

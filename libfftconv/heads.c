@@ -47,9 +47,9 @@ static int check(const struct fftconv_plan *plan, const fftconv_heads_desc *o, b
 {
     int status;
     if (!plan || !o)
-        return fail(FFTCONV_STATUS_INVALID, "%s is NULL", plan ? "heads" : "plan");
+        return fail(FFTCONV_STATUS_INVALID, "%s is NULL", plan ? "desc" : "plan");
     if (o->size != sizeof *o)
-        return fail(FFTCONV_STATUS_INVALID, "heads->size is %zu, must be %zu", o->size, sizeof *o);
+        return fail(FFTCONV_STATUS_INVALID, "desc->size is %zu, must be %zu", o->size, sizeof *o);
     if ((status = check_on_cpu(plan)))
         return status;
     if (plan->B != 1 || plan->G != 1 || plan->history ||

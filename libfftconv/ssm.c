@@ -892,9 +892,9 @@ static int check_sizes(const fftconv_ssm_desc *d)
 static int check(const fftconv_ssm_desc *d, bool backward)
 {
     if (!d)
-        return fail(FFTCONV_STATUS_INVALID, "ssm is NULL");
+        return fail(FFTCONV_STATUS_INVALID, "desc is NULL");
     if (d->size != sizeof *d)
-        return fail(FFTCONV_STATUS_INVALID, "ssm->size is %zu, must be %zu", d->size, sizeof *d);
+        return fail(FFTCONV_STATUS_INVALID, "desc->size is %zu, must be %zu", d->size, sizeof *d);
     if (d->rank < 0 || d->rank > MAX_RANK)
         return fail(FFTCONV_STATUS_INVALID, "rank is %lld, must be 0 (diagonal) ... %d",
                     (long long)d->rank, MAX_RANK);
