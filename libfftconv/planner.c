@@ -547,9 +547,9 @@ static void *dense_matrix(int R, int shift, int real_bytes)
 /* A table beyond this goes as fine times coarse. */
 enum { TWIDDLE_BYTES = 96 << 10, FINE_BYTES = 16 << 10 };
 
-static int columns_build(const struct xform *xf, int l, int shift)
+static int columns_build(struct xform *xf, int l, int shift)
 {
-    struct stage *st = (struct stage *)&xf->stage[l];
+    struct stage *st = &xf->stage[l];
     const int W = xf->lanes, K = l == 0 ? st->radix : st->radix - 1;
     const int first_k = l == 0 ? 0 : 1;
     int64_t S = xf->M;

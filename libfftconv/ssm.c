@@ -54,10 +54,10 @@ static void put(const fftconv_ssm_desc *d, double *x, int64_t i, int64_t h, int6
     at[0] = value.re, at[1] = value.im;
 }
 
-/* Row [input, channel, head] of k or dk. */
-static void *row_of(const fftconv_ssm_desc *d, void *k, int64_t i, int64_t c, int64_t h)
+/* Bytes from the start of k or dk to row [input, channel, head]. */
+static int64_t row_offset(const fftconv_ssm_desc *d, int64_t i, int64_t c, int64_t h)
 {
-    return (char *)k + ((i * d->channels + c) * d->heads + h) * d->length * dtype_size(d->dtype);
+    return ((i * d->channels + c) * d->heads + h) * d->length * dtype_size(d->dtype);
 }
 
 /* dk's samples as float64 */
@@ -241,7 +241,7 @@ static int diagonal_task(void *context, int64_t h, int worker)
                     put_real(real, weighted, 2 * (a * N + n) + 1, im[a]);
                 }
             }
-            char *k = row_of(d, d->k, i, c, h);
+            char *k = (char *)d->k + row_offset(d, i, c, h);
             struct matmul p = {.rows = full,
                                .columns = R,
                                .depth = 2 * N,
@@ -316,7 +316,7 @@ static int diagonal_back_task(void *context, int64_t h, int worker)
     }
     for (int64_t i = 0; i < d->inputs; i++)
         for (int64_t c = 0; c < d->channels; c++) {
-            const void *dk = row_of(d, (void *)d->dk, i, c, h);
+            const void *dk = (const char *)d->dk + row_offset(d, i, c, h);
             for (int64_t l = 0; l < rows * R; l++)
                 g[l] = l < d->length ? sample(d, dk, l) : 0;
             const struct matmul p = {.rows = rows,
@@ -645,7 +645,7 @@ static int low_rank_task(void *context, int64_t task, int worker)
         const int64_t l = j->place[p];
         const struct complex u = {j->untwist[2 * p], j->untwist[2 * p + 1]};
         for (int64_t lane = 0; lane < W && group * W + lane < d->heads; lane++) {
-            char *k = row_of(d, d->k, i, c, group * W + lane);
+            char *k = (char *)d->k + row_offset(d, i, c, group * W + lane);
             const struct complex q = times(
                 u, (struct complex){T[(p * 2 + 1) * W + lane], T[p * 2 * W + lane]});
             for (int part = 0; part < 2; part++) {
@@ -762,7 +762,7 @@ static void gather(const struct job *j, int64_t i, int64_t group, int64_t from, 
     for (int64_t c = 0; c < d->channels; c++)
         for (int64_t lane = 0; lane < j->W; lane++) {
             const int64_t h = group * j->W + lane;
-            const void *dk = h < d->heads ? row_of(d, (void *)d->dk, i, c, h) : NULL;
+            const void *dk = h < d->heads ? (const char *)d->dk + row_offset(d, i, c, h) : NULL;
             for (int64_t m = 0; m < steps; m++)
                 g[(m * d->channels + c) * j->W + lane] = dk ? sample(d, dk, from + m) : 0;
         }
