@@ -1,5 +1,5 @@
 /* The matrix product per frequency, whose entries are rows of spectra. */
-#include "internal.h"
+#include "check.h"
 
 #include <stdlib.h>
 
@@ -18,9 +18,9 @@ struct job {
 static int contract_task(void *context, int64_t i, int worker)
 {
     const struct job *j = context;
-    const int64_t v = i * j->c.block_vectors;
-    j->engine->contract(&j->c, v, min64(v + j->c.block_vectors, j->vectors),
-                        j->work + worker * j->work_bytes);
+    const int64_t v = i * j->c.panel_vectors;
+    j->engine->matrix.contract(&j->c, v, min64(v + j->c.panel_vectors, j->vectors),
+                               j->work + worker * j->work_bytes);
     return FFTCONV_STATUS_OK;
 }
 
@@ -80,8 +80,7 @@ static int check(const struct fftconv_plan *plan, const fftconv_contraction_desc
     if (!plan || !c)
         return fail(FFTCONV_STATUS_INVALID, "%s is NULL", plan ? "desc" : "plan");
     if (c->size != sizeof *c)
-        return fail(FFTCONV_STATUS_INVALID, "desc->size is %zu, must be %zu", c->size,
-                    sizeof *c);
+        return fail(FFTCONV_STATUS_INVALID, "desc->size is %zu, must be %zu", c->size, sizeof *c);
     if ((status = check_on_cpu(plan)) || (status = check_whole_spectra(plan)))
         return status;
     const struct {
@@ -102,7 +101,7 @@ static int check(const struct fftconv_plan *plan, const fftconv_contraction_desc
         if ((status = check_matrix(&matrices[i], spectra_reals(plan),
                                    plan->engine->lanes * plan->engine->real_bytes)))
             return status;
-        span(&matrices[i], spectra_reals(plan) * plan->part[0].real_bytes, &low[i], &high[i]);
+        span(&matrices[i], spectra_reals(plan) * plan->engine->real_bytes, &low[i], &high[i]);
     }
     if (!entries_apart(&matrices[2]))
         return fail(FFTCONV_STATUS_INVALID,
@@ -121,7 +120,7 @@ int fftconv_contract(const fftconv_plan *plan, const fftconv_contraction_desc *c
     int threads, status;
     if ((status = check(plan, c)) || (status = resolve_threads(plan, c->threads, &threads)))
         return status;
-    const struct xform *xf = &plan->part[0];
+    const struct transform *xf = &plan->chosen.part[0];
     const int64_t vector_bytes = 2 * xf->lanes * xf->real_bytes;
     struct job job = {.engine = plan->engine,
                       .vectors = spectra_reals(plan) / (2 * xf->lanes),
@@ -135,9 +134,9 @@ int fftconv_contract(const fftconv_plan *plan, const fftconv_contraction_desc *c
                             .conjugate_a = c->conjugate_a,
                             .conjugate_b = c->conjugate_b,
                             .accumulate = c->accumulate,
-                            .block_rows = min64(c->rows, BLOCK_EDGE),
-                            .block_columns = min64(c->columns, BLOCK_EDGE),
-                            .block_depth = min64(c->depth, BLOCK_DEPTH)}};
+                            .panel_rows = min64(c->rows, BLOCK_EDGE),
+                            .panel_columns = min64(c->columns, BLOCK_EDGE),
+                            .panel_depth = min64(c->depth, BLOCK_DEPTH)}};
     /* an axis of one entry may have any stride, and needs none */
     const int64_t a_shape[2] = {c->rows, c->depth}, b_shape[2] = {c->depth, c->columns},
                   out_shape[2] = {c->rows, c->columns};
@@ -147,13 +146,13 @@ int fftconv_contract(const fftconv_plan *plan, const fftconv_contraction_desc *c
         job.c.out_stride[i] = out_shape[i] > 1 ? c->out_stride[i] * spectra_reals(plan) : 0;
     }
     struct contraction *k = &job.c;
-    const int64_t block = (k->block_depth * (k->block_rows + k->block_columns) +
-                           k->block_rows * k->block_columns) *
+    const int64_t block = (k->panel_depth * (k->panel_rows + k->panel_columns) +
+                           k->panel_rows * k->panel_columns) *
                           vector_bytes;
-    k->block_vectors = min64(job.vectors, max64(1, min64(MOST_VECTORS, BLOCK_BYTES / block)));
-    const int64_t tasks = ceil_div(job.vectors, k->block_vectors);
+    k->panel_vectors = min64(job.vectors, max64(1, min64(MOST_VECTORS, BLOCK_BYTES / block)));
+    const int64_t tasks = ceil_div(job.vectors, k->panel_vectors);
     threads = (int)min64(threads, tasks);
-    job.work_bytes = round_up(block * k->block_vectors, ALIGNMENT);
+    job.work_bytes = round_up(block * k->panel_vectors, ALIGNMENT);
     if (!(job.work = aligned_new(job.work_bytes * threads)))
         return fail_memory(job.work_bytes * threads);
     status = parallel_for(threads, tasks, contract_task, &job);

@@ -1,5 +1,5 @@
 /* Equation 2 of FlashFFTConv (arXiv 2311.05908), and machines to ask it of. */
-#include "internal.h"
+#include "engine.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -186,7 +186,7 @@ static void run_stage(void *context)
 {
     struct stage_job *job = context;
     for (int i = 0; i < job->repeats; i++)
-        job->engine->transform(job->stage, 1, job->t);
+        job->engine->transform.column_stages(job->stage, 1, job->t);
 }
 
 /* flop/s of one stage of n points, lanes side by side in L1 or L2 */

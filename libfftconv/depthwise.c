@@ -1,5 +1,5 @@
 /* Short depthwise convolutions: checks, tables of taps, tiles to threads. */
-#include "internal.h"
+#include "check.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -36,8 +36,7 @@ static int check(const fftconv_depthwise_desc *o, bool back)
     if (!o)
         return fail(FFTCONV_STATUS_INVALID, "desc is NULL");
     if (o->size != sizeof *o)
-        return fail(FFTCONV_STATUS_INVALID, "desc->size is %zu, must be %zu", o->size,
-                    sizeof *o);
+        return fail(FFTCONV_STATUS_INVALID, "desc->size is %zu, must be %zu", o->size, sizeof *o);
     if (o->activation < FFTCONV_ACTIVATION_IDENTITY || o->activation > FFTCONV_ACTIVATION_SILU)
         return fail(FFTCONV_STATUS_INVALID,
                     "activation is %d, must be identity (0), gelu (1) or "
@@ -147,7 +146,7 @@ static struct array number(const struct depthwise *j, void *table, int64_t i)
 
 static void copy(const struct depthwise *j, struct array from, struct array to, int64_t n)
 {
-    j->engine->spread(0, n, &from, &(struct array){0}, &to);
+    j->engine->rows.write_product(0, n, &from, &(struct array){0}, &to);
 }
 
 /* weight to `to`, taps and channels so far apart there, by the longer of the two. */
@@ -198,7 +197,7 @@ static void *tables_of(struct depthwise *j, bool back, int64_t *bytes)
     j->flipped = table + taps * e->real_bytes;
     if (blocks) {
         c->blocks = table + reals * e->real_bytes;
-        e->correlate_blocks(c, table + reals * e->real_bytes);
+        e->depthwise.pack_blocks(c, table + reals * e->real_bytes);
     }
     return table;
 }
@@ -237,9 +236,9 @@ static void run_tiles(const struct depthwise *j, int64_t task, bool back, int wo
     for (int64_t i = task * j->group; i < min64(j->count, (task + 1) * j->group); i++) {
         const struct tile t = tile_of(j, i);
         if (back)
-            j->engine->correlate_dx(&j->c, j->flipped, t.b, t.d0, t.d1, t.l0, t.l1, work);
+            j->engine->depthwise.dx(&j->c, j->flipped, t.b, t.d0, t.d1, t.l0, t.l1, work);
         else
-            j->engine->correlate(&j->c, t.b, t.d0, t.d1, t.l0, t.l1, work);
+            j->engine->depthwise.forward(&j->c, t.b, t.d0, t.d1, t.l0, t.l1, work);
     }
 }
 
@@ -265,8 +264,8 @@ static int dw_task(void *context, int64_t i, int worker)
     for (int64_t b = j->B * part / j->parts; b < end; b++)
         for (int64_t l = 0; l < j->tiles; l++) {
             const struct tile t = tile_at(j, b, band, l);
-            j->engine->correlate_dw(&j->c, t.b, t.d0, t.d1, t.l0, t.l1, sums,
-                                    j->work + worker * j->work_bytes);
+            j->engine->depthwise.dweight(&j->c, t.b, t.d0, t.d1, t.l0, t.l1, sums,
+                                         j->work + worker * j->work_bytes);
         }
     return FFTCONV_STATUS_OK;
 }
@@ -291,9 +290,9 @@ static int state_task(void *context, int64_t i, int worker)
             from = run_of(&o->state, b, d),
             from.data = (char *)from.data + (m + L) * from.stride * dtype_size(from.dtype);
         if (from.data)
-            value = j->engine->get(&from);
+            value = j->engine->rows.load_scalar(&from);
         place.data = (char *)place.data + m * place.stride * dtype_size(place.dtype);
-        j->engine->set(&place, value);
+        j->engine->rows.store_scalar(&place, value);
     }
     return FFTCONV_STATUS_OK;
 }
@@ -312,7 +311,7 @@ static void gather_sums(const struct depthwise *j)
                 continue;
             struct array to = run_of(t, 0, d);
             to.data = (char *)to.data + (k < K ? k : 0) * to.stride * dtype_size(to.dtype);
-            j->engine->set(&to, (struct scalar){sum, 0});
+            j->engine->rows.store_scalar(&to, (struct scalar){sum, 0});
         }
 }
 

@@ -1,5 +1,5 @@
 /* The Monarch DFT by itself: the stages of phase 2, lanes over the batch. */
-#include "internal.h"
+#include "check.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -85,7 +85,7 @@ int fftconv_dft(const fftconv_dft_desc *d)
     int radices[FFTCONV_MAX_ORDER], count = 0, run = 0;
     for (int i = 0; i < d->order; i++) {
         int chain[MAX_STAGES];
-        int length = steps_of(d->radices[i], d->dense, chain);
+        int length = codelets_of(d->radices[i], d->dense, chain);
         if (count + length > MAX_STAGES)
             return fail(FFTCONV_STATUS_INVALID, "radices run as more than %d steps, must be fewer",
                         MAX_STAGES);
@@ -139,7 +139,7 @@ int fftconv_dft(const fftconv_dft_desc *d)
                 set_element(t, wide, to + re, element(d->in, wide, from));
                 set_element(t, wide, to + im, element(d->in, wide, from + 1));
             }
-        engine->transform(stage, run, t);
+        engine->transform.column_stages(stage, run, t);
         for (int64_t i = 0; i < group; i++)
             for (int64_t j = 0; j < n; j++) {
                 const int64_t to = 2 * ((b + i) * n + j), from = place[j] * 2 * lanes + i;

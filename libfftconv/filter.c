@@ -6,7 +6,7 @@
  * and nothing is saved, but the result is right.  The weights are real, so the filter is a
  * symmetric circulant matrix: it is its own adjoint, and dk = irfft(weights rfft(dk')).
  * It is done in float64, by the rdft of rdft.c. */
-#include "internal.h"
+#include "plan.h"
 
 #include <stdlib.h>
 #include <string.h>

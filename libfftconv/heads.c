@@ -1,7 +1,7 @@
 /* H3's heads: each group's outer product convolved lane pair by lane pair, and
  * contracted with q on the way out.  A lane i of u meets all lanes j of v in one
  * call of the fused convolution, whose h rows are added up at once. */
-#include "internal.h"
+#include "check.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -90,7 +90,7 @@ static int check(const struct fftconv_plan *plan, const fftconv_heads_desc *o, b
         {"v", &o->v, B, H, plan->L, 0, NULL},
         {"q", &o->q, B, H, plan->L, 0, NULL},
         {"k", &o->k, 1, G, plan->Lk, NEEDED | KERNEL, NULL},
-        {"k_rev", &o->k_rev, 1, G, plan->Lrev, (rev ? NEEDED : 0) | KERNEL, NULL},
+        {"k_rev", &o->k_rev, 1, G, plan->Lk_rev, (rev ? NEEDED : 0) | KERNEL, NULL},
         {"skip", &o->skip, 1, G, 1, 0, NULL},
         {"mask", &o->mask, B, G, 1, 0, NULL},
         {"dy", &o->dy, B, H, plan->L, NEEDED | BACKWARD_ONLY, NULL},
@@ -99,7 +99,7 @@ static int check(const struct fftconv_plan *plan, const fftconv_heads_desc *o, b
         {"dv", &o->dv, B, H, plan->L, BACKWARD_ONLY | OUTPUT, &o->v},
         {"dq", &o->dq, B, H, plan->L, BACKWARD_ONLY | OUTPUT, &o->q},
         {"dk", &o->dk, 1, G, plan->Lk, BACKWARD_ONLY | OUTPUT | KERNEL, &o->k},
-        {"dk_rev", &o->dk_rev, 1, G, plan->Lrev, BACKWARD_ONLY | OUTPUT | KERNEL, &o->k_rev},
+        {"dk_rev", &o->dk_rev, 1, G, plan->Lk_rev, BACKWARD_ONLY | OUTPUT | KERNEL, &o->k_rev},
         {"dskip", &o->dskip, 1, G, 1, BACKWARD_ONLY | OUTPUT, &o->skip},
     };
     enum { COUNT = sizeof all / sizeof *all };
@@ -143,14 +143,6 @@ static int check(const struct fftconv_plan *plan, const fftconv_heads_desc *o, b
 
 /* ---- Memory ------------------------------------------------------------------------ */
 
-/* Bytes at the cursor, rounded up; returns where they begin. */
-static int64_t take(int64_t *cursor, int64_t bytes)
-{
-    const int64_t at = *cursor;
-    *cursor += round_up(bytes, ALIGNMENT);
-    return at;
-}
-
 /* Rows a call can take, or give, as they stand. */
 static bool is_plain(const struct fftconv_plan *plan, const fftconv_tensor *t)
 {
@@ -163,7 +155,7 @@ static void layout(struct heads *c)
     const int64_t row = c->step * c->real, rows = c->h * row;
     struct part *p = &c->part;
     int64_t at = 0;
-#define TAKE(wanted, bytes) ((wanted) ? take(&at, (bytes)) : -1)
+#define TAKE(wanted, bytes) ((wanted) ? take_bytes(&at, (bytes)) : -1)
     p->u = TAKE(o->gelu_u || !is_plain(c->plan, &o->u), rows);
     p->v = TAKE(o->v.data && !is_plain(c->plan, &o->v), rows);
     p->q = TAKE(o->q.data && (o->gelu_q || !is_plain(c->plan, &o->q)), rows);
@@ -175,12 +167,12 @@ static void layout(struct heads *c)
     p->call[1] = TAKE(c->back && o->dv.data, rows);
     p->call[2] = TAKE(c->back && o->dq.data, rows);
     p->taps = TAKE(c->back && (o->dk.data || o->dk_rev.data),
-                   (c->plan->Lk + c->plan->Lrev) * c->real);
+                   (c->plan->Lk + c->plan->Lk_rev) * c->real);
 #undef TAKE
-    p->scalars = take(&at, (2 + c->h) * c->real);
+    p->scalars = take_bytes(&at, (2 + c->h) * c->real);
     c->workspace_bytes = plain_workspace_bytes(
         c->plan, c->back ? FFTCONV_DIRECTION_BACKWARD : FFTCONV_DIRECTION_FORWARD, c->inside);
-    p->workspace = take(&at, c->workspace_bytes);
+    p->workspace = take_bytes(&at, c->workspace_bytes);
     p->total = at;
 }
 
@@ -201,7 +193,7 @@ static struct array own(const struct heads *c, const void *data)
 /* to[n] = from[n], each in its dtype */
 static void copy(const struct heads *c, struct array from, struct array to)
 {
-    c->plan->engine->spread(0, c->L, &from, &(struct array){0}, &to);
+    c->plan->engine->rows.write_product(0, c->L, &from, &(struct array){0}, &to);
 }
 
 /* The h rows of a group of row b, ready for a call: (1, h, L). */
@@ -223,7 +215,7 @@ static fftconv_tensor group(const struct heads *c, const fftconv_tensor *t, int6
         char *row = (char *)rows.data + i * c->step * c->real;
         copy(c, row_at(t, b, g * h + i), own(c, row));
         if (gelu)
-            c->plan->engine->activate(FFTCONV_ACTIVATION_GELU, false, c->L, row, row);
+            c->plan->engine->rows.activate(FFTCONV_ACTIVATION_GELU, false, c->L, row, row);
     }
     return rows;
 }
@@ -256,7 +248,7 @@ static char *nth(const struct heads *c, const fftconv_tensor *rows, int64_t j)
 
 static void add(const struct heads *c, int64_t n, const void *x, void *y)
 {
-    c->plan->engine->axpy(false, n, (struct scalar){1, 0}, x, y);
+    c->plan->engine->rows.add_scaled(false, n, (struct scalar){1, 0}, x, y);
 }
 
 /* skip or mask of a group as a call's tensor, its number at `place` */
@@ -266,7 +258,7 @@ static fftconv_tensor scalar_of(const struct heads *c, const fftconv_tensor *t, 
     if (!t->data)
         return (fftconv_tensor){0};
     const struct array from = row_at(t, b, g), to = own(c, place);
-    c->plan->engine->set(&to, c->plan->engine->get(&from));
+    c->plan->engine->rows.store_scalar(&to, c->plan->engine->rows.load_scalar(&from));
     return (fftconv_tensor){
         .data = place, .dtype = c->plan->dtype, .shape = {1, c->h, 1}, .stride = {0, 0, 1}};
 }
@@ -321,9 +313,10 @@ static void finish_lane(const struct heads *c, const fftconv_tensor *rows, bool 
     const struct array from = own(c, sum), place = row_at(to, b, h), factor = own(c, slope);
     if (gelu) {
         copy(c, row_at(of, b, h), own(c, x));
-        c->plan->engine->activate(FFTCONV_ACTIVATION_GELU, true, c->L, x, slope);
+        c->plan->engine->rows.activate(FFTCONV_ACTIVATION_GELU, true, c->L, x, slope);
     }
-    c->plan->engine->spread(0, c->L, &from, gelu ? &factor : &(struct array){0}, &place);
+    c->plan->engine->rows.write_product(0, c->L, &from, gelu ? &factor : &(struct array){0},
+                                        &place);
 }
 
 static int backward_row(const struct heads *c, const fftconv_spectrum *spectrum, int64_t b,
@@ -332,7 +325,7 @@ static int backward_row(const struct heads *c, const fftconv_spectrum *spectrum,
 {
     const struct part *p = &c->part;
     const fftconv_heads_desc *all = c->o;
-    const int64_t Lk = c->plan->Lk, Lrev = c->plan->Lrev;
+    const int64_t Lk = c->plan->Lk, Lrev = c->plan->Lk_rev;
     const fftconv_tensor dv = block(c, memory, p->sum);
     char *dskips = memory + p->scalars + 2 * c->real, *more = memory + p->taps;
     o->dy = group(c, &all->dy, b, g, p->dy, false, memory);
@@ -369,7 +362,7 @@ static int backward_row(const struct heads *c, const fftconv_spectrum *spectrum,
             add(c, Lrev, more + Lk * c->real, taps + Lk * c->real);
         for (int64_t j = 0; all->dskip.data && j < c->h; j++) {
             const struct array one = own(c, dskips + j * c->real);
-            *dskip += c->plan->engine->get(&one).re;
+            *dskip += c->plan->engine->rows.load_scalar(&one).re;
         }
     }
     for (int64_t j = 0; dv.data && j < c->h; j++)
@@ -419,7 +412,7 @@ static int finish_task(void *context, int64_t g, int worker)
 {
     struct heads *c = context;
     const fftconv_heads_desc *o = c->o;
-    const int64_t Lk = c->plan->Lk, Lrev = c->plan->Lrev;
+    const int64_t Lk = c->plan->Lk, Lrev = c->plan->Lk_rev;
     char *sum = c->sums + g * c->chunks * c->sum_bytes;
     (void)worker;
     for (int64_t i = 1; i < c->chunks; i++) {
@@ -429,15 +422,15 @@ static int finish_task(void *context, int64_t g, int worker)
     const struct array none = {0}, dk = own(c, sum), dk_rev = own(c, sum + Lk * c->real);
     if (o->dk.data) {
         const struct array to = row_at(&o->dk, 0, g);
-        c->plan->engine->spread(0, Lk, &dk, &none, &to);
+        c->plan->engine->rows.write_product(0, Lk, &dk, &none, &to);
     }
     if (o->dk_rev.data) {
         const struct array to = row_at(&o->dk_rev, 0, g);
-        c->plan->engine->spread(0, Lrev, &dk_rev, &none, &to);
+        c->plan->engine->rows.write_product(0, Lrev, &dk_rev, &none, &to);
     }
     if (o->dskip.data) {
         const struct array to = row_at(&o->dskip, 0, g);
-        c->plan->engine->set(&to, (struct scalar){*(double *)(sum + c->dskip_at), 0});
+        c->plan->engine->rows.store_scalar(&to, (struct scalar){*(double *)(sum + c->dskip_at), 0});
     }
     return FFTCONV_STATUS_OK;
 }
@@ -454,7 +447,7 @@ static int run(const struct fftconv_plan *plan, const fftconv_heads_desc *o, boo
                       .h = plan->H,
                       .G = o->u.shape[1] / plan->H,
                       .L = plan->L,
-                      .real = plan->part[0].real_bytes};
+                      .real = plan->engine->real_bytes};
     c.step = round_up(c.L * c.real, ALIGNMENT) / c.real;
     c.chunks = min64(c.B, ceil_div(LEAST_TASKS, c.G));
     const int64_t tasks = c.G * c.chunks;
@@ -462,7 +455,7 @@ static int run(const struct fftconv_plan *plan, const fftconv_heads_desc *o, boo
     c.inside = workers > 1 ? 1 : threads;
     layout(&c);
     if (back) {
-        c.dskip_at = round_up((plan->Lk + plan->Lrev) * c.real, sizeof(double));
+        c.dskip_at = round_up((plan->Lk + plan->Lk_rev) * c.real, sizeof(double));
         c.sum_bytes = round_up(c.dskip_at + (int64_t)sizeof(double), ALIGNMENT);
     }
     const int64_t bytes = workers * c.part.total + tasks * c.sum_bytes;

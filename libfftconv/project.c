@@ -3,7 +3,7 @@
  *     out[b, o] = sum_n C[o, n] K[n] sum_i B[n, i] in[b, i]
  *
  * in blocks of frequencies, so that the N rows between never leave the cache. */
-#include "internal.h"
+#include "check.h"
 
 #include <string.h>
 
@@ -37,15 +37,15 @@ static void matrix(const struct job *j, const void *re, const void *im, int64_t 
                        .a_step = depth,
                        .b_step = x_step,
                        .out_step = out_step};
-    j->engine->matmul(&m);
+    j->engine->matrix.multiply(&m);
     if (!im)
         return;
     m.a = im, m.out = turned, m.out_step = reals;
-    j->engine->matmul(&m);
+    j->engine->matrix.multiply(&m);
     const int64_t size = j->engine->real_bytes;
     for (int64_t r = 0; r < rows; r++)
-        j->engine->add_turned(reals, (char *)turned + r * reals * size,
-                              (char *)out + r * out_step * size);
+        j->engine->matrix.add_turned(reals, (char *)turned + r * reals * size,
+                                     (char *)out + r * out_step * size);
 }
 
 static int project_task(void *context, int64_t task, int worker)
@@ -67,7 +67,7 @@ static int project_task(void *context, int64_t task, int worker)
         memcpy(x + i * reals * size, in + i * j->row * size, (size_t)(reals * size));
     matrix(j, B, Bi, p->states, p->inputs, x, reals, reals, u, reals, turned);
     for (int64_t n = 0; n < p->states; n++)
-        j->engine->scale_spectra(reals, K + n * j->row * size, u + n * reals * size);
+        j->engine->matrix.scale_spectra(reals, K + n * j->row * size, u + n * reals * size);
     matrix(j, C, Ci, p->outputs, p->states, u, reals, reals, out, j->row, turned);
     return FFTCONV_STATUS_OK;
 }
@@ -77,8 +77,7 @@ static int check(const fftconv_plan *plan, const fftconv_projection_desc *p)
     if (!plan || !p)
         return fail(FFTCONV_STATUS_INVALID, "%s is NULL", plan ? "desc" : "plan");
     if (p->size != sizeof *p)
-        return fail(FFTCONV_STATUS_INVALID, "desc->size is %zu, must be %zu", p->size,
-                    sizeof *p);
+        return fail(FFTCONV_STATUS_INVALID, "desc->size is %zu, must be %zu", p->size, sizeof *p);
     const int status = check_on_cpu(plan);
     const int whole = status ? status : check_whole_spectra(plan);
     if (whole)

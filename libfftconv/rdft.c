@@ -13,7 +13,7 @@
  *     Z[m] = c*[m] sum_j (z[j] c*[j]) c[m-j],   c[t] = exp(i pi t^2 / N)
  * (Bluestein 1970) is a gated two-sided convolution, done in complex128.  Odd lengths go
  * that way too. */
-#include "internal.h"
+#include "check.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -11,7 +11,7 @@
  * exp(pi i l / 2M); Cauchy sums there, in a form without the pole at z = -1.
  *
  * Nothing has H N L entries. */
-#include "internal.h"
+#include "engine.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -222,7 +222,7 @@ static int diagonal_task(void *context, int64_t h, int worker)
     for (int64_t n = 0; n < N; n++) {
         const double start[2] = {factor, 0};
         poles[n] = pole_of(d, entry(d, d->A, 0, h, n), j->squares, square + n * j->squares);
-        j->engine->powers((const double (*)[2])(square + n * j->squares), start, R, re, im);
+        j->engine->ssm.powers((const double (*)[2])(square + n * j->squares), start, R, re, im);
         for (int64_t b = 0; b < R; b++) {
             put_real(real, columns, 2 * n * R + b, re[b]);
             put_real(real, columns, (2 * n + 1) * R + b, -im[b]);
@@ -234,8 +234,8 @@ static int diagonal_task(void *context, int64_t h, int worker)
                 const struct complex w = times(
                     poles[n].f, times(entry(d, d->B, i, h, n), entry(d, d->C, c, h, n)));
                 const double start[2] = {w.re, w.im};
-                j->engine->powers((const double (*)[2])(square + n * j->squares + log2_of(R)),
-                                  start, rows, re, im);
+                j->engine->ssm.powers((const double (*)[2])(square + n * j->squares + log2_of(R)),
+                                      start, rows, re, im);
                 for (int64_t a = 0; a < rows; a++) {
                     put_real(real, weighted, 2 * (a * N + n), re[a]);
                     put_real(real, weighted, 2 * (a * N + n) + 1, im[a]);
@@ -251,10 +251,10 @@ static int diagonal_task(void *context, int64_t h, int worker)
                                .a_step = 2 * N,
                                .b_step = R,
                                .out_step = R};
-            j->product->matmul(&p);
+            j->product->matrix.multiply(&p);
             if (full < rows) {
                 p.rows = 1, p.a = (char *)weighted + full * 2 * N * real, p.out = last;
-                j->product->matmul(&p);
+                j->product->matrix.multiply(&p);
                 const int size = dtype_size(d->dtype);
                 if (size == real)
                     memcpy(k + full * R * real, last, (size_t)((d->length - full * R) * real));
@@ -304,8 +304,8 @@ static int diagonal_back_task(void *context, int64_t h, int worker)
     for (int64_t n = 0; n < N; n++) {
         const double (*sq)[2] = (const double (*)[2])(square + n * j->squares);
         poles[n] = pole_of(d, entry(d, d->A, 0, h, n), j->squares, square + n * j->squares);
-        j->engine->powers(sq, one, R, re, im);
-        j->engine->powers(sq + log2_of(R), one, rows, high_re + n * rows, high_im + n * rows);
+        j->engine->ssm.powers(sq, one, R, re, im);
+        j->engine->ssm.powers(sq + log2_of(R), one, rows, high_re + n * rows, high_im + n * rows);
         for (int64_t b = 0; b < R; b++) {
             double *to = columns + b * wide + 4 * n;
             to[0] = re[b], to[1] = im[b];
@@ -328,7 +328,7 @@ static int diagonal_back_task(void *context, int64_t h, int worker)
                                      .a_step = R,
                                      .b_step = wide,
                                      .out_step = wide};
-            j->engine->matmul(&p);
+            j->engine->matrix.multiply(&p);
             for (int64_t n = 0; n < N; n++) {
                 const double *pr = high_re + n * rows, *pi = high_im + n * rows;
                 struct complex zeroth = {0, 0}, first = {0, 0}, before = {0, 0};
@@ -505,7 +505,7 @@ static int cut_task(void *context, int64_t h, int worker)
         for (int more = 0; more <= ((2 * j->M) >> bit & 1); more++) {
             const double *other = more ? first : power;
             p.a = power, p.b = other, p.out = next;
-            j->engine->matmul(&p);
+            j->engine->matrix.multiply(&p);
             for (int64_t i = 0; i < n2 * step; i++)
                 next[i] += power[i] + other[i];
             double *swap = power;
@@ -518,7 +518,7 @@ static int cut_task(void *context, int64_t h, int worker)
             row[n] = 2 * C.re, row[N + n] = -2 * C.im;
         }
         p.rows = 1, p.a = row, p.b = power, p.out = cut;
-        j->engine->matmul(&p);
+        j->engine->matrix.multiply(&p);
         for (int64_t n = 0; n < N; n++)
             put(d, j->Ct, c, h, n,
                 (struct complex){row[n] + cut[n] / 2, -row[N + n] - cut[N + n] / 2});
@@ -624,7 +624,7 @@ static int low_rank_task(void *context, int64_t task, int worker)
                                          .c = j->c + m0,
                                          .terms = terms,
                                          .out = out};
-                j->engine->cauchy(&f);
+                j->engine->ssm.cauchy(&f);
                 for (int64_t v = v0; v < min64(v0 + CAUCHY, count); v++)
                     for (int part = 0; part < 2; part++)
                         memcpy(R[v][part], out + (2 * (v - v0) + part) * nodes,
@@ -640,7 +640,7 @@ static int low_rank_task(void *context, int64_t task, int worker)
             }
         }
     }
-    j->engine->transform(j->stage, j->stages, T);
+    j->engine->transform.column_stages(j->stage, j->stages, T);
     for (int64_t p = 0; p < j->M; p++) {
         const int64_t l = j->place[p];
         const struct complex u = {j->untwist[2 * p], j->untwist[2 * p + 1]};
@@ -821,15 +821,15 @@ static int recurrence_task(void *context, int64_t group, int worker)
                 for (int64_t n = 0; n < size; n++)
                     mu[n] /= 2;
                 memcpy(x, mu, (size_t)(size * 8));
-                j->engine->recur(&r, 1, x); /* 2 (I - A/2)^-1 (B/2) - B/2 */
+                j->engine->ssm.recur(&r, 1, x); /* 2 (I - A/2)^-1 (B/2) - B/2 */
                 for (int64_t n = 0; n < size; n++)
                     x[size + n] += mu[n], x[n] = 0;
             }
             memcpy(starts + b * size, known ? x + size : x, (size_t)(size * 8));
-            j->engine->recur(&r, count - known, x + known * size);
+            j->engine->ssm.recur(&r, count - known, x + known * size);
             if (!r.states_too) {
                 gather(j, i, group, b * steps, count, g);
-                j->engine->recur_back(&r, count, x, g, a, mu, y);
+                j->engine->ssm.recur_back(&r, count, x, g, a, mu, y);
             }
         }
         if (!r.states_too)
@@ -841,9 +841,9 @@ static int recurrence_task(void *context, int64_t group, int worker)
             if (known)
                 memset(x, 0, (size_t)(size * 8));
             memcpy(x + known * size, starts + b * size, (size_t)(size * 8));
-            j->engine->recur(&r, count - known, x + known * size);
+            j->engine->ssm.recur(&r, count - known, x + known * size);
             gather(j, i, group, b * steps, count, g);
-            j->engine->recur_back(&r, count, x, g, a, mu, y);
+            j->engine->ssm.recur_back(&r, count, x, g, a, mu, y);
         }
         /* of x[0] = (I - A/2)^-1 B, or of Abar s */
         from_lanes(j, d->state ? a : mu, d->dB, i, group);

@@ -1,5 +1,5 @@
 /* Status, messages, memory. */
-#include "internal.h"
+#include "common.h"
 
 #include <stdarg.h>
 #include <stdio.h>

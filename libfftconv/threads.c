@@ -4,7 +4,7 @@
  * is what a data loader does, and a second OpenMP beside the host program's is
  * trouble of its own.  Here the child of a fork simply starts a new pool. */
 #define _GNU_SOURCE /* affinity */
-#include "internal.h"
+#include "common.h"
 
 #include <pthread.h>
 #include <sched.h>

@@ -115,14 +115,14 @@ static void N_(contract)(const struct contraction *c, int64_t v0, int64_t v1, vo
     const int64_t vectors = v1 - v0, at = v0 * 2 * W;
     const REAL *from_a = (const REAL *)c->a + at, *from_b = (const REAL *)c->b + at;
     REAL *a = work;
-    REAL *b = a + c->block_rows * c->block_depth * c->block_vectors * 2 * W;
-    REAL *sum = b + c->block_columns * c->block_depth * c->block_vectors * 2 * W;
-    for (int64_t r = 0; r < c->rows; r += c->block_rows)
-        for (int64_t j = 0; j < c->columns; j += c->block_columns) {
-            const int64_t rows = min64(c->block_rows, c->rows - r);
-            const int64_t columns = min64(c->block_columns, c->columns - j);
-            for (int64_t d = 0; d < c->depth; d += c->block_depth) {
-                const int64_t depth = min64(c->block_depth, c->depth - d);
+    REAL *b = a + c->panel_rows * c->panel_depth * c->panel_vectors * 2 * W;
+    REAL *sum = b + c->panel_columns * c->panel_depth * c->panel_vectors * 2 * W;
+    for (int64_t r = 0; r < c->rows; r += c->panel_rows)
+        for (int64_t j = 0; j < c->columns; j += c->panel_columns) {
+            const int64_t rows = min64(c->panel_rows, c->rows - r);
+            const int64_t columns = min64(c->panel_columns, c->columns - j);
+            for (int64_t d = 0; d < c->depth; d += c->panel_depth) {
+                const int64_t depth = min64(c->panel_depth, c->depth - d);
                 /* unless the block is there from the last time */
                 if (j == 0 || c->depth > depth)
                     N_(pack)(from_a + r * c->a_stride[0] + d * c->a_stride[1], c->a_stride[0],

@@ -1,7 +1,7 @@
 /* One instruction set's engines: the same source at both precisions.  The build
  * compiles this file once per row of isa.c, with FFTCONV_ISA and
  * FFTCONV_VECTOR_BYTES set. */
-#include "../internal.h"
+#include "../engine.h"
 
 #include <string.h>
 

@@ -67,7 +67,7 @@ struct N_(columns) {
      * into each.  They are named one by one, or lie sub vectors apart from `rows` on,
      * the planes `plane` reals. */
     bool imag;
-    bool half; /* nor are there outputs above R/2 (struct xform, kept) */
+    bool half; /* nor are there outputs above R/2 (struct transform, kept) */
     REAL *const *row[2];
     REAL *rows;
     int64_t plane, offset;
@@ -417,7 +417,7 @@ static void N_(rows_dense)(const struct stage *st, REAL *t, int64_t width, int64
     const int64_t step = st->sub * width * 2 * W;
     const int re = inverse ? LANES : 0, im = inverse ? 0 : LANES;
     DENSE_LOCALS;
-    for (int64_t b = 0; b < st->blocks; b++, t += R * step)
+    for (int64_t b = 0; b < st->groups; b++, t += R * step)
         for (int64_t m = 0; m < st->sub; m++) {
             const REAL *w = twiddle + m * (R - 1) * 2;
             for (int64_t j = 0; j < count; j++) {
@@ -499,7 +499,7 @@ static void N_(middle_stage)(const struct stage *st, bool inverse, REAL *x, int6
         const int64_t together = st->twiddle.coarse ? 1 : run;
         for (int64_t i = b; i < b + run; i += together) {
             struct N_(columns) a = {.x = x + i * st->radix * st->sub * 2 * W, .blocks = together};
-            if (live && st->masked && live[b] == SOME)
+            if (live && st->skips_dead_outputs && live[b] == SOME)
                 a.live = st[1].live + (b0 + i) * st->radix;
             N_(run_columns)(st, inverse ? N_(MIDDLE_INVERSE) : N_(MIDDLE), &a, 0, st->sub);
         }
@@ -512,7 +512,7 @@ static void N_(row_stage)(const struct stage *st, bool inverse, REAL *t, int64_t
     if (st->dense)
         N_(rows_dense)(st, t, width, count, inverse);
     else
-        N_(kernel)[st->radix].rows(t, width, count, st->sub, st->blocks, st->twiddle.fine, inverse);
+        N_(kernel)[st->radix].rows(t, width, count, st->sub, st->groups, st->twiddle.fine, inverse);
 }
 
 static void N_(multiply_run)(const REAL *f, const REAL *in, REAL *out, int64_t vectors,
@@ -580,19 +580,20 @@ INLINE void N_(transpose_leaf)(const REAL *from, int64_t rows, int64_t from_widt
 }
 
 /* X's rows p to columns of T[q][p], vectors [v0, v1) of them; and back */
-static void N_(to_rows)(const struct xform *xf, const REAL *x, REAL *t, int64_t v0, int64_t v1)
+static void N_(to_rows)(const struct transform *xf, const REAL *x, REAL *t, int64_t v0, int64_t v1)
 {
     N_(transpose_leaf)(x, xf->Pl, xf->Qv, t, xf->Q, xf->Plv, v0, v1, 0, xf->Qv);
 }
 
-static void N_(from_rows)(const struct xform *xf, const REAL *t, REAL *x, int64_t v0, int64_t v1)
+static void N_(from_rows)(const struct transform *xf, const REAL *t, REAL *x, int64_t v0,
+                          int64_t v1)
 {
     N_(transpose_leaf)(t, xf->Q, xf->Plv, x, xf->Pl, xf->Qv, 0, xf->Qv, v0, v1);
 }
 
 /* to[c][r] = from[r][c], steps in reals; anywhere in memory. */
-static void N_(turn)(const void *from_, int64_t from_step, void *to_, int64_t to_step, int64_t rows,
-                     int64_t columns)
+static void N_(transpose_matrix)(const void *from_, int64_t from_step, void *to_, int64_t to_step,
+                                 int64_t rows, int64_t columns)
 {
     const REAL *from = from_;
     REAL *to = to_;
@@ -659,7 +660,7 @@ INLINE void N_(square_inverse)(bool outer, const REAL *w, V *r, V *i, REAL *x)
  * `width` vectors. */
 INLINE void N_(square_tiles)(int directions, bool outer, const REAL *w, REAL *x, REAL *t,
                              int64_t tiles, int64_t width, const REAL *spectrum,
-                             struct ahead *ahead)
+                             struct prefetch *ahead)
 {
     const int64_t step = width * 2 * W;
     for (int64_t g = 0; g < tiles; g++, x += 2 * W * W, t += 2 * W, spectrum += 2 * W) {
@@ -675,7 +676,7 @@ INLINE void N_(square_tiles)(int directions, bool outer, const REAL *w, REAL *x,
         for (int k = 0; k < LANES; k++) {
             const REAL *f = spectrum + k * step;
             REAL *y = t + k * step;
-            if (directions == FORWARD || directions & KEPT)
+            if (directions == FORWARD || directions & KEEP_SPECTRA)
                 N_(store)(y, r[k]), N_(store)(y + W, i[k]);
             if (directions & FORWARD && directions & INVERSE)
                 MULTIPLY(r[k], i[k], N_(load)(f), N_(load)(f + W));
@@ -687,8 +688,8 @@ INLINE void N_(square_tiles)(int directions, bool outer, const REAL *w, REAL *x,
     }
 }
 
-static void N_(square)(int directions, const struct xform *xf, REAL *x, REAL *t, int64_t tiles,
-                       const REAL *spectrum, struct ahead *ahead)
+static void N_(square_runs)(int directions, const struct transform *xf, REAL *x, REAL *t,
+                            int64_t tiles, const REAL *spectrum, struct prefetch *ahead)
 {
     const REAL *w = xf->stage[xf->split - 1].twiddle.fine;
 #define TILES(directions, outer, f) \
@@ -699,20 +700,20 @@ static void N_(square)(int directions, const struct xform *xf, REAL *x, REAL *t,
     case FORWARD: EITHER(FORWARD, t); break;
     case INVERSE: EITHER(INVERSE, t); break;
     case FORWARD | INVERSE: EITHER(FORWARD | INVERSE, spectrum); break;
-    default: EITHER(FORWARD | INVERSE | KEPT, spectrum);
+    default: EITHER(FORWARD | INVERSE | KEEP_SPECTRA, spectrum);
     }
 #undef EITHER
 #undef TILES
 }
 
 /* Of `all` that lie below stage 1's outputs, those below the ones that are kept. */
-INLINE int64_t N_(kept_of)(const struct xform *xf, int64_t all)
+INLINE int64_t N_(kept_of)(const struct transform *xf, int64_t all)
 {
-    return is_half(xf) ? all / xf->stage[0].radix * xf->kept : all;
+    return is_half(xf) ? all / xf->stage[0].radix * xf->stage1_outputs : all;
 }
 
-static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t, const REAL *spectrum,
-                     int64_t leaf, struct ahead *ahead)
+static void N_(leaf_stages)(const struct transform *xf, int directions, REAL *x, REAL *t,
+                            const REAL *spectrum, int64_t leaf, struct prefetch *ahead)
 {
     const struct stage *st = xf->stage;
     const int top = xf->depth > 1 ? xf->depth : 1, n = xf->stages;
@@ -721,7 +722,7 @@ static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t, c
     const bool fused = both && n > xf->split && !st[n - 1].dense;
     /* all of stage 1's outputs are in this leaf, or else it is below one */
 #define KEPT_OF(all) (xf->depth == 0 ? N_(kept_of)(xf, all) : (all))
-#define BLOCKS(l) leaf *(st[l].blocks / xf->leaves), KEPT_OF(st[l].blocks / xf->leaves)
+#define BLOCKS(l) leaf *(st[l].groups / xf->leaves), KEPT_OF(st[l].groups / xf->leaves)
     const int64_t vectors = KEPT_OF(xf->Plv);
 
     const int bottom = xf->split - xf->square; /* what comes before the tiles */
@@ -733,7 +734,7 @@ static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t, c
     /* what no vector writes below, unless no stage of the leaf reads it either */
     bool unread = xf->square && xf->depth > 0;
     for (int l = top; l < bottom; l++)
-        unread &= st[l].masked;
+        unread &= st[l].skips_dead_outputs;
     if (live && directions & INVERSE && !unread)
         for (int64_t v = 0; v < vectors; v++)
             if (!live[v])
@@ -743,7 +744,7 @@ static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t, c
         REAL *columns = t + v * 2 * W;
         const REAL *f = spectrum ? spectrum + v * 2 * W : NULL;
         if (xf->square) {
-            N_(square)(directions, xf, x + v * 2 * W * W, columns, run, f, ahead);
+            N_(square_runs)(directions, xf, x + v * 2 * W * W, columns, run, f, ahead);
             continue;
         }
         if (directions & FORWARD) {
@@ -752,7 +753,7 @@ static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t, c
                 N_(row_stage)(&st[l], false, columns, xf->Plv, run);
         }
         if (fused)
-            N_(kernel)[st[n - 1].radix].product(columns, xf->Plv, run, st[n - 1].blocks, f);
+            N_(kernel)[st[n - 1].radix].product(columns, xf->Plv, run, st[n - 1].groups, f);
         else if (both)
             for (int64_t q = 0; q < xf->Q; q++) {
                 REAL *row = columns + q * xf->Plv * 2 * W;
@@ -771,29 +772,29 @@ static void N_(leaf)(const struct xform *xf, int directions, REAL *x, REAL *t, c
 #undef KEPT_OF
 }
 
-static void N_(subtree)(const struct xform *xf, int level, int directions, REAL *x, REAL *s,
-                        const REAL *spectrum, REAL *t, int64_t node, struct ahead *ahead);
+static void N_(subtree)(const struct transform *xf, int level, int directions, REAL *x, REAL *s,
+                        const REAL *spectrum, REAL *t, int64_t node, struct prefetch *ahead);
 
 /* Child k of node `parent` above stage `level`; dead, it stays as it is forward,
  * and is zeros inverse. */
-INLINE void N_(child)(const struct xform *xf, int level, int directions, REAL *x, REAL *s,
-                      const REAL *spectrum, REAL *t, int64_t node, struct ahead *ahead)
+INLINE void N_(child)(const struct transform *xf, int level, int directions, REAL *x, REAL *s,
+                      const REAL *spectrum, REAL *t, int64_t node, struct prefetch *ahead)
 {
     const uint8_t *live = level < xf->split ? xf->stage[level].live : xf->live;
     if (!live || live[node]) /* below the last stage of phase 1, a node is a vector */
         N_(subtree)(xf, level, directions, x, s, spectrum, t, node, ahead);
-    else if (directions & INVERSE && !xf->stage[level - 1].masked)
+    else if (directions & INVERSE && !xf->stage[level - 1].skips_dead_outputs)
         memset(x, 0, (size_t)(xf->stage[level - 1].sub * 2 * W) * sizeof(REAL));
 }
 
 /* Depth first: a block is transformed, multiplied and transformed back before
  * the next is touched, and so stays in cache.  A node at a level is a block of
  * that stage. */
-static void N_(subtree)(const struct xform *xf, int level, int directions, REAL *x, REAL *s,
-                        const REAL *spectrum, REAL *t, int64_t node, struct ahead *ahead)
+static void N_(subtree)(const struct transform *xf, int level, int directions, REAL *x, REAL *s,
+                        const REAL *spectrum, REAL *t, int64_t node, struct prefetch *ahead)
 {
     if (level >= xf->depth) {
-        N_(leaf)(xf, directions, x, s ? s : t, spectrum, node, ahead);
+        N_(leaf_stages)(xf, directions, x, s ? s : t, spectrum, node, ahead);
         return;
     }
     const struct stage *st = &xf->stage[level];
@@ -810,18 +811,18 @@ static void N_(subtree)(const struct xform *xf, int level, int directions, REAL 
         N_(middle_stage)(st, true, x, node, 1);
 }
 
-static void N_(middle)(const struct xform *xf, int directions, void *X, void *S,
-                       const void *spectrum, int64_t j0, int64_t j1, void *scratch,
-                       struct ahead *ahead)
+static void N_(inner_stages)(const struct transform *xf, int directions, void *X, void *S,
+                             const void *spectrum, int64_t j0, int64_t j1, void *scratch,
+                             struct prefetch *ahead)
 {
     const struct stage *st = &xf->stage[0];
     if (xf->depth == 0) {
         /* the shortest rows: nothing but squares below stage 1 */
         if (xf->square && xf->split <= 2 && !xf->live)
-            N_(square)(directions, xf, X, S ? S : scratch, N_(kept_of)(xf, xf->Plv), spectrum,
-                       ahead);
+            N_(square_runs)(directions, xf, X, S ? S : scratch, N_(kept_of)(xf, xf->Plv), spectrum,
+                            ahead);
         else
-            N_(leaf)(xf, directions, X, S ? S : scratch, spectrum, 0, ahead);
+            N_(leaf_stages)(xf, directions, X, S ? S : scratch, spectrum, 0, ahead);
         return;
     }
     const int64_t reals = xf->leaves / st->radix * xf->leaf_reals;
@@ -886,22 +887,22 @@ INLINE const REAL *N_(places)(const struct source *s, int64_t n, int64_t count, 
 }
 
 /* Does a stage that reads or writes a row through scratch ask for it before its time? */
-INLINE bool N_(asks_ahead)(const struct xform *xf, int packing)
+INLINE bool N_(asks_ahead)(const struct transform *xf, int packing)
 {
-    return xf->ahead && packing == LINEAR && xf->Q % W == 0;
+    return xf->prefetch_distance && packing == LINEAR && xf->Q % W == 0;
 }
 
 /* Scratch holds the rows of one plane, then those of the other.  Where a tile has
  * every column, a plane is one run of places. */
-static void N_(first)(const struct xform *xf, const struct source *s, void *X, int64_t c0,
-                      int64_t c1, void *scratch)
+static void N_(first_stage_by_strips)(const struct transform *xf, const struct source *s, void *X,
+                                      int64_t c0, int64_t c1, void *scratch)
 {
     const struct stage *st = &xf->stage[0];
     const int R = st->radix;
     const bool imag = N_(has_imaginary)(s->packing, s->to, s->shift, xf->M);
     const bool padded = xf->Q % W != 0;
     const bool ahead = N_(asks_ahead)(xf, s->packing) && (s->gate.data || !N_(in_place)(&s->x, 0));
-    const int64_t tile = ahead ? xf->ahead_columns : xf->tile_columns;
+    const int64_t tile = ahead ? xf->prefetch_columns : xf->strip_columns;
     struct N_(streams) streams;
     streams.count = 0;
     if (ahead)
@@ -924,7 +925,7 @@ static void N_(first)(const struct xform *xf, const struct source *s, void *X, i
             for (int plane = 0; plane <= imag; plane++) {
                 const int64_t place = vector * W + plane * xf->M;
                 if (ahead)
-                    N_(fetch)(&streams, place + s->shift + xf->ahead, run);
+                    N_(fetch)(&streams, place + s->shift + xf->prefetch_distance, run);
                 if (padded)
                     FOR_RUNS(xf, vector, columns, n, count, at,
                              N_(read_places)(s, n + plane * xf->M, count, to[plane] + at));
@@ -957,7 +958,7 @@ static void N_(write_pairs)(const struct sink *s, int64_t n, int64_t count, cons
 
 /* y from a tile's rows of v together, where they are real, and nothing beside them has to
  * be converted. */
-static bool N_(write_tile)(const struct xform *xf, const struct sink *s, int64_t c, int64_t run,
+static bool N_(write_tile)(const struct transform *xf, const struct sink *s, int64_t c, int64_t run,
                            bool imag, const REAL *v)
 {
     const int64_t R = xf->stage[0].radix, step = xf->stage[0].sub * W;
@@ -968,15 +969,15 @@ static bool N_(write_tile)(const struct xform *xf, const struct sink *s, int64_t
     return written;
 }
 
-static void N_(last)(const struct xform *xf, void *X, const struct sink *s, int64_t c0, int64_t c1,
-                     void *scratch)
+static void N_(last_stage_by_strips)(const struct transform *xf, void *X, const struct sink *s,
+                                     int64_t c0, int64_t c1, void *scratch)
 {
     const struct stage *st = &xf->stage[0];
     const int R = st->radix;
     const bool imag = N_(has_imaginary)(s->packing, s->to, s->shift, xf->M);
     const bool direct = N_(sink_is_plain)(s) && xf->Q % W == 0;
     const bool ahead = N_(asks_ahead)(xf, s->packing) && !direct;
-    const int64_t tile = ahead ? xf->ahead_columns : xf->tile_columns;
+    const int64_t tile = ahead ? xf->prefetch_columns : xf->strip_columns;
     struct N_(streams) streams;
     streams.count = 0;
     if (ahead)
@@ -996,7 +997,7 @@ static void N_(last)(const struct xform *xf, void *X, const struct sink *s, int6
                 const int64_t count = run * (R / runs);
                 const bool whole = e >= s->from && e + count <= s->to;
                 if (ahead)
-                    N_(fetch)(&streams, e + xf->ahead, count);
+                    N_(fetch)(&streams, e + xf->prefetch_distance, count);
                 y[plane][r] = direct && whole ? (REAL *)s->y.data + (e - s->y.origin)
                                               : (REAL *)scratch + (plane * R + r) * run;
                 wanted &= whole;
@@ -1026,8 +1027,8 @@ static void N_(last)(const struct xform *xf, void *X, const struct sink *s, int6
 
 /* ---- Rows that stage 1 takes and gives as they lie in the caller's memory ---------- */
 
-static void N_(in_rows)(const struct xform *xf, enum N_(step) step, void *X, REAL *rows, bool imag,
-                        int64_t c0, int64_t c1)
+static void N_(stage_in_place)(const struct transform *xf, enum N_(step) step, void *X, REAL *rows,
+                               bool imag, int64_t c0, int64_t c1)
 {
     struct N_(columns) a = {.x = X,
                             .shift = xf->shift,
@@ -1038,28 +1039,28 @@ static void N_(in_rows)(const struct xform *xf, enum N_(step) step, void *X, REA
     N_(run_columns)(&xf->stage[0], step, &a, c0, c1 - c0);
 }
 
-static void N_(read_row)(const struct xform *xf, const struct source *s, void *X, int64_t c0,
-                         int64_t c1, void *scratch)
+static void N_(first_stage)(const struct transform *xf, const struct source *s, void *X, int64_t c0,
+                            int64_t c1, void *scratch)
 {
     const bool imag = N_(has_imaginary)(s->packing, s->to, s->shift, xf->M);
     const bool plain = s->packing == LINEAR && !s->gate.data && xf->Q % W == 0 &&
                        s->shift >= max64(0, s->from) && s->shift + xf->M * (1 + imag) <= s->to;
     REAL *z = plain ? N_(in_place)(&s->x, s->shift) : NULL;
     if (z)
-        N_(in_rows)(xf, N_(FIRST), X, z, imag, c0, c1);
+        N_(stage_in_place)(xf, N_(FIRST), X, z, imag, c0, c1);
     else
-        N_(first)(xf, s, X, c0, c1, scratch);
+        N_(first_stage_by_strips)(xf, s, X, c0, c1, scratch);
 }
 
-static void N_(write_row)(const struct xform *xf, void *X, const struct sink *s, int64_t c0,
-                          int64_t c1, void *scratch)
+static void N_(last_stage)(const struct transform *xf, void *X, const struct sink *s, int64_t c0,
+                           int64_t c1, void *scratch)
 {
     const bool imag = N_(has_imaginary)(s->packing, s->to, s->shift, xf->M);
     if (N_(sink_is_plain)(s) && xf->Q % W == 0 && s->shift >= s->from &&
         s->shift + xf->M * (1 + imag) <= s->to)
-        N_(in_rows)(xf, N_(LAST), X, N_(in_place)(&s->y, s->shift), imag, c0, c1);
+        N_(stage_in_place)(xf, N_(LAST), X, N_(in_place)(&s->y, s->shift), imag, c0, c1);
     else
-        N_(last)(xf, X, s, c0, c1, scratch);
+        N_(last_stage_by_strips)(xf, X, s, c0, c1, scratch);
 }
 
 /* ---- Sums ----------------------------------------------------------------------- */
@@ -1096,8 +1097,8 @@ INLINE void N_(dots)(int outputs, const REAL *taps, int64_t count, const REAL *z
     }
 }
 
-static void N_(direct)(const struct source *s, const void *taps, int64_t count, int64_t n,
-                       const struct sink *sink, void *work)
+static void N_(direct_sum)(const struct source *s, const void *taps, int64_t count, int64_t n,
+                           const struct sink *sink, void *work)
 {
     const int64_t padded = round_up(count, W);
     REAL *z = work, y[CHUNK];
@@ -1207,7 +1208,7 @@ static void N_(fold)(bool back, int levels, int64_t length, int64_t ahead,
 
 /* The next run of vectors that are computed at all, from *v on and below `end`: how
  * many, 0 past the last. */
-INLINE int64_t N_(computed_run)(const struct xform *xf, int64_t end, int64_t *v)
+INLINE int64_t N_(computed_run)(const struct transform *xf, int64_t end, int64_t *v)
 {
     if (!xf->live) {
         /* of every leaf; or of a row of T, where there is but one leaf */
@@ -1236,8 +1237,8 @@ INLINE int64_t N_(computed_run)(const struct xform *xf, int64_t end, int64_t *v)
                  end_ = vectors_ * ((part) + 1) / (parts), n; \
          (n = N_(computed_run)(xf, end_, &v)) > 0; v += n)
 
-static void N_(multiply)(const struct xform *xf, const void *spectrum, const void *in, void *out,
-                         bool adjoint, int64_t part, int64_t parts)
+static void N_(multiply_spectra)(const struct transform *xf, const void *spectrum, const void *in,
+                                 void *out, bool adjoint, int64_t part, int64_t parts)
 {
     FOR_COMPUTED(xf, part, parts, v, n)
     N_(multiply_run)((const REAL *)spectrum + v * 2 * W, (const REAL *)in + v * 2 * W,
@@ -1267,9 +1268,9 @@ INLINE void N_(accumulate_run)(bool begin, REAL scale, const REAL *weights, int6
     }
 }
 
-static void N_(accumulate)(const struct xform *xf, double scale, bool begin, void *dspectrum,
-                           const void *Z, void *G, const void *spectrum, int64_t part,
-                           int64_t parts)
+static void N_(accumulate_spectra)(const struct transform *xf, double scale, bool begin,
+                                   void *dspectrum, const void *Z, void *G, const void *spectrum,
+                                   int64_t part, int64_t parts)
 {
     const REAL *f = spectrum, *weights = xf->weights;
     FOR_COMPUTED(xf, part, parts, v, n)
@@ -1284,7 +1285,7 @@ static void N_(accumulate)(const struct xform *xf, double scale, bool begin, voi
     }
 }
 
-static void N_(add)(const struct xform *xf, void *dspectrum, const void *other)
+static void N_(add_spectra)(const struct transform *xf, void *dspectrum, const void *other)
 {
     REAL *d = dspectrum;
     const REAL *o = other;
@@ -1293,7 +1294,7 @@ static void N_(add)(const struct xform *xf, void *dspectrum, const void *other)
         d[i] += o[i];
 }
 
-static void N_(weigh)(const struct xform *xf, double scale, void *S)
+static void N_(weigh_spectra)(const struct transform *xf, double scale, void *S)
 {
     REAL *s = S;
     const REAL *weights = xf->weights, c = (REAL)scale;
@@ -1321,7 +1322,7 @@ static void N_(weigh)(const struct xform *xf, double scale, void *S)
 #include "depthwise.h"
 #include "ssm.h"
 
-static void N_(transform)(const struct stage *st, int count, void *T)
+static void N_(column_stages)(const struct stage *st, int count, void *T)
 {
     for (int l = 0; l < count; l++)
         N_(row_stage)(&st[l], false, T, 1, 1);
@@ -1332,39 +1333,39 @@ const struct engine ENGINE = {
     .isa = STRING(FFTCONV_ISA),
     .lanes = LANES,
     .real_bytes = sizeof(REAL),
-    .first = N_(read_row),
-    .middle = N_(middle),
-    .last = N_(write_row),
-    .direct = N_(direct),
-    .reverse_taps = N_(reverse_taps),
-    .fold = N_(fold),
-    .multiply = N_(multiply),
-    .accumulate = N_(accumulate),
-    .add = N_(add),
-    .weigh = N_(weigh),
-    .gradient = N_(gradient),
-    .spread = N_(spread),
-    .axpy = N_(axpy),
-    .turn = N_(turn),
-    .place_taps = N_(place_taps),
-    .take_taps = N_(take_taps),
-    .get = N_(get),
-    .set = N_(set),
-    .transform = N_(transform),
-    .contract = N_(contract),
-    .activate = N_(apply),
-    .correlate = N_(correlate),
-    .correlate_blocks = N_(correlate_blocks),
-    .correlate_dx = N_(correlate_dx),
-    .correlate_dw = N_(correlate_dw),
-    .matmul = N_(matmul),
-    .scale_spectra = N_(scale_spectra),
-    .add_turned = N_(add_turned),
+    .transform = {.first_stage = N_(first_stage),
+                  .inner_stages = N_(inner_stages),
+                  .last_stage = N_(last_stage),
+                  .fold = N_(fold),
+                  .column_stages = N_(column_stages)},
+    .spectra = {.multiply = N_(multiply_spectra),
+                .accumulate = N_(accumulate_spectra),
+                .add = N_(add_spectra),
+                .weigh = N_(weigh_spectra)},
+    .rows = {.differentiate = N_(gradient),
+             .write_product = N_(spread),
+             .add_scaled = N_(axpy),
+             .transpose = N_(transpose_matrix),
+             .activate = N_(apply),
+             .load_scalar = N_(get),
+             .store_scalar = N_(set),
+             .place_taps = N_(place_taps),
+             .take_taps = N_(take_taps),
+             .reverse_taps = N_(reverse_taps),
+             .direct_sum = N_(direct_sum)},
+    .matrix = {.contract = N_(contract),
+               .multiply = N_(matmul),
+               .scale_spectra = N_(scale_spectra),
+               .add_turned = N_(add_turned)},
+    .depthwise = {.forward = N_(correlate),
+                  .pack_blocks = N_(correlate_blocks),
+                  .dx = N_(correlate_dx),
+                  .dweight = N_(correlate_dw)},
 #if IN_DOUBLE
-    .powers = N_(powers),
-    .cauchy = N_(cauchy),
-    .recur = N_(recur),
-    .recur_back = N_(recur_back),
+    .ssm = {.powers = N_(powers),
+            .cauchy = N_(cauchy),
+            .recur = N_(recur),
+            .recur_back = N_(recur_back)},
 #endif
 };
 

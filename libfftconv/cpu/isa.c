@@ -1,5 +1,5 @@
 /* The instruction sets: a row each, the best first. */
-#include "../internal.h"
+#include "../engine.h"
 
 #include <string.h>
 #if defined(FFTCONV_HAVE_AVX2) || defined(FFTCONV_HAVE_AVX512)

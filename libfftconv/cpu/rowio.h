@@ -565,9 +565,10 @@ static void N_(place_taps)(const struct taps *t, void *row_)
 {
     const int64_t reals = 1 + is_complex(t->k.dtype), rest = t->rev_count - 1;
     const struct array rev = N_(backwards)(t);
-    REAL *row = row_, *last = row + (t->places - rest) * reals, first[2] = {0, 0};
+    REAL *row = row_, *last = row + (t->padded_length - rest) * reals, first[2] = {0, 0};
     N_(read)(&t->k, 0, t->count, row);
-    memset(row + t->count * reals, 0, (size_t)((t->places - t->count) * reals) * sizeof(REAL));
+    memset(row + t->count * reals, 0,
+           (size_t)((t->padded_length - t->count) * reals) * sizeof(REAL));
     N_(read)(&t->k_rev, 0, 1, first);
     for (int64_t i = 0; i < reals; i++)
         row[i] += first[i];
@@ -580,7 +581,7 @@ static void N_(take_taps)(const struct taps *t, void *row_)
 {
     const int64_t reals = 1 + is_complex(t->k_rev.dtype), rest = t->rev_count - 1;
     const struct array rev = N_(backwards)(t);
-    REAL *row = row_, *last = row + (t->places - rest) * reals;
+    REAL *row = row_, *last = row + (t->padded_length - rest) * reals;
     if (t->k.data)
         N_(write)(&t->k, 0, t->count, row);
     N_(write)(&t->k_rev, 0, 1, row);

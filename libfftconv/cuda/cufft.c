@@ -9,7 +9,7 @@
  * overlap on the device (sections 2.7 "Streamed Transforms", 2.10 "Thread Safety"). */
 #include "cufft.h"
 
-#include "../internal.h"
+#include "../common.h"
 
 #include <dlfcn.h>
 #include <pthread.h>

@@ -3,7 +3,7 @@
 #ifndef FFTCONV_CUDA_ENGINE_H
 #define FFTCONV_CUDA_ENGINE_H
 
-#include "../internal.h"
+#include "../plan.h"
 #include "arguments.h"
 #include "cufft.h"
 

@@ -1,0 +1,54 @@
+/* What every file of the library uses: sizes, errors, memory, threads. */
+#ifndef FFTCONV_COMMON_H
+#define FFTCONV_COMMON_H
+
+#ifdef HAVE_CONFIG_H
+#include "config.h"
+#endif
+#include "fftconv.h"
+
+#include <stdbool.h>
+
+enum { ALIGNMENT = 64 }; /* bytes: a cache line, and the widest vector */
+
+static inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+/* ---- status.c ---------------------------------------------------------------------------- */
+
+enum { MESSAGE_BYTES = 512 };
+/* Keeps the message for fftconv_last_error() of this thread, and returns `status`. */
+int fail(int status, const char *format, ...) __attribute__((format(printf, 2, 3), cold));
+int fail_memory(int64_t bytes);
+/* The name of a fftconv_dtype and the bytes of an element; NULL and 0 for a number that is
+ * none. */
+const char *dtype_name(int dtype);
+static inline int dtype_size(int dtype)
+{
+    static const signed char size[] = {0, 8, 4, 2, 2, 16, 8};
+    return dtype > 0 && dtype < (int)sizeof size ? size[dtype] : 0;
+}
+static inline bool is_complex(int dtype) { return dtype >= FFTCONV_DTYPE_COMPLEX128; }
+/* Memory aligned to ALIGNMENT; NULL where there is none. */
+void *aligned_new(int64_t bytes);
+void aligned_free(void *p);
+/* Reserves bytes at the cursor, rounded up to ALIGNMENT; returns where they begin. */
+static inline int64_t take_bytes(int64_t *cursor, int64_t bytes)
+{
+    const int64_t at = *cursor;
+    *cursor += round_up(bytes, ALIGNMENT);
+    return at;
+}
+
+/* ---- threads.c --------------------------------------------------------------------------- */
+
+enum { MAX_THREADS = 255 };
+typedef int task_fn(void *context, int64_t index, int worker);
+/* Calls fn(context, i, worker) once for each i in [0, n), where worker is in [0, threads),
+ * and returns when all are done.  Once a task has returned a status other than OK, no more
+ * are begun; that status is returned, and its message is then the calling thread's. */
+int parallel_for(int threads, int64_t n, task_fn *fn, void *context);
+
+#endif

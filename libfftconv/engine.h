@@ -1,0 +1,296 @@
+/* The engine: what is compiled once for each instruction set and precision (cpu/engine.c),
+ * as tables of functions, one table for each kind of work; and the words in which they are
+ * told what to do. */
+#ifndef FFTCONV_ENGINE_H
+#define FFTCONV_ENGINE_H
+
+#include "transform.h"
+
+/* ---- Rows in the caller's memory --------------------------------------------------------- */
+
+/* Element n is at data + (n - origin) stride. */
+struct array {
+    const void *data;
+    int dtype;
+    int64_t stride, origin;
+};
+
+struct scalar {
+    double re, im;
+};
+
+/* How the numbers of a row lie in the M complex points of a transform. */
+enum packing {
+    LINEAR,      /* point n is x[n] + i x[n + M] */
+    COMPLEX_ROW, /* point n is x[n], complex */
+};
+
+/* Where a transform reads: place n takes element n + shift of z = x gate. */
+struct source {
+    int packing;
+    int64_t shift;
+    int64_t from, to; /* elements there are; zeros elsewhere */
+    struct array x, gate;
+    /* Elements below 0: what came before the row or, circular, what comes round to it; zeros
+     * again from element before_to <= 0 on. */
+    struct array before, before_gate;
+    int64_t before_to;
+};
+
+/* Where a transform writes: place n gives v, from which element n + shift of
+ *     y = out_gate mask act(v + skip x gate)
+ * is made. */
+struct sink {
+    int packing;
+    int64_t shift;
+    int64_t from, to; /* elements wanted */
+    struct array y;
+    struct array x, gate, out_gate;
+    /* Where given, twin = twin_gate v is written too: real rows only, and without a skip. */
+    struct array twin, twin_gate;
+    bool has_skip, has_mask;
+    struct scalar skip, mask;
+    int activation;
+};
+
+/* Backward between two transforms, elements [from, from + count) of a row: from dy and p to
+ *     g = dy conj(out_gate mask) act'(p),   dout_gate = dy conj(mask act(p)),
+ *     dskip += sum g conj(x gate). */
+struct gradient {
+    int64_t from, count;
+    int activation;
+    bool has_mask;
+    struct scalar mask;
+    const void *p; /* NULL where nothing needs it */
+    void *g;       /* may be p */
+    struct array dy, out_gate, x, gate, dout_gate;
+    struct scalar *dskip;
+};
+
+/* The taps of a kernel in a row of padded_length places: k[s] at place s, and k_rev[s] at
+ * padded_length - s times `sign`, which is what t^padded_length is worth. */
+struct taps {
+    struct array k, k_rev;
+    int64_t count, rev_count, padded_length;
+    int sign;
+};
+
+/* Rows that are wanted soon: `step` bytes of each are prefetched with every square of the
+ * row at work, so that memory is busy while the arithmetic is. */
+struct prefetch {
+    const char *at[4];
+    int rows;
+    int64_t step;
+};
+
+/* ---- Transforms -------------------------------------------------------------------------- */
+
+/* Directions of the inner stages; KEEP_SPECTRA: what lies between the two is kept, which
+ * transform.square makes possible. */
+enum { FORWARD = 1, INVERSE = 2, KEEP_SPECTRA = 4 };
+
+struct transform_kernels {
+    /* Stage 1 from the source to X, columns [c0, c1) of it. */
+    void (*first_stage)(const struct transform *, const struct source *, void *X, int64_t c0,
+                        int64_t c1, void *scratch);
+    /* Everything below the outputs [k0, k1) of stage 1.  FORWARD leaves spectra in S, INVERSE
+     * begins with those there.  Both: multiplies by `spectrum` between, and needs no S; with
+     * KEEP_SPECTRA, the spectra before the product are left in S.  prefetch may be NULL. */
+    void (*inner_stages)(const struct transform *, int directions, void *X, void *S,
+                         const void *spectrum, int64_t k0, int64_t k1, void *scratch,
+                         struct prefetch *prefetch);
+    /* The inverse of stage 1, columns [c0, c1), from X to the sink. */
+    void (*last_stage)(const struct transform *, void *X, const struct sink *, int64_t c0,
+                       int64_t c1, void *scratch);
+    /* One or two levels of a folded row of `length`, there or back, elements [i0, i1) of its
+     * halves or quarters: the first level reads a source, the last level back writes a sink,
+     * and all others are done in place. */
+    void (*fold)(bool back, int levels, int64_t length, int64_t prefetch_distance,
+                 const struct source *, const struct sink *, void *row, int64_t i0, int64_t i1);
+    /* A group of `lanes` DFTs: stages [0, count), on T. */
+    void (*column_stages)(const struct stage *, int count, void *T);
+};
+
+/* Spectra of rows, at the places that are computed; piece i of n, so that threads can share
+ * a row. */
+struct spectrum_kernels {
+    /* out = spectrum in, or conj(spectrum) in. */
+    void (*multiply)(const struct transform *, const void *spectrum, const void *in, void *out,
+                     bool adjoint, int64_t piece, int64_t pieces);
+    /* sum += scale weights conj(Z) G, or begins with that; then G *= conj(spectrum), where a
+     * spectrum is given. */
+    void (*accumulate)(const struct transform *, double scale, bool begin, void *sum, const void *Z,
+                       void *G, const void *spectrum, int64_t piece, int64_t pieces);
+    /* sum += other. */
+    void (*add)(const struct transform *, void *sum, const void *other);
+    /* S *= scale weights; zeros where a weight is zero. */
+    void (*weigh)(const struct transform *, double scale, void *S);
+};
+
+/* ---- Rows -------------------------------------------------------------------------------- */
+
+struct row_kernels {
+    void (*differentiate)(const struct gradient *);
+    /* to[n] = from[n] conj(factor[n]), elements [start, start + count), each array in its own
+     * dtype; a plain conversion where factor has no data. */
+    void (*write_product)(int64_t start, int64_t count, const struct array *from,
+                          const struct array *factor, const struct array *to);
+    /* y += a x, rows of the engine's own numbers, complex or not. */
+    void (*add_scaled)(bool complex, int64_t count, struct scalar a, const void *x, void *y);
+    /* to[c][r] = from[r][c]; steps count numbers. */
+    void (*transpose)(const void *from, int64_t from_step, void *to, int64_t to_step, int64_t rows,
+                      int64_t columns);
+    /* out[i] = act(in[i]), or act'(in[i]), the engine's own numbers; out may be in. */
+    void (*activate)(int activation, bool slope, int64_t count, const void *in, void *out);
+    struct scalar (*load_scalar)(const struct array *a);
+    void (*store_scalar)(const struct array *a, struct scalar value);
+    /* Taps, k_rev among them, to a row; and a row to taps. */
+    void (*place_taps)(const struct taps *, void *row);
+    void (*take_taps)(const struct taps *, void *row);
+    /* k in reverse, padded with zeros to whole vectors. */
+    void (*reverse_taps)(const struct array *k, int64_t count, int64_t padded, void *taps);
+    /* A few outputs of a real row by their sums, y[j] = sum_i taps[i] z[j + i] with reversed
+     * taps and z the source's places from 0 on; work holds count + n numbers and two
+     * vectors. */
+    void (*direct_sum)(const struct source *, const void *taps, int64_t count, int64_t n,
+                       const struct sink *, void *work);
+};
+
+/* ---- Matrices ---------------------------------------------------------------------------- */
+
+/* out[r, c] = scale sum_d a[r, d] b[d, c] at every point of rows of spectra. */
+struct contraction {
+    int64_t rows, columns, depth;
+    const void *a, *b;
+    void *out;
+    int64_t a_stride[2], b_stride[2], out_stride[2]; /* in numbers */
+    double scale;
+    bool conjugate_a, conjugate_b, accumulate;
+    /* A panel: what is packed at a time, and stays in cache. */
+    int64_t panel_rows, panel_columns, panel_depth, panel_vectors;
+};
+
+/* out[r, c] = sum_d a[r, d] b[d, c], real matrices whose rows lie `step` numbers apart; the
+ * columns are a multiple of the lanes. */
+struct matmul {
+    int64_t rows, columns, depth;
+    const void *a, *b;
+    void *out;
+    int64_t a_step, b_step, out_step;
+};
+
+struct matrix_kernels {
+    /* Vectors [v0, v1) of every row, at most a panel of them; work holds the packed panels. */
+    void (*contract)(const struct contraction *, int64_t v0, int64_t v1, void *work);
+    void (*multiply)(const struct matmul *);
+    /* Vectors of spectra: x *= k, and x += i y. */
+    void (*scale_spectra)(int64_t reals, const void *k, void *x);
+    void (*add_turned)(int64_t reals, const void *y, void *x);
+};
+
+/* ---- Short convolutions (depthwise.c) ---------------------------------------------------- */
+
+/* The channels of a tile are at most so many. */
+enum { BAND = 512 };
+
+/* y[h, l] = act(bias[h] + sum_k w[h, k] x[h, l - left + k]); x is what `state` holds before
+ * element 0, else zeros. */
+struct correlation {
+    bool across; /* lanes go over channels, which are neighbours in memory */
+    bool direct; /* x and y, of one type, are read and written without a copy between */
+    enum { AS_REALS, AS_PAIRS, AS_HALVES } as; /* how: cpu/depthwise.h */
+    int64_t taps, left;                        /* left may be below 0 */
+    int64_t L, Lout, D;
+    int activation;
+    const void *w;      /* [D][taps], across [taps][D padded to whole vectors] */
+    const void *bias;   /* [D], padded too */
+    const void *blocks; /* across and direct: of channels first + n unit, a vector's worth,
+                           their taps and bias, for n = 0, 1, ... */
+    int64_t first;      /* the start of a line of y where that is far, else 0 */
+    bool far;           /* y goes past the caches, as whole lines */
+    /* (B, D, L), (B, D, taps - 1), (B, D, Lout) */
+    const fftconv_tensor *x, *state, *y, *dy, *dx, *dstate;
+    /* A tile, one channel unless across; a row's last may have 2 lanes more. */
+    int64_t tile_channels, tile_length;
+};
+
+/* Numbers of a worker's memory for tiles of a correlation. */
+static inline int64_t correlation_work(const struct correlation *c, int lanes)
+{
+    const int64_t width = c->across ? round_up(c->tile_channels, lanes) + 2 * lanes : 1;
+    return 4 * (round_up((c->tile_length + 2 * c->taps) * width, lanes) + 16 * lanes);
+}
+
+struct depthwise_kernels {
+    /* y of one tile: row b of the batch, channels [d0, d1), outputs [l0, l1); work holds
+     * correlation_work numbers, aligned. */
+    void (*forward)(const struct correlation *, int64_t b, int64_t d0, int64_t d1, int64_t l0,
+                    int64_t l1, void *work);
+    /* c->blocks, from w and bias. */
+    void (*pack_blocks)(const struct correlation *, void *to);
+    /* dx of a tile of the elements of x, where those below 0 are the state's; flipped: w with
+     * its taps in reverse. */
+    void (*dx)(const struct correlation *, const void *flipped, int64_t b, int64_t d0, int64_t d1,
+               int64_t l0, int64_t l1, void *work);
+    /* sums[d - d0][k] += sum_l g[d, l] x[d, l - left + k], g = dy act', and for k = taps
+     * sum_l g[d, l], over a tile of outputs. */
+    void (*dweight)(const struct correlation *, int64_t b, int64_t d0, int64_t d1, int64_t l0,
+                    int64_t l1, double *sums, void *work);
+};
+
+/* ---- State-space kernels (ssm.c), in float64, `lanes` heads beside each other -------------- */
+
+enum { CAUCHY = 4, MAX_RANK = 8 };
+
+/* R[v] = sum_n v_n / (2is - c x_n) + conj(v_n) / (2is - c conj(x_n)) at the nodes (2s, c),
+ * for CAUCHY vectors v at a time. */
+struct cauchy {
+    int64_t states, nodes; /* nodes: a multiple of the lanes */
+    const double *s2, *c;
+    const double *terms; /* of each state: Re x, Im x, CAUCHY times Re(v conj x), CAUCHY
+                            times Re v */
+    double *out;         /* of each v: re[nodes], im[nodes] */
+};
+
+/* w = D x - sum_j column_j Re(row_j . x), arrays [state][re, im][lane]. */
+struct solver {
+    double *diagonal, *rows, *columns;
+};
+
+struct recurrence {
+    int64_t states, rank, channels;
+    struct solver forward, adjoint; /* (I - A/2)^-1 and its adjoint */
+    double *C, *P, *Q;
+    double *dA, *dC, *dP, *dQ; /* added to; dC may be NULL */
+    bool states_too;           /* false: dC alone is wanted */
+};
+
+/* NULL in float32. */
+struct ssm_kernels {
+    /* start p^r for r < count, from p's repeated squares. */
+    void (*powers)(const double (*square)[2], const double *start, int64_t count, double *re,
+                   double *im);
+    void (*cauchy)(const struct cauchy *);
+    /* `steps` of the recurrence from x[0]; and backwards, with work for mu and y. */
+    void (*recur)(const struct recurrence *, int64_t steps, double *x);
+    void (*recur_back)(const struct recurrence *, int64_t steps, const double *x, const double *g,
+                       double *a, double *mu, double *y);
+};
+
+/* ---- All of them ------------------------------------------------------------------------- */
+
+struct engine {
+    const char *isa;
+    int lanes, real_bytes;
+    struct transform_kernels transform;
+    struct spectrum_kernels spectra;
+    struct row_kernels rows;
+    struct matrix_kernels matrix;
+    struct depthwise_kernels depthwise;
+    struct ssm_kernels ssm;
+};
+
+/* cpu/isa.c: the best engine of this machine, or the named one; a status if there is none. */
+int find_engine(const char *isa, int real_bytes, const struct engine **engine);
+
+#endif
