@@ -240,7 +240,7 @@ def our_calls(case, sets, engine, ready):
         tuple(sets[0]["k"].shape),
         dtype=case.dtype,
         device="cuda",
-        isa=engine,
+        engine=engine,
         **case.how,
     )
 

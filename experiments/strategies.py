@@ -162,10 +162,10 @@ def measure(shape, grid, rng, with_scipy):
             errors[name] = bench.check(
                 f"{shape}, {name}", error_of(calls[name](), want), ERROR_LIMIT
             )
-        calls["auto"] = lambda: fftconv.opt_ssm_forward(*arrays, k_layout="NL", threads=1)
+        calls["auto"] = lambda: fftconv.lrnnx.opt_ssm_forward(*arrays, k_layout="NL", threads=1)
         errors["auto"] = bench.check(f"{shape}, auto", error_of(calls["auto"](), want), ERROR_LIMIT)
     timing = bench.interleaved(calls, grid["repeats"], cap=0.3, least=grid["least"])
-    costs = fftconv.strategy_costs(*shape, threads=1)
+    costs = fftconv.lrnnx.strategy_costs(*shape, threads=1)
     for name, sample in timing.items():
         sample["error"] = errors[name]
         if name in costs:
@@ -176,7 +176,7 @@ def measure(shape, grid, rng, with_scipy):
     return {
         **dict(zip(("batch", "length", "inputs", "outputs", "states"), shape)),
         "auto": min(costs, key=lambda order: costs[order].seconds),
-        "upstream": fftconv.upstream_strategy(B, I, O, N),
+        "upstream": fftconv.lrnnx.upstream_strategy(B, I, O, N),
         "strategies": timing,
     }
 

@@ -9,10 +9,7 @@ from hypothesis import settings
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-import fftconv.cuda  # noqa: E402
-import fftconv.depthwise  # noqa: E402
-import fftconv.hyena  # noqa: E402
-import fftconv.plan  # noqa: E402
+from fftconv import _array, _backends, _lib, cuda  # noqa: E402
 
 # The same examples on every run; FFTCONV_EXAMPLES=2000 digs deeper.
 settings.register_profile(
@@ -26,7 +23,7 @@ settings.load_profile("fftconv")
 
 
 # Arrays on devices: `make check` has test_cuda.py run it on the emulated ones.
-collect_ignore = [] if fftconv.cuda.available() else ["test_device.py"]
+collect_ignore = [] if cuda.available() else ["test_device.py"]
 
 
 def pytest_configure(config):
@@ -50,42 +47,34 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(autouse=True)
 def poison(monkeypatch):
     """Every output, spectrum and workspace is full of NaN before its call."""
-    module = fftconv.plan
-    new_array, new_bytes = module.empty, module.aligned_bytes
-    at_least = module._Workspace.at_least
+    fresh_bytes, fresh_tensor, device_empty = _array.fresh_bytes, _array.fresh_tensor, cuda.empty
+    at_least = _backends.Workspace.at_least
 
-    def empty(shape, dtype, kind):
-        array, view = new_array(shape, dtype, kind)
-        array[...] = float("nan")
-        return array, view
-
-    def aligned_bytes(n):
-        buffer, address = new_bytes(n)
+    def bytes_of_nan(n):
+        buffer = fresh_bytes(n)
         buffer[...] = 0xFF  # a NaN in every type we have
-        return buffer, address
+        return buffer
+
+    def tensor_of_nan(*arguments):
+        return fresh_tensor(*arguments).fill_(float("nan"))
 
     def workspace(self, size):
         pointer = at_least(self, size)
-        self._buffer[:size] = 0xFF  # of what may be a far larger one
+        self._buffer[:size] = 0xFF  # of what may be a far larger one, and used before
         return pointer
 
-    for user in (module, fftconv.depthwise, fftconv.hyena):
-        monkeypatch.setattr(user, "empty", empty)
-    new_device_array = fftconv.cuda.empty
-
-    def device_empty(shape, dtype, like):
-        array, v = new_device_array(shape, dtype, like)
-        bytes_ = int(np.prod(shape)) * fftconv._array.ITEM_BYTES[dtype]
+    def device_nan(shape, dtype, like):
+        array, v = device_empty(shape, dtype, like)
+        bytes_ = int(np.prod(shape)) * _array.ITEM_BYTES[dtype]
         nan = np.full(bytes_, 0xFF, np.uint8)
-        fftconv._lib.lib.fftconv_cuda_copy(
-            v.pointer, nan.ctypes.data, bytes_, v.device, fftconv.cuda.stream_of(v)
-        )
+        _lib.lib.fftconv_cuda_copy(v.pointer, nan.ctypes.data, bytes_, v.device, cuda.stream_of(v))
         return array, v
 
-    device_empty.__wrapped__ = new_device_array  # for who must not wait
-    monkeypatch.setattr(fftconv.cuda, "empty", device_empty)
-    monkeypatch.setattr(module, "aligned_bytes", aligned_bytes)
-    monkeypatch.setattr(module._Workspace, "at_least", workspace)
+    device_nan.__wrapped__ = device_empty  # for who must not wait
+    monkeypatch.setattr(_array, "fresh_bytes", bytes_of_nan)
+    monkeypatch.setattr(_array, "fresh_tensor", tensor_of_nan)
+    monkeypatch.setattr(_backends.Workspace, "at_least", workspace)
+    monkeypatch.setattr(cuda, "empty", device_nan)
 
 
 @pytest.fixture

@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 from build_tree import BUILD, clean_environment, run
 from fftconv import _lib, cuda, reference
-from fftconv._array import KERNEL_DTYPES, _numpy_view
-from fftconv.plan import aligned_bytes
+from fftconv._array import KERNEL_DTYPES, _numpy_view, aligned_bytes
 from support import Case, big, norm, normal, wide
 
 EMULATED = BUILD / "tests" / ".libs" / "libcuda_emulated.so"

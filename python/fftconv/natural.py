@@ -4,15 +4,15 @@ The rows of numpy.fft.rfft and irfft, of any even length, through the library's 
 stages; arrays here are `View`s.
 """
 
-from ctypes import byref, c_void_p
+from ctypes import c_void_p
 from functools import lru_cache
 
 from . import _lib
-from ._array import View
-from .plan import _Handle, _pack, thread_count
+from ._handles import Handle, tensor, thread_count
+from ._view import View
 
 
-class _Rdft(_Handle):
+class _Rdft(Handle):
     __slots__ = ("_handle", "__weakref__")
 
     def __init__(self, n, dtype):
@@ -26,19 +26,13 @@ def _rdft(n, dtype):
     return _Rdft(n, dtype)
 
 
-def _tensor(v):
-    tensor = _lib.Tensor()
-    _pack(tensor, 0, v)
-    return byref(tensor)
-
-
 def rfft(rows, bins, scale=1.0, threads=None):
     """bins (G, n // 2 + 1) = scale times the DFT of rows (G, n), n even; Views
     of a real type and the complex one of its precision."""
     _lib.lib.fftconv_rdft_forward(
         _rdft(rows.shape[-1], rows.dtype)._handle,
-        _tensor(rows),
-        _tensor(bins),
+        tensor(rows),
+        tensor(bins),
         scale,
         thread_count(threads),
     )
@@ -49,7 +43,7 @@ def irfft(bins, rows, threads=None):
     and the last of which do not act."""
     n = rows.shape[-1]
     _lib.lib.fftconv_rdft_inverse(
-        _rdft(n, rows.dtype)._handle, _tensor(bins), _tensor(rows), 1 / n, thread_count(threads)
+        _rdft(n, rows.dtype)._handle, tensor(bins), tensor(rows), 1 / n, thread_count(threads)
     )
 
 
