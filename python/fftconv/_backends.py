@@ -90,7 +90,12 @@ class Cpu:
         own; `ops` keeps all that it needs."""
         ops.workspace_bytes = self._need(plan, direction, spectrum, ops)
         ops.buffer, ops.workspace = aligned_bytes(ops.workspace_bytes)
-        return partial(_backward if direction else _forward, plan._handle, spectrum, ops)
+        call, handle = (_backward if direction else _forward), plan._handle
+
+        def run():
+            call(handle, spectrum, ops)
+
+        return run
 
     def _need(self, plan, direction, spectrum, ops):
         need = c_int64()

@@ -29,6 +29,7 @@ from ._array import (
 from ._backends import backend_of, check_place, device_number
 from ._gradients import Gradients
 from ._handles import Handle, pack, pack_tensor, tensor_offsets, thread_count
+from ._view import View
 from .pattern import as_pattern
 
 _OPERANDS_BYTES = ctypes.sizeof(_lib.Operands)
@@ -630,7 +631,7 @@ class Plan(Handle):
 
     def _view(self, x, name):
         """View of an array that is where the plan is."""
-        v = view(x, name, None, True)
+        v = x if isinstance(x, View) else view(x, name, None, True)
         if v.device != self._backend.number:
             check_place(v, name, self._backend.number)
         return v
@@ -675,11 +676,13 @@ class Plan(Handle):
         v = self._view(x, name)
         if v.shape != self.u_shape:
             raise ValueError(f"{name} has shape {v.shape}; this plan is for {self.u_shape}")
-        return v if v.dtype == self.dtype else self._converted(v, name)
+        return self._converted(v, name, (self.dtype,))
 
-    def _converted(self, v, name, allowed=()):
-        """v in a dtype of the plan, or ValueError; allowed: a kernel's."""
-        return converted(v, name, allowed or (self.dtype,), f"this plan is for {self.dtype}")
+    def _converted(self, v, name, allowed):
+        """v in one of the plan's allowed dtypes, or ValueError."""
+        if v.dtype in allowed:
+            return v
+        return converted(v, name, allowed, f"this plan is for {self.dtype}")
 
     def _pack_rows(self, structure, offset, pointer, strides, axes):
         """A tensor of this plan's rows; strides in the caller's axes."""
@@ -695,22 +698,18 @@ class Plan(Handle):
             if length != self._kernel[2]:
                 raise ValueError(f"k has length {length}; this plan is for {self._kernel[2]}")
             raise ValueError(f"k has shape {tuple(v.shape)}; this plan is for {self.k_shape}")
-        views = {"k": v}
+        views = {"k": self._converted(v, "k", self._kernel_dtypes)}
         if k_rev is not None or self._reverse is not None:
             check_reverse(k_rev, self.mode)
-            views["k_rev"] = v = self._view(k_rev, "k_rev")
+            v = self._view(k_rev, "k_rev")
             length = reverse_axes(v.shape, self._kernel)
             if length != self._reverse:
                 raise ValueError(f"k_rev has length {length}; this plan is for {self._reverse}")
-        for name, v in views.items():
-            if v.dtype not in self._kernel_dtypes:
-                views[name] = self._converted(v, name, self._kernel_dtypes)
+            views["k_rev"] = self._converted(v, "k_rev", self._kernel_dtypes)
         return views
 
     def _pack_gate(self, ops, name, gate, v, axes):
-        g = self._view(gate, name)
-        if g.dtype != self.dtype:
-            g = self._converted(g, name)
+        g = self._converted(self._view(gate, name), name, (self.dtype,))
         strides = g.strides if g.shape == v.shape else broadcast_strides(g, name, v.shape)
         self._pack_rows(ops, _OFFSET[name], g.pointer, strides, axes)
         return g
@@ -720,8 +719,7 @@ class Plan(Handle):
         v = self._view(x, name)
         if name == "mask":
             real(v, name)
-        if v.dtype not in self._kernel_dtypes:
-            v = self._converted(v, name, self._kernel_dtypes)
+        v = self._converted(v, name, self._kernel_dtypes)
         channels = self._rows[1]
         shape = (channels,) if name == "skip" else (batch, channels)
         strides = broadcast_strides(v, name, shape)
@@ -749,7 +747,7 @@ class Plan(Handle):
         if activation is not None:
             ops.activation = choice(activation, "activation", _lib.ACTIVATIONS)
         if v.dtype != self.dtype:
-            v = self._converted(v, "u")
+            v = self._converted(v, "u", (self.dtype,))
         self._pack_rows(ops, _OFFSET["u"], v.pointer, v.strides, axes)
         handle = None
         if isinstance(kernel, Spectrum):
@@ -828,8 +826,7 @@ class Plan(Handle):
         d = self._view(dy, "dy")
         if d.shape != v.shape:
             raise ValueError(f"dy has shape {d.shape}; it must be {v.shape}, as u")
-        if d.dtype != self.dtype:
-            d = self._converted(d, "dy")
+        d = self._converted(d, "dy", (self.dtype,))
         self._pack_rows(ops, _OFFSET["dy"], d.pointer, d.strides, axes)
 
         results, outputs, backend = {}, [d], self._backend
