@@ -14,12 +14,10 @@ import subprocess
 import sys
 import time
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 
 import fftconv
 import numpy as np
-from fftconv.plan import aligned_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "paper_figures" / "out" / "results"
@@ -67,6 +65,13 @@ def options(description):
         "--seed", type=int, default=20231110, help="of the random data (default: %(default)s)"
     )
     return parser
+
+
+def dtype_of(name):
+    """The NumPy dtype of a name; bfloat16 is ml_dtypes'."""
+    if name == "bfloat16":
+        import ml_dtypes  # noqa: F401  which is not installed everywhere
+    return np.dtype(name)
 
 
 def processors():
@@ -136,21 +141,6 @@ def keep_freed_memory():
         M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # the most it takes
-
-
-class RepeatablePlan(fftconv.Plan):
-    """A plan that keeps its last call: `again()` is the C call alone.
-
-    What Python does around a call, up to 15 us of it, is then in no ratio of
-    two short ones.
-    """
-
-    def _execute(self, execute, direction, handle, ops, plain=False):
-        super()._execute(execute, direction, handle, ops, plain)
-        # A workspace that lives as long as `again`: the thread's may be replaced
-        # by a larger one.
-        ops.buffer, ops.workspace = aligned_bytes(ops.workspace_bytes)
-        self.again = partial(execute, self._handle, handle, ops)
 
 
 # Seconds after which no thread of a library that has returned still looks for

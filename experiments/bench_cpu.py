@@ -30,6 +30,7 @@ where every later run finds them.
 import itertools
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -40,8 +41,7 @@ import bench
 import fftconv
 import numpy as np
 import speed
-from fftconv import _lib, reference
-from fftconv._array import numpy_dtype
+from fftconv import reference
 from tqdm import tqdm
 
 K = 1024
@@ -142,7 +142,7 @@ class Case:
 
         def normal(*shape):
             x = rng.standard_normal(shape, np.float32)
-            return x.astype(numpy_dtype(dtype))
+            return x.astype(bench.dtype_of(dtype))
 
         self.u = normal(*shape)
         # y is O(1); float32 beside 16 bits, as in training
@@ -152,7 +152,7 @@ class Case:
         self.skip = rng.standard_normal(channels, np.float32) if skip else None
         self.activation = activation
         self.mode = dict(mode="circular", fft_size=length) if circular else dict(mode="causal")
-        self.plan = bench.RepeatablePlan(
+        self.plan = fftconv.Plan(
             shape, self.k.shape, dtype=dtype, threads=threads, **self.mode,
             **plan)  # fmt: skip
         spectrum = self.plan.spectrum(self.k)
@@ -160,14 +160,12 @@ class Case:
         if backward:
             self.dy = normal(*shape)
             needs = ["u", "k"] + ["in_gate", "out_gate"] * gated
-            g = self.plan.backward(
-                self.dy, self.u, spectrum, *self.gates, needs=needs, **how)  # fmt: skip
+            g, self.again = self.plan.prepare(
+                self.u, spectrum, *self.gates, dy=self.dy, needs=needs, **how)  # fmt: skip
             self.found = {n: getattr(g, f"d{n}") for n in needs}
         else:
-            self.found = {"y": np.empty_like(self.u)}
-            self.plan(self.u, spectrum, *self.gates, out=self.found["y"], **how)
-        self.kept = spectrum, how  # again() reads their memory
-        self.again = self.plan.again
+            y, self.again = self.plan.prepare(self.u, spectrum, *self.gates, **how)
+            self.found = {"y": y}
         for array in self.found.values():
             array.fill(np.nan)
         self.again()
@@ -290,7 +288,9 @@ class Run:
 
     def program(self):
         """bench_cpu's record; its targets."""
-        program = Path(_lib.path).resolve().parents[1] / "experiments/bench_cpu"
+        library = os.environ.get("FFTCONV_LIBRARY")  # the package takes it, or the build tree's
+        build = Path(library).resolve().parents[1] if library else bench.ROOT / "build"
+        program = build / "experiments/bench_cpu"
         if not program.exists():
             raise SystemExit(
                 f"{program} is not there: this measures a build tree, whose `make` builds it"
@@ -398,8 +398,8 @@ class Run:
 
     def sixteen_bits(self):
         try:
-            numpy_dtype("bfloat16")
-        except (ImportError, ValueError, TypeError):  # no ml_dtypes
+            bench.dtype_of("bfloat16")
+        except ImportError:  # no ml_dtypes
             return ["float16"]
         return ["float16", "bfloat16"]
 
@@ -464,7 +464,7 @@ class Run:
                          case=f"M = {other.plan.transform_length}")  # fmt: skip
 
     def baseline(self):
-        if not _lib.lib.fftconv_isa_available(b"avx2"):
+        if "avx2" not in fftconv.isas():
             return
         for length in self.grid["lengths"] + self.grid["long"][:1]:
             shape = 2, max(1, min(16, 2**17 // length)), length
@@ -530,9 +530,7 @@ class Run:
 
     def python(self):
         case = self.case(1, 1, 64)
-        # Another plan: the case's own keeps what its last call used, no other.
-        plan = fftconv.Plan(case.u.shape, case.k.shape, threads=1)
-        spectrum = plan.spectrum(case.k)
+        plan, spectrum = case.plan, case.plan.spectrum(case.k)
         y = np.empty_like(case.u)
         t, timing = self.time(
             {

@@ -25,7 +25,6 @@ import bench
 import fftconv
 import numpy as np
 from fftconv import reference
-from fftconv._array import numpy_dtype
 from tqdm import tqdm
 
 LENGTHS = (1024, 2048, 4096, 8192)
@@ -95,7 +94,9 @@ def measure(length, channels, taps, dtype, layout, grid, memory, rng):
     batch = min(grid["batch"], batch)
     axis = 2 if layout == "BHL" else 1
     shape = (batch, channels, length) if axis == 2 else (batch, length, channels)
-    x, y = (m.view(numpy_dtype(dtype))[: batch * channels * length].reshape(shape) for m in memory)
+    x, y = (
+        m.view(bench.dtype_of(dtype))[: batch * channels * length].reshape(shape) for m in memory
+    )
     # Normal numbers, 2^20 + 7 of them over and over: no channel's are another's.
     noise = rng.standard_normal(2**20 + 7, np.float32).astype(x.dtype)
     x.reshape(-1)[...] = np.resize(noise, x.size)

@@ -24,7 +24,7 @@ import bench
 import fftconv
 import numpy as np
 import scipy.fft
-from fftconv import strategies
+from fftconv import lrnnx
 from tqdm import tqdm
 
 DOCUMENT = (32, 1024, 64, 64, 128)  # B, L, H_in, H_out, N
@@ -134,13 +134,13 @@ def error_of(y, want):
     return float(np.max(np.abs(y[-1:] - want)) / np.max(np.abs(want)))
 
 
-def held(run, problem, y):
-    """Bytes of NumPy's arrays at the peak of a call."""
+def held(call):
+    """Bytes of NumPy's arrays at the peak of a call, beside its result's."""
     tracemalloc.start()
-    run(problem, y, 1)
+    y = call()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    return peak
+    return peak - y.nbytes
 
 
 def measure(shape, grid, rng, with_scipy):
@@ -148,35 +148,33 @@ def measure(shape, grid, rng, with_scipy):
     B, L, I, O, N = shape
     arrays = operands(shape, rng)
     want = exact(*arrays)
-    problem = strategies._Operands(*arrays, "NL")
-    y = np.empty((B, L, O), np.float32)
+    costs = lrnnx.strategy_costs(*shape, threads=1)
     calls, errors = {}, {}
-    for order, run in strategies.ORDERS.items():
-        calls[order] = lambda run=run: run(problem, y, 1)
-        y[...] = np.nan
-        calls[order]()
-        errors[order] = bench.check(f"{shape}, {order}", error_of(y, want), ERROR_LIMIT)
+    for order in (*costs, *(["auto"] if with_scipy else [])):
+        calls[order] = lambda order=order: lrnnx.opt_ssm_forward(
+            *arrays, strategy=order, k_layout="NL", threads=1
+        )
+        errors[order] = bench.check(
+            f"{shape}, {order}", error_of(calls[order](), want), ERROR_LIMIT
+        )
     if with_scipy:
         for name, run in SCIPY.items():
             calls[name] = lambda run=run: run(*arrays)
             errors[name] = bench.check(
                 f"{shape}, {name}", error_of(calls[name](), want), ERROR_LIMIT
             )
-        calls["auto"] = lambda: fftconv.opt_ssm_forward(*arrays, k_layout="NL", threads=1)
-        errors["auto"] = bench.check(f"{shape}, auto", error_of(calls["auto"](), want), ERROR_LIMIT)
     timing = bench.interleaved(calls, grid["repeats"], cap=0.3, least=grid["least"])
-    costs = fftconv.strategy_costs(*shape, threads=1)
     for name, sample in timing.items():
         sample["error"] = errors[name]
         if name in costs:
             sample["predicted_s"] = costs[name].seconds
             sample["flops"] = costs[name].flops
             sample["model_bytes"] = costs[name].memory_bytes
-            sample["traced_bytes"] = held(strategies.ORDERS[name], problem, y)
+            sample["traced_bytes"] = held(calls[name])
     return {
         **dict(zip(("batch", "length", "inputs", "outputs", "states"), shape)),
         "auto": min(costs, key=lambda order: costs[order].seconds),
-        "upstream": fftconv.upstream_strategy(B, I, O, N),
+        "upstream": lrnnx.upstream_strategy(B, I, O, N),
         "strategies": timing,
     }
 
@@ -184,7 +182,7 @@ def measure(shape, grid, rng, with_scipy):
 def kernels(grid, rng):
     """The S4D kernel's time, and NumPy's for the same product."""
     heads, states, length, some = grid["kernel"]
-    kernel = fftconv.s4.S4DKernel(heads, states, init="inv", seed=0)
+    kernel = lrnnx.S4DKernel(heads, states, init="inv", seed=0)
     dt, A = kernel.dt(), kernel.A()
     w = (kernel.parameters["C"][0] * np.expm1(dt * A) / A).astype(np.complex64)
     x = (dt * A).astype(np.complex64)[:some, :, None]
@@ -196,8 +194,8 @@ def kernels(grid, rng):
     def ours():
         return fftconv.ssm.ssm_kernel(length=length, dtype="float32", threads=1, **system)[0, 0]
 
-    system = kernel._system(1.0)
-    system["B"] = system["B"] * 0 + dt  # B = 1: the product alone
+    # B = 1: the product alone
+    system = {"A": dt * A, "B": np.broadcast_to(dt, A.shape)[None], "C": kernel.parameters["C"]}
     k = ours()[:some]
     difference = float(np.max(np.abs(k - by_numpy())) / np.max(np.abs(k)))
     bench.check("S4D kernel, beside NumPy's", difference, 1e-3)
@@ -224,7 +222,7 @@ def main():
         measure(shape, grid, rng, shape == grid["document"])
         for shape in tqdm(grid["shapes"], leave=False)
     ]
-    machine = strategies.machine("float32", 1)
+    machine = lrnnx.machine("float32", 1)
     path = bench.write(
         settings.results,
         "strategies",
@@ -244,7 +242,7 @@ def main():
     )
     late = [
         row["strategies"][row["auto"]]["median_s"]
-        / min(row["strategies"][o]["median_s"] for o in strategies.ORDERS)
+        / min(row["strategies"][o]["median_s"] for o in machine.call)
         for row in rows
     ]
     print(

@@ -26,6 +26,7 @@ import time
 import fftconv
 import matplotlib.pyplot as plt
 import numpy as np
+from fftconv.hyena import fftconv_func, fftconv_func_backward
 
 plt.style.use("lesson.mplstyle")
 rng = np.random.default_rng(4)
@@ -156,7 +157,7 @@ def recall(pairs, h, keys_of):
         v[b, value, t] = 1
         q[b, :, n + t] = keys_of[key]
     memory = np.ones((1, L), np.float32)  # one kernel for the group
-    y = fftconv.fftconv_func(u, memory, np.zeros(1, np.float32), gelu=False, v=v, head_dim=h, q=q)
+    y = fftconv_func(u, memory, np.zeros(1, np.float32), gelu=False, v=v, head_dim=h, q=q)
     return y[:, :, n:].argmax(1)
 
 
@@ -215,7 +216,7 @@ B, H, h, L = 2, 16, 8, 2048
 u, v, q = rng.standard_normal((3, B, H, L)).astype(np.float32)
 k = rng.standard_normal((H // h, L)).astype(np.float32) / L**0.5
 D = rng.standard_normal(H // h).astype(np.float32)
-y = fftconv.fftconv_func(u, k, D, gelu=False, v=v, head_dim=h, q=q)
+y = fftconv_func(u, k, D, gelu=False, v=v, head_dim=h, q=q)
 
 
 def written_down(u, v, q, k, D):
@@ -232,7 +233,7 @@ want, extra = written_down(u, v, q, k, D)
 assert np.allclose(y, want, atol=1e-4)
 seconds = []
 for call in (
-    lambda: fftconv.fftconv_func(u, k, D, gelu=False, v=v, head_dim=h, q=q, threads=1),
+    lambda: fftconv_func(u, k, D, gelu=False, v=v, head_dim=h, q=q, threads=1),
     lambda: written_down(u, v, q, k, D),
 ):
     times = []
@@ -375,9 +376,9 @@ def markov(rows, tau, heads):
     before[..., 1:] = rows[..., :-1]
     if not heads:  # letters by themselves: no key at all
         return fftconv.conv(rows, k)[0]
-    return fftconv.fftconv_func(
-        before, k, np.zeros(1, np.float32), gelu=False, v=rows, head_dim=4, q=rows
-    )[0]
+    return fftconv_func(before, k, np.zeros(1, np.float32), gelu=False, v=rows, head_dim=4, q=rows)[
+        0
+    ]
 
 
 def bits(counts, rows):
@@ -430,12 +431,10 @@ for b in range(B):
 k, D = np.full((1, L), 0.3, np.float32), np.zeros(1, np.float32)
 losses = []
 for _ in range(300):
-    y = fftconv.fftconv_func(u, k, D, gelu=False, v=v, head_dim=h, q=q)
+    y = fftconv_func(u, k, D, gelu=False, v=v, head_dim=h, q=q)
     error = (y - want) * q.max(1, keepdims=True)
     losses.append(float(np.sum(error**2) / (B * n)))
-    g = fftconv.fftconv_func_backward(
-        2 * error / (B * n), u, k, D, gelu=False, v=v, head_dim=h, q=q
-    )
+    g = fftconv_func_backward(2 * error / (B * n), u, k, D, gelu=False, v=v, head_dim=h, q=q)
     k -= 0.3 * g.dk
 assert losses[-1] < 0.8 * losses[0]
 

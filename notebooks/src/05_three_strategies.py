@@ -26,7 +26,7 @@ import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
-from fftconv import Centaurus, fft_conv, opt_ssm_forward, strategy_costs, upstream_strategy
+from fftconv.lrnnx import Centaurus, fft_conv, opt_ssm_forward, strategy_costs, upstream_strategy
 
 plt.style.use("lesson.mplstyle")
 rng = np.random.default_rng(5)

@@ -23,7 +23,8 @@ import time
 import fftconv
 import matplotlib.pyplot as plt
 import numpy as np
-from fftconv import FFTConvS4, hippo
+from fftconv import hippo
+from fftconv.lrnnx import FFTConvS4
 from fftconv.ssm import ssm_kernel
 
 plt.style.use("lesson.mplstyle")

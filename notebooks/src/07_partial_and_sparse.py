@@ -137,13 +137,13 @@ for Lk, colour in [(64, "C0"), (1024, "C1"), (16384, "C2")]:
     best = cost.argmin()
     ax.plot(sizes[best], cost[best], "o", color=colour)
     plan = fftconv.Plan((1, 1, L), (1, Lk))
-    assert plan.block_length + Lk - 1 <= plan.fft_size
+    assert plan.block_length + Lk - 1 <= plan.padded_length
     assert (plan.blocks - 1) * plan.block_length < L
     assert plan.blocks * plan.block_length >= L
-    ax.axvline(plan.fft_size, color=colour, ls=":")
+    ax.axvline(plan.padded_length, color=colour, ls=":")
     print(
         f"Lk = {Lk:6,}: the library takes {plan.blocks:3d} blocks of "
-        f"{plan.block_length:6,} outputs, N = {plan.fft_size:6,}"
+        f"{plan.block_length:6,} outputs, N = {plan.padded_length:6,}"
     )
 ax.set(
     title="products per output against the block's length N (dotted: the library's N)",
@@ -324,13 +324,13 @@ u = (gc[:N] - gc[:N].mean()).reshape(1, 1, N)
 k = np.zeros((1, N), dtype=np.float32)
 k[0, :101] = 1 / 101
 plan = fftconv.Plan(u.shape, k.shape, mode="circular", fft_size=N)
-smooth = plan.spectrum(k, pattern=Pattern.lowpass(128))
-y, y_smooth = plan(u, plan.spectrum(k)), smooth.plan(u, smooth)
+smooth = plan.replace(pattern=Pattern.lowpass(128))
+y, y_smooth = plan(u, plan.spectrum(k)), smooth(u, smooth.spectrum(k))
 
 Y = rfft(u.astype(np.float64)) * rfft(k.astype(np.float64))
 Y[..., 64:] = 0
 assert np.allclose(y_smooth, irfft(Y, N), rtol=0, atol=1e-6)
-print(f"kept {smooth.plan.kept:.2%} of the bins, computed {smooth.plan.computed:.2%} of the points")
+print(f"kept {smooth.kept:.2%} of the bins, computed {smooth.computed:.2%} of the points")
 
 fig, ax = plt.subplots(figsize=(8.6, 2.8))
 ax.plot(y.ravel(), color="0.75", lw=0.6, label="mean of 101 letters")

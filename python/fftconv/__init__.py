@@ -7,55 +7,32 @@
 `conv`, `conv_backward` and `Plan` compute and differentiate one operation on
 (B, H, L) rows; `Stream` takes them in pieces; a `Pattern` names the
 frequencies kept; `conv_matrix` mixes channels; `depthwise_conv1d` is a short
-convolution of each.  `FFTConv` holds its kernel.  `FlashFFTConv`, `PartialFFTConv`,
-`FrequencySparseFFTConv` and `FlashDepthWiseConv1d` are the calls of
-flash-fft-conv, `fftconv_fwd`, `fftconv_bwd` and `fftconv_func` those of hyena-dna;
-`opt_ssm_forward`, `fft_conv`, `FFTConvS4` and `Centaurus` are lrnnx's; `ssm`
-has the kernels of state-space models, `hippo` their initialisations;
-`cuda` tells of arrays on GPUs; `cost` is the paper's cost model, `monarch` the
-transform by itself, `reference` the oracle in plain NumPy.
+convolution of each; `FFTConv` holds its kernel.
+
+`flash`, `hyena` and `lrnnx` have the calls of flash-fft-conv, of hyena-dna's
+fftconv and of lrnnx, each under its own name.  `ssm` has the kernels of state-space
+models, `hippo` their initialisations; `cuda` tells of arrays on GPUs; `cost` is the
+paper's cost model, `monarch` the transform by itself, `reference` the oracle in plain
+NumPy.
 """
 
-from . import cost, cuda, hippo, monarch, reference, ssm
+from . import cost, cuda, flash, hippo, hyena, lrnnx, monarch, reference, ssm
 from ._gradients import Gradients
 from ._lib import Unsupported
 from ._lib import lib as _c
-from .centaurus import Centaurus
 from .convolution import conv, conv_backward
-from .depthwise import (
-    FlashDepthWiseConv1d,
-    FlashDepthwiseConv1d,
-    depthwise_conv1d,
-    depthwise_conv1d_backward,
-)
-from .flash import FlashFFTConv, FrequencySparseFFTConv, PartialFFTConv
-from .hyena import fftconv_bwd, fftconv_func, fftconv_func_backward, fftconv_fwd
+from .depthwise import depthwise_conv1d, depthwise_conv1d_backward
 from .matrix import conv_matrix, conv_matrix_backward
 from .mixer import FFTConv
 from .pattern import Pattern
 from .plan import Counters, Plan, Spectrum
-from .s4 import FFTConvS4
-from .strategies import (
-    fft_conv,
-    opt_ssm_backward,
-    opt_ssm_forward,
-    strategy_costs,
-    upstream_strategy,
-)
 from .stream import Stream
 
 __version__ = _c.fftconv_version().decode()
 __all__ = [
-    "Centaurus",
     "Counters",
     "FFTConv",
-    "FFTConvS4",
-    "FlashDepthWiseConv1d",
-    "FlashDepthwiseConv1d",
-    "FlashFFTConv",
-    "FrequencySparseFFTConv",
     "Gradients",
-    "PartialFFTConv",
     "Pattern",
     "Plan",
     "Spectrum",
@@ -70,21 +47,19 @@ __all__ = [
     "default_threads",
     "depthwise_conv1d",
     "depthwise_conv1d_backward",
-    "fft_conv",
-    "fftconv_bwd",
-    "fftconv_func",
-    "fftconv_func_backward",
-    "fftconv_fwd",
+    "flash",
     "hippo",
+    "hyena",
     "isas",
+    "lrnnx",
     "monarch",
-    "opt_ssm_backward",
-    "opt_ssm_forward",
     "reference",
     "ssm",
-    "strategy_costs",
-    "upstream_strategy",
 ]
+
+
+def __dir__():
+    return __all__
 
 
 def isas():

@@ -1,35 +1,32 @@
-"""Arrays in and out: what the caller has, as pointer, type, shape, strides.
+"""Arrays in and out: what the caller has, as Views, and their types.
 
 NumPy arrays and CPU torch tensors (bfloat16 too) go straight in; anything else
 that speaks ``__array_interface__``, DLPack or ``__array__`` goes through NumPy,
 without a copy where it allows that.  The same kind comes out.  torch is never
 imported here: where a torch tensor arrives, it is in sys.modules already.  Arrays
-on a CUDA device are `cuda`'s, for the calls that know what to do with them.
+on a CUDA device are read by `cuda`, which registers itself here.
+
+Types promote as they do in NumPy and torch (`result_dtype`), and an operand of
+another type than is computed in is converted where nothing is lost (`converted`).
 """
 
 import math
 import operator
 import sys
 from ctypes import addressof, c_char
-from types import SimpleNamespace
+from numbers import Number
 
 import numpy as np
 
 from ._gradients import sum_to_shape
+from ._view import ITEM_BYTES, LISTED, View, numpy_dtype
 
 DTYPE_NAMES = ("float64", "float32", "float16", "bfloat16", "complex128", "complex64")
+COMPLEX = ("complex128", "complex64")
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
-ITEM_BYTES = {
-    "float64": 8,
-    "float32": 4,
-    "float16": 2,
-    "bfloat16": 2,
-    "complex128": 16,
-    "complex64": 8,
-}
 
 # The types a kernel, skip or mask may have, by the type of u; the last is the
-# widest, and what a Python list becomes.
+# widest, and what any other becomes.
 KERNEL_DTYPES = {
     "float64": ("float64",),
     "float32": ("float32",),
@@ -39,33 +36,45 @@ KERNEL_DTYPES = {
     "complex64": ("complex64",),
 }
 
-# What becomes of each type beside a complex one; by the result, what may.
-COMPLEX_OF = {
-    "float64": "complex128",
-    "complex128": "complex128",
-    "float32": "complex64",
-    "float16": "complex64",
-    "bfloat16": "complex64",
-    "complex64": "complex64",
-}
-PROMOTED = {
-    "complex128": DTYPE_NAMES,
-    "complex64": tuple(name for name, to in COMPLEX_OF.items() if to == "complex64"),
+# The types whose numbers each type holds without loss, the type itself first.
+HOLDS = {
+    "float64": ("float64", "float32", "float16", "bfloat16"),
+    "float32": ("float32", "float16", "bfloat16"),
+    "float16": ("float16",),
+    "bfloat16": ("bfloat16",),
+    "complex128": ("complex128", "complex64", "float64", "float32", "float16", "bfloat16"),
+    "complex64": ("complex64", "float32", "float16", "bfloat16"),
 }
 
-# The real type that each computes in.
+# The real type that each computes in, and the complex one of that precision.
 WIDE = {
+    "float64": "float64",
+    "float32": "float32",
     "float16": "float32",
     "bfloat16": "float32",
-    "float32": "float32",
-    "float64": "float64",
-    "complex64": "float32",
     "complex128": "float64",
+    "complex64": "float32",
+}
+COMPLEX_OF = {
+    name: "complex128" if wide == "float64" else "complex64" for name, wide in WIDE.items()
 }
 
-_DTYPES = {name: np.dtype(name) for name in DTYPE_NAMES if name != "bfloat16"}
 # Native NumPy dtypes only: a byte-swapped one is not found here.
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_NAMES = {numpy_dtype(name): name for name in DTYPE_NAMES if name != "bfloat16"}
+
+# Python's own numbers, and what holds them: they have no type.
+_PYTHON = (int, float, complex, list, tuple)
+
+# The module that reads arrays on devices, `cuda`, when it has registered itself.
+_devices = None
+
+
+def register_devices(module):
+    """`module` reads the arrays of devices: on_device, device_view, torch_view,
+    output_view and as_dtype are its functions."""
+    global _devices
+    _devices = module
+
 
 # For each layout and number of axes: which of the array's axes are B, H, L;
 # None stands for an axis of 1.
@@ -94,15 +103,6 @@ def choice(value, name, allowed):
         raise ValueError(f"{name} is {value!r}; allowed: {', '.join(map(repr, allowed))}") from None
 
 
-def numpy_dtype(name):
-    """The NumPy dtype of a name; bfloat16 is ml_dtypes'."""
-    if name not in _DTYPES:
-        import ml_dtypes  # here, so that `import fftconv` stays fast
-
-        _DTYPES["bfloat16"] = np.dtype(ml_dtypes.bfloat16)
-    return _DTYPES[name]
-
-
 def name_of(dtype):
     """The name of a native NumPy dtype we compute on, else None."""
     name = _NAMES.get(dtype)
@@ -127,66 +127,7 @@ def dtype_name(dtype, name="dtype", allowed=DTYPE_NAMES):
     return found
 
 
-class View:
-    """An array as the library sees it.
-
-    pointer: address of element 0 ...; dtype: a name; shape; strides in
-    elements; keep: the object that owns the memory; kind: None for NumPy, the
-    torch module, or an array-API namespace; was: the dtype before `promoted`.
-    """
-
-    __slots__ = ("pointer", "dtype", "shape", "strides", "keep", "kind", "was")
-    device = None  # the CPU
-
-    def __init__(self, pointer, dtype, shape, strides, keep, kind, was=None):
-        self.pointer = pointer
-        self.dtype = dtype
-        self.shape = shape
-        self.strides = strides
-        self.keep = keep
-        self.kind = kind
-        self.was = was or dtype
-
-    def reshaped(self, shape, strides):
-        """The same memory in other axes."""
-        return self._other(self.pointer, shape, strides)
-
-    def part(self, start, stop):
-        """Samples start ... stop - 1 of the last axis."""
-        return self._other(
-            self.pointer + start * self.strides[-1] * ITEM_BYTES[self.dtype],
-            (*self.shape[:-1], stop - start),
-            self.strides,
-        )
-
-    def bare(self):
-        """What it was, without the memory."""
-        v = self._other(None, self.shape, None)
-        v.keep = None
-        return v
-
-    def _other(self, pointer, shape, strides):
-        return View(pointer, self.dtype, shape, strides, self.keep, self.kind, self.was)
-
-    def numpy(self):
-        """A NumPy array on the same memory."""
-        dtype = numpy_dtype(self.dtype)
-        raw = np.dtype("uint16") if self.dtype == "bfloat16" else dtype
-        return np.asarray(
-            SimpleNamespace(
-                keep=self.keep,
-                __array_interface__={
-                    "version": 3,
-                    "data": (self.pointer, False),
-                    "typestr": raw.str,
-                    "shape": tuple(self.shape),
-                    "strides": tuple(s * raw.itemsize for s in self.strides),
-                },
-            )
-        ).view(dtype)
-
-
-def _numpy_view(a, dtype, kind=None):
+def _numpy_view(a, dtype, kind=None, original=None):
     try:  # a fifth of the other's time, where it can be had
         pointer = addressof(c_char.from_buffer(a))
     except (BufferError, TypeError, ValueError):
@@ -198,7 +139,7 @@ def _numpy_view(a, dtype, kind=None):
         strides = (s // item, t // item, r // item)
     else:
         strides = tuple(s // item for s in strides)
-    return View(pointer, dtype, a.shape, strides, a, kind)
+    return View(pointer, dtype, a.shape, strides, a, kind, original)
 
 
 def _torch(x):
@@ -226,35 +167,50 @@ def _torch_view(x, name, torch, devices=False):
             f"record one: pass {name}.detach(), or call under "
             "torch.no_grad()"
         )
-    found = str(x.dtype)[6:]
+    found = original = str(x.dtype)[6:]
     if found not in DTYPE_NAMES:
-        raise wrong_dtype(name, found)
+        if found != "bool" and not found.removeprefix("u").startswith("int"):
+            raise wrong_dtype(name, found)
+        found, x = "float64", x.to(torch.float64)
     if x.is_neg():
         x = x.resolve_neg()
     if x.is_conj():
         x = x.resolve_conj()
     if device == "cuda":
-        from . import cuda
-
-        return cuda.torch_view(x, found, torch)
-    return View(x.data_ptr(), found, tuple(x.shape), x.stride(), x, torch)
+        return _devices.torch_view(x, found, torch, original)
+    return View(x.data_ptr(), found, tuple(x.shape), x.stride(), x, torch, original)
 
 
-def wrong_dtype(name, found):
-    return ValueError(
-        f"{name} has dtype {found}; allowed: "
-        f"{', '.join(DTYPE_NAMES)}. Cast it first, for example "
-        "to float32"
+_ALLOWED = f"{', '.join(DTYPE_NAMES)}, and integers and booleans, which become float64"
+
+
+def wrong_dtype(name, found, where=""):
+    """The TypeError of an array whose numbers cannot be taken; where: on a device,
+    where nothing converts integers."""
+    if where:
+        return TypeError(f"{name} has dtype {found}; allowed {where}: {', '.join(DTYPE_NAMES)}")
+    return TypeError(f"{name} has dtype {found}; allowed: {_ALLOWED}")
+
+
+def wrong_kind(name, x):
+    """The TypeError of what is no array of numbers at all."""
+    what = "None" if x is None else f"a {type(x).__name__}"
+    return TypeError(
+        f"{name} is {what}; it must be an array or a list of numbers; allowed: {_ALLOWED}"
+    )
+
+
+def masked(name):
+    """The TypeError of an array that has a mask."""
+    return TypeError(
+        f"{name} is a masked array, whose mask would be lost; pass {name}.filled(0), or what suits"
     )
 
 
 def _to_numpy(x, name):
     """(array, kind) of whatever is neither ndarray nor torch tensor."""
     if isinstance(x, np.ma.MaskedArray):
-        raise ValueError(
-            f"{name} is a masked array, whose mask would be "
-            f"lost; pass {name}.filled(0), or what suits"
-        )
+        raise masked(name)
     if hasattr(x, "__array_interface__"):
         return np.asarray(x), None
     kind = None
@@ -268,49 +224,73 @@ def _to_numpy(x, name):
             return np.from_dlpack(x), kind
         except (BufferError, RuntimeError, TypeError):
             pass  # a type DLPack or NumPy does not know: bfloat16
-    return np.asarray(x), kind
+    a = np.asarray(x)
+    if a.dtype.kind in "OSU" and not hasattr(x, "dtype"):
+        raise wrong_kind(name, x)
+    return a, kind
 
 
-def view(x, name, listed="float64", devices=False):
-    """View of an input array; copied only if misaligned or byte-swapped.
+def _listed_view(x, name, listed):
+    """View of Python numbers, complex if one of them is: of dtype `listed`, or in
+    64 bits until it is known what they stand beside."""
+    try:
+        a = np.asarray(x)
+    except ValueError as error:  # lists of several lengths
+        raise ValueError(f"{name} cannot be made an array of numbers: {error}") from None
+    if a.dtype.kind == "O" and all(isinstance(n, Number) for n in a.flat):
+        a = a.astype(np.float64)  # whole numbers beyond 64 bits
+    if a.dtype.kind not in "biufc":
+        raise TypeError(f"{name} cannot be made an array of numbers: it holds {a.dtype}")
+    dtype = listed or "float64"
+    if a.dtype.kind == "c":
+        dtype = COMPLEX_OF[dtype]
+    else:
+        a = a.astype(np.float64)
+    return _numpy_view(a.astype(numpy_dtype(dtype)), dtype, None, None if listed else LISTED)
 
-    Python numbers and (nested) lists become arrays of dtype `listed`; a View
-    stays as it is.  devices: it may be on a CUDA device.
+
+def view(x, name, listed=None, devices=False):
+    """View of an input array; copied only if misaligned, byte-swapped, or of
+    integers or booleans, which become float64.
+
+    Python numbers and (nested) lists become arrays of dtype `listed`; None: their
+    View says that they have no type of their own.  A View stays as it is.  devices:
+    it may be on a CUDA device.
+
+    Raises TypeError for what is no array of numbers, ValueError for one that is in
+    the wrong place.
     """
     kind = None
     if type(x) is not np.ndarray:
         if isinstance(x, View):
             return x
-        if isinstance(x, (int, float, complex, list, tuple)):
-            try:
-                x = np.asarray(x)
-                if x.dtype.kind == "c":
-                    listed = COMPLEX_OF[listed]
-                else:
-                    x = x.astype(np.float64)
-                return view(x.astype(numpy_dtype(listed)), name)
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{name} cannot be made an array of numbers: {error}") from None
+        if isinstance(x, _PYTHON):
+            return _listed_view(x, name, listed)
         if (torch := _torch(x)) is not None:
             return _torch_view(x, name, torch, devices)
-        if hasattr(x, "__dlpack_device__") or hasattr(x, "__cuda_array_interface__"):
-            from . import cuda
-
-            if cuda.on_device(x):
-                if not devices:
-                    raise _only_cpu(name, "a CUDA device")
-                return cuda.device_view(x, name)
+        if _on_device(x):
+            if not devices:
+                raise _only_cpu(name, "a CUDA device")
+            return _devices.device_view(x, name)
         x, kind = _to_numpy(x, name)
     dtype = _NAMES.get(x.dtype) or name_of(x.dtype)
     if dtype is None:
         native = x.dtype.newbyteorder("=")
         dtype = name_of(native)
         if dtype is None:
-            raise wrong_dtype(name, x.dtype)
+            if x.dtype.kind not in "biu":
+                raise wrong_dtype(name, x.dtype)
+            return _numpy_view(x.astype(np.float64), "float64", kind, x.dtype.name)
         x = x.astype(native)
     elif not x.flags.aligned:
         x = x.copy()
     return _numpy_view(x, dtype, kind)
+
+
+def _on_device(x):
+    return (
+        hasattr(x, "__dlpack_device__") or hasattr(x, "__cuda_array_interface__")
+    ) and _devices.on_device(x)
 
 
 def output_view(x, name, shape, dtype, devices=False):
@@ -318,9 +298,9 @@ def output_view(x, name, shape, dtype, devices=False):
     torch = _torch(x)
     if torch is not None:
         found = _torch_view(x, name, torch, devices)
-        if found.keep is not x:
-            raise ValueError(f"{name} is a lazily negated or conjugated view; pass a plain tensor")
     elif isinstance(x, np.ndarray):
+        if isinstance(x, np.ma.MaskedArray):
+            raise masked(name)
         if not x.flags.writeable:
             raise ValueError(f"{name} is read-only; it must be writeable")
         if not x.flags.aligned:
@@ -331,41 +311,55 @@ def output_view(x, name, shape, dtype, devices=False):
                 f"{name} has dtype {x.dtype.str}; it must be {dtype}, in native byte order"
             )
         found = _numpy_view(x, known)
-    elif devices and (found := _device_output(x, name)) is not None:
-        pass
+    elif devices and _on_device(x):
+        found = _devices.output_view(x, name)
     else:
+        what = "None" if x is None else f"a {type(x).__name__}"
+        raise TypeError(f"{name} is {what}; it must be a NumPy array or a torch tensor")
+    if found.original_dtype != dtype:
         raise ValueError(
-            f"{name} is a {type(x).__name__}; it must be a NumPy array or a CPU torch tensor"
+            f"{name} has dtype {found.original_dtype}; it must be {dtype}, as the result"
         )
-    if found.dtype != dtype:
-        raise ValueError(f"{name} has dtype {found.dtype}; it must be {dtype}, as the result")
+    if torch is not None and found.keep is not x:
+        raise ValueError(f"{name} is a lazily negated or conjugated view; pass a plain tensor")
     if found.shape != shape:
         raise ValueError(f"{name} has shape {found.shape}; it must be {shape}, as u")
     return found
 
 
-def _device_output(x, name):
-    from . import cuda
-
-    return cuda.output_view(x, name) if cuda.on_device(x) else None
-
-
 def empty(shape, dtype, kind):
     """(array to hand out, its View); for other namespaces see `finish`."""
     if kind is not None and kind is sys.modules.get("torch"):
-        x = kind.empty(shape, dtype=getattr(kind, dtype))
+        x = fresh_tensor(kind, shape, dtype)
         return x, View(x.data_ptr(), dtype, shape, x.stride(), x, kind)
     x = aligned_empty(shape, numpy_dtype(dtype))
     return x, _numpy_view(x, dtype)
+
+
+def aligned_bytes(n):
+    """(uint8 array of n bytes that starts at a multiple of ALIGNMENT, its address)."""
+    buffer = aligned_empty((n,), np.uint8)
+    return buffer, buffer.ctypes.data
 
 
 def aligned_empty(shape, dtype):
     """np.empty whose data begin at a multiple of ALIGNMENT bytes: a vector stored
     across two cache lines costs twice, and NumPy's own arrays begin anywhere."""
     dtype = np.dtype(dtype)
-    buffer = np.empty(math.prod(shape) * dtype.itemsize + ALIGNMENT - 1, np.uint8)
+    buffer = fresh_bytes(math.prod(shape) * dtype.itemsize + ALIGNMENT - 1)
     start = -buffer.__array_interface__["data"][0] % ALIGNMENT
     return np.ndarray(shape, dtype, buffer, start)
+
+
+def fresh_bytes(n):
+    """n bytes that hold anything.  All NumPy memory that is handed out or worked in
+    unwritten comes from here: the tests put NaN into it, by replacing this function."""
+    return np.empty(n, np.uint8)
+
+
+def fresh_tensor(torch, shape, dtype):
+    """A CPU tensor that holds anything; the tests replace this function likewise."""
+    return torch.empty(shape, dtype=getattr(torch, dtype))
 
 
 def finish(x, kind):
@@ -379,9 +373,10 @@ def finish(x, kind):
     return kind.asarray(x)
 
 
-def reduce_to(x, shape):
-    """x summed along the axes that broadcasting `shape` had repeated."""
-    if tuple(x.shape) == tuple(shape):
+def reduce_to(x, full, shape):
+    """x, whose shape is `full`, summed along the axes that broadcasting `shape` to that
+    had repeated."""
+    if full == shape:
         return x
     if _torch(x) is None:
         return sum_to_shape(x, shape)
@@ -389,34 +384,87 @@ def reduce_to(x, shape):
     return wide.sum_to_size(shape).to(x.dtype)
 
 
-def promoted(v, name, dtype):
-    """v in the complex type `dtype`, a copy where it has another; or
-    ValueError where that would lose digits."""
-    if v.dtype == dtype:
+# ---- Types beside each other ----------------------------------------------------
+
+
+def result_dtype(rows, kernels=(), mask=None):
+    """The dtype of a result, from Views; those that are None are not there.
+
+    It is complex if one of them is, and float64's precision if one has that.
+    16-bit rows that all have one type keep it, kernels in any 16-bit type or
+    float32 beside them or not; all else is float32.  Python numbers have no say in
+    it, except that they may be complex, nor has a mask of booleans.
+    """
+    rows = [v for v in rows if v is not None]
+    views = [*rows, *(v for v in kernels if v is not None)]
+    if mask is not None and mask.original_dtype != "bool":
+        views.append(mask)
+    typed = [v for v in views if v.original_dtype != LISTED]
+    if not typed or has_float64(typed):
+        dtype = "float64"
+    else:
+        dtype, *more = {v.dtype for v in typed if v in rows} or {v.dtype for v in typed}
+        if more or dtype in COMPLEX:
+            dtype = "float32"
+    return COMPLEX_OF[dtype] if any(v.dtype in COMPLEX for v in views) else dtype
+
+
+def has_float64(views):
+    """One of these Views, None or not, has float64's precision."""
+    return any(
+        v is not None and v.original_dtype != LISTED and WIDE[v.dtype] == "float64" for v in views
+    )
+
+
+def converted(v, name, allowed, why):
+    """v in one of the allowed dtypes: itself where it has one of them, else a copy
+    in the last of them; ValueError, that says why, where that would lose something.
+
+    Of a mask's booleans and of Python's numbers nothing is lost in any type.
+    """
+    if v.dtype in allowed:
         return v
-    check_dtype(v, name, PROMOTED[dtype], dtype)
-    wide = _numpy_view(v.numpy().astype(numpy_dtype(dtype)), dtype, v.kind)
-    wide.was = v.dtype
-    return wide
+    dtype, original = allowed[-1], v.original_dtype
+    free = original == LISTED or original == "bool" and name.endswith("mask")
+    if v.dtype in HOLDS[dtype] or free and (dtype in COMPLEX or v.dtype not in COMPLEX):
+        return as_dtype(v, name, dtype)
+    was = v.dtype if original in (v.dtype, LISTED) else f"{original}, that is {v.dtype}"
+    allowed = dict.fromkeys((*allowed, *HOLDS[dtype]))
+    raise ValueError(f"{name} has dtype {was}; {why}; allowed: {', '.join(allowed)}")
+
+
+def fixed(x, name, allowed, why, devices=False):
+    """View of an operand where the allowed dtypes are fixed beforehand, converted
+    where it must be and may: Python numbers become the last of them."""
+    return converted(view(x, name, allowed[-1], devices), name, allowed, why)
+
+
+def as_dtype(v, name, dtype):
+    """A copy of View v in another dtype, that remembers the original one; Python
+    numbers have had none, and now have this."""
+    if v.device is not None:
+        return _devices.as_dtype(v, name, dtype)
+    original = None if v.original_dtype == LISTED else v.original_dtype
+    return _numpy_view(v.numpy().astype(numpy_dtype(dtype)), dtype, v.kind, original)
 
 
 def demoted(x, v):
-    """A gradient in the dtype that v had: the real part where it was real."""
-    if v.was == v.dtype:
+    """v's gradient x, in the dtype that v had: the real part where it was real."""
+    dtype = v.gradient_dtype
+    if dtype == v.dtype:
         return x
-    if v.was not in PROMOTED:
+    if dtype not in COMPLEX and v.dtype in COMPLEX:
         x = x.real
     if type(x) is np.ndarray:
-        return x.astype(numpy_dtype(v.was))
-    return x.to(getattr(v.kind, v.was))
+        return x.astype(numpy_dtype(dtype))
+    return x.to(getattr(v.kind, dtype)) if hasattr(x, "to") else x.astype(numpy_dtype(dtype))
 
 
-def check_dtype(v, name, allowed, of):
-    """v.dtype is one of `allowed`, or ValueError."""
-    if v.dtype not in allowed:
-        raise ValueError(
-            f"{name} has dtype {v.dtype}, and u has {of}; allowed: {', '.join(allowed)}"
-        )
+def real(v, name):
+    """View v, or ValueError where it is complex."""
+    if v.dtype in COMPLEX:
+        raise ValueError(f"{name} has dtype {v.dtype}; it must be real")
+    return v
 
 
 def broadcast_strides(v, name, shape):

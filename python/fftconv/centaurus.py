@@ -11,7 +11,7 @@ E = 1, B and C dense.
 
 import numpy as np
 
-from ._array import WIDE, choice, finish, size, view
+from ._array import WIDE, choice, finish, real, size, view
 from .convolution import conv
 from .matrix import conv_matrix
 from .s4 import check_decay
@@ -107,9 +107,7 @@ class Centaurus:
             raise ValueError(
                 f"x has shape {tuple(v.shape)}; it must be (B, L, {self.d_model}), each at least 1"
             )
-        if v.dtype.startswith("complex"):
-            raise ValueError(f"x has dtype {v.dtype}; it must be real")
-        dtype = WIDE[v.dtype]
+        dtype = WIDE[real(v, "x").dtype]
         K = self.latent_kernels(v.shape[1], dtype)
         B, C = self._input().astype(dtype), self.parameters["C"].astype(dtype)
         rows = v.numpy()
@@ -143,9 +141,7 @@ class Centaurus:
             )
         if tuple(v.shape) != (len(state), H):
             raise ValueError(f"x has shape {tuple(v.shape)}; it must be {(len(state), H)}: (B, H)")
-        if v.dtype.startswith("complex"):
-            raise ValueError(f"x has dtype {v.dtype}; it must be real")
-        rows, B, C = v.numpy(), self._input(), p["C"]
+        rows, B, C = real(v, "x").numpy(), self._input(), p["C"]
         if self.mode == "pointwise":
             driven = (rows @ B.T).reshape(-1, *shape)
         elif self.mode == "neck":

@@ -37,8 +37,19 @@ from math import prod
 
 import numpy as np
 
-from . import _lib
-from ._array import DTYPE_NAMES, ITEM_BYTES, View, name_of, numpy_dtype, size, view, wrong_dtype
+from . import _array, _lib
+from ._array import (
+    DTYPE_NAMES,
+    ITEM_BYTES,
+    aligned_empty,
+    masked,
+    name_of,
+    numpy_dtype,
+    size,
+    view,
+    wrong_dtype,
+)
+from ._view import DeviceView
 
 _LEGACY = 1  # cudaStreamLegacy, the default stream by its own name
 
@@ -53,38 +64,6 @@ def devices():
     """How many devices there are; 0 without a driver or in a build without
     CUDA."""
     return _lib.lib.fftconv_cuda_devices()
-
-
-class DeviceView(View):
-    """A View of memory on a device.
-
-    device: its number; stream: the one that the memory is ready on, or None where
-    nothing has to be waited for; borrowed: the owner knows nothing of our stream,
-    and may use the memory again as soon as it is given back.
-    """
-
-    __slots__ = ("device", "stream", "borrowed")
-
-    def __init__(
-        self, pointer, dtype, shape, strides, keep, kind, device, stream=None, borrowed=False
-    ):
-        super().__init__(pointer, dtype, shape, strides, keep, kind)
-        self.device = device
-        self.stream = stream or None
-        self.borrowed = borrowed
-
-    def _other(self, pointer, shape, strides):
-        return DeviceView(
-            pointer,
-            self.dtype,
-            shape,
-            strides,
-            self.keep,
-            self.kind,
-            self.device,
-            self.stream,
-            self.borrowed,
-        )
 
 
 class Array:
@@ -114,7 +93,7 @@ class Array:
 
     def numpy(self):
         """A copy in NumPy's memory, when all that writes it is done."""
-        x = np.empty(self.shape, numpy_dtype(self.dtype))
+        x = aligned_empty(self.shape, numpy_dtype(self.dtype))
         _lib.lib.fftconv_cuda_copy(
             x.ctypes.data, self._pointer, self.nbytes, self.device, self._stream
         )
@@ -174,7 +153,7 @@ def _upload(a, x):
         _lib.lib.fftconv_cuda_copy(a._pointer, x.ctypes.data, x.nbytes, a.device, a._stream)
 
 
-def beside(x, v):
+def copy_beside(x, v):
     """A DeviceView of a NumPy array's copy beside v, as if of v's kind."""
     x = np.ascontiguousarray(x)
     a = Array(x.shape, name_of(x.dtype), v.device, v.stream)
@@ -187,11 +166,21 @@ def beside(x, v):
 # ---- What comes in ----------------------------------------------------------
 
 
-def torch_view(x, dtype, torch):
+def torch_view(x, dtype, torch, original_dtype=None):
     """Of a tensor that `_array` has looked at."""
     index = x.device.index
     stream = torch.cuda.current_stream(index).cuda_stream or _LEGACY
-    return DeviceView(x.data_ptr(), dtype, tuple(x.shape), x.stride(), x, torch, index, stream)
+    return DeviceView(
+        x.data_ptr(),
+        dtype,
+        tuple(x.shape),
+        x.stride(),
+        x,
+        torch,
+        index,
+        stream,
+        original_dtype=original_dtype,
+    )
 
 
 def on_device(x):
@@ -209,17 +198,24 @@ def device_view(x, name):
         return x._view()
     cupy = _cupy(x)
     if cupy is not None:
-        dtype = name_of(x.dtype)
-        if dtype is None:
-            raise wrong_dtype(name, x.dtype)
-        index = x.device.id
-        stream = cupy.cuda.get_current_stream(index).ptr or _LEGACY
-        return DeviceView(
-            x.data.ptr, dtype, x.shape, _in_elements(x.strides, dtype, name), x, cupy, index, stream
-        )
+        return _cupy_view(x, name, cupy)
     if hasattr(x, "__dlpack_device__"):
         return _dlpack_view(x, name)
     return _interface_view(x, name)
+
+
+def _cupy_view(x, name, cupy):
+    dtype, original = name_of(x.dtype), None
+    if dtype is None:
+        if x.dtype.kind not in "biu":
+            raise wrong_dtype(name, x.dtype)
+        dtype, original, x = "float64", x.dtype.name, x.astype(np.float64)
+    index = x.device.id
+    stream = cupy.cuda.get_current_stream(index).ptr or _LEGACY
+    strides = _in_elements(x.strides, dtype, name)
+    return DeviceView(
+        x.data.ptr, dtype, x.shape, strides, x, cupy, index, stream, original_dtype=original
+    )
 
 
 def _cupy(x):
@@ -243,9 +239,9 @@ def _interface_view(x, name):
     described = x.__cuda_array_interface__
     dtype = name_of(np.dtype(described["typestr"]))
     if dtype is None:
-        raise wrong_dtype(name, described["typestr"])
+        raise wrong_dtype(name, described["typestr"], "on a device")
     if described.get("mask") is not None:
-        raise ValueError(f"{name} is a masked array, whose mask would be lost; pass it filled")
+        raise masked(name)
     shape, strides = tuple(described["shape"]), described.get("strides")
     if strides is None:
         strides = tuple(prod(shape[i + 1 :]) for i in range(len(shape)))
@@ -297,6 +293,23 @@ def finish(x, kind, stream):
     return x if kind is None else kind.from_dlpack(x)
 
 
+def as_dtype(v, name, dtype):
+    """A copy of v in another dtype, by the library that it is from."""
+    library = _library(v.kind)
+    x = v.keep
+    if library is None or tuple(x.shape) != tuple(v.shape):
+        raise ValueError(
+            f"{name} has dtype {v.original_dtype} on cuda:{v.device}, where only torch and CuPy "
+            f"convert whole arrays; pass it as {dtype}"
+        )
+    if library == "torch":
+        found = torch_view(x.to(getattr(v.kind, dtype)), dtype, v.kind)
+    else:
+        found = _cupy_view(x.astype(numpy_dtype(dtype)), name, v.kind)
+    found.original_dtype = v.original_dtype
+    return found
+
+
 def check_summed(v, name, shape):
     """A repeated operand's gradient is summed by its library."""
     if v.shape != shape and v.kind is None:
@@ -345,13 +358,13 @@ def _wait(device, stream, other):
         _lib.lib.fftconv_cuda_wait(device, stream, other)
 
 
-def before(views, stream):
+def wait_for(views, stream):
     """What is put on the stream from now on finds the views written."""
     for other in {v.stream for v in views} - {None, stream}:
         _wait(views[0].device, stream, other)
 
 
-def after(views, stream):
+def notify(views, stream):
     """The views' owners find us done."""
     if any(v.borrowed for v in views):
         _lib.lib.fftconv_cuda_synchronize(views[0].device, stream)
@@ -360,7 +373,7 @@ def after(views, stream):
         _wait(views[0].device, other, stream)
 
 
-def settle(v, stream):
+def finish_borrowed(v, stream):
     """What was made of v without an array of its own to name the stream is done:
     but of torch's and CuPy's, whose callers order their streams themselves."""
     if _library(v.kind) is None:
@@ -438,7 +451,7 @@ def _dlpack_view(x, name):
     t = _Managed.from_address(_pointer_in(capsule, _NAME))
     dtype = _DLPACK_NAMES.get((t.code, t.bits)) if t.lanes == 1 else None
     if dtype is None:
-        raise wrong_dtype(name, f"DLPack code {t.code} of {t.bits} bits")
+        raise wrong_dtype(name, f"of DLPack's code {t.code} and {t.bits} bits", "on a device")
     shape = tuple(t.shape[: t.ndim])
     strides = (
         tuple(t.strides[: t.ndim])
@@ -457,3 +470,6 @@ def _dlpack_view(x, name):
         _LEGACY,
         borrowed=True,
     )
+
+
+_array.register_devices(sys.modules[__name__])

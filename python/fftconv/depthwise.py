@@ -1,4 +1,4 @@
-"""Short depthwise convolutions: `depthwise_conv1d`, and `FlashDepthWiseConv1d`.
+"""Short depthwise convolutions: `depthwise_conv1d` and its gradients.
 
     y[b, d, l] = act(bias[d] + sum_k weight[d, k] x[b, d, l - left + k])
 
@@ -12,21 +12,12 @@ from ctypes import byref
 from typing import Any, NamedTuple
 
 from . import _lib
-from ._array import (
-    PROMOTED,
-    choice,
-    dtype_name,
-    empty,
-    finish,
-    numpy_dtype,
-    output_view,
-    size,
-    view,
-)
-from .plan import _pack_tensor, rows_axes, thread_count
+from ._array import choice, empty, finish, output_view, real, size, view
+from ._handles import pack_tensor, tensor_offsets, thread_count
+from .plan import rows_axes
 
 NEEDS = ("x", "weight", "bias", "state")
-_REALS = ("float64", "float32", "float16", "bfloat16")
+_OFFSET = tensor_offsets(_lib.DepthwiseDesc)
 
 
 class DepthwiseGradients(NamedTuple):
@@ -39,15 +30,13 @@ class DepthwiseGradients(NamedTuple):
     dstate: Any = None
 
 
-def _real(x, name, listed="float32"):
-    v = view(x, name, listed)
-    if v.dtype in PROMOTED:
-        raise ValueError(f"{name} has dtype {v.dtype}; it must be real")
-    return v
+def real_view(x, name, listed="float32"):
+    """View of a real array; of dtype `listed`, if it is a list."""
+    return real(view(x, name, listed), name)
 
 
-def _padding(padding, taps, state):
-    """(samples before, samples after) of zeros."""
+def check_padding(padding, taps, state):
+    """(samples before, samples after) of zeros, or ValueError."""
     if state:
         if padding not in (0, "causal"):
             raise ValueError(f"padding is {padding!r}; with a state it must be 'causal'")
@@ -70,11 +59,11 @@ def _padding(padding, taps, state):
     return (size(padding, "padding", 0),) * 2
 
 
-class _Call:
+class _DepthwiseCall:
     """The checked operands of one call, and its Depthwise."""
 
     def __init__(self, x, weight, bias, padding, activation, layout, state, threads, isa):
-        self.x = x = _real(x, "x")
+        self.x = x = real_view(x, "x")
         self.axes = rows_axes(len(x.shape), layout, "x")
         if len(x.shape) == 1:
             raise ValueError(
@@ -84,7 +73,7 @@ class _Call:
             raise ValueError(f"x has shape {x.shape}; every axis must be at least 1 long")
         self.rows = tuple(1 if a is None else x.shape[a] for a in self.axes)
         channels = self.rows[1]
-        self.weight = w = _real(weight, "weight")
+        self.weight = w = real_view(weight, "weight")
         shape = tuple(w.shape)
         if len(shape) == 3 and shape[1] == 1:  # torch's (D, 1, K)
             self.weight = w = w.reshaped((shape[0], shape[2]), (w.strides[0], w.strides[2]))
@@ -98,7 +87,7 @@ class _Call:
         self.taps = w.shape[1]
         self.bias = None
         if bias is not None:
-            self.bias = _real(bias, "bias")
+            self.bias = real_view(bias, "bias")
             if tuple(self.bias.shape) != (channels,):
                 raise ValueError(
                     f"bias has shape {tuple(self.bias.shape)}; it must be ({channels},)"
@@ -106,13 +95,13 @@ class _Call:
         self.state_shape = self._shape(self.taps - 1)
         self.state = None
         if state is not None and state is not True:
-            self.state = _real(state, "state", x.dtype)
+            self.state = real_view(state, "state", x.dtype)
             if tuple(self.state.shape) != self.state_shape:
                 raise ValueError(
                     f"state has shape {tuple(self.state.shape)}; it must be "
                     f"{self.state_shape}: x's, with K - 1 samples"
                 )
-        before, after = _padding(padding, self.taps, state is not None)
+        before, after = check_padding(padding, self.taps, state is not None)
         self.length = self.rows[2] + before + after - self.taps + 1
         if self.length < 1:
             raise ValueError(
@@ -154,15 +143,7 @@ class _Call:
                 self._pack(name, v, [1, *v.shape] + [1] * more, [0, *v.strides] + [1] * more)
 
     def _pack(self, name, v, shape, strides):
-        _pack_tensor(
-            self.o,
-            getattr(_lib.DepthwiseDesc, name).offset,
-            v.pointer,
-            _lib.DTYPES[v.dtype],
-            0,
-            *shape,
-            *strides,
-        )
+        pack_tensor(self.o, _OFFSET[name], v.pointer, _lib.DTYPES[v.dtype], 0, *shape, *strides)
 
 
 def depthwise_conv1d(
@@ -182,7 +163,8 @@ def depthwise_conv1d(
     """A short convolution of each channel by itself; y of x's dtype and kind.
 
     Args:
-        x: (B, D, L) or (D, L); float64, float32, float16 or bfloat16.
+        x: (B, D, L) or (D, L); float64, float32, float16 or bfloat16; integers and
+            booleans become float64, a list float32.
         weight: (D, K) or (D, 1, K), K any; bias: (D,). Each of any real dtype:
             sums run in float32, or in float64 where an operand is float64.
         padding: zeros on both sides, or (before, after); "causal", K - 1 before;
@@ -198,11 +180,16 @@ def depthwise_conv1d(
         isa: one of `fftconv.isas()`; None means the best of this machine.
         out: where to put y; must not overlap an operand.
 
-    A row's result depends on no other row. Raises ValueError naming the
-    argument, before anything is written; MemoryError.
+    A row's result depends on no other row. Raises TypeError for what is no array of
+    numbers and ValueError for wrong values, naming the argument, before anything is
+    written; MemoryError.
+
+    Example:
+        >>> depthwise_conv1d([[1, 2, 4]], [[-1, 1]], padding="causal").tolist()
+        [[1.0, 1.0, 2.0]]
     """
     streams = True if state is None and return_state else state
-    call = _Call(x, weight, bias, padding, activation, layout, streams, threads, isa)
+    call = _DepthwiseCall(x, weight, bias, padding, activation, layout, streams, threads, isa)
     kind = call.x.kind
     if out is None:
         result, y = empty(call.shape, call.x.dtype, kind)
@@ -237,10 +224,11 @@ def depthwise_conv1d_backward(
     `depthwise_conv1d`.  needs: which, out of "x", "weight", "bias", "state"; None
     means all that are given.  dweight and dbias are summed by parts of rows that the
     shapes fix, each in the type that y's sums have, and over them in float64: two
-    runs agree to the bit, whatever the threads.  Raises ValueError; MemoryError.
+    runs agree to the bit, whatever the threads.  Raises TypeError for what is no array of
+    numbers, ValueError; MemoryError.
     """
-    call = _Call(x, weight, bias, padding, activation, layout, state, threads, isa)
-    d = _real(dy, "dy", call.x.dtype)
+    call = _DepthwiseCall(x, weight, bias, padding, activation, layout, state, threads, isa)
+    d = real_view(dy, "dy", call.x.dtype)
     if tuple(d.shape) != call.shape:
         raise ValueError(f"dy has shape {tuple(d.shape)}; it must be {call.shape}, as y")
     call.put(dy=d)
@@ -262,117 +250,3 @@ def depthwise_conv1d_backward(
     return DepthwiseGradients(
         **{"d" + name: finish(x, operands[name].kind) for name, x in results.items()}
     )
-
-
-class FlashDepthWiseConv1d:
-    """The call of flash-fft-conv's short convolution, of any size.
-
-    channels: D. kernel_size: K, odd or even. padding: as in `depthwise_conv1d`;
-    a number is zeros on both sides. weights: (D, 1, K) or (D, K), torch.nn.Conv1d's
-    included; not copied, so that what an optimizer does to them is seen. bias:
-    (D,) or None. is_bhl: x is (B, D, L), else (B, L, D). device: None or "cpu".
-    dtype: of weights and bias, which are converted where they have another; None
-    leaves them. activation: None, "silu" or "gelu".
-
-    Raises ValueError.
-    """
-
-    def __init__(
-        self,
-        channels,
-        kernel_size,
-        padding,
-        weights,
-        bias=None,
-        is_bhl=True,
-        device=None,
-        dtype=None,
-        activation=None,
-    ):
-        self.channels = size(channels, "channels")
-        self.kernel_size = size(kernel_size, "kernel_size")
-        if device is not None and str(device) != "cpu":
-            raise ValueError(
-                f"device is {device!r}; this build computes on the CPU: it must be None or 'cpu'"
-            )
-        self.padding, self.activation = padding, activation
-        self.is_bhl = bool(is_bhl)
-        self.dtype = None if dtype is None else dtype_name(dtype, allowed=_REALS)
-        self.weights, self.bias = _detached(weights), _detached(bias)
-        shape = tuple(_real(self.weights, "weights").shape)
-        if shape not in ((self.channels, 1, self.kernel_size), (self.channels, self.kernel_size)):
-            raise ValueError(
-                f"weights has shape {shape}; it must be (channels, 1, "
-                f"kernel_size) = {(self.channels, 1, self.kernel_size)}, or "
-                "without the 1"
-            )
-        if bias is not None:
-            shape = tuple(_real(self.bias, "bias").shape)
-            if shape != (self.channels,):
-                raise ValueError(
-                    f"bias has shape {shape}; it must be (channels,) = {(self.channels,)}"
-                )
-        _padding(padding, self.kernel_size, False)
-        choice(activation, "activation", _lib.ACTIVATIONS)
-        if self.dtype is not None:
-            self.weights = _cast(self.weights, "weights", self.dtype)
-            self.bias = _cast(self.bias, "bias", self.dtype)
-
-    def __repr__(self):
-        return (
-            f"FlashDepthWiseConv1d({self.channels}, {self.kernel_size}, "
-            f"padding={self.padding!r}, is_bhl={self.is_bhl}, "
-            f"activation={self.activation!r})"
-        )
-
-    def _options(self):
-        return {"activation": self.activation, "layout": "BHL" if self.is_bhl else "BLH"}
-
-    def __call__(self, x, state=None, return_state=False, threads=None):
-        """y, of x's dtype, which need not be the weights'; and with
-        return_state (y, state of the next call), as `depthwise_conv1d`."""
-        streams = state is not None or return_state
-        return depthwise_conv1d(
-            x,
-            self.weights,
-            self.bias,
-            state=state,
-            return_state=return_state,
-            padding="causal" if streams else self.padding,
-            threads=threads,
-            **self._options(),
-        )
-
-    def backward(self, dy, x, state=None, threads=None, needs=None):
-        """`DepthwiseGradients` of sum(dy . y)."""
-        return depthwise_conv1d_backward(
-            dy,
-            x,
-            self.weights,
-            self.bias,
-            state=state,
-            needs=needs,
-            padding="causal" if state is not None else self.padding,
-            threads=threads,
-            **self._options(),
-        )
-
-
-FlashDepthwiseConv1d = FlashDepthWiseConv1d
-
-
-def _detached(x):
-    """A torch parameter without its graph, on the same memory."""
-    return x.detach() if getattr(x, "requires_grad", False) else x
-
-
-def _cast(x, name, dtype):
-    """x in a dtype, itself where it has it; None stays None."""
-    if x is None:
-        return None
-    v = view(x, name, dtype)
-    if v.dtype == dtype:
-        return x
-    if v.kind is not None and hasattr(x, "to"):
-        return x.to(getattr(v.kind, dtype))
-    return finish(v.numpy().astype(numpy_dtype(dtype)), v.kind)

@@ -1,13 +1,32 @@
-"""The calls of flash-fft-conv: `FlashFFTConv`, `PartialFFTConv` and
-`FrequencySparseFFTConv`; its short convolution is in `depthwise`."""
+"""The calls of flash-fft-conv, under their own names.
+
+`FlashFFTConv`, `PartialFFTConv` and `FrequencySparseFFTConv` are long convolutions by
+`fftconv.conv`; `FlashDepthWiseConv1d`, in both of its spellings, is a short one by
+`fftconv.depthwise_conv1d`.  FlashFFTConv, arXiv 2311.05908.
+"""
 
 import numpy as np
 
-from ._array import KERNEL_DTYPES, dtype_name, size, view
-from ._lib import Unsupported
+from . import _lib
+from ._array import KERNEL_DTYPES, choice, dtype_name, finish, fixed, numpy_dtype, size, view
 from .convolution import conv, conv_backward
+from .depthwise import check_padding, depthwise_conv1d, depthwise_conv1d_backward, real_view
 from .pattern import Pattern
 from .plan import kernel_axes
+
+__all__ = [
+    "FlashDepthWiseConv1d",
+    "FlashDepthwiseConv1d",
+    "FlashFFTConv",
+    "FrequencySparseFFTConv",
+    "PartialFFTConv",
+]
+
+_REALS = ("float64", "float32", "float16", "bfloat16")
+
+
+def __dir__():
+    return __all__
 
 
 class FlashFFTConv:
@@ -21,6 +40,14 @@ class FlashFFTConv:
     dtype: of u, gates and y: "float16", "bfloat16", "float32" or "float64",
         by string, NumPy or torch dtype.
     use_32_butterfly: accepted; the radices are the planner's.
+
+    Raises ValueError.
+
+    Example:
+        >>> flashfftconv = FlashFFTConv(8, dtype="float32")
+        >>> u, k = np.ones((1, 1, 4), "float32"), np.ones((1, 4), "float32")
+        >>> flashfftconv(u, k).round(4).tolist()
+        [[[1.0, 2.0, 3.0, 4.0]]]
     """
 
     def __init__(self, seqlen, dtype="float16", use_32_butterfly=True):
@@ -31,43 +58,42 @@ class FlashFFTConv:
         return f"FlashFFTConv(seqlen={self.seqlen}, dtype={self.dtype!r})"
 
     def __call__(self, u, k, in_gate=None, out_gate=None, *, pregate=None, postgate=None):
-        """y, of u's shape (B, H, L) with L <= seqlen, and of its kind.
+        """y, of u's shape (B, H, L) with L <= seqlen, of its kind, in the module's dtype.
 
-        u and gates: the module's dtype; each gate alone or both; pregate and
-        postgate are flash-fft-conv's names for them.  k: (H, Lk) or (1, H, Lk)
-        with Lk <= seqlen, float32 or the module's dtype (float64 if the
-        module's is).  Raises ValueError.
+        u and gates: the module's dtype, or one that is narrower and loses nothing;
+        each gate alone or both; pregate and postgate are flash-fft-conv's names for
+        them.  k: (H, Lk) or (1, H, Lk) with Lk <= seqlen, the module's dtype, or
+        float32 beside 16 bits.  Raises TypeError for what is no array of numbers,
+        ValueError.
         """
-        return conv(
-            self._rows(u),
-            k,
-            _one_of("in_gate", in_gate, "pregate", pregate),
-            _one_of("out_gate", out_gate, "postgate", postgate),
-            mode="circular",
-            fft_size=self.seqlen,
-        )
+        return conv(*self._operands(u, k, in_gate, out_gate, pregate, postgate), **self._mode())
 
     def backward(
         self, dy, u, k, in_gate=None, out_gate=None, *, pregate=None, postgate=None, needs=None
     ):
-        """`Gradients` of sum(dy . y), as `conv_backward`; dk of k's shape,
-        summed over the batch in float32 or better and in a fixed order."""
-        return conv_backward(
-            dy,
-            self._rows(u),
-            k,
-            _one_of("in_gate", in_gate, "pregate", pregate),
-            _one_of("out_gate", out_gate, "postgate", postgate),
-            mode="circular",
-            fft_size=self.seqlen,
-            needs=needs,
+        """`fftconv.Gradients` of sum(dy . y), as of `fftconv.conv_backward`; dk of k's
+        shape, summed over the batch in float32 or better and in a fixed order."""
+        operands = self._operands(u, k, in_gate, out_gate, pregate, postgate)
+        return conv_backward(self._rows(dy, "dy"), *operands, **self._mode(), needs=needs)
+
+    def _mode(self):
+        return {"mode": "circular", "fft_size": self.seqlen}
+
+    def _operands(self, u, k, in_gate, out_gate, pregate, postgate):
+        return (
+            self._rows(u, "u"),
+            self._fixed(k, "k", KERNEL_DTYPES[self.dtype]),
+            self._rows(_one_of("in_gate", in_gate, "pregate", pregate), "in_gate"),
+            self._rows(_one_of("out_gate", out_gate, "postgate", postgate), "out_gate"),
         )
 
-    def _rows(self, u):
-        v = view(u, "u", self.dtype, True)
-        if v.dtype != self.dtype:
-            raise ValueError(f"u has dtype {v.dtype}; this FlashFFTConv is for {self.dtype}")
-        return v
+    def _rows(self, x, name):
+        return self._fixed(x, name, (self.dtype,))
+
+    def _fixed(self, x, name, allowed):
+        if x is None and name.endswith("gate"):
+            return None
+        return fixed(x, name, allowed, f"this FlashFFTConv is for {self.dtype}", True)
 
 
 def _one_of(name, gate, alias, other):
@@ -88,14 +114,15 @@ class _OfLength:
         return f"{type(self).__name__}({self.N_partial})"
 
     def __call__(self, x, k):
-        """y, of x's shape (B, H, L), dtype and kind.  k: (H, Lk) or (1, H, Lk),
-        x's dtype, or float32 beside 16 bits.  Raises ValueError."""
+        """y, of x's shape (B, H, L) and kind.  k: (H, Lk) or (1, H, Lk).  Types
+        promote as in `fftconv.conv`.  Raises TypeError for what is no array of
+        numbers, ValueError."""
         x, k, taps = self._operands(x, k)
         return conv(x, k.part(0, taps), **self._mode(x, taps))
 
     def backward(self, dy, x, k, needs=None):
-        """`Gradients` (du, dk) of sum(dy . y); taps that do not act have a
-        gradient of zero."""
+        """`fftconv.Gradients` (du, dk) of sum(dy . y); taps that do not act have a
+        gradient of zero.  dy: y's shape."""
         x, k, taps = self._operands(x, k)
         g = conv_backward(dy, x, k.part(0, taps), needs=needs, **self._mode(x, taps))
         if g.dk is None or taps == k.shape[-1]:
@@ -106,7 +133,7 @@ class _OfLength:
         x = view(x, "x", devices=True)
         if len(x.shape) != 3 or 0 in x.shape:
             raise ValueError(f"x has shape {x.shape}; it must be (B, H, L), each at least 1")
-        k = view(k, "k", KERNEL_DTYPES[x.dtype][-1], True)
+        k = view(k, "k", None, True)
         if len(k.shape) not in (2, 3) or k.shape[-1] < 1:
             raise ValueError(
                 f"k has shape {k.shape}; it must be (H, Lk) or (1, H, Lk), Lk at least 1"
@@ -121,7 +148,7 @@ def _padded(x, n):
         return np.concatenate([x, np.zeros((*x.shape[:-1], n), x.dtype)], -1)
     kind = view(x, "dk", devices=True).kind
     if kind is None:
-        raise Unsupported(
+        raise _lib.Unsupported(
             "dk has taps that do not act, and k is from no library "
             "that could put zeros there: pass k without them, or as "
             "an array of torch, CuPy or JAX"
@@ -159,3 +186,124 @@ class FrequencySparseFFTConv(_OfLength):
 
     def _mode(self, x, taps):
         return {"mode": "circular", "fft_size": 2 * x.shape[-1], "pattern": self.pattern}
+
+
+class FlashDepthWiseConv1d:
+    """The call of flash-fft-conv's short convolution, of any size.
+
+    Its document spells the name with W and with w; both are this class.
+
+    channels: D. kernel_size: K, odd or even. padding: as in `depthwise_conv1d`;
+    a number is zeros on both sides. weights: (D, 1, K) or (D, K), torch.nn.Conv1d's
+    included; not copied, so that what an optimizer does to them is seen. bias:
+    (D,) or None. is_bhl: x is (B, D, L), else (B, L, D). device: None or "cpu".
+    dtype: of weights and bias, which are converted where they have another; None
+    leaves them. activation: None, "silu" or "gelu".
+
+    Raises TypeError for what is no array of numbers, ValueError.
+
+    Example:
+        >>> difference = FlashDepthWiseConv1d(1, 2, padding=(1, 0), weights=[[-1, 1]])
+        >>> difference([[[1, 2, 4]]]).tolist()
+        [[[1.0, 1.0, 2.0]]]
+    """
+
+    def __init__(
+        self,
+        channels,
+        kernel_size,
+        padding,
+        weights,
+        bias=None,
+        is_bhl=True,
+        device=None,
+        dtype=None,
+        activation=None,
+    ):
+        self.channels = size(channels, "channels")
+        self.kernel_size = size(kernel_size, "kernel_size")
+        if device is not None and str(device) != "cpu":
+            raise ValueError(
+                f"device is {device!r}; this build computes on the CPU: it must be None or 'cpu'"
+            )
+        self.padding, self.activation = padding, activation
+        self.is_bhl = bool(is_bhl)
+        self.dtype = None if dtype is None else dtype_name(dtype, allowed=_REALS)
+        self.weights, self.bias = _detached(weights), _detached(bias)
+        shape = tuple(real_view(self.weights, "weights").shape)
+        if shape not in ((self.channels, 1, self.kernel_size), (self.channels, self.kernel_size)):
+            raise ValueError(
+                f"weights has shape {shape}; it must be (channels, 1, "
+                f"kernel_size) = {(self.channels, 1, self.kernel_size)}, or "
+                "without the 1"
+            )
+        if bias is not None:
+            shape = tuple(real_view(self.bias, "bias").shape)
+            if shape != (self.channels,):
+                raise ValueError(
+                    f"bias has shape {shape}; it must be (channels,) = {(self.channels,)}"
+                )
+        check_padding(padding, self.kernel_size, False)
+        choice(activation, "activation", _lib.ACTIVATIONS)
+        if self.dtype is not None:
+            self.weights = _cast(self.weights, "weights", self.dtype)
+            self.bias = _cast(self.bias, "bias", self.dtype)
+
+    def __repr__(self):
+        return (
+            f"FlashDepthWiseConv1d({self.channels}, {self.kernel_size}, "
+            f"padding={self.padding!r}, is_bhl={self.is_bhl}, "
+            f"activation={self.activation!r})"
+        )
+
+    def _options(self):
+        return {"activation": self.activation, "layout": "BHL" if self.is_bhl else "BLH"}
+
+    def __call__(self, x, state=None, return_state=False, threads=None):
+        """y, of x's dtype, which need not be the weights'; and with
+        return_state (y, state of the next call), as `depthwise_conv1d`."""
+        streams = state is not None or return_state
+        return depthwise_conv1d(
+            x,
+            self.weights,
+            self.bias,
+            state=state,
+            return_state=return_state,
+            padding="causal" if streams else self.padding,
+            threads=threads,
+            **self._options(),
+        )
+
+    def backward(self, dy, x, state=None, threads=None, needs=None):
+        """`DepthwiseGradients` of sum(dy . y)."""
+        return depthwise_conv1d_backward(
+            dy,
+            x,
+            self.weights,
+            self.bias,
+            state=state,
+            needs=needs,
+            padding="causal" if state is not None else self.padding,
+            threads=threads,
+            **self._options(),
+        )
+
+
+FlashDepthwiseConv1d = FlashDepthWiseConv1d
+
+
+def _detached(x):
+    """A torch parameter without its graph, on the same memory."""
+    return x.detach() if getattr(x, "requires_grad", False) else x
+
+
+def _cast(x, name, dtype):
+    """x in a dtype, itself where it has it; None stays None."""
+    if x is None:
+        return None
+    v = view(x, name, dtype)
+    if v.dtype == dtype:
+        return x
+    if v.kind is not None and hasattr(x, "to"):
+        return x.to(getattr(v.kind, dtype))
+    return finish(v.numpy().astype(numpy_dtype(dtype)), v.kind)

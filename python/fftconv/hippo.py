@@ -66,8 +66,8 @@ def nplr(measure, n, b_clip=None):
     complex128, of the half of each pair with the smaller imaginary part, by
     that part, the most negative first. Eigenvectors are of one phase, their
     first entry that is not 0 positive: other phases would give other clipped
-    B. b_clip: real and imaginary parts of B are held to +- b_clip; None leaves
-    the exact HiPPO matrix (state-spaces/s4 clips Im B at 2).
+    B. b_clip: the imaginary part of B is held to +- b_clip, as state-spaces/s4 does
+    at 2; None leaves the exact HiPPO matrix.
     """
     a, b = transition(measure, n)
     p = low_rank(measure, n)

@@ -18,12 +18,43 @@ from ctypes import byref
 from typing import Any, NamedTuple
 
 from . import _lib
-from ._array import KERNEL_DTYPES, PROMOTED, check_dtype, empty, finish, numpy_dtype, size, view
-from .convolution import _plan, conv, conv_backward
+from ._array import (
+    KERNEL_DTYPES,
+    WIDE,
+    converted,
+    demoted,
+    empty,
+    finish,
+    has_float64,
+    real,
+    result_dtype,
+    size,
+    view,
+)
+from ._backends import check_place
+from ._handles import pack, pack_tensor, tensor_offsets, thread_count
+from .convolution import conv, conv_backward
 from .natural import backwards, first, irfft, rfft
-from .plan import _pack, _pack_tensor, thread_count
+from .plan import cached_plan
+
+__all__ = [
+    "FilterGradients",
+    "FuncGradients",
+    "fftconv_bwd",
+    "fftconv_func",
+    "fftconv_func_backward",
+    "fftconv_fwd",
+]
 
 _COMPLEX = {"float32": "complex64", "float64": "complex128"}
+_OFFSET = tensor_offsets(_lib.HeadsDesc)
+
+# What dout may be, by the type of the arithmetic; the last is what it becomes else.
+_DOUT = {"float32": ("float16", "bfloat16", "float32"), "float64": ("float64",)}
+
+
+def __dir__():
+    return __all__
 
 
 class FilterGradients(NamedTuple):
@@ -38,7 +69,7 @@ class FilterGradients(NamedTuple):
     dq: Any = None
 
 
-class KernelGradients(NamedTuple):
+class FuncGradients(NamedTuple):
     """What `fftconv_func_backward` returns; None where absent."""
 
     du: Any
@@ -49,32 +80,47 @@ class KernelGradients(NamedTuple):
     dk_rev: Any = None
 
 
-class _Call:
-    """The checked rows of one call; kernels are Views of the arithmetic's type.
+class _HeadsCall:
+    """The checked rows and numbers of one call, in the types that it computes with.
 
     u, v, q, skip, mask: Views or None; mask (B, G), the columns that are read.
+    dtype: of u, v, q and the result; wide: of the arithmetic and of kernels.
+
+    kernels: Views of k and k_rev; others: of a filter and dout, which widen the
+    result to float64 if they are that wide, and not otherwise.
     """
 
-    def __init__(self, u, D, v, head_dim, q, mask, gelu, gelu_inp, gelu_q, threads):
-        self.u = u = view(u, "u", devices=True)
-        if len(u.shape) != 3 or 0 in u.shape:
-            raise ValueError(f"u has shape {u.shape}; it must be (B, H, L), each at least 1")
-        if u.dtype in PROMOTED:
-            raise ValueError(f"u has dtype {u.dtype}; it must be real")
-        batch, channels, self.length = u.shape
+    def __init__(
+        self, u, D, v, head_dim, q, mask, gelu, gelu_inp, gelu_q, threads, kernels=(), others=()
+    ):
+        self.u = real(view(u, "u", devices=True), "u")
+        if len(self.u.shape) != 3 or 0 in self.u.shape:
+            raise ValueError(f"u has shape {self.u.shape}; it must be (B, H, L), each at least 1")
+        batch, channels, self.length = self.u.shape
         self.h = size(head_dim, "head_dim")
         if channels % self.h:
             raise ValueError(f"head_dim is {self.h}; it must divide H = {channels}")
         self.groups = channels // self.h
-        self.dtype = "float64" if u.dtype == "float64" else "float32"
-        self.v, self.q = self._rows(v, "v"), self._rows(q, "q")
         if (v is None) != (q is None):
             here, there = ("q", "v") if v is None else ("v", "q")
             raise ValueError(f"{here} is given and {there} is None; v and q come together")
         if v is None and self.h > 1:
             raise ValueError(f"v and q are None; with head_dim = {self.h} they must be given")
-        self.skip = self._numbers(D, "D", (self.groups,))
-        self.mask = self._numbers(mask, "dropout_mask", (batch, channels))
+        v, q = self._rows(v, "v"), self._rows(q, "q")
+        D = self._of_shape(D, "D", (self.groups,))
+        mask = self._of_shape(mask, "dropout_mask", (batch, channels))
+        for name, k in zip(("k", "k_rev"), kernels):
+            if k is not None:
+                real(k, name)
+        self.dtype = result_dtype((self.u, v, q), (*kernels, D), mask)
+        if has_float64(others):
+            self.dtype = "float64"
+        self.wide = WIDE[self.dtype]
+        numbers = KERNEL_DTYPES[self.dtype]
+        self.u = self.typed(self.u, "u", (self.dtype,))
+        self.v, self.q = self.typed(v, "v", (self.dtype,)), self.typed(q, "q", (self.dtype,))
+        self.skip = self.typed(D, "D", numbers)
+        self.mask = self.typed(mask, "dropout_mask", numbers)
         if mask is not None:
             self.mask = self.mask.part(0, self.groups)
         self.activation = "gelu" if gelu else None
@@ -84,44 +130,40 @@ class _Call:
         self.threads = threads
 
     def _rows(self, x, name):
-        if x is None:
-            return None
-        v = view(x, name, self.u.dtype, True)
-        if v.shape != self.u.shape:
-            raise ValueError(f"{name} has shape {v.shape}; it must be {self.u.shape}, as u")
-        check_dtype(v, name, (self.u.dtype,), self.u.dtype)
-        return v
+        return self._of_shape(x, name, self.u.shape, ", as u")
 
-    def _numbers(self, x, name, shape):
+    def _of_shape(self, x, name, shape, more=""):
+        """View of a real array, or None."""
         if x is None:
             return None
-        allowed = KERNEL_DTYPES[self.u.dtype]
-        v = view(x, name, allowed[-1], True)
+        v = real(view(x, name, devices=True), name)
         if v.shape != shape:
-            raise ValueError(f"{name} has shape {v.shape}; it must be {shape}")
-        check_dtype(v, name, allowed, self.u.dtype)
+            raise ValueError(f"{name} has shape {v.shape}; it must be {shape}{more}")
         return v
 
-    def kernel(self, k, name):
-        """(G, Lk) in the arithmetic's type."""
-        v = view(k, name, self.dtype, True)
+    def typed(self, v, name, allowed):
+        """v, a View or None, where u is and in one of these types."""
+        if v is None:
+            return None
+        check_place(v, name, self.u.device)
+        return converted(v, name, allowed, f"the result is {self.dtype}")
+
+    def kernel(self, v, name):
+        """A View of (G, Lk) in the arithmetic's type, or None."""
+        if v is None:
+            return None
         if len(v.shape) != 2 or v.shape[0] != self.groups or v.shape[1] < 1:
             raise ValueError(
                 f"{name} has shape {v.shape}; it must be "
                 f"(H / head_dim, Lk) = ({self.groups}, Lk), Lk at "
                 "least 1"
             )
-        check_dtype(v, name, KERNEL_DTYPES[self.u.dtype], self.u.dtype)
-        if v.dtype == self.dtype or v.device is not None:
-            return v
-        wide = view(v.numpy().astype(numpy_dtype(self.dtype)), name)
-        wide.was, wide.kind = v.dtype, v.kind
-        return wide
+        numbers = KERNEL_DTYPES[self.dtype]
+        return self.typed(v, name, (self.wide,) if v.device is None else numbers)
 
-    def filter(self, x, fft_size):
-        """(G, n // 2 + 1) complex, and n."""
+    def filter(self, v, fft_size):
+        """A View (G, n // 2 + 1), complex, and n."""
         self.needs_cpu("a filter")
-        v = view(x, "filter", self.dtype)
         if fft_size is None:
             least = self.length + 1
             if len(v.shape) != 2 or v.shape[1] < least:
@@ -140,13 +182,12 @@ class _Call:
             raise ValueError(
                 f"filter has shape {v.shape}; it must be (H / head_dim, fft_size / 2 + 1) = {shape}"
             )
-        check_dtype(v, "filter", (_COMPLEX[self.dtype],), self.u.dtype)
-        return v, n
+        return self.typed(v, "filter", (_COMPLEX[self.wide],)), n
 
     def taps(self, bins, n):
         """k and k_rev (G, L), Views of irfft(filter) and a zero behind it: lag
         -s is at n - s, and lag 0 counts once."""
-        array, rows = empty((self.groups, n + 1), self.dtype, None)
+        array, rows = empty((self.groups, n + 1), self.wide, None)
         array[:, n] = 0
         irfft(bins, first(rows, n), self.threads)
         return first(rows, self.length), backwards(rows, self.length)
@@ -165,7 +206,7 @@ class _Call:
             self.h == 1
             and not self.gelu_u
             and not self.gelu_q
-            and all(d == self.u.dtype for d in dtypes)
+            and all(d == self.dtype for d in dtypes)
         )
 
     def conv_arguments(self, k_rev):
@@ -180,9 +221,11 @@ class _Call:
 
     def result(self, fp16, hbl):
         """(array (B, H, L), its View): the output, still to be written."""
-        dtype = self.u.dtype
+        dtype = self.dtype
         if fp16 and dtype == "float64":
-            raise ValueError("force_fp16_output is True and u has dtype float64; it is for float32")
+            raise ValueError(
+                "force_fp16_output is True and the result is float64; it is for float32"
+            )
         if fp16 and dtype == "float32":
             dtype = "float16"
         batch, channels, length = self.u.shape
@@ -196,11 +239,11 @@ class _Call:
     def heads(self, k, k_rev):
         """(Plan of a group, Heads with the inputs)."""
         reverse = None if k_rev is None else k_rev.shape[-1]
-        plan = _plan(
+        plan = cached_plan(
             (1, self.h, self.length),
             (1, 1, k.shape[-1]),
             reverse,
-            self.dtype,
+            self.wide,
             "causal" if k_rev is None else "two_sided",
             None,
             None,
@@ -232,21 +275,9 @@ class _Call:
             _lib.lib.fftconv_heads_forward(plan._handle, byref(heads))
         return finish(result, self.u.kind)
 
-    def backward(self, dout, k, k_rev):
-        """Gradients by name, each of its operand's dtype and kind."""
-        d = view(dout, "dout", self.u.dtype, True)
-        if d.shape != self.u.shape:
-            raise ValueError(f"dout has shape {d.shape}; it must be {self.u.shape}, as u")
-        check_dtype(
-            d,
-            "dout",
-            [
-                name
-                for name in KERNEL_DTYPES
-                if (name not in PROMOTED and (name == "float64") == (self.dtype == "float64"))
-            ],
-            self.u.dtype,
-        )
+    def backward(self, d, k, k_rev):
+        """Gradients by name, each of its operand's dtype and kind; d: a View of dout."""
+        d = self.typed(self._rows(d, "dout"), "dout", _DOUT[self.wide])
         if self.is_direct([d.dtype]):
             g = conv_backward(d, self.u, k, self.v, self.q, **self.conv_arguments(k_rev))
             return {
@@ -260,22 +291,26 @@ class _Call:
         self.needs_cpu("this")
         plan, heads = self.heads(k, k_rev)
         _put(heads, dy=d)
+        operands = dict(u=self.u, v=self.v, q=self.q, k=k, k_rev=k_rev, D=self.skip)
+        operands = {name: of for name, of in operands.items() if of is not None}
         results = {}
-        for name, of in dict(u=self.u, v=self.v, q=self.q, k=k, k_rev=k_rev).items():
-            if of is not None:
-                results[name], g = empty(of.shape, of.dtype, of.kind)
+        for name, of in operands.items():
+            results[name], g = empty(of.shape, of.dtype, of.kind)
+            if name == "D":
+                _put_numbers(heads, dskip=g)
+            else:
                 _put(heads, **{"d" + name: g})
-        if self.skip is not None:
-            results["D"], g = empty((self.groups,), self.skip.dtype, self.skip.kind)
-            _put_numbers(heads, dskip=g)
         _lib.lib.fftconv_heads_backward(plan._handle, byref(heads))
-        return {name: finish(x, self.u.kind) for name, x in results.items()}
+        return {
+            name: finish(demoted(x, operands[name]), operands[name].kind)
+            for name, x in results.items()
+        }
 
 
 def _put(heads, **views):
     for name, v in views.items():
         if v is not None:
-            _pack(heads, getattr(_lib.HeadsDesc, name).offset, v)
+            pack(heads, _OFFSET[name], v)
 
 
 def _put_numbers(heads, **views):
@@ -283,9 +318,9 @@ def _put_numbers(heads, **views):
     for name, v in views.items():
         if v is not None:
             batch = v.shape[0] if len(v.shape) == 2 else 1
-            _pack_tensor(
+            pack_tensor(
                 heads,
-                getattr(_lib.HeadsDesc, name).offset,
+                _OFFSET[name],
                 v.pointer,
                 _lib.DTYPES[v.dtype],
                 0,
@@ -318,17 +353,15 @@ def fftconv_fwd(
     """hyena-dna's fftconv_fwd: out (B, H, L), as the module's docstring says.
 
     Args:
-        u: (B, H, L); float32, float16, bfloat16 or float64.
-        filter: (H / head_dim, fft_size / 2 + 1) complex64 (complex128 beside
-            float64), the rfft of kernels of fft_size taps, in natural order; a
-            tap at fft_size - s acts s samples ahead. The imaginary parts of its
-            first and last bins do not act.
-        D: (H / head_dim,), float32 or u's dtype; None means none.
-        v, q: u's shape and dtype; together, or neither, which head_dim = 1
-            alone allows.
+        u: (B, H, L), real.
+        filter: (H / head_dim, fft_size / 2 + 1), complex, the rfft of kernels of
+            fft_size taps, in natural order; a tap at fft_size - s acts s samples
+            ahead. The imaginary parts of its first and last bins do not act.
+        D: (H / head_dim,); None means none.
+        v, q: u's shape; together, or neither, which head_dim = 1 alone allows.
         head_dim: any divisor of H.
-        dropout_mask: (B, H), D's choice of dtypes, already scaled; read at
-            [b, g]: its first H / head_dim columns.
+        dropout_mask: (B, H), real or boolean, already scaled; read at [b, g]: its
+            first H / head_dim columns.
         gelu: act is GELU. gelu_inp: GELU on u, before v. gelu_q: GELU on q.
         fft_size: even, at least 2 L; None means what filter's shape says.
         force_fp16_output: out is float16 where u is float32.
@@ -337,11 +370,19 @@ def fftconv_fwd(
         fftfp16: accepted; arithmetic is in float32 (float64 for float64).
         threads: None means all processors. The result does not depend on it.
 
-    Returns out, of u's kind. Raises ValueError naming the argument, before
-    anything is written; MemoryError.
+    Types promote as in `fftconv.conv`: out is float64 if one operand is, or filter is
+    complex128; 16 bits where u, v and q all have the same, D, filter and dropout_mask
+    being in 16 bits, float32 or complex64; else float32.
+
+    Returns out, of u's kind. Raises TypeError for what is no array of numbers and
+    ValueError for wrong values, naming the argument, before anything is written;
+    `Unsupported` on a GPU; MemoryError.
     """
-    call = _Call(u, D, v, head_dim, q, dropout_mask, gelu, gelu_inp, gelu_q, threads)
-    bins, n = call.filter(filter, fft_size)
+    bins = view(filter, "filter", devices=True)
+    call = _HeadsCall(
+        u, D, v, head_dim, q, dropout_mask, gelu, gelu_inp, gelu_q, threads, others=[bins]
+    )
+    bins, n = call.filter(bins, fft_size)
     return call.forward(*call.taps(bins, n), force_fp16_output, output_hbl_layout)
 
 
@@ -365,26 +406,30 @@ def fftconv_bwd(
 ):
     """`FilterGradients` (du, dfilter, dD, dv, dq) of sum(dout . out).
 
-    dout: (B, H, L) of any strides, float32 or 16 bits (float64 beside float64);
+    dout: (B, H, L) of any strides, real; float64 widens all to that.
     output_hbl_layout says nothing that its strides do not. The other arguments
     are those of `fftconv_fwd`, which is computed again. du, dv, dq and dD have
     their operands' dtypes; dfilter is complex as filter. dv and dq are None
     where v and q are. Sums run in a fixed order: two runs agree to the bit.
-    Raises ValueError; MemoryError.
+    Raises TypeError for what is no array of numbers, ValueError; MemoryError.
     """
-    call = _Call(u, D, v, head_dim, q, dropout_mask, gelu, gelu_inp, gelu_q, threads)
-    bins, n = call.filter(filter, fft_size)
+    bins, d = view(filter, "filter", devices=True), view(dout, "dout", devices=True)
+    call = _HeadsCall(
+        u, D, v, head_dim, q, dropout_mask, gelu, gelu_inp, gelu_q, threads, others=[bins, d]
+    )
+    bins, n = call.filter(bins, fft_size)
     k, k_rev = call.taps(bins, n)
-    g = call.backward(dout, k, k_rev)
+    g = call.backward(d, k, k_rev)
     # The taps' gradient, lag -s at n - s; none but lags below L ever act.
-    array, rows = empty((call.groups, n), call.dtype, None)
+    array, rows = empty((call.groups, n), call.wide, None)
     array[...] = 0
     array[:, : call.length] = g["k"]
     if call.length > 1:
         array[:, : -call.length : -1] = g["k_rev"][:, 1:]
     dfilter, out = empty(bins.shape, bins.dtype, bins.kind)
     rfft(rows, out, 1 / n, threads)
-    return FilterGradients(g["u"], finish(dfilter, bins.kind), g.get("D"), g.get("v"), g.get("q"))
+    dfilter = finish(demoted(dfilter, bins), bins.kind)
+    return FilterGradients(g["u"], dfilter, g.get("D"), g.get("v"), g.get("q"))
 
 
 def fftconv_func(
@@ -405,14 +450,29 @@ def fftconv_func(
 ):
     """hyena-dna's fftconv_func: `fftconv_fwd` of a kernel k (H / head_dim, Lk).
 
-    k: any Lk, float32 or u's dtype. Causal; with k_rev, of its own length, also
+    k: any Lk. Causal; with k_rev, of its own length, also
     sum_{s>=0} k_rev[s] z[t + s], so that lag 0 counts in both. The other
-    arguments are those of `fftconv_fwd`.
+    arguments, the promotion of types and the errors are those of `fftconv_fwd`; on a
+    GPU head_dim must be 1, without force_fp16_output and output_hbl_layout.
+
+    Example:
+        >>> import numpy as np
+        >>> u = np.array([[[1, 2, 3]]], "float32")
+        >>> fftconv_func(u, [[1, 1]], D=None, gelu=False).round(4).tolist()
+        [[[1.0, 3.0, 5.0]]]
     """
-    call = _Call(u, D, v, head_dim, q, dropout_mask, gelu, False, False, threads)
-    k = call.kernel(k, "k")
-    k_rev = None if k_rev is None else call.kernel(k_rev, "k_rev")
+    call, k, k_rev = _of_kernels(u, k, D, dropout_mask, gelu, v, head_dim, q, k_rev, threads)
     return call.forward(k, k_rev, force_fp16_output, output_hbl_layout)
+
+
+def _of_kernels(u, k, D, dropout_mask, gelu, v, head_dim, q, k_rev, threads, others=()):
+    """(the call, Views of k and k_rev or None) of a call by kernels."""
+    k = view(k, "k", devices=True)
+    k_rev = None if k_rev is None else view(k_rev, "k_rev", devices=True)
+    call = _HeadsCall(
+        u, D, v, head_dim, q, dropout_mask, gelu, False, False, threads, (k, k_rev), others
+    )
+    return call, call.kernel(k, "k"), call.kernel(k_rev, "k_rev")
 
 
 def fftconv_func_backward(
@@ -431,13 +491,11 @@ def fftconv_func_backward(
     *,
     threads=None,
 ):
-    """`KernelGradients` (du, dk, dD, dv, dq, dk_rev) of sum(dout . out), each of
-    its operand's shape and dtype; arguments as in `fftconv_func`."""
-    call = _Call(u, D, v, head_dim, q, dropout_mask, gelu, False, False, threads)
-    k = call.kernel(k, "k")
-    k_rev = None if k_rev is None else call.kernel(k_rev, "k_rev")
-    g = call.backward(dout, k, k_rev)
-    for name, of in ("k", k), ("k_rev", k_rev):
-        if of is not None and of.was != of.dtype:
-            g[name] = finish(view(g[name], name).numpy().astype(numpy_dtype(of.was)), of.kind)
-    return KernelGradients(*map(g.get, ("u", "k", "D", "v", "q", "k_rev")))
+    """`FuncGradients` (du, dk, dD, dv, dq, dk_rev) of sum(dout . out), each of
+    its operand's shape and dtype; arguments as in `fftconv_func`, dout as in
+    `fftconv_bwd`.  Raises TypeError for what is no array of numbers, ValueError;
+    MemoryError."""
+    d = view(dout, "dout", devices=True)
+    call, k, k_rev = _of_kernels(u, k, D, dropout_mask, gelu, v, head_dim, q, k_rev, threads, [d])
+    g = call.backward(d, k, k_rev)
+    return FuncGradients(*map(g.get, ("u", "k", "D", "v", "q", "k_rev")))

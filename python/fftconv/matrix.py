@@ -18,28 +18,28 @@ from functools import lru_cache
 
 from . import _lib
 from ._array import (
-    COMPLEX_OF,
-    ITEM_BYTES,
+    COMPLEX,
     KERNEL_DTYPES,
-    PROMOTED,
-    View,
-    check_dtype,
+    aligned_bytes,
+    converted,
     demoted,
     empty,
     finish,
     output_view,
-    promoted,
+    result_dtype,
     view,
 )
 from ._gradients import Gradients
-from .plan import Plan, _needs, _pack, aligned_bytes, check_reverse
+from ._handles import tensor
+from ._view import ITEM_BYTES, View
+from .plan import Plan, check_needs, check_reverse
 
 #: What a block of kernels' spectra may take.
 BLOCK_BYTES = 32 << 20
 
 
 @lru_cache(maxsize=32, typed=True)
-def _plan(length, taps, reverse, dtype, mode, fft_size, threads):
+def row_plan(length, taps, reverse, dtype, mode, fft_size, threads):
     """The plan of one row; the primitives take any number of them."""
     # Not folded: a row's spectrum would be several, each with its own 1/M.
     return Plan(
@@ -50,7 +50,7 @@ def _plan(length, taps, reverse, dtype, mode, fft_size, threads):
         fft_size=fft_size,
         k_rev_length=reverse,
         threads=threads,
-        form=None if dtype in PROMOTED else "right_angle",
+        form=None if dtype in COMPLEX else "right_angle",
         single_block=True,
     )
 
@@ -65,7 +65,7 @@ class Spectra:
     def new_spectra(self, n0, n1):
         """(n0, n1, reals), aligned; what is in it is left over."""
         data, _ = aligned_bytes(n0 * n1 * self.row_bytes)
-        return data.view(self.plan._real_dtype()).reshape(n0, n1, -1)
+        return data.view(self.plan.spectra_dtype).reshape(n0, n1, -1)
 
     def _desc(self, s, **members):
         return _lib.SpectraDesc(
@@ -75,19 +75,19 @@ class Spectra:
     def spectra_of(self, rows, side):
         """The spectra of rows (n0, n1, L), a View."""
         s = self.new_spectra(*rows.shape[:2])
-        desc = self._desc(s, side=side, rows=_tensor(rows))
+        desc = self._desc(s, side=side, rows=tensor(rows))
         _lib.lib.fftconv_rows_to_spectra(self.plan._handle, byref(desc))
         return s
 
     def rows_from(self, s, side, rows):
         """Rows, a View, from their spectra, which are overwritten."""
-        desc = self._desc(s, side=side, rows=_tensor(rows))
+        desc = self._desc(s, side=side, rows=tensor(rows))
         _lib.lib.fftconv_spectra_to_rows(self.plan._handle, byref(desc))
 
     def spectra_of_taps(self, tensors, memory):
         """The spectra of kernels (n0, n1, Lk), and of k_rev where there is
         one, without the 1/M of an inverse DFT, in `memory`."""
-        s = _first(memory, *tensors[0].shape[:2])
+        s = first_rows(memory, *tensors[0].shape[:2])
         desc = self._desc(s, **_kernels(tensors))
         _lib.lib.fftconv_kernels_to_spectra(self.plan._handle, byref(desc))
         return s
@@ -112,17 +112,16 @@ class Spectra:
         _lib.lib.fftconv_contract(self.plan._handle, byref(c))
 
 
-class _Call(Spectra):
+class _MatrixCall(Spectra):
     """The checked operands of one call, and what its steps are made of.
 
-    u, k, k_rev: Views; kernels: those of k and k_rev that are there, by name;
-    blocks: (first output, last + 1, first input, last + 1) of each block of
+    u: a View; kernels: those of k and k_rev, by name; dy: of a backward call, else
+    None; blocks: (first output, last + 1, first input, last + 1) of each block of
     kernels, all inputs of an output in turn.
     """
 
-    def __init__(self, u, k, mode, fft_size, k_rev, threads):
-        u = view(u, "u")
-        k = view(k, "k", KERNEL_DTYPES[u.dtype][-1])
+    def __init__(self, u, k, mode, fft_size, k_rev, threads, dy=None):
+        u, k = view(u, "u"), view(k, "k")
         if len(u.shape) != 3 or 0 in u.shape:
             raise ValueError(f"u has shape {u.shape}; it must be (B, H_in, L), each at least 1")
         if len(k.shape) != 3 or 0 in k.shape or k.shape[1] != u.shape[1]:
@@ -134,7 +133,7 @@ class _Call(Spectra):
         kernels, reverse = {"k": k}, None
         check_reverse(k_rev, mode)
         if k_rev is not None:
-            k_rev = view(k_rev, "k_rev", KERNEL_DTYPES[u.dtype][-1])
+            k_rev = view(k_rev, "k_rev")
             if len(k_rev.shape) != 3 or k_rev.shape[:2] != k.shape[:2] or k_rev.shape[2] < 1:
                 raise ValueError(
                     f"k_rev has shape {k_rev.shape}; it must be "
@@ -142,21 +141,18 @@ class _Call(Spectra):
                     "least 1"
                 )
             kernels["k_rev"], reverse = k_rev, k_rev.shape[2]
-        dtypes = {u.dtype, *(v.dtype for v in kernels.values())}
-        self.dtype = u.dtype
-        if dtypes & {"complex64", "complex128"}:
-            widest = {COMPLEX_OF[name] for name in dtypes}
-            self.dtype = "complex128" if "complex128" in widest else "complex64"
-        self.u = self._rows(u, "u")
+        self.dtype = result_dtype((u, dy), kernels.values())
+        self.u, self.dy = self._rows(u, "u"), dy and self._rows(dy, "dy")
         self.kernels = {
-            name: self._typed(v, name, KERNEL_DTYPES[self.dtype]) for name, v in kernels.items()
+            name: converted(v, name, KERNEL_DTYPES[self.dtype], self._why())
+            for name, v in kernels.items()
         }
 
         arguments = (u.shape[2], k.shape[2], reverse, self.dtype, mode, fft_size, threads)
         try:
-            super().__init__(_plan(*arguments))
+            super().__init__(row_plan(*arguments))
         except TypeError:  # not hashable: Plan says what
-            super().__init__(_plan.__wrapped__(*arguments))
+            super().__init__(row_plan.__wrapped__(*arguments))
         self.outputs, self.inputs = k.shape[:2]
         inputs = min(self.inputs, max(1, BLOCK_BYTES // self.row_bytes))
         outputs = min(self.outputs, max(1, BLOCK_BYTES // (self.row_bytes * inputs)))
@@ -166,33 +162,23 @@ class _Call(Spectra):
             for i in range(0, self.inputs, inputs)
         ]
 
-    def _typed(self, v, name, allowed):
-        """v in one of the allowed dtypes, promoted where those are complex."""
-        if self.dtype in PROMOTED:
-            return promoted(v, name, self.dtype)
-        check_dtype(v, name, allowed, self.dtype)
-        return v
-
     def _rows(self, v, name):
-        return self._typed(v, name, (self.dtype,))
+        return converted(v, name, (self.dtype,), self._why())
+
+    def _why(self):
+        return f"the result is {self.dtype}"
 
     def spectra_of_kernels(self, block, memory):
         """The spectra of a block (H_out, H_in) of kernels, in `memory`."""
         return self.spectra_of_taps(
-            [_tensor(_block(v, *block)) for v in self.kernels.values()], memory
+            [tensor(_block(v, *block)) for v in self.kernels.values()], memory
         )
 
     def kernels_from(self, s, block, gradients):
         """A block of the kernels' gradients, Views, from its spectra."""
-        tensors = [_tensor(_block(v, *block)) for v in gradients]
+        tensors = [tensor(_block(v, *block)) for v in gradients]
         desc = self._desc(s, **_kernels(tensors))
         _lib.lib.fftconv_spectra_to_kernels(self.plan._handle, byref(desc))
-
-
-def _tensor(v):
-    tensor = _lib.Tensor()
-    _pack(tensor, 0, v)
-    return tensor
 
 
 def _kernels(tensors):
@@ -213,7 +199,7 @@ def _block(v, o, o_end, i, i_end):
     )
 
 
-def _first(memory, n0, n1):
+def first_rows(memory, n0, n1):
     """The first n0 n1 rows of spectra, as (n0, n1, reals)."""
     rows = memory.reshape(-1, memory.shape[-1])[: n0 * n1]
     return rows.reshape(n0, n1, -1)
@@ -233,7 +219,7 @@ def conv_matrix(u, k, *, mode="causal", fft_size=None, k_rev=None, threads=None,
 
     Args:
         u: (B, H_in, L); any dtype and kind of `conv`, any strides.
-        k: (H_out, H_in, Lk); u's dtype, or float32 beside 16 bits.
+        k: (H_out, H_in, Lk).
         mode: "causal", sum_{s<=t} k[s] u[t-s]; "circular", the same with t - s
             modulo fft_size; "two_sided", causal and
             sum_{s>=0} k_rev[s] u[t+s], so that lag 0 counts in both.
@@ -243,8 +229,8 @@ def conv_matrix(u, k, *, mode="causal", fft_size=None, k_rev=None, threads=None,
         out: where to put y: (B, H_out, L), the result's dtype; may be u
             itself, and must not overlap k or k_rev.
 
-    Where u, k or k_rev is complex, so is y, in the complex type of the widest
-    of them.
+    Types promote as in `conv`: 16-bit u stays so beside kernels in 16 bits or
+    float32.
 
     Returns y (B, H_out, L), of u's kind. Products and sums are in float32
     (float64 for float64 and complex128), those over H_in in a fixed order. A
@@ -252,10 +238,16 @@ def conv_matrix(u, k, *, mode="causal", fft_size=None, k_rev=None, threads=None,
     operands: spectra of u's rows, of a block of outputs, and `BLOCK_BYTES`
     (32 MiB) of kernels' spectra, or one kernel's where that is more.
 
-    Raises ValueError naming the argument, before anything is written;
-    MemoryError.
+    Raises TypeError for what is no array of numbers and ValueError for wrong values,
+    naming the argument, before anything is written; MemoryError.
+
+    Example:
+        >>> u = [[[1, 2, 3], [0, 1, 0]]]  # one row of two channels
+        >>> k = [[[1, 1], [1, 0]]]  # into one
+        >>> conv_matrix(u, k).round(6).tolist()
+        [[[1.0, 4.0, 5.0]]]
     """
-    call = _Call(u, k, mode, fft_size, k_rev, threads)
+    call = _MatrixCall(u, k, mode, fft_size, k_rev, threads)
     batch, _, length = call.u.shape
     shape = (batch, call.outputs, length)
     if out is None:
@@ -275,7 +267,7 @@ def conv_matrix(u, k, *, mode="causal", fft_size=None, k_rev=None, threads=None,
     for block in call.blocks:
         o, o_end, i, i_end = block
         K = call.spectra_of_kernels(block, kernels)
-        Y = _first(outputs, batch, o_end - o)
+        Y = first_rows(outputs, batch, o_end - o)
         call.contract(U[:, i:i_end], K.swapaxes(0, 1), Y, accumulate=i > 0)
         if i_end == call.inputs:
             call.rows_from(
@@ -301,26 +293,25 @@ def conv_matrix_backward(
         dU[b, i] = sum_o conj(K[o, i]) G[b, o]
         dK[o, i] = sum_b conj(U[b, i]) G[b, o]        G the spectra of dy
 
-    dy: (B, H_out, L), y's dtype; the other arguments are those of
-    `conv_matrix`.  needs: which gradients, out of "u", "k", "k_rev"; None
-    means all whose operand is given; the others are None.  Each has its
+    dy: (B, H_out, L), which takes part in the promotion of types as u does; the other
+    arguments are those of `conv_matrix`.  needs: which gradients, out of "u", "k",
+    "k_rev"; None means all whose operand is given; the others are None.  Each has its
     operand's shape, dtype and kind: the gradient of a complex operand x is
     dL/dRe x + i dL/dIm x, that of a real one real.  Sums run in float32 or
     better and in a fixed order.  Memory as in `conv_matrix`, and the spectra of
     dy's and du's rows.
 
-    Raises ValueError naming the argument; MemoryError.
+    Raises TypeError for what is no array of numbers and ValueError for wrong values,
+    naming the argument; MemoryError.
     """
-    call = _Call(u, k, mode, fft_size, k_rev, threads)
+    call = _MatrixCall(u, k, mode, fft_size, k_rev, threads, view(dy, "dy"))
     batch, inputs, length = call.u.shape
-    d = view(dy, "dy", call.dtype)
-    if d.shape != (batch, call.outputs, length):
+    if call.dy.shape != (batch, call.outputs, length):
         raise ValueError(
-            f"dy has shape {d.shape}; it must be {(batch, call.outputs, length)}, as y"
+            f"dy has shape {call.dy.shape}; it must be {(batch, call.outputs, length)}, as y"
         )
-    d = call._rows(d, "dy")
     operands = {"u": call.u, **call.kernels}
-    needs = _needs(needs, operands)
+    needs = check_needs(needs, operands)
     if not needs:
         return Gradients()
     results = {
@@ -328,7 +319,7 @@ def conv_matrix_backward(
         for name in needs
     }
 
-    G = call.spectra_of(d, _lib.OUTPUT)
+    G = call.spectra_of(call.dy, _lib.OUTPUT)
     o, o_end, i, i_end = call.blocks[0]
     kernels = call.new_spectra(o_end - o, i_end - i)
     if "u" in needs:
@@ -348,7 +339,7 @@ def conv_matrix_backward(
             K = call.spectra_of_kernels(block, kernels)
             call.contract(G[:, o:o_end], K, dU[:, i:i_end], conjugate_b=True, accumulate=o > 0)
         if want_kernels:
-            dK = _first(kernels, o_end - o, i_end - i)
+            dK = first_rows(kernels, o_end - o, i_end - i)
             call.contract(G[:, o:o_end].swapaxes(0, 1), U[:, i:i_end], dK, conjugate_b=True)
             call.kernels_from(dK, block, gradients.values())
     if "u" in needs:

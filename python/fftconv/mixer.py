@@ -3,8 +3,9 @@
 import numpy as np
 
 from . import _lib, cuda
-from ._array import KERNEL_DTYPES, choice, dtype_name, numpy_dtype, size, view
-from .convolution import check_backend, conv, conv_backward
+from ._array import KERNEL_DTYPES, choice, dtype_name, fixed, numpy_dtype, size, view
+from ._backends import check_device
+from .convolution import conv, conv_backward
 
 _PRECISIONS = ("float32", "float16", "bfloat16", "float64")
 
@@ -12,7 +13,7 @@ _PRECISIONS = ("float32", "float16", "bfloat16", "float64")
 class FFTConv:
     """A long convolution over the sequence, with its kernel as a parameter.
 
-        z = in_gate . u,   p = z * kernel + skip . z,   y = out_gate . act(p)
+        z = in_gate . u,   p = z * k + skip . z,   y = out_gate . act(p)
 
     channels: H. length: the longest sequence, and the kernel's taps.
     fft_size: None: `*` is linear, through the cheapest FFT size. Else `*` is
@@ -21,16 +22,23 @@ class FFTConv:
         Arithmetic is never less than float32.
     activation: None, "gelu" (by erf) or "silu".
     gated: calls take in_gate and out_gate.
-    bidirectional: a second kernel for the future, kernel_rev; lag 0 counts in
-        both.  fft_size must then be None or at least 2 length - 1.
-    backend: "auto": where u is. "cpu" and "cuda" refuse a u that is not there;
-        "cuda" raises `Unsupported` where there is no device, driver or build for
-        it. Beside a u on a device, each call copies the parameters there.
+    two_sided: a second kernel for the future, k_rev; lag 0 counts in both.  fft_size
+        must then be None or at least 2 length - 1.
+    device: None: where u is. "cpu", "cuda" or "cuda:1" refuse a u that is not there,
+        "cuda" being any CUDA device, and raise `Unsupported` where there is no such
+        device, driver or build for it. Beside a u on a device, each call copies the
+        parameters there.
 
-    Parameters, plain arrays that may be assigned or changed in place: ``kernel``
-    (H, length), ``skip`` (H,) and, bidirectional, ``kernel_rev`` (H, length), in
-    float32 (float64 for float64): normal numbers of norm 1, decaying to 1/e^2 over
-    the length; skip normal.  Raises ValueError.
+    Parameters, plain arrays that may be assigned or changed in place: ``k``
+    (H, length), ``skip`` (H,) and, two-sided, ``k_rev`` (H, length), in float32
+    (float64 for float64): normal numbers of norm 1, decaying to 1/e^2 over the
+    length; skip normal.  Raises ValueError.
+
+    Example:
+        >>> module = FFTConv(2, 8, activation="gelu")
+        >>> u = np.ones((1, 2, 8), "float32")
+        >>> module(u).shape, module.backward(np.ones_like(u), u).dk.shape
+        ((1, 2, 8), (2, 8))
     """
 
     def __init__(
@@ -42,26 +50,26 @@ class FFTConv:
         precision="float32",
         activation=None,
         gated=False,
-        bidirectional=False,
-        backend="auto",
+        two_sided=False,
+        device=None,
     ):
         self.channels = size(channels, "channels")
         self.length = size(length, "length")
         self.precision = dtype_name(precision, "precision", _PRECISIONS)
         choice(activation, "activation", _lib.ACTIVATIONS)
         self.activation = activation
-        self.gated, self.bidirectional = bool(gated), bool(bidirectional)
+        self.gated, self.two_sided = bool(gated), bool(two_sided)
         self.fft_size = None
         if fft_size is not None:
-            low = 2 * self.length - 1 if bidirectional else self.length
+            low = 2 * self.length - 1 if two_sided else self.length
             self.fft_size = size(fft_size, "fft_size", low)
-        check_backend(backend)
-        self.backend = backend
+        if device is not None:
+            check_device(device)
+        self.device = device
         rng = np.random.default_rng()
-        names = ["kernel", "kernel_rev"] if bidirectional else ["kernel"]
         self._parameters = {}
         decay = np.exp(-2 * np.arange(self.length) / self.length)
-        for name in names:
+        for name in ["k", "k_rev"] if two_sided else ["k"]:
             k = rng.standard_normal((self.channels, self.length)) * decay
             setattr(self, name, k / np.linalg.norm(k, axis=1, keepdims=True))
         self.skip = rng.standard_normal(self.channels)
@@ -70,8 +78,8 @@ class FFTConv:
         return (
             f"FFTConv({self.channels}, {self.length}, fft_size="
             f"{self.fft_size}, precision={self.precision!r}, activation="
-            f"{self.activation!r}, gated={self.gated}, bidirectional="
-            f"{self.bidirectional}, backend={self.backend!r})"
+            f"{self.activation!r}, gated={self.gated}, two_sided="
+            f"{self.two_sided}, device={self.device!r})"
         )
 
     def parameters(self):
@@ -79,25 +87,37 @@ class FFTConv:
         return dict(self._parameters)
 
     def __call__(self, u, in_gate=None, out_gate=None, *, threads=None):
-        """y, of u's shape (B, H, L), L <= length, or (H, L), and of its kind.
+        """y, of u's shape (B, H, L), L <= length, or (H, L), of its kind, in the
+        module's precision.
 
-        Gates: u's shape, or broadcast to it; both where the module is gated,
-        else neither.  Raises ValueError.
+        u: the module's precision, or a dtype that is narrower and loses nothing.
+        Gates: u's shape, or broadcast to it; both where the module is gated, else
+        neither.  Raises TypeError for what is no array of numbers, ValueError.
         """
-        v, k, *gates = self._operands(u, in_gate, out_gate)
-        return conv(v, k, *gates, threads=threads, **self._options(v))
+        v, *gates = self._rows(u, in_gate, out_gate)
+        return conv(v, _beside(self.k, v), *gates, threads=threads, **self._options(v))
 
     def backward(self, dy, u, in_gate=None, out_gate=None, *, threads=None, needs=None):
         """`Gradients` of sum(dy . y), y being computed again: du, din_gate,
-        dout_gate; dk of kernel, dk_rev of kernel_rev, dskip of skip.  needs: as
-        in `conv_backward`."""
-        v, k, *gates = self._operands(u, in_gate, out_gate)
-        return conv_backward(dy, v, k, *gates, threads=threads, needs=needs, **self._options(v))
+        dout_gate; dk, dk_rev and dskip of the parameters.  dy: u's shape; needs: as in
+        `conv_backward`.  Raises TypeError for what is no array of numbers, ValueError."""
+        v, *gates = self._rows(u, in_gate, out_gate)
+        return conv_backward(
+            self._fixed(dy, "dy"),
+            v,
+            _beside(self.k, v),
+            *gates,
+            threads=threads,
+            needs=needs,
+            **self._options(v),
+        )
 
-    def _operands(self, u, in_gate, out_gate):
-        v = view(u, "u", self.precision, True)
-        if v.dtype != self.precision:
-            raise ValueError(f"u has dtype {v.dtype}; this FFTConv's precision is {self.precision}")
+    def _fixed(self, x, name):
+        why = f"this FFTConv's precision is {self.precision}"
+        return fixed(x, name, (self.precision,), why, True)
+
+    def _rows(self, u, in_gate, out_gate):
+        v = self._fixed(u, "u")
         if (
             len(v.shape) not in (2, 3)
             or v.shape[-2] != self.channels
@@ -107,23 +127,24 @@ class FFTConv:
                 f"u has shape {v.shape}; it must be (B, H, L) or (H, L) with H "
                 f"= {self.channels} and L from 1 to {self.length}"
             )
-        for name, gate in ("in_gate", in_gate), ("out_gate", out_gate):
+        gates = {"in_gate": in_gate, "out_gate": out_gate}
+        for name, gate in gates.items():
             if (gate is not None) != self.gated:
                 raise ValueError(
                     f"{name} is {'None' if gate is None else 'given'}; with "
                     f"gated={self.gated} it must "
                     f"{'be given' if self.gated else 'be None'}"
                 )
-        return v, _beside(self.kernel, v), in_gate, out_gate
+        return v, *(g if g is None else self._fixed(g, name) for name, g in gates.items())
 
     def _options(self, v):
         options = {
             "skip": _beside(self.skip, v),
-            "backend": self.backend,
+            "device": self.device,
             "activation": self.activation,
         }
-        if self.bidirectional:
-            return {**options, "mode": "two_sided", "k_rev": _beside(self.kernel_rev, v)}
+        if self.two_sided:
+            return {**options, "mode": "two_sided", "k_rev": _beside(self.k_rev, v)}
         if self.fft_size is None or self.fft_size >= 2 * self.length - 1:
             return options
         return {**options, "mode": "circular", "fft_size": self.fft_size}
@@ -131,7 +152,7 @@ class FFTConv:
 
 def _beside(parameter, v):
     """A parameter where v is."""
-    return parameter if v.device is None else cuda.beside(parameter, v)
+    return parameter if v.device is None else cuda.copy_beside(parameter, v)
 
 
 def _parameter(name, axes):
@@ -139,15 +160,12 @@ def _parameter(name, axes):
         try:
             return self._parameters[name]
         except KeyError:
-            raise AttributeError(f"this FFTConv has no {name}: it is not bidirectional") from None
+            raise AttributeError(f"this FFTConv has no {name}: it is not two-sided") from None
 
     def put(self, value):
-        if name == "kernel_rev" and not self.bidirectional:
-            raise AttributeError("this FFTConv has no kernel_rev: it is not bidirectional")
-        x = np.array(
-            view(value, name, KERNEL_DTYPES[self.precision][-1]).numpy(),
-            numpy_dtype(KERNEL_DTYPES[self.precision][-1]),
-        )
+        if name == "k_rev" and not self.two_sided:
+            raise AttributeError("this FFTConv has no k_rev: it is not two-sided")
+        x = np.array(view(value, name).numpy(), numpy_dtype(KERNEL_DTYPES[self.precision][-1]))
         shape = (self.channels, self.length)[:axes]
         if x.shape != shape:
             raise ValueError(f"{name} has shape {x.shape}; it must be {shape}")
@@ -156,6 +174,6 @@ def _parameter(name, axes):
     return property(get, put)
 
 
-FFTConv.kernel = _parameter("kernel", 2)
-FFTConv.kernel_rev = _parameter("kernel_rev", 2)
+FFTConv.k = _parameter("k", 2)
+FFTConv.k_rev = _parameter("k_rev", 2)
 FFTConv.skip = _parameter("skip", 1)

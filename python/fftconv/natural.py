@@ -9,11 +9,11 @@ from ctypes import byref, c_void_p
 from functools import lru_cache
 
 from . import _lib
-from ._array import View
-from .plan import _Handle, _pack, thread_count
+from ._handles import Handle, tensor, thread_count
+from ._view import View
 
 
-class _Rdft(_Handle):
+class _Rdft(Handle):
     __slots__ = ("_handle", "__weakref__")
 
     def __init__(self, n, dtype, threads):
@@ -30,25 +30,19 @@ def _rdft(n, dtype, threads):
     return _Rdft(n, dtype, threads)
 
 
-def _tensor(v):
-    tensor = _lib.Tensor()
-    _pack(tensor, 0, v)
-    return byref(tensor)
-
-
 def rfft(rows, bins, scale=1.0, threads=None):
-    """bins (G, n // 2 + 1) = scale times the DFT of rows (G, n); Views of a real type and the
-    complex one of its precision."""
+    """bins (G, n // 2 + 1) = scale times the DFT of rows (G, n): Views of a real dtype
+    and of the complex one of its precision."""
     rdft = _rdft(rows.shape[-1], rows.dtype, thread_count(threads))
-    _lib.lib.fftconv_rdft_forward(rdft._handle, _tensor(rows), _tensor(bins), scale)
+    _lib.lib.fftconv_rdft_forward(rdft._handle, tensor(rows), tensor(bins), scale)
 
 
 def irfft(bins, rows, threads=None):
-    """rows (G, n) from bins (G, n // 2 + 1); the imaginary parts of bin 0 and, n even, of bin
-    n / 2 do not act."""
+    """rows (G, n) from bins (G, n // 2 + 1); the imaginary parts of bin 0 and, n being
+    even, of bin n / 2 do not act."""
     n = rows.shape[-1]
     rdft = _rdft(n, rows.dtype, thread_count(threads))
-    _lib.lib.fftconv_rdft_inverse(rdft._handle, _tensor(bins), _tensor(rows), 1 / n)
+    _lib.lib.fftconv_rdft_inverse(rdft._handle, tensor(bins), tensor(rows), 1 / n)
 
 
 def first(rows, n):

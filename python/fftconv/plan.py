@@ -1,46 +1,39 @@
 """Plans and spectra: a convolution of given shapes, made once and run often."""
 
 import ctypes
-import struct
-import threading
-import weakref
 from ctypes import POINTER, byref, c_double, c_int64, c_void_p
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
-from . import _lib, cuda
+from . import _lib
 from ._array import (
     AXES,
+    COMPLEX,
     KERNEL_DTYPES,
-    PROMOTED,
+    WIDE,
+    aligned_bytes,
     aligned_empty,
     broadcast_strides,
-    check_dtype,
     choice,
-    demoted,
+    converted,
     dtype_name,
     empty,
-    finish,
+    numpy_dtype,
     output_view,
-    promoted,
-    reduce_to,
+    real,
     size,
     view,
 )
+from ._backends import backend_of, check_place, device_number
 from ._gradients import Gradients
+from ._handles import Handle, pack, pack_tensor, tensor_offsets, thread_count
+from ._view import View
 from .pattern import as_pattern
 
-_lib_forward = _lib.lib.fftconv_forward
-_lib_backward = _lib.lib.fftconv_backward
-_lib_workspace = _lib.lib.fftconv_workspace_bytes
 _OPERANDS_BYTES = ctypes.sizeof(_lib.Operands)
-_OFFSET = {
-    name: getattr(_lib.Operands, name).offset
-    for name, kind in _lib.Operands._fields_
-    if kind is _lib.Tensor
-}
-_pack_tensor = struct.Struct("@Pii3q3q").pack_into
+_OFFSET = tensor_offsets(_lib.Operands)
 
 NEEDS = ("u", "k", "in_gate", "out_gate", "skip", "k_rev")
 
@@ -67,30 +60,6 @@ class Counters:
     def flops(self):
         """All real flops of a forward call."""
         return sum(self.stage_flops) + self.product_flops + self.fold_flops
-
-
-class _Workspace(threading.local):
-    """One buffer for each thread, aligned to 64 bytes; it only grows."""
-
-    size = 0
-    pointer = None
-
-    def at_least(self, size):
-        if size > self.size:
-            # Freed before allocating; a failure leaves none.
-            self.size, self.pointer, self._buffer = 0, None, None
-            self._buffer, self.pointer = aligned_bytes(size)
-            self.size = size
-        return self.pointer
-
-
-_workspace = _Workspace()
-
-
-def aligned_bytes(n):
-    """(uint8 array of n bytes that starts at a multiple of 64, its address)."""
-    buffer = aligned_empty((n,), np.uint8)
-    return buffer, buffer.ctypes.data
 
 
 def rows_axes(ndim, layout, name="u"):
@@ -143,89 +112,35 @@ def check_reverse(k_rev, mode, name="k_rev"):
         raise ValueError(f"{name} is {what}; with mode={mode!r} it must {must}")
 
 
-def _is_smooth(n):
-    """n has no prime factor above 7: what the library has stages for."""
-    for prime in (2, 3, 5, 7):
-        while n % prime == 0:
-            n //= prime
-    return n == 1
-
-
-def _pack(struct_, offset, v):
-    """A tensor of a View, missing axes in front being 1."""
-    n = len(v.shape)
-    _pack_tensor(
-        struct_,
-        offset,
-        v.pointer,
-        _lib.DTYPES[v.dtype],
-        0,
-        *(1, 1, 1)[n:],
-        *v.shape,
-        *(0, 0, 0)[n:],
-        *v.strides,
-    )
-
-
-class _Handle:
-    """What owns an object of the library; its copies are itself."""
-
-    __slots__ = ()
-
-    def _own(self, handle, destroy):
-        # Not at exit: threads may still run, and the system frees it all.
-        weakref.finalize(self, destroy, handle.value).atexit = False
-        self._handle = handle.value
-
-    def __copy__(self):
-        return self
-
-    def __deepcopy__(self, memo):
-        return self
-
-    def __reduce__(self):
-        raise TypeError(
-            f"a {type(self).__name__} lives in its process's "
-            "memory and cannot be pickled: make one there"
-        )
-
-
-class Spectrum(_Handle):
+class Spectrum(Handle):
     """A kernel made ready for a plan; made by `Plan.spectrum`.
 
     Immutable, and shared freely between threads.  It keeps its plan alive.
+
+    plan: the `Plan` it was made for, and serves; one that differs in its batch alone
+    takes it, too.  nbytes: what it takes of memory.
     """
 
-    __slots__ = ("plan", "nbytes", "k", "k_rev", "_handle", "__weakref__")
+    __slots__ = ("plan", "nbytes", "_k", "_k_rev", "_handle", "__weakref__")
 
     def __init__(self, plan, k, k_rev):
         views = plan._kernels(k, k_rev)
-        ops = _lib.Operands(size=_OPERANDS_BYTES)
-        for name, v in views.items():
-            _pack(ops, _OFFSET[name], v)
-        handle = c_void_p()
-        if plan._device is not None:
-            stream = ops.stream = cuda.stream_of(views["k"])
-            cuda.before(list(views.values()), stream)
-        _lib.lib.fftconv_spectrum_create(byref(handle), plan._handle, byref(ops))
-        self._own(handle, _lib.lib.fftconv_spectrum_destroy)
-        if plan._device is not None:
-            cuda.after(list(views.values()), stream)
-            cuda.settle(views["k"], stream)
+        self._k, self._k_rev = k, k_rev = views["k"], views.get("k_rev")
+        self._own(*plan._backend.create_spectrum(plan, (k, k_rev)))
         self.plan = plan
         self.nbytes = plan.counters.spectrum_bytes
         # What they were, for their gradients; the taps are not kept.
-        self.k, self.k_rev = (v and v.bare() for v in map(views.get, ("k", "k_rev")))
+        self._k, self._k_rev = (v and v.without_memory() for v in (self._k, self._k_rev))
 
     def __repr__(self):
-        more = "" if self.k_rev is None else f"k_rev={self.k_rev.shape}, "
+        more = "" if self._k_rev is None else f"k_rev={self._k_rev.shape}, "
         if self.plan.pattern is not None:
             more += f"{self.plan.pattern!r}, "
-        return f"Spectrum(k={self.k.shape}, {more}{self.k.dtype}, {self.nbytes} bytes)"
+        return f"Spectrum(k={self._k.shape}, {more}{self._k.dtype}, {self.nbytes} bytes)"
 
 
-class Plan(_Handle):
-    """A convolution of given shapes: immutable, shared freely by threads.
+class Plan(Handle):
+    """A convolution of given shapes: immutable, and shared freely between threads.
 
     u_shape: (B, H, L), (H, L) or (L,); in layout "BLH" (B, L, H), (L, H) or
     (L,).  k_shape: (Lk,), (G, Lk), (1, G, Lk) or (B, G, Lk), G a divisor of H;
@@ -233,8 +148,9 @@ class Plan(_Handle):
 
     dtype: of u, gates and y: "float64", "float32", "float16", "bfloat16",
         "complex128" or "complex64", by string, NumPy or torch dtype.  k, skip
-        and mask have it too, or float32 beside 16 bits; a complex plan
-        promotes what is real or narrower.
+        and mask have it too, or float32 beside 16 bits.  What is narrower and
+        loses nothing is converted, integers and booleans too where the plan is
+        of float64 or complex128; what is wider is refused.
     mode: "causal", the linear convolution cut to L, "circular", modulo
         fft_size, or "two_sided", causal and sum_{s>=0} k_rev[s] z[t+s].
     fft_size: circular only: N >= L, Lk; None means L.
@@ -246,28 +162,39 @@ class Plan(_Handle):
         needs asks for blocks.
     threads: of every call; None means all processors.  Results do not depend
         on it.
-    isa: one of `fftconv.isas()`; None means the best of this machine.
+    isa: on the CPU, one of `fftconv.isas()`; None means the best of this machine.
     form: how a real row becomes a complex one: "right_angle", "folded",
         "complex", or None: the plan's choice.
     dense: every stage as a dense complex matrix product, not a codelet.
     single_block: each row in one transform, as the three primitives need it.
         Otherwise a short kernel runs in blocks (overlap-save) where that costs
         less.
-    device: "cpu", or "cuda", "cuda:1", ...: where all its arrays are. On a GPU
-        isa is "fused", one launch for a row of up to 16,384 samples in float32,
-        32,768 in 16 bits, on a circle of 2^n twice that, "cufft", padded rows of
-        any length and real dtype, or None, the first of them that will do;
-        radices, order, dense and pattern are the library's, and so is form but
-        for "right_angle"; the three primitives are the CPU's.
+    device: "cpu", or "cuda", "cuda:1", ...: where all its arrays are, "cuda" being
+        "cuda:0".  On a GPU radices, order, dense, pattern and isa are the
+        library's, and so is form but for "right_angle"; the three primitives are
+        the CPU's.
+    engine: on a GPU, what runs there: "fused", one launch for a row of up to
+        16,384 samples in float32, 32,768 in 16 bits, on a circle of 2^n twice
+        that; "cufft", padded rows of any length and real dtype; or None, the first
+        of them that will do.
 
-    What was chosen: ``form``, ``radices``, ``stage_radices``, ``isa``,
-    ``lanes``, ``threads``, ``transform_length`` M, ``fft_size`` N (2M, of
-    complex types M, where no N is named), ``blocks`` of ``block_length``
-    outputs; ``kept``, the part of N's bins whose weight is not 0, ``computed``,
-    of the points visited without a pattern, the part that still is; ``counters``.
+    What was chosen: ``form``, ``radices``, ``stage_radices``, ``lanes``,
+    ``threads``; ``isa``, None on a GPU; ``engine``, None on the CPU; ``fft_size``, the
+    N of the circular mode, None in the others; ``transform_length`` M, and
+    ``padded_length``, the real samples that one transform holds: 2 M in right
+    angles, N where it is folded, M of complex types; ``blocks`` of ``block_length``
+    outputs; ``kept``, the part of N's bins whose weight is not 0, ``computed``, of
+    the points visited without a pattern, the part that still is; ``counters``.
 
     Raises ValueError for what is wrong, `Unsupported` for an instruction set
     or device this machine lacks, or what is not done on it, MemoryError.
+
+    Example:
+        >>> plan = Plan((2, 3, 100), (3, 40), threads=1)
+        >>> u, k = np.ones((2, 3, 100), "float32"), np.ones((3, 40), "float32")
+        >>> y = plan(u, plan.spectrum(k))
+        >>> y.shape
+        (2, 3, 100)
     """
 
     _history = 0  # 1 for what `Stream` runs
@@ -291,7 +218,9 @@ class Plan(_Handle):
         dense=False,
         single_block=False,
         device="cpu",
+        engine=None,
     ):
+        self._arguments = {name: x for name, x in locals().items() if name != "self"}
         u_shape = _shape(u_shape, "u_shape")
         k_shape = _shape(k_shape, "k_shape")
         self.layout = layout
@@ -301,12 +230,11 @@ class Plan(_Handle):
         self._kernel = kernel_axes(k_shape, batch, channels, "k_shape")
         self.u_shape, self.k_shape = u_shape, k_shape
         self.dtype = dtype_name(dtype)
-        self._complex = self.dtype in PROMOTED
         self.mode = mode
         self.pattern = as_pattern(pattern)
-        self._device = device_number(device)
-        self.device = "cpu" if self._device is None else f"cuda:{self._device}"
-        if self._device is not None and self.pattern is not None:
+        self._backend = backend_of(device_number(device))
+        self.device = self._backend.device
+        if self._backend.number is not None and self.pattern is not None:
             raise _lib.Unsupported(
                 f"pattern is {self.pattern!r}; device {self.device} keeps all "
                 "frequencies so far: it must be None"
@@ -349,28 +277,23 @@ class Plan(_Handle):
             desc.order = len(radices)
         elif order is not None:
             desc.order = min(size(order, "order"), 2**31 - 1)
-        if isa is not None:
-            if not isinstance(isa, str):
-                raise ValueError(f"isa is {isa!r}; it must be a name or None")
-            desc.isa = isa.encode()
+        self._arguments.update(u_shape=u_shape, k_shape=k_shape, radices=radices)
+        self._backend.describe(desc, isa, engine)
         if self.pattern is not None:
             weights = self._weights(desc.fft_size or length)
             desc.weights = weights.ctypes.data_as(POINTER(c_double))
-        if self._device is not None:
-            desc.device, desc.device_index = _lib.DEVICES["cuda"], self._device
-            desc.engine, desc.isa = desc.isa, None
-
-        handle = c_void_p()
-        info = _lib.PlanInfo(size=ctypes.sizeof(_lib.PlanInfo))
+        handle, info = c_void_p(), _lib.PlanInfo(size=ctypes.sizeof(_lib.PlanInfo))
         _lib.lib.fftconv_plan_create(byref(handle), byref(desc))
         self._own(handle, _lib.lib.fftconv_plan_destroy)
         _lib.lib.fftconv_plan_get_info(self._handle, byref(info))
+        self.isa = info.isa and info.isa.decode()
+        self.engine = info.engine and info.engine.decode()
         self.threads = info.threads
-        self.isa = (info.isa or info.engine).decode()
         self.lanes = info.lanes
         self.form = next(n for n, c in _lib.FORMS.items() if c == info.form)
         self.dense = bool(info.dense)
-        self.fft_size = info.fft_size or info.padded_length
+        self.fft_size = info.fft_size or None
+        self.padded_length = info.padded_length
         self.transform_length = info.transform_length
         self.radices = tuple(info.radices[: info.order])
         self.stage_radices = tuple(info.stage_radices[: info.stages])
@@ -394,23 +317,6 @@ class Plan(_Handle):
             self.counters.forward_workspace_bytes,
             self.counters.backward_workspace_bytes,
         )
-        # Plans of the same arguments and another pattern, by pattern.
-        self._siblings = {}
-        self._arguments = dict(
-            dtype=dtype,
-            mode=mode,
-            fft_size=fft_size,
-            k_rev_length=k_rev_length,
-            radices=radices,
-            order=order,
-            layout=layout,
-            threads=threads,
-            isa=isa,
-            form=form,
-            dense=dense,
-            single_block=single_block,
-            device=self._device,
-        )
 
     def __repr__(self):
         def dots(numbers):
@@ -427,39 +333,39 @@ class Plan(_Handle):
             f"Plan(u={self.u_shape}, k={self.k_shape}, {self.dtype}, "
             f"{self.mode}{where}: {blocks}{self.form}, "
             f"M={self.transform_length} "
-            f"= {dots(self.radices)}, {kind}, {self.isa}, "
+            f"= {dots(self.radices)}, {kind}, "
             + (
-                f"lanes={self.lanes}, threads={self.threads})"
-                if self._device is None
-                else f"{self.device})"
+                f"{self.isa}, lanes={self.lanes}, threads={self.threads})"
+                if self.engine is None
+                else f"{self.engine}, {self.device})"
             )
         )
 
     # ---- Calls ----------------------------------------------------------
 
-    def spectrum(self, k, k_rev=None, pattern=None):
+    def replace(self, **changes):
+        """A plan of the same arguments, those named here excepted.
+
+        Another plan, made anew.  Raises what `Plan` does.
+
+        Example:
+            >>> plan = Plan((1, 1, 60), (1, 60), mode="circular", threads=1)
+            >>> plan.replace(fft_size=64).fft_size
+            64
+        """
+        return type(self)(**{**self._arguments, **changes})
+
+    def spectrum(self, k, k_rev=None):
         """The `Spectrum` of kernels k, ready for any number of calls.
 
         k: of the plan's k_shape, axes of 1 in front left out or not; the
         plan's dtype, or float32 beside 16 bits.  k_rev: two-sided only, and
-        needed there: k's leading axes and its own length.
+        needed there: k's leading axes and its own length.  A spectrum has this
+        plan's pattern; for another one, see `replace`.
 
-        pattern: a `Pattern` or a boolean mask of the rfft bins, where it is
-        not the plan's own.  The spectrum is then that of another plan, made
-        with the same arguments and this pattern and kept by this one:
-        ``spectrum.plan``, which is also what runs ``plan(u, spectrum)``.
-        Raises ValueError.
+        Raises TypeError for what is no array of numbers, ValueError.
         """
-        pattern = as_pattern(pattern)
-        plan = self
-        if pattern is not None and pattern != self.pattern:
-            plan = self._siblings.get(pattern)
-            if plan is None:
-                plan = self._siblings.setdefault(
-                    pattern,
-                    type(self)(self.u_shape, self.k_shape, pattern=pattern, **self._arguments),
-                )
-        return Spectrum(plan, k, k_rev)
+        return Spectrum(self, k, k_rev)
 
     def __call__(
         self,
@@ -480,13 +386,21 @@ class Plan(_Handle):
         kernels k themselves, k_rev then beside them.  in_gate, out_gate: u's
         shape, or broadcast to it.  skip: (H,); mask: (B, H), real; activation:
         None, "gelu" (by erf) or "silu".  out: where to put y; may be u itself.
-        Returns y, of u's shape and kind.  Raises ValueError, before anything
-        is written.
+
+        Returns y, of u's shape and kind and the plan's dtype.  Raises TypeError for
+        what is no array of numbers, ValueError; before anything is written.
         """
-        plan = self._that_runs(spectrum) if self._siblings else self
-        v = plan._rows_view(u, "u")
-        return plan._forward(
-            v, plan._axes, spectrum, k_rev, in_gate, out_gate, skip, activation, mask, out
+        return self._forward(
+            self._rows_view(u, "u"),
+            self._axes,
+            spectrum,
+            k_rev,
+            in_gate,
+            out_gate,
+            skip,
+            activation,
+            mask,
+            out,
         )
 
     def backward(
@@ -506,34 +420,98 @@ class Plan(_Handle):
         """`Gradients` of sum(dy . y), y the forward result of the same
         arguments, which is computed again.
 
-        needs: which, out of "u", "k", "in_gate", "out_gate", "skip", "k_rev";
-        None means all that are there.  dk, dk_rev and dskip are summed over
-        what shares them in a fixed order.  Raises ValueError.
+        dy: u's shape.  needs: which, out of "u", "k", "in_gate", "out_gate",
+        "skip", "k_rev"; None means all that are there.  dk, dk_rev and dskip are
+        summed over what shares them in a fixed order.  Each gradient has its
+        operand's own shape and dtype.  Raises TypeError for what is no array of
+        numbers, ValueError.
         """
-        plan = self._that_runs(spectrum) if self._siblings else self
-        v = plan._rows_view(u, "u")
-        return plan._backward(
-            dy, v, plan._axes, spectrum, k_rev, in_gate, out_gate, skip, activation, mask, needs
+        return self._backward(
+            dy,
+            self._rows_view(u, "u"),
+            self._axes,
+            spectrum,
+            k_rev,
+            in_gate,
+            out_gate,
+            skip,
+            activation,
+            mask,
+            needs,
         )
 
+    def prepare(
+        self,
+        u,
+        spectrum,
+        in_gate=None,
+        out_gate=None,
+        *,
+        dy=None,
+        k_rev=None,
+        skip=None,
+        activation=None,
+        mask=None,
+        out=None,
+        needs=None,
+    ):
+        """(result, run): the call made, and a function that makes it again.
+
+        result: y, or where dy is given the `Gradients`; the arguments are those of a
+        call and of `backward`, out of the first alone and needs of the second.
+        ``run()``, without arguments, writes the same result arrays again from what the
+        operands then hold: one call of the library, nothing is checked.  An operand
+        that had to be copied, for its dtype or byte order, stays as it is now; one whose
+        gradient is wanted must be of u's whole shape and need no conversion.
+
+        ``run`` keeps the arrays and has a workspace of its own, so that two threads
+        may not run it at once.  Raises TypeError for what is no array of numbers,
+        ValueError.
+
+        Example:
+            >>> u, k = np.zeros((1, 1, 4), "float32"), np.ones((1, 4), "float32")
+            >>> plan = Plan(u.shape, k.shape, threads=1)
+            >>> y, run = plan.prepare(u, plan.spectrum(k))
+            >>> u[0, 0, 1] = 1
+            >>> run()
+            >>> y.round(3).tolist()
+            [[[0.0, 1.0, 1.0, 1.0]]]
+        """
+        v, repeat = self._rows_view(u, "u"), []
+        operands = (v, self._axes, spectrum, k_rev, in_gate, out_gate, skip, activation, mask)
+        if dy is None:
+            if needs is not None:
+                raise ValueError(f"needs is {needs!r}, and dy is None; needs must be None")
+            result = self._forward(*operands, out, repeat)
+        else:
+            if out is not None:
+                raise ValueError("out is given beside dy; it must be None")
+            result = self._backward(dy, *operands, needs, repeat)
+        return result, repeat[0] if repeat else lambda: None  # no gradient was wanted
+
     # ---- The three primitives -------------------------------------------
+
+    @property
+    def spectra_dtype(self):
+        """The NumPy dtype of the reals that spectra are made of: float64 for a
+        float64 or complex128 plan, else float32."""
+        return numpy_dtype(WIDE[self.dtype])
 
     def rows_to_spectra(self, u):
         """The spectra of u's rows, in the order the stages leave them.
 
-        For a plan of one block.  Returns (B, H, reals) float32 (float64 for a
-        float64 or complex128 plan), 64-byte aligned; `natural` reads it.
+        For a plan of one block.  Returns (B, H, reals) of `spectra_dtype`, 64-byte
+        aligned; `natural` reads it.  Raises TypeError for what is no array of
+        numbers, ValueError, `Unsupported` on a GPU.
         """
         self._needs_cpu("rows_to_spectra")
         v = self._rows_view(u, "u")
-        if v.dtype != self.dtype:
-            v = self._converted(v, "u")
         s = self._new_spectra()
-        self._primitive(_lib.lib.fftconv_rows_to_spectra, _lib.INPUT, v, s)
+        self._rows_and_spectra(_lib.lib.fftconv_rows_to_spectra, _lib.INPUT, v, s)
         return s
 
     def multiply(self, spectrum, s, out=None):
-        """spectrum . s for every frequency; out may be s itself."""
+        """spectrum . s for every frequency; out may be s itself.  Raises ValueError."""
         self._needs_cpu("multiply")
         self._check_spectrum(spectrum)
         self._check_spectra(s, "s")
@@ -549,14 +527,15 @@ class Plan(_Handle):
 
     def spectra_to_rows(self, s, overwrite=False):
         """Rows from spectra; rows_to_spectra's inverse times M, the factor
-        1/M being carried by a Spectrum.  overwrite: s may be destroyed."""
+        1/M being carried by a Spectrum.  overwrite: s may be destroyed.  Raises
+        ValueError."""
         self._needs_cpu("spectra_to_rows")
         self._check_spectra(s, "s")
         if not overwrite:
             source, s = s, self._new_spectra()
             s[...] = source
         y, v = empty(self.u_shape, self.dtype, None)
-        self._primitive(_lib.lib.fftconv_spectra_to_rows, _lib.OUTPUT, v, s)
+        self._rows_and_spectra(_lib.lib.fftconv_spectra_to_rows, _lib.OUTPUT, v, s)
         return y
 
     def natural(self, s):
@@ -564,30 +543,49 @@ class Plan(_Handle):
 
         (B, H, M): entry m is frequency m / M of the row made complex; in the
         right-angle form it is frequency (m - 1/4) / M.  In the folded form
-        (B, H, N // 2 + 1): the row's rfft, N = fft_size.
+        (B, H, N // 2 + 1): the row's rfft, N = fft_size.  Raises ValueError.
         """
         self._needs_cpu("natural")
         self._check_spectra(s, "s")
         folded = self.form == "folded"
         count = self.fft_size // 2 + 1 if folded else self.transform_length
-        offset = np.empty(count, np.int64)
-        _lib.lib.fftconv_spectra_offsets(
-            self._handle, offset.ctypes.data_as(ctypes.POINTER(c_int64))
-        )
+        offset = aligned_empty((count,), np.int64)
+        _lib.lib.fftconv_spectra_offsets(self._handle, offset.ctypes.data_as(POINTER(c_int64)))
         conjugate = offset < 0
         offset[conjugate] = -1 - offset[conjugate]
         bins = s[..., offset] + 1j * s[..., offset + self.lanes]
         return np.where(conjugate, np.conj(bins), bins)
 
-    # ---- Within the package ---------------------------------------------
+    def _new_spectra(self):
+        batch, channels, _ = self._rows
+        row = self.counters.spectra_row_bytes
+        data, _ = aligned_bytes(batch * channels * row)
+        return data.view(self.spectra_dtype).reshape(batch, channels, -1)
 
-    def _primitive(self, call, side, v, s):
-        """Rows to spectra, or back."""
-        desc = _lib.SpectraDesc(
-            size=ctypes.sizeof(_lib.SpectraDesc), side=side, spectra=s.ctypes.data
-        )
-        self._pack_rows(desc, _lib.SpectraDesc.rows.offset, v.pointer, v.strides, self._axes)
-        call(self._handle, byref(desc))
+    def _check_spectra(self, s, name):
+        dtype = self.spectra_dtype
+        shape = self._rows[:2] + (self.counters.spectra_row_bytes // dtype.itemsize,)
+        if (
+            not isinstance(s, np.ndarray)
+            or s.shape != shape
+            or s.dtype != dtype
+            or not s.flags.c_contiguous
+            or s.ctypes.data % 64
+        ):
+            raise ValueError(
+                f"{name} must be spectra of this plan, from rows_to_spectra: "
+                f"{shape} {dtype}, C-contiguous, aligned to 64 "
+                f"bytes; got {type(s).__name__} "
+                f"{getattr(s, 'shape', '')} {getattr(s, 'dtype', '')}"
+            )
+
+    def _needs_cpu(self, what):
+        if self._backend.number is not None:
+            raise _lib.Unsupported(
+                f"{what} is not on {self.device} so far; make the plan with device='cpu'"
+            )
+
+    # ---- Patterns of lengths that the library has no stages for -----------
 
     def _weights(self, fft_size):
         """The pattern's weights, or ValueError where it cannot be."""
@@ -595,7 +593,7 @@ class Plan(_Handle):
             raise ValueError(
                 f"pattern is {self.pattern!r}; with mode={self.mode!r} it must be None"
             )
-        if self._complex:
+        if self.dtype in COMPLEX:
             raise ValueError(
                 f"pattern is {self.pattern!r}; with dtype "
                 f"{self.dtype} it must be None: a pattern acts on "
@@ -603,57 +601,27 @@ class Plan(_Handle):
             )
         return self.pattern.weights(fft_size)
 
-    def _that_runs(self, spectrum):
-        """The sibling a spectrum belongs to, else this plan."""
-        if isinstance(spectrum, Spectrum):
-            sibling = self._siblings.get(spectrum.plan.pattern)
-            if sibling is spectrum.plan:
-                return sibling
-        return self
+    def _rows_and_spectra(self, call, side, v, s):
+        """rows_to_spectra, or spectra_to_rows, of the View v of rows and spectra s."""
+        desc = _lib.SpectraDesc(
+            size=ctypes.sizeof(_lib.SpectraDesc), side=side, spectra=s.ctypes.data
+        )
+        offset = _lib.SpectraDesc.rows.offset
+        self._pack_rows(desc, offset, v.pointer, v.strides, self._axes)
+        call(self._handle, byref(desc))
 
-    def _real_dtype(self):
-        return np.dtype("float64" if self.dtype in ("float64", "complex128") else "float32")
-
-    def _new_spectra(self):
-        batch, channels, _ = self._rows
-        row = self.counters.spectra_row_bytes
-        data, _ = aligned_bytes(batch * channels * row)
-        return data.view(self._real_dtype()).reshape(batch, channels, -1)
-
-    def _check_spectra(self, s, name):
-        row = self.counters.spectra_row_bytes // self._real_dtype().itemsize
-        shape = self._rows[:2] + (row,)
-        if (
-            not isinstance(s, np.ndarray)
-            or s.shape != shape
-            or s.dtype != self._real_dtype()
-            or not s.flags.c_contiguous
-            or s.ctypes.data % 64
-        ):
-            raise ValueError(
-                f"{name} must be spectra of this plan, from rows_to_spectra: "
-                f"{shape} {self._real_dtype()}, C-contiguous, aligned to 64 "
-                f"bytes; got {type(s).__name__} "
-                f"{getattr(s, 'shape', '')} {getattr(s, 'dtype', '')}"
-            )
-
-    def _needs_cpu(self, what):
-        if self._device is not None:
-            raise _lib.Unsupported(
-                f"{what} is not on {self.device} so far; make the plan with device='cpu'"
-            )
-
-    def _view(self, x, name, listed):
+    def _view(self, x, name):
         """View of an array that is where the plan is."""
-        v = view(x, name, listed, True)
-        if v.device != self._device:
-            self._elsewhere(v, name)
+        v = x if isinstance(x, View) else view(x, name, None, True)
+        if v.device != self._backend.number:
+            check_place(v, name, self._backend.number)
         return v
 
-    def _elsewhere(self, v, name):
-        there = "the CPU" if v.device is None else f"cuda:{v.device}"
-        here = "the CPU" if self._device is None else self.device
-        raise ValueError(f"{name} is on {there}; it must be on {here}, as u")
+    def _gradient_shape(self, name, of, v):
+        """The shape in which the library writes the gradient of operand `of`."""
+        if name in ("k", "k_rev"):
+            return of.shape
+        return (self._rows[1],) if name == "skip" else v.shape
 
     def _check_spectrum(self, spectrum):
         """It is one, of kernels and a pattern such as this plan's."""
@@ -663,7 +631,7 @@ class Plan(_Handle):
                 "must be a Spectrum, from Plan.spectrum"
             )
         made = spectrum.plan
-        if made._device != self._device:
+        if made._backend is not self._backend:
             raise ValueError(
                 f"spectrum is {spectrum!r} on {made.device}; it "
                 f"must be on {self.device}, as this plan"
@@ -671,7 +639,7 @@ class Plan(_Handle):
         if made is not self and (
             made._kernel != self._kernel
             or made._reverse != self._reverse
-            or spectrum.k.dtype not in self._kernel_dtypes
+            or spectrum._k.dtype not in self._kernel_dtypes
         ):
             reverse = "" if self._reverse is None else f" and k_rev of length {self._reverse}"
             raise ValueError(
@@ -680,67 +648,63 @@ class Plan(_Handle):
                 f"{' or '.join(self._kernel_dtypes)}"
             )
         if made.pattern != self.pattern:
-            raise ValueError(f"spectrum is {spectrum!r}; this plan's pattern is {self.pattern!r}")
+            raise ValueError(
+                f"spectrum is {spectrum!r}; this plan's pattern is {self.pattern!r}: "
+                "make it with this plan's own `spectrum`, or run its own `plan`"
+            )
 
     def _rows_view(self, x, name):
-        v = self._view(x, name, self.dtype)
+        v = self._view(x, name)
         if v.shape != self.u_shape:
             raise ValueError(f"{name} has shape {v.shape}; this plan is for {self.u_shape}")
-        if v.dtype != self.dtype and not self._complex:
-            raise ValueError(f"{name} has dtype {v.dtype}; this plan is for {self.dtype}")
-        return v
+        return self._converted(v, name, (self.dtype,))
 
-    def _converted(self, v, name, allowed=()):
-        """v in a complex plan's dtype; ValueError where the plan is real."""
-        if not self._complex:
-            check_dtype(v, name, allowed or (self.dtype,), self.dtype)
-        return promoted(v, name, self.dtype)
+    def _converted(self, v, name, allowed):
+        """v in one of the plan's allowed dtypes, or ValueError."""
+        if v.dtype in allowed:
+            return v
+        return converted(v, name, allowed, f"this plan is for {self.dtype}")
 
-    def _pack_rows(self, struct_, offset, pointer, strides, axes):
+    def _pack_rows(self, structure, offset, pointer, strides, axes):
         """A tensor of this plan's rows; strides in the caller's axes."""
         if axes != (0, 1, 2):
             strides = [1 if a is None else strides[a] for a in axes]
-        _pack_tensor(struct_, offset, pointer, self._code, 0, *self._rows, *strides)
+        pack_tensor(structure, offset, pointer, self._code, 0, *self._rows, *strides)
 
     def _kernels(self, k, k_rev):
         """Views of k, and of k_rev where the plan is two-sided, checked."""
-        v = self._view(k, "k", self._kernel_dtypes[-1])
+        v = self._view(k, "k")
         if v.shape not in self._kernel_shapes:
             length = kernel_axes(v.shape, *self._rows[:2])[2]
             if length != self._kernel[2]:
                 raise ValueError(f"k has length {length}; this plan is for {self._kernel[2]}")
             raise ValueError(f"k has shape {tuple(v.shape)}; this plan is for {self.k_shape}")
-        views = {"k": v}
+        views = {"k": self._converted(v, "k", self._kernel_dtypes)}
         if k_rev is not None or self._reverse is not None:
             check_reverse(k_rev, self.mode)
-            views["k_rev"] = v = self._view(k_rev, "k_rev", self._kernel_dtypes[-1])
+            v = self._view(k_rev, "k_rev")
             length = reverse_axes(v.shape, self._kernel)
             if length != self._reverse:
                 raise ValueError(f"k_rev has length {length}; this plan is for {self._reverse}")
-        for name, v in views.items():
-            if v.dtype not in self._kernel_dtypes:
-                views[name] = self._converted(v, name, self._kernel_dtypes)
+            views["k_rev"] = self._converted(v, "k_rev", self._kernel_dtypes)
         return views
 
     def _pack_gate(self, ops, name, gate, v, axes):
-        g = self._view(gate, name, self.dtype)
-        if g.dtype != self.dtype:
-            g = self._converted(g, name)
+        g = self._converted(self._view(gate, name), name, (self.dtype,))
         strides = g.strides if g.shape == v.shape else broadcast_strides(g, name, v.shape)
         self._pack_rows(ops, _OFFSET[name], g.pointer, strides, axes)
         return g
 
     def _pack_channels(self, ops, name, x, batch):
         """skip (H,) as (1, H, 1), or mask (B, H) as (B, H, 1)."""
-        v = self._view(x, name, self._kernel_dtypes[-1])
-        if self._complex and name == "mask" and v.dtype in PROMOTED:
-            raise ValueError(f"mask has dtype {v.dtype}; it must be real")
-        if v.dtype not in self._kernel_dtypes:
-            v = self._converted(v, name, self._kernel_dtypes)
+        v = self._view(x, name)
+        if name == "mask":
+            real(v, name)
+        v = self._converted(v, name, self._kernel_dtypes)
         channels = self._rows[1]
         shape = (channels,) if name == "skip" else (batch, channels)
         strides = broadcast_strides(v, name, shape)
-        _pack_tensor(
+        pack_tensor(
             ops,
             _OFFSET[name],
             v.pointer,
@@ -764,7 +728,7 @@ class Plan(_Handle):
         if activation is not None:
             ops.activation = choice(activation, "activation", _lib.ACTIVATIONS)
         if v.dtype != self.dtype:
-            v = self._converted(v, "u")
+            v = self._converted(v, "u", (self.dtype,))
         self._pack_rows(ops, _OFFSET["u"], v.pointer, v.strides, axes)
         handle = None
         if isinstance(kernel, Spectrum):
@@ -777,7 +741,7 @@ class Plan(_Handle):
         else:
             views = self._kernels(kernel, k_rev)
             for name, k in views.items():
-                _pack(ops, _OFFSET[name], k)
+                pack(ops, _OFFSET[name], k)
             views["u"] = v
         if in_gate is not None:
             views["in_gate"] = self._pack_gate(ops, "in_gate", in_gate, v, axes)
@@ -789,122 +753,111 @@ class Plan(_Handle):
             views["mask"] = self._pack_channels(ops, "mask", mask, self._rows[0])
         return ops, handle, views
 
-    def _execute(self, execute, direction, handle, ops, plain=False):
-        """plain: rows are contiguous, and no output is an input."""
-        if plain:
-            need = self._workspace_bytes[direction]
-        else:
-            bytes_ = c_int64()
-            _lib_workspace(self._handle, handle, ops, direction, bytes_)
-            need = bytes_.value
-        ops.workspace = _workspace.at_least(need)
-        ops.workspace_bytes = need
-        execute(self._handle, handle, ops)
-
-    def _launch(self, direction, handle, ops, views):
-        """On u's device.  views: all arrays, u's first, on whose stream it is put,
-        behind what the streams of the others hold."""
-        stream = cuda.stream_of(views[0])
-        need = self._workspace_bytes[direction]
-        if handle is not None and direction == _lib.FORWARD and self.isa != "cufft":
-            need = 0  # all of it was for k's spectrum
-        workspace, ops.workspace = cuda.workspace(need, views[0])
-        ops.workspace_bytes = need if workspace is not None else 0
-        cuda.before(views, stream)
-        ops.stream = stream
-        (_lib_backward if direction else _lib_forward)(self._handle, handle, ops)
-        cuda.after(views, stream)
-
-    def _empty(self, shape, dtype, like):
-        if self._device is None:
-            return empty(shape, dtype, like.kind)
-        return cuda.empty(shape, dtype, like)
-
-    def _forward(self, v, axes, kernel, k_rev, in_gate, out_gate, skip, activation, mask, out):
+    def _forward(
+        self, v, axes, kernel, k_rev, in_gate, out_gate, skip, activation, mask, out, repeat=None
+    ):
+        """y.  v: View of u, in `axes`; repeat: a list that what makes the call again is
+        appended to."""
         ops, handle, views = self._operands(
             v, axes, kernel, k_rev, in_gate, out_gate, skip, activation, mask
         )
-        on_cpu = self._device is None
         if out is None:
-            result, y = (
-                empty(v.shape, self.dtype, v.kind) if on_cpu else cuda.empty(v.shape, self.dtype, v)
-            )
+            result, y = self._backend.empty(v.shape, self.dtype, v)
         else:
             result, y = out, output_view(out, "out", v.shape, self.dtype, True)
-            if y.device != self._device:
-                self._elsewhere(y, "out")
+            check_place(y, "out", self._backend.number)
         self._pack_rows(ops, _OFFSET["y"], y.pointer, y.strides, axes)
-        if on_cpu:
-            plain = (
-                axes == (0, 1, 2)
-                and v.strides[-1] == y.strides[-1] == 1
-                and in_gate is out_gate is None
-                and (out is None or self.blocks == 1)
-            )
-            self._execute(_lib_forward, _lib.FORWARD, handle, ops, plain)
-            return result if out is not None else finish(result, v.kind)
-        self._launch(_lib.FORWARD, handle, ops, [v, *views.values(), y])
-        return result if out is not None else cuda.finish(result, v.kind, cuda.stream_of(v))
+        plain = (
+            axes == (0, 1, 2)
+            and views["u"].strides[-1] == y.strides[-1] == 1
+            and in_gate is out_gate is None
+            and (out is None or self.blocks == 1)
+        )
+        self._backend.execute(self, _lib.FORWARD, handle, ops, views, (y,), plain)
+        if repeat is not None:
+            ops.keep = self, kernel, views, y
+            repeat.append(self._backend.repeatable(self, _lib.FORWARD, handle, ops, views, (y,)))
+        return result if out is not None else self._backend.finish(result, v)
 
     def _backward(
-        self, dy, v, axes, kernel, k_rev, in_gate, out_gate, skip, activation, mask, needs
+        self,
+        dy,
+        v,
+        axes,
+        kernel,
+        k_rev,
+        in_gate,
+        out_gate,
+        skip,
+        activation,
+        mask,
+        needs,
+        repeat=None,
     ):
+        """`Gradients`; arguments as in `_forward`."""
         ops, handle, views = self._operands(
             v, axes, kernel, k_rev, in_gate, out_gate, skip, activation, mask
         )
         if handle is not None:  # shape, dtype and kind; not the taps
-            views["k"] = kernel.k
-            if kernel.k_rev is not None:
-                views["k_rev"] = kernel.k_rev
-        d = self._view(dy, "dy", self.dtype)
+            views["k"] = kernel._k
+            if kernel._k_rev is not None:
+                views["k_rev"] = kernel._k_rev
+        d = self._view(dy, "dy")
         if d.shape != v.shape:
             raise ValueError(f"dy has shape {d.shape}; it must be {v.shape}, as u")
-        if d.dtype != self.dtype:
-            d = self._converted(d, "dy")
+        d = self._converted(d, "dy", (self.dtype,))
         self._pack_rows(ops, _OFFSET["dy"], d.pointer, d.strides, axes)
 
-        results, arrays = {}, [views["u"], d, *views.values()]
-        for name in _needs(needs, views):
+        results, outputs, backend = {}, [d], self._backend
+        for name in check_needs(needs, views):
             # Of the full shape; summed to a repeated operand's afterwards.
-            of = views[name]
-            field = _OFFSET["d" + name]
+            of, field = views[name], _OFFSET["d" + name]
+            shape = self._gradient_shape(name, of, v)
+            if repeat is not None and (shape != of.shape or of.gradient_dtype != of.dtype):
+                raise ValueError(
+                    f"{name} has shape {of.shape} and dtype {of.original_dtype}; to prepare its "
+                    "gradient it must be of full shape, not repeated, and need no conversion"
+                )
+            backend.check_summed(of, name, shape)
+            result, g = backend.empty(shape, of.dtype, of)
             if name in ("k", "k_rev"):
-                results[name], g = self._empty(of.shape, of.dtype, of)
-                _pack(ops, field, g)
+                pack(ops, field, g)
             elif name == "skip":
-                shape = (self._rows[1],)
-                results[name], g = self._empty(shape, of.dtype, of)
-                _pack_tensor(
+                pack_tensor(
                     ops, field, g.pointer, _lib.DTYPES[g.dtype], 0, 1, shape[0], 1, 0, *g.strides, 1
                 )
             else:
-                if self._device is not None:
-                    cuda.check_summed(of, name, v.shape)
-                results[name], g = self._empty(v.shape, of.dtype, of)
                 self._pack_rows(ops, field, g.pointer, g.strides, axes)
-            arrays.append(g)
-        if results and self._device is not None:
-            self._launch(_lib.BACKWARD, handle, ops, [a for a in arrays if a.pointer is not None])
-        elif results:
-            self._execute(_lib_backward, _lib.BACKWARD, handle, ops)
-        if self._device is not None:
-            for name, x in results.items():
-                of = views[name]
-                x = results[name] = cuda.finish(x, of.kind, cuda.stream_of(v))
-                if name in ("in_gate", "out_gate") and of.shape != v.shape:
-                    results[name] = reduce_to(x, of.shape)
-            return Gradients(**{"d" + name: x for name, x in results.items()})
+            results[name] = result, shape, of
+            outputs.append(g)
+        if results:
+            backend.execute(self, _lib.BACKWARD, handle, ops, views, outputs, False)
+        if results and repeat is not None:
+            ops.keep = self, kernel, views, outputs
+            repeat.append(backend.repeatable(self, _lib.BACKWARD, handle, ops, views, outputs))
         return Gradients(
-            **{
-                "d" + name: finish(
-                    demoted(reduce_to(x, views[name].shape), views[name]), views[name].kind
-                )
-                for name, x in results.items()
-            }
+            **{"d" + name: backend.finish_gradient(*x, v) for name, x in results.items()}
         )
 
 
-def _needs(needs, views):
+@lru_cache(maxsize=32, typed=True)  # typed: 64.0 is no size, 64 is
+def cached_plan(rows, kernel, reverse, dtype, mode, fft_size, pattern, threads, device=None):
+    """The plan of a call that names none, kept for the next one like it; device: a
+    View's."""
+    return Plan(
+        rows,
+        kernel,
+        dtype=dtype,
+        mode=mode,
+        fft_size=fft_size,
+        k_rev_length=reverse,
+        pattern=pattern,
+        threads=threads,
+        device=backend_of(device).device,
+    )
+
+
+def check_needs(needs, views):
     """The operands whose gradients are wanted, in Gradients' order."""
     there = [name for name in NEEDS if name in views]
     if needs is None:
@@ -924,26 +877,3 @@ def _shape(shape, name):
         return tuple(size(n, name) for n in shape)
     except TypeError:
         raise ValueError(f"{name} is {shape!r}; it must be a tuple of sizes") from None
-
-
-def device_number(device):
-    """None of the CPU, else the number of a CUDA device, or ValueError."""
-    name = str(device)
-    if name == "cpu" or device is None:
-        return None
-    digits = "0" if name == "cuda" else name.removeprefix("cuda:")
-    if not digits.isdecimal() or int(digits) > 2**31 - 1:
-        raise ValueError(
-            f"device is {device!r}; allowed: 'cpu', 'cuda' and 'cuda:0', 'cuda:1', ..."
-        )
-    return int(digits)
-
-
-def thread_count(threads):
-    """0, "all", for None; else a whole number from 1."""
-    if threads is None:
-        return 0
-    threads = size(threads, "threads")
-    if threads > 2**31 - 1:
-        raise ValueError(f"threads is {threads}; it is far too large")
-    return threads

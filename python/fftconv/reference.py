@@ -131,7 +131,7 @@ def _full_mask(pattern, n):
     return np.asarray(pattern)[np.minimum(m, n - m)]
 
 
-class _Call:
+class _Operation:
     """The operands in three axes and 64 bits, and the products of z and k.
 
     Kernels are spread to (1 or B, H, Lk); n is the modulus, or None.
@@ -244,7 +244,7 @@ def conv(
     pattern.mask(fft_size), or a boolean array over the rfft bins and its
     mirror image.
     """
-    c = _Call(u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern, skip, activation, mask)
+    c = _Operation(u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern, skip, activation, mask)
     return (c.v * (c.m * c.act(c.convolved()))).reshape(c.shape)
 
 
@@ -277,7 +277,7 @@ def conv_backward(
     likewise.  Where operands are complex, the factors of g, dz and dy above are
     conjugated, and the gradient of a real operand is the real part.
     """
-    c = _Call(u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern, skip, activation, mask)
+    c = _Operation(u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern, skip, activation, mask)
     dy = _wide(dy).reshape(c.u.shape)
     p = c.convolved()
     masked = np.conj(c.m) * dy

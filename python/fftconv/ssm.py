@@ -19,8 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _lib
-from ._array import choice, dtype_name, empty, size
-from .plan import thread_count
+from ._array import choice, dtype_name, empty, size, view
+from ._handles import thread_count
+
+__all__ = ["KernelGradients", "MAX_RANK", "ssm_kernel", "ssm_kernel_backward"]
 
 MAX_RANK = 8
 
@@ -35,7 +37,7 @@ class KernelGradients(NamedTuple):
     dQ: Any = None
 
 
-class _Call:
+class _SsmCall:
     """The checked operands of one call, and the library's structure of them."""
 
     def __init__(self, A, B, C, P, Q, length, discretization, state, dtype, threads, isa):
@@ -86,10 +88,7 @@ class _Call:
 
 def _parameters(x, name, axes):
     """x in complex128, C-contiguous, of 2 (H, N) or 3 axes."""
-    try:
-        x = np.ascontiguousarray(x, np.complex128)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} cannot be made an array of complex numbers") from None
+    x = np.ascontiguousarray(view(x, name).numpy(), np.complex128)
     if x.ndim != axes or 0 in x.shape:
         shape = "(H, N)" if axes == 2 else "(any, H, N)"
         raise ValueError(f"{name} has shape {x.shape}; it must be {shape}, each at least 1")
@@ -125,9 +124,14 @@ def ssm_kernel(
     and tables are float64 in either. The result does not depend on threads.
 
     Memory: a few rows of L, and with P a matrix of (2N, 2N), for each thread.
-    Raises ValueError, `Unsupported` for an isa, MemoryError.
+    Raises TypeError for what is no array of numbers, ValueError, `Unsupported` for an
+    isa, MemoryError.
+
+    Example:
+        >>> ssm_kernel([[-1]], [[[1]]], [[[1]]], 3, state=True).round(4).tolist()
+        [[[[0.7358, 0.2707, 0.0996]]]]
     """
-    call = _Call(A, B, C, P, Q, length, discretization, state, dtype, threads, isa)
+    call = _SsmCall(A, B, C, P, Q, length, discretization, state, dtype, threads, isa)
     k, _ = empty(call.shape, call.dtype, None)
     call.ssm.k = k.ctypes.data
     _lib.lib.fftconv_ssm_kernel(call.ssm)
@@ -153,15 +157,15 @@ def ssm_kernel_backward(
     dk: (I, C, H, L), float32 or float64. needs: which, out of "A", "B", "C",
     "P", "Q"; None means all that are there. With P the recurrence itself runs,
     forwards and backwards, in float64. Where Q is None, dP is that by both.
-    Raises ValueError.
+    Raises TypeError for what is no array of numbers, ValueError.
     """
-    dk = np.ascontiguousarray(dk)
+    dk = np.ascontiguousarray(view(dk, "dk").numpy())
     if dk.dtype not in (np.float32, np.float64) or dk.ndim != 4:
         raise ValueError(
             f"dk has shape {dk.shape} and dtype {dk.dtype}; it "
             "must be (I, C, H, L), float32 or float64"
         )
-    call = _Call(A, B, C, P, Q, dk.shape[3], discretization, state, dk.dtype, threads, isa)
+    call = _SsmCall(A, B, C, P, Q, dk.shape[3], discretization, state, dk.dtype, threads, isa)
     if dk.shape != call.shape:
         raise ValueError(f"dk has shape {dk.shape}; it must be {call.shape}, as k")
     there = [n for n in call.arrays if n != "Q" or Q is not None]

@@ -24,14 +24,26 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _lib
-from ._array import COMPLEX_OF, WIDE, choice, finish, numpy_dtype, size, view
-from .convolution import _plan as _rows_plan
+from ._array import (
+    COMPLEX,
+    COMPLEX_OF,
+    WIDE,
+    aligned_empty,
+    choice,
+    finish,
+    fixed,
+    numpy_dtype,
+    result_dtype,
+    size,
+    view,
+)
+from ._handles import tensor
 from .convolution import conv, conv_backward
-from .matrix import BLOCK_BYTES, Spectra, _first, _plan, _tensor, conv_matrix, conv_matrix_backward
+from .matrix import BLOCK_BYTES, Spectra, conv_matrix, conv_matrix_backward, first_rows, row_plan
+from .plan import cached_plan
 
 #: What the N rows of strategy 2 may take at a time.
 ROWS_BYTES = 2 << 20
-STRATEGIES = ("auto", "upstream", 1, 2, 3)
 
 
 class SsmGradients(NamedTuple):
@@ -79,9 +91,9 @@ class _Operands:
         self.transposed = _k_layout(K.shape, states, k_layout) == "LN"
         self.views = x, K, B_, C
         self.kind = x.kind
-        self.dtype = _result([v.dtype for v in self.views])
+        self.dtype = _real_dtype(self.views)
         real = WIDE[self.dtype]
-        x, K, B_, C = (_array(v, real) for v in self.views)
+        x, K, B_, C = (_in_precision(v, real) for v in self.views)
         K = K.T if self.transposed else K
         self.full = K.shape[1]
         K = np.ascontiguousarray(K[:, : x.shape[1]])
@@ -106,20 +118,16 @@ class _Operands:
         return COMPLEX_OF[WIDE[self.dtype]]
 
 
-def _array(v, real):
+def _in_precision(v, real):
     """A View as an array of this precision."""
     a = v.numpy()
     return a.astype(COMPLEX_OF[real] if a.dtype.kind == "c" else real, copy=False)
 
 
-def _result(dtypes):
-    """The real dtype of a result: the widest precision; 16 bits if all are."""
-    wide = {WIDE[d] for d in dtypes}
-    if "float64" in wide:
-        return "float64"
-    return (
-        dtypes[0] if len(set(dtypes)) == 1 and dtypes[0] in ("float16", "bfloat16") else "float32"
-    )
+def _real_dtype(views):
+    """The real dtype of a result: the widest precision; 16 bits if all are the same."""
+    dtype = result_dtype(views)
+    return WIDE[dtype] if dtype in COMPLEX else dtype
 
 
 def _k_layout(shape, states, k_layout):
@@ -165,7 +173,7 @@ def _batches(operands, row_bytes):
 
 
 def _spectra(length, taps, dtype, threads):
-    return Spectra(_plan(length, taps, None, dtype, "causal", None, threads))
+    return Spectra(row_plan(length, taps, None, dtype, "causal", None, threads))
 
 
 def _blocks(outputs, inputs, row_bytes):
@@ -213,17 +221,17 @@ def _dense(p, y, threads, in_time):
     memory = s.new_spectra(o_end - o, i_end - i)
     sums = s.new_spectra(p.shape[0], o_end - o)
     if not in_time:
-        SK = s.spectra_of_taps([_tensor(view(K[:, None], "K"))], s.new_spectra(len(K), 1))[:, 0]
+        SK = s.spectra_of_taps([tensor(view(K[:, None], "K"))], s.new_spectra(len(K), 1))[:, 0]
     for o, o_end, i, i_end in blocks:
         w = weights(o, o_end, i, i_end).reshape(-1, len(K))
         if in_time:
             k = (w @ K).reshape(o_end - o, i_end - i, -1).astype(dtype, copy=False)
-            S = s.spectra_of_taps([_tensor(view(k, "K"))], memory)
+            S = s.spectra_of_taps([tensor(view(k, "K"))], memory)
             del k  # before the next block's is made
         else:
-            S = _first(memory, o_end - o, i_end - i)
+            S = first_rows(memory, o_end - o, i_end - i)
             _spectral_matmul(w, SK, S.reshape(len(w), -1), s.plan.lanes)
-        Y = _first(sums, p.shape[0], o_end - o)
+        Y = first_rows(sums, p.shape[0], o_end - o)
         s.contract(U[:, i:i_end], S.swapaxes(0, 1), Y, accumulate=i > 0)
         if i_end == p.inputs:
             _real_rows(s, Y, dtype, y[:, :, o:o_end])
@@ -235,7 +243,7 @@ def _real_rows(s, Y, dtype, y):
     if np.dtype(dtype).kind != "c":
         s.rows_from(Y, _lib.OUTPUT, view(rows, "y"))
         return
-    wide = np.empty(rows.shape, dtype)
+    wide = aligned_empty(rows.shape, dtype)
     s.rows_from(Y, _lib.OUTPUT, view(wide, "y"))
     rows[...] = wide.real
 
@@ -264,8 +272,8 @@ def _projections_in_time(p, y, threads):
     dtype = numpy_dtype(WIDE[p.dtype] if p.real else p.complex_dtype)
     length = p.shape[1]
     batches = _batches(p, p.states * length * dtype.itemsize)
-    u = np.empty((batches[0][1], p.states, length), dtype)
-    plan = _rows_plan(u.shape, p.K.shape, None, dtype.name, "causal", None, None, threads)
+    u = aligned_empty((batches[0][1], p.states, length), dtype)
+    plan = cached_plan(u.shape, p.K.shape, None, dtype.name, "causal", None, None, threads)
     spectrum = plan.spectrum(p.K)
     for start, stop in batches:
         _projected_rows(p, start, stop, u)
@@ -282,8 +290,8 @@ def _projections_in_frequency(p, y, threads):
     length = p.shape[1]
     s = _spectra(length, p.K.shape[1], dtype, threads)
     taps = p.K.astype(dtype, copy=False)[:, None]
-    SK = s.spectra_of_taps([_tensor(view(taps, "K"))], s.new_spectra(p.states, 1))
-    real = s.plan._real_dtype()
+    SK = s.spectra_of_taps([tensor(view(taps, "K"))], s.new_spectra(p.states, 1))
+    real = s.plan.spectra_dtype
     imaginary = not p.real
     B, C = (
         np.stack([m.real, m.imag] if imaginary else [m]).astype(real)
@@ -480,7 +488,7 @@ def machine(dtype="float32", threads=None):
     rows = view(random(n, n // 4, length), "rows")
     U = s.spectra_of(rows, _lib.INPUT)
     few = view(random(1, n, length), "rows")
-    plan = _rows_plan((1, n, length), (n, length), None, dtype, "causal", None, None, threads)
+    plan = cached_plan((1, n, length), (n, length), None, dtype, "causal", None, None, threads)
     taps = plan.spectrum(random(n, length))
     transform = fastest(lambda: plan(few.keep, taps, out=few.keep))
     transform /= n * s.plan.counters.predicted_seconds
@@ -503,12 +511,12 @@ def machine(dtype="float32", threads=None):
     )
     project = fastest(lambda: _lib.lib.fftconv_project(s.plan._handle, byref(c)))
     project /= s.plan.transform_length * (4 * n * n // 2 + 6 * n)
-    big, copied = random(64, length, 16), np.empty((64, length, 16), dtype)
+    big, copied = random(64, length, 16), aligned_empty((64, length, 16), dtype)
     byte = fastest(lambda: np.copyto(copied, big)) / (2 * big.nbytes)
     other = copied.reshape(64, 16, length)
     turn = fastest(lambda: np.copyto(other, _swapped(big))) / (2 * big.nbytes)
     tiny = _Operands(random(1, 8, 1), random(8, 2), random(2, 1), random(1, 2), "LN")
-    y = np.empty((1, 8, 1), dtype)
+    y = aligned_empty((1, 8, 1), dtype)
     call = {order: fastest(lambda: run(tiny, y, threads), 1e-3) for order, run in ORDERS.items()}
     return Machine(gemm, contract, project, transform, byte, turn, call)
 
@@ -580,6 +588,8 @@ def upstream_strategy(batch, inputs, outputs, states):
 
 def _order(p, strategy, threads):
     """The order that a strategy means for a problem."""
+    if strategy in ORDERS:
+        return strategy
     if strategy == "upstream":
         strategy = upstream_strategy(p.shape[0], p.inputs, p.outputs, p.states)
     allowed = [o for o in ORDERS if strategy in ("auto", int(o[0]))]
@@ -599,22 +609,31 @@ def opt_ssm_forward(x, K, B_, C, *, strategy="auto", k_layout=None, threads=None
 
     Args:
         x: (B, L, H_in). B_: (N, H_in). C: (H_out, N). All, and K, real or
-            complex, float64 to bfloat16; arithmetic in float32 or better.
+            complex, float64 to bfloat16, integers and booleans becoming float64;
+            arithmetic in float32 or better.
         K: (Lk, N) as lrnnx documents it, or (N, Lk) as its models pass it, told
             by shape; taps past L do nothing. Or (Lk, H_out, H_in), the kernels
             themselves, B_ and C None.
         strategy: 1, the kernels first; 2, projections in time; 3, at each
             frequency; "auto", the least seconds of `strategy_costs`;
-            "upstream", lrnnx's rule. All equal but for rounding.
+            "upstream", lrnnx's rule; or an order by its name there, such as
+            "3 kernels". All equal but for rounding.
         k_layout: "LN" or "NL". None: by shape, and where Lk = N the documented
             "LN", with a warning.
         threads: of the transforms; None: all. NumPy's matrix products use its
             own.
 
     Returns y, of x's kind; real, of the widest precision of the four (16 bits if
-    all have the same 16). Raises ValueError naming the argument; MemoryError.
+    all have the same 16); Python lists take the type of the others. Raises TypeError
+    for what is no array of numbers and ValueError for wrong values, naming the
+    argument; MemoryError.
 
     Centaurus, arXiv 2409.03377, section 3.
+
+    Example:
+        >>> x, K = [[[1], [2], [3]]], [[1, 1]]  # (B, L, H_in), (N, Lk)
+        >>> opt_ssm_forward(x, K, [[1]], [[2]]).round(6).tolist()
+        [[[2.0], [6.0], [10.0]]]
     """
     _check_strategy(strategy)
     if len(np.shape(K)) == 3:
@@ -625,14 +644,15 @@ def opt_ssm_forward(x, K, B_, C, *, strategy="auto", k_layout=None, threads=None
 
 
 def _run(p, order, threads):
-    y = np.empty(p.shape[:2] + (p.outputs,), WIDE[p.dtype])
+    y = aligned_empty(p.shape[:2] + (p.outputs,), WIDE[p.dtype])
     ORDERS[order](p, y, threads)
     return finish(y.astype(numpy_dtype(p.dtype), copy=False), p.kind)
 
 
 def _check_strategy(strategy):
-    if isinstance(strategy, bool) or strategy not in STRATEGIES:
-        raise ValueError(f"strategy is {strategy!r}; allowed: {', '.join(map(repr, STRATEGIES))}")
+    allowed = ("auto", "upstream", 1, 2, 3, *ORDERS)
+    if isinstance(strategy, bool) or strategy not in allowed:
+        raise ValueError(f"strategy is {strategy!r}; allowed: {', '.join(map(repr, allowed))}")
 
 
 def _kernels_3d(x, K, B_, C, k_layout):
@@ -648,9 +668,9 @@ def _kernels_3d(x, K, B_, C, k_layout):
             f"K has shape {tuple(K.shape)}; it must be (L, H_out, "
             f"H_in) with H_in = {x.shape[2]}, as x"
         )
-    dtype = _result([x.dtype, K.dtype])
-    rows = _swapped(_array(x, WIDE[dtype]))
-    k = _array(K, WIDE[dtype])[: x.shape[1]].transpose(1, 2, 0)
+    dtype = _real_dtype((x, K))
+    rows = _swapped(_in_precision(x, WIDE[dtype]))
+    k = _in_precision(K, WIDE[dtype])[: x.shape[1]].transpose(1, 2, 0)
     return rows, k, dtype, (x, K)
 
 
@@ -668,10 +688,10 @@ def opt_ssm_backward(dy, x, K, B_, C, *, k_layout=None, needs=None, threads=None
     """`SsmGradients` (dx, dK, dB_, dC) of sum(dy . y), y that of
     `opt_ssm_forward`, by projections in time, a block of the batch at a time.
 
-    dy: (B, L, H_out), y's dtype. needs: which, out of "x", "K", "B_", "C"; None
-    means all that are given. Each has its operand's shape, dtype and kind; of
-    complex ones d/dRe + i d/dIm. Taps of K past L have gradient 0. Raises
-    ValueError; MemoryError.
+    dy: (B, L, H_out), y's dtype or one that is narrower. needs: which, out of "x", "K",
+    "B_", "C"; None means all that are given. Each has its operand's shape, dtype and
+    kind; of complex ones d/dRe + i d/dIm. Taps of K past L have gradient 0. Raises
+    TypeError for what is no array of numbers, ValueError; MemoryError.
     """
     dense = len(np.shape(K)) == 3
     there = ("x", "K") if dense else ("x", "K", "B_", "C")
@@ -686,13 +706,10 @@ def opt_ssm_backward(dy, x, K, B_, C, *, k_layout=None, needs=None, threads=None
         p = _Operands(x, K, B_, C, k_layout)
         dtype, views = p.dtype, p.views
         shape = p.shape[:2] + (p.outputs,)
-    g = view(dy, "dy")
-    if tuple(g.shape) != shape or g.dtype != dtype:
-        raise ValueError(
-            f"dy has shape {tuple(g.shape)} and dtype {g.dtype}; "
-            f"it must be {shape} and {dtype}, as y"
-        )
-    g = _array(g, WIDE[dtype])
+    g = fixed(dy, "dy", (dtype,), f"y is {dtype}")
+    if tuple(g.shape) != shape:
+        raise ValueError(f"dy has shape {tuple(g.shape)}; it must be {shape}, as y")
+    g = _in_precision(g, WIDE[dtype])
     if dense:
         got = conv_matrix_backward(
             np.ascontiguousarray(_swapped(g)).astype(np.result_type(rows, k)),
@@ -713,10 +730,11 @@ def opt_ssm_backward(dy, x, K, B_, C, *, k_layout=None, needs=None, threads=None
 def _like(gradient, v):
     """A gradient in its operand's dtype, kind and shape: zeros for taps that
     did nothing."""
-    x = gradient if v.dtype.startswith("complex") else gradient.real
+    dtype = v.gradient_dtype
+    x = gradient if dtype in COMPLEX else gradient.real
     if x.shape != tuple(v.shape):
         x = np.pad(x, [(0, n - m) for n, m in zip(v.shape, x.shape)])
-    return finish(np.ascontiguousarray(x).astype(numpy_dtype(v.dtype), copy=False), v.kind)
+    return finish(np.ascontiguousarray(x).astype(numpy_dtype(dtype), copy=False), v.kind)
 
 
 def _backward(p, g, threads):
@@ -727,9 +745,9 @@ def _backward(p, g, threads):
     dtype = WIDE[p.dtype] if p.real else p.complex_dtype
     length = p.shape[1]
     batches = _batches(p, p.states * length * np.dtype(dtype).itemsize)
-    u = np.empty((batches[0][1], p.states, length), dtype)
+    u = aligned_empty((batches[0][1], p.states, length), dtype)
     K = p.K.astype(dtype, copy=False)
-    dx = np.empty(p.shape, np.result_type(dtype, p.x.dtype))
+    dx = aligned_empty(p.shape, np.result_type(dtype, p.x.dtype))
     dK, dB, dC = (np.zeros(m.shape, np.result_type(dtype, np.float64)) for m in (p.K, p.B, p.C))
     for start, stop in batches:
         x = p.x[start:stop]
@@ -760,9 +778,14 @@ def fft_conv(equation, input, *args, real=True, threads=None):
     in any order: (n, l) or (l, n). A kernel of time alone serves all channels.
     Kernels of any length: taps past L do nothing, nothing wraps.
 
-    real: True: the real part. False: the whole, a complex array. float64 stays
-    float64, 16 bits compute in float32. Returns (B, L, H_out), of the input's
-    kind. Raises ValueError naming the equation's part that is wrong.
+    real: True: the real part. False: the whole, a complex array. Types promote to the
+    widest precision, as in `opt_ssm_forward`; 16 bits compute in float32. Returns
+    (B, L, H_out), of the input's kind. Raises TypeError for what is no array of
+    numbers, ValueError naming the equation's part that is wrong.
+
+    Example:
+        >>> fft_conv("bln,l->bln", [[[1], [2], [3]]], [1, 1]).round(6).tolist()
+        [[[1.0], [3.0], [5.0]]]
     """
     x, arrays, order = _parse(equation, input, args)
     if len(arrays) == 3:
@@ -772,18 +795,18 @@ def fft_conv(equation, input, *args, real=True, threads=None):
             p.reduce()
             return _run(p, _order(p, "auto", threads), threads)
         dtype = numpy_dtype(p.complex_dtype)
-        y = np.empty(p.shape[:2] + (p.outputs,), dtype)
+        y = aligned_empty(p.shape[:2] + (p.outputs,), dtype)
         length = p.shape[1]
         for start, stop in _batches(p, p.states * length * dtype.itemsize):
-            u = np.empty((stop - start, p.states, length), dtype)
+            u = aligned_empty((stop - start, p.states, length), dtype)
             _projected_rows(p, start, stop, u)
             conv(u, p.K, threads=threads, out=u)
             y[start:stop] = _swapped(u) @ p.C.T
         return finish(y, p.kind)
     (k,) = arrays
-    dtype = _result([x.dtype, k.dtype])
-    rows = _swapped(_array(x, WIDE[dtype]))
-    k = _array(k, WIDE[dtype])[..., : rows.shape[2]]
+    dtype = _real_dtype((x, k))
+    rows = _swapped(_in_precision(x, WIDE[dtype]))
+    k = _in_precision(k, WIDE[dtype])[..., : rows.shape[2]]
     if real and not np.iscomplexobj(rows):
         k = k.real
     run = conv if order == "channels" else conv_matrix

@@ -8,16 +8,19 @@ from . import _lib
 from ._array import (
     KERNEL_DTYPES,
     broadcast_strides,
-    check_dtype,
     choice,
     dtype_name,
     empty,
     finish,
+    fixed,
     numpy_dtype,
     size,
     view,
 )
-from .plan import _OFFSET, Plan, _pack, kernel_axes, rows_axes
+from ._handles import pack, tensor_offsets
+from .plan import Plan, kernel_axes, rows_axes
+
+_OFFSET = tensor_offsets(_lib.Operands)
 
 # A plan's rows, where the caller names no longest piece: long enough that a
 # call's overhead is small, and that the plan may choose its blocks.
@@ -41,13 +44,19 @@ class Stream:
 
     k: (Lk,), (G, Lk), (1, G, Lk) or (B, G, Lk), as for `conv`.
     channels: H; None means G.  batch: B.
-    dtype: of u, gates and y; None means k's (float64 for a list).
+    dtype: of u, gates and y; None means k's (float64 for a list or integers).
     skip: (H,); activation: None, "gelu" or "silu"; both as for `conv`.
     block: the longest piece that is convolved at once; a longer one goes in
         several.  None means a length that suits k.
     threads: of every push; None means all processors.
 
-    A stream is not shared between threads.  Raises ValueError.
+    A stream is not shared between threads.  Raises TypeError for what is no array of
+    numbers, ValueError.
+
+    Example:
+        >>> stream = Stream([1, 1])
+        >>> stream.push([1, 2]).round(6).tolist(), stream.push([3]).round(6).tolist()
+        ([1.0, 3.0], [5.0])
     """
 
     def __init__(
@@ -82,9 +91,8 @@ class Stream:
         self._activation = choice(activation, "activation", _lib.ACTIVATIONS)
         self._skip = None
         if skip is not None:  # a copy: the caller may change his
-            skip = view(skip, "skip", plan._kernel_dtypes[-1])
+            skip = plan._pack_channels(_lib.Operands(), "skip", view(skip, "skip"), 1)
             self._skip = view(skip.numpy().copy(), "skip")
-            plan._pack_channels(_lib.Operands(), "skip", self._skip, 1)
         # z, not rounded to 16 bits: before the next piece are the Lk - 1
         # samples up to _end.  Twice that many fit, so that they seldom move.
         self._taps, self._end = taps, taps - 1
@@ -116,6 +124,9 @@ class Stream:
         """Forget all input."""
         self._history()[...] = 0
 
+    def _why(self):
+        return f"this stream is for {self._plan.dtype}"
+
     def _history(self):
         """The last Lk - 1 samples, where they lie."""
         return self._past[..., self._end - self._taps + 1 : self._end]
@@ -129,9 +140,7 @@ class Stream:
 
     @history.setter
     def history(self, z):
-        allowed = self._plan._kernel_dtypes
-        v = view(z, "history", allowed[-1])
-        check_dtype(v, "history", allowed, self._plan.dtype)
+        v = fixed(z, "history", self._plan._kernel_dtypes, self._why())
         past = self._history()
         if v.shape != past.shape:
             raise ValueError(
@@ -142,13 +151,14 @@ class Stream:
     def push(self, u, in_gate=None, out_gate=None, *, mask=None):
         """The next n >= 1 samples of y from the next n of u.
 
-        u: (B, H, n); (H, n) if B is 1, (n,) if H is too; the stream's dtype.
-        in_gate, out_gate: u's dtype and shape, or broadcast to it.  mask:
-        (B, H).  Returns y, of u's shape and kind.  Raises ValueError, and then
-        has taken nothing in.
+        u: (B, H, n); (H, n) if B is 1, (n,) if H is too; the stream's dtype, or one
+        that is narrower and loses nothing.  in_gate, out_gate: u's shape, or broadcast
+        to it.  mask: (B, H), real or boolean.  Returns y, of u's shape and kind, in the
+        stream's dtype.  Raises TypeError for what is no array of numbers, ValueError,
+        and then has taken nothing in.
         """
         plan, dtype = self._plan, self._plan.dtype
-        v = view(u, "u", dtype)
+        v = fixed(u, "u", (dtype,), self._why())
         rows_axes(len(v.shape), "BHL")
         rows = (1,) * (3 - len(v.shape)) + tuple(v.shape)
         if rows[:2] != self._past.shape[:2] or rows[2] < 1:
@@ -156,16 +166,12 @@ class Stream:
             raise ValueError(
                 f"u has shape {v.shape}; this stream is for ({batch}, {channels}, n), n at least 1"
             )
-        if v.dtype != dtype and not plan._complex:
-            raise ValueError(f"u has dtype {v.dtype}; this stream is for {dtype}")
         result, y = empty(v.shape, dtype, v.kind)
         arrays = {"u": v, "y": y}
         for name, gate in (("in_gate", in_gate), ("out_gate", out_gate)):
             if gate is not None:
-                arrays[name] = view(gate, name, dtype)
+                arrays[name] = fixed(gate, name, (dtype,), self._why())
         for name, x in arrays.items():
-            if x.dtype != dtype:
-                x = plan._converted(x, name)
             strides = broadcast_strides(x, name, v.shape)
             arrays[name] = x.reshaped(rows, (0,) * (3 - len(v.shape)) + tuple(strides))
         ops = _lib.Operands(size=ctypes.sizeof(_lib.Operands), activation=self._activation)
@@ -178,10 +184,10 @@ class Stream:
             stop = min(start + self._block, rows[2])
             piece = {name: x.part(start, stop) for name, x in arrays.items()}
             for name, x in piece.items():
-                _pack(ops, _OFFSET[name], x)
+                pack(ops, _OFFSET[name], x)
             if self._past.size:
-                _pack(ops, _OFFSET["history"], view(self._history(), "history"))
-            plan._execute(_lib.lib.fftconv_forward, _lib.FORWARD, self._spectrum._handle, ops)
+                pack(ops, _OFFSET["history"], view(self._history(), "history"))
+            plan._backend.execute(plan, _lib.FORWARD, self._spectrum._handle, ops, piece, (), False)
             self._remember(piece["u"].numpy(), piece.get("in_gate"))
         return finish(result, v.kind)
 

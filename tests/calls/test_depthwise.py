@@ -6,14 +6,8 @@ import itertools
 import fftconv
 import numpy as np
 import pytest
-from fftconv import (
-    FlashDepthWiseConv1d,
-    FlashDepthwiseConv1d,
-    depthwise_conv1d,
-    depthwise_conv1d_backward,
-    reference,
-)
-from fftconv._array import numpy_dtype
+from fftconv import depthwise_conv1d, depthwise_conv1d_backward, reference
+from fftconv.flash import FlashDepthWiseConv1d, FlashDepthwiseConv1d
 from support import ACTIVATIONS, DTYPES, normal, same_bits, wide
 
 # of a whole array against the oracle, by its own dtype
@@ -322,7 +316,7 @@ def test_rows_as_they_are(dtype, taps, isa, layout):
 
 def test_bfloat16_rounds_to_even():
     """And keeps what is not finite, in pairs as elsewhere."""
-    bf16 = numpy_dtype("bfloat16")
+    bf16 = np.dtype("bfloat16")
     x = np.zeros((1, 1, 256), bf16)
     x[0, 0, ::3] = 1
     weights = 1 + 2.0**-8 * np.arange(-4, 5)  # ties among them
@@ -472,7 +466,7 @@ def test_their_tests(taps, x, w, is_bhl, rng):
 
 def test_both_spellings():
     assert FlashDepthwiseConv1d is FlashDepthWiseConv1d
-    assert fftconv.FlashDepthwiseConv1d is FlashDepthwiseConv1d
+    assert fftconv.flash.FlashDepthwiseConv1d is FlashDepthwiseConv1d
 
 
 def test_weights_are_seen_as_they_change():
@@ -514,7 +508,6 @@ def test_module_states(rng):
 X, W, B = np.ones((2, 3, 9)), np.ones((3, 3)), np.ones(3)
 BAD = [
     (dict(x=X.astype(complex)), "x has dtype complex128; it must be real"),
-    (dict(x=X.astype(int)), "x has dtype int64"),
     (dict(x=X[0, 0]), "x has 1 axis"),
     (dict(x=X[None]), "x has 4 axes"),
     (dict(x=X[..., :0]), r"x has shape \(2, 3, 0\)"),
@@ -522,7 +515,6 @@ BAD = [
     (dict(weight=W[:, :0]), r"weight has shape \(3, 0\)"),
     (dict(weight=W[0]), r"weight has shape \(3,\)"),
     (dict(weight=np.ones((3, 2, 3))), r"weight has shape \(3, 2, 3\)"),
-    (dict(weight=W.astype(bool)), "weight has dtype bool"),
     (dict(bias=B[:2]), r"bias has shape \(2,\); it must be \(3,\)"),
     (dict(bias=B[:, None]), r"bias has shape \(3, 1\)"),
     (dict(padding=-1), "padding is -1"),
@@ -591,6 +583,6 @@ def test_other_errors():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_types_of_ml_dtypes(dtype):
-    assert depthwise_conv1d(
-        np.ones((1, 2, 3), numpy_dtype(dtype)), [[1.0], [2.0]]
-    ).dtype == numpy_dtype(dtype)
+    assert depthwise_conv1d(np.ones((1, 2, 3), np.dtype(dtype)), [[1.0], [2.0]]).dtype == np.dtype(
+        dtype
+    )

@@ -8,8 +8,8 @@ import sys
 import fftconv
 import numpy as np
 import pytest
-from fftconv import natural, reference
-from fftconv._array import empty, numpy_dtype, view
+from fftconv import natural, reference  # natural: no call shows its DFTs alone
+from fftconv._array import empty, view
 from support import normal, same_bits, slow, wide
 
 KERNEL = {"float64": "float64", "float32": "float32", "float16": "float32", "bfloat16": "float32"}
@@ -99,7 +99,7 @@ class Heads:
         **options,
     ):
         """By position, as hyena-dna calls it."""
-        return fftconv.fftconv_fwd(
+        return fftconv.hyena.fftconv_fwd(
             self.u,
             self.filter,
             self.D,
@@ -118,7 +118,7 @@ class Heads:
         )
 
     def bwd(self, gelu=True, gelu_inp=False, gelu_q=False, hbl=False, **options):
-        return fftconv.fftconv_bwd(
+        return fftconv.hyena.fftconv_bwd(
             self.dout,
             self.u,
             self.filter,
@@ -249,7 +249,8 @@ def test_imaginary_parts_that_do_not_act(head_dim, n):
 def test_fft_size_from_the_filter():
     case = Heads(2, 4, 20, 2, 66)
     assert same_bits(
-        fftconv.fftconv_fwd(case.u, case.filter, case.D, case.v, 2, case.q, case.mask), case.fwd()
+        fftconv.hyena.fftconv_fwd(case.u, case.filter, case.D, case.v, 2, case.q, case.mask),
+        case.fwd(),
     )
 
 
@@ -264,7 +265,7 @@ def test_forced_float16(head_dim):
     for dtype, out in (("float32", "float16"), ("float16", "float16"), ("bfloat16", "bfloat16")):
         case = Heads(2, 4, 64, head_dim, dtype=dtype)
         y = case.fwd(fp16=True)
-        assert y.dtype == numpy_dtype(out)
+        assert y.dtype == np.dtype(out)
         close(y, case.oracle())
         # dout then comes in that type
         case.dout = case.dout.astype(np.float16)
@@ -346,12 +347,12 @@ def peak():
     return int(re.search(r"VmHWM:\\s*(\\d+)", text).group(1)) / 1024
 u = np.ones((64, 8, 4096), np.float32)
 k, D = np.ones((1, 4096), np.float32), np.ones(1, np.float32)
-fftconv.fftconv_func(u[:1], k, D, v=u[:1], q=u[:1], head_dim=8)
-fftconv.fftconv_func_backward(u[:1], u[:1], k, D, v=u[:1], q=u[:1], head_dim=8)
+fftconv.hyena.fftconv_func(u[:1], k, D, v=u[:1], q=u[:1], head_dim=8)
+fftconv.hyena.fftconv_func_backward(u[:1], u[:1], k, D, v=u[:1], q=u[:1], head_dim=8)
 before = peak()
-fftconv.fftconv_func(u, k, D, v=u, q=u, head_dim=8)
+fftconv.hyena.fftconv_func(u, k, D, v=u, q=u, head_dim=8)
 middle = peak()
-fftconv.fftconv_func_backward(u, u, k, D, v=u, q=u, head_dim=8)
+fftconv.hyena.fftconv_func_backward(u, u, k, D, v=u, q=u, head_dim=8)
 print(middle - before, peak() - middle)
 """
     output = subprocess.run(
@@ -377,13 +378,13 @@ def test_func(dtype, head_dim, taps, reverse):
     groups = 4 // head_dim
     k = normal(rng, (groups, taps), case.kernel, taps**-0.5)
     k_rev = None if reverse is None else normal(rng, (groups, reverse), case.kernel, reverse**-0.5)
-    y = fftconv.fftconv_func(
+    y = fftconv.hyena.fftconv_func(
         case.u, k, case.D, case.mask, True, False, False, case.v, head_dim, case.q, False, k_rev
     )
     arguments = (case.u, case.v, case.q, k, head_dim)
     options = dict(k_rev=k_rev, skip=case.D, activation="gelu", mask=case.mask[:, :groups])
     close(y, reference.conv_heads(*arguments, **options), "out")
-    got = fftconv.fftconv_func_backward(
+    got = fftconv.hyena.fftconv_func_backward(
         case.dout, case.u, k, case.D, case.mask, True, False, case.v, head_dim, case.q, False, k_rev
     )
     want = reference.conv_heads(*arguments, dy=case.dout, **options)
@@ -404,12 +405,12 @@ def test_func_is_fwd_of_the_kernels_transform():
     k = k.astype(np.float32)
     case.filter = np.fft.rfft(k, 64).astype(np.complex64)
     close(
-        fftconv.fftconv_func(case.u, k, case.D, case.mask, v=case.v, q=case.q, head_dim=8),
+        fftconv.hyena.fftconv_func(case.u, k, case.D, case.mask, v=case.v, q=case.q, head_dim=8),
         case.oracle(),
     )
     k_rev = k[:, ::-1].copy()
     case.filter = (np.fft.rfft(k, 64) + np.conj(np.fft.rfft(k_rev, 64))).astype(np.complex64)
-    y = fftconv.fftconv_func(
+    y = fftconv.hyena.fftconv_func(
         case.u, k, case.D, case.mask, v=case.v, q=case.q, head_dim=8, k_rev=k_rev
     )
     taps = np.fft.irfft(case.filter.astype(complex), 64)
@@ -424,9 +425,9 @@ def test_func_of_16_bit_kernels(dtype, head_dim):
     k = case.taps[0].astype(case.u.dtype)
     arguments = (case.u, k, case.D, case.mask)
     options = dict(v=case.v, q=case.q, head_dim=head_dim)
-    want = fftconv.fftconv_func(case.u, k.astype(np.float32), case.D, case.mask, **options)
-    assert same_bits(fftconv.fftconv_func(*arguments, **options), want)
-    g = fftconv.fftconv_func_backward(case.dout, *arguments, **options)
+    want = fftconv.hyena.fftconv_func(case.u, k.astype(np.float32), case.D, case.mask, **options)
+    assert same_bits(fftconv.hyena.fftconv_func(*arguments, **options), want)
+    g = fftconv.hyena.fftconv_func_backward(case.dout, *arguments, **options)
     assert g.dk.dtype == k.dtype
     close(
         g.dk,
@@ -552,9 +553,8 @@ def _bad():
         (dict(u=case.u[0]), r"u has shape \(8, 32\); it must be \(B, H, L\)"),
         (dict(u=case.u[..., :0]), r"u has shape \(2, 8, 0\)"),
         (dict(u=z), r"u has dtype complex64; it must be real"),
-        (dict(u=case.u.astype(int)), r"u has dtype int64"),
         (dict(v=case.v[:, :4]), r"v has shape \(2, 4, 32\).*\(2, 8, 32\)"),
-        (dict(q=case.q.astype(np.float16)), r"q has dtype float16"),
+        (dict(q=z), r"q has dtype complex64; it must be real"),
         (dict(head_dim=3), r"head_dim is 3; it must divide H = 8"),
         (dict(head_dim=0), r"head_dim is 0"),
         (dict(head_dim=2.0), r"head_dim is 2.0"),
@@ -563,16 +563,13 @@ def _bad():
         (dict(fft_size=66), r"filter has shape \(2, 33\).*\(2, 34\)"),
         (dict(filter=case.filter[:, :32]), r"filter has shape \(2, 32\)"),
         (dict(filter=case.filter[:1]), r"filter has shape \(1, 33\)"),
-        (dict(filter=case.filter.real.copy()), r"filter has dtype float32"),
-        (dict(filter=case.filter.astype(np.complex128)), r"filter has dtype complex128"),
-        (dict(filter=case.filter.real.astype(np.float16)), r"filter has dtype float16"),
         (dict(D=np.ones(8, np.float32)), r"D has shape \(8,\).*\(2,\)"),
-        (dict(D=np.ones(2)), r"D has dtype float64"),
+        (dict(D=np.ones(2, np.complex64)), r"D has dtype complex64; it must be real"),
         (
             dict(dropout_mask=case.mask[:, :2]),
             r"dropout_mask has shape \(2, 2\); it must be \(2, 8\)",
         ),
-        (dict(dropout_mask=case.mask.astype(bool)), r"dropout_mask has dtype bool"),
+        (dict(dropout_mask=case.mask + 0j), r"dropout_mask has dtype complex\d+; it must be real"),
         (dict(threads=0), r"threads is 0"),
     ]
 
@@ -584,19 +581,19 @@ GOOD, BAD = _bad()
 def test_errors(arguments, message):
     call = {**GOOD, **arguments}
     with pytest.raises(ValueError, match=message):
-        fftconv.fftconv_fwd(**call)
+        fftconv.hyena.fftconv_fwd(**call)
     with pytest.raises(ValueError, match=message):
-        fftconv.fftconv_bwd(GOOD["u"], **call)
+        fftconv.hyena.fftconv_bwd(GOOD["u"], **call)
 
 
 def test_other_errors():
     u = GOOD["u"]
     with pytest.raises(ValueError, match="dout has shape"):
-        fftconv.fftconv_bwd(u[:1], **GOOD)
-    with pytest.raises(ValueError, match="dout has dtype float64"):
-        fftconv.fftconv_bwd(u.astype(np.float64), **GOOD)
+        fftconv.hyena.fftconv_bwd(u[:1], **GOOD)
+    with pytest.raises(ValueError, match="dout has dtype complex64; it must be real"):
+        fftconv.hyena.fftconv_bwd(u.astype(np.complex64), **GOOD)
     with pytest.raises(ValueError, match="gelu_q is True and q is None"):
-        fftconv.fftconv_fwd(
+        fftconv.hyena.fftconv_fwd(
             **{
                 **GOOD,
                 "v": None,
@@ -609,10 +606,10 @@ def test_other_errors():
         )
     for filter in (GOOD["filter"][:, :-1], 3.0):
         with pytest.raises(ValueError, match=r"filter has shape"):
-            fftconv.fftconv_fwd(**{**GOOD, "filter": filter, "fft_size": None})
+            fftconv.hyena.fftconv_fwd(**{**GOOD, "filter": filter, "fft_size": None})
     wide_u = u.astype(np.float64)
     with pytest.raises(ValueError, match="force_fp16_output.*float64"):
-        fftconv.fftconv_fwd(
+        fftconv.hyena.fftconv_fwd(
             wide_u, GOOD["filter"].astype(complex), None, wide_u, 4, wide_u, force_fp16_output=True
         )
     k = np.ones((2, 32), np.float32)
@@ -620,12 +617,12 @@ def test_other_errors():
         (k[:1], r"k has shape \(1, 32\); it must be \(H / head_dim, Lk\)"),
         (k[:, :0], r"k has shape \(2, 0\)"),
         (k[0], r"k has shape \(32,\)"),
-        (k.astype(np.float64), "k has dtype float64"),
+        (k.astype(np.complex64), "k has dtype complex64; it must be real"),
     ]:
         with pytest.raises(ValueError, match=message):
-            fftconv.fftconv_func(u, bad, None, v=u, q=u, head_dim=4)
+            fftconv.hyena.fftconv_func(u, bad, None, v=u, q=u, head_dim=4)
         with pytest.raises(ValueError, match=re.sub("^k", "k_rev", message)):
-            fftconv.fftconv_func_backward(u, u, k, None, v=u, q=u, head_dim=4, k_rev=bad)
+            fftconv.hyena.fftconv_func_backward(u, u, k, None, v=u, q=u, head_dim=4, k_rev=bad)
 
 
 def test_calls_by_position():
@@ -633,7 +630,7 @@ def test_calls_by_position():
     import inspect
 
     names = {
-        f: list(inspect.signature(getattr(fftconv, f)).parameters)
+        f: list(inspect.signature(getattr(fftconv.hyena, f)).parameters)
         for f in ("fftconv_fwd", "fftconv_bwd", "fftconv_func")
     }
     assert names["fftconv_fwd"][:14] == [

@@ -1,6 +1,7 @@
 """Convolutions over channels, and the matrix product per frequency below them.
 
-The oracle sums tap by tap in 64 bits, y[t] += k[s] u[t'], with no transform.
+The oracle sums tap by tap in 64 bits, y[t] += k[s] u[t'], with no transform.  How many
+kernels a block takes, and the plan of a row, are set and seen in the module itself.
 """
 
 import ctypes
@@ -12,15 +13,8 @@ import fftconv
 import numpy as np
 import pytest
 from fftconv import _lib, matrix
-from fftconv._array import KERNEL_DTYPES
-from support import COMPLEX, DTYPES, check_rows, norm, normal, same_bits, slow, wide
-
-
-@pytest.fixture(autouse=True)
-def poison_matrix(poison, monkeypatch):
-    """Results and spectra of this module are full of NaN too."""
-    for name in ("empty", "aligned_bytes"):
-        monkeypatch.setattr(matrix, name, getattr(fftconv.plan, name))
+from fftconv._array import aligned_bytes
+from support import COMPLEX, DTYPES, KERNEL_DTYPES, check_rows, norm, normal, same_bits, slow, wide
 
 
 @pytest.fixture
@@ -28,7 +22,7 @@ def blocks(monkeypatch):
     """Sets how many kernels' spectra a block may take."""
 
     def limit(count, length, taps, **arguments):
-        row = matrix._plan(
+        row = matrix.row_plan(
             length,
             taps,
             arguments.get("reverse"),
@@ -199,8 +193,8 @@ def test_types_beside_each_other(dtype, k_dtype, mode):
 @pytest.mark.parametrize("dtype", ["float64", "float32", "complex64"])
 def test_every_isa(isa, dtype, monkeypatch):
     monkeypatch.setattr(matrix, "Plan", partial(fftconv.Plan, isa=isa))
-    monkeypatch.setattr(matrix, "_plan", matrix._plan.__wrapped__)
-    assert matrix._plan(64, 64, None, dtype, "causal", None, None).isa == isa
+    monkeypatch.setattr(matrix, "row_plan", matrix.row_plan.__wrapped__)
+    assert matrix.row_plan(64, 64, None, dtype, "causal", None, None).isa == isa
     Matrix(3, 5, 7, 130, 41, dtype=dtype).check()
     Matrix(2, 33, 34, 20, 20, dtype=dtype, mode="circular", fft_size=23).check()
 
@@ -212,7 +206,7 @@ def test_blocks(kernels, mode, reverse, blocks):
     over blocks of inputs and of outputs."""
     case = Matrix(2, 5, 7, 100, 60, mode=mode, reverse=reverse)
     blocks(kernels, 100, 60, mode=mode, reverse=reverse)
-    call = matrix._Call(case.u, case.k, mode, None, case.k_rev, None)
+    call = matrix._MatrixCall(case.u, case.k, mode, None, case.k_rev, None)
     assert len(call.blocks) == {1: 35, 2: 21, 5: 7, 12: 4, 20: 2}[kernels]
     case.check()
 
@@ -332,7 +326,7 @@ def test_memory(monkeypatch):
     batch, channels, length, taps = 4, 64, 1024, 4
     case = Matrix(batch, channels, channels, length, taps)
     monkeypatch.setattr(matrix, "BLOCK_BYTES", 1 << 20)
-    row = matrix._plan(
+    row = matrix.row_plan(
         length, taps, None, "float32", "causal", None, None
     ).counters.spectra_row_bytes
     rows = batch * channels * (row + 4 * length)  # spectra, and a result
@@ -363,9 +357,6 @@ def bad_calls():
         (dict(k=k[:, :2]), "k has shape"),
         (dict(k=k[:, :, :0]), "k has shape"),
         (dict(k=k[:0]), "k has shape"),
-        (dict(k=k.astype("float64")), "k has dtype"),
-        (dict(k=k.astype("float16")), "k has dtype"),
-        (dict(u=u.astype("int32")), "u has dtype"),
         (dict(mode="linear"), "mode"),
         (dict(mode=["causal"]), "mode"),
         (dict(fft_size=16), "fft_size"),
@@ -382,7 +373,6 @@ def bad_calls():
         (dict(two, k_rev=k[:1]), "k_rev has shape"),
         (dict(two, k_rev=k[0]), "k_rev has shape"),
         (dict(two, k_rev=k[:, :, :0]), "k_rev has shape"),
-        (dict(two, k_rev=k.astype("float64")), "k_rev has dtype"),
     ]
 
 
@@ -404,13 +394,14 @@ def test_out_refused():
     for out, words in [
         (good[:, :2], "out has shape"),
         (good.astype("float64"), "out has dtype"),
-        ([1, 2], "out is a list"),
         (np.broadcast_to(good[:1], good.shape), "read-only"),
         (case.k.reshape(-1)[:240].reshape(2, 3, 40), "out overlaps k"),
         (case.k.reshape(-1)[-240:].reshape(2, 3, 40)[::-1], "out overlaps k"),
     ]:
         with pytest.raises(ValueError, match=words):
             case.conv(out=out)
+    with pytest.raises(TypeError, match="out is a list; it must be a NumPy array"):
+        case.conv(out=[1, 2])
     assert np.all(good == 7)
     case = Matrix(1, 4, 3, 40, 40, mode="two_sided", reverse=40)
     with pytest.raises(ValueError, match="out overlaps k_rev"):
@@ -425,17 +416,13 @@ def test_out_refused():
 def test_no_plan_is_folded():
     """A product at every frequency is of one transform, whatever the planner
     would take for a circular row of this length."""
-    plan = matrix._plan(512, 512, None, "float32", "circular", None, None)
+    plan = matrix.row_plan(512, 512, None, "float32", "circular", None, None)
     assert plan.form == "right_angle"
 
 
 def test_backward_refused():
     case = Matrix(2, 4, 3, 40, 40)
-    for dy, words in [
-        (case.dy[:1], "dy has shape"),
-        (case.dy[:, :2], "dy has shape"),
-        (case.dy.astype("float64"), "dy has dtype"),
-    ]:
+    for dy, words in [(case.dy[:1], "dy has shape"), (case.dy[:, :2], "dy has shape")]:
         with pytest.raises(ValueError, match=words):
             fftconv.conv_matrix_backward(dy, case.u, case.k)
     for needs in ("k_rev", ("u", "skip"), [3]):
@@ -454,22 +441,22 @@ class Product:
         self.plan = fftconv.Plan(
             (1, 1, length), (1, 1, length), dtype=dtype, form=form, isa=isa, single_block=True
         )
-        self.real = self.plan._real_dtype()
+        self.real = self.plan.spectra_dtype
         self.reals = self.plan.counters.spectra_row_bytes // self.real.itemsize
         self.rng = np.random.default_rng([seed, rows, columns, depth])
         self.a, self.b = self.spectra(rows, depth), self.spectra(depth, columns)
         self.out = self.spectra(rows, columns)
 
     def spectra(self, n0, n1):
-        data, _ = fftconv.plan.aligned_bytes(n0 * n1 * self.reals * self.real.itemsize)
+        data, _ = aligned_bytes(n0 * n1 * self.reals * self.real.itemsize)
         s = data.view(self.real).reshape(n0, n1, self.reals)
         s[...] = self.rng.standard_normal(s.shape)
         return s
 
     def run(self, threads=1, **options):
         row = self.reals * self.real.itemsize
-        c = _lib.Contraction(
-            size=ctypes.sizeof(_lib.Contraction),
+        c = _lib.ContractionDesc(
+            size=ctypes.sizeof(_lib.ContractionDesc),
             rows=self.a.shape[0],
             columns=self.b.shape[1],
             depth=self.a.shape[1],

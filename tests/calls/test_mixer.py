@@ -8,11 +8,9 @@ from support import Case, check_forward, check_gradients, same_bits
 
 def case_of(module, batch, length, options=(), seed=0):
     """A Case with the module's parameters: its oracle is the module's."""
-    bidirectional = module.bidirectional
+    two_sided = module.two_sided
     circular = (
-        module.fft_size is not None
-        and not bidirectional
-        and module.fft_size < 2 * module.length - 1
+        module.fft_size is not None and not two_sided and module.fft_size < 2 * module.length - 1
     )
     case = Case(
         batch,
@@ -22,21 +20,21 @@ def case_of(module, batch, length, options=(), seed=0):
         module.precision,
         options=(*options, "skip"),
         activation=module.activation,
-        k_dtype=module.kernel.dtype.name,
-        mode="two_sided" if bidirectional else "circular" if circular else "causal",
+        k_dtype=module.k.dtype.name,
+        mode="two_sided" if two_sided else "circular" if circular else "causal",
         fft_size=module.fft_size if circular else None,
         seed=seed,
     )
-    case.k, case.operands["skip"] = module.kernel, module.skip
-    if bidirectional:
-        case.k_rev = module.kernel_rev
+    case.k, case.operands["skip"] = module.k, module.skip
+    if two_sided:
+        case.k_rev = module.k_rev
     return case
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16", "float64"])
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize(
-    "bidirectional, fft_size",
+    "two_sided, fft_size",
     [
         (False, None),
         (False, 64),
@@ -48,7 +46,7 @@ def case_of(module, batch, length, options=(), seed=0):
         (True, 256),
     ],
 )
-def test_forward_and_backward(bidirectional, fft_size, gated, precision):
+def test_forward_and_backward(two_sided, fft_size, gated, precision):
     """Every configuration, whole sequences and shorter ones."""
     for activation, length in (("gelu", 64), (None, 41), ("silu", 1)):
         module = FFTConv(
@@ -58,7 +56,7 @@ def test_forward_and_backward(bidirectional, fft_size, gated, precision):
             precision=precision,
             activation=activation,
             gated=gated,
-            bidirectional=bidirectional,
+            two_sided=two_sided,
         )
         gates = ("in_gate", "out_gate") if gated else ()
         case = case_of(module, 2, length, gates)
@@ -73,21 +71,21 @@ def test_forward_and_backward(bidirectional, fft_size, gated, precision):
 
 def test_parameters():
     """Assigned, or changed in place; both act."""
-    module = FFTConv(4, 32, bidirectional=True)
-    assert sorted(module.parameters()) == ["kernel", "kernel_rev", "skip"]
+    module = FFTConv(4, 32, two_sided=True)
+    assert sorted(module.parameters()) == ["k", "k_rev", "skip"]
     for name, x in module.parameters().items():
         assert x is getattr(module, name) and x.dtype == np.float32
-    assert np.allclose(np.linalg.norm(module.kernel, axis=1), 1)
+    assert np.allclose(np.linalg.norm(module.k, axis=1), 1)
     u = np.ones((1, 4, 32), np.float32)
-    module.kernel = np.zeros((4, 32))
-    module.kernel_rev[...] = 0
+    module.k = np.zeros((4, 32))
+    module.k_rev[...] = 0
     module.skip = [1, 2, 3, 4]
     assert (module(u)[0, :, 0] == [1, 2, 3, 4]).all()
     module.skip *= 2
     assert (module(u)[0, :, 0] == [2, 4, 6, 8]).all()
-    assert "kernel_rev" not in FFTConv(4, 32).parameters()
-    assert FFTConv(2, 8, precision="float64").kernel.dtype == np.float64
-    assert FFTConv(2, 8, precision="bfloat16").kernel.dtype == np.float32
+    assert "k_rev" not in FFTConv(4, 32).parameters()
+    assert FFTConv(2, 8, precision="float64").k.dtype == np.float64
+    assert FFTConv(2, 8, precision="bfloat16").k.dtype == np.float32
     assert "channels" not in repr(module) and "FFTConv(4, 32" in repr(module)
 
 
@@ -102,17 +100,15 @@ def test_a_step_against_the_gradient_lowers_the_loss():
         losses.append(float(np.sum(error**2)))
         g = module.backward(2 * error, u, needs=("k", "skip"))
         assert g.du is None
-        module.kernel -= 1e-3 * g.dk
+        module.k -= 1e-3 * g.dk
         module.skip -= 1e-3 * g.dskip
     assert losses == sorted(losses, reverse=True)
 
 
-def test_bidirectional_is_two_sided():
-    module = FFTConv(2, 16, bidirectional=True, precision="float64")
+def test_two_sided():
+    module = FFTConv(2, 16, two_sided=True, precision="float64")
     u = np.random.default_rng(0).standard_normal((1, 2, 16))
-    want = reference.conv(
-        u, module.kernel, mode="two_sided", k_rev=module.kernel_rev, skip=module.skip
-    )
+    want = reference.conv(u, module.k, mode="two_sided", k_rev=module.k_rev, skip=module.skip)
     assert np.abs(module(u) - want).max() < 1e-14
 
 
@@ -122,7 +118,7 @@ def test_errors():
         ((2, 0), {}, "length is 0"),
         ((2.5, 8), {}, "channels is 2.5"),
         ((2, 8), dict(fft_size=7), "fft_size is 7; it must be from 8"),
-        ((2, 8), dict(fft_size=14, bidirectional=True), "fft_size is 14; it must be from 15"),
+        ((2, 8), dict(fft_size=14, two_sided=True), "fft_size is 14; it must be from 15"),
         ((2, 8), dict(precision="int8"), "precision is 'int8'; allowed: float32"),
         (
             (2, 8),
@@ -130,15 +126,15 @@ def test_errors():
             "precision is 'complex64'; allowed: float32, float16, bfloat16, float64",
         ),
         ((2, 8), dict(activation="relu"), "activation is 'relu'"),
-        ((2, 8), dict(backend="tpu"), "backend is 'tpu'; allowed: 'auto'"),
+        ((2, 8), dict(device="tpu"), "device is 'tpu'; allowed: 'cpu', 'cuda' and"),
     ]:
         with pytest.raises(ValueError, match=message):
             FFTConv(*arguments, **options)
-    assert FFTConv(2, 8, backend="cpu").backend == "cpu"
+    assert FFTConv(2, 8, device="cpu").device == "cpu" and FFTConv(2, 8).device is None
     module = FFTConv(2, 8)
     u = np.ones((1, 2, 8), np.float32)
     for rows, gates, message in [
-        (u.astype(np.float16), (), "u has dtype float16; .* float32"),
+        (u.astype(np.float64), (), "u has dtype float64; .* float32"),
         (np.ones((1, 2, 9), np.float32), (), r"u has shape \(1, 2, 9\)"),
         (np.ones((1, 3, 8), np.float32), (), r"u has shape \(1, 3, 8\)"),
         (u[0, 0], (), r"u has shape \(8,\)"),
@@ -151,11 +147,11 @@ def test_errors():
             module.backward(u, rows, *gates)
     with pytest.raises(ValueError, match="out_gate is None; with gated=True"):
         FFTConv(2, 8, gated=True)(u, u)
-    with pytest.raises(ValueError, match=r"kernel has shape \(2, 7\)"):
-        module.kernel = np.ones((2, 7))
+    with pytest.raises(ValueError, match=r"k has shape \(2, 7\)"):
+        module.k = np.ones((2, 7))
     with pytest.raises(ValueError, match=r"skip has shape \(3,\)"):
         module.skip = np.ones(3)
-    with pytest.raises(AttributeError, match="no kernel_rev"):
-        _ = module.kernel_rev
-    with pytest.raises(AttributeError, match="no kernel_rev"):
-        module.kernel_rev = np.ones((2, 8))
+    with pytest.raises(AttributeError, match="no k_rev"):
+        _ = module.k_rev
+    with pytest.raises(AttributeError, match="no k_rev"):
+        module.k_rev = np.ones((2, 8))

@@ -360,7 +360,6 @@ GOOD = {
         ({"A": np.zeros((3, 4))}, r"A\[0, 0\] is 0\+0i.*negative real part"),
         ({"A": np.full((3, 4), np.nan)}, r"A\[0, 0\] is nan"),
         ({"A": np.ones(3)}, r"A has shape \(3,\)"),
-        ({"A": "x"}, "A cannot"),
         ({"B": np.ones((2, 3, 5))}, r"B has shape \(2, 3, 5\)"),
         ({"B": np.full((2, 3, 4), np.inf)}, "B has entries"),
         ({"C": np.ones((3, 4))}, r"C has shape \(3, 4\)"),
@@ -389,7 +388,7 @@ def test_bad_input(change, words):
     "dk, change, words",
     [
         (np.ones((2, 1, 3)), {}, "dk has shape"),
-        (np.ones((2, 1, 3, 8), int), {}, "dtype int64"),
+        (np.ones((2, 1, 3, 8), "f2"), {}, "dtype float16"),
         (np.ones((1, 1, 3, 8)), {}, r"must be \(2, 1, 3, 8\)"),
         (np.ones((2, 1, 3, 8)), {"needs": ("P",)}, "needs names 'P'"),
     ],

@@ -8,20 +8,19 @@ import warnings
 import fftconv
 import numpy as np
 import pytest
-from fftconv import _lib, fft_conv, opt_ssm_backward, opt_ssm_forward
-from fftconv.strategies import (
-    ORDERS,
-    STRATEGIES,
-    _costs,
-    _Operands,
-    _shape_of,
-    _spectra,
+from fftconv import _lib
+from fftconv.lrnnx import (
+    fft_conv,
     machine,
+    opt_ssm_backward,
+    opt_ssm_forward,
     strategy_costs,
     upstream_strategy,
 )
+from fftconv.strategies import ORDERS  # what runs each, to see which one is chosen
 from support import same_bits
 
+STRATEGIES = ("auto", "upstream", 1, 2, 3)
 LIMIT = {"float64": 1e-13, "float32": 3e-6}
 
 
@@ -110,10 +109,7 @@ def test_complex_operands(order, kinds, dtype, rng):
     """Every mixture, at shapes where each of the original's branches fails:
     S1 and S2 with the wrong types, Centaurus' complex C from batch 3 on."""
     arrays = operands(rng, 3, 40, 3, 4, 5, dtype=dtype, kinds=kinds)
-    p = _Operands(*arrays, "NL")
-    p.reduce()
-    y = np.full((3, 40, 4), np.nan, dtype)
-    ORDERS[order](p, y, None)
+    y = opt_ssm_forward(*arrays, strategy=order, k_layout="NL")
     check(y, definition(*arrays), dtype)
 
 
@@ -128,14 +124,13 @@ def test_any_kernel_length(strategy, taps, rng):
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_blocks(order, rng, monkeypatch):
-    """Small blocks of the batch, of kernels and of inputs give the same."""
+    """Small blocks of the batch, of kernels and of inputs give the same; their sizes
+    are set in the module itself."""
     arrays = operands(rng, 6, 50, 5, 7, 3, kinds="KBC")
+    monkeypatch.setattr(fftconv.strategies, "BLOCK_BYTES", 3000)
+    monkeypatch.setattr(fftconv.strategies, "ROWS_BYTES", 9000)
     for kinds in arrays, [a.real for a in arrays]:
-        p = _Operands(*kinds, "NL")
-        y = np.full((6, 50, 7), np.nan)
-        monkeypatch.setattr(fftconv.strategies, "BLOCK_BYTES", 3000)
-        monkeypatch.setattr(fftconv.strategies, "ROWS_BYTES", 9000)
-        ORDERS[order](p, y, None)
+        y = opt_ssm_forward(*kinds, strategy=order, k_layout="NL")
         check(y, definition(*kinds), "float64")
 
 
@@ -276,20 +271,26 @@ def test_flops_of_the_document_shape():
 def test_memory_is_the_model_s(shape, order, kinds, rng):
     """What is held beside operands and result, and far below (B, F, N, H)."""
     arrays = operands(rng, *shape, dtype="float32", kinds=kinds)
-    p = _Operands(*arrays, "NL")
-    p.reduce()
-    y = np.empty(shape[:2] + (shape[3],), "f4")
-    ORDERS[order](p, y, 1)  # plans
+    options = dict(strategy=order, k_layout="NL", threads=1)
+    y = opt_ssm_forward(*arrays, **options)  # plans
     tracemalloc.start()
-    ORDERS[order](p, y, 1)
-    peak = tracemalloc.get_traced_memory()[1]
+    opt_ssm_forward(*arrays, **options)
+    peak = tracemalloc.get_traced_memory()[1] - y.nbytes
     tracemalloc.stop()
-    model = _costs(machine("float32", 1), *_shape_of(p), 1)[order].memory_bytes
+    costs = strategy_costs(
+        *shape, is_complex=bool(kinds), threads=1, hardware=machine("float32", 1)
+    )
+    model = costs[order].memory_bytes
     if order == "2":  # the library's own
-        peak += (
-            _spectra(shape[1], shape[1], "complex64" if kinds else "float32", 1).row_bytes
-            * shape[4]
+        length = shape[1]
+        row = fftconv.Plan(
+            (1, 1, length),
+            (1, 1, length),
+            dtype="complex64" if kinds else "float32",
+            form=None if kinds else "right_angle",
+            single_block=True,
         )
+        peak += row.counters.spectra_row_bytes * shape[4]
     assert 0.9 * model < peak < 1.1 * model
     B, L, H, _, N = shape
     assert peak < B * L * N * H * 8 / 4
@@ -412,10 +413,8 @@ def test_fft_conv_with_projections(kinds, rng):
         ({"x": np.ones((2, 8))}, r"x has shape \(2, 8\); it must be \(B, L, H_in\)"),
         ({"x": np.ones((0, 8, 3))}, r"x has shape \(0, 8, 3\)"),
         ({"x": np.ones((2, 0, 3))}, r"x has shape \(2, 0, 3\)"),
-        ({"x": np.ones((2, 8, 3), int)}, "x has dtype int64"),
         ({"B_": np.ones((5, 4))}, r"B_ has shape \(5, 4\).*H_in = 3"),
         ({"B_": np.ones(5)}, r"B_ has shape \(5,\)"),
-        ({"B_": None}, "B_"),
         ({"C": np.ones((4, 6))}, r"C has shape \(4, 6\).*N = 5"),
         ({"K": np.ones((8, 6))}, r"K has shape \(8, 6\).*N = 5"),
         ({"K": np.ones((8, 0))}, r"K has shape \(8, 0\)"),
@@ -502,8 +501,8 @@ def test_imaginary_projections_need_complex_plans():
     s = plan.rows_to_spectra(np.ones((1, 1, 64)))
     out = np.full_like(s, np.nan)
     B, C = np.array([0.0, 1]), np.array([1.0, 0])
-    c = _lib.Projection(
-        size=ctypes.sizeof(_lib.Projection),
+    c = _lib.ProjectionDesc(
+        size=ctypes.sizeof(_lib.ProjectionDesc),
         batch=1,
         inputs=1,
         states=1,

@@ -121,12 +121,14 @@ def test_out_is_checked():
         (good.astype("float64"), "dtype"),
         (good.astype("int32"), "dtype"),
         (frozen, "read-only"),
-        ([[0.0]], "NumPy array"),
         (np.broadcast_to(good[:, :, :1], good.shape).copy()[:, :, :1], "shape"),
     ]:
         with pytest.raises(ValueError, match=f"out .*{word}"):
             fftconv.conv(case.u, case.k, out=out)
     assert not good.any()
+    for out in ([[0.0]], "y", {"y": good}):
+        with pytest.raises(TypeError, match="out is a .*NumPy array"):
+            fftconv.conv(case.u, case.k, out=out)
 
 
 def test_out_that_repeats_itself():
@@ -286,14 +288,14 @@ def test_arrays_of_devices():
         lambda: fftconv.conv(k, CudaArray()),
         lambda: fftconv.cuda.asarray(k),
         lambda: fftconv.Plan((1, 1, 4), (1, 4), device="cuda"),
-        lambda: fftconv.conv(k, k, backend="cuda"),
-        lambda: fftconv.conv_backward(k, k, k, backend="cuda"),
-        lambda: fftconv.FFTConv(1, 4, backend="cuda"),
+        lambda: fftconv.conv(k, k, device="cuda"),
+        lambda: fftconv.conv_backward(k, k, k, device="cuda"),
+        lambda: fftconv.FFTConv(1, 4, device="cuda"),
     ):
         with pytest.raises(fftconv.Unsupported, match="CUDA"):
             call()
-    for backend in ("auto", "cpu"):
-        assert np.allclose(fftconv.conv(k, k, backend=backend), [[1, 2, 3, 4]])
+    for device in (None, "cpu"):
+        assert np.allclose(fftconv.conv(k, k, device=device), [[1, 2, 3, 4]])
 
 
 def test_subclass():
@@ -360,8 +362,10 @@ def test_torch(dtype):
     assert g.din_gate.shape == gate.shape
     with pytest.raises(ValueError, match="requires grad"):
         fftconv.conv(torch.ones(4, requires_grad=True), torch.ones(4))
-    with pytest.raises(ValueError, match="int64"):
-        fftconv.conv(torch.ones(4, dtype=torch.int64), torch.ones(4))
+    y = fftconv.conv(torch.ones(4, dtype=torch.int64), torch.ones(4))
+    assert y.dtype == torch.float64 and torch.allclose(y, torch.arange(1.0, 5.0).double())
+    with pytest.raises(TypeError, match="complex32"):
+        fftconv.conv(torch.ones(4, dtype=torch.complex32), torch.ones(4))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -114,15 +114,16 @@ def test_repeated_by_strides(axes, mode):
 
 
 def test_repeated_kernel_makes_one_spectrum(monkeypatch):
-    """What `conv` plans for a repeated kernel is a plan for one."""
+    """What `conv` plans for a repeated kernel is a plan for one: seen where it asks for
+    its plans."""
     made = []
-    plan = fftconv.convolution._plan
+    plan = fftconv.convolution.cached_plan
 
     def spy(*arguments):
         made.append(arguments[1])
         return plan(*arguments)
 
-    monkeypatch.setattr(fftconv.convolution, "_plan", spy)
+    monkeypatch.setattr(fftconv.convolution, "cached_plan", spy)
     case = Case(3, 6, 40, 40, kernels=(3, 6))
     k = np.broadcast_to(case.k[:1, :1], case.k.shape)
     fftconv.conv(case.u, k)

@@ -6,7 +6,7 @@ import itertools
 import fftconv
 import numpy as np
 import pytest
-from fftconv._array import View
+from fftconv._view import View
 from hypothesis import given
 from hypothesis import strategies as st
 from support import COMPLEX, DTYPES, Case, check_forward, same_bits
@@ -68,7 +68,7 @@ def strided_results(monkeypatch):
 
     def empty(shape, dtype, kind):
         full = (1,) * (3 - len(shape)) + tuple(shape)
-        base, view = room(full, *next(kinds), fftconv._array.numpy_dtype(dtype))
+        base, view = room(full, *next(kinds), np.dtype(dtype))
         view = view.reshape(shape) if len(shape) == 3 else view[(0,) * (3 - len(shape))]
         assert np.shares_memory(base, view)
         written.append((base, view))
@@ -77,7 +77,7 @@ def strided_results(monkeypatch):
             view.__array_interface__["data"][0], dtype, tuple(shape), strides, view, kind
         )
 
-    monkeypatch.setattr(fftconv.plan, "empty", empty)
+    monkeypatch.setattr(fftconv._array, "empty", empty)
     return written
 
 

@@ -402,34 +402,38 @@ def test_lowpass_counters():
 
 
 @pytest.mark.parametrize("n", [64, 97])
-def test_spectrum_on_a_plan_without(n):
-    """plan.spectrum(k, pattern=) belongs to another plan, kept by this one."""
+def test_plan_replaced(n):
+    """plan.replace(pattern=) is another plan of the same choices, made anew."""
     dense = Case(2, 3, n, n, mode="circular", options=ALL)
     plan = dense.plan(threads=2, isa=ISAS[0])
     pattern = Pattern.lowpass(n // 3)
     case = Case(2, 3, n, n, mode="circular", options=ALL, pattern=pattern)
-    spectrum = plan.spectrum(case.k, pattern=pattern)
-    other = spectrum.plan
-    assert other is not plan and other.pattern == pattern
-    assert (other.threads, other.isa) == (2, ISAS[0])
-    assert plan.spectrum(case.k, pattern=Pattern.lowpass(n // 3)).plan is other
-    y = plan(case.u, spectrum, **case.plan_arguments)
+    other = plan.replace(pattern=pattern)
+    spectrum = other.spectrum(case.k)
+    assert other is not plan and other.pattern == pattern and spectrum.plan is other
+    assert (other.threads, other.isa, other.fft_size) == (2, ISAS[0], n)
+    assert plan.replace(pattern=pattern) is not other
+    y = other(case.u, spectrum, **case.plan_arguments)
     check_forward(case, y)
-    assert same_bits(y, other(case.u, spectrum, **case.plan_arguments))
-    check_gradients(case, plan.backward(case.dy, case.u, spectrum, **case.plan_arguments))
-    # Bare masks; the plan's own; and the plan itself as it was.
+    check_gradients(case, other.backward(case.dy, case.u, spectrum, **case.plan_arguments))
+    # The plan that it was made from neither takes its spectrum nor has changed.
+    for call in (
+        lambda: plan(case.u, spectrum, **case.plan_arguments),
+        lambda: plan.backward(case.dy, case.u, spectrum, **case.plan_arguments),
+    ):
+        with pytest.raises(ValueError, match="this plan's pattern is None"):
+            call()
+    # Bare masks; and the plan itself as it was.
     half = np.arange(n // 2 + 1) < n // 6
-    again = plan.spectrum(case.k, pattern=half)
-    check_forward(case, plan(case.u, again, **case.plan_arguments))
-    assert other.spectrum(case.k).plan is other
-    assert other.spectrum(case.k, pattern=pattern).plan is other
-    assert plan.pattern is None
+    again = plan.replace(pattern=half)
+    assert same_bits(again(case.u, again.spectrum(case.k), **case.plan_arguments), y)
+    assert plan.pattern is None and other.replace(pattern=None).pattern is None
     assert repr(pattern) in repr(spectrum) and repr(pattern) in repr(other)
     check_forward(dense, plan(dense.u, plan.spectrum(dense.k), **dense.plan_arguments))
 
 
 def test_spectrum_of_another_pattern():
-    """Refused by name where the plan does not know it, nothing written."""
+    """Refused by name, nothing written."""
     case = Case(1, 2, 64, 64, mode="circular")
     plans = [
         case.plan(),

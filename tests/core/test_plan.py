@@ -479,7 +479,8 @@ def test_sizes_chosen(length):
     if plan.form == "right_angle":
         assert 2 * plan.transform_length >= length + 1
         assert plan.transform_length <= 2 * length
-    assert plan.fft_size == 2 * plan.transform_length
+    assert plan.padded_length == 2 * plan.transform_length
+    assert plan.fft_size is None
 
 
 @pytest.mark.parametrize("mode", ["causal", "circular"])
@@ -518,6 +519,74 @@ def test_sizes_beside_each_other_do_not_share():
     plans = [case.plan() for case in cases]
     for case, plan in zip(cases, plans):
         check_forward(case, plan(case.u, plan.spectrum(case.k)))
+
+
+def test_a_prepared_call_is_the_same_call():
+    """Made again, it writes the same result from what the operands then hold, whatever
+    calls come between."""
+    u, k = np.ones((2, 3, 40), "f4"), np.ones((3, 40), "f4")
+    plan = fftconv.Plan(u.shape, k.shape)
+    y = np.empty_like(u)
+    kept = plan(u, plan.spectrum(k))
+    result, run = plan.prepare(u, plan.spectrum(k), out=y)
+    assert result is y and same_bits(y, kept)
+    plan(u, plan.spectrum(2 * k))  # another call leaves this one its memory
+    gc.collect()
+    fftconv.conv(np.ones((9, 9, 999), "f4"), np.ones((9, 999), "f4"))
+    y.fill(np.nan)
+    u[0] = 2
+    del plan
+    run()
+    assert np.array_equal(y, kept * u)
+
+
+@pytest.mark.parametrize("prepared", [True, False], ids=["spectrum", "kernels"])
+@pytest.mark.parametrize("mode", ["causal", "circular", "two_sided"])
+def test_prepared_calls(mode, prepared):
+    """Forward and backward, all operands, against the oracle."""
+    first, case = (Case(2, 3, 90, 40, mode=mode, options=ALL, activation="gelu") for _ in range(2))
+    plan = case.plan()
+    arguments = {**first.plan_arguments}
+    kernel = first.k
+    if prepared:
+        kernel = plan.spectrum(first.k, first.k_rev)
+    else:
+        arguments["k_rev"] = first.k_rev
+    y, forward = plan.prepare(first.u, kernel, **arguments)
+    g, backward = plan.prepare(first.u, kernel, dy=first.dy, **arguments)
+    check_forward(case, y)
+    check_gradients(case, g)
+    case.u = first.u[...] = -2 * case.u
+    first.dy[...] = case.dy = case.dy[::-1].copy()
+    for x in (y, *g):
+        if x is not None:
+            x[...] = np.nan
+    forward()
+    backward()
+    check_forward(case, y)
+    check_gradients(case, g)
+    _, nothing = plan.prepare(first.u, kernel, dy=first.dy, needs=(), **arguments)
+    nothing()
+
+
+def test_what_cannot_be_prepared():
+    case = Case(2, 3, 40, 40, options=("in_gate",))
+    plan, gate = case.plan(), case.operands["in_gate"]
+    with pytest.raises(ValueError, match="needs is 'k', and dy is None"):
+        plan.prepare(case.u, case.k, needs="k")
+    with pytest.raises(ValueError, match="out is given beside dy"):
+        plan.prepare(case.u, case.k, dy=case.dy, out=case.u)
+    for change, name in (
+        (dict(in_gate=gate[:1]), "in_gate"),
+        (dict(in_gate=gate.astype("f2")), "in_gate"),
+        (dict(u=case.u.astype("f2")), "u"),
+    ):
+        arguments = {"u": case.u, "spectrum": case.k, "in_gate": gate, **change}
+        with pytest.raises(ValueError, match=f"{name} has shape .*; to prepare its gradient"):
+            plan.prepare(dy=case.dy, **arguments)
+        plan.prepare(dy=case.dy, **arguments, needs="k")
+        check = plan.prepare(**arguments)[0]
+        assert same_bits(check, plan(**arguments))
 
 
 def test_plans_come_and_go_on_many_threads():

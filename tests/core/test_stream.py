@@ -5,7 +5,7 @@ import copy
 import fftconv
 import numpy as np
 import pytest
-from fftconv import Stream, reference
+from fftconv import Stream, _lib, reference
 from hypothesis import given
 from hypothesis import strategies as st
 from support import COMPLEX, DTYPES, Case, check_forward, same_bits
@@ -186,13 +186,14 @@ def test_threads(isa_threads):
 
 
 def test_one_plan(monkeypatch):
-    """However the pieces fall, no plan is made after the first."""
+    """However the pieces fall, no plan is made after the first: the library's own
+    function is replaced."""
     stream = Stream(np.ones((2, 30), np.float32), block=64)
 
     def no_more(*arguments):
         raise AssertionError("a second plan")
 
-    monkeypatch.setattr(fftconv.plan._lib.lib, "fftconv_plan_create", no_more)
+    monkeypatch.setattr(_lib.lib, "fftconv_plan_create", no_more)
     for n in (1, 64, 65, 1000, 3):
         stream.push(np.ones((2, n), np.float32))
 
@@ -212,6 +213,7 @@ def test_repr():
         (lambda s: s.push(np.ones((3, 4), "f4")), r"u has shape \(3, 4\)"),
         (lambda s: s.push(np.ones((2, 3, 0), "f4")), r"n at least 1"),
         (lambda s: s.push(np.ones((2, 3, 4))), "u has dtype float64; this stream"),
+        (lambda s: s.push(np.ones((2, 3, 4), int)), "u has dtype int64, that is float64; this"),
         (lambda s: s.push(np.ones((2, 3, 4), "f4"), np.ones((2, 3, 5), "f4")), "in_gate has shape"),
         (
             lambda s: s.push(np.ones((2, 3, 4), "f4"), None, np.ones((2, 3, 4))),
@@ -248,7 +250,7 @@ def test_errors_take_nothing_in(call, message):
         (dict(block=1.5), "block is 1.5"),
         (dict(threads=0), "threads is 0"),
         (dict(dtype="int8"), "dtype is 'int8'"),
-        (dict(dtype="float64"), "k has dtype float32"),
+        (dict(dtype="float16", k=np.ones((3, 5))), "k has dtype float64; this plan is for float16"),
         (dict(activation="relu"), "activation is 'relu'"),
         (dict(skip=np.ones(2, "f4")), "skip has shape"),
     ],

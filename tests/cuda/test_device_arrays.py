@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 from engine_calls import TOLERANCE, check_backward, check_forward
 from fftconv import _lib, cuda
-from fftconv._array import ITEM_BYTES, numpy_dtype, view
-from support import Case
+from fftconv._array import view
+from fftconv._view import ITEM_BYTES, DeviceView
+from support import Case, same_bits
 
 EMULATED = hasattr(_lib.lib, "cuda_emulated_waits")
 DEVICES = cuda.devices()
@@ -100,15 +101,24 @@ class Tensor:
 
     def to(self, dtype):
         dtype = str(dtype).removeprefix("torch.")
-        return Tensor(
-            cuda.asarray(self.memory.numpy().astype(numpy_dtype(dtype)), self.memory.device)
-        )
+        return Tensor(cuda.asarray(self.memory.numpy().astype(np.dtype(dtype)), self.memory.device))
 
     def sum_to_size(self, shape):
         axes = tuple(i for i, n in enumerate(shape) if n == 1)
         return Tensor(
             cuda.asarray(self.memory.numpy().sum(axes, keepdims=True), self.memory.device)
         )
+
+
+class WholeTensor(Tensor):
+    """A stand-in of one of integers or booleans, of which all that is used is `to`."""
+
+    def __init__(self, x, device):
+        self.x, self.shape, self.dtype = x, x.shape, f"torch.{x.dtype}"
+        self.device = types.SimpleNamespace(type="cuda", index=device)
+
+    def to(self, dtype):
+        return Tensor(cuda.asarray(self.x.astype(dtype.removeprefix("torch.")), self.device.index))
 
 
 def stand_in_torch():
@@ -118,7 +128,7 @@ def stand_in_torch():
         strided="strided",
         is_grad_enabled=lambda: True,
         cuda=types.SimpleNamespace(current_stream=lambda index: stream),
-        **{name: f"torch.{name}" for name in TOLERANCE},
+        **{name: f"torch.{name}" for name in ITEM_BYTES},
     )
     torch.empty = lambda shape, dtype, device: Tensor(cuda.Array(shape, dtype[6:], int(device[5:])))
     return torch
@@ -129,7 +139,7 @@ class Ndarray:
 
     def __init__(self, memory):
         self.memory = memory
-        self.shape, self.dtype = memory.shape, numpy_dtype(memory.dtype)
+        self.shape, self.dtype = memory.shape, np.dtype(memory.dtype)
         self.strides = tuple(s * self.dtype.itemsize for s in memory._strides())
         self.data = types.SimpleNamespace(ptr=memory._pointer)
         self.device = types.SimpleNamespace(id=memory.device)
@@ -150,6 +160,20 @@ class Ndarray:
 
     def reshape(self, shape):
         return self._on(self.memory.numpy().reshape(shape))
+
+
+class WholeNdarray(Ndarray):
+    """A stand-in of one of integers or booleans, of which all that is used is `astype`."""
+
+    def __init__(self, x, device):
+        self.x, self.shape, self.dtype = x, x.shape, x.dtype
+        self.device = types.SimpleNamespace(id=device)
+
+    def __dlpack_device__(self):
+        return (2, self.device.id)
+
+    def astype(self, dtype):
+        return Ndarray(cuda.asarray(self.x.astype(dtype), self.device.id))
 
 
 def stand_in_cupy():
@@ -184,7 +208,7 @@ def real_torch(torch):
 
     def back(y):
         if y.dtype == torch.bfloat16:
-            return y.view(torch.int16).cpu().numpy().view(numpy_dtype("bfloat16"))
+            return y.view(torch.int16).cpu().numpy().view(np.dtype("bfloat16"))
         return y.cpu().numpy()
 
     return torch.Tensor, to, back
@@ -207,9 +231,15 @@ def kind(request, monkeypatch):
         return (Dlpack, lambda x, device=0: Dlpack(cuda.asarray(x, device)), of_memory)
     if EMULATED:
         module = stand_in_torch() if name == "torch" else stand_in_cupy()
-        array = Tensor if name == "torch" else Ndarray
+        array, whole = (Tensor, WholeTensor) if name == "torch" else (Ndarray, WholeNdarray)
         monkeypatch.setitem(sys.modules, name, module)
-        return (array, lambda x, device=0: array(cuda.asarray(x, device)), of_memory)
+
+        def to(x, device=0):
+            if x.dtype.kind in "biu":
+                return whole(x, device)
+            return array(cuda.asarray(x, device))
+
+        return array, to, of_memory
     # JAX would take most of the card's memory, and keep it.
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     module = pytest.importorskip(name)
@@ -278,7 +308,8 @@ def test_plan(kind, layout):
     plan = fftconv.Plan(
         turn(case.u).shape, case.k.shape, dtype="float16", layout=layout, device="cuda"
     )
-    assert plan.device == "cuda:0" and plan.isa == "fused" and "cuda:0" in repr(plan)
+    assert plan.device == "cuda:0" and "fused, cuda:0" in repr(plan)
+    assert plan.engine == "fused" and plan.isa is None
     at = {"skip": to(case.operands["skip"]), "out_gate": to(turn(case.operands["out_gate"]))}
     spectrum = plan.spectrum(to(case.k))
     for kernel in (spectrum, spectrum, to(case.k)):
@@ -349,7 +380,7 @@ def test_other_calls(kind):
         mode="circular",
         fft_size=256,
     )
-    flash = fftconv.FlashFFTConv(256, dtype="float16")
+    flash = fftconv.flash.FlashFFTConv(256, dtype="float16")
     at = moved(case.operands, to)
     y = flash(to(case.u), to(case.k), **at)
     assert isinstance(y, array)
@@ -358,18 +389,18 @@ def test_other_calls(kind):
     check_backward(case, {n: back(x) for n, x in g._asdict().items() if x is not None})
 
     short = Case(2, 4, 128, 40)
-    partial_conv = fftconv.PartialFFTConv(40)
+    partial_conv = fftconv.flash.PartialFFTConv(40)
     check_forward(short, back(partial_conv(to(short.u), to(short.k))))
 
     case = Case(2, 4, 128, 128, options=("skip",), activation="gelu")
     skip = case.operands["skip"]
-    y = fftconv.fftconv_func(to(case.u), to(case.k), to(skip))
+    y = fftconv.hyena.fftconv_func(to(case.u), to(case.k), to(skip))
     check_forward(case, back(y))
-    g = fftconv.fftconv_func_backward(to(case.dy), to(case.u), to(case.k), to(skip))
+    g = fftconv.hyena.fftconv_func_backward(to(case.dy), to(case.u), to(case.k), to(skip))
     check_backward(case, {"du": back(g.du), "dk": back(g.dk), "dskip": back(g.dD)})
 
-    module = fftconv.FFTConv(4, 128, activation="gelu", backend="cuda")
-    module.kernel, module.skip = case.k, skip
+    module = fftconv.FFTConv(4, 128, activation="gelu", device="cuda")
+    module.k, module.skip = case.k, skip
     y = module(to(case.u))
     assert isinstance(y, array)
     check_forward(case, back(y))
@@ -382,7 +413,7 @@ def test_partial_of_a_longer_kernel(kind):
     """Taps that never act have a gradient of zero, by the kind's own pad."""
     array, to, back = kind
     case = Case(2, 3, 64, 64)
-    short = fftconv.PartialFFTConv(20)
+    short = fftconv.flash.PartialFFTConv(20)
     if array in (cuda.Array, Dlpack) or EMULATED and array is Tensor:
         return
     g = short.backward(to(case.dy), to(case.u), to(case.k))
@@ -497,7 +528,7 @@ def test_dlpack_lives_as_long_as_it_is_used():
     del a
     gc.collect()
     assert len(cuda._handed_out) == 1
-    assert (cuda.DeviceView, "float32", 0) == (type(v), v.dtype, v.device)
+    assert (DeviceView, "float32", 0) == (type(v), v.dtype, v.device)
     del v
     gc.collect()
     assert not cuda._handed_out
@@ -566,20 +597,103 @@ def test_torch_graph(torch):
 # ---- What is refused -------------------------------------------------------------
 
 
-def test_backend():
+def test_device_named():
+    """It is where u is, or an error; "cuda" is any CUDA device."""
     case = Case(1, 2, 64, 64)
     u, k = cuda.asarray(case.u), cuda.asarray(case.k)
-    for backend in ("auto", "cuda"):
-        check_forward(case, fftconv.conv(u, k, backend=backend).numpy())
-        fftconv.conv_backward(u, u, k, backend=backend)
-    for rows, kernel, backend in ((u, k, "cpu"), (case.u, case.k, "cuda")):
-        there = "the CPU" if rows is case.u else "cuda:0"
-        with pytest.raises(ValueError, match=f"u is on {there}, and backend is"):
-            fftconv.conv(rows, kernel, backend=backend)
-        with pytest.raises(ValueError, match=f"u is on {there}, and backend is"):
-            fftconv.FFTConv(2, 64, backend=backend)(rows)
-    with pytest.raises(ValueError, match="backend is 'gpu'; allowed: 'auto'"):
-        fftconv.conv(u, k, backend="gpu")
+    for device in (None, "cuda", "cuda:0"):
+        check_forward(case, fftconv.conv(u, k, device=device).numpy())
+        fftconv.conv_backward(u, u, k, device=device)
+        fftconv.FFTConv(2, 64, device=device)(u)
+    last = f"cuda:{DEVICES - 1}"
+    there = cuda.asarray(case.u, DEVICES - 1)
+    fftconv.FFTConv(2, 64, device="cuda")(there)
+    fftconv.FFTConv(2, 64, device=last)(there)
+    refused = [(u, k, "cpu"), (case.u, case.k, "cuda"), (case.u, case.k, last)]
+    if DEVICES > 1:
+        refused += [(u, k, last), (there, k, "cuda:0")]
+    for rows, kernel, device in refused:
+        at = "the CPU" if rows is case.u else last if rows is there else "cuda:0"
+        with pytest.raises(ValueError, match=f"u is on {at}, and device is '{device}'"):
+            fftconv.conv(rows, kernel, device=device)
+        with pytest.raises(ValueError, match=f"u is on {at}, and device is '{device}'"):
+            fftconv.FFTConv(2, 64, device=device)(rows)
+    with pytest.raises(ValueError, match="device is 'gpu'; allowed: 'cpu'"):
+        fftconv.conv(u, k, device="gpu")
+    beyond = f"cuda:{DEVICES}"
+    for call in (
+        lambda: fftconv.conv(u, k, device=beyond),
+        lambda: fftconv.FFTConv(2, 64, device=beyond),
+    ):
+        with pytest.raises(fftconv.Unsupported, match=f"'{beyond}', and there are {DEVICES} CUDA"):
+            call()
+
+
+# ---- Types beside each other: converted by torch and CuPy, else refused ---------
+
+
+def test_conversions(kind):
+    """Kernels in the other 16-bit type, gates in float32, a mask of booleans, integers:
+    each gradient in its operand's own dtype."""
+    array, to, back = kind
+    case = Case(2, 4, 64, 64, "float16", options=ALL)
+    rng = np.random.default_rng(0)
+    mask = rng.random((2, 4)) < 0.5
+    whole = rng.integers(-3, 4, case.k.shape)
+    changes = [
+        ({"in_gate": case.operands["in_gate"].astype("float32")}, "float32"),
+        ({"mask": mask}, "float16"),
+        ({"k": whole.astype("int32")}, "float64"),
+        ({"u": case.u.astype("float64")}, "float64"),
+    ]
+    if array in (cuda.Array, Dlpack) or array.__module__.startswith("jax"):
+        u, k = to(case.u), to(case.k)
+        gate = case.operands["in_gate"].astype("float32")
+        with pytest.raises(ValueError, match="u has dtype float16 on cuda:0.*pass it as float32"):
+            fftconv.conv(u, k, to(gate))
+        with pytest.raises(ValueError, match="k has dtype float16 on cuda:0.*pass it as float32"):
+            fftconv.conv(to(gate), k)
+        return
+    base = {"u": case.u, "k": case.k, **case.operands}
+    for change, result in changes:
+        given = {**base, **change}
+        kernel = "float32" if result == "float16" else result
+        alike = {
+            name: x.astype(result if name in ("u", "in_gate", "out_gate") else kernel)
+            if x.dtype != np.float16 or result != "float16"
+            else x
+            for name, x in given.items()
+        }
+        y = fftconv.conv(**moved(given, to))
+        assert isinstance(y, array) and back(y).dtype == result
+        assert same_bits(back(y), back(fftconv.conv(**moved(alike, to))))
+        dy = case.dy.astype(result)
+        got = fftconv.conv_backward(to(dy), **moved(given, to))
+        want = fftconv.conv_backward(to(dy), **moved(alike, to))
+        for name, x in given.items():
+            if name != "mask":
+                a, b = (back(getattr(g, "d" + name)) for g in (got, want))
+                own = np.float64 if x.dtype.kind in "biu" else x.dtype
+                assert same_bits(a, b.astype(own)), name
+
+
+def test_conversions_of_plans_and_modules(kind):
+    array, to, back = kind
+    case = Case(2, 4, 64, 64, "float16")
+    plan = fftconv.Plan(case.u.shape, case.k.shape, device="cuda")
+    module = fftconv.FFTConv(4, 64, device="cuda")
+    wide = case.u.astype("float64")
+    for call in (lambda u: plan(u, to(np.float32(case.k))), module):
+        with pytest.raises(
+            ValueError, match="u has dtype float64; this .* float32; allowed: float32"
+        ):
+            call(to(wide))
+        if array in (cuda.Array, Dlpack) or array.__module__.startswith("jax"):
+            with pytest.raises(ValueError, match="u has dtype float16 on cuda:0"):
+                call(to(case.u))
+            continue
+        y = call(to(case.u))
+        assert isinstance(y, array) and same_bits(back(y), back(call(to(np.float32(case.u)))))
 
 
 def test_wrong_arrays():
@@ -588,12 +702,16 @@ def test_wrong_arrays():
     host = {"data": (case.u.ctypes.data, False)}
     for x, says in [
         (Interface(case.u, **host), "u: memory is .* must be a device's"),
-        (Interface(case.u, typestr="<i4"), "u has dtype <i4; allowed"),
-        (Interface(case.u, typestr=">f4"), "u has dtype >f4; allowed"),
-        (Interface(case.u, mask=case.u), "u is a masked array"),
         (Interface(case.u, shape=(0, 2, 64)), r"u has shape \(0, 2, 64\)"),
     ]:
         with pytest.raises(ValueError, match=says):
+            fftconv.conv(x, k)
+    for x, says in [
+        (Interface(case.u, typestr="<i4"), "u has dtype <i4; allowed on a device: float64"),
+        (Interface(case.u, typestr=">f4"), "u has dtype >f4; allowed on a device: float64"),
+        (Interface(case.u, mask=case.u), "u is a masked array"),
+    ]:
+        with pytest.raises(TypeError, match=says):
             fftconv.conv(x, k)
     readonly = Interface(case.u)
     readonly.fields["data"] = (readonly.fields["data"][0], True)
@@ -627,16 +745,16 @@ def test_not_on_a_device():
             u,
             k,
         ),
-        ("pattern is", fftconv.FrequencySparseFFTConv(8), u, k),
+        ("pattern is", fftconv.flash.FrequencySparseFFTConv(8), u, k),
         ("rows_to_spectra is not on", plan.rows_to_spectra, u),
         (
             "this is the CPU's",
-            partial(fftconv.fftconv_func, head_dim=2, v=u, q=u),
+            partial(fftconv.hyena.fftconv_func, head_dim=2, v=u, q=u),
             u,
             cuda.asarray(case.k[:2]),
             D,
         ),
-        ("a filter is the CPU's", fftconv.fftconv_fwd, u, k, None),
+        ("a filter is the CPU's", fftconv.hyena.fftconv_fwd, u, k, None),
     ]:
         with pytest.raises(fftconv.Unsupported, match=says):
             call(*arguments)
@@ -650,9 +768,9 @@ def test_not_on_a_device():
         ),
         ("x is on a CUDA device; this call", fftconv.depthwise_conv1d, u, w),
         ("k is on a CUDA device; this call", fftconv.Stream, k),
-        ("kernel is on a CUDA device", partial(setattr, fftconv.FFTConv(4, 64), "kernel"), k),
+        ("k is on a CUDA device", partial(setattr, fftconv.FFTConv(4, 64), "k"), k),
         (
-            'isa is "avx2"',
+            "isa is 'avx2'; on cuda:0, where engine names what runs",
             partial(fftconv.Plan, device="cuda", isa="avx2"),
             case.u.shape,
             case.k.shape,
@@ -663,18 +781,18 @@ def test_not_on_a_device():
 
 
 @pytest.mark.parametrize(
-    "dtype, length, isa",
+    "dtype, length, engine",
     [("float64", 500, None), ("float32", 40000, None), ("bfloat16", 300, "cufft")],
 )
-def test_by_cufft(dtype, length, isa):
+def test_by_cufft(dtype, length, engine):
     """What no fused launch holds, and what is told to: where there is cuFFT."""
     case = Case(3, 2, length, length, dtype, options=ALL, activation="gelu")
     try:
-        plan = fftconv.Plan(case.u.shape, case.k.shape, dtype=dtype, isa=isa, device="cuda")
+        plan = fftconv.Plan(case.u.shape, case.k.shape, dtype=dtype, engine=engine, device="cuda")
     except fftconv.Unsupported as error:
         assert "cuFFT was not found" in str(error) and not EMULATED
         pytest.skip(str(error))
-    assert plan.isa == "cufft" and plan.transform_length >= 2 * length - 1
+    assert plan.engine == "cufft" and plan.isa is None and plan.transform_length >= 2 * length - 1
     operands = {name: cuda.asarray(x) for name, x in case.operands.items()}
     u, k, dy = (cuda.asarray(x) for x in (case.u, case.k, case.dy))
     spectrum = plan.spectrum(k)
@@ -707,9 +825,9 @@ def test_memory_functions_refuse():
 
 def test_asarray():
     for dtype in ("float64", "float32", "float16", "bfloat16", "complex64"):
-        x = np.arange(12).reshape(3, 4).astype(numpy_dtype(dtype))
+        x = np.arange(12).reshape(3, 4).astype(np.dtype(dtype))
         a = cuda.asarray(x.T)
         assert a.shape == (4, 3) and a.dtype == dtype and f"{dtype}" in repr(a)
         assert a.numpy().tobytes() == np.ascontiguousarray(x.T).tobytes()
     assert cuda.asarray([1, 2.5]).numpy().tolist() == [1, 2.5]
-    assert not hasattr(cuda.asarray(x.astype(numpy_dtype("bfloat16"))), "__cuda_array_interface__")
+    assert not hasattr(cuda.asarray(x.astype(np.dtype("bfloat16"))), "__cuda_array_interface__")

@@ -1,0 +1,74 @@
+"""What the package shows: its public names, where they are, and their examples."""
+
+import doctest
+import inspect
+
+import fftconv
+import numpy as np
+import pytest
+
+TOP = """Counters FFTConv Gradients Pattern Plan Spectrum Stream Unsupported conv
+conv_backward conv_matrix conv_matrix_backward cost cuda default_threads depthwise_conv1d
+depthwise_conv1d_backward flash hippo hyena isas lrnnx monarch reference ssm"""
+# The originals' calls, under their own names, and what they return.
+ORIGINALS = {
+    "flash": """FlashDepthWiseConv1d FlashDepthwiseConv1d FlashFFTConv
+    FrequencySparseFFTConv PartialFFTConv""",
+    "hyena": """FilterGradients FuncGradients fftconv_bwd fftconv_func
+    fftconv_func_backward fftconv_fwd""",
+    "lrnnx": """Centaurus Cost FFTConvS4 Machine S4DKernel S4Kernel SsmGradients fft_conv
+    machine opt_ssm_backward opt_ssm_forward strategy_costs upstream_strategy""",
+}
+# Whose calls have examples, at least.
+EXAMPLES = """conv conv_backward conv_matrix depthwise_conv1d FFTConv Plan Plan.prepare
+Plan.replace Stream flash.FlashFFTConv flash.FlashDepthWiseConv1d hyena.fftconv_func
+lrnnx.opt_ssm_forward lrnnx.fft_conv ssm.ssm_kernel"""
+
+
+def test_the_top_level_is_ours():
+    assert dir(fftconv) == sorted(fftconv.__all__) == TOP.split()
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_the_originals_have_their_own_modules(name):
+    module = getattr(fftconv, name)
+    assert dir(module) == sorted(module.__all__) == ORIGINALS[name].split()
+    assert not set(module.__all__) & set(fftconv.__all__)
+    for call in module.__all__:
+        assert not hasattr(fftconv, call)
+
+
+def test_both_spellings():
+    assert fftconv.flash.FlashDepthWiseConv1d is fftconv.flash.FlashDepthwiseConv1d
+
+
+def public():
+    """{dotted name: what it names} of all functions and classes."""
+    spaces = {"": fftconv, **{f"{name}.": getattr(fftconv, name) for name in (*ORIGINALS, "ssm")}}
+    return {
+        prefix + name: getattr(space, name)
+        for prefix, space in spaces.items()
+        for name in space.__all__
+        if callable(getattr(space, name))
+    }
+
+
+def test_everything_public_is_described():
+    for name, x in public().items():
+        assert inspect.getdoc(x), name
+        # Names with a module of their own say where they are.
+        assert getattr(x, "__module__", "").startswith("fftconv"), name
+
+
+def test_examples():
+    """Those of the docstrings run as printed."""
+    finder, run = doctest.DocTestFinder(), []
+    for name, x in public().items():
+        found = {"np": np, "fftconv": fftconv, **vars(inspect.getmodule(x))}
+        for test in finder.find(x, name, globs=found):
+            if not test.examples:
+                continue
+            results = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test)
+            assert not results.failed, f"{test.name}: see the output"
+            run.append(test.name)
+    assert set(EXAMPLES.split()) <= set(run)
