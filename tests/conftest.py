@@ -1,18 +1,19 @@
-"""Settings of the tests: what is left out, and poisoned memory everywhere."""
+"""Settings of the tests: which of them run, and NaN in all memory before it is written."""
 
+import gc
+import itertools
 import os
-import sys
+from collections import defaultdict
 
 import numpy as np
 import pytest
+from fftconv import _array, _lib, cuda, plan
 from hypothesis import settings
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-
-import fftconv.cuda  # noqa: E402
-import fftconv.depthwise  # noqa: E402
-import fftconv.hyena  # noqa: E402
-import fftconv.plan  # noqa: E402
+# What runs: see `selected`.
+TARGET = os.environ.get("FFTCONV_TESTS", "check")
+TARGETS = ("check", "all", "rest", "big", "short")
+EXAMPLES = {"check": 25, "short": 10}
 
 # The same examples on every run; FFTCONV_EXAMPLES=2000 digs deeper.
 settings.register_profile(
@@ -20,72 +21,119 @@ settings.register_profile(
     derandomize=True,
     deadline=None,
     database=None,
-    max_examples=int(os.environ.get("FFTCONV_EXAMPLES", 200)),
+    max_examples=int(os.environ.get("FFTCONV_EXAMPLES", EXAMPLES.get(TARGET, 200))),
 )
 settings.load_profile("fftconv")
 
 
-# Arrays on devices: `make check` has test_cuda.py run it on the emulated ones.
-collect_ignore = [] if fftconv.cuda.available() else ["cuda/test_device_arrays.py"]
-
-
 def pytest_configure(config):
-    for marker in (
-        "big: rows to 2^23; run by `make bigcheck` only",
-        "slow: left out under sanitizers",
-    ):
-        config.addinivalue_line("markers", marker)
+    if TARGET not in TARGETS:
+        raise pytest.UsageError(f"FFTCONV_TESTS is {TARGET!r}; allowed: {', '.join(TARGETS)}")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Rows to 2^23 only when asked for, by -m or by FFTCONV_TESTS=big."""
-    if config.option.markexpr or os.environ.get("FFTCONV_TESTS") == "big":
-        return
-    left_out = [item for item in items if item.get_closest_marker("big")]
+    leave_to_check_all(items)
+    kept, left_out = [], []
+    for item in items:
+        (kept if selected(item, config) else left_out).append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+        items[:] = kept
+
+
+# Of several processes, which of these files' tests have one to themselves: the figures
+# are made once, the library is installed once.
+TOGETHER = {"figures": "figures", "packaging": "install", "readme": "install"}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            name = nodeid.partition("::")[0].rpartition("/test_")[2].removesuffix(".py")
+            return TOGETHER.get(name, nodeid)
+
+    return Scheduling(config, log)
+
+
+def pytest_collection_finish():
+    """What lives until the end need not be looked at by every gc.collect()."""
+    gc.collect()
+    gc.freeze()
+
+
+def selected(item, config):
+    """Does the target run this test?  What it does with -m, that says itself."""
+    marked = {mark.name for mark in item.iter_markers()}
+    if "on_device" in marked and not cuda.available():
+        return False
+    if config.option.markexpr:
+        return True
+    # check leaves out or runs only a part of what `rest` runs: all of it, or more examples.
+    rest = marked & {"thorough", "partly", "hypothesis"}
+    return {
+        "check": not marked & {"big", "thorough"},
+        "short": not marked & {"big", "thorough", "slow"},
+        "rest": rest and "big" not in marked,
+        "all": "big" not in marked,
+        "big": True,
+    }[TARGET]
+
+
+def leave_to_check_all(items):
+    """Mark `thorough` what a test marked `pairwise` need not run for every two of its
+    parameters' values to meet."""
+    products = defaultdict(list)  # of each test's
+    for item in items:
+        if item.get_closest_marker("pairwise"):
+            products[item.nodeid.partition("[")[0]].append(item)
+    for product in products.values():
+        pairs = {}
+        for item in product:
+            values = [(name, repr(value)) for name, value in item.callspec.params.items()]
+            pairs[item] = set(itertools.combinations(values, 2))
+        missing = set().union(*pairs.values())
+        while missing:
+            best = max(product, key=lambda item: len(pairs[item] & missing))
+            missing -= pairs.pop(best)
+            product.remove(best)
+        for item in product:
+            item.add_marker(pytest.mark.thorough)
 
 
 @pytest.fixture(autouse=True)
 def poison(monkeypatch):
     """Every output, spectrum and workspace is full of NaN before its call."""
-    module = fftconv.plan
-    new_array, new_bytes = module.empty, module.aligned_bytes
-    at_least = module._Workspace.at_least
+    fresh_bytes, fresh_tensor, device_empty = _array.fresh_bytes, _array.fresh_tensor, cuda.empty
+    at_least = plan._Workspace.at_least
 
-    def empty(shape, dtype, kind):
-        array, view = new_array(shape, dtype, kind)
-        array[...] = float("nan")
-        return array, view
-
-    def aligned_bytes(n):
-        buffer, address = new_bytes(n)
+    def bytes_of_nan(n):
+        buffer = fresh_bytes(n)
         buffer[...] = 0xFF  # a NaN in every type we have
-        return buffer, address
+        return buffer
+
+    def tensor_of_nan(*arguments):
+        return fresh_tensor(*arguments).fill_(float("nan"))
 
     def workspace(self, size):
         pointer = at_least(self, size)
-        self._buffer[:size] = 0xFF  # of what may be a far larger one
+        self._buffer[:size] = 0xFF  # of what may be a far larger one, and used before
         return pointer
 
-    for user in (module, fftconv.depthwise, fftconv.hyena):
-        monkeypatch.setattr(user, "empty", empty)
-    new_device_array = fftconv.cuda.empty
-
-    def device_empty(shape, dtype, like):
-        array, v = new_device_array(shape, dtype, like)
-        bytes_ = int(np.prod(shape)) * fftconv._array.ITEM_BYTES[dtype]
+    def device_nan(shape, dtype, like):
+        array, v = device_empty(shape, dtype, like)
+        bytes_ = int(np.prod(shape)) * _array.ITEM_BYTES[dtype]
         nan = np.full(bytes_, 0xFF, np.uint8)
-        fftconv._lib.lib.fftconv_cuda_copy(
-            v.pointer, nan.ctypes.data, bytes_, v.device, fftconv.cuda.stream_of(v)
-        )
+        _lib.lib.fftconv_cuda_copy(v.pointer, nan.ctypes.data, bytes_, v.device, cuda.stream_of(v))
         return array, v
 
-    device_empty.__wrapped__ = new_device_array  # for who must not wait
-    monkeypatch.setattr(fftconv.cuda, "empty", device_empty)
-    monkeypatch.setattr(module, "aligned_bytes", aligned_bytes)
-    monkeypatch.setattr(module._Workspace, "at_least", workspace)
+    device_nan.__wrapped__ = device_empty  # for who must not wait
+    monkeypatch.setattr(_array, "fresh_bytes", bytes_of_nan)
+    monkeypatch.setattr(_array, "fresh_tensor", tensor_of_nan)
+    monkeypatch.setattr(plan._Workspace, "at_least", workspace)
+    monkeypatch.setattr(cuda, "empty", device_nan)
 
 
 @pytest.fixture

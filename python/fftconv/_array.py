@@ -353,7 +353,7 @@ def _device_output(x, name):
 def empty(shape, dtype, kind):
     """(array to hand out, its View); for other namespaces see `finish`."""
     if kind is not None and kind is sys.modules.get("torch"):
-        x = kind.empty(shape, dtype=getattr(kind, dtype))
+        x = fresh_tensor(kind, shape, dtype)
         return x, View(x.data_ptr(), dtype, shape, x.stride(), x, kind)
     x = aligned_empty(shape, numpy_dtype(dtype))
     return x, _numpy_view(x, dtype)
@@ -363,9 +363,20 @@ def aligned_empty(shape, dtype):
     """np.empty whose data begin at a multiple of ALIGNMENT bytes: a vector stored
     across two cache lines costs twice, and NumPy's own arrays begin anywhere."""
     dtype = np.dtype(dtype)
-    buffer = np.empty(math.prod(shape) * dtype.itemsize + ALIGNMENT - 1, np.uint8)
+    buffer = fresh_bytes(math.prod(shape) * dtype.itemsize + ALIGNMENT - 1)
     start = -buffer.__array_interface__["data"][0] % ALIGNMENT
     return np.ndarray(shape, dtype, buffer, start)
+
+
+def fresh_bytes(n):
+    """n bytes that hold anything.  All NumPy memory that is handed out or worked in
+    unwritten comes from here: the tests put NaN into it, by replacing this function."""
+    return np.empty(n, np.uint8)
+
+
+def fresh_tensor(torch, shape, dtype):
+    """A CPU tensor that holds anything; the tests replace this function likewise."""
+    return torch.empty(shape, dtype=getattr(torch, dtype))
 
 
 def finish(x, kind):

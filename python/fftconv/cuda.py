@@ -38,7 +38,17 @@ from math import prod
 import numpy as np
 
 from . import _lib
-from ._array import DTYPE_NAMES, ITEM_BYTES, View, name_of, numpy_dtype, size, view, wrong_dtype
+from ._array import (
+    DTYPE_NAMES,
+    ITEM_BYTES,
+    View,
+    aligned_empty,
+    name_of,
+    numpy_dtype,
+    size,
+    view,
+    wrong_dtype,
+)
 
 _LEGACY = 1  # cudaStreamLegacy, the default stream by its own name
 
@@ -114,7 +124,7 @@ class Array:
 
     def numpy(self):
         """A copy in NumPy's memory, when all that writes it is done."""
-        x = np.empty(self.shape, numpy_dtype(self.dtype))
+        x = aligned_empty(self.shape, numpy_dtype(self.dtype))
         _lib.lib.fftconv_cuda_copy(
             x.ctypes.data, self._pointer, self.nbytes, self.device, self._stream
         )

@@ -25,7 +25,7 @@ import math
 import numpy as np
 
 from . import _lib
-from ._array import size
+from ._array import aligned_empty, size
 
 __all__ = ["dft", "dft_matrix", "digit_reversal", "idft", "stage", "stages", "twiddles"]
 
@@ -64,7 +64,7 @@ def _run(x, radices, *, inverse=False, dense=False, stages=-1, isa=None):
             f"radices {radices} multiply to {n}: they must agree"
         )
     x = np.ascontiguousarray(x)
-    out = np.empty_like(x)
+    out = aligned_empty(x.shape, x.dtype)
     if x.size == 0:
         return out
     desc = _lib.DftDesc(

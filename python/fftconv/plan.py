@@ -587,7 +587,7 @@ class Plan(_Handle):
         self._check_spectra(s, "s")
         folded = self.form == "folded"
         count = self.fft_size // 2 + 1 if folded else self.transform_length
-        offset = np.empty(count, np.int64)
+        offset = aligned_empty((count,), np.int64)
         _lib.lib.fftconv_spectra_offsets(
             self._handle, offset.ctypes.data_as(ctypes.POINTER(c_int64))
         )

@@ -10,7 +10,7 @@ The calls are those of lrnnx's FFTConvS4, over NumPy arrays.
 import numpy as np
 
 from . import hippo
-from ._array import choice, finish, size, view
+from ._array import aligned_empty, choice, finish, size, view
 from .convolution import conv, conv_backward
 from .ssm import ssm_kernel, ssm_kernel_backward
 
@@ -708,7 +708,7 @@ class FFTConvS4:
         kernel_mask = self._mask(self.drop_kernel, k.shape)
         if kernel_mask is not None:
             k = (k * kernel_mask).astype(k.dtype)
-        y = np.empty((batch, self.channels) + rows.shape[1:], rows.dtype)
+        y = aligned_empty((batch, self.channels) + rows.shape[1:], rows.dtype)
         for c in range(self.channels):
             conv(rows, k[c], out=y[:, c])
         next_state = None
@@ -749,7 +749,7 @@ class FFTConvS4:
             dy = dy * output_mask.astype(dy.dtype)
         if kernel_mask is not None:
             k = (k * kernel_mask).astype(k.dtype)
-        dk = np.empty_like(k)
+        dk = aligned_empty(k.shape, k.dtype)
         dx = np.zeros(rows.shape, rows.dtype)
         for c in range(self.channels):
             got = conv_backward(dy[:, c], rows, k[c], needs=("u", "k"))

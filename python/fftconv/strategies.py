@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _lib
-from ._array import COMPLEX_OF, WIDE, choice, finish, numpy_dtype, size, view
+from ._array import COMPLEX_OF, WIDE, aligned_empty, choice, finish, numpy_dtype, size, view
 from .convolution import _plan as _rows_plan
 from .convolution import conv, conv_backward
 from .matrix import BLOCK_BYTES, Spectra, _first, _plan, _tensor, conv_matrix, conv_matrix_backward
@@ -235,7 +235,7 @@ def _real_rows(s, Y, dtype, y):
     if np.dtype(dtype).kind != "c":
         s.rows_from(Y, _lib.OUTPUT, view(rows, "y"))
         return
-    wide = np.empty(rows.shape, dtype)
+    wide = aligned_empty(rows.shape, dtype)
     s.rows_from(Y, _lib.OUTPUT, view(wide, "y"))
     rows[...] = wide.real
 
@@ -264,7 +264,7 @@ def _projections_in_time(p, y, threads):
     dtype = numpy_dtype(WIDE[p.dtype] if p.real else p.complex_dtype)
     length = p.shape[1]
     batches = _batches(p, p.states * length * dtype.itemsize)
-    u = np.empty((batches[0][1], p.states, length), dtype)
+    u = aligned_empty((batches[0][1], p.states, length), dtype)
     plan = _rows_plan(u.shape, p.K.shape, None, dtype.name, "causal", None, None, threads)
     spectrum = plan.spectrum(p.K)
     for start, stop in batches:
@@ -503,12 +503,12 @@ def machine(dtype="float32", threads=None):
     )
     project = fastest(lambda: _lib.lib.fftconv_project(s.plan._handle, byref(c)))
     project /= s.plan.transform_length * (4 * n * n // 2 + 6 * n)
-    big, copied = random(64, length, 16), np.empty((64, length, 16), dtype)
+    big, copied = random(64, length, 16), aligned_empty((64, length, 16), dtype)
     byte = fastest(lambda: np.copyto(copied, big)) / (2 * big.nbytes)
     other = copied.reshape(64, 16, length)
     turn = fastest(lambda: np.copyto(other, _swapped(big))) / (2 * big.nbytes)
     tiny = _Operands(random(1, 8, 1), random(8, 2), random(2, 1), random(1, 2), "LN")
-    y = np.empty((1, 8, 1), dtype)
+    y = aligned_empty((1, 8, 1), dtype)
     call = {order: fastest(lambda: run(tiny, y, threads), 1e-3) for order, run in ORDERS.items()}
     return Machine(gemm, contract, project, transform, byte, turn, call)
 
@@ -625,7 +625,7 @@ def opt_ssm_forward(x, K, B_, C, *, strategy="auto", k_layout=None, threads=None
 
 
 def _run(p, order, threads):
-    y = np.empty(p.shape[:2] + (p.outputs,), WIDE[p.dtype])
+    y = aligned_empty(p.shape[:2] + (p.outputs,), WIDE[p.dtype])
     ORDERS[order](p, y, threads)
     return finish(y.astype(numpy_dtype(p.dtype), copy=False), p.kind)
 
@@ -727,9 +727,9 @@ def _backward(p, g, threads):
     dtype = WIDE[p.dtype] if p.real else p.complex_dtype
     length = p.shape[1]
     batches = _batches(p, p.states * length * np.dtype(dtype).itemsize)
-    u = np.empty((batches[0][1], p.states, length), dtype)
+    u = aligned_empty((batches[0][1], p.states, length), dtype)
     K = p.K.astype(dtype, copy=False)
-    dx = np.empty(p.shape, np.result_type(dtype, p.x.dtype))
+    dx = aligned_empty(p.shape, np.result_type(dtype, p.x.dtype))
     dK, dB, dC = (np.zeros(m.shape, np.result_type(dtype, np.float64)) for m in (p.K, p.B, p.C))
     for start, stop in batches:
         x = p.x[start:stop]
@@ -772,10 +772,10 @@ def fft_conv(equation, input, *args, real=True, threads=None):
             p.reduce()
             return _run(p, _order(p, "auto", threads), threads)
         dtype = numpy_dtype(p.complex_dtype)
-        y = np.empty(p.shape[:2] + (p.outputs,), dtype)
+        y = aligned_empty(p.shape[:2] + (p.outputs,), dtype)
         length = p.shape[1]
         for start, stop in _batches(p, p.states * length * dtype.itemsize):
-            u = np.empty((stop - start, p.states, length), dtype)
+            u = aligned_empty((stop - start, p.states, length), dtype)
             _projected_rows(p, start, stop, u)
             conv(u, p.K, threads=threads, out=u)
             y[start:stop] = _swapped(u) @ p.C.T

@@ -16,13 +16,6 @@ from fftconv._array import KERNEL_DTYPES
 from support import COMPLEX, DTYPES, check_rows, norm, normal, same_bits, slow, wide
 
 
-@pytest.fixture(autouse=True)
-def poison_matrix(poison, monkeypatch):
-    """Results and spectra of this module are full of NaN too."""
-    for name in ("empty", "aligned_bytes"):
-        monkeypatch.setattr(matrix, name, getattr(fftconv.plan, name))
-
-
 @pytest.fixture
 def blocks(monkeypatch):
     """Sets how many kernels' spectra a block may take."""
@@ -511,6 +504,7 @@ class Product:
         assert np.all(error <= tolerance * size)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("isa", fftconv.isas())
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "complex64"])
 @pytest.mark.parametrize(

@@ -26,7 +26,11 @@ def test_there_are_lessons():
     assert [s.stem[:2] for s in LESSONS] == ["01", "02", "03", "04", "05", "06", "07"]
 
 
-@each_lesson
+@pytest.mark.parametrize(
+    "source",
+    [LESSONS[0], *(pytest.param(s, marks=pytest.mark.thorough) for s in LESSONS[1:])],
+    ids=lambda s: s.stem,
+)
 def test_runs_in_a_fresh_kernel(source):
     book = build.execute(build.make_notebook(source))  # raises on any error
     assert all(cell.execution_count for cell in book.cells if cell.cell_type == "code")

@@ -86,6 +86,7 @@ def test_installed_package(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("library", ["packed", pytest.param("built", marks=pytest.mark.big)])
 def test_wheel(library, tmp_path):
     """One wheel for every Python 3 of this platform, with the library inside:
