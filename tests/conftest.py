@@ -41,9 +41,14 @@ def pytest_collection_modifyitems(config, items):
         items[:] = kept
 
 
-# Of several processes, which of these files' tests have one to themselves: the figures
-# are made once, the library is installed once.
-TOGETHER = {"figures": "figures", "packaging": "install", "readme": "install"}
+# Files whose tests stay together in one of several processes, which begin with them: the
+# figures are made once, the library is installed once, what lessons need imported once.
+TOGETHER = {
+    "figures": "figures",
+    "notebooks": "notebooks",
+    "packaging": "install",
+    "readme": "install",
+}
 
 
 @pytest.hookimpl(optionalhook=True)
