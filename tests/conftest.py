@@ -1,27 +1,17 @@
 """Settings of the tests: which of them run, and NaN in all memory before it is written."""
 
 import gc
-import itertools
-import os
 from collections import defaultdict
 
 import numpy as np
 import pytest
 from fftconv import _array, _lib, cuda, plan
 from hypothesis import settings
+from targets import EXAMPLES, TARGET, TARGETS, covering, runs
 
-# What runs: see `selected`.
-TARGET = os.environ.get("FFTCONV_TESTS", "check")
-TARGETS = ("check", "all", "rest", "big", "short")
-EXAMPLES = {"check": 25, "short": 10}
-
-# The same examples on every run; FFTCONV_EXAMPLES=2000 digs deeper.
+# The same examples on every run.
 settings.register_profile(
-    "fftconv",
-    derandomize=True,
-    deadline=None,
-    database=None,
-    max_examples=int(os.environ.get("FFTCONV_EXAMPLES", EXAMPLES.get(TARGET, 200))),
+    "fftconv", derandomize=True, deadline=None, database=None, max_examples=EXAMPLES
 )
 settings.load_profile("fftconv")
 
@@ -32,10 +22,22 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    leave_to_check_all(items)
+    products = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("pairwise"):
+            products[item.nodeid.partition("[")[0]].append(item)
+    for product in products.values():
+        enough = covering([list(map(repr, item.callspec.params.values())) for item in product])
+        for i in set(range(len(product))) - set(enough):
+            product[i].add_marker(pytest.mark.thorough)
+
     kept, left_out = [], []
     for item in items:
-        (kept if selected(item, config) else left_out).append(item)
+        marks = {mark.name for mark in item.iter_markers()}
+        here = "on_device" not in marks or cuda.available()
+        # -m says itself what runs.
+        chosen = here and (config.option.markexpr or runs(TARGET, marks))
+        (kept if chosen else left_out).append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = kept
@@ -67,45 +69,6 @@ def pytest_collection_finish():
     """What lives until the end need not be looked at by every gc.collect()."""
     gc.collect()
     gc.freeze()
-
-
-def selected(item, config):
-    """Does the target run this test?  What it does with -m, that says itself."""
-    marked = {mark.name for mark in item.iter_markers()}
-    if "on_device" in marked and not cuda.available():
-        return False
-    if config.option.markexpr:
-        return True
-    # check leaves out or runs only a part of what `rest` runs: all of it, or more examples.
-    rest = marked & {"thorough", "partly", "hypothesis"}
-    return {
-        "check": not marked & {"big", "thorough"},
-        "short": not marked & {"big", "thorough", "slow"},
-        "rest": rest and "big" not in marked,
-        "all": "big" not in marked,
-        "big": True,
-    }[TARGET]
-
-
-def leave_to_check_all(items):
-    """Mark `thorough` what a test marked `pairwise` need not run for every two of its
-    parameters' values to meet."""
-    products = defaultdict(list)  # of each test's
-    for item in items:
-        if item.get_closest_marker("pairwise"):
-            products[item.nodeid.partition("[")[0]].append(item)
-    for product in products.values():
-        pairs = {}
-        for item in product:
-            values = [(name, repr(value)) for name, value in item.callspec.params.items()]
-            pairs[item] = set(itertools.combinations(values, 2))
-        missing = set().union(*pairs.values())
-        while missing:
-            best = max(product, key=lambda item: len(pairs[item] & missing))
-            missing -= pairs.pop(best)
-            product.remove(best)
-        for item in product:
-            item.add_marker(pytest.mark.thorough)
 
 
 @pytest.fixture(autouse=True)

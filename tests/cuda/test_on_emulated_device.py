@@ -1,7 +1,6 @@
 """What needs a device, where there is none: on the emulated one, in processes whose
 library is that one."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -9,10 +8,9 @@ import pytest
 from build_tree import BUILD, clean_environment, run
 from engine_calls import LIBRARY, emulated_only, needs_library
 from fftconv import _lib
+from targets import TARGET
 
 pytestmark = needs_library
-
-
 TESTS = Path(__file__).parents[1]
 ARRAYS = TESTS / "cuda" / "test_device_arrays.py"
 
@@ -36,7 +34,7 @@ ARRAYS = TESTS / "cuda" / "test_device_arrays.py"
 )
 def test_on_emulated_device(files, which):
     # Where all of it runs, once.
-    target = "check" if os.environ.get("FFTCONV_TESTS", "check") in ("check", "short") else "all"
+    target = "check" if TARGET in ("check", "short") else "all"
     run(
         sys.executable,
         "-m",
