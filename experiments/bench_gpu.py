@@ -847,16 +847,12 @@ def stages_of(settings, build):
         "-m",
         "not big",
     ]
-    on_gpu, on_device, *on_cpu = (
-        str(ROOT / "tests" / f"{name}.py")
-        for name in (
-            "cuda/test_cuda",
-            "cuda/test_device_arrays",
-            "core/test_kernel_shapes",
-            "core/test_convolution",
-            "core/test_arrays",
-        )
-    )
+
+    def files(folder, *names):
+        return [str(ROOT / "tests" / folder / f"test_{name}.py") for name in names]
+
+    on_gpu = files("cuda", "rows", "padded_rows", "cuda_interface", "device_arrays")
+    on_cpu = files("core", "kernel_shapes", "convolution", "arrays")
 
     def here(stage):
         command = [
@@ -895,9 +891,7 @@ def stages_of(settings, build):
         # A call that goes wrong on the card ends its process for CUDA.
         Stage(
             "tests",
-            one_by_one(
-                *([*pytest, "--maxfail=40", "--durations=5", f] for f in (on_gpu, on_device))
-            ),
+            one_by_one(*([*pytest, "--maxfail=40", "--durations=5", f] for f in on_gpu)),
             60,
             python,
             (),
@@ -918,7 +912,7 @@ def stages_of(settings, build):
                         "-x",
                         "-k",
                         SANITIZED,
-                        on_gpu,
+                        on_gpu[0],
                     ]
                     for tool in ("memcheck", "racecheck")
                 )

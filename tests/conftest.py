@@ -1,91 +1,107 @@
-"""Settings of the tests: what is left out, and poisoned memory everywhere."""
+"""Settings of the tests: which of them run, and NaN in all memory before it is written."""
 
-import os
-import sys
+import gc
+from collections import defaultdict
 
 import numpy as np
 import pytest
+from fftconv import _array, _backends, _lib, cuda
 from hypothesis import settings
+from targets import EXAMPLES, TARGET, TARGETS, covering, runs
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-
-import fftconv.cuda  # noqa: E402
-import fftconv.depthwise  # noqa: E402
-import fftconv.hyena  # noqa: E402
-import fftconv.plan  # noqa: E402
-
-# The same examples on every run; FFTCONV_EXAMPLES=2000 digs deeper.
+# The same examples on every run.
 settings.register_profile(
-    "fftconv",
-    derandomize=True,
-    deadline=None,
-    database=None,
-    max_examples=int(os.environ.get("FFTCONV_EXAMPLES", 200)),
+    "fftconv", derandomize=True, deadline=None, database=None, max_examples=EXAMPLES
 )
 settings.load_profile("fftconv")
 
 
-# Arrays on devices: `make check` has test_cuda.py run it on the emulated ones.
-collect_ignore = [] if fftconv.cuda.available() else ["cuda/test_device_arrays.py"]
-
-
 def pytest_configure(config):
-    for marker in (
-        "big: rows to 2^23; run by `make bigcheck` only",
-        "slow: left out under sanitizers",
-    ):
-        config.addinivalue_line("markers", marker)
+    if TARGET not in TARGETS:
+        raise pytest.UsageError(f"FFTCONV_TESTS is {TARGET!r}; allowed: {', '.join(TARGETS)}")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Rows to 2^23 only when asked for, by -m or by FFTCONV_TESTS=big."""
-    if config.option.markexpr or os.environ.get("FFTCONV_TESTS") == "big":
-        return
-    left_out = [item for item in items if item.get_closest_marker("big")]
+    products = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("pairwise"):
+            products[item.nodeid.partition("[")[0]].append(item)
+    for product in products.values():
+        enough = covering([list(map(repr, item.callspec.params.values())) for item in product])
+        for i in set(range(len(product))) - set(enough):
+            product[i].add_marker(pytest.mark.thorough)
+
+    kept, left_out = [], []
+    for item in items:
+        marks = {mark.name for mark in item.iter_markers()}
+        here = "on_device" not in marks or cuda.available()
+        # -m says itself what runs.
+        chosen = here and (config.option.markexpr or runs(TARGET, marks))
+        (kept if chosen else left_out).append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+        items[:] = kept
+
+
+# Files whose tests stay together in one of several processes, which begin with them: the
+# figures are made once, the library is installed once, what lessons need imported once.
+TOGETHER = {
+    "figures": "figures",
+    "notebooks": "notebooks",
+    "packaging": "install",
+    "readme": "install",
+}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            name = nodeid.partition("::")[0].rpartition("/test_")[2].removesuffix(".py")
+            return TOGETHER.get(name, nodeid)
+
+    return Scheduling(config, log)
+
+
+def pytest_collection_finish():
+    """What lives until the end need not be looked at by every gc.collect()."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def poison(monkeypatch):
     """Every output, spectrum and workspace is full of NaN before its call."""
-    module = fftconv.plan
-    new_array, new_bytes = module.empty, module.aligned_bytes
-    at_least = module._Workspace.at_least
+    fresh_bytes, fresh_tensor, device_empty = _array.fresh_bytes, _array.fresh_tensor, cuda.empty
+    at_least = _backends.Workspace.at_least
 
-    def empty(shape, dtype, kind):
-        array, view = new_array(shape, dtype, kind)
-        array[...] = float("nan")
-        return array, view
-
-    def aligned_bytes(n):
-        buffer, address = new_bytes(n)
+    def bytes_of_nan(n):
+        buffer = fresh_bytes(n)
         buffer[...] = 0xFF  # a NaN in every type we have
-        return buffer, address
+        return buffer
+
+    def tensor_of_nan(*arguments):
+        return fresh_tensor(*arguments).fill_(float("nan"))
 
     def workspace(self, size):
         pointer = at_least(self, size)
-        self._buffer[:size] = 0xFF  # of what may be a far larger one
+        self._buffer[:size] = 0xFF  # of what may be a far larger one, and used before
         return pointer
 
-    for user in (module, fftconv.depthwise, fftconv.hyena):
-        monkeypatch.setattr(user, "empty", empty)
-    new_device_array = fftconv.cuda.empty
-
-    def device_empty(shape, dtype, like):
-        array, v = new_device_array(shape, dtype, like)
-        bytes_ = int(np.prod(shape)) * fftconv._array.ITEM_BYTES[dtype]
+    def device_nan(shape, dtype, like):
+        array, v = device_empty(shape, dtype, like)
+        bytes_ = int(np.prod(shape)) * _array.ITEM_BYTES[dtype]
         nan = np.full(bytes_, 0xFF, np.uint8)
-        fftconv._lib.lib.fftconv_cuda_copy(
-            v.pointer, nan.ctypes.data, bytes_, v.device, fftconv.cuda.stream_of(v)
-        )
+        _lib.lib.fftconv_cuda_copy(v.pointer, nan.ctypes.data, bytes_, v.device, cuda.stream_of(v))
         return array, v
 
-    device_empty.__wrapped__ = new_device_array  # for who must not wait
-    monkeypatch.setattr(fftconv.cuda, "empty", device_empty)
-    monkeypatch.setattr(module, "aligned_bytes", aligned_bytes)
-    monkeypatch.setattr(module._Workspace, "at_least", workspace)
+    device_nan.__wrapped__ = device_empty  # for who must not wait
+    monkeypatch.setattr(_array, "fresh_bytes", bytes_of_nan)
+    monkeypatch.setattr(_array, "fresh_tensor", tensor_of_nan)
+    monkeypatch.setattr(_backends.Workspace, "at_least", workspace)
+    monkeypatch.setattr(cuda, "empty", device_nan)
 
 
 @pytest.fixture

@@ -151,9 +151,14 @@ def test_sizes(shape, layout):
 def test_a_large_output(dtype, layout):
     """Past the caches, from 16 MiB on; any alignment of rows."""
     check(3, 1031, 1999, 3, (1, 1), dtype, layout=layout, gradients=False)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_large_output_of_16_bits(layout):
     check(1, 2050, 4099, 4, (3, 0), "bfloat16", layout=layout, gradients=False, activation="silu")
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("first, padding", [(0, (1, 1)), (9, (2, 0))], ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("isa", fftconv.isas())
@@ -265,6 +270,7 @@ def test_a_channel_knows_no_other(rng):
         assert same_bits(y[~bad], want[~bad])
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("isa", fftconv.isas())
 @pytest.mark.parametrize("taps", [1, 2, 3, 4, 5, 7, 8])

@@ -498,6 +498,7 @@ class Product:
         assert np.all(error <= tolerance * size)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("isa", fftconv.isas())
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "complex64"])
 @pytest.mark.parametrize(

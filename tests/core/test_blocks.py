@@ -54,6 +54,7 @@ def case_of(mode, length, taps, dtype="float32", **more):
 MODES = ["causal", "two_sided", "circular"]
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("dtype", EVERY)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("isa", ISAS)
@@ -66,6 +67,7 @@ def test_every_path(isa, mode, dtype):
         check(case, plan)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("dense", [False, True], ids=["codelet", "dense"])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(

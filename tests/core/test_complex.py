@@ -53,6 +53,7 @@ def test_circular(dtype, fft_size):
         check_gradients(case, fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments))
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("dense", [False, True], ids=["codelet", "dense"])
 @pytest.mark.parametrize("dtype", COMPLEX)
 @pytest.mark.parametrize("mode", MODES)

@@ -123,6 +123,7 @@ def test_tolerance(shape, dtype):
     assert np.all(norm(g.dk.astype(np.float64) - want.dk) <= 2 * TOLERANCE[dtype] * size)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(
     "options",
@@ -159,6 +160,7 @@ def test_rows_beyond_a_cache(options, kernels, threads):
     )
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("taps", [300001, 700])
 @pytest.mark.parametrize(
     "dtype, activation", [("float32", None), ("float64", "silu"), ("bfloat16", "gelu")]

@@ -24,24 +24,25 @@ LENGTHS = [
 ]
 
 
+@pytest.mark.pairwise
+@pytest.mark.parametrize("mode, length, taps, fft_size", LENGTHS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kernels", KERNELS, ids=str)
-def test_shapes(kernels, dtype):
-    for mode, length, taps, fft_size in LENGTHS:
-        case = Case(
-            3,
-            6,
-            length,
-            taps,
-            dtype,
-            mode=mode,
-            fft_size=fft_size,
-            kernels=kernels,
-            options=ALL,
-            activation="gelu",
-        )
-        check_forward(case, fftconv.conv(case.u, case.k, **case.arguments))
-        check_gradients(case, fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments))
+def test_shapes(kernels, dtype, mode, length, taps, fft_size):
+    case = Case(
+        3,
+        6,
+        length,
+        taps,
+        dtype,
+        mode=mode,
+        fft_size=fft_size,
+        kernels=kernels,
+        options=ALL,
+        activation="gelu",
+    )
+    check_forward(case, fftconv.conv(case.u, case.k, **case.arguments))
+    check_gradients(case, fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments))
 
 
 @pytest.mark.parametrize("isa", ISAS)

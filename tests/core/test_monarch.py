@@ -49,6 +49,7 @@ def close(got, want, dtype):
     assert np.max(error) <= limit, np.max(error)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("isa", fftconv.isas())
 @pytest.mark.parametrize("dense", [False, True], ids=["codelet", "dense"])
 @pytest.mark.parametrize("dtype", NAMES)

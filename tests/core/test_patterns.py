@@ -238,6 +238,7 @@ def test_boxes(shape, drop, order):
         )
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("dense", [False, True], ids=["codelet", "dense"])
 @pytest.mark.parametrize("form", ["folded", "complex"])
 @pytest.mark.parametrize("order", ORDERS)

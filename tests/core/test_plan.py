@@ -44,6 +44,7 @@ def test_causal_is_right_angle(form):
         fftconv.Plan((1, 1, 64), (1, 64), form=form)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("dense", [False, True], ids=["codelet", "dense"])
 @pytest.mark.parametrize("mode,form", FORMS)
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -90,6 +91,7 @@ RADICES = [
 ]
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("dense", [False, True], ids=["codelet", "dense"])
 @pytest.mark.parametrize("mode,form", FORMS)
 @pytest.mark.parametrize("radices", RADICES, ids=lambda r: "x".join(map(str, r)))

@@ -26,6 +26,17 @@ AS_ECHO(["flags: $NVCC_FLAGS"])
 """
 
 
+@pytest.fixture(scope="module")
+def configure(tmp_path_factory):
+    need("autoconf")
+    folder = tmp_path_factory.mktemp("configure")
+    (folder / "configure.ac").write_text(
+        CONFIGURE.format(macros=TOP / "libfftconv" / "m4" / "fftconv.m4")
+    )
+    run("autoconf", cwd=folder)
+    return folder / "configure"
+
+
 @pytest.mark.parametrize(
     "gpus, option, want",
     [
@@ -37,13 +48,9 @@ AS_ECHO(["flags: $NVCC_FLAGS"])
         ("9.0\n", "100,80", "100 80"),
     ],
 )
-def test_architectures(tmp_path, gpus, option, want):
+def test_architectures(configure, tmp_path, gpus, option, want):
     """Compiled for what is asked, else for the GPUs there are, else for 8.0; the
     first as PTX too."""
-    need("autoconf")
-    (tmp_path / "configure.ac").write_text(
-        CONFIGURE.format(macros=TOP / "libfftconv" / "m4" / "fftconv.m4")
-    )
     for name, text in {
         "nvcc": 'test "$1" != --list-gpu-code || '
         "printf 'sm_80\\nsm_86\\nsm_90\\nsm_120\\n'; touch conftest.o",
@@ -53,9 +60,8 @@ def test_architectures(tmp_path, gpus, option, want):
         (tmp_path / name).chmod(0o755)
     if gpus is not None:
         (tmp_path / "gpus").write_text(gpus)
-    run("autoconf", cwd=tmp_path)
     done = subprocess.run(
-        ["./configure", *([f"--with-cuda-arch={option}"] if option else [])],
+        [configure, *([f"--with-cuda-arch={option}"] if option else [])],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -85,21 +85,20 @@ def test_padded_length(length, mode, size, want):
     check_forward(case, y)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize(
     "groups, per_batch", [(2, False), (1, False), (3, False), (6, True), (2, True), (1, True)]
 )
 @pytest.mark.parametrize("tile", (0, 7000, 15000, 40000))
-def test_padded_kernels(groups, per_batch, tile):
+@pytest.mark.parametrize("mode", ("causal", "two_sided"))
+@pytest.mark.parametrize("prepared", (True, False))
+def test_padded_kernels(groups, per_batch, tile, mode, prepared):
     """Kernels of groups and of each row, in every division into tiles."""
     kernels = (5, groups) if per_batch else (groups,)
-    for mode in ("causal", "two_sided"):
-        case = Case(
-            5, 6, 300, 200, "float32", kernels=kernels, mode=mode, options=("skip", "out_gate")
-        )
-        for prepared in (True, False):
-            options = {"prepared": prepared, "isa": "cufft", "tile": tile}
-            check_forward(case, forward(case, **options)[0])
-            check_backward(case, backward(case, **options))
+    case = Case(5, 6, 300, 200, "float32", kernels=kernels, mode=mode, options=("skip", "out_gate"))
+    options = {"prepared": prepared, "isa": "cufft", "tile": tile}
+    check_forward(case, forward(case, **options)[0])
+    check_backward(case, backward(case, **options))
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,7 @@ def test_each_length_is_chosen(m, dtype):
             check_forward(case, y)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("length", (1, 2, 3, 7, 31, 63, 64, 65, 100, 255))
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @ENGINES
@@ -209,6 +210,7 @@ def test_short_rows(length, dtype, isa):
     check_forward(case, forward(case, isa=isa)[0])
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize(
     "batch, channels, blocks", [(1, 1, 1), (1, 5, 2), (17, 1, 4), (33, 3, 100), (2, 150, 7)]
 )
@@ -243,6 +245,7 @@ def test_many_rows(batch, channels, isa):
     check_backward(case, backward(case, isa=isa))
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("m", (512, 4096))
 @CIRCLE
@@ -286,6 +289,7 @@ def test_strides(dtype, m, circle, isa):
     check_forward(case, forward(case, isa=isa)[0])
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("m", (256, 16384))
 @CIRCLE
@@ -298,6 +302,7 @@ def test_in_place(dtype, m, circle, isa):
     assert case.u.tobytes() == want.tobytes()
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("m", LENGTHS)
 @CIRCLE
@@ -319,6 +324,7 @@ def test_scales(dtype, m, circle):
         check_forward(case, forward(case)[0])
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
 @CIRCLE
 @ENGINES
@@ -342,6 +348,7 @@ def test_far_exponents(dtype, circle, isa):
         check("y", y, want, norm(want), 600)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("m", (256, 1024, 4096, 8192))
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @CIRCLE
@@ -366,6 +373,7 @@ def test_rows_are_independent(m, dtype, circle, isa):
     assert not wide(y[7]).any()
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("m", (256, 2048, 4096))
 @pytest.mark.parametrize("groups, per_batch", [(2, False), (1, False), (4, True), (2, True)])
 @CIRCLE
@@ -419,6 +427,7 @@ def test_backward_all(m, dtype, mode, activation):
         check_backward(case, backward(case))
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("activation", (None, "silu"))
 @pytest.mark.parametrize(
     "needs",
@@ -450,6 +459,7 @@ def test_needs(needs, activation, isa, circle):
             assert x.tobytes() == every[name].tobytes(), name
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize(
     "batch, channels, blocks", [(1, 1, 1), (17, 1, 4), (33, 3, 100), (40, 2, 7)]
 )
@@ -467,24 +477,24 @@ def test_backward_rows_and_blocks(batch, channels, blocks, m, circle):
         assert x.tobytes() == again[name].tobytes(), name
 
 
+@pytest.mark.pairwise
+@pytest.mark.parametrize("mode", ("causal", "two_sided", "circular"))
 @pytest.mark.parametrize("m", (256, 2048))
 @pytest.mark.parametrize("groups, per_batch", [(2, False), (1, False), (4, True), (2, True)])
-def test_backward_shared_kernels(m, groups, per_batch):
+def test_backward_shared_kernels(m, groups, per_batch, mode):
     batch = 5
     kernels = (batch, groups) if per_batch else (groups,)
-    for mode in ("causal", "two_sided", "circular"):
-        length, circle = rows_of(m, mode == "circular")
-        case = Case(
-            batch, 4, length, m // 2, "float32", kernels=kernels, **{"mode": mode, **circle}
-        )
-        got = backward(case)
-        for options in ({"prepared": False}, {"blocks": 5, "seed": 7}):
-            again = backward(case, **options)
-            for name, x in got.items():
-                assert x.tobytes() == again[name].tobytes(), name
-        check_backward(case, got)
+    length, circle = rows_of(m, mode == "circular")
+    case = Case(batch, 4, length, m // 2, "float32", kernels=kernels, **{"mode": mode, **circle})
+    got = backward(case)
+    for options in ({"prepared": False}, {"blocks": 5, "seed": 7}):
+        again = backward(case, **options)
+        for name, x in got.items():
+            assert x.tobytes() == again[name].tobytes(), name
+    check_backward(case, got)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("m", (256, 4096, 16384))
 @CIRCLE

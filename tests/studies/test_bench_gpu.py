@@ -21,9 +21,7 @@ from build_tree import clean_environment
 from fftconv import _lib, cuda, reference
 
 TOP = Path(__file__).resolve().parents[2]
-on_device = pytest.mark.skipif(
-    not cuda.available(), reason="test_on_emulated_device.py runs it on the emulated device"
-)
+on_device = pytest.mark.on_device
 
 
 @pytest.fixture
@@ -133,7 +131,7 @@ def test_a_failed_or_endless_stage_does_not_stop_the_others(bench_gpu, tmp_path,
             stage("hangs", "echo begun; sleep 3600 & wait"),
             stage("starves", "true"),
         ],
-        3,
+        2,
         tmp_path,
     )
     assert status == 1 and time.perf_counter() - started < 3600
@@ -174,11 +172,11 @@ def test_what_failed_is_told_when_time_is_over(bench_gpu, tmp_path):
     )
     stages = bench_gpu.stages_of(settings(tmp_path, stages=["tests"]), tmp_path)
     code = stages[0].command[2]
-    for name in "cuda", "device_arrays":
+    for name in "rows", "padded_rows", "cuda_interface", "device_arrays":
         code = code.replace(str(TOP / "tests" / "cuda" / f"test_{name}.py"), "test_slow.py")
-    assert code.count("test_slow.py") == 2
+    assert code.count("test_slow.py") == 4
     code = (
-        f"cd {tmp_path} && (while ! test -e begun; do sleep 1; done; "
+        f"cd {tmp_path} && (while ! test -e begun; do sleep 0.1; done; "
         f"kill -INT 0) & cd {tmp_path}; " + code
     )
     stage = bench_gpu.Stage("tests", ["sh", "-c", code])
@@ -239,7 +237,7 @@ def test_the_sanitizers_tests_exist(bench_gpu):
             "not big",
             "-k",
             bench_gpu.SANITIZED,
-            TOP / "tests" / "cuda" / "test_cuda.py",
+            TOP / "tests" / "cuda" / "test_rows.py",
         ],
         capture_output=True,
         text=True,

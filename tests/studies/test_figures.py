@@ -11,13 +11,13 @@ import sys
 import fftconv
 import numpy as np
 import pytest
-from build_tree import BUILD, TOP
+from build_tree import TOP
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("scipy")
 pytest.importorskip("tqdm")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 FIGURES = (
     "figure4",
@@ -481,49 +481,6 @@ def test_lines_of_the_cpu_engines_figure(out, scripts, tmp_path):
     for row in result(out, "bench_cpu")["program"]["rows"]:
         methods.setdefault(row["method"], []).append(row["ns_per_output"])
     assert all(times in drawn for times in methods.values())
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (["--length", "0"], "--length is 0"),
-        (["--isa", "none"], "--isa is none"),
-        (["--plans", "-1"], "--plans is -1"),
-        (["--json"], "--json is unknown, or lacks its value"),
-        (["--slow", "1"], "--slow is unknown"),
-        (["--json", "/nowhere/at/all"], "cannot write /nowhere/at/all"),
-    ],
-)
-def test_the_c_program_refuses_what_it_does_not_know(arguments, message):
-    done = subprocess.run(
-        [BUILD / "experiments" / "bench_cpu", *arguments], capture_output=True, text=True
-    )
-    assert done.returncode == 1 and not done.stdout
-    assert message in done.stderr
-
-
-def test_the_c_program_runs_any_length_on_any_instruction_set():
-    done = subprocess.run(
-        [
-            BUILD / "experiments" / "bench_cpu",
-            "--quick",
-            "--no-fftw",
-            "--length",
-            "331",
-            "--isa",
-            "baseline",
-            "--commit",
-            'a "quoted" one',
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    record = json.loads(done.stdout)
-    assert record["commit"] == 'a "quoted" one'
-    (row,) = record["rows"]
-    assert row["length"] == 331 and row["isa"] == "baseline"
-    assert 0 < row["error"] <= 5e-7
 
 
 def test_lines_of_figure_4(out, scripts, tmp_path):

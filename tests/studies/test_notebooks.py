@@ -5,35 +5,45 @@ import pathlib
 
 import pytest
 
-nbformat = pytest.importorskip("nbformat")
-pytest.importorskip("nbclient")
-pytest.importorskip("ipykernel")
-
 # Measured lessons under sanitizers would only measure the sanitizers.
 pytestmark = pytest.mark.slow
 
 NOTEBOOKS = pathlib.Path(__file__).resolve().parents[2] / "notebooks"
 
-spec = importlib.util.spec_from_file_location("notebooks_build", NOTEBOOKS / "build.py")
-build = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(build)
-
-LESSONS = build.lessons()
+LESSONS = sorted((NOTEBOOKS / "src").glob("*.py"))
 each_lesson = pytest.mark.parametrize("source", LESSONS, ids=lambda s: s.stem)
 
 
-def test_there_are_lessons():
+@pytest.fixture
+def build():
+    """notebooks/build.py, whose libraries take a while to import."""
+    for name in ("nbformat", "nbclient", "ipykernel"):
+        pytest.importorskip(name)
+    spec = importlib.util.spec_from_file_location("notebooks_build", NOTEBOOKS / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_there_are_lessons(build):
+    assert build.lessons() == LESSONS
     assert [s.stem[:2] for s in LESSONS] == ["01", "02", "03", "04", "05", "06", "07"]
 
 
-@each_lesson
-def test_runs_in_a_fresh_kernel(source):
+@pytest.mark.parametrize(
+    "source",
+    [LESSONS[0], *(pytest.param(s, marks=pytest.mark.thorough) for s in LESSONS[1:])],
+    ids=lambda s: s.stem,
+)
+def test_runs_in_a_fresh_kernel(source, build):
     book = build.execute(build.make_notebook(source))  # raises on any error
     assert all(cell.execution_count for cell in book.cells if cell.cell_type == "code")
 
 
 @each_lesson
-def test_committed_notebook_is_the_source_executed(source):
+def test_committed_notebook_is_the_source_executed(source, build):
+    import nbformat
+
     book = nbformat.read(build.notebook_path(source), as_version=4)
     nbformat.validate(book)
     cells = [(cell.cell_type, cell.source) for cell in book.cells]
@@ -48,7 +58,7 @@ def test_committed_notebook_is_the_source_executed(source):
     assert len(figures) >= sum(cell.source.count("plt.show()") for cell in code)
 
 
-def test_percent_reader():
+def test_percent_reader(build):
     text = "# %% [markdown]\n# a\n#\n# b\n\n# %%\nx = 1\n\n# a comment\n"
     assert build.read_percent(text) == [("markdown", "a\n\nb"), ("code", "x = 1\n\n# a comment")]
     for wrong in ("x = 1\n# %%\n", "# %% [raw]\n# a\n", "# %% [markdown]\nx = 1\n"):

@@ -1,6 +1,7 @@
 """What is built, installed and packed: header hygiene, `make install`, the
 wheel, the list of files that a release holds."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -86,6 +87,7 @@ def test_installed_package(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("library", ["packed", pytest.param("built", marks=pytest.mark.big)])
 def test_wheel(library, tmp_path):
     """One wheel for every Python 3 of this platform, with the library inside:
@@ -129,6 +131,24 @@ def test_wheel(library, tmp_path):
     )
     used = set(re.findall(r"\S+/libfftconv\.so\S*", output))
     assert used == {str(unpacked / "fftconv" / "libfftconv.so")}
+
+
+def test_dependencies_and_extras():
+    """The package imports what it depends on alone, and torch only if it is there
+    already; quickstart names extras that exist."""
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((TOP / "python" / "pyproject.toml").read_text())["project"]
+    imported = set()
+    for file in (TOP / "python" / "fftconv").glob("**/*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                imported.add(node.module.partition(".")[0])
+    assert imported - sys.stdlib_module_names == set(project["dependencies"])
+    named = re.findall(r'extras="([^"]*)"', (TOP / "quickstart").read_text())
+    extras = {extra for names in named for extra in names.split()}
+    assert extras == set(project["optional-dependencies"])
 
 
 def test_release_lists_every_source():
