@@ -548,7 +548,7 @@ static bool is_scattered(const fftconv_tensor *t)
     const int64_t size = dtype_size(t->dtype);
     const int64_t n = t->stride[2], h = t->stride[1], far = size ? 32 / size : 0;
     return t->data && t->shape[1] > 1 && t->shape[2] > 1 && size && h != 0 && h < 64 / size &&
-           -h < 64 / size && (n >= far || -n >= far);
+           h > -64 / size && (n >= far || n <= -far);
 }
 
 static struct shape_of_call shape_of(const struct fftconv_plan *plan, const fftconv_operands *o,

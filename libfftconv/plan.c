@@ -68,14 +68,21 @@ int check_desc(const fftconv_plan_desc *d)
         (status = check_choice("device", d->device, FFTCONV_DEVICE_CPU, FFTCONV_DEVICE_CUDA,
                                "cpu (0) or cuda (1)")))
         return status;
-    if (d->device == FFTCONV_DEVICE_CPU && (d->device_index != 0 || d->engine))
-        return fail(FFTCONV_STATUS_INVALID, "%s is given, must be left out where device is cpu (0)",
-                    d->engine ? "engine" : "device_index");
+    if (d->device == FFTCONV_DEVICE_CPU && d->device_index)
+        return fail(FFTCONV_STATUS_INVALID, "device_index is %d, must be 0 where device is cpu (0)",
+                    d->device_index);
+    if (d->device == FFTCONV_DEVICE_CPU && d->engine)
+        return fail(
+            FFTCONV_STATUS_INVALID,
+            "engine is \"%.32s\", must be NULL where device is cpu (0): isa names how a CPU "
+            "computes",
+            d->engine);
     if (d->device == FFTCONV_DEVICE_CUDA && d->isa)
-        return fail(FFTCONV_STATUS_INVALID,
-                    "isa is \"%s\", must be NULL where device is cuda (1): engine names how a GPU "
-                    "computes",
-                    d->isa);
+        return fail(
+            FFTCONV_STATUS_INVALID,
+            "isa is \"%.32s\", must be NULL where device is cuda (1): engine names how a GPU "
+            "computes",
+            d->isa);
     int64_t elements;
     if (__builtin_mul_overflow(d->batch, d->channels, &elements) ||
         __builtin_mul_overflow(elements, d->length, &elements) ||
