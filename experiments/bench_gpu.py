@@ -845,10 +845,12 @@ def stages_of(settings, build):
         "-m",
         "not big",
     ]
-    on_gpu, on_device, *on_cpu = (
+    rows, padded, interface, arrays, *on_cpu = (
         str(ROOT / "tests" / f"{name}.py")
         for name in (
-            "cuda/test_cuda",
+            "cuda/test_rows",
+            "cuda/test_padded_rows",
+            "cuda/test_cuda_interface",
             "cuda/test_device_arrays",
             "core/test_kernel_shapes",
             "core/test_convolution",
@@ -894,7 +896,10 @@ def stages_of(settings, build):
         Stage(
             "tests",
             one_by_one(
-                *([*pytest, "--maxfail=40", "--durations=5", f] for f in (on_gpu, on_device))
+                *(
+                    [*pytest, "--maxfail=40", "--durations=5", file]
+                    for file in (rows, padded, interface, arrays)
+                )
             ),
             60,
             python,
@@ -916,7 +921,7 @@ def stages_of(settings, build):
                         "-x",
                         "-k",
                         SANITIZED,
-                        on_gpu,
+                        rows,
                     ]
                     for tool in ("memcheck", "racecheck")
                 )

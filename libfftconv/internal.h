@@ -569,7 +569,7 @@ int check_spectrum(const struct fftconv_plan *plan, const struct fftconv_spectru
 int check_on_cpu(const struct fftconv_plan *plan);
 /* INVALID for a plan whose spectra do not hold every frequency once, as they stand. */
 int check_whole_spectra(const struct fftconv_plan *plan);
-int check_stream(const struct fftconv_plan *plan, const fftconv_operands *operands);
+int check_launch(const struct fftconv_plan *plan, const fftconv_operands *operands);
 /* One tensor by itself, of a known dtype: its shape, alignment, strides. */
 int check_layout(const char *name, const fftconv_tensor *t, const int64_t shape[3], bool output);
 /* The same, and its dtype: the plan's (float32 too beside 16 bits where `kernel`). */

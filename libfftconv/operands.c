@@ -167,12 +167,13 @@ int check_whole_spectra(const struct fftconv_plan *plan)
     return FFTCONV_STATUS_OK;
 }
 
-int check_stream(const struct fftconv_plan *plan, const fftconv_operands *o)
+int check_launch(const struct fftconv_plan *plan, const fftconv_operands *o)
 {
+    int threads;
     if (o->stream && !plan->cuda)
         return fail(FFTCONV_STATUS_INVALID,
                     "stream is given, must be NULL where the plan is of the CPU");
-    return FFTCONV_STATUS_OK;
+    return resolve_threads(plan, o->threads, &threads);
 }
 
 int check_kernels(const struct fftconv_plan *plan, const fftconv_tensor *k,
@@ -225,7 +226,7 @@ int check_operands(const struct fftconv_plan *plan, const struct fftconv_spectru
                     (long long)plan->L);
 
     status = spectrum ? check_spectrum(plan, spectrum) : check_kernels(plan, &o->k, &o->k_rev);
-    if (status || (status = check_stream(plan, o)))
+    if (status || (status = check_launch(plan, o)))
         return status;
 
     enum { FORWARD_ONLY = 1, BACKWARD_ONLY = 2, OUTPUT = 4, KERNEL = 8 };

@@ -25,7 +25,7 @@ settings.register_profile(
 settings.load_profile("fftconv")
 
 
-# Arrays on devices: `make check` has test_cuda.py run it on the emulated ones.
+# Arrays on devices: test_on_emulated_device.py runs it on the emulated ones.
 collect_ignore = [] if fftconv.cuda.available() else ["cuda/test_device_arrays.py"]
 
 

@@ -12,8 +12,8 @@ pytestmark = needs_library
 
 @emulated_only
 def test_device_arrays():
-    """test_device_arrays.py, test_bench_gpu.py, and of this file what lays out memory as
-    on a GPU, in a process whose library is the emulated one."""
+    """test_device_arrays.py, test_bench_gpu.py, and of the engine's own tests what lays out
+    memory as on a GPU, in a process whose library is the emulated one."""
     tests = Path(__file__).parents[1]
     run(
         sys.executable,
@@ -26,9 +26,11 @@ def test_device_arrays():
         "no:cacheprovider",
         tests / "cuda" / "test_device_arrays.py",
         tests / "studies" / "test_bench_gpu.py",
-        tests / "cuda" / "test_cuda.py",
+        tests / "cuda" / "test_rows.py",
+        tests / "cuda" / "test_cuda_interface.py",
         "-k",
-        "test_device or test_bench_gpu or strides or in_place or refusals or workspace",
+        "test_device or test_bench_gpu or strides or in_place or refusals or workspace"
+        " or of_the_cpu or other_device",
         env=clean_environment(
             FFTCONV_LIBRARY=str(LIBRARY),
             FFTCONV_CUFFT=str(LIBRARY),

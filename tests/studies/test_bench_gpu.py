@@ -174,9 +174,9 @@ def test_what_failed_is_told_when_time_is_over(bench_gpu, tmp_path):
     )
     stages = bench_gpu.stages_of(settings(tmp_path, stages=["tests"]), tmp_path)
     code = stages[0].command[2]
-    for name in "cuda", "device_arrays":
+    for name in "rows", "padded_rows", "cuda_interface", "device_arrays":
         code = code.replace(str(TOP / "tests" / "cuda" / f"test_{name}.py"), "test_slow.py")
-    assert code.count("test_slow.py") == 2
+    assert code.count("test_slow.py") == 4
     code = (
         f"cd {tmp_path} && (while ! test -e begun; do sleep 1; done; "
         f"kill -INT 0) & cd {tmp_path}; " + code
@@ -239,7 +239,7 @@ def test_the_sanitizers_tests_exist(bench_gpu):
             "not big",
             "-k",
             bench_gpu.SANITIZED,
-            TOP / "tests" / "cuda" / "test_cuda.py",
+            TOP / "tests" / "cuda" / "test_rows.py",
         ],
         capture_output=True,
         text=True,
