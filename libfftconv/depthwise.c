@@ -36,8 +36,7 @@ static int check(const fftconv_depthwise_desc *o, bool back)
     if (!o)
         return fail(FFTCONV_STATUS_INVALID, "desc is NULL");
     if (o->size != sizeof *o)
-        return fail(FFTCONV_STATUS_INVALID, "desc->size is %zu, must be %zu", o->size,
-                    sizeof *o);
+        return fail(FFTCONV_STATUS_INVALID, "desc->size is %zu, must be %zu", o->size, sizeof *o);
     if (o->activation < FFTCONV_ACTIVATION_IDENTITY || o->activation > FFTCONV_ACTIVATION_SILU)
         return fail(FFTCONV_STATUS_INVALID,
                     "activation is %d, must be identity (0), gelu (1) or "

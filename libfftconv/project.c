@@ -77,8 +77,7 @@ static int check(const fftconv_plan *plan, const fftconv_projection_desc *p)
     if (!plan || !p)
         return fail(FFTCONV_STATUS_INVALID, "%s is NULL", plan ? "desc" : "plan");
     if (p->size != sizeof *p)
-        return fail(FFTCONV_STATUS_INVALID, "desc->size is %zu, must be %zu", p->size,
-                    sizeof *p);
+        return fail(FFTCONV_STATUS_INVALID, "desc->size is %zu, must be %zu", p->size, sizeof *p);
     const int status = check_on_cpu(plan);
     const int whole = status ? status : check_whole_spectra(plan);
     if (whole)
