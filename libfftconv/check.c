@@ -254,12 +254,13 @@ int check_whole_spectra(const struct fftconv_plan *plan)
     return FFTCONV_STATUS_OK;
 }
 
-int check_stream(const struct fftconv_plan *plan, const fftconv_operands *o)
+int check_launch(const struct fftconv_plan *plan, const fftconv_operands *o)
 {
+    int threads;
     if (o->stream && !plan->cuda)
         return fail(FFTCONV_STATUS_INVALID,
                     "stream is given, must be NULL where the plan is of the CPU");
-    return FFTCONV_STATUS_OK;
+    return resolve_threads(plan, o->threads, &threads);
 }
 
 int check_spectrum(const struct fftconv_plan *plan, const struct fftconv_spectrum *s)
@@ -411,7 +412,7 @@ int check_operands(const struct fftconv_plan *plan, const struct fftconv_spectru
         return fail(FFTCONV_STATUS_INVALID, "u has length %lld, must be 1 ... %lld", (long long)L,
                     (long long)plan->L);
     status = spectrum ? check_spectrum(plan, spectrum) : check_kernels(plan, &o->k, &o->k_rev);
-    if (status || (status = check_stream(plan, o)))
+    if (status || (status = check_launch(plan, o)))
         return status;
     return check_all_operands(plan, o, spectrum != NULL, backward, L);
 }

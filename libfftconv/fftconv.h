@@ -15,7 +15,7 @@
  * The library is used as FFTW and cuFFT are: make a plan for shapes and types, make a
  * spectrum of the kernel for that plan, and execute as often as you like.  A plan and a
  * spectrum never change once they are made, and threads may share them.  Where the caller
- * gives the workspace, a call that has a spectrum allocates nothing.
+ * gives the workspace, a call that has a spectrum allocates nothing (but see weights).
  *
  * The same functions serve CPUs and GPUs.  A plan belongs to one device, which its
  * descriptor names, and all the arrays of its calls are in that device's memory.
@@ -177,7 +177,8 @@ typedef struct fftconv_plan_desc {
                                         the stages' work that only it needs.  NULL: all 1.
                                         Where fft_size has a prime factor above 7, the kernel
                                         is filtered beforehand and nothing is saved; a call
-                                        without a spectrum then allocates memory. */
+                                        without a spectrum, or for dk, then allocates
+                                        memory. */
     int32_t device;                  /* fftconv_device */
     int32_t device_index;            /* CUDA: the number of the device, from 0 */
     const char *engine;              /* CUDA: "fused" or "cufft", see GPUs below; NULL means

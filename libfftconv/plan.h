@@ -148,7 +148,8 @@ struct spectrum_key spectrum_key_of(const struct fftconv_plan *plan);
 int check_on_cpu(const struct fftconv_plan *plan);
 /* INVALID for a plan whose spectra do not hold every frequency once, as they stand. */
 int check_whole_spectra(const struct fftconv_plan *plan);
-int check_stream(const struct fftconv_plan *plan, const fftconv_operands *operands);
+/* Threads and stream: where a call runs. */
+int check_launch(const struct fftconv_plan *plan, const fftconv_operands *operands);
 /* One tensor by itself, of a known dtype: its shape, alignment, strides. */
 int check_layout(const char *name, const fftconv_tensor *t, const int64_t shape[3], bool output);
 /* The same, and its dtype: the plan's (float32 too beside 16 bits where `kernel`). */

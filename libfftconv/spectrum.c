@@ -82,7 +82,7 @@ int fftconv_spectrum_create(fftconv_spectrum **out, const fftconv_plan *plan,
     if (o->size != sizeof *o)
         return fail(FFTCONV_STATUS_INVALID, "operands->size is %zu, must be %zu", o->size,
                     sizeof *o);
-    if ((status = check_kernels(plan, &o->k, &o->k_rev)) || (status = check_stream(plan, o)))
+    if ((status = check_kernels(plan, &o->k, &o->k_rev)) || (status = check_launch(plan, o)))
         return status;
     struct fftconv_spectrum *s = calloc(1, sizeof *s);
     if (!s)

@@ -48,7 +48,7 @@ int cuda_plan_init(struct cuda_plan *p, const fftconv_plan_desc *d,
             return fail(FFTCONV_STATUS_UNSUPPORTED, "%s; %s", before, why);
         memcpy(before, why, sizeof before);
     }
-    return fail(FFTCONV_STATUS_INVALID, "engine is \"%s\", must be NULL, \"fused\" or \"cufft\"",
+    return fail(FFTCONV_STATUS_INVALID, "engine is \"%.32s\", must be NULL, \"fused\" or \"cufft\"",
                 d->engine);
 }
 

@@ -19,7 +19,8 @@ int cuda_enter(const struct cuda_machine **machine, int device, int *before)
     if (status)
         return status;
     if (device < 0 || device >= devices)
-        return fail(FFTCONV_STATUS_INVALID, "device is %d, must be 0 ... %d", device, devices - 1);
+        return fail(FFTCONV_STATUS_INVALID, "device_index is %d, must be 0 ... %d", device,
+                    devices - 1);
     return (*machine)->enter(device, before);
 }
 
@@ -68,7 +69,7 @@ int fftconv_cuda_device_of(const void *memory, int *device)
     const struct cuda_machine *m;
     int devices, status;
     if (!memory || !device)
-        return fail(FFTCONV_STATUS_INVALID, "%s is NULL", memory ? "device" : "memory");
+        return fail(FFTCONV_STATUS_INVALID, "%s is NULL", memory ? "device_index" : "memory");
     /* no device is entered for it: one that nobody uses would be woken */
     status = machine_of(&m, &devices);
     return status ? status : m->device_of(memory, device);

@@ -9,7 +9,7 @@ from ctypes import byref, c_double, c_int64, c_void_p
 import fftconv
 import numpy as np
 from fftconv import _lib
-from fftconv._lib import Operands, PlanDesc, Tensor
+from fftconv._lib import Operands, PlanDesc, PlanInfo, SpectraDesc, Tensor
 
 B, H, L, LK, LREV = 2, 3, 64, 64, 32
 ISA = fftconv.isas()[0]
@@ -46,6 +46,7 @@ def desc(**changes):
 
 CAUSAL, CIRCULAR, TWO_SIDED = range(3)
 RIGHT_ANGLE, FOLDED, COMPLEX = 1, 2, 3
+CUDA = 1  # device
 
 
 def new_plan(**changes):
@@ -129,15 +130,56 @@ def weights(values):
     return (c_double * len(values))(*values)
 
 
+def kernels(k, k_rev=None, **fields):
+    """Operands of a spectrum: arrays, or tensors as they are."""
+    given = {"k": k, "k_rev": k_rev}
+    for name, x in given.items():
+        if isinstance(x, np.ndarray):
+            x = tensor(x, dtype=x.dtype.name)
+        fields[name] = x or Tensor()
+    return Operands(**{"size": ctypes.sizeof(Operands), **fields})
+
+
 def new_spectrum(plan, k, k_rev=None):
     handle = c_void_p()
-    status, message = call(
-        "fftconv_spectrum_create",
-        byref(handle),
-        plan,
-        byref(tensor(k)),
-        None if k_rev is None else byref(tensor(k_rev)),
-        0,
-    )
+    status, message = call("fftconv_spectrum_create", byref(handle), plan, byref(kernels(k, k_rev)))
     assert status == _lib.OK, message
     return handle
+
+
+def spectra_desc(**fields):
+    return SpectraDesc(**{"size": ctypes.sizeof(SpectraDesc), **fields})
+
+
+def info_of(plan):
+    info = PlanInfo(size=ctypes.sizeof(PlanInfo))
+    status, message = call("fftconv_plan_get_info", plan, byref(info))
+    assert status == _lib.OK, message
+    return info
+
+
+def workspace_bytes(plan, operands, direction=_lib.FORWARD, spectrum=None):
+    need = c_int64(-5)
+    status, message = call(
+        "fftconv_workspace_bytes", plan, spectrum, byref(operands), direction, byref(need)
+    )
+    assert status == _lib.OK and need.value > 0, message
+    return need.value
+
+
+class Workspace:
+    """A workspace of just so many bytes, NaN in every type, between guards."""
+
+    def __init__(self, size):
+        self.size = size
+        self.raw = np.full(size + 192, 0xFF, np.uint8)
+        self.start = 64 + -self.raw.ctypes.data % 64
+        self.address = self.raw.ctypes.data + self.start
+
+    def give(self, operands):
+        operands.workspace, operands.workspace_bytes = self.address, self.size
+
+    def is_kept_to(self):
+        """Nothing before or behind it was written."""
+        before, behind = self.raw[: self.start], self.raw[self.start + self.size :]
+        return np.all(before == 0xFF) and np.all(behind == 0xFF)

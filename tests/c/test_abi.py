@@ -49,8 +49,17 @@ def structures():
     return found
 
 
+def enums():
+    """name: {enumerator: value} of every enum the header defines."""
+    return {
+        name: {word: int(value) for word, value in re.findall(r"(\w+) = (-?\d+)", body)}
+        for body, name in re.findall(r"typedef enum \w+\s*\{(.*?)\}\s*(fftconv_\w+);", TEXT, re.S)
+    }
+
+
 FUNCTIONS = functions()
 STRUCTURES = structures()
+ENUMS = enums()
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +100,30 @@ def test_header_is_read_whole():
     """The parser above finds every declaration, or it proves nothing."""
     assert set(FUNCTIONS) == set(re.findall(r"\b(fftconv_\w+)\s*\(", TEXT))
     assert len(STRUCTURES) == len(re.findall(r"typedef struct \w+\s*\{", TEXT))
+    assert len(ENUMS) == len(re.findall(r"\benum\b", TEXT))
+    # each number belongs to an enumerator that was found
+    assert sum(map(len, ENUMS.values())) == len(re.findall(r"^ +\w+ = ", TEXT, re.M))
     assert "fftconv_forward" in FUNCTIONS
     assert FUNCTIONS["fftconv_isa_available"] == ("int", ["char *"])
     assert STRUCTURES["fftconv_tensor"] == ["data", "dtype", "reserved", "shape", "stride"]
+    assert ENUMS["fftconv_direction"] == {
+        "FFTCONV_DIRECTION_FORWARD": 0,
+        "FFTCONV_DIRECTION_BACKWARD": 1,
+    }
+
+
+def test_names_of_the_header():
+    """An enumerator begins with its enum's name; what is not an array begins with its size;
+    one set of functions serves CPUs and GPUs."""
+    for name, enumerators in ENUMS.items():
+        for enumerator in enumerators:
+            assert enumerator.startswith(name.upper() + "_"), enumerator
+        assert len(set(enumerators.values())) == len(enumerators), name
+    for name, fields in STRUCTURES.items():
+        assert (fields[0] == "size") == (name != "fftconv_tensor"), name
+    for name in FUNCTIONS:
+        twin = name.replace("fftconv_cuda_", "fftconv_")
+        assert twin == name or twin not in FUNCTIONS, name
 
 
 def test_exported_symbols():
@@ -156,25 +186,32 @@ def test_numbers(lib):
     assert lib.ABI == defined["ABI"]
     for name in ("MAX_ORDER", "MAX_RADIX", "MAX_STAGES"):
         assert getattr(lib, name) == defined[name]
-    enumerators = {name: int(value) for name, value in re.findall(r"FFTCONV_(\w+) = (\d+)", TEXT)}
-    for table in (lib.DTYPES, lib.MODES, lib.FORMS, lib.ACTIVATIONS, lib.DISCRETIZATIONS):
-        for name, value in table.items():
-            c_name = "IDENTITY" if name is None else name.upper()
-            c_name = "FORM_AUTO" if c_name == "AUTO" else c_name
-            assert enumerators[c_name] == value, name
-    for name in (
-        "OK",
-        "INVALID",
-        "NO_MEMORY",
-        "UNSUPPORTED",
-        "FORWARD",
-        "BACKWARD",
-        "INPUT",
-        "OUTPUT",
-    ):
-        assert getattr(lib, name) == enumerators[name]
     real_name = os.path.realpath(LIBRARY)
     assert real_name.endswith(f".so.{defined['ABI']}.0.0"), real_name
+
+
+def test_enumerators(lib):
+    """The package has the enumerators of every enum, each by its name after the prefix."""
+    statuses = ("OK", "INVALID", "NO_MEMORY", "UNSUPPORTED")
+    tables = {
+        "fftconv_status": {name: getattr(lib, name) for name in statuses},
+        "fftconv_dtype": lib.DTYPES,
+        "fftconv_mode": lib.MODES,
+        "fftconv_form": lib.FORMS,
+        "fftconv_activation": lib.ACTIVATIONS,
+        "fftconv_direction": {name: getattr(lib, name) for name in ("FORWARD", "BACKWARD")},
+        "fftconv_device": lib.DEVICES,
+        "fftconv_side": {name: getattr(lib, name) for name in ("INPUT", "OUTPUT")},
+        "fftconv_discretization": lib.DISCRETIZATIONS,
+    }
+    assert set(tables) == set(ENUMS)
+    for enum, table in tables.items():
+        prefix = enum.upper() + "_"
+        named = {
+            prefix + ("IDENTITY" if name is None else name.upper()): value
+            for name, value in table.items()
+        }
+        assert named == ENUMS[enum], enum
 
 
 def test_version(lib):

@@ -193,7 +193,11 @@ static void test_shape(int64_t B, int64_t H, int64_t L, int64_t Lk, int64_t N)
     }
     MUST(fftconv_plan_create(&plan, &desc));
     MUST(fftconv_plan_get_info(plan, &info));
-    CHECK(N ? info.fft_size == N : info.fft_size >= L, "fft_size %lld", (long long)info.fft_size);
+    CHECK(info.fft_size == N, "fft_size %lld", (long long)info.fft_size);
+    CHECK(info.padded_length >= (info.blocks > 1 ? Lk : L), "padded_length %lld",
+          (long long)info.padded_length);
+    CHECK(info.device == FFTCONV_DEVICE_CPU && info.device_index == 0, "device %d", info.device);
+    CHECK(info.isa && fftconv_isa_available(info.isa) && !info.engine, "isa and engine");
     MUST(fftconv_forward(plan, NULL, &o));
     check_rows("kernel in the call", y, k, u, B, H, L, Lk, N);
 
@@ -203,7 +207,7 @@ static void test_shape(int64_t B, int64_t H, int64_t L, int64_t Lk, int64_t N)
     CHECK(!memcmp(y, again, B * H * L * sizeof *y), "B=%d H=%d L=%d: 1 and 2 threads differ",
           (int)B, (int)H, (int)L);
 
-    MUST(fftconv_spectrum_create(&spectrum, plan, &o.k, NULL, 0));
+    MUST(fftconv_spectrum_create(&spectrum, plan, &o));
     o.k = (fftconv_tensor){0};
     for (int64_t i = 0; i < B * H * L; i++)
         again[i] = NAN;
@@ -214,7 +218,8 @@ static void test_shape(int64_t B, int64_t H, int64_t L, int64_t Lk, int64_t N)
     for (int64_t i = 0; i < B * H * L; i++)
         again[i] = u[i];
     o.u.data = again;
-    MUST(fftconv_workspace_bytes(plan, FFTCONV_DIRECTION_FORWARD, 2, &o.workspace_bytes));
+    MUST(
+        fftconv_workspace_bytes(plan, spectrum, &o, FFTCONV_DIRECTION_FORWARD, &o.workspace_bytes));
     o.workspace = aligned_alloc(64, (o.workspace_bytes + 64) / 64 * 64);
     MUST(fftconv_forward(plan, spectrum, &o));
     check_rows("in place", again, k, u, B, H, L, Lk, N);
@@ -306,7 +311,7 @@ static void test_two_sided(void)
     desc.mode = FFTCONV_MODE_TWO_SIDED;
     desc.k_rev_length = Lrev;
     MUST(fftconv_plan_create(&plan, &desc));
-    MUST(fftconv_spectrum_create(&spectrum, plan, &o.k, &o.k_rev, 0));
+    MUST(fftconv_spectrum_create(&spectrum, plan, &o));
     for (int given = 0; given < 2; given++) {
         for (int i = 0; i < B * H * L; i++)
             y[i] = NAN;
@@ -351,12 +356,12 @@ static void test_history(void)
     fftconv_plan *plan = NULL;
     fftconv_spectrum *spectrum = NULL;
     fftconv_operands o = {.size = sizeof o, .history = tensor(past, B, H, Lk - 1)};
-    fftconv_tensor kernel = tensor(k, 1, H, Lk);
+    fftconv_operands kernel = {.size = sizeof kernel, .k = tensor(k, 1, H, Lk)};
     int64_t t = 0;
 
     desc.history = 1;
     MUST(fftconv_plan_create(&plan, &desc));
-    MUST(fftconv_spectrum_create(&spectrum, plan, &kernel, NULL, 0));
+    MUST(fftconv_spectrum_create(&spectrum, plan, &kernel));
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         for (int row = 0; row < B * H; row++)
             for (int64_t s = 0; s < Lk - 1; s++) {
@@ -488,20 +493,24 @@ static void test_contract(void)
     fftconv_plan_desc desc = plan_desc(1, 1, L, Lk);
     fftconv_plan_info info = {.size = sizeof info};
     fftconv_plan *plan = NULL;
-    fftconv_tensor rows = tensor(u, B, IN, L), result = tensor(y, B, OUT, L);
-    fftconv_tensor kernels = tensor(k, OUT, IN, Lk), cotangent = tensor(dy, B, OUT, L);
-    fftconv_tensor gradient = tensor(dk, OUT, IN, Lk);
+    fftconv_spectra_desc rows = {.size = sizeof rows, .rows = tensor(u, B, IN, L)};
+    fftconv_spectra_desc result = {
+        .size = sizeof result, .side = FFTCONV_SIDE_OUTPUT, .rows = tensor(y, B, OUT, L)};
+    fftconv_spectra_desc cotangent = {
+        .size = sizeof cotangent, .side = FFTCONV_SIDE_OUTPUT, .rows = tensor(dy, B, OUT, L)};
+    fftconv_spectra_desc kernels = {.size = sizeof kernels, .k = tensor(k, OUT, IN, Lk)};
+    fftconv_spectra_desc gradient = {.size = sizeof gradient, .k = tensor(dk, OUT, IN, Lk)};
     char *U, *K, *Y;
     double want[L], product[L], by_y, by_k, scale;
 
     desc.single_block = 1;
     MUST(fftconv_plan_create(&plan, &desc));
     MUST(fftconv_plan_get_info(plan, &info));
-    U = aligned_alloc(64, B * IN * info.spectra_row_bytes);
-    K = aligned_alloc(64, OUT * IN * info.spectra_row_bytes);
-    Y = aligned_alloc(64, B * OUT * info.spectra_row_bytes);
-    MUST(fftconv_rows_to_spectra(plan, FFTCONV_SIDE_INPUT, &rows, U, 0));
-    MUST(fftconv_kernels_to_spectra(plan, &kernels, NULL, K, 0));
+    U = rows.spectra = aligned_alloc(64, B * IN * info.spectra_row_bytes);
+    K = kernels.spectra = gradient.spectra = aligned_alloc(64, OUT * IN * info.spectra_row_bytes);
+    Y = result.spectra = cotangent.spectra = aligned_alloc(64, B * OUT * info.spectra_row_bytes);
+    MUST(fftconv_rows_to_spectra(plan, &rows));
+    MUST(fftconv_kernels_to_spectra(plan, &kernels));
     fftconv_contraction_desc c = {.size = sizeof c,
                                   .rows = B,
                                   .columns = OUT,
@@ -514,12 +523,12 @@ static void test_contract(void)
                                   .out_stride = {OUT, 1},
                                   .scale = 1. / (double)info.transform_length};
     CHECK_INVALID(fftconv_contract(NULL, &c), "plan");
-    CHECK_INVALID(fftconv_contract(plan, NULL), "contraction");
+    CHECK_INVALID(fftconv_contract(plan, NULL), "desc");
     c.out_stride[1] = 0;
     CHECK_INVALID(fftconv_contract(plan, &c), "out_stride");
     c.out_stride[1] = 1;
     MUST(fftconv_contract(plan, &c));
-    MUST(fftconv_spectra_to_rows(plan, FFTCONV_SIDE_OUTPUT, Y, &result, 0));
+    MUST(fftconv_spectra_to_rows(plan, &result));
     for (int b = 0; b < B; b++)
         for (int o = 0; o < OUT; o++) {
             double error;
@@ -537,7 +546,7 @@ static void test_contract(void)
         }
 
     /* dK[o, i] = sum_b G[b, o] conj U[b, i] */
-    MUST(fftconv_rows_to_spectra(plan, FFTCONV_SIDE_OUTPUT, &cotangent, Y, 0));
+    MUST(fftconv_rows_to_spectra(plan, &cotangent));
     c = (fftconv_contraction_desc){.size = sizeof c,
                                    .rows = OUT,
                                    .columns = IN,
@@ -551,7 +560,7 @@ static void test_contract(void)
                                    .scale = 1. / (double)info.transform_length,
                                    .conjugate_b = 1};
     MUST(fftconv_contract(plan, &c));
-    MUST(fftconv_spectra_to_kernels(plan, K, &gradient, NULL, 0));
+    MUST(fftconv_spectra_to_kernels(plan, &gradient));
     by_y = dot(y, dy, B * OUT * L);
     by_k = dot(k, dk, OUT * IN * Lk);
     scale = norm(y, B * OUT * L) * norm(dy, B * OUT * L);
@@ -581,7 +590,8 @@ static void test_bad_plans(void)
         CASE(threads, -1),     CASE(order, -2),        CASE(order, FFTCONV_MAX_ORDER + 1),
         CASE(single_block, 2), CASE(history, -1),      CASE(kernels, -1),
         CASE(kernels, 3),      CASE(kernel_batch, -1), CASE(kernel_batch, 3),
-        CASE(k_rev_length, 5), CASE(size, 0),
+        CASE(k_rev_length, 5), CASE(size, 0),          CASE(device, 2),
+        CASE(device, -1),      CASE(device_index, 1),  CASE(device_index, -1),
 #undef CASE
     };
     fftconv_plan_desc desc;
@@ -622,6 +632,20 @@ static void test_bad_plans(void)
     CHECK(status == FFTCONV_STATUS_INVALID || status == FFTCONV_STATUS_UNSUPPORTED, "status %d",
           status);
     CHECK(names(fftconv_last_error(), "isa"), "%s", fftconv_last_error());
+    desc = plan_desc(2, 2, 64, 64);
+    desc.engine = "fused";
+    CHECK_INVALID(fftconv_plan_create(&plan, &desc), "engine");
+    desc.engine = NULL;
+    desc.device = FFTCONV_DEVICE_CUDA;
+    desc.isa = "baseline";
+    CHECK_INVALID(fftconv_plan_create(&plan, &desc), "isa");
+    desc.isa = NULL;
+    if (fftconv_cuda_devices() == 0) {
+        status = fftconv_plan_create(&plan, &desc);
+        CHECK(status == FFTCONV_STATUS_UNSUPPORTED, "status %d", status);
+        CHECK(names(fftconv_last_error(), "CUDA"), "%s", fftconv_last_error());
+    }
+    CHECK(plan == NULL, "a plan was made");
 }
 
 static void test_bad_operands(void)
@@ -673,14 +697,15 @@ static void test_bad_operands(void)
     REFUSED("mask", o.mask = tensor(k, B + 1, H, 1));
     REFUSED("k_rev", o.k_rev = tensor(k, 1, H, L));
     REFUSED("history", o.history = tensor(k, B, H, L - 1));
-    MUST(fftconv_workspace_bytes(plan, FFTCONV_DIRECTION_FORWARD, 0, &bytes));
+    REFUSED("stream", o.stream = &o);
+    MUST(fftconv_workspace_bytes(plan, NULL, &good, FFTCONV_DIRECTION_FORWARD, &bytes));
     memory = aligned_alloc(64, (bytes + 128) / 64 * 64);
     REFUSED("workspace_bytes", (o.workspace = memory, o.workspace_bytes = bytes - 1));
     REFUSED("workspace", (o.workspace = memory + 8, o.workspace_bytes = bytes));
 #undef REFUSED
 
     /* Spectra made for another shape or mode. */
-    MUST(fftconv_spectrum_create(&spectrum, plan, &good.k, NULL, 0));
+    MUST(fftconv_spectrum_create(&spectrum, plan, &good));
     desc = plan_desc(B, H, L / 2, L / 2);
     MUST(fftconv_plan_create(&other_plan, &desc));
     o = good;
@@ -688,19 +713,32 @@ static void test_bad_operands(void)
     o.u.shape[2] = o.y.shape[2] = L / 2;
     CHECK_INVALID(fftconv_forward(other_plan, spectrum, &o), "spectrum");
     o.k = tensor(k, 1, H, L / 2);
-    MUST(fftconv_spectrum_create(&other, other_plan, &o.k, NULL, 0));
+    MUST(fftconv_spectrum_create(&other, other_plan, &o));
     fftconv_plan_destroy(other_plan);
     o = good;
     o.k = (fftconv_tensor){0};
     CHECK_INVALID(fftconv_forward(plan, other, &o), "spectrum");
 
-    CHECK_INVALID(fftconv_spectrum_create(NULL, plan, &good.k, NULL, 0), "spectrum");
-    CHECK_INVALID(fftconv_spectrum_create(&none, plan, NULL, NULL, 0), "k");
-    CHECK_INVALID(fftconv_spectrum_create(&none, NULL, &good.k, NULL, 0), "plan");
-    CHECK_INVALID(fftconv_spectrum_create(&none, plan, &good.k, &good.k, 0), "k_rev");
+    CHECK_INVALID(fftconv_spectrum_create(NULL, plan, &good), "spectrum");
+    CHECK_INVALID(fftconv_spectrum_create(&none, plan, NULL), "operands");
+    CHECK_INVALID(fftconv_spectrum_create(&none, NULL, &good), "plan");
+#define REFUSED(argument, change) \
+    do { \
+        o = good; \
+        change; \
+        CHECK_INVALID(fftconv_spectrum_create(&none, plan, &o), argument); \
+    } while (0)
+    REFUSED("size", o.size = 3);
+    REFUSED("k", o.k = (fftconv_tensor){0});
+    REFUSED("k_rev", o.k_rev = o.k);
+    REFUSED("threads", o.threads = -1);
+    REFUSED("stream", o.stream = &o);
+#undef REFUSED
     CHECK(none == NULL, "a spectrum was made");
-    CHECK_INVALID(fftconv_workspace_bytes(plan, 2, 0, &bytes), "direction");
-    CHECK_INVALID(fftconv_workspace_bytes(plan, 0, 0, NULL), "bytes");
+    CHECK_INVALID(fftconv_workspace_bytes(NULL, NULL, &good, 0, &bytes), "plan");
+    CHECK_INVALID(fftconv_workspace_bytes(plan, NULL, NULL, 0, &bytes), "operands");
+    CHECK_INVALID(fftconv_workspace_bytes(plan, NULL, &good, 2, &bytes), "direction");
+    CHECK_INVALID(fftconv_workspace_bytes(plan, NULL, &good, 0, NULL), "bytes");
 
     o = good;
     o.y = (fftconv_tensor){0};
@@ -761,7 +799,7 @@ static void test_threads_and_fork(void)
     enum { n = JOB_B * JOB_H * JOB_L };
     float *k = random_floats(JOB_H * JOB_L, 8);
     fftconv_plan_desc desc = plan_desc(JOB_B, JOB_H, JOB_L, JOB_L);
-    fftconv_tensor kernel = tensor(k, 1, JOB_H, JOB_L);
+    fftconv_operands kernel = {.size = sizeof kernel, .k = tensor(k, 1, JOB_H, JOB_L)};
     fftconv_plan *plan = NULL, *none = NULL;
     fftconv_spectrum *spectrum = NULL;
     struct job job = {.u = random_floats(n, 9), .want = poison(n)};
@@ -774,7 +812,7 @@ static void test_threads_and_fork(void)
     pid_t child;
 
     MUST(fftconv_plan_create(&plan, &desc));
-    MUST(fftconv_spectrum_create(&spectrum, plan, &kernel, NULL, 0));
+    MUST(fftconv_spectrum_create(&spectrum, plan, &kernel));
     MUST(fftconv_forward(plan, spectrum, &o));
     check_rows("before the threads", job.want, k, job.u, JOB_B, JOB_H, JOB_L, JOB_L, 0);
     job.plan = plan;

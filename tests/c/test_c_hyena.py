@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from c_calls import CIRCULAR, TWO_SIDED, call, new_plan, refused, tensor
 from fftconv import _lib, reference
-from fftconv._lib import Depthwise, Heads
+from fftconv._lib import DepthwiseDesc, HeadsDesc, RdftDesc
 
 B, H, HEAD, L, LK, LREV = 2, 6, 3, 32, 20, 10
 
@@ -66,7 +66,8 @@ def heads():
         "dskip": numbers["skip"],
     }
     return Arrays(
-        Heads, {**dict.fromkeys(("u", "v", "q", "y", "dy"), rows), **taps, **numbers, **gradients}
+        HeadsDesc,
+        {**dict.fromkeys(("u", "v", "q", "y", "dy"), rows), **taps, **numbers, **gradients},
     )
 
 
@@ -78,10 +79,10 @@ def test_heads(plan, heads):
     functions = "fftconv_heads_forward", "fftconv_heads_backward"
     for name in functions:
         refused(name, None, byref(heads.made()), words="plan is NULL")
-        refused(name, plan, None, words="heads is NULL")
+        refused(name, plan, None, words="desc is NULL")
         u = heads.arrays["u"]
         for change, words in [
-            (dict(size=3), "heads->size is 3"),
+            (dict(size=3), "desc->size is 3"),
             (dict(activation=9), "activation is 9"),
             (dict(threads=-1), "threads is -1"),
             (dict(u=none()), "u is NULL"),
@@ -144,74 +145,109 @@ def test_plans_for_heads(heads):
 # ---- Real DFTs ------------------------------------------------------------------
 
 
+def rdft_desc(n=8, dtype="float32", **fields):
+    return RdftDesc(
+        **{"size": ctypes.sizeof(RdftDesc), "n": n, "dtype": _lib.DTYPES[dtype], **fields}
+    )
+
+
+def new_rdft(*arguments, **fields):
+    t = c_void_p()
+    status, message = call("fftconv_rdft_create", byref(t), byref(rdft_desc(*arguments, **fields)))
+    assert status == _lib.OK, message
+    return t
+
+
 def test_rdft():
     t = c_void_p()
-    for n, dtype, isa, words in [
-        (0, 2, None, "n is 0"),
-        (-2, 2, None, "n is -2"),
-        (7, 2, None, "n is 7, must be even"),
-        (2**41, 2, None, "n is 21"),
-        (8, 3, None, "dtype is 3"),
-        (8, 6, None, "dtype is 6"),
-        (8, 2, b"sse9", "isa"),
+    for changes, words in [
+        (dict(size=0), "desc->size is 0"),
+        (dict(size=ctypes.sizeof(RdftDesc) + 8), "desc->size is"),
+        (dict(n=0), "n is 0"),
+        (dict(n=-2), "n is -2"),
+        (dict(n=2**41), "n is 21"),
+        (dict(dtype="float16"), "dtype is 3"),
+        (dict(dtype="complex64"), "dtype is 6"),
+        (dict(threads=-1), "threads is -1"),
+        (dict(threads=256), "threads is 256"),
+        (dict(isa=b"sse9"), "isa"),
+        (dict(n=7, isa=b"sse9"), "isa"),
     ]:
-        refused("fftconv_rdft_create", byref(t), n, dtype, isa, words=words)
+        t.value = 123
+        refused("fftconv_rdft_create", byref(t), byref(rdft_desc(**changes)), words=words)
         assert not t.value
-    refused("fftconv_rdft_create", None, 8, 2, None, words="rdft is NULL")
+    refused("fftconv_rdft_create", None, byref(rdft_desc()), words="rdft is NULL")
+    t.value = 123
+    refused("fftconv_rdft_create", byref(t), None, words="desc is NULL")
+    assert not t.value
     call("fftconv_rdft_destroy", None)
-    assert call("fftconv_rdft_create", byref(t), 8, 2, None)[0] == _lib.OK
-    rows = np.full((2, 3, 8), 7, np.float32)
-    bins = np.full((2, 3, 5), 7, np.complex64)
+    for n in (8, 7):
+        check_calls_of_rdft(n)
+
+
+def check_calls_of_rdft(n):
+    """What they refuse, and a right one."""
+    t, points = new_rdft(n), n // 2 + 1
+    rows = np.full((2, 3, n), 7, np.float32)
+    bins = np.full((2, 3, points), 7, np.complex64)
     a, b = tensor(rows), tensor(bins, dtype="complex64")
     for name, first, second in (("fftconv_rdft_forward", a, b), ("fftconv_rdft_inverse", b, a)):
 
-        def bad(x, y, words, threads=0):
-            refused(name, t, x and byref(x), y and byref(y), 1.0, threads, words=words)
+        def bad(x, y, words):
+            refused(name, t, x and byref(x), y and byref(y), 1.0, words=words)
 
-        refused(name, None, byref(first), byref(second), 1.0, 0, words="rdft is NULL")
+        refused(name, None, byref(first), byref(second), 1.0, words="rdft is NULL")
         bad(None, second, "is NULL, must be given")
         bad(first, None, "is NULL, must be given")
-        bad(first, second, "threads is 256", 256)
+        bad(none(), second, "is NULL, must be given")
+        bad(first, none(), "is NULL, must be given")
         swap = {id(a): tensor(rows, dtype="float64"), id(b): tensor(bins, dtype="float32")}
         bad(swap[id(first)], second, "has dtype")
         bad(first, swap[id(second)], "has dtype")
-        short = {id(a): tensor(rows, (2, 3, 7)), id(b): tensor(bins, (2, 3, 4), dtype="complex64")}
+        short = {
+            id(a): tensor(rows, (2, 3, n - 1)),
+            id(b): tensor(bins, (2, 3, points - 1), dtype="complex64"),
+        }
         bad(short[id(first)], second, "has shape")
         bad(first, short[id(second)], "has shape")
-        other = {id(a): tensor(rows, (2, 2, 8)), id(b): tensor(bins, (1, 3, 5), dtype="complex64")}
+        other = {
+            id(a): tensor(rows, (2, 2, n)),
+            id(b): tensor(bins, (1, 3, points), dtype="complex64"),
+        }
         bad(first, other[id(second)], "has shape")
         far = {
-            id(a): tensor(rows, strides=(0, 8, 1)),
-            id(b): tensor(bins, strides=(0, 5, 1), dtype="complex64"),
+            id(a): tensor(rows, strides=(0, n, 1)),
+            id(b): tensor(bins, strides=(0, points, 1), dtype="complex64"),
         }
         bad(first, far[id(second)], "a place of its own")
     both = np.full(64, 7, np.float32)
     refused(
         "fftconv_rdft_forward",
         t,
-        byref(tensor(both, (1, 2, 8))),
-        byref(tensor(both[4:], (1, 2, 5), dtype="complex64")),
+        byref(tensor(both, (1, 2, n))),
+        byref(tensor(both[4:], (1, 2, points), dtype="complex64")),
         1.0,
-        0,
         words="bins overlaps rows",
     )
     assert (rows == 7).all() and (bins == 7).all() and (both == 7).all()
-    assert call("fftconv_rdft_forward", t, byref(a), byref(b), 1.0, 0)[0] == _lib.OK
-    assert (bins[..., 0] == 56).all() and not bins[..., 1:].any()
+    assert call("fftconv_rdft_forward", t, byref(a), byref(b), 1.0)[0] == _lib.OK
+    if n == 8:
+        assert (bins[..., 0] == 56).all() and not bins[..., 1:].any()
+    else:
+        assert np.allclose(bins[..., 0], 7 * n, rtol=1e-6) and np.abs(bins[..., 1:]).max() < 1e-4
     call("fftconv_rdft_destroy", t)
 
 
-@pytest.mark.parametrize("n", [2, 8, 60, 1024, 2 * 331])
+@pytest.mark.parametrize(
+    "n", [1, 2, 3, 7, 8, 9, 14, 15, 60, 97, 105, 331, 1000, 1009, 1024, 1025, 2 * 331, 4 * 331]
+)
 @pytest.mark.parametrize("isa", fftconv.isas())
 def test_rdft_of_every_instruction_set(isa, n, rng):
+    """Smooth, odd and prime lengths, down to one sample."""
     for dtype, complex_dtype, limit in (
         ("float32", "complex64", 1e-6),
         ("float64", "complex128", 1e-14),
     ):
-        t = c_void_p()
-        assert (
-            call("fftconv_rdft_create", byref(t), n, _lib.DTYPES[dtype], isa.encode())[0] == _lib.OK
-        )
         rows = rng.standard_normal((2, 3, n)).astype(dtype)
         bins = np.full((2, 3, n // 2 + 1), np.nan, complex_dtype)
         back = np.full_like(rows, np.nan)
@@ -221,12 +257,42 @@ def test_rdft_of_every_instruction_set(isa, n, rng):
             tensor(back, dtype=dtype),
         )
         for threads in (1, 2, 9):
-            _lib.lib.fftconv_rdft_forward(t, byref(tensors[0]), byref(tensors[1]), 0.5, threads)
+            t = new_rdft(n, dtype, threads=threads, isa=isa.encode())
+            bins[...] = back[...] = np.nan
+            _lib.lib.fftconv_rdft_forward(t, byref(tensors[0]), byref(tensors[1]), 0.5)
             want = 0.5 * np.fft.rfft(rows.astype(np.float64))
             assert np.abs(bins - want).max() <= limit * np.abs(want).max()
-            _lib.lib.fftconv_rdft_inverse(t, byref(tensors[1]), byref(tensors[2]), 2 / n, threads)
+            _lib.lib.fftconv_rdft_inverse(t, byref(tensors[1]), byref(tensors[2]), 2 / n)
             assert np.abs(back - rows).max() <= 10 * limit
-        call("fftconv_rdft_destroy", t)
+            call("fftconv_rdft_destroy", t)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 8, 97, 2 * 97])
+def test_rdft_of_bins_that_are_no_spectrum(n, rng):
+    """The imaginary parts of bin 0 and, n even, of bin n/2 do not act; strides are any."""
+    t = new_rdft(n, "float64")
+    bins = rng.standard_normal((1, 2, n // 2 + 1, 2)).view(complex)[..., 0]
+    real = bins.copy()
+    real[..., 0] = bins[..., 0].real
+    if n % 2 == 0:
+        real[..., n // 2] = bins[..., n // 2].real
+    wide = np.full((1, 2, 3 * n), np.nan)
+    spread = np.full((1, 2, 2 * (n // 2) + 2), np.nan, complex)
+    spread[..., ::2] = bins
+    status, message = call(
+        "fftconv_rdft_inverse",
+        t,
+        byref(
+            tensor(spread, shape=bins.shape, strides=(0, spread.shape[2], 2), dtype="complex128")
+        ),
+        byref(tensor(wide, shape=(1, 2, n), strides=(0, 3 * n, 3), dtype="float64")),
+        1 / n,
+    )
+    assert status == _lib.OK, message
+    want = np.fft.irfft(real, n)
+    assert np.abs(wide[..., ::3] - want).max() <= 1e-14 * np.abs(bins).max()
+    assert np.isnan(wide[..., 1::3]).all() and np.isnan(wide[..., 2::3]).all()
+    call("fftconv_rdft_destroy", t)
 
 
 @pytest.mark.parametrize("isa", fftconv.isas())
@@ -244,7 +310,7 @@ def test_heads_of_every_instruction_set(isa, length, taps, rng):
     for name in ("y", "du", "dv", "dq"):
         arrays[name] = np.full((B, H, length), np.nan, "float32")
     arrays["dk"] = np.full_like(arrays["k"], np.nan)
-    o = Heads(size=ctypes.sizeof(Heads), activation=1)
+    o = HeadsDesc(size=ctypes.sizeof(HeadsDesc), activation=1)
     for name, x in arrays.items():
         setattr(o, name, tensor(x))
     _lib.lib.fftconv_heads_forward(p, byref(o))
@@ -274,7 +340,7 @@ K = 4
 def short():
     rows, states = (B, H, L), (B, H, K - 1)
     return Arrays(
-        Depthwise,
+        DepthwiseDesc,
         {
             "x": rows,
             "weight": (1, H, K),
@@ -296,9 +362,9 @@ def test_depthwise(short):
     functions = "fftconv_depthwise_forward", "fftconv_depthwise_backward"
     x, states = short.arrays["x"], short.arrays["state"]
     for name in functions:
-        refused(name, None, words="depthwise is NULL")
+        refused(name, None, words="desc is NULL")
         for change, words in [
-            (dict(size=8), "depthwise->size is 8"),
+            (dict(size=8), "desc->size is 8"),
             (dict(activation=-1), "activation is -1"),
             (dict(threads=256), "threads is 256"),
             (dict(isa=b"none"), "isa"),

@@ -2,7 +2,7 @@
 and nothing written."""
 
 import ctypes
-from ctypes import byref, c_int64
+from ctypes import byref
 
 import fftconv
 import numpy as np
@@ -18,10 +18,14 @@ from c_calls import (
     Call,
     H,
     L,
+    Workspace,
     call,
+    info_of,
     new_plan,
+    new_spectrum,
     refused,
     tensor,
+    workspace_bytes,
 )
 from fftconv import _lib
 from fftconv._lib import Operands, Tensor
@@ -163,14 +167,13 @@ def test_y_is_u_whatever_the_stride_of_an_axis_of_one():
 
 
 def test_workspace_over_an_operand(plan):
-    need = c_int64()
-    assert call("fftconv_workspace_bytes", plan, 0, 0, byref(need))[0] == 0
-    rows = np.full(need.value + B * H * L * 4 + 128, 7, np.uint8)
+    size = workspace_bytes(plan, Call().ops)
+    rows = np.full(size + B * H * L * 4 + 128, 7, np.uint8)
     start = rows.ctypes.data + -rows.ctypes.data % 64
     for name in ("u", "y", "in_gate", "k"):
         c = Call()
-        c.ops.workspace, c.ops.workspace_bytes = start, need.value
-        getattr(c.ops, name).data = start + need.value - 4
+        c.ops.workspace, c.ops.workspace_bytes = start, size
+        getattr(c.ops, name).data = start + size - 4
         c.refused(plan, words=("workspace", name), names=FORWARD)
         assert np.all(rows == 7)
 
@@ -189,27 +192,33 @@ def test_threads(plan, threads):
     c.refused(plan, words="threads")
 
 
+def test_a_stream_is_for_gpus(plan):
+    """Refused by the CPU's calls; of the workspace it says nothing."""
+    c = Call()
+    size = workspace_bytes(plan, c.ops)
+    c.ops.stream = c.ops.u.data
+    c.refused(plan, words=("stream is given", "the CPU"))
+    assert workspace_bytes(plan, c.ops) == size
+
+
 def test_workspace(plan):
     """Too small and misaligned are refused; the right one is enough."""
     for direction, name in enumerate(BOTH):
-        need = c_int64()
-        status, message = call("fftconv_workspace_bytes", plan, direction, 0, byref(need))
-        assert status == _lib.OK and need.value > 0, message
-        raw = np.full(need.value + 128, 0xFF, np.uint8)
-        start = -raw.ctypes.data % 64
         c = Call()
-        c.ops.workspace = raw.ctypes.data + start
-        for size in (0, 1, need.value - 1, -1, -(2**63)):
+        w = Workspace(workspace_bytes(plan, c.ops, direction))
+        info = info_of(plan)
+        assert w.size == (info.forward_workspace_bytes, info.backward_workspace_bytes)[direction]
+        w.give(c.ops)
+        for size in (0, 1, w.size - 1, -1, -(2**63)):
             c.ops.workspace_bytes = size
             c.refused(plan, words="workspace", names=(name,))
-        c.ops.workspace_bytes = need.value
-        c.ops.workspace = raw.ctypes.data + start + 1
+        c.ops.workspace_bytes = w.size
+        c.ops.workspace = w.address + 1
         c.refused(plan, words="workspace", names=(name,))
-        c.ops.workspace = raw.ctypes.data + start
+        c.ops.workspace = w.address
         status, message = call("fftconv_" + name, plan, None, byref(c.ops))
         assert status == _lib.OK, message
-        assert np.all(raw[start + need.value :] == 0xFF), "past the workspace"
-        assert np.all(raw[:start] == 0xFF), "before the workspace"
+        assert w.is_kept_to()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
@@ -219,22 +228,14 @@ def test_workspace_is_enough_for_each_thread_count(threads):
     u = rng.standard_normal((5, H, 1000)).astype("float32")
     k = rng.standard_normal((1, H, 900)).astype("float32")
     y = np.full_like(u, np.nan)
-    need = c_int64()
-    assert call("fftconv_workspace_bytes", p, 0, threads, byref(need))[0] == _lib.OK
-    raw = np.full(need.value + 64 + 4096, 0xFF, np.uint8)
-    start = -raw.ctypes.data % 64
     ops = Operands(
-        size=ctypes.sizeof(Operands),
-        threads=threads,
-        u=tensor(u),
-        k=tensor(k),
-        y=tensor(y),
-        workspace=raw.ctypes.data + start,
-        workspace_bytes=need.value,
+        size=ctypes.sizeof(Operands), threads=threads, u=tensor(u), k=tensor(k), y=tensor(y)
     )
+    w = Workspace(workspace_bytes(p, ops))
+    w.give(ops)
     status, message = call("fftconv_forward", p, None, byref(ops))
     assert status == _lib.OK, message
-    assert np.all(raw[start + need.value :] == 0xFF)
+    assert w.is_kept_to()
     assert np.array_equal(y, fftconv.conv(u, k))
     _lib.lib.fftconv_plan_destroy(p)
 
@@ -254,18 +255,25 @@ def test_an_absent_gradient_may_say_anything_of_itself(plan):
 def test_a_step_that_is_never_made():
     """An axis of one entry may have any stride, and needs no workspace."""
     plan = new_plan(length=1, k_length=1)
-    need, asked = c_int64(), c_int64()
-    assert call("fftconv_workspace_bytes", plan, 0, 1, byref(need))[0] == 0
-    ops = Operands(size=ctypes.sizeof(Operands), threads=1)
-    x = np.ones((B, H, 1), "float32")
+    x, found = np.ones((B, H, 1), "float32"), []
     for stride in (1, 100, 2**62):
+        ops = Operands(size=ctypes.sizeof(Operands), threads=1)
         ops.u = ops.y = tensor(x, strides=(H, 1, stride))
-        assert (
-            call("fftconv_operands_workspace_bytes", plan, None, byref(ops), 0, byref(asked))[0]
-            == _lib.OK
-        )
-        assert asked.value <= need.value
+        found.append(workspace_bytes(plan, ops))
+    assert found == [workspace_bytes(plan, Operands(size=ctypes.sizeof(Operands), threads=1))] * 3
     _lib.lib.fftconv_plan_destroy(plan)
+
+
+@pytest.mark.parametrize("direction", [_lib.FORWARD, _lib.BACKWARD])
+def test_workspace_bytes_takes_operands_as_they_stand(plan, direction):
+    """Any dtype, shape, stride or place: the call itself checks them."""
+    for dtype in (0, 1, 7, -1, 2**31 - 1):
+        for number in (0, -1, 2**62, 2**63 - 1, -(2**63)):
+            c = Call()
+            for name in USED_BY:
+                t = getattr(c.ops, name)
+                t.data, t.dtype, t.shape[:], t.stride[:] = 1, dtype, [number] * 3, [number] * 3
+            assert workspace_bytes(plan, c.ops, direction)
 
 
 def test_k_rev_without_a_two_sided_plan():
@@ -358,43 +366,25 @@ def test_complex_operands():
     _lib.lib.fftconv_plan_destroy(plan)
 
 
-def test_operands_workspace(plan):
-    c, need, most = Call(), c_int64(-5), c_int64()
-    for bad, word in [
-        ((None, None, byref(c.ops), 0, byref(need)), "plan"),
-        ((plan, None, None, 0, byref(need)), "operands"),
-        ((plan, None, byref(c.ops), 0, None), "bytes"),
-        ((plan, None, byref(c.ops), 2, byref(need)), "direction"),
-        ((plan, None, byref(c.ops), -1, byref(need)), "direction"),
-    ]:
-        refused("fftconv_operands_workspace_bytes", *bad, words=word)
-    c.ops.size = 8
-    refused(
-        "fftconv_operands_workspace_bytes", plan, None, byref(c.ops), 0, byref(need), words="size"
-    )
-    assert need.value == -5
-    for direction, name in enumerate(BOTH):
-        c = Call()
-        for scattered in (False, True):
-            if scattered:  # (B, L, H): rows by tiles
-                for rows in ("u", "in_gate", "out_gate", "y", "dy", "du", "din_gate", "dout_gate"):
-                    getattr(c.ops, rows).stride[:] = (L * H, 1, H)
-            status, message = call(
-                "fftconv_operands_workspace_bytes", plan, None, byref(c.ops), direction, byref(need)
-            )
-            assert status == _lib.OK and need.value > 0, message
-            raw = np.full(need.value + 192, 0xFF, np.uint8)
-            start = -raw.ctypes.data % 64
-            c.ops.workspace = raw.ctypes.data + start
-            c.ops.workspace_bytes = need.value
-            status, message = call("fftconv_" + name, plan, None, byref(c.ops))
-            assert status == _lib.OK, message
-            assert np.all(raw[start + need.value :] == 0xFF)
-            c.ops.workspace_bytes = need.value - 1
-            refused("fftconv_" + name, plan, None, byref(c.ops), words="workspace_bytes")
-            c.ops.workspace, c.ops.workspace_bytes = None, 0
-            if not scattered:
-                assert (
-                    call("fftconv_workspace_bytes", plan, direction, 0, byref(most))[0] == _lib.OK
-                )
-                assert need.value <= most.value
+@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize("scattered", [False, True])
+@pytest.mark.parametrize("direction", [_lib.FORWARD, _lib.BACKWARD])
+def test_workspace_of_these_operands(plan, direction, scattered, prepared):
+    """Exactly what the call with these strides, and a spectrum or none, needs."""
+    name, c = "fftconv_" + BOTH[direction], Call()
+    if scattered:  # (B, L, H): rows by tiles
+        for rows in ("u", "in_gate", "out_gate", "y", "dy", "du", "din_gate", "dout_gate"):
+            getattr(c.ops, rows).stride[:] = (L * H, 1, H)
+    spectrum = new_spectrum(plan, c.arrays["k"], c.arrays["k_rev"]) if prepared else None
+    w = Workspace(workspace_bytes(plan, c.ops, direction, spectrum))
+    w.give(c.ops)
+    status, message = call(name, plan, spectrum, byref(c.ops))
+    assert status == _lib.OK, message
+    assert w.is_kept_to()
+    c.ops.workspace_bytes = w.size - 1
+    refused(name, plan, spectrum, byref(c.ops), words=("workspace_bytes", str(w.size)))
+    _lib.lib.fftconv_spectrum_destroy(spectrum)
+    if not scattered:
+        info = info_of(plan)
+        most = (info.forward_workspace_bytes, info.backward_workspace_bytes)[direction]
+        assert w.size <= most if prepared else w.size == most

@@ -13,6 +13,7 @@ from c_calls import (
     CAUSAL,
     CIRCULAR,
     COMPLEX,
+    CUDA,
     FOLDED,
     ISA,
     LK,
@@ -25,6 +26,8 @@ from c_calls import (
     L,
     call,
     desc,
+    info_of,
+    kernels,
     new_plan,
     new_spectrum,
     refused,
@@ -32,7 +35,7 @@ from c_calls import (
     weights,
 )
 from fftconv import _lib
-from fftconv._lib import PlanDesc, PlanInfo, Tensor
+from fftconv._lib import Operands, PlanDesc, PlanInfo, Tensor
 
 PLANS = [
     ("size", 0),
@@ -81,6 +84,13 @@ PLANS = [
     ("k_rev_length", 1),
     ("k_rev_length", -1),
     ("k_rev_length", -(2**63)),
+    ("device", 2),
+    ("device", -1),
+    ("device", 2**31 - 1),
+    ("device_index", 1),
+    ("device_index", -1),
+    ("engine", b"fused"),
+    ("engine", b"none"),
 ]
 
 
@@ -122,8 +132,12 @@ def test_plan_fields_that_do_not_go_together(changes, word):
         (dict(dtype=5), "weights"),
         (dict(dtype=6), "weights"),
         (dict(form=RIGHT_ANGLE), "form"),
-        (dict(fft_size=88), "fft_size"),
-        (dict(fft_size=2 * 67), "fft_size"),
+        # of lengths without stages, right_angle is the only form
+        *(
+            (dict(fft_size=size, form=form), ("form", f"fft_size {size}"))
+            for size in (88, 2 * 67)
+            for form in (FOLDED, COMPLEX)
+        ),
         *(
             (dict(weights=weights([1.0] * at + [bad] + [1.0] * (32 - at))), f"weights[{at}]")
             for bad in (np.nan, np.inf, -np.inf)
@@ -136,6 +150,32 @@ def test_plan_weights(changes, word):
     right = dict(mode=CIRCULAR, weights=weights([1.0] * 100))
     refused("fftconv_plan_create", byref(handle), byref(desc(**{**right, **changes})), words=word)
     assert handle.value is None
+
+
+def test_plan_device():
+    """What belongs to the other device, by its name and value."""
+    handle = c_void_p(123)
+    for changes, words in [
+        (dict(device=2), "device is 2, must be cpu (0) or cuda (1)"),
+        (dict(device_index=1), ("device_index is 1, must be", "device is cpu (0)")),
+        (dict(engine=b"fused"), ('engine is "fused", must be', "device is cpu (0)")),
+        (dict(device=CUDA, isa=ISA.encode()), (f'isa is "{ISA}", must be', "device is cuda (1)")),
+    ]:
+        refused("fftconv_plan_create", byref(handle), byref(desc(**changes)), words=words)
+        assert handle.value is None
+
+
+@pytest.mark.skipif(_lib.lib.fftconv_cuda_devices() > 0, reason="there is a device")
+def test_plan_of_a_device_that_is_not_there():
+    handle = c_void_p(123)
+    for changes in ({}, dict(device_index=1), dict(engine=b"cufft"), dict(engine=b"fused")):
+        status, message = call(
+            "fftconv_plan_create", byref(handle), byref(desc(device=CUDA, **changes))
+        )
+        assert status == _lib.UNSUPPORTED and "CUDA" in message
+        assert handle.value is None
+    # what is wrong on any device is still said
+    refused("fftconv_plan_create", byref(handle), byref(desc(device=CUDA, batch=0)), words="batch")
 
 
 def test_plan_null():
@@ -207,36 +247,97 @@ def test_plan_info(plan):
     refused("fftconv_plan_get_info", plan, None, words="info")
     info.size = 4
     refused("fftconv_plan_get_info", plan, byref(info), words="size")
-    need = c_int64()
-    refused("fftconv_workspace_bytes", None, 0, 0, byref(need), words="plan")
-    refused("fftconv_workspace_bytes", plan, 0, 0, None, words="bytes")
-    refused("fftconv_workspace_bytes", plan, 2, 0, byref(need), words="direction")
-    refused("fftconv_workspace_bytes", plan, 0, -1, byref(need), words="threads")
+    need, ops = c_int64(-5), Operands(size=ctypes.sizeof(Operands))
+    name, right = "fftconv_workspace_bytes", byref(ops)
+    refused(name, None, None, right, 0, byref(need), words="plan")
+    refused(name, plan, None, None, 0, byref(need), words="operands")
+    refused(name, plan, None, right, 0, None, words="bytes")
+    refused(name, plan, None, right, 2, byref(need), words="direction")
+    refused(name, plan, None, right, -1, byref(need), words="direction")
+    ops.threads = -1
+    refused(name, plan, None, right, 0, byref(need), words="threads")
+    ops.threads, ops.size = 0, 8
+    refused(name, plan, None, right, 0, byref(need), words="size")
+    assert need.value == -5
+
+
+@pytest.mark.parametrize(
+    "changes, fft_size, padded",
+    [
+        (dict(), 0, lambda i: 2 * i.transform_length),
+        (dict(mode=TWO_SIDED, k_rev_length=LREV), 0, lambda i: 2 * i.transform_length),
+        (dict(length=4096, k_length=5), 0, lambda i: 2 * i.transform_length),  # blocks
+        (dict(dtype=_lib.DTYPES["complex64"]), 0, lambda i: i.transform_length),
+        (dict(mode=CIRCULAR), L, None),
+        (dict(mode=CIRCULAR, fft_size=100), 100, None),
+        (dict(mode=CIRCULAR, form=RIGHT_ANGLE), L, lambda i: 2 * i.transform_length),
+        (dict(mode=CIRCULAR, form=FOLDED), L, lambda i: 4 * i.transform_length),
+        (dict(mode=CIRCULAR, form=COMPLEX), L, lambda i: i.transform_length),
+        (dict(mode=CIRCULAR, dtype=_lib.DTYPES["complex64"]), L, None),
+        (dict(mode=CIRCULAR, fft_size=97), 97, lambda i: 2 * i.transform_length),
+        (dict(mode=CIRCULAR, fft_size=97, weights=weights([1.0] * 49)), 97, None),
+    ],
+)
+def test_info_of_lengths(changes, fft_size, padded):
+    """fft_size is that of circular plans, 0 elsewhere; padded_length what a transform
+    holds, zeros behind a row included."""
+    plan = new_plan(**changes)
+    info = info_of(plan)
+    assert info.fft_size == fft_size
+    assert info.padded_length >= info.transform_length >= 1
+    if padded:
+        assert info.padded_length == padded(info)
+    if info.blocks == 1:
+        assert info.padded_length >= desc(**changes).length
+    if info.form in (FOLDED, COMPLEX) and fft_size:
+        assert info.padded_length == fft_size or changes.get("dtype")
+    assert (info.device, info.device_index, info.engine) == (_lib.DEVICES["cpu"], 0, None)
+    assert info.isa.decode() in fftconv.isas()
+    _lib.lib.fftconv_plan_destroy(plan)
 
 
 def test_spectrum(plan):
     k, k_rev = np.ones((1, H, LK), "float32"), np.ones((1, H, LREV), "float32")
     handle = c_void_p(123)
-    right = byref(tensor(k)), byref(tensor(k_rev))
-    refused("fftconv_spectrum_create", None, plan, *right, 0, words="spectrum")
+    right = kernels(k, k_rev)
+    refused("fftconv_spectrum_create", None, plan, byref(right), words="spectrum")
+    refused("fftconv_spectrum_create", byref(handle), None, byref(right), words="plan")
+    assert handle.value is None
+    handle.value = 123
+    refused("fftconv_spectrum_create", byref(handle), plan, None, words="operands")
+    assert handle.value is None
     for arguments, word in [
-        ((None, *right, 0), "plan"),
-        ((plan, None, right[1], 0), "k"),
-        ((plan, byref(Tensor()), right[1], 0), "k"),
-        ((plan, byref(tensor(k[:, :2])), right[1], 0), "k"),
-        ((plan, byref(tensor(k, dtype="float64")), right[1], 0), "k"),
-        ((plan, byref(tensor(k, dtype="float16")), right[1], 0), "k"),
-        ((plan, right[0], None, 0), "k_rev"),
-        ((plan, right[0], byref(Tensor()), 0), "k_rev"),
-        ((plan, right[0], right[0], 0), "k_rev"),
-        ((plan, right[0], byref(tensor(k_rev, dtype="float64")), 0), "k_rev"),
-        ((plan, *right, -1), "threads"),
+        (kernels(None, k_rev), "k"),
+        (kernels(k[:, :2], k_rev), "k"),
+        (kernels(tensor(k, dtype="float64"), k_rev), "k"),
+        (kernels(tensor(k, dtype="float16"), k_rev), "k"),
+        (kernels(k), "k_rev"),
+        (kernels(k, k), "k_rev"),
+        (kernels(k, tensor(k_rev, dtype="float64")), "k_rev"),
+        (kernels(k, k_rev, threads=-1), "threads"),
+        (kernels(k, k_rev, threads=256), "threads"),
+        (kernels(k, k_rev, size=8), "size"),
+        (kernels(k, k_rev, stream=k.ctypes.data), "stream"),
     ]:
-        refused("fftconv_spectrum_create", byref(handle), *arguments, words=word)
+        handle.value = 123
+        refused("fftconv_spectrum_create", byref(handle), plan, byref(arguments), words=word)
         assert handle.value is None
     causal = new_plan()
-    refused("fftconv_spectrum_create", byref(handle), causal, *right, 0, words="k_rev")
+    refused("fftconv_spectrum_create", byref(handle), causal, byref(right), words="k_rev")
     _lib.lib.fftconv_plan_destroy(causal)
+
+
+def test_spectrum_reads_its_own_operands_only(plan):
+    """The rest may be anything."""
+    k, k_rev = np.ones((1, H, LK), "float32"), np.ones((1, H, LREV), "float32")
+    spoiled = Tensor(1, 99, 0, (c_int64 * 3)(-1, -1, -1), (c_int64 * 3)(2**62, 0, 0))
+    every = {n: spoiled for n, kind in Operands._fields_ if kind is Tensor and n[:2] != "k_"}
+    del every["k"]
+    ops = kernels(k, k_rev, activation=99, workspace=1, workspace_bytes=-1, **every)
+    handle = c_void_p()
+    status, message = call("fftconv_spectrum_create", byref(handle), plan, byref(ops))
+    assert status == _lib.OK and handle.value, message
+    _lib.lib.fftconv_spectrum_destroy(handle)
 
 
 @pytest.mark.parametrize(
@@ -261,14 +362,8 @@ def test_spectrum_of_another_plan(plan, changes):
     k = np.ones((*shape, changes.get("k_length", LK)), dtype)
     rev = np.ones((*shape, changes.get("k_rev_length", 1)), dtype)
     handle = c_void_p()
-    status, message = call(
-        "fftconv_spectrum_create",
-        byref(handle),
-        other,
-        byref(tensor(k, dtype=dtype)),
-        byref(tensor(rev, dtype=dtype)) if "k_rev_length" in changes else None,
-        0,
-    )
+    ops = kernels(k, rev if "k_rev_length" in changes else None)
+    status, message = call("fftconv_spectrum_create", byref(handle), other, byref(ops))
     assert status == _lib.OK, message
     c = Call()
     c.ops.k = c.ops.k_rev = Tensor()

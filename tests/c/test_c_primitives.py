@@ -16,24 +16,27 @@ from c_calls import (
     H,
     L,
     call,
+    info_of,
     new_plan,
     new_spectrum,
     refused,
+    spectra_desc,
     tensor,
     weights,
 )
 from fftconv import _lib
-from fftconv._lib import Contraction, DftDesc, Hardware, PlanInfo, Tensor
+from fftconv._lib import ContractionDesc, DftDesc, Hardware, SpectraDesc, Tensor
 
 
 def row_bytes(plan):
-    info = PlanInfo(size=ctypes.sizeof(PlanInfo))
-    assert call("fftconv_plan_get_info", plan, byref(info))[0] == _lib.OK
-    return info.spectra_row_bytes
+    return info_of(plan).spectra_row_bytes
 
 
 def aligned(raw):
     return raw.ctypes.data + -raw.ctypes.data % 64
+
+
+SIZES = [0, 8, ctypes.sizeof(SpectraDesc) - 8, ctypes.sizeof(SpectraDesc) + 8]
 
 
 def test_primitives(plan):
@@ -42,102 +45,96 @@ def test_primitives(plan):
     u = np.ones((B, H, L), "float32")
     t, over = tensor(u), tensor(u)
     over.data = s + 64
+    far = tensor(u, shape=(2**40, 2**40, L), strides=(0, 0, 1))
     for name in ("fftconv_rows_to_spectra", "fftconv_spectra_to_rows"):
-
-        def arguments(plan, rows, spectra, threads=0, side=0, name=name):
-            return (
-                (plan, side, rows, spectra, threads)
-                if name == "fftconv_rows_to_spectra"
-                else (plan, side, spectra, rows, threads)
-            )
-
+        refused(name, None, byref(spectra_desc(rows=t, spectra=s)), words="plan")
+        refused(name, plan, None, words="desc")
         for bad, word in [
-            (arguments(None, byref(t), s), "plan"),
-            (arguments(plan, None, s), "rows"),
-            (arguments(plan, byref(Tensor()), s), "rows"),
-            (arguments(plan, byref(tensor(u, shape=(B, H, L - 1))), s), "rows"),
-            (arguments(plan, byref(tensor(u, shape=(0, H, L))), s), "rows"),
-            (arguments(plan, byref(tensor(u, shape=(B, -H, L))), s), "rows"),
-            (
-                arguments(plan, byref(tensor(u, shape=(2**40, 2**40, L), strides=(0, 0, 1))), s),
-                "rows",
-            ),
-            (arguments(plan, byref(tensor(u, dtype="float64")), s), "rows"),
-            (arguments(plan, byref(t), None), "spectra"),
-            (arguments(plan, byref(t), s + 4), "spectra"),
-            (arguments(plan, byref(over), s), "rows"),
-            (arguments(plan, byref(t), s, -1), "threads"),
-            (arguments(plan, byref(t), s, 0, 2), "side"),
-            (arguments(plan, byref(t), s, 0, -1), "side"),
+            *((dict(size=size), "size") for size in SIZES),
+            (dict(rows=Tensor()), "rows"),
+            (dict(rows=tensor(u, shape=(B, H, L - 1))), "rows"),
+            (dict(rows=tensor(u, shape=(0, H, L))), "rows"),
+            (dict(rows=tensor(u, shape=(B, -H, L))), "rows"),
+            (dict(rows=far), "rows"),
+            (dict(rows=tensor(u, dtype="float64")), "rows"),
+            (dict(spectra=None), "spectra"),
+            (dict(spectra=s + 4), "spectra"),
+            (dict(rows=over), "rows"),
+            (dict(threads=-1), "threads"),
+            (dict(threads=256), "threads"),
+            (dict(side=2), "side"),
+            (dict(side=-1), "side"),
         ]:
-            refused(name, *bad, words=word)
+            d = spectra_desc(**{"rows": t, "spectra": s, **bad})
+            refused(name, plan, byref(d), words=word)
     assert np.all(u == 1) and not raw.any()
     handle = new_spectrum(plan, np.ones((1, H, LK), "float32"), np.ones((1, H, LREV), "float32"))
+    refused("fftconv_multiply", None, handle, byref(spectra_desc(in_=s, spectra=s)), words="plan")
+    refused("fftconv_multiply", plan, handle, None, words="desc")
+    refused("fftconv_multiply", plan, None, byref(spectra_desc(in_=s, spectra=s)), words="spectrum")
     for bad, word in [
-        ((None, handle, s, s, 0), "plan"),
-        ((plan, None, s, s, 0), "spectrum"),
-        ((plan, handle, None, s, 0), "in"),
-        ((plan, handle, s, None, 0), "out"),
-        ((plan, handle, s + 4, s, 0), "in"),
-        ((plan, handle, s, s + 4, 0), "out"),
-        ((plan, handle, s, s + 64, 0), "overlap"),
-        ((plan, handle, s, s, -1), "threads"),
+        *((dict(size=size), "size") for size in SIZES),
+        (dict(in_=None), "in is NULL"),
+        (dict(spectra=None), "spectra is NULL"),
+        (dict(in_=s + 4), "in is at"),
+        (dict(spectra=s + 4), "spectra is at"),
+        (dict(spectra=s + 64), "overlap"),
+        (dict(threads=-1), "threads"),
+        (dict(threads=256), "threads"),
     ]:
-        refused("fftconv_multiply", *bad, words=word)
+        d = spectra_desc(**{"in_": s, "spectra": s, **bad})
+        refused("fftconv_multiply", plan, handle, byref(d), words=word)
     refused("fftconv_spectra_offsets", None, (c_int64 * 9)(), words="plan")
     refused("fftconv_spectra_offsets", plan, None, words="offset")
+    assert not raw.any()
     _lib.lib.fftconv_spectrum_destroy(handle)
 
 
-KERNEL_PRIMITIVES = {
-    "fftconv_kernels_to_spectra": ("k", "k_rev"),
-    "fftconv_spectra_to_kernels": ("dk", "dk_rev"),
-}
+KERNEL_PRIMITIVES = ["fftconv_kernels_to_spectra", "fftconv_spectra_to_kernels"]
 
 
-@pytest.mark.parametrize("name", sorted(KERNEL_PRIMITIVES))
+@pytest.mark.parametrize("name", KERNEL_PRIMITIVES)
 def test_kernel_primitives(plan, name):
-    names = KERNEL_PRIMITIVES[name]
     raw = np.zeros(2 * H * row_bytes(plan) + 128, np.uint8)
     s = aligned(raw)
     k, rev = np.full((2, H, LK), 7, "float32"), np.full((2, H, LREV), 7, "float32")
 
-    def run(*, plan=plan, k=tensor(k), rev=tensor(rev), spectra=s, threads=0):
-        kernels = [x and byref(x) for x in (k, rev)]
-        return (
-            (plan, *kernels, spectra, threads)
-            if name == "fftconv_kernels_to_spectra"
-            else (plan, spectra, *kernels, threads)
-        )
+    def d(**changes):
+        right = {"k": tensor(k), "k_rev": tensor(rev), "spectra": s}
+        return byref(spectra_desc(**{**right, **changes}))
 
     over, over_rev = tensor(k), tensor(rev)
     over.data = over_rev.data = s + 64
+    refused(name, None, d(), words="plan")
+    refused(name, plan, None, words="desc")
     bad = [
-        (dict(plan=None), "plan"),
-        (dict(k=None), names[0]),
-        (dict(k=Tensor()), names[0]),
-        (dict(k=over), names[0]),
-        (dict(k=tensor(k, shape=(2, H, LK - 1))), names[0]),
-        (dict(k=tensor(k, shape=(0, H, LK))), names[0]),
-        (dict(k=tensor(k, dtype="float64")), names[0]),
-        (dict(rev=None), names[1]),
-        (dict(rev=Tensor()), names[1]),
-        (dict(rev=over_rev), names[1]),
-        (dict(rev=tensor(rev, shape=(2, H, LREV + 1))), names[1]),
-        (dict(rev=tensor(rev, shape=(1, H, LREV))), names[1]),
+        *((dict(size=size), "size") for size in SIZES),
+        (dict(k=Tensor()), "k is NULL"),
+        (dict(k=over), "k overlaps"),
+        (dict(k=tensor(k, shape=(2, H, LK - 1))), "k has shape"),
+        (dict(k=tensor(k, shape=(0, H, LK))), "k has shape"),
+        (dict(k=tensor(k, dtype="float64")), "k has dtype"),
+        (dict(k_rev=Tensor()), "k_rev"),
+        (dict(k_rev=over_rev), "k_rev"),
+        (dict(k_rev=tensor(rev, shape=(2, H, LREV + 1))), "k_rev"),
+        (dict(k_rev=tensor(rev, shape=(1, H, LREV))), "k_rev"),
         (dict(spectra=None), "spectra"),
         (dict(spectra=s + 8), "spectra"),
         (dict(threads=-1), "threads"),
+        (dict(threads=256), "threads"),
     ]
     if name == "fftconv_spectra_to_kernels":
         same = tensor(k, shape=(2, H, LREV), strides=(H * LK, LK, 1))
-        bad += [(dict(rev=same), names[1]), (dict(k=tensor(k, strides=(0, LK, 1))), names[0])]
+        bad += [
+            (dict(k_rev=same), "k_rev"),
+            (dict(k=tensor(k, strides=(0, LK, 1))), "k has stride"),
+        ]
     for changes, word in bad:
-        refused(name, *run(**changes), words=word)
+        refused(name, plan, d(**changes), words=word)
     causal = new_plan(single_block=1)
-    refused(name, *run(plan=causal), words=names[1])
+    refused(name, causal, d(), words="k_rev")
     assert not raw.any() and np.all(k == 7) and np.all(rev == 7)
-    status, message = call(name, *run())
+    status, message = call(name, plan, d())
     assert status == _lib.OK, message
     _lib.lib.fftconv_plan_destroy(causal)
 
@@ -147,34 +144,27 @@ def test_primitives_of_plans_they_are_not_for():
     raw = np.zeros(1 << 16, np.uint8)
     s = aligned(raw)
     blocks = new_plan(length=512, k_length=4, radices=_lib.int64s((8, 4)), order=2)
-    info = PlanInfo(size=ctypes.sizeof(PlanInfo))
-    assert call("fftconv_plan_get_info", blocks, byref(info))[0] == _lib.OK
-    assert info.blocks > 1
+    assert info_of(blocks).blocks > 1
     u, k = np.ones((1, 1, 512), "float32"), np.ones((1, H, 4), "float32")
     spectrum = new_spectrum(blocks, k)
-    for name, arguments in [
-        ("rows_to_spectra", (0, byref(tensor(u)), s, 0)),
-        ("spectra_to_rows", (0, s, byref(tensor(u)), 0)),
-        ("kernels_to_spectra", (byref(tensor(k)), None, s, 0)),
-        ("spectra_to_kernels", (s, byref(tensor(k)), None, 0)),
-        ("multiply", (spectrum, s, s, 0)),
-    ]:
-        refused("fftconv_" + name, blocks, *arguments, words="block")
+    d = spectra_desc(rows=tensor(u), k=tensor(k), in_=s, spectra=s)
+    for name in ("rows_to_spectra", "spectra_to_rows", "kernels_to_spectra", "spectra_to_kernels"):
+        refused("fftconv_" + name, blocks, byref(d), words="block")
+    refused("fftconv_multiply", blocks, spectrum, byref(d), words="block")
     folded = new_plan(mode=CIRCULAR, form=FOLDED)
     k = np.ones((1, H, LK), "float32")
-    for name, arguments in [
-        ("kernels_to_spectra", (byref(tensor(k)), None, s, 0)),
-        ("spectra_to_kernels", (s, byref(tensor(k)), None, 0)),
-        ("contract", (byref(Product(folded, (1, 1, 1)).c),)),
-    ]:
-        refused("fftconv_" + name, folded, *arguments, words="folded")
+    d = spectra_desc(k=tensor(k), spectra=s)
+    for name in ("kernels_to_spectra", "spectra_to_kernels"):
+        refused("fftconv_" + name, folded, byref(d), words="folded")
+    refused("fftconv_contract", folded, byref(Product(folded, (1, 1, 1)).c), words="folded")
     weighted = new_plan(mode=CIRCULAR, form=COMPLEX, weights=weights([1] * 33))
+    filtered = new_plan(mode=CIRCULAR, fft_size=97, weights=weights([1] * 49), single_block=1)
     history = new_plan(history=1)
-    for p, word in ((weighted, "weights"), (history, "history")):
-        refused("fftconv_kernels_to_spectra", p, byref(tensor(k)), None, s, 0, words=word)
+    for p, word in ((weighted, "weights"), (filtered, "weights"), (history, "history")):
+        refused("fftconv_kernels_to_spectra", p, byref(d), words=word)
     assert not raw.any() and np.all(u == 1) and np.all(k == 1)
     _lib.lib.fftconv_spectrum_destroy(spectrum)
-    for p in (blocks, folded, weighted, history):
+    for p in (blocks, folded, weighted, filtered, history):
         _lib.lib.fftconv_plan_destroy(p)
 
 
@@ -186,8 +176,8 @@ class Product:
         row = row_bytes(plan)
         entries = {"a": rows * depth, "b": depth * columns, "out": rows * columns}
         self.raw = {name: np.full(n * row + 64, 7, np.uint8) for name, n in entries.items()}
-        self.c = Contraction(
-            size=ctypes.sizeof(Contraction),
+        self.c = ContractionDesc(
+            size=ctypes.sizeof(ContractionDesc),
             rows=rows,
             columns=columns,
             depth=depth,
@@ -252,7 +242,7 @@ def test_contract(plan, spoil, word):
 def test_contract_right_and_null(plan):
     p = Product(plan)
     refused("fftconv_contract", None, byref(p.c), words="plan")
-    refused("fftconv_contract", plan, None, words="contraction")
+    refused("fftconv_contract", plan, None, words="desc")
     assert p.untouched()
     assert call("fftconv_contract", plan, byref(p.c))[0] == _lib.OK
     assert not np.all(p.raw["out"] == 7)

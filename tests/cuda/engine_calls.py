@@ -34,7 +34,7 @@ LONGEST = {"float32": 16384, "float16": 32768, "bfloat16": 32768}
 # Forward, rows of 64 samples or more; backward is held to twice of it.
 TOLERANCE = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 2e-3}
 WIDE = {"float64": 1e-14}  # by cuFFT only
-ENGINES = pytest.mark.parametrize("isa", ("fused", "cufft"))
+ENGINES = pytest.mark.parametrize("engine", ("fused", "cufft"))
 H100 = 227 * 1024  # bytes of shared memory a block may have
 
 
@@ -126,6 +126,49 @@ def tensor(x, axes, memory):
     return t
 
 
+CUDA = _lib.DEVICES["cuda"]
+
+
+def plan_desc(batch, channels, length, k_length, **fields):
+    """Of a plan on DEVICE."""
+    return _lib.PlanDesc(
+        **{
+            "size": ctypes.sizeof(_lib.PlanDesc),
+            "batch": batch,
+            "channels": channels,
+            "length": length,
+            "k_length": k_length,
+            "dtype": _lib.DTYPES["float32"],
+            "device": CUDA,
+            "device_index": DEVICE,
+            **fields,
+        }
+    )
+
+
+def new_plan(*arguments, **fields):
+    plan = c_void_p()
+    must(library().fftconv_plan_create(byref(plan), byref(plan_desc(*arguments, **fields))))
+    return plan
+
+
+def operands(**fields):
+    return _lib.Operands(size=ctypes.sizeof(_lib.Operands), **fields)
+
+
+def new_spectrum(plan, k):
+    """Of a tensor."""
+    spectrum = c_void_p()
+    must(library().fftconv_spectrum_create(byref(spectrum), plan, byref(operands(k=k))))
+    return spectrum
+
+
+def workspace_bytes(plan, spectrum, o, direction):
+    need = c_int64(-5)
+    must(library().fftconv_workspace_bytes(plan, spectrum, byref(o), direction, byref(need)))
+    return need.value
+
+
 AXES = {"skip": "column", "mask": "column", "dskip": "column"}
 
 
@@ -140,7 +183,7 @@ def call(
     shared=H100,
     seed=0,
     workspace=False,
-    isa="fused",
+    engine="fused",
     tile=1 << 27,
     stream=None,
     form=None,
@@ -157,7 +200,7 @@ def call(
             dy,
             prepared,
             workspace,
-            isa,
+            engine,
             (shared, blocks, seed),
             tile,
             stream,
@@ -170,28 +213,34 @@ def call(
 
 
 def call_on(
-    memory, case, direction, outputs, dy, prepared, workspace, isa, machine, tile, stream, form, ask
+    memory,
+    case,
+    direction,
+    outputs,
+    dy,
+    prepared,
+    workspace,
+    engine,
+    machine,
+    tile,
+    stream,
+    form,
+    ask,
 ):
-    batch, channels, length = case.u.shape
     kernel = (1,) * (3 - case.k.ndim) + case.k.shape
-    desc = _lib.PlanDesc(
-        size=ctypes.sizeof(_lib.PlanDesc),
-        batch=batch,
-        channels=channels,
-        length=length,
-        k_length=kernel[2],
+    desc = plan_desc(
+        *case.u.shape,
+        kernel[2],
         kernels=kernel[1],
         kernel_batch=kernel[0],
         mode=_lib.MODES[case.mode["mode"]],
         dtype=_lib.DTYPES[case.u.dtype.name],
         fft_size=case.mode["fft_size"] or 0,
-        isa=isa.encode() if isa else None,
+        engine=engine.encode() if engine else None,
         form=_lib.FORMS[ask or "auto"],
         k_rev_length=0 if case.k_rev is None else case.k_rev.shape[-1],
     )
-    o = _lib.Operands(
-        size=ctypes.sizeof(_lib.Operands), activation=_lib.ACTIVATIONS[case.activation]
-    )
+    o = operands(activation=_lib.ACTIVATIONS[case.activation], stream=stream)
     arrays = {"u": case.u, "k": case.k, "k_rev": case.k_rev, "dy": dy, **case.operands, **outputs}
     for name, x in arrays.items():
         if x is not None:
@@ -203,36 +252,36 @@ def call_on(
     plan, spectrum = c_void_p(), c_void_p()
     info = _lib.PlanInfo(size=ctypes.sizeof(_lib.PlanInfo))
     try:
-        must(lib.fftconv_cuda_plan_create(byref(plan), byref(desc), DEVICE))
-        must(lib.fftconv_cuda_plan_get_info(plan, byref(info)))
+        must(lib.fftconv_plan_create(byref(plan), byref(desc)))
+        must(lib.fftconv_plan_get_info(plan, byref(info)))
+        assert (info.device, info.device_index) == (CUDA, DEVICE)
+        assert info.isa is None and info.engine.decode() in (engine or "fused", engine or "cufft")
         assert (form or ask) is None or info.form == _lib.FORMS[form or ask]
         if prepared:
-            must(
-                lib.fftconv_cuda_spectrum_create(
-                    byref(spectrum),
-                    plan,
-                    byref(o.k),
-                    None if case.k_rev is None else byref(o.k_rev),
-                    stream,
-                )
-            )
+            must(lib.fftconv_spectrum_create(byref(spectrum), plan, byref(o)))
             o.k, o.k_rev = _lib.Tensor(), _lib.Tensor()
+        execute = lib.fftconv_backward if direction else lib.fftconv_forward
         if workspace:
-            size = info.backward_workspace_bytes if direction else info.forward_workspace_bytes
+            size = workspace_bytes(plan, spectrum, o, direction)
+            most = info.backward_workspace_bytes if direction else info.forward_workspace_bytes
+            assert size <= most if prepared else size == most
             room = np.full(size + 64, 0xFF, np.uint8)  # NaN
             o.workspace = -(-memory.address(room) // 64) * 64
+            o.workspace_bytes = size - 1
+            if size:
+                assert execute(plan, spectrum, byref(o)) == _lib.INVALID
+                assert b"workspace_bytes is" in lib.fftconv_last_error()
             o.workspace_bytes = size
         stops = 0 if ON_GPU else lib.cuda_emulated_stops()
-        must(
-            (lib.fftconv_cuda_backward if direction else lib.fftconv_cuda_forward)(
-                plan, spectrum, byref(o), stream
-            )
-        )
+        must(execute(plan, spectrum, byref(o)))
+        if workspace and not ON_GPU:
+            end = o.workspace - memory.address(room) + size
+            assert (room[end:] == 0xFF).all(), "past the workspace"
         # a workspace that was not given is allocated in the stream's order
         assert ON_GPU or lib.cuda_emulated_stops() - stops <= (not workspace)
     finally:
-        lib.fftconv_cuda_spectrum_destroy(spectrum)
-        lib.fftconv_cuda_plan_destroy(plan)
+        lib.fftconv_spectrum_destroy(spectrum)
+        lib.fftconv_plan_destroy(plan)
     return info.transform_length
 
 

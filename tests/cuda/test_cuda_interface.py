@@ -7,6 +7,7 @@ import mmap
 import sys
 import threading
 from ctypes import byref, c_void_p
+from functools import partial
 
 import numpy as np
 import pytest
@@ -26,9 +27,14 @@ from engine_calls import (
     library,
     must,
     needs_library,
+    new_plan,
+    new_spectrum,
     nothing_is_left,
+    operands,
+    plan_desc,
     poisoned,
     tensor,
+    workspace_bytes,
 )
 from fftconv import _lib
 from fftconv._array import KERNEL_DTYPES
@@ -36,6 +42,14 @@ from fftconv.plan import aligned_bytes
 from support import Case
 
 pytestmark = needs_library
+
+
+class Host:
+    """In place of Memory, for arrays that stay where they are."""
+
+    @staticmethod
+    def address(x):
+        return x.ctypes.data
 
 
 @emulated_only
@@ -59,15 +73,15 @@ def test_shared_memory(sm, kilobytes, half, single):
         longer = Case(1, 1, m + 1, 3, dtype)
         with pytest.raises(RuntimeError, match="more than this device's"):
             forward(longer, shared=shared)
-        assert forward(longer, shared=shared, isa=None)[1] > m + 1
+        assert forward(longer, shared=shared, engine=None)[1] > m + 1
 
 
 @ENGINES
-def test_workspace_of_the_caller(isa):
+def test_workspace_of_the_caller(engine):
     """Then nothing is allocated, and nothing waited for: call() counts."""
     case = Case(3, 2, 300, 300, "float16", options=("out_gate", "skip"), activation="silu")
     for prepared in (True, False):
-        options = {"prepared": prepared, "workspace": True, "isa": isa}
+        options = {"prepared": prepared, "workspace": True, "engine": engine}
         y, _ = forward(case, **options)
         check_forward(case, y)
         check_backward(case, backward(case, **options))
@@ -85,40 +99,51 @@ def test_refusals():
     case.operands = {"in_gate": case.u[:1]}
     with pytest.raises(RuntimeError, match="in_gate has shape"):
         forward(case)
-    lib, plan = library(), c_void_p()
-    desc = _lib.PlanDesc(
-        size=ctypes.sizeof(_lib.PlanDesc), batch=1, channels=1, length=300, k_length=3, dtype=2
-    )
+    lib = library()
+    desc = plan_desc(1, 1, 300, 3)
 
-    def create(device=0, **fields):
+    def create(**fields):
+        """A plan of desc with these fields, for once."""
+        changed = _lib.PlanDesc.from_buffer_copy(desc)
         for name, value in fields.items():
-            setattr(desc, name, value)
+            setattr(changed, name, value)
+        plan = c_void_p(123)
         try:
-            must(lib.fftconv_cuda_plan_create(byref(plan), byref(desc), device))
-            return plan.value
-        finally:
-            for name in fields:
-                setattr(desc, name, 0)
+            must(lib.fftconv_plan_create(byref(plan), byref(changed)))
+        except RuntimeError:
+            assert plan.value is None
+            raise
+        return plan
 
-    for device in (-1, DEVICES):
+    for index in (-1, DEVICES):
         with pytest.raises(
-            RuntimeError, match=(f"device is {device}, must be 0 ... {DEVICES - 1}")
+            RuntimeError, match=(f"device_index is {index}, must be 0 ... {DEVICES - 1}")
         ):
-            create(device)
-    for fields in ({"dense": 1}, {"order": 2}, {"history": 1}):
-        (name,) = fields
+            create(device_index=index)
+    ones = (ctypes.c_double * 151)(*[1.0] * 151)
+    for fields in (
+        {"dense": 1},
+        {"order": 2},
+        {"radices": _lib.int64s((16, 20)), "order": 2},
+        {"history": 1},
+        {"weights": ones, "mode": _lib.MODES["circular"]},
+        {"form": _lib.FORMS["folded"], "mode": _lib.MODES["circular"]},
+        {"form": _lib.FORMS["complex"], "mode": _lib.MODES["circular"]},
+    ):
+        name = "order" if "radices" in fields else next(iter(fields))
         with pytest.raises(RuntimeError, match=f"{name} is given"):
             create(**fields)
-    desc.isa = b"avx2"
-    with pytest.raises(RuntimeError, match='isa is "avx2", must be NULL, "fused"'):
-        create()
-    desc.isa = b"fused"  # whose rows are counted in 32 bits
+    with pytest.raises(RuntimeError, match='isa is "avx2", must be NULL where device is cuda'):
+        create(isa=b"avx2")
+    with pytest.raises(RuntimeError, match='engine is "avx2", must be NULL, "fused" or "cufft"'):
+        create(engine=b"avx2")
+    desc.engine = b"fused"  # whose rows are counted in 32 bits
     for batch, channels, says in (
         ((1 << 30) + 1, 1, "batch is 1073741825, must be at most 1073741824"),
         (1, (1 << 30) + 1, "channels is 1073741825, must be at most 1073741824"),
     ):
         with pytest.raises(RuntimeError, match=says):
-            create(batch=batch, channels=channels, length=300, k_length=3)
+            create(batch=batch, channels=channels)
     # Kernels of each (b, h): a launch's tasks are the channels times the batch, here
     # eight rows at a time; one more of those than it takes.
     for batch, channels in ((1 << 23, (1 << 10) + 1), ((1 << 23) + 1, 1 << 10)):
@@ -126,29 +151,21 @@ def test_refusals():
             RuntimeError,
             match=(rf"batch \* channels is {batch} \* {channels}, more than one launch"),
         ):
-            create(batch=batch, channels=channels, kernel_batch=batch, length=300, k_length=3)
-    desc.batch = desc.channels = 1
-    desc.isa = b"cufft"
+            create(batch=batch, channels=channels, kernel_batch=batch)
+    desc.engine = b"cufft"
     for fields in ({"length": 1 << 30}, {"k_length": 1 << 31}):
         with pytest.raises(RuntimeError, match="may have 1073741824 points"):
-            create(**{"length": 300, "k_length": 3, **fields})
-    desc.isa, desc.length, desc.k_length = None, 300, 3
-    assert create()
-    first, k, memory = plan.value, np.zeros((1, 1, 3), "float32"), Memory()
-    spectrum = c_void_p()
-    must(
-        lib.fftconv_cuda_spectrum_create(
-            byref(spectrum), first, byref(tensor(k, "rows", memory)), None, None
-        )
-    )
-    second = create(length=600)
-    o = _lib.Operands(size=ctypes.sizeof(_lib.Operands))
-    u = np.zeros((1, 1, 600), "float32")
+            create(**fields)
+    desc.engine = None
+    first, second = create(), create(length=600)
+    k, u, memory = np.zeros((1, 1, 3), "float32"), np.zeros((1, 1, 600), "float32"), Memory()
+    spectrum = new_spectrum(first, tensor(k, "rows", memory))
+    o = operands()
     o.u, o.y = tensor(u, "rows", memory), tensor(poisoned(u), "rows", memory)
     with pytest.raises(RuntimeError, match="spectrum was made for another plan"):
-        must(lib.fftconv_cuda_forward(second, spectrum, byref(o), None))
+        must(lib.fftconv_forward(second, spectrum, byref(o)))
     with pytest.raises(RuntimeError, match="k is NULL"):
-        must(lib.fftconv_cuda_forward(second, None, byref(o), None))
+        must(lib.fftconv_forward(second, None, byref(o)))
     o.k = tensor(k, "rows", memory)
     for name in ("u", "k", "y"):
         t = getattr(o, name)
@@ -156,23 +173,118 @@ def test_refusals():
         with pytest.raises(
             RuntimeError, match=(f"{name} is at 0x.*, must be aligned to its 4-byte numbers")
         ):
-            must(lib.fftconv_cuda_forward(second, None, byref(o), None))
+            must(lib.fftconv_forward(second, None, byref(o)))
         if name == "k":
             with pytest.raises(RuntimeError, match="k is at 0x.*, must be aligned"):
-                must(
-                    lib.fftconv_cuda_spectrum_create(
-                        byref(c_void_p()), second, byref(t), None, None
-                    )
-                )
+                new_spectrum(second, t)
         t.data -= 2
+    for threads in (-1, 256):
+        o.threads = threads
+        for call_of in (
+            partial(lib.fftconv_forward, second, None, byref(o)),
+            partial(lib.fftconv_spectrum_create, byref(c_void_p()), second, byref(o)),
+            partial(workspace_bytes, second, None, o, _lib.FORWARD),
+        ):
+            with pytest.raises(RuntimeError, match=f"threads is {threads}"):
+                must(call_of())
+    o.threads = 0
     scratch, o.workspace = aligned_bytes(64)
     o.workspace_bytes = 64
     with pytest.raises(RuntimeError, match="workspace_bytes is 64"):
-        must(lib.fftconv_cuda_forward(second, None, byref(o), None))
+        must(lib.fftconv_forward(second, None, byref(o)))
     memory.__exit__()
-    lib.fftconv_cuda_spectrum_destroy(spectrum)
-    lib.fftconv_cuda_plan_destroy(first)
-    lib.fftconv_cuda_plan_destroy(second)
+    lib.fftconv_spectrum_destroy(spectrum)
+    lib.fftconv_plan_destroy(first)
+    lib.fftconv_plan_destroy(second)
+    nothing_is_left()
+
+
+def test_functions_of_the_cpu():
+    """What a CUDA plan is refused by, and writes nothing."""
+    lib, plan = library(), new_plan(1, 1, 300, 3, single_block=1)
+    raw = np.full(1 << 16, 7, np.uint8)
+    at = raw.ctypes.data + -raw.ctypes.data % 64
+    k = np.zeros((1, 1, 3), "float32")
+
+    def desc_of(kind, **fields):
+        return byref(kind(size=ctypes.sizeof(kind), **fields))
+
+    def at_raw(*shape):
+        return _lib.Tensor(at, 2, 0, shape, (shape[1] * shape[2], shape[2], 1))
+
+    spectra = desc_of(
+        _lib.SpectraDesc, rows=at_raw(1, 1, 300), k=at_raw(1, 1, 3), in_=at, spectra=at + 8192
+    )
+    heads = desc_of(
+        _lib.HeadsDesc,
+        **dict.fromkeys(("u", "v", "q", "y", "dy", "du"), at_raw(1, 1, 300)),
+        k=at_raw(1, 1, 3),
+    )
+    contraction = desc_of(
+        _lib.ContractionDesc, rows=1, columns=1, depth=1, a=at, b=at, out=at + 8192, scale=1
+    )
+    projection = desc_of(
+        _lib.ProjectionDesc,
+        **dict.fromkeys(("batch", "inputs", "states", "outputs"), 1),
+        **dict.fromkeys(("in_", "kernels", "B", "C"), at),
+        out=at + 8192,
+    )
+    with Memory() as memory:
+        spectrum = new_spectrum(plan, tensor(k, "rows", memory))
+    for name, *arguments in [
+        ("rows_to_spectra", spectra),
+        ("spectra_to_rows", spectra),
+        ("kernels_to_spectra", spectra),
+        ("spectra_to_kernels", spectra),
+        ("multiply", spectrum, spectra),
+        ("spectra_offsets", (ctypes.c_int64 * 1024)()),
+        ("contract", contraction),
+        ("project", projection),
+        ("heads_forward", heads),
+        ("heads_backward", heads),
+    ]:
+        status = getattr(lib, "fftconv_" + name)(plan, *arguments)
+        assert status == _lib.UNSUPPORTED, name
+        assert b"plan is of a CUDA device" in lib.fftconv_last_error(), name
+    assert (raw == 7).all()
+    lib.fftconv_spectrum_destroy(spectrum)
+    lib.fftconv_plan_destroy(plan)
+    nothing_is_left()
+
+
+def test_spectrum_of_the_other_device():
+    """A CPU's is refused by a CUDA plan, and the other way round."""
+    lib, k, u = library(), np.ones((1, 1, 9), "float32"), np.ones((1, 1, 300), "float32")
+    cpu = new_plan(1, 1, 300, 9, device=_lib.DEVICES["cpu"], device_index=0, single_block=1)
+    of_cpu, y = new_spectrum(cpu, tensor(k, "rows", Host)), poisoned(u)
+    there = "a CUDA device", "the CPU"
+    with Memory() as memory:
+        for engine in (None, b"cufft"):
+            plan = new_plan(1, 1, 300, 9, engine=engine)
+            spectrum = new_spectrum(plan, tensor(k, "rows", memory))
+            for p, s, where, (is_of, must_be) in (
+                (plan, of_cpu, memory, there[::-1]),
+                (cpu, spectrum, Host, there),
+            ):
+                o = operands(u=tensor(u, "rows", where), y=tensor(y, "rows", where))
+                o.dy, o.du = o.u, o.y
+                for call_of in (lib.fftconv_forward, lib.fftconv_backward):
+                    assert call_of(p, s, byref(o)) == _lib.INVALID
+                    message = lib.fftconv_last_error().decode()
+                    assert f"spectrum is of {is_of}, must be of {must_be}" in message
+            d = _lib.SpectraDesc(size=ctypes.sizeof(_lib.SpectraDesc))
+            assert lib.fftconv_multiply(cpu, spectrum, byref(d)) == _lib.INVALID
+            assert b"spectrum is of a CUDA device" in lib.fftconv_last_error()
+            lib.fftconv_spectrum_destroy(spectrum)
+            lib.fftconv_plan_destroy(plan)
+        memory.fetch()
+    assert np.isnan(y).all()
+    # which serves its own, with a CUDA plan of the same shape beside it
+    o = operands(u=tensor(u, "rows", Host), y=tensor(y, "rows", Host))
+    must(lib.fftconv_forward(cpu, of_cpu, byref(o)))
+    assert np.allclose(y[0, 0], np.minimum(np.arange(1, 301), 9), rtol=1e-5)
+    lib.fftconv_spectrum_destroy(of_cpu)
+    lib.fftconv_plan_destroy(cpu)
     nothing_is_left()
 
 
@@ -181,39 +293,24 @@ def test_a_spectrum_is_of_its_form():
     lib, k, plans = library(), np.ones((1, 1, 9), "float32"), {}
     with Memory() as memory:
         for length, form in ((500, "even_odd"), (200, "right_angle")):
-            desc = _lib.PlanDesc(
-                size=ctypes.sizeof(_lib.PlanDesc),
-                batch=1,
-                channels=1,
-                length=length,
-                k_length=9,
-                dtype=2,
-                mode=_lib.MODES["circular"],
-                fft_size=length + 8,
-            )
-            plan, spectrum = c_void_p(), c_void_p()
-            must(lib.fftconv_cuda_plan_create(byref(plan), byref(desc), DEVICE))
+            plan = new_plan(1, 1, length, 9, mode=_lib.MODES["circular"], fft_size=length + 8)
             info = _lib.PlanInfo(size=ctypes.sizeof(_lib.PlanInfo))
-            must(lib.fftconv_cuda_plan_get_info(plan, byref(info)))
+            must(lib.fftconv_plan_get_info(plan, byref(info)))
             assert (info.form, info.transform_length) == (_lib.FORMS[form], 256)
-            must(
-                lib.fftconv_cuda_spectrum_create(
-                    byref(spectrum), plan, byref(tensor(k, "rows", memory)), None, None
-                )
-            )
+            assert (info.fft_size, info.padded_length) == (length + 8, 512)
+            spectrum = new_spectrum(plan, tensor(k, "rows", memory))
             u = np.ones((1, 1, length), "float32")
             y = poisoned(u)
-            o = _lib.Operands(size=ctypes.sizeof(_lib.Operands))
-            o.u, o.y = tensor(u, "rows", memory), tensor(y, "rows", memory)
+            o = operands(u=tensor(u, "rows", memory), y=tensor(y, "rows", memory))
             plans[form] = plan, spectrum, o, (u, y)
         for form, other in itertools.permutations(plans):
             plan, spectrum, o, _ = plans[form]
-            must(lib.fftconv_cuda_forward(plan, spectrum, byref(o), None))
+            must(lib.fftconv_forward(plan, spectrum, byref(o)))
             with pytest.raises(RuntimeError, match="was made for another plan"):
-                must(lib.fftconv_cuda_forward(plan, plans[other][1], byref(o), None))
+                must(lib.fftconv_forward(plan, plans[other][1], byref(o)))
         for plan, spectrum, _, _ in plans.values():
-            lib.fftconv_cuda_spectrum_destroy(spectrum)
-            lib.fftconv_cuda_plan_destroy(plan)
+            lib.fftconv_spectrum_destroy(spectrum)
+            lib.fftconv_plan_destroy(plan)
     nothing_is_left()
 
 
@@ -224,34 +321,18 @@ def test_a_spectrum_is_of_its_engine():
     lib.cuda_emulated_set(1024, 3, 0)
     plans, y = [], poisoned(case.u)
     with Memory() as memory:
-        o = _lib.Operands(size=ctypes.sizeof(_lib.Operands))
-        o.u, o.y = tensor(case.u, "rows", memory), tensor(y, "rows", memory)
-        for isa in (b"cufft", None):
-            plan, spectrum = c_void_p(), c_void_p()
-            desc = _lib.PlanDesc(
-                size=ctypes.sizeof(_lib.PlanDesc),
-                batch=1,
-                channels=1,
-                length=1 << 15,
-                k_length=2,
-                dtype=2,
-                isa=isa,
-                mode=_lib.MODES["circular"],
-                fft_size=1 << 15,
+        o = operands(u=tensor(case.u, "rows", memory), y=tensor(y, "rows", memory))
+        for engine in (b"cufft", None):
+            plan = new_plan(
+                1, 1, 1 << 15, 2, engine=engine, mode=_lib.MODES["circular"], fft_size=1 << 15
             )
-            must(lib.fftconv_cuda_plan_create(byref(plan), byref(desc), DEVICE))
-            must(
-                lib.fftconv_cuda_spectrum_create(
-                    byref(spectrum), plan, byref(tensor(case.k, "rows", memory)), None, None
-                )
-            )
-            plans.append((plan, spectrum))
+            plans.append((plan, new_spectrum(plan, tensor(case.k, "rows", memory))))
         for (plan, _), (_, spectrum) in itertools.permutations(plans):
-            must(lib.fftconv_cuda_forward(plan, spectrum, byref(o), None))
+            must(lib.fftconv_forward(plan, spectrum, byref(o)))
             check_forward(case, y)
         for plan, spectrum in plans:
-            lib.fftconv_cuda_spectrum_destroy(spectrum)
-            lib.fftconv_cuda_plan_destroy(plan)
+            lib.fftconv_spectrum_destroy(spectrum)
+            lib.fftconv_plan_destroy(plan)
     nothing_is_left()
 
 
@@ -259,20 +340,19 @@ def test_without_a_device():
     """The library of this build loads, and says that there is none."""
     if _lib.lib.fftconv_cuda_devices():
         pytest.skip("there is one")
-    desc = _lib.PlanDesc(
-        size=ctypes.sizeof(_lib.PlanDesc), batch=1, channels=1, length=300, k_length=3, dtype=2
-    )
     with pytest.raises(_lib.Unsupported, match="CUDA"):
-        _lib.lib.fftconv_cuda_plan_create(byref(c_void_p()), byref(desc), 0)
+        _lib.lib.fftconv_plan_create(
+            byref(c_void_p()), byref(plan_desc(1, 1, 300, 3, device_index=0))
+        )
 
 
 @emulated_only
 @pytest.mark.skipif(sys.platform != "linux", reason="much memory, of which little is used")
 @ENGINES
-def test_far_apart(isa):
+def test_far_apart(engine):
     """Rows more than 2^31 elements from each other."""
     base = Case(2, 2, 300, 40, "float16", options=("in_gate", "out_gate"), activation="silu")
-    want, gradients = forward(base, isa=isa)[0], backward(base, isa=isa)
+    want, gradients = forward(base, engine=engine)[0], backward(base, engine=engine)
     steps = (5 << 30, 3 << 30)
 
     def far(x):
@@ -292,16 +372,16 @@ def test_far_apart(isa):
     case.u = far(case.u)
     case.operands = {name: far(x) for name, x in case.operands.items()}
     y = far(poisoned(want))
-    call(case, 0, {"y": y}, isa=isa)
+    call(case, 0, {"y": y}, engine=engine)
     assert y.tobytes() == want.tobytes()
     du = far(poisoned(want))
-    call(case, 1, {"du": du}, dy=far(case.dy), isa=isa)
+    call(case, 1, {"du": du}, dy=far(case.dy), engine=engine)
     assert du.tobytes() == gradients["du"].tobytes()
 
 
 @emulated_only
 @ENGINES
-def test_stream_and_device(isa):
+def test_stream_and_device(engine):
     """Every launch and allocation is on the caller's stream and the plan's device."""
     lib, stream = library(), 0x5EED
     case = Case(
@@ -315,14 +395,14 @@ def test_stream_and_device(isa):
         for prepared, direction in itertools.product((True, False), (forward, backward)):
             lib.cuda_emulated_expect(on, device)
             before = lib.cuda_emulated_strays()
-            direction(case, prepared=prepared, isa=isa, stream=stream)
+            direction(case, prepared=prepared, engine=engine, stream=stream)
             lib.cuda_emulated_expect(None, 0)
             assert (lib.cuda_emulated_strays() > before) == strays
 
 
 @emulated_only
 @ENGINES
-def test_every_failure(isa):
+def test_every_failure(engine):
     """Of an allocation, a launch or a call of cuFFT, one after another: a status,
     a message, and nothing left behind."""
     lib, says = library(), set()
@@ -333,7 +413,7 @@ def test_every_failure(isa):
                 assert operations < 100
                 lib.cuda_emulated_fail(operations)
                 try:
-                    direction(case, prepared=prepared, isa=isa)
+                    direction(case, prepared=prepared, engine=engine)
                     break
                 except RuntimeError as error:
                     says.add(str(error))
@@ -344,7 +424,7 @@ def test_every_failure(isa):
     for message in (
         "a launch was made to fail",
         "bytes",
-        *(["cuFFT says"] if isa == "cufft" else []),
+        *(["cuFFT says"] if engine == "cufft" else []),
     ):
         assert any(message in s for s in says), message
 
@@ -353,30 +433,21 @@ def test_threads_share_a_plan():
     """One cuFFT handle, many threads, each with its workspace."""
     lib = library()
     case = Case(4, 2, 700, 700, "float32")
-    want, _ = forward(case, isa="cufft")
-    desc = _lib.PlanDesc(
-        size=ctypes.sizeof(_lib.PlanDesc),
-        batch=4,
-        channels=2,
-        length=700,
-        k_length=700,
-        dtype=2,
-        isa=b"cufft",
-    )
-    plan, wrong = c_void_p(), []
+    want, _ = forward(case, engine="cufft")
+    wrong = []
     if not ON_GPU:
         lib.cuda_emulated_set_tile(1 << 14)
-    must(lib.fftconv_cuda_plan_create(byref(plan), byref(desc), DEVICE))
+    plan = new_plan(4, 2, 700, 700, engine=b"cufft")
     results = [poisoned(want) for _ in range(6)]
 
     def work(o):
-        if lib.fftconv_cuda_forward(plan, None, byref(o), None):
+        if lib.fftconv_forward(plan, None, byref(o)):
             wrong.append(lib.fftconv_last_error())
 
     with Memory() as memory:
         threads = []
         for y in results:
-            o = _lib.Operands(size=ctypes.sizeof(_lib.Operands))
+            o = operands()
             o.u, o.k, o.y = (tensor(x, "rows", memory) for x in (case.u, case.k, y))
             threads.append(threading.Thread(target=work, args=(o,)))
         for thread in threads:
@@ -384,7 +455,7 @@ def test_threads_share_a_plan():
         for thread in threads:
             thread.join(60)
         memory.fetch()
-    lib.fftconv_cuda_plan_destroy(plan)
+    lib.fftconv_plan_destroy(plan)
     assert not wrong
     assert all(y.tobytes() == want.tobytes() for y in results)
 
@@ -398,32 +469,24 @@ def test_without_cufft(monkeypatch, tmp_path):
     lib.fftconv_last_error.restype = ctypes.c_char_p
     plan = c_void_p()
 
-    def create(length, isa=None):
-        desc = _lib.PlanDesc(
-            size=ctypes.sizeof(_lib.PlanDesc),
-            batch=1,
-            channels=1,
-            length=length,
-            k_length=3,
-            dtype=2,
-            isa=isa,
-        )
+    def create(length, engine=None):
+        desc = plan_desc(1, 1, length, 3, engine=engine, device_index=0)
         return (
-            lib.fftconv_cuda_plan_create(byref(plan), byref(desc), 0),
+            lib.fftconv_plan_create(byref(plan), byref(desc)),
             lib.fftconv_last_error().decode(),
         )
 
     monkeypatch.setenv("FFTCONV_CUFFT", str(tmp_path / "none.so"))
-    for length, isa in ((300, b"cufft"), (40000, None)):
-        status, says = create(length, isa)
+    for length, engine in ((300, b"cufft"), (40000, None)):
+        status, says = create(length, engine)
         assert status == _lib.UNSUPPORTED and not plan.value
         assert "cuFFT was not found" in says and "none.so" in says
-        assert ("length is 40000" in says) == (isa is None)
+        assert ("length is 40000" in says) == (engine is None)
     monkeypatch.setenv("FFTCONV_CUFFT", str(_lib.path))  # a library without it
     assert "cuFFT has no cufftCreate" in create(300, b"cufft")[1]
     monkeypatch.setenv("FFTCONV_CUFFT", str(fresh))  # found: asked again
     assert create(300, b"cufft")[0] == 0
-    lib.fftconv_cuda_plan_destroy(plan)
+    lib.fftconv_plan_destroy(plan)
 
 
 def test_kernel_dtypes_are_known():

@@ -725,7 +725,7 @@ def test_wrong_arrays():
         fftconv.conv(u, k, out=cuda.asarray(case.u[:, :1]))
     with pytest.raises(ValueError, match="out has dtype float16"):
         fftconv.conv(u, k, out=cuda.asarray(case.u.astype("float16")))
-    with pytest.raises(ValueError, match=f"device is {DEVICES}, must be 0"):
+    with pytest.raises(ValueError, match=f"device_index is {DEVICES}, must be 0"):
         cuda.asarray(case.u, DEVICES)
     with pytest.raises(ValueError, match="device is -1; it must be from 0"):
         cuda.asarray(case.u, -1)
@@ -810,13 +810,13 @@ def test_memory_functions_refuse():
     for says, call, *arguments in [
         ("memory is NULL", lib.fftconv_cuda_allocate, None, 8, 0),
         ("bytes is 0, must be at least 1", lib.fftconv_cuda_allocate, byref(memory), 0, 0),
-        ("device is -1, must be 0", lib.fftconv_cuda_allocate, byref(memory), 8, -1),
+        ("device_index is -1, must be 0", lib.fftconv_cuda_allocate, byref(memory), 8, -1),
         ("to, from or bytes is NULL or negative", lib.fftconv_cuda_copy, None, 8, 8, 0, None),
         ("to, from or bytes is NULL or negative", lib.fftconv_cuda_copy, 8, 8, -1, 0, None),
         ("memory is NULL", lib.fftconv_cuda_device_of, None, byref(device)),
-        ("device is NULL", lib.fftconv_cuda_device_of, 8, None),
-        (f"device is {DEVICES}, must be", lib.fftconv_cuda_wait, DEVICES, None, None),
-        ("device is -1, must be", lib.fftconv_cuda_synchronize, -1, None),
+        ("device_index is NULL", lib.fftconv_cuda_device_of, 8, None),
+        (f"device_index is {DEVICES}, must be", lib.fftconv_cuda_wait, DEVICES, None, None),
+        ("device_index is -1, must be", lib.fftconv_cuda_synchronize, -1, None),
     ]:
         with pytest.raises(ValueError, match=says):
             call(*arguments)

@@ -26,7 +26,7 @@ ARRAYS = TESTS / "cuda" / "test_device_arrays.py"
         # Memory laid out as on a GPU.
         (
             [TESTS / "cuda" / "test_rows.py", TESTS / "cuda" / "test_cuda_interface.py"],
-            "strides or refusals or workspace",
+            "strides or refusals or workspace or of_the_cpu or other_device",
         ),
         ([TESTS / "cuda" / "test_rows.py"], "in_place"),
     ],

@@ -56,7 +56,7 @@ def padded(length, dtype, mode, options, activation, wide_k, seed=0):
 @pytest.mark.parametrize("length, dtype, mode, options, activation, wide_k, prepared, tile", PADDED)
 def test_padded(length, dtype, mode, options, activation, wide_k, prepared, tile):
     case = padded(length, dtype, mode, options, activation, wide_k)
-    options = {"prepared": prepared, "isa": "cufft", "tile": tile}
+    options = {"prepared": prepared, "engine": "cufft", "tile": tile}
     check_forward(case, forward(case, **options)[0])
     check_backward(case, backward(case, **options))
 
@@ -80,7 +80,7 @@ def test_padded(length, dtype, mode, options, activation, wide_k, prepared, tile
 def test_padded_length(length, mode, size, want):
     """Factors 2, 3, 5 and 7; even, but where the caller names an odd circle."""
     case = Case(2, 1, length, length, "float32", mode=mode, fft_size=size)
-    y, points = forward(case, isa="cufft")
+    y, points = forward(case, engine="cufft")
     assert points == want
     check_forward(case, y)
 
@@ -96,7 +96,7 @@ def test_padded_kernels(groups, per_batch, tile, mode, prepared):
     """Kernels of groups and of each row, in every division into tiles."""
     kernels = (5, groups) if per_batch else (groups,)
     case = Case(5, 6, 300, 200, "float32", kernels=kernels, mode=mode, options=("skip", "out_gate"))
-    options = {"prepared": prepared, "isa": "cufft", "tile": tile}
+    options = {"prepared": prepared, "engine": "cufft", "tile": tile}
     check_forward(case, forward(case, **options)[0])
     check_backward(case, backward(case, **options))
 
@@ -115,9 +115,9 @@ def test_padded_sums(batch, kernels, tile):
     """Of few rows and many, by several warps: right, and in a fixed order, the same
     bits in another order of blocks and warps."""
     case = Case(batch, 4, 500, 90, "float32", kernels=kernels, options=("skip", "in_gate"))
-    got = backward(case, isa="cufft", tile=tile)
+    got = backward(case, engine="cufft", tile=tile)
     check_backward(case, got)
-    again = backward(case, isa="cufft", tile=tile, seed=9)
+    again = backward(case, engine="cufft", tile=tile, seed=9)
     for name, x in got.items():
         assert x.tobytes() == again[name].tobytes(), name
 
@@ -128,8 +128,8 @@ def test_padded_sums(batch, kernels, tile):
 def test_what_fuses_not_is_padded(dtype, length):
     """An engine that is not named is the first that holds the row."""
     case = Case(1, 1, length, 300, dtype, options=("skip",))
-    y, points = forward(case, isa=None)
+    y, points = forward(case, engine=None)
     assert points >= length + 300 - 1
     check_forward(case, y)
     case = Case(1, 1, 200, 3, "float16")
-    assert forward(case, isa=None)[1] == 256
+    assert forward(case, engine=None)[1] == 256

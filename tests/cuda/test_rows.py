@@ -204,10 +204,10 @@ def test_each_length_is_chosen(m, dtype):
 @pytest.mark.parametrize("length", (1, 2, 3, 7, 31, 63, 64, 65, 100, 255))
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @ENGINES
-def test_short_rows(length, dtype, isa):
+def test_short_rows(length, dtype, engine):
     """Less than the shortest transform, down to one sample; many rows."""
     case = Case(19, 3, length, length, dtype, options=("skip", "in_gate"))
-    check_forward(case, forward(case, isa=isa)[0])
+    check_forward(case, forward(case, engine=engine)[0])
 
 
 @pytest.mark.pairwise
@@ -229,7 +229,7 @@ def test_rows_and_blocks(batch, channels, blocks, m, circle):
 
 
 @pytest.mark.parametrize(
-    "isa",
+    "engine",
     (
         "cufft",
         pytest.param(
@@ -238,11 +238,11 @@ def test_rows_and_blocks(batch, channels, blocks, m, circle):
     ),
 )
 @pytest.mark.parametrize("batch, channels", [(65537, 1), (2, 32769)])
-def test_many_rows(batch, channels, isa):
+def test_many_rows(batch, channels, engine):
     """More than the 65,535 that two of a grid's three sizes hold."""
     case = Case(batch, channels, 2, 2, "float32", options=("skip",), kernels=(1,))
-    check_forward(case, forward(case, isa=isa)[0])
-    check_backward(case, backward(case, isa=isa))
+    check_forward(case, forward(case, engine=engine)[0])
+    check_backward(case, backward(case, engine=engine))
 
 
 @pytest.mark.pairwise
@@ -250,11 +250,11 @@ def test_many_rows(batch, channels, isa):
 @pytest.mark.parametrize("m", (512, 4096))
 @CIRCLE
 @ENGINES
-def test_strides(dtype, m, circle, isa):
+def test_strides(dtype, m, circle, engine):
     """Misaligned, transposed, reversed, spread and repeated rows."""
     m, mode = rows_of(m, circle)
     base = Case(2, 3, m - 3, 33, dtype, options=("in_gate", "out_gate", "skip"), **mode)
-    want, _ = forward(base, isa=isa)
+    want, _ = forward(base, engine=engine)
 
     def spread(x):
         out = np.full((*x.shape[:-1], 3 * x.shape[-1] + 1), np.nan, x.dtype)
@@ -282,11 +282,11 @@ def test_strides(dtype, m, circle, isa):
         }
         case.k = lay(case.k)
         y = lay(poisoned(base.u))
-        call(case, 0, {"y": y}, isa=isa)
+        call(case, 0, {"y": y}, engine=engine)
         assert np.array_equal(y.view(y.dtype), want), lay.__name__
     case = Case(2, 3, m, 33, dtype, **mode)
     case.u = np.broadcast_to(case.u[:1, :1], case.u.shape)
-    check_forward(case, forward(case, isa=isa)[0])
+    check_forward(case, forward(case, engine=engine)[0])
 
 
 @pytest.mark.pairwise
@@ -294,11 +294,11 @@ def test_strides(dtype, m, circle, isa):
 @pytest.mark.parametrize("m", (256, 16384))
 @CIRCLE
 @ENGINES
-def test_in_place(dtype, m, circle, isa):
+def test_in_place(dtype, m, circle, engine):
     m, mode = rows_of(m, circle)
     case = Case(3, 1, m, m, dtype, options=("skip", "in_gate"), **mode)
-    want, _ = forward(case, isa=isa)
-    call(case, 0, {"y": case.u}, isa=isa)
+    want, _ = forward(case, engine=engine)
+    call(case, 0, {"y": case.u}, engine=engine)
     assert case.u.tobytes() == want.tobytes()
 
 
@@ -328,7 +328,7 @@ def test_scales(dtype, m, circle):
 @pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
 @CIRCLE
 @ENGINES
-def test_far_exponents(dtype, circle, isa):
+def test_far_exponents(dtype, circle, engine):
     """Near both ends of float32's range, with gates that bring it back."""
     for up in (1e30, 1e-30):
         case = Case(
@@ -343,7 +343,7 @@ def test_far_exponents(dtype, circle, isa):
         )
         case.u = (wide(case.u) * up).astype(case.u.dtype)
         case.operands["out_gate"] = (case.wide("out_gate") / up).astype(case.u.dtype)
-        y, _ = forward(case, isa=isa)
+        y, _ = forward(case, engine=engine)
         want = reference.conv(case.u, case.k, **case.arguments)
         check("y", y, want, norm(want), 600)
 
@@ -353,11 +353,11 @@ def test_far_exponents(dtype, circle, isa):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @CIRCLE
 @ENGINES
-def test_rows_are_independent(m, dtype, circle, isa):
+def test_rows_are_independent(m, dtype, circle, engine):
     """Not in their last bit, not through a NaN, an Inf, or a loud neighbour."""
     m, mode = rows_of(m, circle)
     case = Case(9, 1, m, m, dtype, **mode)
-    want, _ = forward(case, isa=isa)
+    want, _ = forward(case, engine=engine)
     loud = case.u.copy()
     loud[1] = np.nan
     loud[3, 0, 5] = np.inf
@@ -365,7 +365,7 @@ def test_rows_are_independent(m, dtype, circle, isa):
     loud[7] = 0
     case.u = loud
     y = poisoned(loud)
-    call(case, 0, {"y": y}, isa=isa)
+    call(case, 0, {"y": y}, engine=engine)
     for row in (0, 2, 4, 6, 8):
         assert y[row].tobytes() == want[row].tobytes()
     assert not np.isfinite(wide(y[1])).any()
@@ -378,14 +378,14 @@ def test_rows_are_independent(m, dtype, circle, isa):
 @pytest.mark.parametrize("groups, per_batch", [(2, False), (1, False), (4, True), (2, True)])
 @CIRCLE
 @ENGINES
-def test_shared_kernels(m, groups, per_batch, circle, isa):
+def test_shared_kernels(m, groups, per_batch, circle, engine):
     """Kernels of groups of channels, and of each row of the batch."""
     batch = 5
     kernels = (batch, groups) if per_batch else (groups,)
     m, mode = rows_of(m, circle)
     case = Case(batch, 4, m, m // 2, "float16", kernels=kernels, **mode)
     for prepared in (True, False):
-        check_forward(case, forward(case, prepared=prepared, isa=isa)[0])
+        check_forward(case, forward(case, prepared=prepared, engine=engine)[0])
 
 
 @CIRCLE
@@ -437,8 +437,8 @@ def test_backward_all(m, dtype, mode, activation):
         if not bits & 4
     ],
 )
-@pytest.mark.parametrize("isa, circle", [("fused", False), ("fused", True), ("cufft", False)])
-def test_needs(needs, activation, isa, circle):
+@pytest.mark.parametrize("engine, circle", [("fused", False), ("fused", True), ("cufft", False)])
+def test_needs(needs, activation, engine, circle):
     """Any choice of gradients, and the same bits as all of them give."""
     case = Case(
         3,
@@ -450,8 +450,8 @@ def test_needs(needs, activation, isa, circle):
         options=("in_gate", "out_gate", "skip", "mask"),
         **rows_of(256, circle)[1],
     )
-    every = backward(case, isa=isa)
-    for name, x in backward(case, needs, isa=isa).items():
+    every = backward(case, engine=engine)
+    for name, x in backward(case, needs, engine=engine).items():
         if activation is None and name in ("du", "din_gate", "dskip", "dk"):
             # without dout_gate g is not stored on its way
             check_backward(case, {name: x})
@@ -508,11 +508,11 @@ def test_backward_scales(dtype, m, circle):
 
 
 @ENGINES
-def test_backward_strides(isa):
+def test_backward_strides(engine):
     base = Case(
         2, 3, 509, 33, "float16", options=("in_gate", "out_gate", "skip"), activation="gelu"
     )
-    want = backward(base, isa=isa)
+    want = backward(base, engine=engine)
     case = Case(
         2, 3, 509, 33, "float16", options=("in_gate", "out_gate", "skip"), activation="gelu"
     )
@@ -525,7 +525,7 @@ def test_backward_strides(isa):
         "d" + n: turned(poisoned(x)) if x.ndim == 3 else poisoned(x) for n, x in operands.items()
     }
     case.u = turned(case.u)
-    call(case, 1, outputs, dy=turned(case.dy), isa=isa)
+    call(case, 1, outputs, dy=turned(case.dy), engine=engine)
     for name, x in outputs.items():
         assert np.array_equal(x, want[name]), name
 
@@ -545,9 +545,9 @@ def test_backward_rows_are_independent(circle):
 
 
 @ENGINES
-def test_taps_that_never_act(isa):
+def test_taps_that_never_act(engine):
     """Beyond the row's length: their gradient is zero, and is written."""
     case = Case(2, 2, 300, 700, "float32", mode="two_sided", reverse=900)
-    got = backward(case, isa=isa)
+    got = backward(case, engine=engine)
     assert not got["dk"][:, 300:].any() and not got["dk_rev"][:, 300:].any()
     check_backward(case, got)
