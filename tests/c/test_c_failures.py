@@ -93,11 +93,10 @@ def test_failures_of_threads_at_once():
 # ---- Memory that is not to be had ------------------------------------------------
 
 # Run by itself: for the time of one call, the process may have `spare` more bytes of
-# addresses than it has.  Prints, for each call, a count of bytes whose lack must be told
-# (None: there must be no such lack),
-# the statuses and messages met while `spare` grew, whether what was written at last is
-# what is written without a limit, and the allocated bytes that the failures left behind,
-# by glibc's account.
+# addresses than it has.  Prints, for each call: a count of bytes whose lack must be told
+# (None: nothing must be lacked), the statuses and messages met while `spare` grew, whether
+# what was written at last is what is written without a limit, and the bytes that the
+# failures left allocated, by glibc's account.
 PROGRAM = """
 import ctypes, json, resource, sys
 from ctypes import byref
