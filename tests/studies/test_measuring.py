@@ -8,7 +8,6 @@ import subprocess
 import time
 from types import SimpleNamespace
 
-import fftconv
 import numpy as np
 import pytest
 from build_tree import BUILD
@@ -130,24 +129,6 @@ def test_a_short_call_is_repeated_within_a_sample(scripts, monkeypatch):
     timing = bench.interleaved({"call": call}, 2, threads=2, least=9.5e-3)
     assert calls[0] == 2 + 2 * 9
     assert timing["call"]["median_s"] == pytest.approx(1e-3)
-
-
-def test_a_call_repeated_by_c_alone_is_the_same_call(scripts):
-    import bench
-
-    u, k = np.ones((2, 3, 40), "f4"), np.ones((3, 40), "f4")
-    plan = bench.RepeatablePlan(u.shape, k.shape)
-    y = np.empty_like(u)
-    plan(u, plan.spectrum(k), out=y)
-    kept, spectrum = y.copy(), plan.spectrum(k)
-    plan(u, spectrum, out=y)
-    again = plan.again
-    plan(u, spectrum)  # another call leaves this one its memory
-    fftconv.conv(np.ones((9, 9, 999), "f4"), np.ones((9, 999), "f4"))
-    y.fill(np.nan)
-    u[0] = 2
-    again()
-    assert np.array_equal(y, kept * u)
 
 
 def test_a_busy_processor_is_noticed(scripts):
