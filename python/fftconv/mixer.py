@@ -95,7 +95,7 @@ class FFTConv:
         neither.  Raises TypeError for what is no array of numbers, ValueError.
         """
         v, *gates = self._rows(u, in_gate, out_gate)
-        return conv(v, _beside(self.k, v), *gates, threads=threads, **self._options(v))
+        return conv(v, _copied_to(self.k, v), *gates, threads=threads, **self._options(v))
 
     def backward(self, dy, u, in_gate=None, out_gate=None, *, threads=None, needs=None):
         """`Gradients` of sum(dy . y), y being computed again: du, din_gate,
@@ -105,7 +105,7 @@ class FFTConv:
         return conv_backward(
             self._fixed(dy, "dy"),
             v,
-            _beside(self.k, v),
+            _copied_to(self.k, v),
             *gates,
             threads=threads,
             needs=needs,
@@ -139,20 +139,20 @@ class FFTConv:
 
     def _options(self, v):
         options = {
-            "skip": _beside(self.skip, v),
+            "skip": _copied_to(self.skip, v),
             "device": self.device,
             "activation": self.activation,
         }
         if self.two_sided:
-            return {**options, "mode": "two_sided", "k_rev": _beside(self.k_rev, v)}
+            return {**options, "mode": "two_sided", "k_rev": _copied_to(self.k_rev, v)}
         if self.fft_size is None or self.fft_size >= 2 * self.length - 1:
             return options
         return {**options, "mode": "circular", "fft_size": self.fft_size}
 
 
-def _beside(parameter, v):
+def _copied_to(parameter, v):
     """A parameter where v is."""
-    return parameter if v.device is None else cuda.copy_beside(parameter, v)
+    return parameter if v.device is None else cuda.copy_copied_to(parameter, v)
 
 
 def _parameter(name, axes):

@@ -118,7 +118,8 @@ class Spectrum(Handle):
     Immutable, and shared freely between threads.  It keeps its plan alive.
 
     plan: the `Plan` it was made for, and serves; one that differs in its batch alone
-    takes it, too.  nbytes: what it takes of memory.
+    takes it, too.  nbytes: what it takes of memory.  k_shape and k_rev_shape: those of
+    its kernels as they were given; None where there is no k_rev.
     """
 
     __slots__ = ("plan", "nbytes", "_k", "_k_rev", "_handle", "__weakref__")
@@ -131,6 +132,14 @@ class Spectrum(Handle):
         self.nbytes = plan.counters.spectrum_bytes
         # What they were, for their gradients; the taps are not kept.
         self._k, self._k_rev = (v and v.without_memory() for v in (self._k, self._k_rev))
+
+    @property
+    def k_shape(self):
+        return self._k.shape
+
+    @property
+    def k_rev_shape(self):
+        return self._k_rev and self._k_rev.shape
 
     def __repr__(self):
         more = "" if self._k_rev is None else f"k_rev={self._k_rev.shape}, "

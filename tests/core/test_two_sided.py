@@ -186,7 +186,7 @@ def test_spectrum_belongs_to_both_lengths():
     """Another length of k_rev, a causal plan: refused, nothing written."""
     case = Case(1, 2, 60, 60, reverse=20, mode="two_sided")
     spectrum = case.plan().spectrum(case.k, case.k_rev)
-    assert spectrum.k_rev.shape == (2, 20)
+    assert spectrum.k_rev_shape == (2, 20)
     assert "k_rev=(2, 20)" in repr(spectrum)
     assert "k_rev_length=20" in repr(spectrum.plan)
     for other in (Case(1, 2, 60, 60, reverse=21, mode="two_sided"), Case(1, 2, 60, 60)):

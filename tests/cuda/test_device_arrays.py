@@ -323,6 +323,26 @@ def test_plan(kind, layout):
         check_backward(case, {n: turn(x) if x.ndim == 3 else x for n, x in got.items()})
 
 
+def test_prepared(kind):
+    """A call made again, on what the operands then hold."""
+    array, to, back = kind
+    case = Case(2, 3, 100, 60)
+    plan = fftconv.Plan(case.u.shape, case.k.shape, device="cuda")
+    u, k, dy = to(case.u), to(case.k), to(case.dy)
+    y, forward = plan.prepare(u, plan.spectrum(k))
+    g, backward = plan.prepare(u, k, dy=dy)
+    assert isinstance(y, array)
+    for run in (forward, backward):
+        run()
+    check_forward(case, back(y))
+    check_backward(case, {"du": back(g.du), "dk": back(g.dk)})
+    if array is cuda.Array and to is cuda.asarray:
+        plan(u, plan.spectrum(k), out=u)  # now u is y
+        forward()
+        case.u = back(u)
+        check_forward(case, back(y))
+
+
 def test_in_place(kind):
     """out is written where it is, and may be u."""
     array, to, back = kind
