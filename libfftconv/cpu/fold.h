@@ -1,10 +1,10 @@
 /* Folding rows.
  *
- * One level of folding makes of a row its folded half, the sum of its two halves, and their
- * difference, which stays as it is.  The next level folds the sum in the same way, so that two
- * levels make of the quarters a, b, c, d of a row
+ * One level of folding replaces the two halves of a row by their sum and their difference.  The
+ * difference stays as it is, and the next level folds the sum.  So two levels, done in one pass,
+ * replace the quarters a, b, c, d of a row by
  *     (a + c) + (b + d),  (a + c) - (b + d),  a - c,  b - d.
- * Doing a level twice gives the row times 2, so that the way back needs the same sums. */
+ * A level done twice gives the row times 2: the way back is made of the same sums. */
 
 enum { N_(QUARTERS) = 4 };
 

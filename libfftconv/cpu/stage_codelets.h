@@ -15,8 +15,8 @@ struct N_(columns) {
     int64_t sub, count;
     const REAL *fine, *coarse; /* the twiddles of the first column (struct twiddle) */
     const REAL *matrix;        /* of a dense stage */
-    /* Middle stages: so many groups follow one another, and have the same twiddles.  live
-     * says of each of their outputs (inverse: inputs) whether it is live; NULL: all are. */
+    /* Middle stages: the same columns of so many groups, which follow one another.  live says
+     * of each of their outputs (inverse: inputs) whether it is live; NULL: all are. */
     int64_t groups;
     const uint8_t *live;
     /* The first and the last stage: */
@@ -175,16 +175,16 @@ INLINE void N_(last_columns)(int R, bool imag, bool shift, bool half,
 
 /* A stage of phase 2, in place: `count` columns, one vector each, of T, whose rows have `width`
  * vectors.  The twiddles are scalars, twiddle[m][k - 1] for row m of a group. */
-INLINE void N_(phase2_rows)(int R, bool inverse, REAL *t, int64_t width, int64_t count, int64_t sub,
+INLINE void N_(phase2_rows)(int R, bool inverse, REAL *T, int64_t width, int64_t count, int64_t sub,
                             int64_t groups, const REAL *twiddle)
 {
     const int64_t step = sub * width * 2 * W;
     const int re = inverse ? LANES : 0, im = inverse ? 0 : LANES;
-    for (int64_t g = 0; g < groups; g++, t += R * step)
+    for (int64_t g = 0; g < groups; g++, T += R * step)
         for (int64_t m = 0; m < sub; m++) {
             const REAL *w = twiddle + m * (R - 1) * 2;
             for (int64_t j = 0; j < count; j++) {
-                REAL *x = t + (m * width + j) * 2 * W;
+                REAL *x = T + (m * width + j) * 2 * W;
                 V r[16], i[16];
 #pragma GCC unroll 16
                 for (int k = 0; k < R; k++) {
@@ -207,13 +207,13 @@ INLINE void N_(phase2_rows)(int R, bool inverse, REAL *t, int64_t width, int64_t
 
 /* The last stage of phase 2, which has sub = 1 and no twiddles, the product with the spectrum,
  * and the inverse of that stage, without storing what lies between. */
-INLINE void N_(innermost_rows)(int R, REAL *t, int64_t width, int64_t count, int64_t groups,
+INLINE void N_(innermost_rows)(int R, REAL *T, int64_t width, int64_t count, int64_t groups,
                                const REAL *spectrum)
 {
     const int64_t step = width * 2 * W;
-    for (int64_t g = 0; g < groups; g++, t += R * step, spectrum += R * step)
+    for (int64_t g = 0; g < groups; g++, T += R * step, spectrum += R * step)
         for (int64_t j = 0; j < count; j++) {
-            REAL *x = t + j * 2 * W;
+            REAL *x = T + j * 2 * W;
             const REAL *f = spectrum + j * 2 * W;
             V r[16], i[16];
 #pragma GCC unroll 16
@@ -262,16 +262,16 @@ INLINE void N_(innermost_rows)(int R, REAL *t, int64_t width, int64_t count, int
     { \
         PLANES(N_(last_columns), R, a); \
     } \
-    static void N_(phase2_rows_##R)(REAL * t, int64_t width, int64_t count, int64_t sub, \
+    static void N_(phase2_rows_##R)(REAL * T, int64_t width, int64_t count, int64_t sub, \
                                     int64_t groups, const REAL *w, bool inverse) \
     { \
-        inverse ? N_(phase2_rows)(R, true, t, width, count, sub, groups, w) \
-                : N_(phase2_rows)(R, false, t, width, count, sub, groups, w); \
+        inverse ? N_(phase2_rows)(R, true, T, width, count, sub, groups, w) \
+                : N_(phase2_rows)(R, false, T, width, count, sub, groups, w); \
     } \
-    static void N_(innermost_rows_##R)(REAL * t, int64_t width, int64_t count, int64_t groups, \
+    static void N_(innermost_rows_##R)(REAL * T, int64_t width, int64_t count, int64_t groups, \
                                        const REAL *spectrum) \
     { \
-        N_(innermost_rows)(R, t, width, count, groups, spectrum); \
+        N_(innermost_rows)(R, T, width, count, groups, spectrum); \
     }
 CODELETS(KERNELS)
 #undef KERNELS

@@ -107,7 +107,7 @@ static void N_(last_dense)(const struct N_(columns) * a)
     }
 }
 
-static void N_(phase2_dense)(const struct stage *st, REAL *t, int64_t width, int64_t count,
+static void N_(phase2_dense)(const struct stage *st, REAL *T, int64_t width, int64_t count,
                              bool inverse)
 {
     const int R = st->radix;
@@ -115,11 +115,11 @@ static void N_(phase2_dense)(const struct stage *st, REAL *t, int64_t width, int
     const int64_t step = st->sub * width * 2 * W;
     const int re = inverse ? LANES : 0, im = inverse ? 0 : LANES;
     DENSE_LOCALS;
-    for (int64_t g = 0; g < st->groups; g++, t += R * step)
+    for (int64_t g = 0; g < st->groups; g++, T += R * step)
         for (int64_t m = 0; m < st->sub; m++) {
             const REAL *w = twiddle + m * (R - 1) * 2;
             for (int64_t j = 0; j < count; j++) {
-                REAL *x = t + (m * width + j) * 2 * W;
+                REAL *x = T + (m * width + j) * 2 * W;
                 for (int k = 0; k < R; k++) {
                     xr[k] = N_(load)(x + k * step + re);
                     xi[k] = N_(load)(x + k * step + im);

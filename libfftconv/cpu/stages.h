@@ -55,7 +55,7 @@ static void N_(middle_stage)(const struct stage *st, bool inverse, REAL *x, int6
 {
     const uint8_t *live = st->live ? st->live + g0 : NULL;
     for (int64_t g = 0, run; (run = N_(next_run)(live, groups, &g)) > 0; g += run) {
-        /* With coarse twiddles, which change from column to column, each group is a call. */
+        /* Coarse twiddles change within a group, so that each group needs calls of its own. */
         const int64_t together = st->twiddle.coarse ? 1 : run;
         for (int64_t i = g; i < g + run; i += together) {
             struct N_(columns) a = {.x = x + i * st->radix * st->sub * 2 * W, .groups = together};
@@ -67,13 +67,13 @@ static void N_(middle_stage)(const struct stage *st, bool inverse, REAL *x, int6
 }
 
 /* A stage of phase 2 on `count` columns of T, whose rows have `width` vectors. */
-static void N_(phase2_stage)(const struct stage *st, bool inverse, REAL *t, int64_t width,
+static void N_(phase2_stage)(const struct stage *st, bool inverse, REAL *T, int64_t width,
                              int64_t count)
 {
     if (st->dense)
-        N_(phase2_dense)(st, t, width, count, inverse);
+        N_(phase2_dense)(st, T, width, count, inverse);
     else
-        N_(codelet_stage)(st->radix)->rows(t, width, count, st->sub, st->groups, st->twiddle.fine,
+        N_(codelet_stage)(st->radix)->rows(T, width, count, st->sub, st->groups, st->twiddle.fine,
                                            inverse);
 }
 
