@@ -60,18 +60,18 @@ INLINE void N_(dft_odd)(int h, const REAL *c, const REAL *s, V *r, V *i)
     }
 #pragma GCC unroll 3
     for (int k = 1; k <= h; k++) {
-        V er = r0, ei = i0, or = {0}, oi = {0};
+        V even_r = r0, even_i = i0, odd_r = {0}, odd_i = {0};
 #pragma GCC unroll 3
         for (int j = 1; j <= h; j++) {
             int m = j * k % R;
             REAL sign = m > h ? -1 : 1; /* sin(2 pi m / R) = -sin(2 pi (R - m) / R) */
             m = m > h ? R - m : m;
-            er += pr[j - 1] * c[m - 1], ei += pi[j - 1] * c[m - 1];
-            or += mr[j - 1] * (sign * s[m - 1]);
-            oi += mi[j - 1] * (sign * s[m - 1]);
+            even_r += pr[j - 1] * c[m - 1], even_i += pi[j - 1] * c[m - 1];
+            odd_r += mr[j - 1] * (sign * s[m - 1]);
+            odd_i += mi[j - 1] * (sign * s[m - 1]);
         }
-        r[k] = er + oi, i[k] = ei - or ; /* e - i o */
-        r[R - k] = er - oi, i[R - k] = ei + or ;
+        r[k] = even_r + odd_i, i[k] = even_i - odd_r; /* even - i odd */
+        r[R - k] = even_r - odd_i, i[R - k] = even_i + odd_r;
     }
 }
 
@@ -120,24 +120,24 @@ INLINE void N_(dft7)(V *r, V *i)
         (r) = t_; \
     } while (0)
 
-/* Radix 8 as 2 x 4: r = 4 a + b and k = k1 + 2 k2; er and ei have k1 = 0, or and oi k1 = 1. */
+/* Radix 8 as 2 x 4: r = 4 a + b and k = k1 + 2 k2, where even outputs have k1 = 0. */
 INLINE void N_(dft8)(V *r, V *i)
 {
-    V er[4], ei[4], or [4], oi[4];
+    V even_r[4], even_i[4], odd_r[4], odd_i[4];
 #pragma GCC unroll 4
     for (int b = 0; b < 4; b++) {
-        er[b] = r[b] + r[b + 4], ei[b] = i[b] + i[b + 4];
-        or [b] = r[b] - r[b + 4], oi[b] = i[b] - i[b + 4];
+        even_r[b] = r[b] + r[b + 4], even_i[b] = i[b] + i[b + 4];
+        odd_r[b] = r[b] - r[b + 4], odd_i[b] = i[b] - i[b + 4];
     }
-    EIGHTH(or [1], oi[1]);
-    QUARTER(or [2], oi[2]);
-    THREE_EIGHTHS(or [3], oi[3]);
-    N_(dft4)(er, ei);
-    N_(dft4)(or, oi);
+    EIGHTH(odd_r[1], odd_i[1]);
+    QUARTER(odd_r[2], odd_i[2]);
+    THREE_EIGHTHS(odd_r[3], odd_i[3]);
+    N_(dft4)(even_r, even_i);
+    N_(dft4)(odd_r, odd_i);
 #pragma GCC unroll 4
     for (int k = 0; k < 4; k++) {
-        r[2 * k] = er[k], i[2 * k] = ei[k];
-        r[2 * k + 1] = or [k], i[2 * k + 1] = oi[k];
+        r[2 * k] = even_r[k], i[2 * k] = even_i[k];
+        r[2 * k + 1] = odd_r[k], i[2 * k + 1] = odd_i[k];
     }
 }
 
