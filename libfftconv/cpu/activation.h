@@ -1,22 +1,26 @@
-/* exp, the normal distribution and the logistic function on vectors, without
- * branches or tables, so that an activation costs less than the convolution it
- * follows.  Included by engine_body.h. */
+/* The activations and their derivatives on vectors: GELU by the normal distribution, SiLU by
+ * the logistic function, and exp, which both need.  There are neither branches nor tables in
+ * here, so that an activation costs less than the convolution that it follows.
+ *
+ * To add an activation: give it a number in fftconv.h; add it and its derivative to
+ * N_(map_kind) and N_(map_vector); and give it a branch in N_(activate) and N_(slope) here, and
+ * in N_(write_vector_pairs) and N_(write_vectors) in sink.h. */
 
 #ifndef FFTCONV_MATH_CONSTANTS
 #define FFTCONV_MATH_CONSTANTS
-/* Phi(x) - 1/2 = x P(x^2) / Q(x^2) in float32, up to a bound from which on that cannot
- * tell Phi from 0 and 1: weighted least squares with Lawson's weights, largest error
- * 2.0e-8.  Highest powers first; Q ends in 1. */
+/* The normal distribution in float32: Phi(x) - 1/2 = x P(x^2) / Q(x^2) for |x| up to a bound
+ * from which on Phi is 0 or 1 in float32.  Fitted by least squares with Lawson's weights; the
+ * largest error is 2.0e-8.  The highest powers come first, and Q ends in 1. */
 #define NORMAL_BOUND 5.5f
 #define NORMAL_P \
     1.11757217e-10f, -2.20823353e-08f, 3.24107605e-06f, 0.000170375372f, 0.00450917399f, \
         0.0359223685f, 0.398942155f
 #define NORMAL_Q 6.23269689e-05f, 0.00183065204f, 0.0290915837f, 0.256708596f
-/* exp(r) in float32, |r| <= ln(2) / 2, highest power first: the least largest relative
- * error among those that end in r + 1, 4e-9. */
+/* exp(r) in float32 for |r| <= ln(2) / 2, the highest power first.  Among the polynomials that
+ * end in r + 1, it has the smallest maximum of the relative error, 4e-9. */
 #define EXP_SINGLE 0.00138145534f, 0.00836872403f, 0.041668389f, 0.166665211f, 0.49999994f, 1, 1
-/* exp(a^2) erfc(a) in float64, in s = (a - 3) / (a + 3): a Chebyshev
- * fit on [-1, 1], highest power first, largest error 6e-16. */
+/* exp(a^2) erfc(a) in float64 for a >= 0, as a polynomial in s = (a - 3) / (a + 3): a Chebyshev
+ * fit on [-1, 1], the highest power first.  The largest error is 6e-16. */
 #define ERFCX \
     -3.6410152980124434088e-9, -2.169597799661997243e-9, 3.6544238691851418735e-8, \
         3.3410056799272449811e-8, -2.2251497924955924286e-7, -2.9859901964989723523e-7, \
@@ -29,18 +33,18 @@
 
 #define SINGLE (sizeof(REAL) == 4)
 
-/* mask ? a : b, lane by lane */
+/* mask ? a : b, in each lane; a mask has all bits of a lane set, or none. */
 INLINE V N_(select)(VI mask, V a, V b) { return (V)((mask & (VI)a) | (~mask & (VI)b)); }
 
-/* x held between two bounds; NaN stays */
+/* x, but at least `low` and at most `high`; NaN stays NaN. */
 INLINE V N_(clamp)(V x, REAL low, REAL high)
 {
     x = N_(select)(x < low, SPLAT(low), x);
     return N_(select)(x > high, SPLAT(high), x);
 }
 
-/* Coefficients from the highest power; even and odd powers apart, which halves the
- * chain of dependent steps. */
+/* c[0] x^(terms - 1) + ... + c[terms - 1].  Even and odd powers are summed apart, by Horner's
+ * rule in x^2, which halves the number of steps that wait for one another. */
 INLINE V N_(polynomial)(V x, const REAL *c, int terms)
 {
     const V square = x * x;
@@ -51,16 +55,16 @@ INLINE V N_(polynomial)(V x, const REAL *c, int terms)
     return p[terms % 2] * x + p[1 - terms % 2];
 }
 
-/* exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln(2) / 2: a polynomial, in float64
- * Taylor's, to the precision's last place.  x where the result is in the normal range. */
+/* exp(x) = 2^n exp(r) with n = round(x / ln 2), so that |r| <= ln(2) / 2, and a polynomial for
+ * exp(r), Taylor's in float64.  x must be such that the result is a normal number. */
 INLINE V N_(exp_normal)(V x)
 {
     const int digits = SINGLE ? 23 : 52;
     const REAL magic = (REAL)(SINGLE ? 0x1.8p23 : 0x1.8p52);
-    /* ln 2 in two parts, the first with zeros at its end, so that n times it is exact */
+    /* ln 2 as a sum of two numbers: the first ends in zeros, so that n times it is exact. */
     const REAL ln2_high = (REAL)(SINGLE ? 0x1.62e4p-1 : 0x1.62e42fefap-1);
     const REAL ln2_low = (REAL)(SINGLE ? 0x1.7f7d1cf79abcap-20 : 0x1.cf79abc9e3b39p-40);
-    V t = x * (REAL)1.44269504088896340736 + magic; /* n in its last bits */
+    V t = x * (REAL)1.44269504088896340736 + magic; /* its last bits are those of n */
     V n = t - magic;
     V r = x - n * ln2_high - n * ln2_low;
 #if IN_DOUBLE
@@ -82,12 +86,13 @@ INLINE V N_(exp_normal)(V x)
     static const REAL c[] = {EXP_SINGLE};
 #endif
     V p = N_(polynomial)(r, c, sizeof c / sizeof *c);
-    return p * (V)(((VI)t << digits) + (VI)SPLAT(1)); /* 1.0's bits plus n 2^digits */
+    return p *
+           (V)(((VI)t << digits) + (VI)SPLAT(1)); /* 2^n: the bits of 1, and n in the exponent */
 }
 
-/* exp(-x^2 / 2) / sqrt(2 pi); zero in the tail: no subnormals, nothing for x to
- * magnify */
-INLINE V N_(density)(V x)
+/* exp(-x^2 / 2) / sqrt(2 pi), and 0 where that would be a subnormal number, which would cost
+ * time, or which a large x would multiply. */
+INLINE V N_(normal_pdf)(V x)
 {
     const REAL bound = (REAL)(SINGLE ? 12.7 : 36.7);
     const V z = N_(clamp)(x, -bound, bound);
@@ -95,12 +100,12 @@ INLINE V N_(density)(V x)
                       N_(exp_normal)(z * z * (REAL)-0.5) * (REAL)0.39894228040143267794);
 }
 
-/* Phi(x) = erfc(-x / sqrt 2) / 2 */
-INLINE V N_(normal)(V x)
+/* Phi(x) = erfc(-x / sqrt 2) / 2, and 0 or 1 where exp would be subnormal. */
+INLINE V N_(normal_cdf)(V x)
 {
 #if IN_DOUBLE
     static const REAL c[] = {ERFCX};
-    const REAL bound = 26; /* the tail, as above */
+    const REAL bound = 26;
     V a = N_(select)(x < 0, -x, x) * 0.70710678118654752440;
     const VI beyond = a > bound;
     a = N_(select)(beyond, SPLAT(bound), a);
@@ -130,7 +135,8 @@ INLINE V N_(logistic)(V x)
     return N_(select)(x < low, SPLAT(0), s);
 }
 
-/* x / (1 + exp(-x)), as small as numbers get where x is below exp's range */
+/* x / (1 + exp(-x)).  Below the range of exp, x is taken as the bound of that range: the result
+ * is then about the smallest normal number. */
 INLINE V N_(silu)(V x)
 {
     const REAL low = (REAL)(SINGLE ? -87 : -708);
@@ -138,20 +144,21 @@ INLINE V N_(silu)(V x)
     return x / (1 + N_(exp_normal)(-N_(select)(x > 1 - low, SPLAT(1 - low), x)));
 }
 
+/* The functions that map a row. */
 enum N_(map_kind) { N_(GELU), N_(GELU_SLOPE), N_(SILU), N_(SILU_SLOPE) };
 
 INLINE V N_(map_vector)(enum N_(map_kind) kind, V x)
 {
     V s;
     switch (kind) {
-    case N_(GELU): return x * N_(normal)(x);
-    case N_(GELU_SLOPE): return N_(normal)(x) + x * N_(density)(x);
+    case N_(GELU): return x * N_(normal_cdf)(x);
+    case N_(GELU_SLOPE): return N_(normal_cdf)(x) + x * N_(normal_pdf)(x);
     case N_(SILU): return N_(silu)(x);
     default: s = N_(logistic)(x); return s + x * s * (1 - s);
     }
 }
 
-/* out[i] = f(in[i]); out may be in */
+/* out[i] = f(in[i]); out may be in. */
 INLINE void N_(map)(enum N_(map_kind) kind, int64_t count, const REAL *in, REAL *out)
 {
     int64_t i = 0;
@@ -163,6 +170,24 @@ INLINE void N_(map)(enum N_(map_kind) kind, int64_t count, const REAL *in, REAL 
         *(VU *)tail = N_(map_vector)(kind, *(const VU *)tail);
         memcpy(out + i, tail, (size_t)(count - i) * sizeof(REAL));
     }
+}
+
+/* v[i] = act(v[i]) */
+static void N_(activate)(int activation, int64_t count, REAL *v)
+{
+    if (activation == FFTCONV_ACTIVATION_GELU)
+        N_(map)(N_(GELU), count, v, v);
+    else if (activation == FFTCONV_ACTIVATION_SILU)
+        N_(map)(N_(SILU), count, v, v);
+}
+
+/* slope[i] = act'(p[i]), where act is not the identity. */
+static void N_(slope)(int activation, int64_t count, const REAL *p, REAL *slope)
+{
+    if (activation == FFTCONV_ACTIVATION_GELU)
+        N_(map)(N_(GELU_SLOPE), count, p, slope);
+    else
+        N_(map)(N_(SILU_SLOPE), count, p, slope);
 }
 
 #undef SINGLE

@@ -1,15 +1,18 @@
-/* Codelets: DFT_R of R complex vectors in registers, in place, natural order.
+/* Codelets: the DFT of R vectors of complex numbers, in registers and in place, with inputs
+ * and outputs in their natural order,
  *
- *     X[k] = sum_r x[r] exp(-2 pi i r k / R)
+ *     X[k] = sum_r x[r] exp(-2 pi i r k / R).
  *
- * The inverse is the same routine with re and im exchanged, since
- * swap(z) = i conj(z).  To add a radix: write dftR, add it to CODELETS, and give
- * planner.c its flops and cycles.  Kernels hold up to 16 points. */
+ * The same codelet does the inverse, where real and imaginary parts are exchanged before it
+ * and after it: exchanging them makes i conj(z) of z, and conj turns exp(-i w) to exp(i w).
+ *
+ * To add a radix, write dftR, name it in CODELETS, and give radices.c its operations and
+ * cycles.  The stages have arrays for at most 16 points. */
 
 #ifndef CODELETS
 #define CODELETS(row) row(2) row(3) row(4) row(5) row(7) row(8) row(16)
-#define COS_2PI_16 0.92387953251128675613 /* cos(pi/8) */
-#define SIN_2PI_16 0.38268343236508977173 /* sin(pi/8) */
+#define COS_2PI_16 0.92387953251128675613 /* cos(2 pi / 16) */
+#define SIN_2PI_16 0.38268343236508977173 /* sin(2 pi / 16) */
 #define SQRT_HALF 0.70710678118654752440
 #endif
 
@@ -41,8 +44,9 @@ INLINE void N_(dft4)(V *r, V *i)
     r[3] = br - di, i[3] = bi + dr;
 }
 
-/* Odd R = 2 h + 1: sums and differences of x[j] and x[R - j] separate the
- * cosines from the sines. */
+/* An odd radix R = 2 h + 1.  The cosine has the same value for x[j] and x[R - j], and the
+ * sine the opposite value: so cosines multiply the sums of such pairs, and sines multiply
+ * the differences.  c[m - 1] = cos(2 pi m / R) and s[m - 1] = sin(2 pi m / R). */
 INLINE void N_(dft_odd)(int h, const REAL *c, const REAL *s, V *r, V *i)
 {
     V pr[3], pi[3], mr[3], mi[3];
@@ -56,18 +60,18 @@ INLINE void N_(dft_odd)(int h, const REAL *c, const REAL *s, V *r, V *i)
     }
 #pragma GCC unroll 3
     for (int k = 1; k <= h; k++) {
-        V er = r0, ei = i0, or = {0}, oi = {0};
+        V even_r = r0, even_i = i0, odd_r = {0}, odd_i = {0};
 #pragma GCC unroll 3
         for (int j = 1; j <= h; j++) {
             int m = j * k % R;
-            REAL sign = m > h ? -1 : 1; /* cos is even, sin odd */
+            REAL sign = m > h ? -1 : 1; /* sin(2 pi m / R) = -sin(2 pi (R - m) / R) */
             m = m > h ? R - m : m;
-            er += pr[j - 1] * c[m - 1], ei += pi[j - 1] * c[m - 1];
-            or += mr[j - 1] * (sign * s[m - 1]);
-            oi += mi[j - 1] * (sign * s[m - 1]);
+            even_r += pr[j - 1] * c[m - 1], even_i += pi[j - 1] * c[m - 1];
+            odd_r += mr[j - 1] * (sign * s[m - 1]);
+            odd_i += mi[j - 1] * (sign * s[m - 1]);
         }
-        r[k] = er + oi, i[k] = ei - or ; /* e - i o */
-        r[R - k] = er - oi, i[R - k] = ei + or ;
+        r[k] = even_r + odd_i, i[k] = even_i - odd_r; /* even - i odd */
+        r[R - k] = even_r - odd_i, i[R - k] = even_i + odd_r;
     }
 }
 
@@ -87,7 +91,7 @@ INLINE void N_(dft7)(V *r, V *i)
     N_(dft_odd)(3, c, s, r, i);
 }
 
-/* x *= exp(-i pi / 4) */
+/* x *= exp(-i pi / 4), where x = r + i im */
 #define EIGHTH(r, i) \
     do { \
         V t_ = ((r) + (i)) * (REAL)SQRT_HALF; \
@@ -108,6 +112,7 @@ INLINE void N_(dft7)(V *r, V *i)
         (i) = -(r); \
         (r) = t_; \
     } while (0)
+/* x *= cos_ - i sin_ */
 #define ROTATE(r, i, cos_, sin_) \
     do { \
         V t_ = (r) * (REAL)(cos_) + (i) * (REAL)(sin_); \
@@ -115,28 +120,28 @@ INLINE void N_(dft7)(V *r, V *i)
         (r) = t_; \
     } while (0)
 
-/* 8 = 2 x 4: n = 4 a + b, k = k1 + 2 k2 */
+/* Radix 8 as 2 x 4: r = 4 a + b and k = k1 + 2 k2, where even outputs have k1 = 0. */
 INLINE void N_(dft8)(V *r, V *i)
 {
-    V er[4], ei[4], or [4], oi[4];
+    V even_r[4], even_i[4], odd_r[4], odd_i[4];
 #pragma GCC unroll 4
     for (int b = 0; b < 4; b++) {
-        er[b] = r[b] + r[b + 4], ei[b] = i[b] + i[b + 4];
-        or [b] = r[b] - r[b + 4], oi[b] = i[b] - i[b + 4];
+        even_r[b] = r[b] + r[b + 4], even_i[b] = i[b] + i[b + 4];
+        odd_r[b] = r[b] - r[b + 4], odd_i[b] = i[b] - i[b + 4];
     }
-    EIGHTH(or [1], oi[1]);
-    QUARTER(or [2], oi[2]);
-    THREE_EIGHTHS(or [3], oi[3]);
-    N_(dft4)(er, ei);
-    N_(dft4)(or, oi);
+    EIGHTH(odd_r[1], odd_i[1]);
+    QUARTER(odd_r[2], odd_i[2]);
+    THREE_EIGHTHS(odd_r[3], odd_i[3]);
+    N_(dft4)(even_r, even_i);
+    N_(dft4)(odd_r, odd_i);
 #pragma GCC unroll 4
     for (int k = 0; k < 4; k++) {
-        r[2 * k] = er[k], i[2 * k] = ei[k];
-        r[2 * k + 1] = or [k], i[2 * k + 1] = oi[k];
+        r[2 * k] = even_r[k], i[2 * k] = even_i[k];
+        r[2 * k + 1] = odd_r[k], i[2 * k + 1] = odd_i[k];
     }
 }
 
-/* 16 = 4 x 4: n = 4 a + b, k = k1 + 4 k2 */
+/* Radix 16 as 4 x 4: r = 4 a + b and k = k1 + 4 k2. */
 INLINE void N_(dft16)(V *r, V *i)
 {
     V ar[4][4], ai[4][4]; /* [k1][b] */
@@ -172,7 +177,7 @@ INLINE void N_(dft16)(V *r, V *i)
 #undef QUARTER
 #undef ROTATE
 
-/* R is a constant wherever this is called: one case remains. */
+/* R is a constant wherever this is inlined, so that only one case remains. */
 INLINE void N_(dft)(int R, V *r, V *i)
 {
     switch (R) {

@@ -1,23 +1,25 @@
-/* The matrix product per frequency: struct contraction of internal.h.
+/* Products of matrices at every frequency (struct contraction).
  *
- * A GEMM whose numbers are vectors, LANES frequencies each.  Entries lie rows of
- * spectra apart, often a power of two, so that a cache would hold few of them:
- * blocks of a and b are packed, and the innermost loop reads those in order.
+ * This is a matrix product whose numbers are vectors of LANES frequencies each.  Neighbouring
+ * entries of a matrix are a row of spectra apart in memory, often a power of two, and a cache
+ * would hold few of them.  So panels of a and b are packed first, and the innermost loop reads
+ * the packed numbers in order.
  *
- * A block of a is packed in panels of EDGE rows, packed[panel][v][d][row], and a
- * block of b in panels of as many columns: for a vector v, two panels are all
- * that a tile of EDGE x EDGE sums reads while d runs. */
+ * The result is computed in tiles of EDGE x EDGE sums.  A panel of a is packed in slices of EDGE
+ * rows, packed[slice][v][d][row], and a panel of b in slices of EDGE columns.  At vector v, the
+ * sums of a tile then read consecutive numbers of a slice of each, as d grows. */
 
 enum { N_(EDGE) = 2 };
 
-/* Where vector v of the panel that begins at row (column) i begins. */
-INLINE const REAL *N_(panel)(const REAL *packed, int64_t i, int64_t edge, int64_t depth,
-                             int64_t vectors, int64_t v)
+/* Where vector v begins in the slice whose first row (or column) is i, and which has `edge` of
+ * them. */
+INLINE const REAL *N_(packed_slice)(const REAL *packed, int64_t i, int64_t edge, int64_t depth,
+                                    int64_t vectors, int64_t v)
 {
     return packed + (i * vectors + edge * v) * depth * 2 * W;
 }
 
-/* Entries [i, d], i < rows, d < depth, of `vectors` vectors. */
+/* Packs entries [i, d], i < rows, d < depth, of `vectors` vectors. */
 static void N_(pack)(const REAL *from, int64_t row_stride, int64_t depth_stride, int64_t rows,
                      int64_t depth, int64_t vectors, bool conjugate, REAL *packed)
 {
@@ -26,11 +28,11 @@ static void N_(pack)(const REAL *from, int64_t row_stride, int64_t depth_stride,
         const int64_t first = i - i % N_(EDGE), edge = min64(N_(EDGE), rows - first);
         for (int64_t d = 0; d < depth; d++) {
             const REAL *x = from + i * row_stride + d * depth_stride;
-            const int64_t ahead = d + 2 < depth ? 2 * depth_stride : 0;
-            REAL *p = (REAL *)N_(panel)(packed, first, edge, depth, vectors, 0) +
+            const int64_t next = d + 2 < depth ? 2 * depth_stride : 0;
+            REAL *p = (REAL *)N_(packed_slice)(packed, first, edge, depth, vectors, 0) +
                       (d * edge + i - first) * 2 * W;
             for (int64_t v = 0; v < vectors; v++, x += 2 * W, p += edge * depth * 2 * W) {
-                __builtin_prefetch(x + ahead);
+                __builtin_prefetch(x + next);
                 N_(store)(p, N_(load)(x));
                 N_(store)(p + W, N_(load)(x + W) * sign);
             }
@@ -38,7 +40,7 @@ static void N_(pack)(const REAL *from, int64_t row_stride, int64_t depth_stride,
     }
 }
 
-/* sum[i, j] (+)= sum_d a[i, d] b[d, j] for one tile, from a panel of each. */
+/* sum[i, j] = sum_d a[i, d] b[d, j] for one tile, from a slice of each; add: += instead of =. */
 INLINE void N_(tile_product)(int rows, int columns, int64_t depth, bool add, const REAL *a,
                              const REAL *b, REAL *sum, int64_t row_step)
 {
@@ -68,17 +70,17 @@ INLINE void N_(tile_product)(int rows, int columns, int64_t depth, bool add, con
         }
 }
 
-/* sum[r][c] (+)= sum_d a[r, d] b[d, c] at vector v of two packed blocks. */
-static void N_(block_product)(int64_t rows, int64_t columns, int64_t depth, int64_t vectors,
+/* The same for two packed panels, at vector v. */
+static void N_(panel_product)(int64_t rows, int64_t columns, int64_t depth, int64_t vectors,
                               int64_t v, bool add, const REAL *a, const REAL *b, REAL *sum)
 {
     const int64_t step = columns * 2 * W;
     for (int64_t c = 0; c < columns; c += N_(EDGE)) {
         const bool two_columns = columns - c > 1;
-        const REAL *pb = N_(panel)(b, c, 1 + two_columns, depth, vectors, v);
+        const REAL *pb = N_(packed_slice)(b, c, 1 + two_columns, depth, vectors, v);
         for (int64_t r = 0; r < rows; r += N_(EDGE)) {
             const bool two_rows = rows - r > 1;
-            const REAL *pa = N_(panel)(a, r, 1 + two_rows, depth, vectors, v);
+            const REAL *pa = N_(packed_slice)(a, r, 1 + two_rows, depth, vectors, v);
             REAL *s = sum + r * step + c * 2 * W;
             if (two_rows && two_columns)
                 N_(tile_product)(2, 2, depth, add, pa, pb, s, step);
@@ -92,7 +94,7 @@ static void N_(block_product)(int64_t rows, int64_t columns, int64_t depth, int6
     }
 }
 
-/* out[r, c] (+)= scale sum[v][r][c] */
+/* out[r, c] = scale sum[v][r][c]; accumulate: += instead of =. */
 static void N_(unpack)(const REAL *sum, int64_t rows, int64_t columns, int64_t vectors, REAL scale,
                        bool accumulate, REAL *out, const int64_t stride[2])
 {
@@ -123,7 +125,7 @@ static void N_(contract)(const struct contraction *c, int64_t v0, int64_t v1, vo
             const int64_t columns = min64(c->panel_columns, c->columns - j);
             for (int64_t d = 0; d < c->depth; d += c->panel_depth) {
                 const int64_t depth = min64(c->panel_depth, c->depth - d);
-                /* unless the block is there from the last time */
+                /* a panel that is still packed from the step before is not packed again */
                 if (j == 0 || c->depth > depth)
                     N_(pack)(from_a + r * c->a_stride[0] + d * c->a_stride[1], c->a_stride[0],
                              c->a_stride[1], rows, depth, vectors, c->conjugate_a, a);
@@ -131,7 +133,7 @@ static void N_(contract)(const struct contraction *c, int64_t v0, int64_t v1, vo
                     N_(pack)(from_b + d * c->b_stride[0] + j * c->b_stride[1], c->b_stride[1],
                              c->b_stride[0], columns, depth, vectors, c->conjugate_b, b);
                 for (int64_t v = 0; v < vectors; v++)
-                    N_(block_product)(rows, columns, depth, vectors, v, d > 0, a, b,
+                    N_(panel_product)(rows, columns, depth, vectors, v, d > 0, a, b,
                                       sum + v * rows * columns * 2 * W);
             }
             N_(unpack)(sum, rows, columns, vectors, (REAL)c->scale, c->accumulate,

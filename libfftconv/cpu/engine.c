@@ -1,12 +1,21 @@
-/* One instruction set's engines: the same source at both precisions.  The build
- * compiles this file once per row of isa.c, with FFTCONV_ISA and
- * FFTCONV_VECTOR_BYTES set. */
+/* The two engines of one instruction set, float32 and float64.
+ *
+ * The build compiles this file once for each instruction set in isa.c, where FFTCONV_ISA is its
+ * name and FFTCONV_VECTOR_BYTES the size of its vectors.  engine_body.h is included once for
+ * each precision, with
+ *     REAL        float or double,
+ *     IN_DOUBLE   whether it is double,
+ *     INT         the signed integer of its size,
+ *     REAL_DTYPE  its fftconv_dtype,
+ *     N_(name)    the name with a suffix for the precision,
+ *     ENGINE      the name of the engine. */
 #include "../engine.h"
 
 #include <string.h>
 
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wpsabi" /* vectors cross no ABI: all inline */
+/* Functions with vectors as arguments are all inlined, so that no ABI matters. */
+#pragma GCC diagnostic ignored "-Wpsabi"
 #endif
 
 #define STRING_(x) #x

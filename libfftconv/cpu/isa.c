@@ -1,12 +1,11 @@
-/* The instruction sets: a row each, the best first. */
+/* The instruction sets that this build has engines for, and which of them this machine has. */
 #include "../engine.h"
 
 #include <string.h>
 #if defined(FFTCONV_HAVE_AVX2) || defined(FFTCONV_HAVE_AVX512)
 #include <cpuid.h>
 
-/* Asked once: in a virtual machine CPUID takes microseconds, and each call that makes a
- * plan asks. */
+/* The answer is kept: in a virtual machine CPUID takes microseconds, and every plan asks. */
 static bool has_f16c(void)
 {
     enum { UNKNOWN, NO, YES };
@@ -41,10 +40,11 @@ static bool has_avx512(void)
 #endif
 static bool always(void) { return true; }
 
+/* The best one first. */
 static const struct isa {
     const char *name;
     bool (*available)(void);
-    bool automatic; /* chosen unless named */
+    bool automatic; /* may be chosen where the caller names none */
     const struct engine *f32, *f64;
 } table[] = {
 #define ROW(name, available, automatic) \
@@ -56,8 +56,8 @@ static const struct isa {
     ROW(avx2, has_avx2, true),
 #endif
     ROW(baseline, always, true),
-    /* 64-byte vectors on any machine, so that what AVX-512 compiles to is
-     * tested where there is none. */
+    /* Vectors as long as those of AVX-512 on any machine, so that tests run the same source
+     * where there is no AVX-512. */
     ROW(wide, always, false),
 #undef ROW
 };

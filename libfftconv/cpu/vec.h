@@ -1,11 +1,13 @@
-/* The vector vocabulary: the only place that knows how vectors are spelled.
+/* Vectors of REAL, and what is done with them: the only file that depends on how the
+ * compiler writes vectors.  The vector extensions of GCC and clang compile to the vector
+ * instructions of x86, Arm or any other processor.
  *
- * Included once per precision by engine.c, which sets REAL (float or double),
- * INT (the signed integer of its size) and N_(name), a prefix per precision;
- * FFTCONV_VECTOR_BYTES comes from the build.  GCC's and clang's vector
- * extensions do the rest, on x86, Arm or anything else. */
+ * LANES is the number of REALs in a vector, and W the same number for index arithmetic.
+ * V is the type of a vector at an aligned address, VU of one at any address, and VI of a
+ * vector of integers of the same size, which comparisons give. */
 
 #define LANES ((int)(FFTCONV_VECTOR_BYTES / sizeof(REAL)))
+#define W ((int64_t)LANES)
 
 #ifndef INLINE
 #define INLINE static inline __attribute__((always_inline))
@@ -20,6 +22,18 @@ typedef REAL VU
     __attribute__((vector_size(FFTCONV_VECTOR_BYTES), may_alias, aligned(__alignof__(REAL))));
 typedef INT VI __attribute__((vector_size(FFTCONV_VECTOR_BYTES)));
 
+INLINE V N_(load)(const REAL *p) { return *(const V *)p; }
+INLINE void N_(store)(REAL *p, V v) { *(V *)p = v; }
+
+/* (r + i im) *= (c + i s) */
+#define MULTIPLY(r, im, c, s) \
+    do { \
+        V t_ = (r) * (c) - (im) * (s); \
+        (im) = (r) * (s) + (im) * (c); \
+        (r) = t_; \
+    } while (0)
+
+/* x in every lane. */
 INLINE V N_(splat)(REAL x)
 {
     V v = {0};
@@ -29,8 +43,10 @@ INLINE V N_(splat)(REAL x)
 }
 #define SPLAT N_(splat)
 
+/* Lane i of the result is lane index[i] of a, or, where that is LANES or more, lane
+ * index[i] - LANES of b. */
 #if defined(__clang__)
-/* clang's shuffle takes literal indices: the compiler folds these loops. */
+/* The shuffle of clang accepts only literal indices, but clang turns this loop into it. */
 INLINE V N_(pick)(V a, V b, VI index)
 {
     V v = {0};
@@ -42,8 +58,9 @@ INLINE V N_(pick)(V a, V b, VI index)
 INLINE V N_(pick)(V a, V b, VI index) { return __builtin_shuffle(a, b, index); }
 #endif
 
-/* One round of the transposition by halves: exchange the off-diagonal blocks
- * of edge `half` between two rows that far apart. */
+/* A vector of LANES rows is transposed in rounds of half = LANES / 2, ..., 2, 1.  A round
+ * takes the rows in pairs that are `half` apart, and exchanges the upper right and the lower
+ * left corner of every 2 x 2 square whose corners have `half` x `half` elements. */
 INLINE void N_(exchange)(V *a, V *b, int half)
 {
     VI low = {0}, high = {0};
@@ -56,8 +73,10 @@ INLINE void N_(exchange)(V *a, V *b, int half)
     *a = t;
 }
 
-/* The same within a segment of 128 bits, for which every instruction set has words that
- * interleave two rows, not blocks of them: a's lower half with b's, and the upper ones. */
+/* For corners within a segment of 128 bits, a round may interleave the elements of the two
+ * rows instead: those of the lower halves of a segment, and those of the upper halves.  Every
+ * instruction set has instructions that do so, and after all the rounds the result is the
+ * same. */
 enum { N_(SEGMENT) = 16 / sizeof(REAL) };
 INLINE void N_(interleave)(V *a, V *b)
 {
@@ -72,7 +91,7 @@ INLINE void N_(interleave)(V *a, V *b)
     *a = t;
 }
 
-/* One round of either for all rows. */
+/* One round, for all rows. */
 INLINE void N_(round)(V *v, int half)
 {
 #pragma GCC unroll 16
@@ -85,7 +104,8 @@ INLINE void N_(round)(V *v, int half)
         }
 }
 
-/* LANES x LANES, in place; `half` is a constant in each round */
+/* LANES rows, in place.  In each round `half` is a constant, so that the compiler sees which
+ * shuffle it is. */
 INLINE void N_(transpose)(V *v)
 {
     if (LANES > 8)
