@@ -238,7 +238,7 @@ struct depthwise_kernels {
                     int64_t l1, double *sums, void *work);
 };
 
-/* ---- State-space kernels (ssm/), all in float64 ---------------------------------------- */
+/* ---- State-space kernels (ssm/), all in float64 ------------------------------------------ */
 
 enum { CAUCHY_SUMS = 4, MAX_RANK = 8 };
 

@@ -38,12 +38,11 @@ static int check_sizes(const fftconv_ssm_desc *d)
 
 static int check_options(const fftconv_ssm_desc *d)
 {
-    if (d->dtype != FFTCONV_DTYPE_FLOAT64 && d->dtype != FFTCONV_DTYPE_FLOAT32)
-        return fail(FFTCONV_STATUS_INVALID, "dtype is %d, must be float64 (1) or float32 (2)",
-                    d->dtype);
-    const int status = check_number("discretization", d->discretization, FFTCONV_DISCRETIZATION_ZOH,
-                                    FFTCONV_DISCRETIZATION_DSS, "zoh (0), bilinear (1) or dss (2)");
-    if (status)
+    int status = check_number("dtype", d->dtype, FFTCONV_DTYPE_FLOAT64, FFTCONV_DTYPE_FLOAT32,
+                              "float64 (1) or float32 (2)");
+    if (status ||
+        (status = check_number("discretization", d->discretization, FFTCONV_DISCRETIZATION_ZOH,
+                               FFTCONV_DISCRETIZATION_DSS, "zoh (0), bilinear (1) or dss (2)")))
         return status;
     if (d->rank && d->discretization != FFTCONV_DISCRETIZATION_BILINEAR)
         return fail(FFTCONV_STATUS_INVALID,
