@@ -1,12 +1,12 @@
-/* The instruction sets: a row each, the best first. */
+/* The table of instruction sets, the best first, and the choice of an engine from it. */
 #include "../engine.h"
 
 #include <string.h>
 #if defined(FFTCONV_HAVE_AVX2) || defined(FFTCONV_HAVE_AVX512)
 #include <cpuid.h>
 
-/* Asked once: in a virtual machine CPUID takes microseconds, and each call that makes a
- * plan asks. */
+/* CPUID is asked once and the answer kept, since it takes microseconds in a virtual machine
+ * and whatever makes a plan needs it. */
 static bool has_f16c(void)
 {
     enum { UNKNOWN, NO, YES };
@@ -44,7 +44,7 @@ static bool always(void) { return true; }
 static const struct isa {
     const char *name;
     bool (*available)(void);
-    bool automatic; /* chosen unless named */
+    bool automatic; /* may be chosen for a caller who names none */
     const struct engine *f32, *f64;
 } table[] = {
 #define ROW(name, available, automatic) \
@@ -56,8 +56,8 @@ static const struct isa {
     ROW(avx2, has_avx2, true),
 #endif
     ROW(baseline, always, true),
-    /* 64-byte vectors on any machine, so that what AVX-512 compiles to is
-     * tested where there is none. */
+    /* Vectors of 64 bytes on any machine, so that the source as AVX-512 compiles it is tested
+     * where there is no AVX-512. */
     ROW(wide, always, false),
 #undef ROW
 };
@@ -90,8 +90,8 @@ int find_engine(const char *isa, int real_bytes, const struct engine **engine)
             ;
     } else if (!(row = lookup(isa))) {
         return fail(FFTCONV_STATUS_INVALID,
-                    "isa is \"%.32s\", must be one this build knows (fftconv_isa_name "
-                    "lists them): %s ... %s",
+                    "isa is \"%.32s\", must be one that this build knows (fftconv_isa_name lists "
+                    "them): %s ... %s",
                     isa, table[0].name, table[ROWS - 1].name);
     } else if (!row->available()) {
         return fail(FFTCONV_STATUS_UNSUPPORTED, "isa is \"%s\": this machine does not have it",
