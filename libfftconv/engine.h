@@ -256,8 +256,8 @@ struct cauchy_term {
     double v_conj_x[CAUCHY_SUMS], v_re[CAUCHY_SUMS]; /* Re(v conj(x)) and Re v, of each sum */
 };
 
-/* The recurrence of a group of `lanes` heads.  An array is [state][re, im][lane], and those
- * of rows, columns, P, Q and C follow one another.
+/* The recurrence of a group of `lanes` heads.  A bundle is [state][re, im][lane]; the
+ * diagonal and dA are one, and all others several that follow one another.
  *
  * A solver computes w = D x - sum_j column_j Re(row_j . x), D diagonal. */
 struct solver {
@@ -281,8 +281,8 @@ struct ssm_kernels {
     /* x[1 ... steps] from x[0]. */
     void (*recur)(const struct recurrence *, int64_t steps, double *x);
     /* The adjoint, from the last step to the first: g holds the gradients of the samples, a
-     * comes from the steps after these and goes on to those before.  mu and y: room for an
-     * array each; mu leaves (I - A/2)^-* a of the first step. */
+     * comes from the steps after these and goes on to those before.  mu and y: room for a
+     * bundle each; mu leaves (I - A/2)^-* a of the first step. */
     void (*recur_back)(const struct recurrence *, int64_t steps, const double *x, const double *g,
                        double *a, double *mu, double *y);
 };

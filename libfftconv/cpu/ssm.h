@@ -1,5 +1,5 @@
-/* The engine's part of state-space kernels, and the products of real matrices that they,
- * projections (project.c) and others are made of.  engine_body.h includes this file. */
+/* The engine's part of state-space kernels, and the products of real matrices that they and
+ * projections (project.c) are made of.  engine_body.h includes this file. */
 
 /* ---- Matrix products ------------------------------------------------------------------------ */
 
@@ -99,7 +99,7 @@ static void N_(powers)(const double (*square)[2], const double *start, int64_t c
 /* ---- Cauchy sums ---------------------------------------------------------------------------- */
 
 /* The sums of struct cauchy, W nodes at a time.  A state's two fractions are one real
- * combination of two numbers, which all sums share:
+ * combination of two complex numbers, a and b, which all sums share:
  *     v / (2is - cx) + conj(v) / (2is - c conj(x))
  *         = (4is Re v - 2c Re(v conj x)) / ((c Re x)^2 - (2s - c Im x)(2s + c Im x)
  *                                           - 4isc Re x) */
@@ -188,7 +188,7 @@ INLINE V N_(real_inner)(int64_t states, const double *a, const double *b)
     return even + odd;
 }
 
-/* With now = x[m] and g[m], the gradient of sample m: dC_c += 2 g_c conj(x[m]) and, unless
+/* With now = x[m] and the gradients g_c of sample m: dC_c += 2 g_c conj(x[m]) and, unless
  * dC alone is wanted, a += sum_c 2 g_c conj(C_c). */
 INLINE void N_(add_sample)(const struct recurrence *r, const double *now, const double *g,
                            double *a)

@@ -15,35 +15,35 @@ struct recurrence_job {
     int64_t intervals; /* the last may have fewer steps */
 };
 
-/* A "vector" holds the states of all heads of a group: [state][re, im][lane]. */
+/* A bundle holds the states of all heads of a group (struct recurrence). */
 struct recurrence_memory {
     struct head_solver head;
     struct recurrence r;
-    double *a, *mu, *y;  /* a vector each, for recur_back; mu is free before that */
-    double *x;           /* a vector for each step of an interval, and x[0] before them */
-    double *checkpoints; /* a vector for each interval */
+    double *a, *mu, *y;  /* a bundle each, for recur_back; mu is free before that */
+    double *x;           /* a bundle for each step of an interval, and x[0] before them */
+    double *checkpoints; /* a bundle for each interval */
     double *g;           /* [steps][channels][lanes]: dk of an interval */
 };
 
-static int64_t vector_doubles(const struct ssm_call *call)
+static int64_t bundle_doubles(const struct ssm_call *call)
 {
     return 2 * call->d->states * call->lanes;
 }
-static size_t vector_bytes(const struct ssm_call *call)
+static size_t bundle_bytes(const struct ssm_call *call)
 {
-    return (size_t)vector_doubles(call) * sizeof(double);
+    return (size_t)bundle_doubles(call) * sizeof(double);
 }
 
-static double *take_vectors(struct arena *arena, const struct ssm_call *call, int64_t count)
+static double *take_bundles(struct arena *arena, const struct ssm_call *call, int64_t count)
 {
-    return take_doubles(arena, count * vector_doubles(call));
+    return take_doubles(arena, count * bundle_doubles(call));
 }
 
 static struct solver take_solver(struct arena *arena, const struct ssm_call *call)
 {
-    return (struct solver){.diagonal = take_vectors(arena, call, 1),
-                           .rows = take_vectors(arena, call, call->d->rank),
-                           .columns = take_vectors(arena, call, call->d->rank)};
+    return (struct solver){.diagonal = take_bundles(arena, call, 1),
+                           .rows = take_bundles(arena, call, call->d->rank),
+                           .columns = take_bundles(arena, call, call->d->rank)};
 }
 
 static struct recurrence_memory take_memory(struct arena *arena, const struct recurrence_job *j)
@@ -58,18 +58,18 @@ static struct recurrence_memory take_memory(struct arena *arena, const struct re
               .dC_only = !(d->dA || d->dB || d->dP || d->dQ),
               .forward = take_solver(arena, call),
               .adjoint = take_solver(arena, call),
-              .C = take_vectors(arena, call, d->channels),
-              .P = take_vectors(arena, call, d->rank),
-              .Q = take_vectors(arena, call, d->rank),
-              .dA = take_vectors(arena, call, 1),
-              .dC = take_vectors(arena, call, d->channels),
-              .dP = take_vectors(arena, call, d->rank),
-              .dQ = take_vectors(arena, call, d->rank)},
-        .a = take_vectors(arena, call, 1),
-        .mu = take_vectors(arena, call, 1),
-        .y = take_vectors(arena, call, 1),
-        .x = take_vectors(arena, call, j->steps + 1),
-        .checkpoints = take_vectors(arena, call, j->intervals),
+              .C = take_bundles(arena, call, d->channels),
+              .P = take_bundles(arena, call, d->rank),
+              .Q = take_bundles(arena, call, d->rank),
+              .dA = take_bundles(arena, call, 1),
+              .dC = take_bundles(arena, call, d->channels),
+              .dP = take_bundles(arena, call, d->rank),
+              .dQ = take_bundles(arena, call, d->rank)},
+        .a = take_bundles(arena, call, 1),
+        .mu = take_bundles(arena, call, 1),
+        .y = take_bundles(arena, call, 1),
+        .x = take_bundles(arena, call, j->steps + 1),
+        .checkpoints = take_bundles(arena, call, j->intervals),
         .g = take_doubles(arena, j->steps * d->channels * call->lanes)};
 }
 
@@ -91,12 +91,12 @@ static int64_t head_of(const struct ssm_call *call, int64_t group, int64_t lane)
     return min64(group * call->lanes + lane, call->d->heads - 1);
 }
 
-/* Entries [0, count) of a parameter, for the heads of a group: a vector each. */
+/* Entries [0, count) of a parameter, for the heads of a group: a bundle each. */
 static void to_lanes(const struct ssm_call *call, const double *x, int64_t count, int64_t group,
                      double *to)
 {
     const fftconv_ssm_desc *d = call->d;
-    for (int64_t i = 0; i < count; i++, to += vector_doubles(call))
+    for (int64_t i = 0; i < count; i++, to += bundle_doubles(call))
         for (int64_t lane = 0; lane < call->lanes; lane++)
             to_lane((const struct complex *)x +
                         (i * d->heads + head_of(call, group, lane)) * d->states,
@@ -152,7 +152,7 @@ static int load_solver(const struct ssm_call *call, int64_t group, bool adjoint,
 static int load_group(const struct ssm_call *call, int64_t group, const struct recurrence_memory *m)
 {
     const fftconv_ssm_desc *d = call->d;
-    const size_t bytes = vector_bytes(call);
+    const size_t bytes = bundle_bytes(call);
     int status = load_solver(call, group, false, &m->head, &m->r.forward);
     if (status || (status = load_solver(call, group, true, &m->head, &m->r.adjoint)))
         return status;
@@ -170,7 +170,7 @@ static void store_group(const struct ssm_call *call, int64_t group,
                         const struct recurrence_memory *m)
 {
     const fftconv_ssm_desc *d = call->d;
-    const int64_t size = vector_doubles(call);
+    const int64_t size = bundle_doubles(call);
     from_lanes(call, m->r.dA, d->dA, 0, group);
     for (int64_t c = 0; c < d->channels; c++)
         from_lanes(call, m->r.dC + c * size, d->dC, c, group);
@@ -189,14 +189,14 @@ static void first_checkpoint(const struct ssm_call *call, int64_t i, int64_t gro
                              const struct recurrence_memory *m)
 {
     const fftconv_ssm_desc *d = call->d;
-    const int64_t size = vector_doubles(call);
+    const int64_t size = bundle_doubles(call);
     to_lanes(call, d->B + i * d->heads * d->states * 2, 1, group,
              d->state ? m->checkpoints : m->mu);
     if (d->state)
         return;
     for (int64_t n = 0; n < size; n++)
         m->mu[n] /= 2;
-    memcpy(m->x, m->mu, vector_bytes(call));
+    memcpy(m->x, m->mu, bundle_bytes(call));
     call->engine->ssm.recur(&m->r, 1, m->x);
     for (int64_t n = 0; n < size; n++)
         m->checkpoints[n] = m->x[size + n] + m->mu[n];
@@ -212,11 +212,11 @@ static int64_t steps_of(const struct recurrence_job *j, int64_t interval)
 static void run_forward(const struct recurrence_job *j, int64_t interval,
                         const struct recurrence_memory *m)
 {
-    const int64_t size = vector_doubles(j->call);
+    const int64_t size = bundle_doubles(j->call);
     const int64_t known = interval == 0 && !j->call->d->state;
     if (known)
-        memset(m->x, 0, vector_bytes(j->call));
-    memcpy(m->x + known * size, m->checkpoints + interval * size, vector_bytes(j->call));
+        memset(m->x, 0, bundle_bytes(j->call));
+    memcpy(m->x + known * size, m->checkpoints + interval * size, bundle_bytes(j->call));
     j->call->engine->ssm.recur(&m->r, steps_of(j, interval) - known, m->x + known * size);
 }
 
@@ -234,7 +234,7 @@ static int gradients_task(void *context, int64_t group, int worker)
     const struct recurrence_job *j = context;
     const struct ssm_call *call = j->call;
     const fftconv_ssm_desc *d = call->d;
-    const int64_t size = vector_doubles(call);
+    const int64_t size = bundle_doubles(call);
     struct arena arena = worker_arena(call, worker);
     const struct recurrence_memory m = take_memory(&arena, j);
     const int status = load_group(call, group, &m);
@@ -245,13 +245,13 @@ static int gradients_task(void *context, int64_t group, int worker)
         for (int64_t n = 0; n < j->intervals; n++) {
             run_forward(j, n, &m);
             if (n + 1 < j->intervals)
-                memcpy(m.checkpoints + (n + 1) * size, m.x + j->steps * size, vector_bytes(call));
+                memcpy(m.checkpoints + (n + 1) * size, m.x + j->steps * size, bundle_bytes(call));
             if (m.r.dC_only) /* needs nothing that comes from later steps */
                 run_backward(j, i, group, n, &m);
         }
         if (m.r.dC_only)
             continue;
-        memset(m.a, 0, vector_bytes(call));
+        memset(m.a, 0, bundle_bytes(call));
         for (int64_t n = j->intervals; n-- > 0;) {
             run_forward(j, n, &m);
             run_backward(j, i, group, n, &m);
