@@ -7,9 +7,9 @@
  * infinite sum is a resolvent, and that is made of Cauchy sums (arXiv 2111.00396, C.3), here
  * in a form without its pole at z = -1:
  *     z = exp(-2i t),    t = pi (m - 1/4) / M,    s = sin t,    c = cos t,
- *     khat = e^(it) (R00 - c R01 (I + c R11)^-1 R10),
+ *     khat = e^(it) (R00 - c R10 (I + c R11)^-1 R01),
  * where R are the sums of struct cauchy, with x = A and with
- *     R00: v = Ct B,    R01: v = Ct P,    R10: v = conj(Q) B,    R11: v = conj(Q) P. */
+ *     R00: v = Ct B,    R10: v = Ct P,    R01: v = conj(Q) B,    R11: v = conj(Q) P. */
 #include "ssm.h"
 
 #include <math.h>
@@ -140,7 +140,7 @@ static int truncation_task(void *context, int64_t h, int worker)
 
 /* ---- The generating function of a head ------------------------------------------------------ */
 
-/* Sums (i, j) of R are at i (1 + rank) + j: i chooses the right factor of v, which is B for 0
+/* Sum R(i, j) is at i (1 + rank) + j: i chooses the right factor of v, which is B for 0
  * and else P_i, and j the left one, which is Ct for 0 and else conj(Q_j). */
 struct evaluation {
     double *T; /* [M][re, im][lanes]: khat, a head in each lane */
@@ -221,8 +221,10 @@ static void make_sums(const struct low_rank_job *j, int64_t c, int64_t h, int64_
     }
 }
 
-/* R00 becomes R00 - sum_k R_k0 X_k where (I + c R11) X = c R01, by elimination from the last
- * row to the first.  There are no pivots to choose: R11 is accretive where Q = P. */
+/* R(0, 0) becomes R(0, 0) - sum_k R(k, 0) X_k, where X solves the equations
+ *     X_k + c sum_i R(i, k) X_i = c R(0, k),    i, k = 1 ... rank,
+ * by elimination from the last equation to the first.  No pivots are chosen: the matrix
+ * R(i, k) is accretive where Q = P. */
 static void eliminate(int64_t rank, int64_t nodes, const double *c, double (*R)[2][NODES])
 {
     const int64_t side = 1 + rank;
@@ -235,7 +237,6 @@ static void eliminate(int64_t rank, int64_t nodes, const double *c, double (*R)[
     for (int64_t k = 1; k < side; k++)
         for (int64_t m = 0; m < nodes; m++)
             R[k * side + k][0][m] += 1;
-    /* equation k: sum_i R(i, k) X_i = R(0, k) */
     for (int64_t k = rank; k > 0; k--)
         for (int64_t row = 0; row < k; row++)
             for (int64_t m = 0; m < nodes; m++) {
