@@ -1,16 +1,17 @@
-/* The matrix product per frequency, whose entries are rows of spectra. */
+/* Matrix products at every frequency: an entry of a matrix is a row of spectra. */
 #include "check.h"
 
 #include <stdlib.h>
 
-/* What is packed at a time: some entries, and as many vectors of each as half an L2
- * of 1 MiB holds, so that memory is read in long runs. */
-enum { BLOCK_EDGE = 32, BLOCK_DEPTH = 16, BLOCK_BYTES = 512 << 10, MOST_VECTORS = 16 };
+/* The most that is packed at a time (struct contraction): PANEL_EDGE rows and columns,
+ * PANEL_DEPTH terms of their sums and, so that memory is read in long runs, as many vectors
+ * of each entry as PANEL_BYTES hold, half of a second cache of 1 MiB. */
+enum { PANEL_EDGE = 32, PANEL_DEPTH = 16, PANEL_BYTES = 512 << 10, PANEL_VECTORS = 16 };
 
 struct job {
     const struct engine *engine;
     struct contraction c;
-    int64_t vectors; /* of a row */
+    int64_t vectors; /* of a row of spectra */
     char *work;
     int64_t work_bytes; /* of each worker */
 };
@@ -24,7 +25,7 @@ static int contract_task(void *context, int64_t i, int worker)
     return FFTCONV_STATUS_OK;
 }
 
-/* ---- Checks ------------------------------------------------------------------ */
+/* ---- Checks ----------------------------------------------------------------------------------- */
 
 struct matrix {
     const char *name;
@@ -32,8 +33,9 @@ struct matrix {
     int64_t shape[2], stride[2]; /* in entries */
 };
 
-/* First and one-past-last byte, for any strides. */
-static void span(const struct matrix *m, int64_t entry_bytes, intptr_t *low, intptr_t *high)
+/* The addresses that a matrix lies between, whatever the signs of its strides: the first byte,
+ * and the one past the last. */
+static void find_ends(const struct matrix *m, int64_t entry_bytes, intptr_t *low, intptr_t *high)
 {
     *low = (intptr_t)m->data, *high = *low + entry_bytes;
     for (int i = 0; i < 2; i++) {
@@ -42,7 +44,7 @@ static void span(const struct matrix *m, int64_t entry_bytes, intptr_t *low, int
     }
 }
 
-/* alignment: of a vector, which every row of spectra has. */
+/* `alignment` is that of a vector, which every row of spectra must have. */
 static int check_matrix(const struct matrix *m, int64_t entry_reals, int alignment)
 {
     if (!m->data)
@@ -58,14 +60,14 @@ static int check_matrix(const struct matrix *m, int64_t entry_reals, int alignme
             __builtin_mul_overflow(reach, entry_reals, &reach) ||
             __builtin_add_overflow(total, reach, &total) || total > (int64_t)1 << 58)
             return fail(FFTCONV_STATUS_INVALID,
-                        "%s_stride[%d] is %lld, must stay within 2^58 real "
-                        "numbers",
+                        "%s_stride[%d] is %lld, must keep the matrix within 2^58 real numbers",
                         m->name, i, (long long)m->stride[i]);
     }
     return FFTCONV_STATUS_OK;
 }
 
-/* The wider step must pass over all that the narrower one reaches. */
+/* Has each entry a place of its own?  So it is where one step along the axis of the larger
+ * stride passes over all that the other axis reaches. */
 static bool entries_apart(const struct matrix *m)
 {
     const int wide = llabs(m->stride[0]) < llabs(m->stride[1]), narrow = !wide;
@@ -88,9 +90,8 @@ static int check(const struct fftconv_plan *plan, const fftconv_contraction_desc
         int64_t value;
     } sizes[] = {{"rows", c->rows}, {"columns", c->columns}, {"depth", c->depth}};
     for (int i = 0; i < 3; i++)
-        if (sizes[i].value < 1)
-            return fail(FFTCONV_STATUS_INVALID, "%s is %lld, must be at least 1", sizes[i].name,
-                        (long long)sizes[i].value);
+        if ((status = check_number(sizes[i].name, sizes[i].value, 1, INT64_MAX, "at least 1")))
+            return status;
     const struct matrix matrices[] = {
         {"a", c->a, {c->rows, c->depth}, {c->a_stride[0], c->a_stride[1]}},
         {"b", c->b, {c->depth, c->columns}, {c->b_stride[0], c->b_stride[1]}},
@@ -101,12 +102,12 @@ static int check(const struct fftconv_plan *plan, const fftconv_contraction_desc
         if ((status = check_matrix(&matrices[i], spectra_reals(plan),
                                    plan->engine->lanes * plan->engine->real_bytes)))
             return status;
-        span(&matrices[i], spectra_reals(plan) * plan->engine->real_bytes, &low[i], &high[i]);
+        find_ends(&matrices[i], spectra_reals(plan) * plan->engine->real_bytes, &low[i], &high[i]);
     }
     if (!entries_apart(&matrices[2]))
         return fail(FFTCONV_STATUS_INVALID,
-                    "out_stride is (%lld, %lld), must give each of (%lld, "
-                    "%lld) entries a place of its own",
+                    "out_stride is (%lld, %lld), must give each of (%lld, %lld) entries a place of "
+                    "its own",
                     (long long)c->out_stride[0], (long long)c->out_stride[1], (long long)c->rows,
                     (long long)c->columns);
     for (int i = 0; i < 2; i++)
@@ -120,10 +121,10 @@ int fftconv_contract(const fftconv_plan *plan, const fftconv_contraction_desc *c
     int threads, status;
     if ((status = check(plan, c)) || (status = resolve_threads(plan, c->threads, &threads)))
         return status;
-    const struct transform *xf = &plan->chosen.part[0];
-    const int64_t vector_bytes = 2 * xf->lanes * xf->real_bytes;
+    const struct transform *t = &plan->chosen.part[0];
+    const int64_t vector_bytes = 2 * t->lanes * t->real_bytes;
     struct job job = {.engine = plan->engine,
-                      .vectors = spectra_reals(plan) / (2 * xf->lanes),
+                      .vectors = spectra_reals(plan) / (2 * t->lanes),
                       .c = {.rows = c->rows,
                             .columns = c->columns,
                             .depth = c->depth,
@@ -134,10 +135,10 @@ int fftconv_contract(const fftconv_plan *plan, const fftconv_contraction_desc *c
                             .conjugate_a = c->conjugate_a,
                             .conjugate_b = c->conjugate_b,
                             .accumulate = c->accumulate,
-                            .panel_rows = min64(c->rows, BLOCK_EDGE),
-                            .panel_columns = min64(c->columns, BLOCK_EDGE),
-                            .panel_depth = min64(c->depth, BLOCK_DEPTH)}};
-    /* an axis of one entry may have any stride, and needs none */
+                            .panel_rows = min64(c->rows, PANEL_EDGE),
+                            .panel_columns = min64(c->columns, PANEL_EDGE),
+                            .panel_depth = min64(c->depth, PANEL_DEPTH)}};
+    /* The stride of an axis with one entry may be any number, and plays no part. */
     const int64_t a_shape[2] = {c->rows, c->depth}, b_shape[2] = {c->depth, c->columns},
                   out_shape[2] = {c->rows, c->columns};
     for (int i = 0; i < 2; i++) {
@@ -146,13 +147,13 @@ int fftconv_contract(const fftconv_plan *plan, const fftconv_contraction_desc *c
         job.c.out_stride[i] = out_shape[i] > 1 ? c->out_stride[i] * spectra_reals(plan) : 0;
     }
     struct contraction *k = &job.c;
-    const int64_t block = (k->panel_depth * (k->panel_rows + k->panel_columns) +
+    const int64_t bytes = (k->panel_depth * (k->panel_rows + k->panel_columns) +
                            k->panel_rows * k->panel_columns) *
-                          vector_bytes;
-    k->panel_vectors = min64(job.vectors, max64(1, min64(MOST_VECTORS, BLOCK_BYTES / block)));
+                          vector_bytes; /* of a panel one vector wide */
+    k->panel_vectors = min64(job.vectors, max64(1, min64(PANEL_VECTORS, PANEL_BYTES / bytes)));
     const int64_t tasks = ceil_div(job.vectors, k->panel_vectors);
     threads = (int)min64(threads, tasks);
-    job.work_bytes = round_up(block * k->panel_vectors, ALIGNMENT);
+    job.work_bytes = round_up(bytes * k->panel_vectors, ALIGNMENT);
     if (!(job.work = aligned_new(job.work_bytes * threads)))
         return fail_memory(job.work_bytes * threads);
     status = parallel_for(threads, tasks, contract_task, &job);

@@ -1,4 +1,5 @@
-/* Equation 2 of FlashFFTConv (arXiv 2311.05908), and machines to ask it of. */
+/* The cost model of Monarch decompositions, Equation 2 of FlashFFTConv (arXiv 2311.05908), and
+ * the machines whose costs it can tell. */
 #include "engine.h"
 
 #include <stdio.h>
@@ -7,9 +8,9 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Table 19.  The H100 SXM is peaks from NVIDIA's datasheet (HBM3, dense fp16,
- * fp32) and, for its SRAM, 132 multiprocessors of 128 bytes a clock at the 1.83 GHz
- * those are quoted for: none of it measured, where Table 19 is. */
+/* The A100 is Table 19 of the paper, which was measured.  The H100 SXM is not measured: its
+ * numbers are the peaks of NVIDIA's datasheet (HBM3, dense float16 and float32) and, for the
+ * SRAM, 128 bytes a clock for each of 132 multiprocessors at the 1.83 GHz of those peaks. */
 static const fftconv_hardware machines[] = {
     {sizeof(fftconv_hardware), "A100", 1.35e12, 9.5e12, 234e12, 17.6e12, 16, 32768, 1, 0},
     {sizeof(fftconv_hardware), "H100", 3.35e12, 30.9e12, 989e12, 66.9e12, 16, 32768, 0, 0},
@@ -46,7 +47,7 @@ static double cost_of(const int64_t *radices, int order, const fftconv_hardware 
     double N = 1, seconds = 0;
     for (int i = 0; i < order; i++)
         N *= (double)radices[i];
-    double rest = N; /* the length still to be transformed */
+    double rest = N; /* the length that is still to be transformed */
     for (int i = 0; i < order; i++) {
         double gamma = radices[i] < h->mu ? h->tau_g : h->tau_m;
         double omega = rest > (double)h->fast_points ? h->sigma_h : h->sigma_s;
@@ -105,7 +106,8 @@ int fftconv_balanced_radices(int64_t n, int order, int64_t *radices)
     return FFTCONV_STATUS_OK;
 }
 
-/* Every composition of the exponent, in lexical order. */
+/* Tries all radices 2^b for i and those after it whose product is 2^bits, each at least 2, and
+ * keeps the cheapest in *best and radices. */
 static void descend(int i, int bits, int order, int64_t *trial, const fftconv_hardware *h,
                     double *best, int64_t *radices)
 {
@@ -138,7 +140,7 @@ int fftconv_best_radices(int64_t n, int order, const fftconv_hardware *hardware,
     return FFTCONV_STATUS_OK;
 }
 
-/* ---- This machine, in the same four numbers, one core -------------------------- */
+/* ---- One core of this machine, in the same four numbers --------------------------------------- */
 
 static double now(void)
 {
@@ -147,7 +149,8 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* Best seconds per call within a budget: the machine undisturbed. */
+/* The least seconds of a call, of all calls within a budget of seconds: the least is the time
+ * on a machine that nothing else disturbs. */
 static double fastest(void (*fn)(void *), void *context, double budget)
 {
     double best = 1e300, end = now() + budget;
@@ -171,7 +174,7 @@ static void copy(void *context)
     struct copy_job *job = context;
     for (int i = 0; i < job->repeats; i++) {
         memcpy(job->to, job->from, job->bytes);
-        __asm__ volatile("" ::: "memory");
+        __asm__ volatile("" ::: "memory"); /* so that no copy is left out */
     }
 }
 
@@ -189,7 +192,8 @@ static void run_stage(void *context)
         job->engine->transform.column_stages(job->stage, 1, job->t);
 }
 
-/* flop/s of one stage of n points, lanes side by side in L1 or L2 */
+/* The flop/s of a stage of n points in every lane, with its data in the first or second
+ * cache. */
 static int stage_rate(const struct engine *engine, int64_t radix, int64_t n, bool dense,
                       double *rate)
 {
@@ -211,9 +215,9 @@ static int stage_rate(const struct engine *engine, int64_t radix, int64_t n, boo
     return status;
 }
 
-/* tau_m from a dense stage of 32, tau_g from a codelet of 4 with its twiddles,
- * sigma_s and sigma_h by copying in the L2 cache and far beyond every cache:
- * bytes read plus bytes written, as bandwidths are quoted. */
+/* tau_m is the rate of a dense stage of radix 32, and tau_g that of a codelet of radix 4 with
+ * its twiddles.  sigma_s and sigma_h are the bytes read plus the bytes written by copies within
+ * the second cache and far beyond every cache: that is how bandwidths are quoted. */
 static int measure_host(fftconv_hardware *h)
 {
     const struct engine *engine;
@@ -231,7 +235,7 @@ static int measure_host(fftconv_hardware *h)
     h->sigma_s = 2.0 * (double)small * in_cache.repeats / fastest(copy, &in_cache, 0.05);
     h->sigma_h = 2.0 * (double)large / fastest(copy, &in_memory, 0.15);
     aligned_free(memory);
-    /* the longest complex64 row that stays in L2 */
+    /* The longest row of complex64 that stays in the second cache. */
     long cache = -1;
 #ifdef _SC_LEVEL2_CACHE_SIZE
     cache = sysconf(_SC_LEVEL2_CACHE_SIZE);

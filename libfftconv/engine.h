@@ -238,21 +238,28 @@ struct depthwise_kernels {
                     int64_t l1, double *sums, void *work);
 };
 
-/* ---- State-space kernels (ssm.c), in float64, `lanes` heads beside each other -------------- */
+/* ---- State-space kernels (ssm/), all in float64 ------------------------------------------ */
 
-enum { CAUCHY = 4, MAX_RANK = 8 };
+enum { CAUCHY_SUMS = 4, MAX_RANK = 8 };
 
-/* R[v] = sum_n v_n / (2is - c x_n) + conj(v_n) / (2is - c conj(x_n)) at the nodes (2s, c),
- * for CAUCHY vectors v at a time. */
+/* CAUCHY_SUMS sums over the states n, each with numerators v_n of its own, at the nodes
+ * (2s, c):
+ *     R = sum_n v_n / (2is - c x_n) + conj(v_n) / (2is - c conj(x_n)). */
 struct cauchy {
     int64_t states, nodes; /* nodes: a multiple of the lanes */
     const double *s2, *c;
-    const double *terms; /* of each state: Re x, Im x, CAUCHY times Re(v conj x), CAUCHY
-                            times Re v */
-    double *out;         /* of each v: re[nodes], im[nodes] */
+    const struct cauchy_term *terms; /* of each state */
+    double *out;                     /* of each sum: re[nodes], im[nodes] */
+};
+struct cauchy_term {
+    double x_re, x_im;
+    double v_conj_x[CAUCHY_SUMS], v_re[CAUCHY_SUMS]; /* Re(v conj(x)) and Re v, of each sum */
 };
 
-/* w = D x - sum_j column_j Re(row_j . x), arrays [state][re, im][lane]. */
+/* The recurrence of a group of `lanes` heads.  A bundle is [state][re, im][lane]; the
+ * diagonal and dA are one, and all others several that follow one another.
+ *
+ * A solver computes w = D x - sum_j column_j Re(row_j . x), D diagonal. */
 struct solver {
     double *diagonal, *rows, *columns;
 };
@@ -261,18 +268,21 @@ struct recurrence {
     int64_t states, rank, channels;
     struct solver forward, adjoint; /* (I - A/2)^-1 and its adjoint */
     double *C, *P, *Q;
-    double *dA, *dC, *dP, *dQ; /* added to; dC may be NULL */
-    bool states_too;           /* false: dC alone is wanted */
+    double *dA, *dC, *dP, *dQ; /* the gradients, which are added to */
+    bool dC_only;              /* no other gradient is wanted */
 };
 
-/* NULL in float32. */
+/* The functions are NULL in float32. */
 struct ssm_kernels {
-    /* start p^r for r < count, from p's repeated squares. */
+    /* re + i im = start p^r for r < count, where square[i] is p^(2^i). */
     void (*powers)(const double (*square)[2], const double *start, int64_t count, double *re,
                    double *im);
     void (*cauchy)(const struct cauchy *);
-    /* `steps` of the recurrence from x[0]; and backwards, with work for mu and y. */
+    /* x[1 ... steps] from x[0]. */
     void (*recur)(const struct recurrence *, int64_t steps, double *x);
+    /* The adjoint, from the last step to the first: g holds the gradients of the samples, a
+     * comes from the steps after these and goes on to those before.  mu and y: room for a
+     * bundle each; mu leaves (I - A/2)^-* a of the first step. */
     void (*recur_back)(const struct recurrence *, int64_t steps, const double *x, const double *g,
                        double *a, double *mu, double *y);
 };

@@ -1,32 +1,36 @@
-/* Projections at every frequency, around a product with kernels' spectra:
+/* Projections at every frequency, around a product with the spectra of kernels:
  *
- *     out[b, o] = sum_n C[o, n] K[n] sum_i B[n, i] in[b, i]
+ *     out[b, o] = sum_n C[o, n] K[n] sum_i B[n, i] in[b, i].
  *
- * in blocks of frequencies, so that the N rows between never leave the cache. */
+ * Rows are cut into panels, runs of frequencies so short that the rows of all states n, which
+ * lie between the two projections, never leave the cache. */
 #include "check.h"
 
 #include <string.h>
 
-/* Of what a block holds: a quarter of an L2 of 1 MiB. */
-enum { BLOCK_BYTES = 256 << 10 };
+/* Of all that a panel holds: a quarter of a second cache of 1 MiB. */
+enum { PANEL_BYTES = 256 << 10 };
 
 struct job {
     const struct engine *engine;
     const fftconv_projection_desc *p;
-    int64_t row, block, blocks; /* in reals */
+    int64_t row, panel; /* numbers of a row of spectra, and of a panel's part of it */
+    int64_t panels;     /* of a row */
     char *work;
     int64_t work_bytes; /* of each worker */
 };
 
-static int64_t larger_side(const fftconv_projection_desc *p)
+/* Rows of a panel that a product with an imaginary part goes through. */
+static int64_t turned_rows(const fftconv_projection_desc *p)
 {
     return p->imaginary ? max64(p->states, p->outputs) : 0;
 }
 
-/* out = (re + i im) x: a real product, and one turned by i added to it. */
-static void matrix(const struct job *j, const void *re, const void *im, int64_t rows, int64_t depth,
-                   const void *x, int64_t x_step, int64_t reals, void *out, int64_t out_step,
-                   void *turned)
+/* out = (re + i im) x, where im may be NULL: the real product and, turned by i, that with the
+ * imaginary part. */
+static void multiply(const struct job *j, const void *re, const void *im, int64_t rows,
+                     int64_t depth, const void *x, int64_t reals, void *out, int64_t out_step,
+                     void *turned)
 {
     struct matmul m = {.rows = rows,
                        .columns = reals,
@@ -35,7 +39,7 @@ static void matrix(const struct job *j, const void *re, const void *im, int64_t 
                        .b = x,
                        .out = out,
                        .a_step = depth,
-                       .b_step = x_step,
+                       .b_step = reals,
                        .out_step = out_step};
     j->engine->matrix.multiply(&m);
     if (!im)
@@ -52,23 +56,24 @@ static int project_task(void *context, int64_t task, int worker)
 {
     const struct job *j = context;
     const fftconv_projection_desc *p = j->p;
-    const int64_t b = task / j->blocks, at = task % j->blocks * j->block;
-    const int64_t reals = min64(j->block, j->row - at), size = j->engine->real_bytes;
-    char *x = j->work + worker * j->work_bytes, *u = x + p->inputs * j->block * size;
-    char *turned = u + p->states * j->block * size;
+    const int64_t b = task / j->panels, at = task % j->panels * j->panel;
+    const int64_t reals = min64(j->panel, j->row - at), size = j->engine->real_bytes;
+    char *x = j->work + worker * j->work_bytes, *states = x + p->inputs * j->panel * size;
+    char *turned = states + p->states * j->panel * size;
     const char *in = (const char *)p->in + (b * p->inputs * j->row + at) * size;
     const char *K = (const char *)p->kernels + at * size;
     char *out = (char *)p->out + (b * p->outputs * j->row + at) * size;
     const char *B = p->B, *C = p->C;
     const char *Bi = p->imaginary ? B + p->states * p->inputs * size : NULL;
     const char *Ci = p->imaginary ? C + p->outputs * p->states * size : NULL;
-    /* rows a power of two apart would meet in the same lines of a cache */
+    /* The inputs are copied together: rows that lie a power of two bytes apart would push one
+     * another out of the cache. */
     for (int64_t i = 0; i < p->inputs; i++)
         memcpy(x + i * reals * size, in + i * j->row * size, (size_t)(reals * size));
-    matrix(j, B, Bi, p->states, p->inputs, x, reals, reals, u, reals, turned);
+    multiply(j, B, Bi, p->states, p->inputs, x, reals, states, reals, turned);
     for (int64_t n = 0; n < p->states; n++)
-        j->engine->matrix.scale_spectra(reals, K + n * j->row * size, u + n * reals * size);
-    matrix(j, C, Ci, p->outputs, p->states, u, reals, reals, out, j->row, turned);
+        j->engine->matrix.scale_spectra(reals, K + n * j->row * size, states + n * reals * size);
+    multiply(j, C, Ci, p->outputs, p->states, states, reals, out, j->row, turned);
     return FFTCONV_STATUS_OK;
 }
 
@@ -78,24 +83,20 @@ static int check(const fftconv_plan *plan, const fftconv_projection_desc *p)
         return fail(FFTCONV_STATUS_INVALID, "%s is NULL", plan ? "desc" : "plan");
     if (p->size != sizeof *p)
         return fail(FFTCONV_STATUS_INVALID, "desc->size is %zu, must be %zu", p->size, sizeof *p);
-    const int status = check_on_cpu(plan);
-    const int whole = status ? status : check_whole_spectra(plan);
-    if (whole)
-        return whole;
+    int status;
+    if ((status = check_on_cpu(plan)) || (status = check_whole_spectra(plan)))
+        return status;
     if (p->imaginary < 0 || p->imaginary > 1 || (p->imaginary && !is_complex(plan->dtype)))
         return fail(FFTCONV_STATUS_INVALID,
-                    "imaginary is %d, must be 0, or 1 with a plan of a complex "
-                    "type",
-                    p->imaginary);
+                    "imaginary is %d, must be 0, or 1 with a plan of a complex type", p->imaginary);
     const struct {
         const char *name;
         int64_t value;
     } sizes[] = {
         {"batch", p->batch}, {"inputs", p->inputs}, {"states", p->states}, {"outputs", p->outputs}};
     for (int i = 0; i < 4; i++)
-        if (sizes[i].value < 1 || sizes[i].value > (int64_t)1 << 24)
-            return fail(FFTCONV_STATUS_INVALID, "%s is %lld, must be 1 ... 2^24", sizes[i].name,
-                        (long long)sizes[i].value);
+        if ((status = check_number(sizes[i].name, sizes[i].value, 1, 1 << 24, "1 ... 2^24")))
+            return status;
     const int64_t row_bytes = spectra_reals(plan) * plan->engine->real_bytes;
     const unsigned vector = (unsigned)(plan->engine->lanes * plan->engine->real_bytes);
     int64_t in_rows = p->batch * p->inputs, out_rows = p->batch * p->outputs, bytes;
@@ -137,15 +138,15 @@ int fftconv_project(const fftconv_plan *plan, const fftconv_projection_desc *p)
         return status;
     struct job j = {.engine = plan->engine, .p = p, .row = spectra_reals(plan)};
     const int64_t size = plan->engine->real_bytes, vector = 2 * plan->engine->lanes;
-    const int64_t rows = p->inputs + p->states + larger_side(p);
-    j.block = max64(vector, BLOCK_BYTES / size / rows / vector * vector);
-    j.block = min64(j.block, j.row);
-    j.blocks = ceil_div(j.row, j.block);
-    threads = (int)min64(threads, p->batch * j.blocks);
-    j.work_bytes = round_up(rows * j.block * size, ALIGNMENT);
+    const int64_t rows = p->inputs + p->states + turned_rows(p);
+    j.panel = max64(vector, PANEL_BYTES / size / rows / vector * vector);
+    j.panel = min64(j.panel, j.row);
+    j.panels = ceil_div(j.row, j.panel);
+    threads = (int)min64(threads, p->batch * j.panels);
+    j.work_bytes = round_up(rows * j.panel * size, ALIGNMENT);
     if (!(j.work = aligned_new(j.work_bytes * threads)))
         return fail_memory(j.work_bytes * threads);
-    status = parallel_for(threads, p->batch * j.blocks, project_task, &j);
+    status = parallel_for(threads, p->batch * j.panels, project_task, &j);
     aligned_free(j.work);
     return status;
 }

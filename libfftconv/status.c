@@ -1,4 +1,4 @@
-/* Status, messages, memory. */
+/* The message of the last error, memory, and what the library says of itself. */
 #include "common.h"
 
 #include <stdarg.h>
@@ -21,7 +21,7 @@ int fail(int status, const char *format, ...)
 
 int fail_memory(int64_t bytes)
 {
-    return fail(FFTCONV_STATUS_NO_MEMORY, "out of memory: %lld bytes were not to be had",
+    return fail(FFTCONV_STATUS_NO_MEMORY, "out of memory: %lld bytes could not be allocated",
                 (long long)bytes);
 }
 
@@ -32,8 +32,8 @@ const char *dtype_name(int dtype)
     return dtype >= FFTCONV_DTYPE_FLOAT64 && dtype <= FFTCONV_DTYPE_COMPLEX64 ? name[dtype] : NULL;
 }
 
-/* From HUGE_PAGE bytes on, in pages of that size where the system has them: a stage
- * walks many rows at once, far apart, and would miss the TLB at each step. */
+/* A stage reads and writes many rows that lie far apart.  With small pages each step would miss
+ * the TLB, so large memory is in pages of HUGE_PAGE bytes where the system has them. */
 void *aligned_new(int64_t bytes)
 {
     void *p = NULL;
@@ -43,7 +43,7 @@ void *aligned_new(int64_t bytes)
         return NULL;
 #ifdef MADV_HUGEPAGE
     if (huge)
-        (void)madvise(p, (size_t)bytes, MADV_HUGEPAGE); /* advice: it may be refused */
+        (void)madvise(p, (size_t)bytes, MADV_HUGEPAGE); /* only advice, which may be refused */
 #endif
     return p;
 }

@@ -1,8 +1,8 @@
-/* parallel_for over a small pool of threads.
+/* parallel_for, over a pool of threads that live as long as the process.
  *
- * Why not OpenMP: GNU OpenMP hangs in a child forked after its first use, which
- * is what a data loader does, and a second OpenMP beside the host program's is
- * trouble of its own.  Here the child of a fork simply starts a new pool. */
+ * It is not OpenMP for two reasons.  GNU OpenMP hangs in the child of a fork that follows its
+ * first use, and data loaders fork so; here the child starts a pool of its own.  And where the
+ * host program has an OpenMP of another make, a second one disturbs it. */
 #define _GNU_SOURCE /* affinity */
 #include "common.h"
 
@@ -14,57 +14,56 @@
 #include <string.h>
 #include <unistd.h>
 
-#define MAX_WORKERS 255
-
-/* A job's tasks are shared out beforehand: a thread begins with a stretch of its own,
- * the same in each job of that size, so that what it left in its core's cache is met
- * there again; then it helps the others with theirs. */
+/* A job is one call of parallel_for.  Its tasks are shared out beforehand: a thread begins with
+ * a share of its own, which is the same in each job of that size, so that it meets again what
+ * it left in its core's cache.  Then it helps the others with their shares. */
 struct share {
     _Alignas(ALIGNMENT) _Atomic int64_t next;
     int64_t end;
 };
 
-/* Looks for work this often before sleeping, some 100 microseconds: the parts
- * of one row come that close together, and waking a thread takes as long. */
+/* A thread without work looks for it so many times, about 100 microseconds, before it sleeps.
+ * The steps of one row come that close together, and waking a thread takes as long. */
 enum { SPINS = 8000 };
 
-/* A thread of the pool, or the caller whose job runs: one that may sleep. */
+/* A thread that may sleep: one of the pool, or the caller whose job runs. */
 struct thread {
     pthread_t id;
     pthread_cond_t wake;
     bool asleep;
 #ifdef CPU_COUNT
-    bool steered;      /* kept off a processor, beside those not allowed */
-    cpu_set_t allowed; /* before that */
+    bool steered;      /* it is kept off one of its processors: see steer */
+    cpu_set_t allowed; /* its processors before that */
 #endif
 };
 
-/* One job at a time.  A caller that finds the pool busy runs its job alone:
- * results never depend on how many threads did the work. */
+/* The pool runs one job at a time.  A caller that finds it busy runs its job alone, which it
+ * may, since results never depend on how many threads did the work. */
 static struct {
     pthread_mutex_t owner; /* held by the caller whose job runs */
-    _Atomic uint64_t job;  /* its number << 32 | workers it may still take */
-    _Atomic int finished;  /* workers that have left it */
+    _Atomic uint64_t job;  /* number of the job << 32 | how many more workers it takes */
+    _Atomic int finished;  /* workers that took the job and have left it */
     task_fn *fn;
     void *context;
-    struct share share[MAX_WORKERS + 1];
+    struct share share[MAX_THREADS + 1];
     int shares;
-    int started; /* workers alive */
+    int started; /* workers that exist */
     int processors;
-    _Atomic bool spins; /* there is a processor for each thread */
-    /* the first failure among the job's tasks: once it is there, no more are begun */
+    _Atomic bool spins; /* threads look for work before they sleep: each has a processor */
+    /* Of the first task that failed.  Once a status is here, no more tasks are begun. */
     _Atomic int status;
     char message[MESSAGE_BYTES];
-    /* for those who sleep */
+    /* Those who sleep: `lock` guards the fields of threads, and going to sleep. */
     pthread_mutex_t lock;
-    struct thread caller, worker[MAX_WORKERS];
-    _Atomic int sleeping; /* workers that do */
-    _Atomic bool waiting; /* the caller sleeps */
+    struct thread caller, worker[MAX_THREADS];
+    _Atomic int sleeping; /* how many workers sleep */
+    _Atomic bool waiting; /* does the caller sleep? */
 } pool = {.owner = PTHREAD_MUTEX_INITIALIZER,
           .lock = PTHREAD_MUTEX_INITIALIZER,
           .caller.wake = PTHREAD_COND_INITIALIZER};
 
-/* A task's message stands in its own thread; the caller reads it from the pool. */
+/* The message of a task that fails is in the thread that ran it, where the caller cannot read
+ * it.  The first one is copied into the pool. */
 static void report(int status)
 {
     int none = FFTCONV_STATUS_OK;
@@ -72,7 +71,7 @@ static void report(int status)
         snprintf(pool.message, sizeof pool.message, "%s", fftconv_last_error());
 }
 
-/* Runs the tasks of share `home` first, then helps with those of the shares after it. */
+/* Runs the tasks of share `home`, and then those that are left of the shares after it. */
 static void drain(task_fn *fn, void *context, int shares, int home, int worker)
 {
     for (int s = 0; s < shares; s++) {
@@ -97,12 +96,15 @@ static inline void pause_briefly(void)
 #endif
 }
 
-/* Where a woken thread begins is the scheduler's choice, and that may be its waker's own
- * processor, which the waker goes on using: on a virtual machine a halted processor does
- * not count as idle, and the two share one for milliseconds.  So whoever sleeps is kept
- * off the waker's processor until it runs.  It then has the processors it had, by name: where
- * none were ever named for it, those the process gains later are not among them.  Both
- * under the lock. */
+/* Keeps a sleeping thread off the processor of its waker, which calls this, until it runs.
+ *
+ * The scheduler chooses where a woken thread begins, and it may choose the waker's processor
+ * although the waker goes on: on a virtual machine a halted processor does not count as idle,
+ * and then the two share one processor for milliseconds.
+ *
+ * release() gives the thread its former processors again.  A thread that might run anywhere is
+ * thereby bound to the processors of that time, and gets none that the process gains later.
+ * Both functions are called with pool.lock held. */
 static void steer(struct thread *t)
 {
 #ifdef CPU_COUNT
@@ -131,7 +133,7 @@ static void release(struct thread *t)
 #endif
 }
 
-/* Under the lock, for a reason that the other sees when it wakes. */
+/* Called with pool.lock held, after the change that the sleeping thread waits for. */
 static void wake(struct thread *t)
 {
     steer(t);
@@ -144,13 +146,14 @@ static void sleep_once(struct thread *self)
     release(self);
 }
 
+/* Does the job take one more worker, and is it not the one that this worker has seen? */
 static bool is_open(uint64_t job, uint32_t seen)
 {
     return (uint32_t)(job >> 32) != seen && (uint32_t)job > 0;
 }
 
-/* The next job that this worker has not seen and that wants one more: its number,
- * and which of its workers this is. */
+/* Waits for a job that is open to this worker, and joins it.  Returns the job's number;
+ * *worker is which of the job's workers this one is, from 1 on. */
 static uint32_t take_job(struct thread *self, uint32_t seen, int *worker)
 {
     for (int spin = 0;;) {
@@ -166,7 +169,7 @@ static uint32_t take_job(struct thread *self, uint32_t seen, int *worker)
             continue;
         }
         pthread_mutex_lock(&pool.lock);
-        atomic_fetch_add(&pool.sleeping, 1); /* then look again: see wake_workers */
+        atomic_fetch_add(&pool.sleeping, 1); /* before the last look: see wake_workers */
         self->asleep = true;
         while (!is_open(atomic_load(&pool.job), seen))
             sleep_once(self);
@@ -187,7 +190,7 @@ static void *worker_main(void *self)
         atomic_fetch_add(&pool.finished, 1);
         if (atomic_load(&pool.waiting)) {
             pthread_mutex_lock(&pool.lock);
-            if (atomic_load(&pool.waiting)) /* still: one who runs is not to be steered */
+            if (atomic_load(&pool.waiting)) /* a caller that runs by now must not be steered */
                 wake(&pool.caller);
             pthread_mutex_unlock(&pool.lock);
         }
@@ -195,8 +198,8 @@ static void *worker_main(void *self)
     return NULL;
 }
 
-/* The job is there before this looks for sleepers, and they look for it after they
- * count as such: one of the two sees the other. */
+/* No worker is missed: the job was stored before this looks for sleepers, and a worker counts
+ * itself among the sleepers before it looks for a job the last time.  So one sees the other. */
 static void wake_workers(int helpers)
 {
     if (atomic_load(&pool.sleeping) == 0)
@@ -226,7 +229,7 @@ static void wait_for(int workers)
     pthread_mutex_unlock(&pool.lock);
 }
 
-/* The child has this one thread: its pool is empty and nobody owns it. */
+/* The child of a fork has no thread but this one: its pool is empty, and nobody owns it. */
 static void reset_in_child(void)
 {
     pthread_mutex_init(&pool.owner, NULL);
@@ -246,7 +249,7 @@ static void start_pool(void)
     pthread_atfork(NULL, NULL, reset_in_child);
 }
 
-/* Workers take no signals: those are the host program's. */
+/* Workers block all signals, which are for the threads of the host program. */
 static void start_workers(int count)
 {
     sigset_t all, before;
@@ -270,7 +273,7 @@ int parallel_for(int threads, int64_t n, task_fn *fn, void *context)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     int status = FFTCONV_STATUS_OK;
-    int helpers = (int)min64(min64(threads, n) - 1, MAX_WORKERS);
+    int helpers = (int)min64(min64(threads, n) - 1, MAX_THREADS);
     if (helpers <= 0 || pthread_mutex_trylock(&pool.owner) != 0) {
         for (int64_t i = 0; i < n && !status; i++)
             status = fn(context, i, 0);
@@ -295,7 +298,7 @@ int parallel_for(int threads, int64_t n, task_fn *fn, void *context)
 
     drain(fn, context, pool.shares, 0, 0);
 
-    /* who has not begun need not */
+    /* All tasks are begun: workers that have not joined yet are not needed any more. */
     const uint64_t left = atomic_exchange(&pool.job, (uint64_t)serial << 32);
     wait_for(helpers - (int)(uint32_t)left);
     status = atomic_load(&pool.status);
@@ -305,8 +308,8 @@ int parallel_for(int threads, int64_t n, task_fn *fn, void *context)
     return status;
 }
 
-/* The processors this process may run on, which containers make fewer than the
- * machine's. */
+/* The processors that this process may run on.  In a container they may be fewer than the
+ * machine has. */
 int fftconv_default_threads(void)
 {
     long n = 0;
@@ -317,5 +320,5 @@ int fftconv_default_threads(void)
 #endif
     if (n < 1)
         n = sysconf(_SC_NPROCESSORS_ONLN);
-    return n < 1 ? 1 : n > MAX_WORKERS ? MAX_WORKERS : (int)n;
+    return n < 1 ? 1 : n > MAX_THREADS ? MAX_THREADS : (int)n;
 }

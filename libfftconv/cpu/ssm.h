@@ -1,8 +1,10 @@
-/* State-space kernels: their work on vectors.  Included by engine_body.h. */
+/* The engine's part of state-space kernels, and the products of real matrices that they and
+ * projections (project.c) are made of.  engine_body.h includes this file. */
 
-/* ---- Matrix products -------------------------------------------------------- */
+/* ---- Matrix products ------------------------------------------------------------------------ */
 
-/* One tile of out = a b: `rows` rows, `vectors` vectors of columns. */
+/* A tile of out = a b of so many rows, and so many vectors of columns; its sums stay in
+ * registers. */
 INLINE void N_(product_tile)(int rows, int vectors, int64_t depth, const REAL *a, int64_t a_step,
                              const REAL *b, int64_t b_step, REAL *out, int64_t out_step)
 {
@@ -25,7 +27,7 @@ INLINE void N_(product_tile)(int rows, int vectors, int64_t depth, const REAL *a
             *(VU *)(out + i * out_step + j * W) = sum[i][j];
 }
 
-/* struct matmul of internal.h */
+/* out = a b (struct matmul), in tiles of 4 rows and 2 vectors, or less at the edges. */
 static void N_(matmul)(const struct matmul *p)
 {
     const REAL *a = p->a, *b = p->b;
@@ -49,7 +51,7 @@ static void N_(matmul)(const struct matmul *p)
     }
 }
 
-/* x *= k, complex numbers */
+/* x *= k, vectors of complex numbers. */
 static void N_(scale_spectra)(int64_t reals, const void *k, void *x)
 {
     const REAL *b = k;
@@ -62,7 +64,7 @@ static void N_(scale_spectra)(int64_t reals, const void *k, void *x)
     }
 }
 
-/* x += i y */
+/* x += i y, vectors of complex numbers. */
 static void N_(add_turned)(int64_t reals, const void *y, void *x)
 {
     const REAL *b = y;
@@ -75,9 +77,10 @@ static void N_(add_turned)(int64_t reals, const void *y, void *x)
 
 #if IN_DOUBLE
 
-/* ---- Vandermonde ------------------------------------------------------------ */
+/* ---- Powers --------------------------------------------------------------------------------- */
 
-/* re + i im = start p^r, r < count, by doubling: square[i] is p^(2^i). */
+/* re + i im = start p^r for r < count, where square[i] is p^(2^i).  All powers so far, times
+ * the next square, are as many again. */
 static void N_(powers)(const double (*square)[2], const double *start, int64_t count,
                        double *restrict re, double *restrict im)
 {
@@ -93,9 +96,10 @@ static void N_(powers)(const double (*square)[2], const double *start, int64_t c
     }
 }
 
-/* ---- Cauchy ------------------------------------------------------------------- */
+/* ---- Cauchy sums ---------------------------------------------------------------------------- */
 
-/* struct cauchy of internal.h, W nodes at a time:
+/* The sums of struct cauchy, W nodes at a time.  A state's two fractions are one real
+ * combination of two complex numbers, a and b, which all sums share:
  *     v / (2is - cx) + conj(v) / (2is - c conj(x))
  *         = (4is Re v - 2c Re(v conj x)) / ((c Re x)^2 - (2s - c Im x)(2s + c Im x)
  *                                           - 4isc Re x) */
@@ -103,32 +107,32 @@ static void N_(cauchy)(const struct cauchy *f)
 {
     for (int64_t j = 0; j < f->nodes; j += W) {
         const V s2 = N_(load)(f->s2 + j), c = N_(load)(f->c + j);
-        V re[CAUCHY] = {0}, im[CAUCHY] = {0};
-        const double *term = f->terms;
-        for (int64_t n = 0; n < f->states; n++, term += 2 + 2 * CAUCHY) {
-            const V cr = c * term[0], ci = c * term[1];
+        V re[CAUCHY_SUMS] = {0}, im[CAUCHY_SUMS] = {0};
+        const struct cauchy_term *term = f->terms;
+        for (int64_t n = 0; n < f->states; n++, term++) {
+            const V cr = c * term->x_re, ci = c * term->x_im;
             const V dr = cr * cr - (s2 - ci) * (s2 + ci), di = -2 * s2 * cr;
             const V inverse = 1 / (dr * dr + di * di);
             const V ir = dr * inverse, ii = -di * inverse;
             const V ar = -2 * c * ir, ai = -2 * c * ii, br = -2 * s2 * ii, bi = 2 * s2 * ir;
 #pragma GCC unroll 4
-            for (int v = 0; v < CAUCHY; v++) {
-                re[v] += ar * term[2 + v];
-                im[v] += ai * term[2 + v];
-                re[v] += br * term[2 + CAUCHY + v];
-                im[v] += bi * term[2 + CAUCHY + v];
+            for (int v = 0; v < CAUCHY_SUMS; v++) {
+                re[v] += ar * term->v_conj_x[v];
+                im[v] += ai * term->v_conj_x[v];
+                re[v] += br * term->v_re[v];
+                im[v] += bi * term->v_re[v];
             }
         }
-        for (int v = 0; v < CAUCHY; v++) {
+        for (int v = 0; v < CAUCHY_SUMS; v++) {
             N_(store)(f->out + 2 * v * f->nodes + j, re[v]);
             N_(store)(f->out + (2 * v + 1) * f->nodes + j, im[v]);
         }
     }
 }
 
-/* ---- The recurrence, a lane for each head ------------------------------------- */
+/* ---- The recurrence, with a head in each lane ----------------------------------------------- */
 
-/* w = (I - A/2)^-1 x = D x - sum_j column_j Re(row_j . x) */
+/* w = D x - sum_j column_j Re(row_j . x) */
 INLINE void N_(solve)(const struct solver *s, int64_t states, int64_t rank, const double *x,
                       double *w)
 {
@@ -155,7 +159,7 @@ INLINE void N_(solve)(const struct solver *s, int64_t states, int64_t rank, cons
     }
 }
 
-/* x[m] = 2 (I - A/2)^-1 x[m - 1] - x[m - 1], m = 1 ... steps */
+/* x[m] = Abar x[m-1] = 2 (I - A/2)^-1 x[m-1] - x[m-1] for m = 1 ... steps. */
 static void N_(recur)(const struct recurrence *r, int64_t steps, double *x)
 {
     const int64_t size = 2 * r->states * W;
@@ -184,34 +188,56 @@ INLINE V N_(real_inner)(int64_t states, const double *a, const double *b)
     return even + odd;
 }
 
-/* Backwards over x[1 ... steps], g[m - 1] the gradient of sample m: with
- *     k_c[m] = 2 Re C_c x[m],    x[m] = x[m-1] + A y / 2,    y = x[m] + x[m-1],
- *     a[m] = sum_c 2 g_c[m] conj(C_c) + (2 mu - a)[m+1],    mu = (I - A/2)^-* a */
+/* With now = x[m] and the gradients g_c of sample m: dC_c += 2 g_c conj(x[m]) and, unless
+ * dC alone is wanted, a += sum_c 2 g_c conj(C_c). */
+INLINE void N_(add_sample)(const struct recurrence *r, const double *now, const double *g,
+                           double *a)
+{
+    const int64_t size = 2 * r->states * W;
+    for (int64_t c = 0; c < r->channels; c++) {
+        const V g2 = 2 * N_(load)(g + c * W);
+        const double *C = r->C + c * size;
+        double *dC = r->dC + c * size;
+        for (int64_t i = 0; i < size; i += 2 * W) {
+            N_(store)(dC + i, N_(load)(dC + i) + g2 * N_(load)(now + i));
+            N_(store)(dC + i + W, N_(load)(dC + i + W) - g2 * N_(load)(now + i + W));
+            if (r->dC_only)
+                continue;
+            N_(store)(a + i, N_(load)(a + i) + g2 * N_(load)(C + i));
+            N_(store)(a + i + W, N_(load)(a + i + W) - g2 * N_(load)(C + i + W));
+        }
+    }
+}
+
+/* dP -= mu Re(conj(Q) . y) and dQ -= y Re(conj(P) . mu). */
+INLINE void N_(add_low_rank)(const struct recurrence *r, const double *mu, const double *y)
+{
+    const int64_t N = r->states, size = 2 * N * W;
+    for (int64_t j = 0; j < r->rank; j++) {
+        const V qy = N_(real_inner)(N, r->Q + j * size, y);
+        const V pm = N_(real_inner)(N, r->P + j * size, mu);
+        double *dP = r->dP + j * size, *dQ = r->dQ + j * size;
+        for (int64_t i = 0; i < size; i += W) {
+            N_(store)(dP + i, N_(load)(dP + i) - qy * N_(load)(mu + i));
+            N_(store)(dQ + i, N_(load)(dQ + i) - pm * N_(load)(y + i));
+        }
+    }
+}
+
+/* The adjoint recurrence, from step m = steps down to 1, where g[m-1] is the gradient of
+ * k_c[m] = 2 Re C_c x[m].  A step is x[m] = x[m-1] + A y / 2 with y = x[m] + x[m-1], so that
+ *     a[m] = sum_c 2 g_c[m] conj(C_c) + (2 mu - a)[m+1],    mu = (I - A/2)^-* a,
+ *     dA += mu conj(y) / 2. */
 static void N_(recur_back)(const struct recurrence *r, int64_t steps, const double *x,
                            const double *g, double *a, double *mu, double *y)
 {
-    const int64_t N = r->states, size = 2 * N * W;
+    const int64_t size = 2 * r->states * W;
     for (int64_t m = steps; m > 0; m--) {
         const double *now = x + m * size, *before = now - size;
-        const double *gm = g + (m - 1) * r->channels * W;
-        for (int64_t c = 0; c < r->channels; c++) {
-            const V g2 = 2 * N_(load)(gm + c * W);
-            const double *C = r->C + c * size;
-            double *dC = r->dC ? r->dC + c * size : NULL;
-            for (int64_t i = 0; i < size; i += 2 * W) {
-                if (dC) {
-                    N_(store)(dC + i, N_(load)(dC + i) + g2 * N_(load)(now + i));
-                    N_(store)(dC + i + W, N_(load)(dC + i + W) - g2 * N_(load)(now + i + W));
-                }
-                if (!r->states_too)
-                    continue;
-                N_(store)(a + i, N_(load)(a + i) + g2 * N_(load)(C + i));
-                N_(store)(a + i + W, N_(load)(a + i + W) - g2 * N_(load)(C + i + W));
-            }
-        }
-        if (!r->states_too)
+        N_(add_sample)(r, now, g + (m - 1) * r->channels * W, a);
+        if (r->dC_only)
             continue;
-        N_(solve)(&r->adjoint, N, r->rank, a, mu);
+        N_(solve)(&r->adjoint, r->states, r->rank, a, mu);
         for (int64_t i = 0; i < size; i += 2 * W) {
             const V mr = N_(load)(mu + i), mi = N_(load)(mu + i + W);
             const V yr = N_(load)(now + i) + N_(load)(before + i);
@@ -220,19 +246,9 @@ static void N_(recur_back)(const struct recurrence *r, int64_t steps, const doub
             N_(store)(y + i + W, yi);
             N_(store)(a + i, 2 * mr - N_(load)(a + i));
             N_(store)(a + i + W, 2 * mi - N_(load)(a + i + W));
-            /* dA = mu conj(y) / 2 */
             N_(add_conjugate)(r->dA + i, mr / 2, mi / 2, yr, yi);
         }
-        /* dP = -mu Re(conj(Q) . y), dQ = -y Re(conj(P) . mu) */
-        for (int64_t j = 0; j < r->rank; j++) {
-            const V qy = N_(real_inner)(N, r->Q + j * size, y);
-            const V pm = N_(real_inner)(N, r->P + j * size, mu);
-            double *dP = r->dP + j * size, *dQ = r->dQ + j * size;
-            for (int64_t i = 0; i < size; i += W) {
-                N_(store)(dP + i, N_(load)(dP + i) - qy * N_(load)(mu + i));
-                N_(store)(dQ + i, N_(load)(dQ + i) - pm * N_(load)(y + i));
-            }
-        }
+        N_(add_low_rank)(r, mu, y);
     }
 }
 #endif

@@ -1,0 +1,128 @@
+/* Kernels of state-space models and their gradients: checks and the public calls. */
+#include "ssm.h"
+#include "../check.h"
+
+#include <math.h>
+
+/* ---- Checks --------------------------------------------------------------------------------- */
+
+static int check_sizes(const fftconv_ssm_desc *d)
+{
+    const struct {
+        const char *name;
+        int64_t value;
+    } sizes[] = {{"inputs", d->inputs},
+                 {"channels", d->channels},
+                 {"heads", d->heads},
+                 {"states", d->states},
+                 {"length", d->length}};
+    int status = check_number("rank", d->rank, 0, MAX_RANK, "0 (diagonal) ... 8");
+    for (int i = 0; i < 5 && !status; i++)
+        status = check_number(sizes[i].name, sizes[i].value, 1, (int64_t)1 << 40, "1 ... 2^40");
+    if (status)
+        return status;
+    int64_t rows = d->inputs, parameters = max64(d->inputs, max64(d->channels, d->rank));
+    if (__builtin_mul_overflow(rows, d->channels, &rows) ||
+        __builtin_mul_overflow(rows, d->heads, &rows) ||
+        __builtin_mul_overflow(rows, d->length, &rows) || rows > (int64_t)1 << 56 ||
+        __builtin_mul_overflow(parameters, d->heads, &parameters) ||
+        __builtin_mul_overflow(parameters, d->states, &parameters) ||
+        parameters > (int64_t)1 << 56 || d->states > (int64_t)1 << 24)
+        return fail(FFTCONV_STATUS_INVALID,
+                    "sizes are inputs %lld, channels %lld, heads %lld, states %lld, length %lld; "
+                    "states must be at most 2^24, and every array at most 2^56 elements",
+                    (long long)d->inputs, (long long)d->channels, (long long)d->heads,
+                    (long long)d->states, (long long)d->length);
+    return FFTCONV_STATUS_OK;
+}
+
+static int check_options(const fftconv_ssm_desc *d)
+{
+    int status = check_number("dtype", d->dtype, FFTCONV_DTYPE_FLOAT64, FFTCONV_DTYPE_FLOAT32,
+                              "float64 (1) or float32 (2)");
+    if (status ||
+        (status = check_number("discretization", d->discretization, FFTCONV_DISCRETIZATION_ZOH,
+                               FFTCONV_DISCRETIZATION_DSS, "zoh (0), bilinear (1) or dss (2)")))
+        return status;
+    if (d->rank && d->discretization != FFTCONV_DISCRETIZATION_BILINEAR)
+        return fail(FFTCONV_STATUS_INVALID,
+                    "discretization is %d, must be bilinear (1) with rank %lld", d->discretization,
+                    (long long)d->rank);
+    if (d->state < 0 || d->state > 1 ||
+        (d->state && d->discretization == FFTCONV_DISCRETIZATION_DSS))
+        return fail(FFTCONV_STATUS_INVALID, "state is %d, must be 0 or 1, and 0 with dss",
+                    d->state);
+    return check_number("threads", d->threads, 0, MAX_THREADS, "0 (all) ... 255");
+}
+
+static int check_arrays(const fftconv_ssm_desc *d, bool backward)
+{
+    const struct {
+        const char *name;
+        const void *data;
+        bool needed;
+    } arrays[] = {{"A", d->A, true},        {"B", d->B, true},        {"C", d->C, true},
+                  {"P", d->P, d->rank > 0}, {"Q", d->Q, d->rank > 0}, {"k", d->k, !backward},
+                  {"dk", d->dk, backward}};
+    for (int i = 0; i < 7; i++)
+        if (arrays[i].needed && !arrays[i].data)
+            return fail(FFTCONV_STATUS_INVALID, "%s is NULL, must be given", arrays[i].name);
+    for (int64_t i = 0; i < d->heads * d->states; i++)
+        if (!(d->A[2 * i] < 0) || !isfinite(d->A[2 * i]) || !isfinite(d->A[2 * i + 1]))
+            return fail(FFTCONV_STATUS_INVALID,
+                        "A[%lld, %lld] is %g%+gi, must be finite with a negative real part",
+                        (long long)(i / d->states), (long long)(i % d->states), d->A[2 * i],
+                        d->A[2 * i + 1]);
+    return FFTCONV_STATUS_OK;
+}
+
+/* ---- Calls ---------------------------------------------------------------------------------- */
+
+static int prepare_call(struct ssm_call *call, const fftconv_ssm_desc *d, bool backward)
+{
+    int status;
+    if (!d)
+        return fail(FFTCONV_STATUS_INVALID, "desc is NULL");
+    if (d->size != sizeof *d)
+        return fail(FFTCONV_STATUS_INVALID, "desc->size is %zu, must be %zu", d->size, sizeof *d);
+    if ((status = check_sizes(d)) || (status = check_options(d)) ||
+        (status = check_arrays(d, backward)))
+        return status;
+    *call = (struct ssm_call){.d = d,
+                              .threads = d->threads ? d->threads : fftconv_default_threads()};
+    if ((status = find_engine(d->isa, 8, &call->engine)))
+        return status;
+    call->lanes = call->engine->lanes;
+    call->head_groups = ceil_div(d->heads, call->lanes);
+    return FFTCONV_STATUS_OK;
+}
+
+int run_tasks(struct ssm_call *call, int64_t tasks, int64_t arena_bytes, task_fn *fn, void *context)
+{
+    const int threads = (int)min64(call->threads, tasks);
+    call->memory_bytes = arena_bytes;
+    call->memory = aligned_new(arena_bytes * threads);
+    if (!call->memory)
+        return fail_memory(arena_bytes * threads);
+    const int status = parallel_for(threads, tasks, fn, context);
+    aligned_free(call->memory);
+    return status;
+}
+
+int fftconv_ssm_kernel(const fftconv_ssm_desc *d)
+{
+    struct ssm_call call;
+    const int status = prepare_call(&call, d, false);
+    if (status)
+        return status;
+    return d->rank ? low_rank_kernel(&call) : diagonal_kernel(&call);
+}
+
+int fftconv_ssm_kernel_backward(const fftconv_ssm_desc *d)
+{
+    struct ssm_call call;
+    const int status = prepare_call(&call, d, true);
+    if (status)
+        return status;
+    return d->rank ? low_rank_gradients(&call) : diagonal_gradients(&call);
+}
