@@ -2,6 +2,7 @@
 #ifndef FFTCONV_CUDA_LAUNCH_H
 #define FFTCONV_CUDA_LAUNCH_H
 
+#include "kernel.h"
 #include "pack.h"
 #include "padded.h"
 #include "shapes.h"

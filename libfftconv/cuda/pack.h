@@ -4,7 +4,7 @@
 #ifndef FFTCONV_CUDA_PACK_H
 #define FFTCONV_CUDA_PACK_H
 
-#include "rows.h"
+#include "rowio.h"
 
 namespace fftconv
 {

@@ -9,7 +9,7 @@
 #ifndef FFTCONV_CUDA_PADDED_H
 #define FFTCONV_CUDA_PADDED_H
 
-#include "rows.h"
+#include "sink.h"
 
 namespace fftconv
 {

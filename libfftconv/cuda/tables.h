@@ -4,7 +4,7 @@
 
 #include <math.h>
 
-#include "rows.h"
+#include "layout.h"
 
 namespace fftconv
 {

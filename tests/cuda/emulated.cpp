@@ -1,5 +1,6 @@
 /* The CUDA engine on the CPU, for the tests beside it: the whole library, with the kernels
  * over machine_host.h in a GPU's place. */
+#include "cuda/kernel.h"
 #include "cuda/pack.h"
 #include "cuda/padded.h"
 #include "cuda/shapes.h"

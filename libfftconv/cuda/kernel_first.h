@@ -1,0 +1,210 @@
+/* HEAD */
+
+/* A lane's samples: rows 2q, 2q + 1, 2q + 8, 2q + 9 ... of x[n1, c], RUN of each
+ * from column c on; and the bits of the largest. */
+static DEVICE uint32_t read(Block &block, const Arguments &a, const Pass &pass,
+                            const Place &place, int l, int r, int c, float (&x)[4 * K1][RUN])
+{
+    const int b = place.b0 + r, h = place.h;
+    const bool there = !is_past(place, r);
+    const int from = there ? pass.from : 0, to = there ? pass.to : 0;
+    const Row row = row_of(pass.x, b, h), gate = row_of(pass.gate, b, h);
+    const float scale = there && is_given(pass.scale) ? scalar_of(pass.scale, b, h) : 1.0f;
+    const bool own = ROLE == ROWS_BACKWARD && pass.own;
+    if (!own && is_whole<Arith>(row, from, to) &&
+        (!is_given(pass.gate) || is_whole<Arith>(gate, from, to))) {
+        const bool gated = is_given(pass.gate);
+        UNROLL
+        for (int k = 0; k < 4 * K1; k += NEAR) { /* NEAR loads before the first is waited for */
+            if (gated) {
+                Run run[NEAR], factor[NEAR];
+                load_rows(row, place, k, l, c, from, to, run);
+                load_rows(gate, place, k, l, c, from, to, factor);
+                UNROLL
+                for (int i = 0; i < NEAR; i++) {
+                    values_of(run[i], row.type, x[k + i]);
+                    multiply_values(factor[i], gate.type, x[k + i]);
+                }
+            } else {
+                Run run[NEAR];
+                load_rows(row, place, k, l, c, from, to, run);
+                UNROLL
+                for (int i = 0; i < NEAR; i++)
+                    values_of(run[i], row.type, x[k + i]);
+            }
+        }
+    } else {
+        UNROLL /* by way of places that this strip will take, as registers have no
+                  index; they hold half of the samples */
+            for (int half = 0; half < 2; half++)
+        {
+            NO_UNROLL
+            for (int i = 0; i < 2 * K1; i++) {
+                const int n = (row_of_lane(half * 2 * K1 + i, l) * S + c) << place.pairs;
+                float v[RUN];
+                if (own) {
+                    UNROLL
+                    for (int j = 0; j < RUN; j++)
+                        v[j] = n + j >= from && n + j < to
+                                   ? block.load_global(own_row(block, a, place, r) + n + j, l)
+                                   : 0.0f;
+                } else {
+                    read_run(row, n, from, to, v);
+                    if (is_given(pass.gate))
+                        multiply_run(gate, n, from, to, v);
+                }
+                UNROLL
+                for (int j = 0; j < RUN; j += RUN_POINTS) {
+                    Points points;
+                    UNROLL
+                    for (int o = 0; o < RUN_POINTS; o++)
+                        points.at[o] = O::held(v[j + o]);
+                    block.store(held_place(r, i, j, l, c), l, points);
+                }
+            }
+            UNROLL
+            for (int i = 0; i < 4 * K1; i++)
+                UNROLL
+            for (int j = 0; i / (2 * K1) == half && j < RUN; j += RUN_POINTS) {
+                const Points points = block.template load<Points>(
+                    held_place(r, i % (2 * K1), j, l, c), l);
+                UNROLL
+                for (int o = 0; o < RUN_POINTS; o++)
+                    x[i][j + o] = O::number(points.at[o]);
+            }
+        }
+    }
+    uint32_t most = 0;
+    UNROLL
+    for (int i = 0; i < 4 * K1; i++)
+        UNROLL
+    for (int j = 0; j < RUN; j++) {
+        x[i][j] *= scale;
+        const uint32_t bits = float_bits(x[i][j]) & 0x7fffffff;
+        most = bits > most ? bits : most;
+    }
+    return most;
+}
+
+static DEVICE void load_rows(const Row &row, const Place &place, int k, int l, int c, int from,
+                             int to, Run (&run)[NEAR])
+{
+    UNROLL
+    for (int i = 0; i < NEAR; i++)
+        run[i] = load_whole<Arith>(row, (row_of_lane(k + i, l) * S + c) << place.pairs, from,
+                                   to);
+}
+
+/* Of the lane's NEAR points in each of its rows, the one for a sample. */
+static DEVICE int held_place(int r, int i, int j, int l, int c)
+{
+    return shared_place(r, row_of_lane(2 * i + j / NEAR, l), c + j % NEAR);
+}
+
+/* Row i of a lane's, four of each 16. */
+static DEVICE int row_of_lane(int i, int l) { return l % 4 * 2 + i % 2 + i / 2 * 8; }
+
+static DEVICE void first(Block &block, const Arguments &a, const Pass &pass, const Place &place,
+                         int strip)
+{
+    enum { /* lanes of one row */
+           MASK = S >= WIDTH ? 31
+           : S == WIDTH / 2  ? 27
+                             : 11,
+           NARROW = S >= WIDTH / 2 ? 31 : 27,
+    };
+    const int mask = MASK == NARROW || !place.pairs ? MASK : NARROW;
+    Lanes<FragmentB<Arith>> b[K1][RUN];
+    Lanes<Samples> samples;
+    Lanes<uint32_t> largest;
+    EACH_LANE(l)
+    {
+        const int at = column(place, strip, l / 4);
+        largest[l] = read(block, a, pass, place, l, at / S, at % S, samples[l].at);
+    }
+    block.sync_warp(); /* read kept samples where others will put V */
+    max_over(largest, mask);
+    EACH_LANE(l)
+    {
+        const int at = column(place, strip, l / 4), e = exponent_of(largest[l]);
+        const float scale = power_of_two(-e);
+        if ((l & mask) == 0)
+            block.store(part_place(at / S, part_of(place, at % S)), l, e);
+        UNROLL
+        for (int k = 0; k < K1; k++)
+            UNROLL
+        for (int i = 0; i < 2; i++) {
+            Pair pair[RUN];
+            UNROLL
+            for (int j = 0; j < RUN; j++)
+                pair[j] = O::pair(samples[l].at[4 * k + 2 * i][j] * scale,
+                                  samples[l].at[4 * k + 2 * i + 1][j] * scale);
+            UNROLL /* even/odd: real parts, then imaginary ones */
+                for (int j = 0; j < RUN; j++) b[k][j][l]
+                    .at[i] = place.pairs ? pair[j % NEAR * 2 + j / NEAR] : pair[j];
+        }
+    }
+    NO_UNROLL /* half of the columns: fewer sums at a time, and less code */
+        for (int part = 0; part < RUN; part += NEAR)
+    {
+        if (part && place.pairs)
+            break;
+        if (part)
+            UNROLL /* registers have no index */
+                for (int j = 0; j < NEAR; j++) UNROLL for (int k = 0; k < K1; k++)
+                    b[k][j] = b[k][NEAR + j];
+        NO_UNROLL
+        for (int m = 0; m < K1; m++) {
+            Lanes<FragmentC> re[NEAR], im[NEAR];
+            UNROLL
+            for (int j = 0; j < NEAR; j++) {
+                clear(re[j]);
+                clear(im[j]);
+            }
+            UNROLL
+            for (int k = 0; k < K1; k++) {
+                Lanes<FragmentA<Arith>> f_re, f_im;
+                load_a(place, Shape::FIRST, m * K1 + k, f_re, f_im);
+                UNROLL
+                for (int j = 0; j < NEAR; j++) {
+                    multiply_add(re[j], f_re, b[k][j]);
+                    multiply_add(im[j], f_im, b[k][j]);
+                }
+                if (!part && place.pairs)
+                    UNROLL
+                for (int j = 0; j < NEAR; j++) {
+                    multiply_subtract(re[j], f_im, b[k][NEAR + j]);
+                    multiply_add(im[j], f_re, b[k][NEAR + j]);
+                }
+            }
+            EACH_LANE(l)
+            {
+                UNROLL
+                for (int i = 0; i < 4; i++) { /* of a C: row and column */
+                    load_anew();
+                    const int at = column(place, index_below(2 * STRIPS, strip),
+                                          l % 4 * 2 + i % 2) +
+                                   part;
+                    const int r = at / S;
+                    const int k1 = 16 * m + l / 4 + i / 2 * 8, first = at % S;
+                    const auto highs = load_complexes<NEAR / RUN_POINTS>(place, Shape::T1_HIGH,
+                                                                         k1 * R2 + first / R3);
+                    UNROLL
+                    for (int n = 0; n < NEAR; n += RUN_POINTS) {
+                        const Complex high = highs.at[n / RUN_POINTS];
+                        Points points;
+                        const auto low = load_complexes<RUN_POINTS>(place, Shape::T1_LOW,
+                                                                    k1 * R3 + (first + n) % R3);
+                        UNROLL
+                        for (int j = 0; j < RUN_POINTS; j++) {
+                            const Complex v = {re[n + j][l].at[i], im[n + j][l].at[i]};
+                            const Complex w = R3 > 1 ? v * high * low.at[j] : v * high;
+                            points.at[j] = O::point(w.re, w.im);
+                        }
+                        block.store(shared_place(r, k1, first + n), l, points);
+                    }
+                }
+            }
+        }
+    }
+}
