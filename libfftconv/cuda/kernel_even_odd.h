@@ -1,5 +1,9 @@
-/* HEAD */
+/* The product of the even/odd form: a phase of its own, in which a lane multiplies each frequency
+ * m together with its mirror -m, both in shared memory.
+ *
+ * Part of the body of struct RowKernel: kernel.h includes it there. */
 
+/* Takes four points of each lane from shared memory, where the product left them. */
 static DEVICE void take(Block &block, int r, int at, Lanes<FragmentC> &re, Lanes<FragmentC> &im)
 {
     EACH_LANE(l)
@@ -14,15 +18,18 @@ static DEVICE void take(Block &block, int r, int at, Lanes<FragmentC> &re, Lanes
     }
 }
 
-struct Mirrored { /* of a transform, at m and at -m */
+struct Mirrored { /* the numbers of a transform at m and at -m */
     Complex here, there;
 };
 
-/* The product's transform at m and -m from both factors', w = W^m.  With
- * Ze = (Z[m] + conj Z[-m]) / 2, Zo = (Z[m] - conj Z[-m]) / 2i, of k alike:
- *     Ye = Ke Ze + W Ko Zo         adjoint:  conj(Ke) Ze + conj(Ko) Zo
- *     Yo = Ke Zo + Ko Ze                     conj(Ke) Zo + conj(W Ko) Ze
- *     Y[m] = Ye + i Yo,  Y[-m] = conj(Ye - i Yo). */
+/* The product at m and at -m, from the spectrum k and the transform z at both; w = W^m with
+ * W = exp(-2 pi i / M).  Even and odd samples have the transforms
+ *     Ze = (Z[m] + conj Z[-m]) / 2,   Zo = (Z[m] - conj Z[-m]) / 2i,
+ * and the taps Ke and Ko alike.  Then
+ *     Ye = Ke Ze + W^m Ko Zo,   Yo = Ke Zo + Ko Ze,
+ * or for the adjoint
+ *     Ye = conj(Ke) Ze + conj(Ko) Zo,   Yo = conj(Ke) Zo + conj(W^m Ko) Ze,
+ * and Y[m] = Ye + i Yo, Y[-m] = conj(Ye - i Yo). */
 static DEVICE Mirrored meet(const Mirrored &k, const Mirrored &z, Complex w, bool adjoint)
 {
     const Complex sum = k.here + conj(k.there), rest = k.here - conj(k.there);
@@ -39,11 +46,11 @@ static DEVICE Mirrored meet(const Mirrored &k, const Mirrored &z, Complex w, boo
     return {y + i_y, conj(y - i_y)};
 }
 
-/* COUNT points from `here` on and, backwards, from `there` on, their mirrors. */
+/* Takes COUNT points from `here` on, with their mirrors from `there` on, which stand in descending
+ * order, through the sums and the product that the pass asks for. */
 template <int COUNT>
-static DEVICE void meet_all(Block &block, const Arguments &a, const Pass &pass,
-                            const Place &place, int r, int e, int l, int here, int there,
-                            const Pack<Complex, COUNT> &w)
+static DEVICE void meet_all(Block &block, const Arguments &a, const Pass &pass, const Place &place,
+                            int r, int e, int l, int here, int there, const Pack<Complex, COUNT> &w)
 {
     typedef Pack<Point, COUNT> Some;
     typedef Pack<Complex, COUNT> Sums;
@@ -70,8 +77,7 @@ static DEVICE void meet_all(Block &block, const Arguments &a, const Pass &pass,
             const Mirrored d = meet(pair(k, k_there, i), pair(z, z_there, i), w.at[i], true);
             const int j = COUNT - 1 - i;
             v.at[i] = v.at[i] + Complex{scaled(d.here.re, e), scaled(d.here.im, e)};
-            v_there.at[j] = v_there.at[j] +
-                            Complex{scaled(d.there.re, e), scaled(d.there.im, e)};
+            v_there.at[j] = v_there.at[j] + Complex{scaled(d.there.re, e), scaled(d.there.im, e)};
         }
         block.store_global(to, l, v);
         block.store_global(to_there, l, v_there);
@@ -94,15 +100,16 @@ static DEVICE void meet_all(Block &block, const Arguments &a, const Pass &pass,
     }
 }
 
-/* -m has the digits (R1 - k1, R2 - 1 - k2, R3 - 1 - k3): a four's mirror is a four
- * backwards.  But for k1 = 0, and where a four is of several k1 (R3 = 1): there
- * one by one; 0 and M / 2 are their own mirrors. */
+/* Takes all frequencies of the block's rows.  With k = (k1, k2, k3), -k is (R1 - k1, R2 - 1 - k2,
+ * R3 - 1 - k3) unless k1 = 0, so the mirror of a four is another four in descending order.
+ * Frequencies with k1 = 0 are taken one by one, and all of them where R3 = 1, because a four is
+ * then of several k1.  0 and M / 2 are their own mirrors. */
 static DEVICE void product_of_pairs(Block &block, const Arguments &a, const Pass &pass,
                                     const Place &place, int p, int warp)
 {
     EACH_LANE(l)
     {
-        int of = -1, e = 0; /* the exponent of row `of` */
+        int of = -1, e = 0; /* e is the exponent of row `of` */
         NO_UNROLL
         for (int item = warp * LANES + l; item < ROWS * FOURS_EACH; item += WARPS * LANES) {
             const int each = FOURS > 0 ? FOURS_EACH : 1;
@@ -130,14 +137,13 @@ static DEVICE void product_of_pairs(Block &block, const Arguments &a, const Pass
                 break;
             if (r != of)
                 e = sum_exponent(block, pass, p, of = r, l);
-            NO_UNROLL /* 0 and M / 2 by one lane */
-                for (int i = first; i <= (first ? first : SINGLES / 2); i += SINGLES / 2)
-            {
+            /* 0 and M / 2 are one lane's work */
+            NO_UNROLL
+            for (int i = first; i <= (first ? first : SINGLES / 2); i += SINGLES / 2) {
                 const int m = i * (M / SINGLES), mirror = (M - m) % M;
                 const int k2 = m / R1 % R2, k3 = m / R1 / R2;
                 const Complex w = load_complex(place, Shape::MIRROR_HIGH, m % R1) *
-                                  load_complex(place, Shape::MIRROR_LOW,
-                                               Shape::in_four(k2, k3));
+                                  load_complex(place, Shape::MIRROR_LOW, Shape::in_four(k2, k3));
                 meet_all<1>(block, a, pass, place, r, e, l, Shape::point_of(m % R1, k2, k3),
                             Shape::point_of(mirror % R1, mirror / R1 % R2, mirror / R1 / R2),
                             {{w}});
@@ -146,6 +152,7 @@ static DEVICE void product_of_pairs(Block &block, const Arguments &a, const Pass
     }
 }
 
+/* The exponent of conj(Z) G of row r: that of Z, from the pass before, and that of G. */
 static DEVICE int sum_exponent(Block &block, const Pass &pass, int p, int r, int l)
 {
     return flags_of(pass) & SUM ? exponent(block, p - 1, r, l) + exponent(block, p, r, l) : 0;

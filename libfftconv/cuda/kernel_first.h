@@ -1,9 +1,12 @@
-/* HEAD */
+/* Phase 1 of the fused kernel: samples are read from the caller's rows and gated, stage 1 is
+ * applied with its twiddle, and V[k1, c] is written to shared memory.
+ *
+ * Part of the body of struct RowKernel: kernel.h includes it there. */
 
-/* A lane's samples: rows 2q, 2q + 1, 2q + 8, 2q + 9 ... of x[n1, c], RUN of each
- * from column c on; and the bits of the largest. */
-static DEVICE uint32_t read(Block &block, const Arguments &a, const Pass &pass,
-                            const Place &place, int l, int r, int c, float (&x)[4 * K1][RUN])
+/* Reads a lane's samples: of rows 2q, 2q + 1, 2q + 8, 2q + 9 ... of x[n1, c], where q = l % 4, RUN
+ * neighbours each from column c on.  Returns the bits of the largest in size. */
+static DEVICE uint32_t read(Block &block, const Arguments &a, const Pass &pass, const Place &place,
+                            int l, int r, int c, float (&x)[4 * K1][RUN])
 {
     const int b = place.b0 + r, h = place.h;
     const bool there = !is_past(place, r);
@@ -15,7 +18,7 @@ static DEVICE uint32_t read(Block &block, const Arguments &a, const Pass &pass,
         (!is_given(pass.gate) || is_whole<Arith>(gate, from, to))) {
         const bool gated = is_given(pass.gate);
         UNROLL
-        for (int k = 0; k < 4 * K1; k += NEAR) { /* NEAR loads before the first is waited for */
+        for (int k = 0; k < 4 * K1; k += NEAR) { /* NEAR loads before the first wait */
             if (gated) {
                 Run run[NEAR], factor[NEAR];
                 load_rows(row, place, k, l, c, from, to, run);
@@ -34,10 +37,11 @@ static DEVICE uint32_t read(Block &block, const Arguments &a, const Pass &pass,
             }
         }
     } else {
-        UNROLL /* by way of places that this strip will take, as registers have no
-                  index; they hold half of the samples */
-            for (int half = 0; half < 2; half++)
-        {
+        /* General rows are read in a loop that is not unrolled, which needs an index, and
+         * registers have none.  So the samples go through the places in shared memory that this
+         * strip's V will take; these hold half of them at a time. */
+        UNROLL
+        for (int half = 0; half < 2; half++) {
             NO_UNROLL
             for (int i = 0; i < 2 * K1; i++) {
                 const int n = (row_of_lane(half * 2 * K1 + i, l) * S + c) << place.pairs;
@@ -86,28 +90,29 @@ static DEVICE uint32_t read(Block &block, const Arguments &a, const Pass &pass,
     return most;
 }
 
+/* Loads runs of NEAR of the lane's rows, from number k on, without waiting for them. */
 static DEVICE void load_rows(const Row &row, const Place &place, int k, int l, int c, int from,
                              int to, Run (&run)[NEAR])
 {
     UNROLL
     for (int i = 0; i < NEAR; i++)
-        run[i] = load_whole<Arith>(row, (row_of_lane(k + i, l) * S + c) << place.pairs, from,
-                                   to);
+        run[i] = load_whole<Arith>(row, (row_of_lane(k + i, l) * S + c) << place.pairs, from, to);
 }
 
-/* Of the lane's NEAR points in each of its rows, the one for a sample. */
+/* The place of the point in which a lane keeps one sample, one of NEAR in each of its rows. */
 static DEVICE int held_place(int r, int i, int j, int l, int c)
 {
     return shared_place(r, row_of_lane(2 * i + j / NEAR, l), c + j % NEAR);
 }
 
-/* Row i of a lane's, four of each 16. */
+/* Row i of a lane's rows: it has four of each 16. */
 static DEVICE int row_of_lane(int i, int l) { return l % 4 * 2 + i % 2 + i / 2 * 8; }
 
+/* The phase, for one strip. */
 static DEVICE void first(Block &block, const Arguments &a, const Pass &pass, const Place &place,
                          int strip)
 {
-    enum { /* lanes of one row */
+    enum { /* the lanes whose samples are of one row of the caller */
            MASK = S >= WIDTH ? 31
            : S == WIDTH / 2  ? 27
                              : 11,
@@ -122,7 +127,7 @@ static DEVICE void first(Block &block, const Arguments &a, const Pass &pass, con
         const int at = column(place, strip, l / 4);
         largest[l] = read(block, a, pass, place, l, at / S, at % S, samples[l].at);
     }
-    block.sync_warp(); /* read kept samples where others will put V */
+    block.sync_warp(); /* the lanes' places in read() are those where other lanes will put V */
     max_over(largest, mask);
     EACH_LANE(l)
     {
@@ -139,14 +144,15 @@ static DEVICE void first(Block &block, const Arguments &a, const Pass &pass, con
             for (int j = 0; j < RUN; j++)
                 pair[j] = O::pair(samples[l].at[4 * k + 2 * i][j] * scale,
                                   samples[l].at[4 * k + 2 * i + 1][j] * scale);
-            UNROLL /* even/odd: real parts, then imaginary ones */
-                for (int j = 0; j < RUN; j++) b[k][j][l]
-                    .at[i] = place.pairs ? pair[j % NEAR * 2 + j / NEAR] : pair[j];
+            /* even/odd: all real parts of points, and then their imaginary parts */
+            UNROLL
+            for (int j = 0; j < RUN; j++)
+                b[k][j][l].at[i] = place.pairs ? pair[j % NEAR * 2 + j / NEAR] : pair[j];
         }
     }
-    NO_UNROLL /* half of the columns: fewer sums at a time, and less code */
-        for (int part = 0; part < RUN; part += NEAR)
-    {
+    /* half of the columns at a time, which needs half of the sums, and half of the code */
+    NO_UNROLL
+    for (int part = 0; part < RUN; part += NEAR) {
         if (part && place.pairs)
             break;
         if (part)
@@ -180,7 +186,7 @@ static DEVICE void first(Block &block, const Arguments &a, const Pass &pass, con
             EACH_LANE(l)
             {
                 UNROLL
-                for (int i = 0; i < 4; i++) { /* of a C: row and column */
+                for (int i = 0; i < 4; i++) { /* for each of a lane's four elements of C */
                     load_anew();
                     const int at = column(place, index_below(2 * STRIPS, strip),
                                           l % 4 * 2 + i % 2) +

@@ -1,8 +1,12 @@
-/* HEAD */
+/* Phase 3 of the fused kernel: the inverse of stage 1, from V in shared memory to the values of the
+ * convolution, which go to the pass's sink.
+ *
+ * Part of the body of struct RowKernel: kernel.h includes it there. */
 
 typedef Pack<Point, 2 * RUN_POINTS> Neighbours;
 
-/* V[k1, c ...] and V[k1 + 1, c ...], k1 even: neighbours where R3 is small. */
+/* V[k1, c ...] and V[k1 + 1, c ...] for an even k1.  Where R3 is small the two are neighbours, and
+ * one access loads both. */
 static DEVICE Neighbours load_pair(Block &block, int r, int k1, int c, int l)
 {
     if (RUN_POINTS < NEAR)
@@ -18,10 +22,11 @@ static DEVICE Neighbours load_pair(Block &block, int r, int k1, int c, int l)
     return both;
 }
 
+/* The phase, for one strip.  What the sink adds to dskip is added to the lane's number. */
 static DEVICE void last(Block &block, const Arguments &a, const Pass &pass, const Place &place,
                         int p, int strip, Lanes<float> &dskip)
 {
-    Lanes<int> e[2]; /* of a lane's even and odd columns of C */
+    Lanes<int> e[2]; /* the exponents of the rows of a lane's even and odd columns of C */
     EACH_LANE(l)
     {
         UNROLL
@@ -45,9 +50,9 @@ static DEVICE void last(Block &block, const Arguments &a, const Pass &pass, cons
         for (int k = 0; k < K1; k++) {
             Lanes<FragmentA<Arith>> f_re, f_im; /* Re (conj(F) V) = Re F Re V + Im F Im V */
             load_a(place, Shape::LAST, m * K1 + k, f_re, f_im);
-            UNROLL /* in two halves: fewer fragments at a time */
-                for (int part = 0; part < RUN; part += NEAR)
-            {
+            /* in two halves, which needs fewer fragments at a time */
+            UNROLL
+            for (int part = 0; part < RUN; part += NEAR) {
                 if (part && place.pairs)
                     continue;
                 Lanes<FragmentB<Arith>> b_re[NEAR], b_im[NEAR];
@@ -73,7 +78,7 @@ static DEVICE void last(Block &block, const Arguments &a, const Pass &pass, cons
                     multiply_add(y[part + j], f_re, b_re[j]);
                     multiply_add(y[part + j], f_im, b_im[j]);
                 }
-                if (!part && place.pairs) /* ... Im = Re F Im V - Im F Re V */
+                if (!part && place.pairs) /* Im (conj(F) V) = Re F Im V - Im F Re V */
                     UNROLL
                 for (int j = 0; j < NEAR; j++) {
                     multiply_add(y[NEAR + j], f_re, b_im[j]);
@@ -83,9 +88,9 @@ static DEVICE void last(Block &block, const Arguments &a, const Pass &pass, cons
         }
         EACH_LANE(l)
         {
-            NO_UNROLL /* the sink's code once */
-                for (int i = 0; i < 4; i++)
-            { /* of a C: row and column */
+            /* not unrolled, so that the sink's code is there once */
+            NO_UNROLL
+            for (int i = 0; i < 4; i++) { /* for each of a lane's four elements of C */
                 const int at = column(place, strip, l % 4 * 2 + i % 2), r = at / S;
                 const int b = place.b0 + r;
                 if (is_past(place, r))

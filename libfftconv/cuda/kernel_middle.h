@@ -1,7 +1,10 @@
-/* HEAD */
+/* Phase 2 of the fused kernel: a warp takes a tile of V from shared memory through stages 2 and 3,
+ * the product with the spectrum, and the inverses of stages 3 and 2, without leaving its registers.
+ *
+ * Part of the body of struct RowKernel: kernel.h includes it there. */
 
-/* V of a tile, as stage 2 takes it; where several warps made a row, each with
- * an exponent of its own, brought to the largest, e. */
+/* Loads V of a tile as stage 2 takes it.  Where several strips made a row, each with an exponent
+ * of its own, their points are brought to the largest of these, e. */
 static DEVICE void load_tile(Block &block, const Place &place, int tile, const Lanes<int> &e,
                              Lanes<FragmentB<Arith>> (&b_re)[K2][X8],
                              Lanes<FragmentB<Arith>> (&b_im)[K2][X8])
@@ -14,11 +17,10 @@ static DEVICE void load_tile(Block &block, const Place &place, int tile, const L
             UNROLL
         for (int i = 0; i < 2; i++) {
             const int row = 16 * k + l % 4 * 2 + 8 * i, x = l / 4 * X8;
-            const auto v = block.template load<Pack<Point, X8>>(shared_place(tile, row * X + x),
-                                                                l);
+            const auto v = block.template load<Pack<Point, X8>>(shared_place(tile, row * X + x), l);
             const auto w = block.template load<Pack<Point, X8>>(
                 shared_place(tile, (row + 1) * X + x), l);
-            /* rows 2q and 2q + 1, and these columns, are of one strip */
+            /* Rows 2q and 2q + 1 of these columns are of one strip, and so have one exponent. */
             int less = 0;
             if (several)
                 less = block.template load<int>(
@@ -38,7 +40,8 @@ static DEVICE void load_tile(Block &block, const Place &place, int tile, const L
     }
 }
 
-/* Rows 16 m ... of the matrix `at`, of K2 x K2 tiles, times the columns b. */
+/* Multiplies the columns b by rows 16 m ... 16 m + 15 of a matrix of K2 x K2 tiles, which stands
+ * in the table from byte `at` on. */
 static DEVICE void product(const Place &place, int at, int m,
                            const Lanes<FragmentB<Arith>> (&b_re)[K2][X8],
                            const Lanes<FragmentB<Arith>> (&b_im)[K2][X8],
@@ -59,11 +62,10 @@ static DEVICE void product(const Place &place, int at, int m,
     }
 }
 
-/* Stage 2, of 16 rows k2 = 16 m ..., and its twiddle; columns as the tile has them. */
-static DEVICE void second(const Place &place, int m,
-                          const Lanes<FragmentB<Arith>> (&b_re)[K2][X8],
-                          const Lanes<FragmentB<Arith>> (&b_im)[K2][X8],
-                          Lanes<FragmentC> (&re)[X8], Lanes<FragmentC> (&im)[X8])
+/* Stage 2 of the 16 rows k2 = 16 m ..., and its twiddle.  The columns are in the tile's order. */
+static DEVICE void second(const Place &place, int m, const Lanes<FragmentB<Arith>> (&b_re)[K2][X8],
+                          const Lanes<FragmentB<Arith>> (&b_im)[K2][X8], Lanes<FragmentC> (&re)[X8],
+                          Lanes<FragmentC> (&im)[X8])
 {
     product(place, Shape::SECOND, m, b_re, b_im, re, im);
     UNROLL
@@ -71,6 +73,7 @@ static DEVICE void second(const Place &place, int m,
         twiddle(place, Shape::T2, m * X8 + j, re[j], im[j]);
 }
 
+/* Multiplies a C by the twiddles that stand in the table for fragment `tile`. */
 static DEVICE void twiddle(const Place &place, int at, int tile, Lanes<FragmentC> &re,
                            Lanes<FragmentC> &im)
 {
@@ -86,7 +89,7 @@ static DEVICE void twiddle(const Place &place, int at, int tile, Lanes<FragmentC
     }
 }
 
-/* Stage 3 of 16 rows k2 = 16 m ...: Z[k2, x'], columns in order. */
+/* Stage 3 of the same 16 rows: Z[k2, x'], with the columns x' in ascending order. */
 static DEVICE void third(const Place &place, const Lanes<FragmentC> (&from_re)[X8],
                          const Lanes<FragmentC> (&from_im)[X8], Lanes<FragmentC> (&re)[X8],
                          Lanes<FragmentC> (&im)[X8])
@@ -118,20 +121,22 @@ static DEVICE void third(const Place &place, const Lanes<FragmentC> (&from_re)[X
     }
 }
 
+/* Where the sums of conj(Z) G stand for row r of the block's rows. */
 static DEVICE Pack<Complex, 4> *sums_of(const Arguments &a, const Place &place, int r)
 {
     return reinterpret_cast<Pack<Complex, 4> *>(a.sums) +
            ((place.h * a.chunks + place.chunk) * ROWS + r) * (M / 4);
 }
 
-/* The row that a pass keeps for the next. */
+/* The transform of row r that a pass keeps for the block's next one. */
 static DEVICE Point *kept_of(Block &block, const Arguments &a, int r)
 {
     return static_cast<Point *>(a.kept) + (block.index * ROWS + r) * M;
 }
-/* Where point_of's i-th is left, or taken: in its tile's place.  Of each 128 bytes
- * the vectors trade places, so that lanes beside each other in k2 meet no bank
- * twice. */
+/* Even/odd, Z is left in shared memory for the product, and its result taken from there.  This is
+ * the place of point i, in the order of point_of; each tile stays within its own place.  Of each
+ * 128 bytes the vectors of 16 trade places, so that lanes which are neighbours in k2 use different
+ * banks. */
 static DEVICE int left_place(int r, int i)
 {
     const int v = (r * M + i) / NEAR;
@@ -139,8 +144,7 @@ static DEVICE int left_place(int r, int i)
                           : (v >> 4 & 1) | (v >> 2 & 2);
     return (v ^ turn) * 16 + i % NEAR * static_cast<int>(sizeof(Point));
 }
-template <int COUNT>
-static DEVICE Pack<Point, COUNT> load_left(Block &block, int r, int i, int l)
+template <int COUNT> static DEVICE Pack<Point, COUNT> load_left(Block &block, int r, int i, int l)
 {
     enum { AT_ONCE = COUNT < NEAR ? COUNT : static_cast<int>(NEAR) };
     Pack<Point, COUNT> x;
@@ -167,7 +171,8 @@ static DEVICE void store_left(Block &block, int r, int i, int l, const Pack<Poin
     }
 }
 
-/* What the pass does with Z[16 m ..., 8 j ...] of tile `kb` of a row. */
+/* Does what the pass's flags say with Z[16 m ..., 8 j ...] of tile kb of a row, up to the
+ * product. */
 static DEVICE void combine(Block &block, const Arguments &a, const Place &place, int flags,
                            const Lanes<int> &e, const Lanes<int> &kept_e, int r, int kb, int m,
                            int j, const Lanes<FourPoints> &spectrum, Lanes<FragmentC> &re,
@@ -178,10 +183,10 @@ static DEVICE void combine(Block &block, const Arguments &a, const Place &place,
     const int tile = (kb * K2 + m) * X8 + j;
     EACH_LANE(l)
     {
-        const int at = tile * LANES + l; /* in fours */
+        const int at = tile * LANES + l; /* counted in fours of points */
         if (flags & PUT) {
-            Four *to = reinterpret_cast<Four *>(a.spectra) +
-                       (b * a.channels + place.h) * (M / 4) + at;
+            Four *to = reinterpret_cast<Four *>(a.spectra) + (b * a.channels + place.h) * (M / 4) +
+                       at;
             Four v = {};
             if (flags & ADD)
                 v = *to;
@@ -235,7 +240,8 @@ static DEVICE void combine(Block &block, const Arguments &a, const Place &place,
     }
 }
 
-/* Stage 3 back, of rows k2 = 16 m ..., to the m-th summed part of stage 2 back. */
+/* The inverse of stage 3 for rows k2 = 16 m ..., which gives the m-th part of the sum that the
+ * inverse of stage 2 takes. */
 static DEVICE void third_back(const Place &place, int m, const Lanes<FragmentC> (&re)[X8],
                               const Lanes<FragmentC> (&im)[X8],
                               Lanes<FragmentB<Arith>> (&to_re)[X8],
@@ -281,16 +287,17 @@ static DEVICE void third_back(const Place &place, int m, const Lanes<FragmentC> 
     }
 }
 
-/* Stage 2 back, stage 1's twiddle back, and to where the tile was. */
+/* The inverse of stage 2, then that of stage 1's twiddle.  The result goes where the tile's V
+ * was. */
 static DEVICE void second_back(Block &block, const Place &place, int tile,
                                const Lanes<FragmentB<Arith>> (&b_re)[K2][X8],
                                const Lanes<FragmentB<Arith>> (&b_im)[K2][X8])
 {
     const int kb = tile % ROW_TILES;
     block.sync_warp();
-    NO_UNROLL /* one row of products at a time: fewer registers */
-        for (int m = 0; m < K2; m++)
-    {
+    /* one row of matrix tiles at a time needs fewer registers */
+    NO_UNROLL
+    for (int m = 0; m < K2; m++) {
         Lanes<FragmentC> re[X8], im[X8];
         product(place, Shape::SECOND_BACK, m, b_re, b_im, re, im);
         EACH_LANE(l)
@@ -307,12 +314,10 @@ static DEVICE void second_back(Block &block, const Place &place, int tile,
                     UNROLL
                     for (int j = 0; j < NEAR; j++) {
                         const int s = 2 * half + (i + j) / X8;
-                        const Complex v = {re[(i + j) % X8][l].at[s],
-                                           im[(i + j) % X8][l].at[s]};
+                        const Complex v = {re[(i + j) % X8][l].at[s], im[(i + j) % X8][l].at[s]};
                         if ((i + j) % R3 == 0 || i + j == 0)
-                            high = conj(
-                                load_complex(place, Shape::T1_HIGH,
-                                             (kb * GROUP + (x + i + j) / R3) * R2 + n2));
+                            high = conj(load_complex(place, Shape::T1_HIGH,
+                                                     (kb * GROUP + (x + i + j) / R3) * R2 + n2));
                         const Complex w = R3 > 1 ? v * high * conj(low.at[j]) : v * high;
                         points.at[j] = O::point(w.re, w.im);
                     }
@@ -323,14 +328,16 @@ static DEVICE void second_back(Block &block, const Place &place, int tile,
     }
 }
 
-static DEVICE void middle(Block &block, const Arguments &a, const Pass &pass,
-                          const Place &place, int flags, int p, int warp)
+/* The phase: the warp's tiles, one after another.  flags: what is done with each, which even/odd
+ * is less than the pass's flags say. */
+static DEVICE void middle(Block &block, const Arguments &a, const Pass &pass, const Place &place,
+                          int flags, int p, int warp)
 {
     static_assert(static_cast<int>(PARTS) <= LANES, "a lane for each part of a row");
     const int parts = place.pairs ? PARTS : WIDE_PARTS;
     for (int tile = warp; tile < ROWS * ROW_TILES; tile += WARPS) {
         const int r = tile / ROW_TILES, kb = tile % ROW_TILES;
-        if (is_past(place, r)) { /* not there, and its sum is zero */
+        if (is_past(place, r)) { /* there is no such row, and its part of the sums is zero */
             if (place.begin && flags_of(pass) & SUM)
                 EACH_LANE(l)
                 {
@@ -343,12 +350,12 @@ static DEVICE void middle(Block &block, const Arguments &a, const Pass &pass,
         Lanes<int> e, kept_e;
         EACH_LANE(l)
         {
-            e[l] = flags & TRANSFORM ? block.template load<int>(part_place(r, l % parts), l)
-                                     : 0;
+            e[l] = flags & TRANSFORM ? block.template load<int>(part_place(r, l % parts), l) : 0;
             kept_e[l] = flags & SUM ? exponent(block, p - 1, r, l) : 0;
         }
         Lanes<FragmentB<Arith>> b_re[K2][X8], b_im[K2][X8];
-        /* Without a value on every way, they would be kept from tile to tile. */
+        /* These are set here, though later code sets what it reads: the compiler does not see
+         * that, and would keep them from one tile to the next. */
         Lanes<FragmentB<Arith>> to_re[K2][X8] = {}, to_im[K2][X8] = {};
         if (flags & TRANSFORM) {
             max_over(e, PARTS - 1);
@@ -361,11 +368,12 @@ static DEVICE void middle(Block &block, const Arguments &a, const Pass &pass,
         }
         if (flags & LEAVE)
             block.sync_warp();
-        NO_UNROLL /* one chain at a time: fewer registers */
-            for (int m = 0; m < K2; m++)
-        {
+        /* one row of matrix tiles at a time, all the way from stage 2 to the inverse of stage 3,
+         * needs fewer registers */
+        NO_UNROLL
+        for (int m = 0; m < K2; m++) {
             Lanes<FragmentC> re[X8], im[X8];
-            Lanes<FourPoints> spectrum[X8] = {}; /* asked for before it is needed */
+            Lanes<FourPoints> spectrum[X8] = {}; /* loaded long before it is needed */
             if (flags & MULTIPLY) {
                 const FourPoints *k = static_cast<const FourPoints *>(a.spectrum) +
                                       kernel_of(a, place, place.b0 + r) * (M / 4);
@@ -373,8 +381,7 @@ static DEVICE void middle(Block &block, const Arguments &a, const Pass &pass,
                 for (int j = 0; j < X8; j++)
                     EACH_LANE(l)
                     {
-                        spectrum[j][l] = load_constant(k + ((kb * K2 + m) * X8 + j) * LANES +
-                                                       l);
+                        spectrum[j][l] = load_constant(k + ((kb * K2 + m) * X8 + j) * LANES + l);
                     }
             }
             if (flags & TRANSFORM) {

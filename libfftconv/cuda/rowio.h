@@ -1,4 +1,6 @@
-/* HEAD */
+/* Reads and writes of the caller's rows, which may have any stride and any of the types that a
+ * GPU takes.  A lane takes RUN neighbouring elements at a time, and where these are contiguous
+ * and aligned they move in one access of 16 bytes. */
 #ifndef FFTCONV_CUDA_ROWIO_H
 #define FFTCONV_CUDA_ROWIO_H
 
@@ -8,7 +10,8 @@
 namespace fftconv
 {
 
-enum Type { FLOAT64 = 1, FLOAT32 = 2, FLOAT16 = 3 }; /* of fftconv_dtype; else bfloat16 */
+/* The types as fftconv_dtype numbers them; any other is bfloat16. */
+enum Type { FLOAT64 = 1, FLOAT32 = 2, FLOAT16 = 3 };
 
 struct Row {
     char *data;
@@ -16,7 +19,7 @@ struct Row {
     int type;
 };
 
-/* float64 is met only where the arithmetic is. */
+/* Only kernels whose arithmetic is in double are ever given float64. */
 template <class T> DEVICE bool is_wide(int type) { return sizeof(T) == 8 && type == FLOAT64; }
 
 template <class T> DEVICE int size_of(int type)
@@ -24,8 +27,9 @@ template <class T> DEVICE int size_of(int type)
     return is_wide<T>(type) ? 8 : type == FLOAT32 ? 4 : 2;
 }
 
-/* What follows from a launch's arguments alone is found where it is needed: kept
- * from the kernel's beginning on, it would take the registers that a phase needs. */
+/* Values that follow from the launch's arguments alone are computed where they are needed.  If the
+ * compiler computed them once, at the kernel's beginning, they would take registers that every
+ * phase needs; opaque() keeps it from that. */
 DEVICE bool is_given(const Operand &o) { return opaque(reinterpret_cast<int64_t>(o.data)) != 0; }
 
 template <class T = float> DEVICE Row row_of(const Operand &o, int64_t b, int64_t h)
@@ -69,11 +73,10 @@ template <class T = float> DEVICE T scalar_of(const Operand &o, int64_t b, int64
     return element<T>(row_of<T>(o, b, h), 0);
 }
 
-/* Samples are taken RUN at once, 16 bytes of the type that an arithmetic is for;
- * those of 16 bits two in a word. */
+/* RUN elements of 16 bits, two in each word. */
 template <int RUN> using Sixteens = Pack<uint32_t, RUN / 2>;
 
-/* Is a run aligned vectors? */
+/* May elements n ... n + RUN - 1 be moved in aligned accesses of 16 bytes? */
 template <class T, int RUN> DEVICE bool is_quick(const Row &r, int n, int from, int to)
 {
     const int64_t at = static_cast<int64_t>(n) * size_of<T>(r.type);
@@ -81,7 +84,7 @@ template <class T, int RUN> DEVICE bool is_quick(const Row &r, int n, int from, 
            (reinterpret_cast<uintptr_t>(r.data) + at) % 16 == 0;
 }
 
-/* Elements as they stand in memory. */
+/* The values of elements in the form in which they stand in memory, */
 template <class T, int RUN> DEVICE void values_of(const Sixteens<RUN> &v, int type, T (&x)[RUN])
 {
     if (type == FLOAT16) {
@@ -101,7 +104,7 @@ template <class S, class T, int RUN> DEVICE void values_of(const Pack<S, RUN> &v
         x[i] = static_cast<T>(v.at[i]);
 }
 
-/* ... and back. */
+/* ... and elements in that form of values. */
 template <class T, int RUN> DEVICE Sixteens<RUN> words_of(const T (&x)[RUN], int type)
 {
     Sixteens<RUN> v;
@@ -121,8 +124,9 @@ template <class S, class T, int RUN> DEVICE Pack<S, RUN> pack_of(const T (&x)[RU
     return v;
 }
 
-/* Is every run of a row aligned, and inside of [from, to) or outside, and of the
- * type that this arithmetic is for? */
+/* May all of a row's elements be loaded by load_whole?  They may where each run is aligned, lies
+ * as a whole inside of [from, to) or outside, and has elements of the type that this arithmetic
+ * takes 16 bytes of at once. */
 template <class Arith> DEVICE bool is_whole(const Row &r, int from, int to)
 {
     return (r.type == FLOAT32) == (sizeof(typename Arith::Run) == Arith::RUN * 4) &&
@@ -130,7 +134,8 @@ template <class Arith> DEVICE bool is_whole(const Row &r, int from, int to)
            (from | to) % Arith::RUN == 0;
 }
 
-/* Such a row's elements n ... n + RUN - 1, not yet waited for; zeros outside. */
+/* Elements n ... n + RUN - 1 of such a row, or zeros outside of [from, to).  The values are not
+ * used here, so the load need not be waited for. */
 template <class Arith> DEVICE typename Arith::Run load_whole(const Row &r, int n, int from, int to)
 {
     typedef typename Arith::Run Run;
@@ -140,7 +145,7 @@ template <class Arith> DEVICE typename Arith::Run load_whole(const Row &r, int n
     return v;
 }
 
-/* Elements n ... n + RUN - 1; zeros outside of [from, to). */
+/* x = elements n ... n + RUN - 1, with zeros for those outside of [from, to). */
 template <class T, int RUN> DEVICE void read_run(const Row &r, int n, int from, int to, T (&x)[RUN])
 {
     const bool quick = is_quick<T, RUN>(r, n, from, to);
@@ -180,6 +185,7 @@ template <class T, int RUN> DEVICE void read_run(const Row &r, int n, int from, 
     }
 }
 
+/* Writes x to elements n ... n + RUN - 1, but none outside of [from, to). */
 template <class T, int RUN>
 DEVICE void write_run(const Row &r, int n, int from, int to, const T (&x)[RUN])
 {
@@ -213,6 +219,7 @@ DEVICE void write_run(const Row &r, int n, int from, int to, const T (&x)[RUN])
     }
 }
 
+/* x = x times the values of v. */
 template <class Run, class T, int RUN>
 DEVICE void multiply_values(const Run &v, int type, T (&x)[RUN])
 {
@@ -223,7 +230,7 @@ DEVICE void multiply_values(const Run &v, int type, T (&x)[RUN])
         x[i] *= factor[i];
 }
 
-/* x *= elements */
+/* x = x times elements n ... n + RUN - 1. */
 template <class T, int RUN>
 DEVICE void multiply_run(const Row &r, int n, int from, int to, T (&x)[RUN])
 {
@@ -234,7 +241,7 @@ DEVICE void multiply_run(const Row &r, int n, int from, int to, T (&x)[RUN])
         x[i] *= factor[i];
 }
 
-/* ... where there are any. */
+/* The same for row (b, h) of an operand that may be absent. */
 template <class T, int RUN>
 DEVICE void multiply_run(const Operand &o, int64_t b, int64_t h, int n, int from, int to,
                          T (&x)[RUN])

@@ -1,4 +1,6 @@
-/* HEAD */
+/* The last step of a pass: from the convolution's value v at each place to what the caller wants
+ * there.  This is where skip, activation, mask and gates are applied, and where the gradients
+ * are written; arguments.h gives the equation of each sink. */
 #ifndef FFTCONV_CUDA_SINK_H
 #define FFTCONV_CUDA_SINK_H
 
@@ -7,8 +9,8 @@
 namespace fftconv
 {
 
-/* RUN elements of row (b, h) from place n on, to where the pass wants them.  Of ROLE:
- * only its sinks; of ROLES: any. */
+/* Takes the values v of row (b, h) at places n ... n + RUN - 1.  A kernel of one role contains the
+ * code of that role's sinks only; ROLE = ROLES stands for a kernel that has all of them. */
 template <int ROLE, class T, int RUN>
 DEVICE void sink(Block &block, const Pass &s, int64_t b, int64_t h, T *own, int n, int l,
                  T (&v)[RUN], T &dskip)
@@ -91,7 +93,7 @@ DEVICE void sink(Block &block, const Pass &s, int64_t b, int64_t h, T *own, int 
         write_run(row_of<T>(s.y, b, h), n, from, to, v);
         return;
     }
-    /* GRADIENT */
+    /* What is left is GRADIENT. */
     read_run(row_of<T>(s.dy, b, h), n, from, to, x);
     UNROLL
     for (int i = 0; i < RUN; i++)
