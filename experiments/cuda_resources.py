@@ -25,7 +25,22 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CUDA = ROOT / "libfftconv" / "cuda"
-SOURCES = ("arguments.h", "launch.h", "machine.h", "machine_device.h", "rows.h", "shapes.h")
+SOURCES = (
+    "arguments.h",
+    "launch.h",
+    "machine.h",
+    "machine_device.h",
+    "arithmetic.h",
+    "rowio.h",
+    "sink.h",
+    "layout.h",
+    "kernel.h",
+    "kernel_first.h",
+    "kernel_middle.h",
+    "kernel_even_odd.h",
+    "kernel_last.h",
+    "shapes.h",
+)
 ARCHITECTURES = ("80", "89", "90a", "100")
 ROLES = ("forward", "backward", "spectra", "taps")
 MOST = 64

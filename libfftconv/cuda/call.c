@@ -1,4 +1,5 @@
-/* Plans, spectra and calls of a CUDA device. */
+/* Plans, spectra and calls on a GPU: the library's side of them.  Each makes the plan's device the
+ * calling thread's, finds the memory that is needed, and lets the plan's engine launch the work. */
 #include "engine.h"
 
 #include <stdlib.h>
@@ -6,7 +7,7 @@
 
 struct cuda_spectrum {
     const struct cuda_machine *machine;
-    struct cuda_plan of; /* what it was made for */
+    struct cuda_plan of; /* the plan that it was made for */
     void *data;
 };
 
@@ -16,7 +17,7 @@ int fftconv_cuda_devices(void)
     return m ? m->devices() : 0;
 }
 
-/* What is the CPU's alone. */
+/* Refuses what only plans on a CPU can choose. */
 static int check_choices(const fftconv_plan_desc *d)
 {
     const struct {
@@ -86,7 +87,7 @@ int cuda_spectrum_create(struct fftconv_spectrum *spectrum, const struct fftconv
     const struct cuda_plan *p = plan->cuda;
     const struct cuda_machine *m = p->machine;
     const struct cuda_engine *e = p->engine;
-    const int64_t bytes = e->making_bytes(p);
+    const int64_t bytes = e->spectrum_workspace_bytes(p);
     void *workspace = NULL;
     int before, status;
     struct cuda_spectrum *s = spectrum->cuda = calloc(1, sizeof *s);
@@ -120,13 +121,14 @@ int cuda_check_spectrum(const struct fftconv_plan *plan, const struct fftconv_sp
     const struct cuda_plan *a = &spectrum->cuda->of, *b = plan->cuda;
     if (a->device != b->device || a->engine != b->engine || a->shape != b->shape ||
         a->even_odd != b->even_odd || a->points != b->points ||
-        (a->points && a->dtype != b->dtype) || a->turn != b->turn || a->G != b->G ||
+        (a->points && a->dtype != b->dtype) || a->wrapped_from != b->wrapped_from || a->G != b->G ||
         a->KB != b->KB || a->taps != b->taps || a->rev_taps != b->rev_taps ||
-        a->circle != b->circle || (a->circle && a->N != b->N))
+        a->wraps != b->wraps || (a->wraps && a->N != b->N))
         return fail(FFTCONV_STATUS_INVALID,
-                    "spectrum was made for another plan (%s on device %d, "
-                    "(%lld, %lld) kernels of %lld and %lld taps, rows of %lld), must be of one "
-                    "alike (%s on device %d, (%lld, %lld), %lld, %lld, %lld)",
+                    "spectrum was made for another plan: for the %s engine on device %d, (%lld, "
+                    "%lld) kernels of %lld and %lld taps, and rows of %lld; this plan has the %s "
+                    "engine on device %d, (%lld, %lld) kernels of %lld and %lld taps, and rows of "
+                    "%lld",
                     a->engine->name, a->device, (long long)a->KB, (long long)a->G,
                     (long long)a->taps, (long long)a->rev_taps, (long long)a->L, b->engine->name,
                     b->device, (long long)b->KB, (long long)b->G, (long long)b->taps,

@@ -1,12 +1,12 @@
-/* cuFFT, which is no load-time dependency: a handful of its functions, looked up when
- * a plan first asks for them.  They are declared as the cuFFT API Reference has them
- * (docs.nvidia.com/cuda/cufft, sections 3.3 "Extensible Plans", 3.7 "Caller Allocated
- * Work Area", 3.8 "Execution", 3.11 cufftSetStream), unchanged since CUDA 7.5.
+/* Transforms by cuFFT.  The library does not link to it: the few functions that are needed are
+ * looked up when a plan first asks for them.  They are declared as the cuFFT API Reference has
+ * them (docs.nvidia.com/cuda/cufft, sections 3.3 "Extensible Plans", 3.7 "Caller Allocated Work
+ * Area", 3.8 "Execution", 3.11 cufftSetStream), and have not changed since CUDA 7.5.
  *
- * A handle remembers a stream and a work area, and kernels are launched with what it
- * has at the time.  So a run sets both and executes under the handle's lock; every
- * call has a work area of its own, and calls of several threads and streams may
- * overlap on the device (sections 2.7 "Streamed Transforms", 2.10 "Thread Safety"). */
+ * A handle remembers a stream and a work area, and launches kernels with those that it has at the
+ * time.  So a run sets both and executes while it holds the handle's lock.  Every call has a work
+ * area of its own, so that calls of several threads and streams may overlap on the device
+ * (sections 2.7 "Streamed Transforms", 2.10 "Thread Safety"). */
 #include "cufft.h"
 
 #include "../common.h"
@@ -15,7 +15,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-/* cufftResult_t and cufftType_t, cufft.h */
+/* The values of cufftResult_t and cufftType_t in cufft.h. */
 enum { CUFFT_SUCCESS = 0, CUFFT_ALLOC_FAILED = 2 };
 enum { CUFFT_R2C = 0x2a, CUFFT_C2R = 0x2c, CUFFT_D2Z = 0x6a, CUFFT_Z2D = 0x6c };
 
@@ -29,7 +29,7 @@ static struct {
                                size_t *work_bytes);
     int (*cufftSetStream)(int handle, void *stream);
     int (*cufftSetWorkArea)(int handle, void *work);
-    /* alike but for the types of the two arrays */
+    /* These have one type here; in cufft.h the arrays differ in theirs. */
     int (*cufftExecR2C)(int handle, void *in, void *out);
     int (*cufftExecC2R)(int handle, void *in, void *out);
     int (*cufftExecD2Z)(int handle, void *in, void *out);
@@ -48,15 +48,16 @@ static const struct {
 #undef FUNCTION
 };
 
-/* Of CUDA 13, 12 and 11: what is loaded already (by PyTorch, say), wherever it lies,
- * for that fits the driver; else the newest that is found. */
+/* The names of cuFFT in CUDA 13, 12 and 11.  One that is loaded already, by PyTorch say, is
+ * preferred wherever it lies, because it suits the driver; else the newest that is found is
+ * loaded. */
 static const char *const names[] = {"libcufft.so.12", "libcufft.so.11", "libcufft.so.10",
                                     "libcufft.so", "/usr/local/cuda/lib64/libcufft.so"};
 
 static int load(void)
 {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-    static void *library; /* stays loaded */
+    static void *library; /* once found, it stays loaded */
     int status = FFTCONV_STATUS_OK;
     pthread_mutex_lock(&lock);
     if (!library) {
@@ -88,13 +89,13 @@ static int load(void)
     return status;
 }
 
-static int check(int result, const char *what)
+static int check(int result, const char *function)
 {
     if (result == CUFFT_SUCCESS)
         return FFTCONV_STATUS_OK;
     return fail(result == CUFFT_ALLOC_FAILED ? FFTCONV_STATUS_NO_MEMORY
                                              : FFTCONV_STATUS_UNSUPPORTED,
-                "%s: cuFFT says %d (cufftResult)", what, result);
+                "%s failed: cuFFT says %d (a cufftResult)", function, result);
 }
 
 struct cufft_rows {
@@ -120,19 +121,19 @@ int cufft_rows_create(cufft_rows **out, int dtype, int inverse, int64_t points, 
     cufft_rows *r = calloc(1, sizeof *r);
     if (!r)
         return fail_memory(sizeof *r);
-    if ((status = check(cufft.cufftCreate(&r->handle), "making a handle"))) {
+    if ((status = check(cufft.cufftCreate(&r->handle), "cufftCreate"))) {
         free(r);
         return status;
     }
     pthread_mutex_init(&r->lock, NULL);
     r->execute = kinds[wide][inverse].execute;
     long long n = points, real = 2 * pitch, complex = pitch;
-    if ((status = check(cufft.cufftSetAutoAllocation(r->handle, 0), "setting its work area")) ||
+    if ((status = check(cufft.cufftSetAutoAllocation(r->handle, 0), "cufftSetAutoAllocation")) ||
         (status = check(cufft.cufftMakePlanMany64(
                             r->handle, 1, &n, inverse ? &complex : &real, 1,
                             inverse ? complex : real, inverse ? &real : &complex, 1,
                             inverse ? real : complex, kinds[wide][inverse].type, count, &r->bytes),
-                        "making a plan"))) {
+                        "cufftMakePlanMany64"))) {
         cufft_rows_destroy(r);
         return status;
     }
@@ -155,10 +156,10 @@ int cufft_rows_run(cufft_rows *r, void *data, void *work, void *stream)
 {
     int status;
     pthread_mutex_lock(&r->lock);
-    if (!(status = check(cufft.cufftSetStream(r->handle, stream), "setting a stream")) &&
+    if (!(status = check(cufft.cufftSetStream(r->handle, stream), "cufftSetStream")) &&
         (r->bytes == 0 ||
-         !(status = check(cufft.cufftSetWorkArea(r->handle, work), "setting a work area"))))
-        status = check(r->execute(r->handle, data, data), "executing");
+         !(status = check(cufft.cufftSetWorkArea(r->handle, work), "cufftSetWorkArea"))))
+        status = check(r->execute(r->handle, data, data), "cufftExec");
     pthread_mutex_unlock(&r->lock);
     return status;
 }

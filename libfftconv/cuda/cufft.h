@@ -1,23 +1,25 @@
-/* cuFFT, loaded when a plan first asks for it. */
+/* Transforms of many real rows by cuFFT, which is loaded when a plan first asks for it. */
 #ifndef FFTCONV_CUDA_CUFFT_H
 #define FFTCONV_CUDA_CUFFT_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-/* `rows` transforms of real rows of `points` numbers in place: a row has `pitch`
- * complex numbers, of which a spectrum takes the first points / 2 + 1 and a real row
- * the first `points` reals.  Not scaled. */
+/* A transform of `count` real rows of `points` numbers, in place and not scaled.  A row has room
+ * for `pitch` complex numbers: its spectrum is the first points / 2 + 1 of them, and the real row
+ * the first `points` real numbers. */
 typedef struct cufft_rows cufft_rows;
 
-/* For the calling thread's device.  UNSUPPORTED where cuFFT is not found. */
+/* Makes one for the calling thread's device.  The status is UNSUPPORTED where there is no
+ * cuFFT. */
 int cufft_rows_create(cufft_rows **rows, int dtype, int inverse, int64_t points, int64_t pitch,
                       int64_t count);
-/* NULL is allowed. */
+/* rows may be NULL. */
 void cufft_rows_destroy(cufft_rows *rows);
-/* Of the memory that a run needs for itself. */
+/* The bytes of the work area that a run needs. */
 int64_t cufft_rows_bytes(const cufft_rows *rows);
-/* From any thread, on any stream; `work` is this run's until it is done. */
+/* Transforms the rows at `data`, in the order of the stream.  Any thread may call it; `work` must
+ * stay this run's until the run is done. */
 int cufft_rows_run(cufft_rows *rows, void *data, void *work, void *stream);
 
 #endif

@@ -1,4 +1,5 @@
-/* The machine that is a GPU: launches, memory, and what a device can hold. */
+/* The machine that is a GPU: its launches, its memory, and what it can hold, through the CUDA
+ * runtime.  struct cuda_machine in engine.h says what each function does. */
 #include "launch.h"
 
 extern "C" {
@@ -14,13 +15,14 @@ int check(cudaError_t e, const char *what)
 {
     if (e == cudaSuccess)
         return FFTCONV_STATUS_OK;
-    cudaGetLastError(); /* it is told here, and not to the next call */
+    cudaGetLastError(); /* reported here, so that the next call does not report it again */
     return fail(e == cudaErrorMemoryAllocation ? FFTCONV_STATUS_NO_MEMORY
                                                : FFTCONV_STATUS_UNSUPPORTED,
                 "%s: CUDA says \"%s\"", what, cudaGetErrorString(e));
 }
 
-/* Where nobody can be told: nor is the next launch, by cudaGetLastError. */
+/* For calls whose errors cannot be reported.  The error is cleared, so that the next launch does
+ * not report it. */
 void quietly(cudaError_t e)
 {
     if (e != cudaSuccess)
@@ -78,7 +80,7 @@ int devices(void)
     return count;
 }
 
-/* The device of the calling thread, and back to what it was. */
+/* Makes `device` the calling thread's, and stores the one that was, which leave restores. */
 int enter(int device, int *before)
 {
     int status = check(cudaGetDevice(before), "asking for the device");
@@ -107,15 +109,16 @@ int limits(int device, int64_t *shared_bytes, int64_t *tile_bytes)
                     "device is %d, of compute capability %d.x, must be of "
                     "8.0 or later",
                     device, major);
-    if (!status) /* the device's context, for cuFFT, whose CUDA runtime is its own */
+    /* cuFFT has a CUDA runtime of its own, and needs the device's context to exist */
+    if (!status)
         status = check(cudaFree(nullptr), "waking the device");
     *shared_bytes = bytes;
     *tile_bytes = 128 << 20;
     return status;
 }
 
-/* The code of kernels, which CUDA else loads at their first launch: that may wait for
- * the device, which no call may, nor can where a graph is captured. */
+/* Loads the code of kernels.  CUDA would else do so at their first launch and might wait for the
+ * device then: a call must not wait, and cannot while a graph is captured. */
 template <class... Kernels> int load()
 {
     cudaFuncAttributes a;
@@ -152,7 +155,7 @@ int allocate(void **memory, int64_t bytes)
 
 void release(void *memory) { quietly(cudaFree(memory)); }
 
-/* In the order of the stream, without waiting. */
+/* In the order of the stream: the host does not wait. */
 int allocate_on(void **memory, int64_t bytes, void *stream)
 {
     return check(
@@ -198,7 +201,7 @@ int wait(void *stream, void *other)
                          "recording an event")))
         status = check(cudaStreamWaitEvent(static_cast<cudaStream_t>(stream), event, 0),
                        "waiting for another stream");
-    quietly(cudaEventDestroy(event)); /* when it has happened */
+    quietly(cudaEventDestroy(event)); /* CUDA destroys it once it has happened */
     return status;
 }
 

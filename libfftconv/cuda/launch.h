@@ -1,7 +1,9 @@
-/* Kernels as functions of one type. */
+/* Kernels as functions that the host calls: a launch of each, its preparation, and the table of
+ * those that one transform length has. */
 #ifndef FFTCONV_CUDA_LAUNCH_H
 #define FFTCONV_CUDA_LAUNCH_H
 
+#include "kernel.h"
 #include "pack.h"
 #include "padded.h"
 #include "shapes.h"
@@ -17,8 +19,8 @@ cudaError_t launch(const typename Kernel::Arguments &a, int64_t blocks, void *st
     return cudaGetLastError();
 }
 
-/* Once for each device: leave to use so much shared memory, and how many blocks the
- * device holds at a time. */
+/* To be done once for each device, before any launch there: allows the kernel its shared memory,
+ * and stores how many blocks of it the device holds at a time. */
 template <class Kernel> cudaError_t prepare(int processors, int64_t *blocks)
 {
     int each = 0;
@@ -31,6 +33,8 @@ template <class Kernel> cudaError_t prepare(int processors, int64_t *blocks)
     return e;
 }
 
+/* What the host calls for one transform length: a launch of the role that the arguments name, and
+ * the preparation of all roles. */
 struct RowLauncher {
     cudaError_t (*launch)(const fftconv_cuda_rows &, int64_t blocks, void *stream);
     cudaError_t (*prepare)(int processors, int64_t *blocks);
@@ -45,7 +49,7 @@ cudaError_t launch_rows(const fftconv_cuda_rows &a, int64_t blocks, void *stream
                                      : launch<RowKernel<Shape, ROWS_TAPS>>(a, blocks, stream);
 }
 
-/* The most blocks of any role. */
+/* Stores the largest number of blocks that the device holds of any role's kernel. */
 template <class Shape> cudaError_t prepare_rows(int processors, int64_t *blocks)
 {
     int64_t each[ROLES] = {0};
@@ -67,6 +71,7 @@ template <class Shape> constexpr RowLauncher launcher_of()
     return {launch_rows<Shape>, prepare_rows<Shape>};
 }
 
+/* The launchers of a shape, numbered as in shapes.h. */
 const RowLauncher *rows_half(int shape);
 const RowLauncher *rows_single(int shape);
 

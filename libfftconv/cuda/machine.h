@@ -1,16 +1,16 @@
-/* The machine the kernels are written for: the one place that knows the hardware.
+/* The machine that the kernels are written for: all that they know of the hardware.
  *
- * A kernel is a sequence of phases.  phase(f) calls f(warp) for each warp of a
- * block, then all of them meet at a barrier.  Inside a phase, EACH_LANE(l) runs
- * its body for every lane of the warp, and what a lane keeps from one such body
- * to the next is a Lanes<T>; what it keeps from one phase to the next, a
- * Warps<Lanes<T>>.  Matrix products and exchanges between lanes stand outside of
- * EACH_LANE: they are the warp's.
+ * A kernel is a sequence of phases.  phase(f) calls f(warp) once for each warp of a block; after
+ * it all warps wait for each other.  Inside a phase, EACH_LANE(l) runs its body for every lane l
+ * of the warp.  What a lane keeps from one such body to the next is a Lanes<T>, and what it keeps
+ * from one phase to the next is a Warps<Lanes<T>>.  Matrix products and exchanges between lanes
+ * are operations of a whole warp, so they stand outside of EACH_LANE.
  *
- * Two bodies.  machine_device.h is CUDA: a lane is a thread, Lanes<T> one T, and
- * the loops are gone.  machine_host.h runs the same source as C++: lanes and
- * warps are loops, warps go in another order in every phase, and shared memory
- * keeps who touched what, so that a race is an error by rule and not by luck. */
+ * There are two machines.  On a GPU (machine_device.h) a lane is a thread, a Lanes<T> is one T,
+ * and there are no loops.  In the tests (machine_host.h) the same source runs as C++ on a CPU:
+ * lanes and warps are loops, the warps run in another order in every phase, and shared memory
+ * records which warp touched what, so that every race is reported, whether or not it would
+ * have changed a result. */
 #ifndef FFTCONV_CUDA_MACHINE_H
 #define FFTCONV_CUDA_MACHINE_H
 
@@ -21,21 +21,21 @@ namespace fftconv
 
 enum { LANES = 32 };
 
-struct alignas(8) Complex { /* one access */
+struct alignas(8) Complex { /* moved in one access */
     float re, im;
 };
 
-/* Numbers moved at once, 16 bytes at most. */
+/* COUNT numbers that move together, in accesses of at most 16 bytes. */
 template <class T, int COUNT> struct alignas(COUNT * sizeof(T) < 16 ? COUNT * sizeof(T) : 16) Pack {
     T at[COUNT];
 };
 
-/* Arithmetic of the stages: float16 with sums in float32, or float32.  A Pair is
- * two neighbours along the summed index of a product, a Point a complex number
- * at rest. */
+/* The two arithmetics that the stages are written for: float16 with sums in float32, and float32.
+ * A Point is a complex number at rest; a Pair is two numbers that are neighbours along the summed
+ * index of a matrix product; a Run is RUN samples of a row, 16 bytes of them. */
 struct Half {
-    enum { RUN = 8 };              /* samples in 16 bytes of its rows */
-    typedef Pack<uint32_t, 4> Run; /* ... float16 or bfloat16 */
+    enum { RUN = 8 };
+    typedef Pack<uint32_t, 4> Run; /* of float16 or bfloat16 */
     typedef uint32_t Pair;
     typedef uint32_t Point;
 };
@@ -49,12 +49,13 @@ struct Single {
     typedef Complex Point;
 };
 
-/* Of lane l = 4 g + q (PTX ISA, "Matrix Fragments for mma.m16n8k16"):
- *     A (16, 16): pairs (g, 2q), (g + 8, 2q), (g, 2q + 8), (g + 8, 2q + 8)
- *     B (16, 8):  pairs (2q, g), (2q + 8, g)
- *     C (16, 8):  floats (g, 2q), (g, 2q + 1), (g + 8, 2q), (g + 8, 2q + 1)
- * so C is half of an A, and its transpose half of two Bs: products chain without
- * an exchange between lanes. */
+/* How the lanes of a warp hold matrices (PTX ISA, "Matrix Fragments for mma.m16n8k16").  Lane
+ * l = 4 g + q holds, by row and column of the matrix,
+ *     of A (16 x 16) the pairs that begin at (g, 2q), (g + 8, 2q), (g, 2q + 8), (g + 8, 2q + 8);
+ *     of B (16 x 8)  the pairs that begin at (2q, g), (2q + 8, g), going down the column;
+ *     of C (16 x 8)  the floats (g, 2q), (g, 2q + 1), (g + 8, 2q), (g + 8, 2q + 1).
+ * So a C has the form of half of an A, and its transpose that of half of two Bs: one product
+ * can take the result of another without an exchange between lanes. */
 template <class Arith> struct alignas(16) FragmentA {
     typename Arith::Pair at[4];
 };
@@ -76,6 +77,7 @@ struct FragmentC {
 namespace fftconv
 {
 
+/* What the stages do with pairs and points, in each arithmetic. */
 template <class Arith> struct Ops;
 
 template <> struct Ops<Half> {
@@ -86,7 +88,8 @@ template <> struct Ops<Half> {
     DEVICE static Complex complex(T p) { return {half_low(p), half_high(p)}; }
     DEVICE static T reals(T a, T b) { return low_halves(a, b); }
     DEVICE static T imaginaries(T a, T b) { return high_halves(a, b); }
-    DEVICE static T held(float x) { return float_bits(x); } /* a number in a point's place */
+    /* A real number, kept where a point belongs. */
+    DEVICE static T held(float x) { return float_bits(x); }
     DEVICE static float number(T p) { return float_of_bits(p); }
 };
 

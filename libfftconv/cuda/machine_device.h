@@ -1,5 +1,5 @@
-/* The machine of machine.h on a GPU of compute capability 8.0 or later; the only
- * PTX of the library. */
+/* The machine of machine.h on a GPU of compute capability 8.0 or later.  All of the library's PTX
+ * is in this file. */
 
 #define DEVICE __device__ __forceinline__
 #define UNROLL _Pragma("unroll")
@@ -9,8 +9,8 @@
 namespace fftconv
 {
 
-/* x, of which the compiler knows nothing: so it does not compute ahead, and keep in
- * registers through every loop, all addresses of a kernel. */
+/* Returns x, but hides from the compiler where it comes from.  The compiler would else compute all
+ * of a kernel's addresses at its beginning and keep them in registers through every loop. */
 DEVICE int opaque(int x)
 {
     asm volatile("" : "+r"(x));
@@ -23,7 +23,8 @@ DEVICE int64_t opaque(int64_t x)
     return x;
 }
 
-/* ... but that it is an index: divisions by powers of two are shifts. */
+/* The same for an index in [0, end): the compiler may use this range, and so divides by powers of
+ * two with shifts. */
 DEVICE int index_below(int end, int x)
 {
     x = opaque(x);
@@ -37,7 +38,8 @@ template <class T> struct Lanes {
     DEVICE const T &operator[](int) const { return value; }
 };
 
-/* What is loaded below is not asked for above, nor kept from there. */
+/* Keeps loads that are written below from being moved above, and values loaded above from being
+ * used below. */
 DEVICE void load_anew() { asm volatile("" ::: "memory"); }
 
 template <class T, int COUNT> struct Warps {
@@ -47,7 +49,7 @@ template <class T, int COUNT> struct Warps {
 
 /* ---- 16-bit numbers ------------------------------------------------------------ */
 
-/* a in the low half */
+/* a in the low half, b in the high half */
 DEVICE uint32_t half2_of(float a, float b)
 {
     uint32_t h;
@@ -88,7 +90,7 @@ DEVICE float half_low(uint32_t p) { return half_value(static_cast<uint16_t>(p));
 DEVICE float half_high(uint32_t p) { return half_value(static_cast<uint16_t>(p >> 16)); }
 DEVICE uint32_t low_halves(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x5410); }
 DEVICE uint32_t high_halves(uint32_t a, uint32_t b) { return __byte_perm(a, b, 0x7632); }
-/* Both halves times x */
+/* Both halves of p, times x. */
 DEVICE uint32_t half2_times(uint32_t p, float x)
 {
     uint32_t h;
@@ -102,7 +104,8 @@ DEVICE float float_of_bits(uint32_t x) { return __uint_as_float(x); }
 
 extern __shared__ __align__(16) unsigned char shared_memory[];
 
-/* Read where they are wanted: they would take registers in between. */
+/* These are read from the hardware wherever they are used, because they would take registers in
+ * between. */
 struct BlockIndex {
     DEVICE operator int64_t() const
     {
@@ -122,14 +125,14 @@ struct BlockCount {
 
 struct Block {
     BlockIndex index; /* of this block */
-    BlockCount count; /* of the launch's */
+    BlockCount count; /* of the launch */
 
     template <class F> DEVICE void phase(const F &f) const
     {
         f(index_below(LANES, threadIdx.x / LANES));
         __syncthreads();
     }
-    /* Shared memory from byte `at` on. */
+    /* Shared memory at byte `at`. */
     template <class T> DEVICE T load(int at, int) const
     {
         return *reinterpret_cast<const T *>(shared_memory + at);
@@ -142,20 +145,21 @@ struct Block {
     {
         atomicMax(reinterpret_cast<unsigned *>(shared_memory + at), x);
     }
-    /* Memory of the device that lanes of this block hand each other. */
+    /* Global memory through which the lanes of this block hand each other values. */
     template <class T> DEVICE T load_global(const T *p, int) const { return *p; }
     template <class T> DEVICE void store_global(T *p, int, const T &x) const { *p = x; }
     DEVICE void sync_warp() const { __syncwarp(); }
 };
 
-/* Numbers of 4, 8 or 16 bytes, or of a multiple of 16. */
+/* A value of 4 or 8 bytes, or of a multiple of 16, as words. */
 template <class T> union Words {
     T value;
     uint32_t at[sizeof(T) / 4];
     DEVICE Words() {}
 };
 
-/* Tables and spectra, which no kernel writes that reads them: to be kept in L1. */
+/* Loads from tables and spectra, which a kernel that reads them never writes.  They are used again
+ * and again, so L1 is asked to keep them. */
 template <class T> DEVICE T load_constant(const T *p)
 {
     Words<T> x;
@@ -174,7 +178,8 @@ template <class T> DEVICE T load_constant(const T *p)
     return x.value;
 }
 
-/* Rows of the caller, which are read once: past L1.  In the order they stand in. */
+/* Loads from the caller's rows, which are read once, so L1 does not keep them.  They stay in the
+ * order in which they are written here. */
 template <class T> DEVICE T load_stream(const T *p)
 {
     Words<T> x;
@@ -192,7 +197,8 @@ template <class T> DEVICE T load_stream(const T *p)
 
 /* ---- The warp ---------------------------------------------------------------------- */
 
-/* The largest of the lanes whose numbers differ in the bits of `mask` only. */
+/* The largest number among the lanes whose indices differ in the bits of `mask` only, in each of
+ * them. */
 template <class T> DEVICE void max_over(Lanes<T> &x, int mask)
 {
     UNROLL
@@ -208,7 +214,7 @@ template <class T> DEVICE void sum_over(Lanes<T> &x)
         x.value += __shfl_xor_sync(0xffffffffu, x.value, bit);
 }
 
-/* C += A B in float16, sums in float32. */
+/* C += A B with products in float16 and sums in float32. */
 DEVICE void multiply_add(Lanes<FragmentC> &to, const Lanes<FragmentA<Half>> &left,
                          const Lanes<FragmentB<Half>> &right)
 {
@@ -233,7 +239,7 @@ DEVICE void multiply_subtract(Lanes<FragmentC> &to, const Lanes<FragmentA<Half>>
     multiply_add(to, negative, right);
 }
 
-/* The nearest of tf32's 11-bit significands. */
+/* The nearest number that has tf32's significand of 11 bits. */
 DEVICE uint32_t tf32_of(float x)
 {
     uint32_t t;
@@ -249,11 +255,12 @@ DEVICE void multiply_add_tf32(float *c, const uint32_t *a, const uint32_t *b)
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-/* C += A B in float32 by three products of tf32: x = high + low has 22 bits, and
- * low times low is left out.  Tensor cores cut sums off, not round them; so the
- * small products come first, and what eight products add up to joins C by a
- * rounded addition.  Row q of a fragment is summed index 2q here, row q + 4 is
- * 2q + 1, in A and B alike: so a pair means the same as in float16. */
+/* C += A B, or -=, in float32, by three products of tf32.  Each number is cut into high + low, 22
+ * bits together, and low times low is left out.  Tensor cores truncate their sums and do not round
+ * them; therefore the small products come first, and the sum of eight products is added to C by an
+ * ordinary, rounded addition.  Of the
+ * instruction's summed index, q is taken to be 2q here, and q + 4 to be 2q + 1, in A and in B: so
+ * a pair means the same as in float16. */
 template <bool SUBTRACT>
 DEVICE void multiply_tf32(Lanes<FragmentC> &to, const Lanes<FragmentA<Single>> &left,
                           const Lanes<FragmentB<Single>> &right)

@@ -1,7 +1,7 @@
-/* Device memory and streams for callers without the CUDA runtime. */
+/* Device memory and streams, for callers that do not use the CUDA runtime themselves. */
 #include "engine.h"
 
-/* The machine and how many devices it has: one at least. */
+/* Stores the machine, and its number of devices, which is at least one. */
 static int machine_of(const struct cuda_machine **machine, int *devices)
 {
     *machine = cuda_machine();
@@ -9,7 +9,7 @@ static int machine_of(const struct cuda_machine **machine, int *devices)
     if (!*machine)
         return fail(FFTCONV_STATUS_UNSUPPORTED, "this library was built without CUDA");
     if (*devices < 1)
-        return fail(FFTCONV_STATUS_UNSUPPORTED, "no CUDA device, or no driver, was found");
+        return fail(FFTCONV_STATUS_UNSUPPORTED, "no CUDA device was found, or no driver for one");
     return FFTCONV_STATUS_OK;
 }
 
@@ -56,7 +56,9 @@ int fftconv_cuda_copy(void *to, const void *from, int64_t bytes, int device, voi
     const struct cuda_machine *m;
     int before, status;
     if (!to || !from || bytes < 0)
-        return fail(FFTCONV_STATUS_INVALID, "to, from or bytes is NULL or negative");
+        return fail(FFTCONV_STATUS_INVALID, "to, from or bytes is NULL or negative: to and from "
+                                            "must point at memory, and bytes must "
+                                            "be at least 0");
     if ((status = cuda_enter(&m, device, &before)))
         return status;
     status = m->copy(to, from, bytes, stream);
@@ -69,8 +71,10 @@ int fftconv_cuda_device_of(const void *memory, int *device)
     const struct cuda_machine *m;
     int devices, status;
     if (!memory || !device)
-        return fail(FFTCONV_STATUS_INVALID, "%s is NULL", memory ? "device_index" : "memory");
-    /* no device is entered for it: one that nobody uses would be woken */
+        return fail(FFTCONV_STATUS_INVALID, "%s is NULL, must point at %s",
+                    memory ? "device_index" : "memory",
+                    memory ? "a place for the device's number" : "memory of a device");
+    /* The device is not entered for this: that would create a context on one that nobody uses. */
     status = machine_of(&m, &devices);
     return status ? status : m->device_of(memory, device);
 }

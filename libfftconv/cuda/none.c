@@ -1,4 +1,4 @@
-/* The machine of a build without CUDA. */
+/* What stands in the place of the kernels in a build without CUDA: there is no machine. */
 #include "engine.h"
 
 const struct cuda_machine *cuda_machine(void) { return NULL; }

@@ -1,10 +1,10 @@
-/* Spectra in float32 to spectra for the kernel: added up, their largest part
- * found, and rounded to points, or left at the sums.  In a fixed order, so that two
- * runs agree. */
+/* The helpers of the fused kernel.  PackKernel adds up spectra in float32 and rounds the sums to
+ * points with an exponent for each spectrum.  FillKernel writes short sums, or zeros.  All sums
+ * are in a fixed order, so that every run gives the same bits. */
 #ifndef FFTCONV_CUDA_PACK_H
 #define FFTCONV_CUDA_PACK_H
 
-#include "rows.h"
+#include "rowio.h"
 
 namespace fftconv
 {
@@ -52,7 +52,7 @@ template <class Arith> struct PackKernel {
                             most = re > most ? re : most;
                             most = im > most ? im : most;
                         }
-                        from[i] = sum; /* this lane's own */
+                        from[i] = sum; /* only this lane reads or writes it */
                     }
                     largest[l] = most;
                 }
@@ -68,7 +68,8 @@ template <class Arith> struct PackKernel {
             block.phase([&](int warp) {
                 EACH_LANE(l)
                 {
-                    /* [128, 256) 2^-9 = [1/4, 1/2) */
+                    /* exponent_of brings the largest part to [128, 256), and 2^-9 brings it
+                     * on to [1/4, 1/2). */
                     const int e = exponent_of(block.template load<uint32_t>(0, l)) + 9;
                     FourPoints *to = static_cast<FourPoints *>(a.to) + row * fours;
                     for (int64_t i = warp * LANES + l; i < fours; i += WARPS * LANES) {
@@ -88,7 +89,7 @@ template <class Arith> struct PackKernel {
     }
 };
 
-/* Few numbers each: a lane's own. */
+/* There are few numbers to add up for each element, so each lane adds up its own. */
 struct FillKernel {
     typedef fftconv_cuda_fill Arguments;
     enum { WARPS = 4, BLOCKS = 1, SHARED_BYTES = 16 };

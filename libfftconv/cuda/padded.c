@@ -1,30 +1,35 @@
-/* Rows of any length by cuFFT: padded real transforms of float32 (float64 for float64)
- * with kernels of our own between them (padded.h).  The baseline, the second opinion,
- * and what takes the rows that one fused launch does not hold.
+/* The padded engine: rows of any length, by cuFFT.
  *
- * A row is padded to a length P of factors 2, 3, 5 and 7 with P >= L + lags - 1, lags
- * counting the taps of either side: then nothing that comes round reaches the first L
- * samples.  Circular modulo N, where taps do come round, is either P = N or, where that
- * is longer or has other factors, P >= 2 L - 1 with tap s at the lags s and s - N: of
- * two of the L samples no lag is L or more apart.
+ * Real transforms by cuFFT of rows padded with zeros, in float32, or in float64 for float64,
+ * with kernels of our own between them (padded.h).  It takes the rows that the fused engine
+ * cannot hold, and is the baseline and second opinion for those that it can.
  *
- * Rows go through a tile at a time, of g_tile kernels (of each of b_tile of the batch
- * where kernels differ over it), m_tile channels of each and b_tile of the batch, so
- * that the workspace is bounded; in that order, with sums in a fixed one. */
+ * A row is padded to P points, P of factors 2, 3, 5 and 7 with P >= L + t - 1, where t counts
+ * the taps of k or of k_rev, whichever has more: then nothing that comes round reaches the
+ * first L samples.  A circular convolution modulo N, where taps do come round, takes P = N;
+ * or, where N is longer than 2 L - 1 or has other factors, P >= 2 L - 1 and tap s at both lags
+ * s and s - N, since any two of the L samples are less than L apart.
+ *
+ * The workspace is bounded, because rows go through it a tile at a time.  A tile has g_tile
+ * kernels (of each of b_tile batch rows, where kernels differ over the batch), m_tile channels
+ * of each kernel, and b_tile batch rows.  Tiles follow in that order, the batch innermost, and
+ * all sums are in a fixed order. */
 #include "engine.h"
 
 #include <string.h>
 
 enum {
-    MOST_BLOCKS = 4096,    /* of a launch: more than fill any device */
-    MOST_POINTS = 1 << 30, /* of a row */
-    STRETCH = 1024,
-    BINS = 256,        /* ... over a real's bytes: a warp's part in a sum */
-    SUMMED = 16,       /* rows by a warp, at least */
-    MOST_WARPS = 8192, /* of a sum, about: more than any device holds */
+    MOST_BLOCKS = 4096,      /* of a launch: more than any device holds at once */
+    MOST_POINTS = 1 << 30,   /* of a row */
+    LEAST_STRETCH = 1024,    /* elements of a row that a warp takes at a time, at least */
+    SUM_STRETCH_BYTES = 512, /* of a spectrum, that a warp sums: 16 for each lane */
+    LEAST_ROWS_SUMMED = 16,  /* by one warp, while there are as many */
+    MOST_SUM_WARPS = 8192,   /* of a launch of sums, about: more than any device holds at once */
 };
 
-/* The least even n >= least of factors 2, 3, 5, 7. */
+/* ---- The choice of a padded length and a tile ------------------------------------------------ */
+
+/* The least even n >= least whose factors are 2, 3, 5 and 7. */
 static int64_t padded_length(int64_t least)
 {
     int64_t n = round_up(max64(least, 2), 2);
@@ -33,8 +38,8 @@ static int64_t padded_length(int64_t least)
     return n;
 }
 
-static int wide_of(const struct cuda_plan *p) { return p->dtype == FFTCONV_DTYPE_FLOAT64; }
-static int64_t real_bytes(const struct cuda_plan *p) { return wide_of(p) ? 8 : 4; }
+static int is_wide(const struct cuda_plan *p) { return p->dtype == FFTCONV_DTYPE_FLOAT64; }
+static int64_t real_bytes(const struct cuda_plan *p) { return is_wide(p) ? 8 : 4; }
 static int64_t row_bytes(const struct cuda_plan *p) { return p->pitch * 2 * real_bytes(p); }
 static int64_t tile_kernels(const struct cuda_plan *p)
 {
@@ -42,8 +47,49 @@ static int64_t tile_kernels(const struct cuda_plan *p)
 }
 static int64_t tile_rows(const struct cuda_plan *p) { return p->g_tile * p->m_tile * p->b_tile; }
 
-/* n in parts of at most `most`: the size of each, as even as can be. */
-static int64_t part_of(int64_t n, int64_t most) { return ceil_div(n, ceil_div(n, max64(1, most))); }
+/* n cut into as few shares of at most `most` as will do, which are as even as can be: the
+ * largest of them. */
+static int64_t even_share(int64_t n, int64_t most)
+{
+    return ceil_div(n, ceil_div(n, max64(1, most)));
+}
+
+static int choose_points(struct cuda_plan *p)
+{
+    p->wrapped_from = INT64_MAX;
+    if (p->L > MOST_POINTS || (p->wraps && p->N > MOST_POINTS)) {
+        p->points = INT64_MAX;
+    } else if (!p->wraps) {
+        p->points = padded_length(p->L + max64(p->taps, p->rev_taps) - 1);
+    } else {
+        p->points = padded_length(2 * p->L - 1);
+        if (p->N <= p->points && is_smooth(p->N)) {
+            p->points = p->N;
+        } else {
+            p->taps = min64(p->Lk, p->L);
+            p->wrapped_from = p->N - p->L + 1;
+        }
+    }
+    const int64_t longest_kernel = max64(p->Lk, p->Lk_rev);
+    if (p->points > MOST_POINTS || longest_kernel > MOST_POINTS)
+        return fail(FFTCONV_STATUS_UNSUPPORTED,
+                    "length is %lld and the longer kernel has %lld taps: a padded row, and a "
+                    "kernel, may have at most %d points for cuFFT",
+                    (long long)p->L, (long long)longest_kernel, MOST_POINTS);
+    p->pitch = round_up(p->points / 2 + 1, 16);
+    p->stretch = max64(LEAST_STRETCH, round_up(ceil_div(p->L, 1024), 256));
+    return FFTCONV_STATUS_OK;
+}
+
+/* A buffer of tile_bytes, about, should hold a tile's rows. */
+static void choose_tile(struct cuda_plan *p, int64_t tile_bytes)
+{
+    const int64_t members = p->H / p->G, most = max64(1, tile_bytes / row_bytes(p));
+    p->b_tile = even_share(p->B, most);
+    const int64_t channels = max64(1, most / p->b_tile);
+    p->g_tile = channels < members ? 1 : even_share(p->G, channels / members);
+    p->m_tile = channels < members ? even_share(members, channels) : members;
+}
 
 static int padded_init(struct cuda_plan *p)
 {
@@ -53,38 +99,11 @@ static int padded_init(struct cuda_plan *p)
         return status;
     if (is_complex(p->dtype))
         return fail(FFTCONV_STATUS_UNSUPPORTED,
-                    "dtype is %s, must be float64, float32, float16 or "
-                    "bfloat16 on a GPU",
+                    "dtype is %s, must be float64, float32, float16 or bfloat16 on a GPU",
                     dtype_name(p->dtype));
-    p->turn = INT64_MAX;
-    if (p->L > MOST_POINTS || (p->circle && p->N > MOST_POINTS)) {
-        p->points = INT64_MAX;
-    } else if (!p->circle) {
-        p->points = padded_length(p->L + max64(p->taps, p->rev_taps) - 1);
-    } else {
-        p->points = padded_length(2 * p->L - 1);
-        if (p->N <= p->points && is_smooth(p->N)) {
-            p->points = p->N;
-        } else {
-            p->taps = min64(p->Lk, p->L);
-            p->turn = p->N - p->L + 1;
-        }
-    }
-    const int64_t kernel = max64(p->Lk, p->Lrev);
-    if (p->points > MOST_POINTS || kernel > MOST_POINTS)
-        return fail(FFTCONV_STATUS_UNSUPPORTED,
-                    "length is %lld and k_length %lld: padded rows, and "
-                    "kernels, by cuFFT may have %d points",
-                    (long long)p->L, (long long)kernel, MOST_POINTS);
-    if ((status = p->machine->prepare_padded(p->device, wide_of(p))))
+    if ((status = choose_points(p)) || (status = p->machine->prepare_padded(p->device, is_wide(p))))
         return status;
-    p->pitch = round_up(p->points / 2 + 1, 16);
-    p->stretch = max64(STRETCH, round_up(ceil_div(p->L, 1024), 256));
-    const int64_t members = p->H / p->G, most = max64(1, tile_bytes / row_bytes(p));
-    p->b_tile = part_of(p->B, most);
-    const int64_t channels = max64(1, most / p->b_tile);
-    p->g_tile = channels < members ? 1 : part_of(p->G, channels / members);
-    p->m_tile = channels < members ? part_of(members, channels) : members;
+    choose_tile(p, tile_bytes);
     for (int inverse = 0; inverse < 2; inverse++)
         if ((status = cufft_rows_create(&p->row_fft[inverse], p->dtype, inverse, p->points,
                                         p->pitch, tile_rows(p))) ||
@@ -103,8 +122,10 @@ static void padded_destroy(struct cuda_plan *p)
     }
 }
 
-/* The work area, for any of the transforms. */
-static int64_t making_bytes(const struct cuda_plan *p)
+/* ---- Spectra and workspaces ------------------------------------------------------------------ */
+
+/* The work area of cuFFT, large enough for each of the plan's transforms. */
+static int64_t spectrum_workspace_bytes(const struct cuda_plan *p)
 {
     int64_t bytes = 0;
     for (int inverse = 0; inverse < 2; inverse++)
@@ -113,49 +134,57 @@ static int64_t making_bytes(const struct cuda_plan *p)
     return bytes;
 }
 
-/* Whole tiles of kernels: they are transformed where they stand. */
+/* Kernels are transformed where their spectra stand, a whole tile of them at a time. */
 static int64_t spectrum_bytes(const struct cuda_plan *p)
 {
     return round_up(p->KB * p->G, tile_kernels(p)) * row_bytes(p);
 }
 
-/* Offsets into the workspace. */
-struct areas {
-    int64_t work, x, spectrum; /* of a tile's kernels */
-    int64_t kept, own, sums, dskip, total;
+/* Where each buffer of a call begins in its workspace, in bytes. */
+struct workspace {
+    int64_t fft;      /* the work area of cuFFT */
+    int64_t x;        /* the tile's rows and their transforms */
+    int64_t spectrum; /* the spectra of the tile's kernels, where the call makes them */
+    int64_t kept;     /* the transforms Z of the tile's rows z */
+    int64_t own;      /* the tile's rows g */
+    int64_t sums;     /* the sums of conj(Z) G of the tile's kernels */
+    int64_t dskip;    /* the sums of g z over each stretch of each row */
+    int64_t total;
 };
 
-static struct areas areas_of(const struct cuda_plan *p, int direction, bool prepared)
+static struct workspace workspace_of(const struct cuda_plan *p, int direction, bool prepared)
 {
-    struct areas a = {0};
-    a.work = cuda_take(&a.total, making_bytes(p));
-    a.x = cuda_take(&a.total, tile_rows(p) * row_bytes(p));
+    struct workspace w = {0};
+    w.fft = cuda_take(&w.total, spectrum_workspace_bytes(p));
+    w.x = cuda_take(&w.total, tile_rows(p) * row_bytes(p));
     if (!prepared)
-        a.spectrum = cuda_take(&a.total, tile_kernels(p) * row_bytes(p));
+        w.spectrum = cuda_take(&w.total, tile_kernels(p) * row_bytes(p));
     if (direction == FFTCONV_DIRECTION_BACKWARD) {
-        a.kept = cuda_take(&a.total, tile_rows(p) * row_bytes(p));
-        a.own = cuda_take(&a.total, tile_rows(p) * round_up(p->L, 8) * real_bytes(p));
-        a.sums = cuda_take(&a.total, tile_kernels(p) * row_bytes(p));
-        a.dskip = cuda_take(&a.total, p->H * p->B * ceil_div(p->L, p->stretch) * real_bytes(p));
+        w.kept = cuda_take(&w.total, tile_rows(p) * row_bytes(p));
+        w.own = cuda_take(&w.total, tile_rows(p) * round_up(p->L, 8) * real_bytes(p));
+        w.sums = cuda_take(&w.total, tile_kernels(p) * row_bytes(p));
+        w.dskip = cuda_take(&w.total, p->H * p->B * ceil_div(p->L, p->stretch) * real_bytes(p));
     }
-    return a;
+    return w;
 }
 
 static int64_t workspace_bytes(const struct cuda_plan *p, int direction, bool prepared)
 {
-    return areas_of(p, direction, prepared).total;
+    return workspace_of(p, direction, prepared).total;
 }
 
-/* rows of `length` elements, a warp for each `stretch`. */
+/* ---- Steps ----------------------------------------------------------------------------------- */
+
+/* Launches a step over rows of `length` elements, with a warp for each `stretch` of them. */
 static int launch(const struct cuda_plan *p, int kernel, const struct fftconv_cuda_padded *a,
                   int64_t rows, int64_t length, int64_t stretch, void *stream)
 {
     const int64_t tasks = rows * ceil_div(length, stretch);
-    return p->machine->padded(wide_of(p), kernel, a,
+    return p->machine->padded(is_wide(p), kernel, a,
                               min64(ceil_div(tasks, PADDED_WARPS), MOST_BLOCKS), stream);
 }
 
-static struct fftconv_cuda_padded padded_of(const struct cuda_plan *p)
+static struct fftconv_cuda_padded arguments_of(const struct cuda_plan *p)
 {
     return (struct fftconv_cuda_padded){.points = p->points,
                                         .pitch = p->pitch,
@@ -163,198 +192,208 @@ static struct fftconv_cuda_padded padded_of(const struct cuda_plan *p)
                                         .members = p->H / p->G,
                                         .own_pitch = round_up(p->L, 8),
                                         .dskip_batch = p->B,
-                                        .count = p->taps,
-                                        .rev_count = p->rev_taps,
-                                        .turn = p->turn,
-                                        .circle = p->N,
-                                        .length = p->Lk,
+                                        .k_length = p->Lk,
+                                        .k_used = p->taps,
+                                        .rev_used = p->rev_taps,
+                                        .wrapped_from = p->wrapped_from,
+                                        .fft_size = p->N,
                                         .scale = 1.0 / (double)p->points};
 }
 
-/* K / P of the tile's kernels from number `first` on, at `spectrum`. */
+/* The transforms, over P, of a tile's kernels, from number a.first_kernel on. */
 static int make_tile(const struct cuda_plan *p, struct fftconv_cuda_padded a,
                      const fftconv_tensor *k, const fftconv_tensor *k_rev, void *spectrum,
-                     void *work, void *stream)
+                     void *fft_work, void *stream)
 {
     a.x = spectrum;
-    a.rows = tile_kernels(p);
-    a.taps = cuda_operand(k);
+    a.x_rows = tile_kernels(p);
+    a.k = cuda_operand(k);
     if (p->rev_taps)
-        a.rev_taps = cuda_operand(k_rev);
-    const int status = launch(p, PADDED_PLACE, &a, a.rows, 2 * a.pitch, a.stretch, stream);
-    return status ? status : cufft_rows_run(p->kernel_fft[0], spectrum, work, stream);
+        a.k_rev = cuda_operand(k_rev);
+    const int status = launch(p, PADDED_PLACE, &a, a.x_rows, 2 * a.pitch, a.stretch, stream);
+    return status ? status : cufft_rows_run(p->kernel_fft[0], spectrum, fft_work, stream);
 }
 
 static int make_spectrum(const struct cuda_plan *p, const fftconv_tensor *k,
-                         const fftconv_tensor *k_rev, void *spectrum, void *work, void *stream)
+                         const fftconv_tensor *k_rev, void *spectrum, void *workspace, void *stream)
 {
-    struct fftconv_cuda_padded a = padded_of(p);
+    struct fftconv_cuda_padded a = arguments_of(p);
     int status = FFTCONV_STATUS_OK;
     a.kernels = p->G;
     a.kernel_batch = p->KB;
-    for (; !status && a.first < p->KB * p->G; a.first += tile_kernels(p))
-        status = make_tile(p, a, k, k_rev, (char *)spectrum + a.first * row_bytes(p), work, stream);
+    for (; !status && a.first_kernel < p->KB * p->G; a.first_kernel += tile_kernels(p))
+        status = make_tile(p, a, k, k_rev, (char *)spectrum + a.first_kernel * row_bytes(p),
+                           workspace, stream);
     return status;
 }
 
-/* A call. */
-struct run {
+/* A call, and the passes that it makes over each tile of rows. */
+struct padded_call {
     const struct cuda_plan *p;
     const fftconv_operands *o;
-    const char *spectrum; /* of all kernels, or NULL */
+    const char *spectrum; /* of all kernels, or NULL: the spectra of each tile are made */
     char *memory;
-    struct areas at;
+    struct workspace at;
     Pass pass[MOST_PASSES];
     int passes;
     void *stream;
 };
 
-/* conj(kept) x over the tile's rows of each kernel: first of some rows each, where
- * they were kept, so that few kernels of many rows are many sums as well. */
-static int run_sum(const struct run *r, struct fftconv_cuda_padded a)
+/* Adds conj(Z) G of the tile's rows to the sums of their kernels.  It takes two steps, so that
+ * few kernels of many rows are work for many warps as well: the first sums the products of
+ * rows_per_sum rows each, and leaves the sums in Z's place; the second adds those up. */
+static int sum_tile(const struct padded_call *c, struct fftconv_cuda_padded a)
 {
-    const struct cuda_plan *p = r->p;
-    const int64_t kernels = a.kernels * a.kernel_batch, width = BINS / real_bytes(p);
-    const int64_t rows = a.channels * a.batch / kernels;
-    const int64_t parts = min64(ceil_div(rows, SUMMED),
-                                ceil_div(MOST_WARPS, kernels * ceil_div(a.pitch, width)));
-    a.count = ceil_div(rows, parts);
-    const int status = launch(p, PADDED_SUM, &a, kernels * ceil_div(rows, a.count), a.pitch, width,
-                              r->stream);
-    a.x = NULL;
-    return status ? status : launch(p, PADDED_SUM, &a, kernels, a.pitch, width, r->stream);
+    const struct cuda_plan *p = c->p;
+    const int64_t kernels = a.kernels * a.kernel_batch;
+    const int64_t width = SUM_STRETCH_BYTES / (2 * real_bytes(p));
+    const int64_t rows = a.channels * a.batch / kernels; /* of each kernel */
+    const int64_t sums = min64(ceil_div(rows, LEAST_ROWS_SUMMED),
+                               ceil_div(MOST_SUM_WARPS, kernels * ceil_div(a.pitch, width)));
+    a.rows_per_sum = ceil_div(rows, sums);
+    const int status = launch(p, PADDED_SUM, &a, kernels * ceil_div(rows, a.rows_per_sum), a.pitch,
+                              width, c->stream);
+    a.join = 1;
+    return status ? status : launch(p, PADDED_SUM, &a, kernels, a.pitch, width, c->stream);
 }
 
-static int run_pass(const struct run *r, struct fftconv_cuda_padded a, const Pass *pass)
+static int run_pass(const struct padded_call *c, struct fftconv_cuda_padded a, const Pass *pass)
 {
-    const struct cuda_plan *p = r->p;
+    const struct cuda_plan *p = c->p;
     const int64_t rows = a.channels * a.batch;
-    void *const x = r->memory + r->at.x, *const work = r->memory + r->at.work;
-    void *const loaded = pass->flags & KEEP ? r->memory + r->at.kept : x;
+    void *const x = c->memory + c->at.x, *const fft_work = c->memory + c->at.fft;
+    void *const loaded = pass->flags & KEEP ? c->memory + c->at.kept : x;
     int status;
     a.pass = *pass;
     a.x = loaded;
-    if ((status = launch(p, PADDED_LOAD, &a, a.rows, 2 * a.pitch, a.stretch, r->stream)) ||
-        (status = cufft_rows_run(p->row_fft[0], loaded, work, r->stream)))
+    if ((status = launch(p, PADDED_LOAD, &a, a.x_rows, 2 * a.pitch, a.stretch, c->stream)) ||
+        (status = cufft_rows_run(p->row_fft[0], loaded, fft_work, c->stream)))
         return status;
     a.x = x;
-    a.from = r->memory + r->at.kept;
-    if (pass->flags & SUM && (status = run_sum(r, a)))
+    a.z = c->memory + c->at.kept;
+    if (pass->flags & SUM && (status = sum_tile(c, a)))
         return status;
     if (!(pass->flags & BACK))
         return FFTCONV_STATUS_OK;
     a.from = loaded;
     if (pass->sink != SPREAD)
         a.dskip = NULL;
-    if ((status = launch(p, PADDED_PRODUCT, &a, rows, a.pitch, a.stretch, r->stream)) ||
-        (status = cufft_rows_run(p->row_fft[1], x, work, r->stream)))
+    if ((status = launch(p, PADDED_PRODUCT, &a, rows, a.pitch, a.stretch, c->stream)) ||
+        (status = cufft_rows_run(p->row_fft[1], x, fft_work, c->stream)))
         return status;
-    return launch(p, PADDED_STORE, &a, rows, p->L, a.stretch, r->stream);
+    return launch(p, PADDED_STORE, &a, rows, p->L, a.stretch, c->stream);
 }
 
-/* dk and dk_rev of a tile's kernels: the adjoint of make_tile. */
-static int take_taps(const struct run *r, struct fftconv_cuda_padded a)
+/* dk and dk_rev of a tile's kernels from their sums: the adjoint of make_tile. */
+static int take_taps(const struct padded_call *c, struct fftconv_cuda_padded a)
 {
-    const struct cuda_plan *p = r->p;
-    const fftconv_tensor *const taps[2] = {&r->o->dk, &r->o->dk_rev};
-    int status = cufft_rows_run(p->kernel_fft[1], a.sums, r->memory + r->at.work, r->stream);
+    const struct cuda_plan *p = c->p;
+    const fftconv_tensor *const gradients[2] = {&c->o->dk, &c->o->dk_rev};
+    int status = cufft_rows_run(p->kernel_fft[1], a.sums, c->memory + c->at.fft, c->stream);
     a.x = a.sums;
-    for (int i = 0; i < 2 && !status; i++) {
-        if (!taps[i]->data)
+    for (int reversed = 0; reversed < 2 && !status; reversed++) {
+        if (!gradients[reversed]->data)
             continue;
-        a.taps = cuda_operand(taps[i]);
-        a.length = taps[i]->shape[2];
-        a.reversed = i;
-        a.count = i ? p->rev_taps : p->taps;
-        status = launch(p, PADDED_TAKE, &a, a.kernels * a.kernel_batch, a.length, a.stretch,
-                        r->stream);
+        a.dk = cuda_operand(gradients[reversed]);
+        a.dk_length = gradients[reversed]->shape[2];
+        a.dk_used = reversed ? p->rev_taps : p->taps;
+        a.reversed = reversed;
+        status = launch(p, PADDED_TAKE, &a, a.kernels * a.kernel_batch, a.dk_length, a.stretch,
+                        c->stream);
     }
     return status;
 }
 
-/* A tile's kernels, and all rows that are theirs. */
-static int run_kernels(const struct run *r, struct fftconv_cuda_padded a)
+/* Points a.spectrum at the spectra of a tile's kernels, which are made where none are given. */
+static int find_spectrum(const struct padded_call *c, struct fftconv_cuda_padded *a)
 {
-    const struct cuda_plan *p = r->p;
-    const int64_t members = p->H / p->G;
-    const int64_t end = p->KB > 1 ? a.b + a.kernel_batch : p->B;
-    const int64_t first = (p->KB > 1 ? a.b * p->G : 0) + a.g;
-    int status;
-    if (r->spectrum) {
-        a.spectrum = r->spectrum + first * row_bytes(p);
-        a.spectrum_step = p->KB > 1 ? p->G : 0;
-    } else {
-        a.spectrum = r->memory + r->at.spectrum;
-        a.spectrum_step = p->KB > 1 ? a.kernels : 0;
-        if ((status = make_tile(p, a, &r->o->k, &r->o->k_rev, r->memory + r->at.spectrum,
-                                r->memory + r->at.work, r->stream)))
-            return status;
+    const struct cuda_plan *p = c->p;
+    if (c->spectrum) {
+        a->spectrum = c->spectrum + (a->kernel_b * p->G + a->g) * row_bytes(p);
+        a->spectrum_step = p->KB > 1 ? p->G : 0;
+        return FFTCONV_STATUS_OK;
     }
-    struct fftconv_cuda_padded t = a;
-    t.begin = 1;
-    for (int64_t m = 0; m < members; m += p->m_tile) {
-        t.h = a.g * members + m;
-        t.channels = a.kernels * min64(p->m_tile, members - m);
-        for (t.b = a.b; t.b < end; t.b += p->b_tile) {
-            t.batch = min64(p->b_tile, end - t.b);
-            for (int i = 0; i < r->passes; i++)
-                if ((status = run_pass(r, t, &r->pass[i])))
-                    return status;
-            t.begin = 0;
-        }
-    }
-    return cuda_need_dk(r->o) && a.sums ? take_taps(r, a) : FFTCONV_STATUS_OK;
+    a->spectrum = c->memory + c->at.spectrum;
+    a->spectrum_step = p->KB > 1 ? a->kernels : 0;
+    return make_tile(p, *a, &c->o->k, &c->o->k_rev, c->memory + c->at.spectrum,
+                     c->memory + c->at.fft, c->stream);
 }
 
-static int run_all(const struct run *r, struct fftconv_cuda_padded a)
+/* A tile's kernels, and all rows that they serve, tile after tile. */
+static int run_kernels(const struct padded_call *c, struct fftconv_cuda_padded a)
 {
-    const struct cuda_plan *p = r->p;
+    const struct cuda_plan *p = c->p;
+    const int64_t members = p->H / p->G;
+    const int64_t end = p->KB > 1 ? a.kernel_b + a.kernel_batch : p->B;
+    int status = find_spectrum(c, &a);
+    if (status)
+        return status;
+    a.first_tile = 1;
+    for (int64_t m = 0; m < members; m += p->m_tile) {
+        a.h = a.g * members + m;
+        a.channels = a.kernels * min64(p->m_tile, members - m);
+        for (a.b = a.kernel_b; a.b < end; a.b += p->b_tile) {
+            a.batch = min64(p->b_tile, end - a.b);
+            for (int i = 0; i < c->passes; i++)
+                if ((status = run_pass(c, a, &c->pass[i])))
+                    return status;
+            a.first_tile = 0;
+        }
+    }
+    return cuda_wants_dk(c->o) && a.sums ? take_taps(c, a) : FFTCONV_STATUS_OK;
+}
+
+static int run_all(const struct padded_call *c, struct fftconv_cuda_padded a)
+{
+    const struct cuda_plan *p = c->p;
     int status;
-    a.rows = tile_rows(p);
+    a.x_rows = tile_rows(p);
     for (a.g = 0; a.g < p->G; a.g += p->g_tile) {
         a.kernels = min64(p->g_tile, p->G - a.g);
-        for (a.b = 0; a.b < p->KB; a.b += p->KB > 1 ? p->b_tile : 1) {
-            a.kernel_batch = p->KB > 1 ? min64(p->b_tile, p->B - a.b) : 1;
-            if ((status = run_kernels(r, a)))
+        for (a.kernel_b = 0; a.kernel_b < p->KB; a.kernel_b += p->KB > 1 ? p->b_tile : 1) {
+            a.kernel_batch = p->KB > 1 ? min64(p->b_tile, p->B - a.kernel_b) : 1;
+            if ((status = run_kernels(c, a)))
                 return status;
         }
     }
     return FFTCONV_STATUS_OK;
 }
 
+/* ---- Calls ----------------------------------------------------------------------------------- */
+
 static int forward(const struct cuda_plan *p, const void *spectrum, const fftconv_operands *o,
                    void *workspace, void *stream)
 {
-    struct run r = {.p = p,
-                    .o = o,
-                    .spectrum = spectrum,
-                    .memory = workspace,
-                    .at = areas_of(p, FFTCONV_DIRECTION_FORWARD, spectrum != NULL),
-                    .stream = stream};
-    r.passes = cuda_forward_passes(p, o, r.pass);
-    return run_all(&r, padded_of(p));
+    struct padded_call c = {.p = p,
+                            .o = o,
+                            .spectrum = spectrum,
+                            .memory = workspace,
+                            .at = workspace_of(p, FFTCONV_DIRECTION_FORWARD, spectrum != NULL),
+                            .stream = stream};
+    c.passes = cuda_forward_passes(p, o, c.pass);
+    return run_all(&c, arguments_of(p));
 }
 
 static int backward(const struct cuda_plan *p, const void *spectrum, const fftconv_operands *o,
                     void *workspace, void *stream)
 {
-    struct run r = {.p = p,
-                    .o = o,
-                    .spectrum = spectrum,
-                    .memory = workspace,
-                    .at = areas_of(p, FFTCONV_DIRECTION_BACKWARD, spectrum != NULL),
-                    .stream = stream};
-    struct fftconv_cuda_padded a = padded_of(p);
-    r.passes = cuda_backward_passes(p, o, r.pass);
-    a.own = r.memory + r.at.own;
-    a.sums = r.memory + r.at.sums;
-    a.dskip = o->dskip.data ? r.memory + r.at.dskip : NULL;
-    const int status = run_all(&r, a);
+    struct padded_call c = {.p = p,
+                            .o = o,
+                            .spectrum = spectrum,
+                            .memory = workspace,
+                            .at = workspace_of(p, FFTCONV_DIRECTION_BACKWARD, spectrum != NULL),
+                            .stream = stream};
+    struct fftconv_cuda_padded a = arguments_of(p);
+    c.passes = cuda_backward_passes(p, o, c.pass);
+    a.own = c.memory + c.at.own;
+    a.sums = c.memory + c.at.sums;
+    a.dskip = o->dskip.data ? c.memory + c.at.dskip : NULL;
+    const int status = run_all(&c, a);
     if (status || !o->dskip.data)
         return status;
     a.channels = p->H;
-    a.count = p->B * ceil_div(p->L, p->stretch);
-    a.taps = cuda_operand(&o->dskip);
+    a.dskip_parts = p->B * ceil_div(p->L, p->stretch);
+    a.dskip_out = cuda_operand(&o->dskip);
     return launch(p, PADDED_SKIP, &a, p->H, 1, 1, stream);
 }
 
@@ -369,9 +408,11 @@ static void describe(const struct cuda_plan *p, fftconv_plan_info *info)
     info->transform_length = p->points;
     info->order = info->stages = 1;
     info->radices[0] = info->stage_radices[0] = p->points;
-    info->stage_flops[0] = 2 * 2.5 * rows * points * levels; /* about: a real FFT's */
+    /* about 2.5 P log2 P operations for a real FFT, there and back */
+    info->stage_flops[0] = 2 * 2.5 * rows * points * levels;
     info->product_flops = 3 * rows * points;
-    /* written padded, read and written by each transform and the product, read */
+    /* A row is written padded, read and written by both transforms and the product, and read
+     * at the end. */
     info->memory_bytes = 8 * rows * points * (double)real_bytes(p);
     info->spectra_row_bytes = row_bytes(p);
 }
@@ -381,7 +422,7 @@ const struct cuda_engine cuda_padded = {.name = "cufft",
                                         .destroy = padded_destroy,
                                         .describe = describe,
                                         .spectrum_bytes = spectrum_bytes,
-                                        .making_bytes = making_bytes,
+                                        .spectrum_workspace_bytes = spectrum_workspace_bytes,
                                         .workspace_bytes = workspace_bytes,
                                         .make_spectrum = make_spectrum,
                                         .forward = forward,

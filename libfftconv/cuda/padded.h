@@ -1,20 +1,20 @@
-/* What stands around the transforms of another library (cuFFT): rows of the caller to
- * padded real rows, products of spectra, sums over the batch, and real rows to what
- * the caller wants.
+/* The kernels of the padded engine, which stand around the transforms of cuFFT: from the caller's
+ * rows to padded real rows, products of spectra, sums over rows, and back to what the caller wants.
  *
- * A buffer holds rows of `pitch` complex numbers, a multiple of 16; a real row is the
- * first `points` of its 2 pitch reals, and its spectrum the first points / 2 + 1
- * complex numbers in their place.  What a row does not use is zero.  A warp takes a
- * stretch of a row at a time; all sums are in a fixed order. */
+ * A buffer holds rows of `pitch` complex numbers, a multiple of 16.  A real row is the first
+ * `points` of its 2 pitch real numbers, and its spectrum the first points / 2 + 1 complex numbers
+ * in the same place; the rest of a row is zero.  A warp takes a stretch of a row at a time, and
+ * all sums are in a fixed order. */
 #ifndef FFTCONV_CUDA_PADDED_H
 #define FFTCONV_CUDA_PADDED_H
 
-#include "rows.h"
+#include "padded_arguments.h"
+#include "sink.h"
 
 namespace fftconv
 {
 
-enum { RUN = 8 }; /* elements a lane takes at once */
+enum { RUN = 8 }; /* elements that a lane takes at once */
 
 template <class T> struct PaddedBase {
     typedef fftconv_cuda_padded Arguments;
@@ -22,10 +22,10 @@ template <class T> struct PaddedBase {
     struct Bin {
         T re, im;
     };
-    typedef Pack<Bin, 16 / sizeof(Bin)> Bins; /* moved at once */
+    typedef Pack<Bin, 16 / sizeof(Bin)> Bins; /* moved in one access */
     enum { BINS = 16 / sizeof(Bin) };
 
-    /* f(warp, row, first, last) for each stretch of each row of `length` elements. */
+    /* Calls f(row, first, last) for each stretch [first, last) of each row of `length` elements. */
     template <class F>
     static DEVICE void each_stretch(Block &block, int64_t rows, int64_t length, int64_t stretch,
                                     const F &f)
@@ -47,7 +47,7 @@ template <class T> struct PaddedBase {
     {
         return reinterpret_cast<Bins *>(real_row(buffer, a, row));
     }
-    /* A run within one row of a buffer: aligned. */
+    /* A run of a buffer's row, which is aligned. */
     static DEVICE void get(const T *from, T (&x)[RUN])
     {
         values_of(*reinterpret_cast<const Pack<T, RUN> *>(from), 0, x);
@@ -56,7 +56,7 @@ template <class T> struct PaddedBase {
     {
         *reinterpret_cast<Pack<T, RUN> *>(to) = pack_of<T>(x);
     }
-    /* The kernel of row (i, j) of the tile, in `spectrum`. */
+    /* The number, from a.spectrum on, of the kernel that serves row (i, j) of the tile. */
     static DEVICE int64_t kernel_of(const Arguments &a, int64_t row)
     {
         return row % a.batch * a.spectrum_step + (a.h + row / a.batch) / a.members -
@@ -64,7 +64,7 @@ template <class T> struct PaddedBase {
     }
 };
 
-/* The pass's input rows, and zeros. */
+/* The pass's input rows to x, with zeros behind each row's end, and in rows behind the tile's. */
 template <class T> struct LoadKernel : PaddedBase<T> {
     typedef PaddedBase<T> Base;
 
@@ -72,7 +72,7 @@ template <class T> struct LoadKernel : PaddedBase<T> {
     {
         const Pass &pass = a.pass;
         Base::each_stretch(
-            block, a.rows, 2 * a.pitch, a.stretch, [&](int64_t row, int64_t first, int64_t last) {
+            block, a.x_rows, 2 * a.pitch, a.stretch, [&](int64_t row, int64_t first, int64_t last) {
                 EACH_LANE(l)
                 {
                     const bool there = row < a.channels * a.batch;
@@ -108,7 +108,7 @@ template <class T> struct LoadKernel : PaddedBase<T> {
     }
 };
 
-/* x = K from, or conj(K) from, of each row's kernel; from may be x. */
+/* x = K from, or conj(K) from, where K is the spectrum of each row's kernel; from may be x. */
 template <class T> struct ProductKernel : PaddedBase<T> {
     typedef PaddedBase<T> Base;
 
@@ -140,23 +140,25 @@ template <class T> struct ProductKernel : PaddedBase<T> {
     }
 };
 
-/* Sums over the rows of each kernel q of the tile, its channels one after another, in
- * float64: of conj(from) x over `count` rows at a time, rounded to T, to the first of
- * them in `from`; or, without x, of these sums, to sums[q], unless `begin` added to what
- * is there. */
+/* Sums over the rows of each kernel q of the tile, one channel after another, in double.  The
+ * first launch sums conj(Z) G over rows_per_sum rows at a time, with G in x, and writes each sum,
+ * rounded to T, to the first of its rows in z.  The second, with `join` set, adds up these sums
+ * and writes the result to row q of `sums`, or adds it to what is there unless this is the
+ * kernel's first tile. */
 template <class T> struct SumKernel : PaddedBase<T> {
     typedef PaddedBase<T> Base;
-    enum { NEAR = 4 }; /* rows read before the first of them is waited for */
+    enum { NEAR = 4 }; /* so many rows are read before the first of them is waited for */
 
     static DEVICE void run(Block &block, const fftconv_cuda_padded &a)
     {
         typedef typename Base::Bins Bins;
-        /* in a tile, which never has 2^31 rows */
-        const int kernels = static_cast<int>(a.kernels), per = static_cast<int>(a.count);
+        const bool products = !a.join;
+        /* A tile never has 2^31 rows. */
+        const int kernels = static_cast<int>(a.kernels), per = static_cast<int>(a.rows_per_sum);
         const int members = static_cast<int>(a.channels) / kernels;
         const int each = a.kernel_batch > 1 ? 1 : static_cast<int>(a.batch);
-        const int rows = members * each; /* of a kernel */
-        const int parts = a.x ? (rows + per - 1) / per : 1, step = a.x ? 1 : per;
+        const int rows = members * each; /* rows of one kernel */
+        const int parts = products ? (rows + per - 1) / per : 1, step = products ? 1 : per;
         Base::each_stretch(
             block, a.kernel_batch * a.kernels * parts, a.pitch, Base::BINS * LANES,
             [&](int64_t task, int64_t first, int64_t) {
@@ -165,8 +167,8 @@ template <class T> struct SumKernel : PaddedBase<T> {
                     const int64_t n = first / Base::BINS + l;
                     const int q = static_cast<int>(task) / parts;
                     const int begin = static_cast<int>(task) % parts * per;
-                    const int end = a.x && begin + per < rows ? begin + per : rows;
-                    const auto row = [&](int i) { /* the kernel's i-th, in the tile */
+                    const int end = products && begin + per < rows ? begin + per : rows;
+                    const auto row = [&](int i) { /* row i of this kernel's, as a row of the tile */
                                                   return (q % kernels * members + i / each) *
                                                              a.batch +
                                                          q / kernels + i % each;
@@ -178,8 +180,8 @@ template <class T> struct SumKernel : PaddedBase<T> {
                             UNROLL
                             for (int j = 0; j < NEAR; j++)
                                 if (i + j * step < end) {
-                                    z[j] = Base::bins_of(a.from, a, row(i + j * step))[n];
-                                    if (a.x)
+                                    z[j] = Base::bins_of(a.z, a, row(i + j * step))[n];
+                                    if (products)
                                         x[j] = Base::bins_of(a.x, a, row(i + j * step))[n];
                                 }
                             UNROLL
@@ -188,14 +190,14 @@ template <class T> struct SumKernel : PaddedBase<T> {
                             for (int m = 0; m < Base::BINS; m++) {
                                 const double zr = z[j].at[m].re, zi = z[j].at[m].im;
                                 const double xr = x[j].at[m].re, xi = x[j].at[m].im;
-                                re[m] += a.x ? zr * xr + zi * xi : zr;
-                                im[m] += a.x ? zr * xi - zi * xr : zi;
+                                re[m] += products ? zr * xr + zi * xi : zr;
+                                im[m] += products ? zr * xi - zi * xr : zi;
                             }
                         }
-                        Bins *to = a.x ? Base::bins_of(a.from, a, row(begin)) + n
-                                       : Base::bins_of(a.sums, a, q) + n;
+                        Bins *to = products ? Base::bins_of(a.z, a, row(begin)) + n
+                                            : Base::bins_of(a.sums, a, q) + n;
                         Bins sum = {};
-                        if (!a.x && !a.begin)
+                        if (!products && !a.first_tile)
                             sum = *to;
                         UNROLL
                         for (int m = 0; m < Base::BINS; m++) {
@@ -209,7 +211,8 @@ template <class T> struct SumKernel : PaddedBase<T> {
     }
 };
 
-/* The transform's result v to the pass's sink; dskip's parts by stretch. */
+/* The rows x, transformed back, to the pass's sink.  The sums for dskip are written one for each
+ * stretch of each row. */
 template <class T> struct StoreKernel : PaddedBase<T> {
     typedef PaddedBase<T> Base;
 
@@ -247,7 +250,7 @@ template <class T> struct StoreKernel : PaddedBase<T> {
     }
 };
 
-/* dskip[h], of `count` parts each. */
+/* dskip[h] from its dskip_parts sums. */
 template <class T> struct SkipKernel : PaddedBase<T> {
     typedef PaddedBase<T> Base;
 
@@ -258,41 +261,41 @@ template <class T> struct SkipKernel : PaddedBase<T> {
             EACH_LANE(l)
             {
                 sum[l] = 0;
-                for (int64_t i = l; i < a.count; i += LANES)
-                    sum[l] += static_cast<const T *>(a.dskip)[h * a.count + i];
+                for (int64_t i = l; i < a.dskip_parts; i += LANES)
+                    sum[l] += static_cast<const T *>(a.dskip)[h * a.dskip_parts + i];
             }
             sum_over(sum);
             EACH_LANE(l)
             {
                 if (l == 0)
-                    set_element(row_of<T>(a.taps, 0, h), 0, sum[l]);
+                    set_element(row_of<T>(a.dskip_out, 0, h), 0, sum[l]);
             }
         });
     }
 };
 
-/* Kernels to rows, the first of them kernel number `first` of (kernel_batch, kernels),
- * times `scale`: taps of lag s >= 0 at place s, of lag -s at place points - s; lag 0
- * of k_rev at place 0; and where a circle of N came to be padded, tap s >= turn has
- * lag s - N as well. */
+/* Taps times `scale` to the rows of x, of which row 0 is that of kernel number first_kernel of the
+ * tile's.  A tap of lag s >= 0 stands at place s, and one of lag -s at place points - s; lag 0 of
+ * k_rev stands at place 0.  Where a circle of fft_size was padded, tap s >= wrapped_from has the
+ * lag s - fft_size as well. */
 template <class T> struct PlaceKernel : PaddedBase<T> {
     typedef PaddedBase<T> Base;
 
     static DEVICE void run(Block &block, const fftconv_cuda_padded &a)
     {
         Base::each_stretch(
-            block, a.rows, 2 * a.pitch, a.stretch, [&](int64_t row, int64_t first, int64_t last) {
+            block, a.x_rows, 2 * a.pitch, a.stretch, [&](int64_t row, int64_t first, int64_t last) {
                 EACH_LANE(l)
                 {
-                    const int64_t q = a.first + row, b = a.b + q / a.kernels;
+                    const int64_t q = a.first_kernel + row, b = a.kernel_b + q / a.kernels;
                     const int64_t g = a.g + q % a.kernels;
                     const bool there = q < a.kernel_batch * a.kernels;
-                    const bool more = there && (a.rev_count > 0 || a.turn < a.circle);
-                    const Row k = row_of<T>(a.taps, b, g), k_rev = row_of<T>(a.rev_taps, b, g);
+                    const bool more = there && (a.rev_used > 0 || a.wrapped_from < a.fft_size);
+                    const Row k = row_of<T>(a.k, b, g), k_rev = row_of<T>(a.k_rev, b, g);
                     const T scale = static_cast<T>(a.scale);
                     for (int64_t n = first + l * RUN; n < last; n += Base::STEP) {
                         T x[RUN], *to = Base::real_row(a.x, a, row) + n;
-                        read_run(k, static_cast<int>(n), 0, there ? static_cast<int>(a.count) : 0,
+                        read_run(k, static_cast<int>(n), 0, there ? static_cast<int>(a.k_used) : 0,
                                  x);
                         UNROLL
                         for (int i = 0; i < RUN; i++)
@@ -300,11 +303,11 @@ template <class T> struct PlaceKernel : PaddedBase<T> {
                         Base::put(to, x);
                         NO_UNROLL
                         for (int64_t i = n; more && i < n + RUN && i < a.points; i++) {
-                            const int64_t s = a.circle - a.points + i,
+                            const int64_t s = a.fft_size - a.points + i,
                                           lag = i > 0 ? a.points - i : 0;
-                            if (i > 0 && a.turn <= s && s < a.length)
+                            if (i > 0 && a.wrapped_from <= s && s < a.k_length)
                                 to[i - n] += element<T>(k, s) * scale;
-                            if (lag < a.rev_count)
+                            if (lag < a.rev_used)
                                 to[i - n] += element<T>(k_rev, lag) * scale;
                         }
                     }
@@ -313,32 +316,32 @@ template <class T> struct PlaceKernel : PaddedBase<T> {
     }
 };
 
-/* The adjoint: dk, or dk_rev where `reversed`, of `length` taps, from rows. */
+/* The adjoint: the dk_length gradients of k's taps, or of k_rev's where `reversed`, from rows. */
 template <class T> struct TakeKernel : PaddedBase<T> {
     typedef PaddedBase<T> Base;
 
     static DEVICE void run(Block &block, const fftconv_cuda_padded &a)
     {
         Base::each_stretch(
-            block, a.kernel_batch * a.kernels, a.length, a.stretch,
+            block, a.kernel_batch * a.kernels, a.dk_length, a.stretch,
             [&](int64_t q, int64_t first, int64_t last) {
                 EACH_LANE(l)
                 {
                     const T *row = Base::real_row(a.x, a, q);
-                    const Row to = row_of<T>(a.taps, a.b + q / a.kernels, a.g + q % a.kernels);
+                    const Row to = row_of<T>(a.dk, a.kernel_b + q / a.kernels, a.g + q % a.kernels);
                     for (int64_t n = first + l * RUN; n < last; n += Base::STEP) {
                         T x[RUN];
                         UNROLL
                         for (int i = 0; i < RUN; i++) {
                             const int64_t s = n + i;
                             x[i] = 0;
-                            if (s < a.count)
+                            if (s < a.dk_used)
                                 x[i] = row[a.reversed && s > 0 ? a.points - s : s];
-                            if (!a.reversed && a.turn <= s && s < a.length)
-                                x[i] += row[a.points - a.circle + s];
+                            if (!a.reversed && a.wrapped_from <= s && s < a.dk_length)
+                                x[i] += row[a.points - a.fft_size + s];
                             x[i] *= static_cast<T>(a.scale);
                         }
-                        write_run(to, static_cast<int>(n), 0, static_cast<int>(a.length), x);
+                        write_run(to, static_cast<int>(n), 0, static_cast<int>(a.dk_length), x);
                     }
                 }
             });

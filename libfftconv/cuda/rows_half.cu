@@ -1,4 +1,4 @@
-/* The kernel of every length in float16. */
+/* The fused kernels of every transform length, with points in float16. */
 #include "launch.h"
 
 #define ROW(r1, r2, r3) launcher_of<Shape<Half, r1, r2, r3>>(),

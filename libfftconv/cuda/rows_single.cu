@@ -1,4 +1,4 @@
-/* The kernel of every length in float32. */
+/* The fused kernels of every transform length, in float32. */
 #include "launch.h"
 
 #define ROW(r1, r2, r3) launcher_of<Shape<Single, r1, r2, r3>>(),

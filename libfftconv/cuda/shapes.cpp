@@ -1,4 +1,4 @@
-/* The table of lengths, and of each the constants' sizes and builder. */
+/* The table of transform lengths: the sizes of each, and the function that makes its constants. */
 #include "shapes.h"
 #include "tables.h"
 

@@ -1,5 +1,6 @@
-/* The lengths that have a kernel: SHAPE(R1, R2, R3), M = R1 R2 R3, the shortest
- * first.  The longest only in float16: 256 KB in float32 are no block's. */
+/* The transform lengths that have a fused kernel: SHAPE(R1, R2, R3) for M = R1 R2 R3, the shortest
+ * first.  The longest exists in float16 only, because its 256 KB of points in float32 are more
+ * than any block's shared memory. */
 #define FFTCONV_SHAPES_SINGLE(SHAPE) \
     SHAPE(16, 16, 1) \
     SHAPE(16, 16, 2) \

@@ -1,10 +1,11 @@
-/* The constants of one shape's stages, made on the host in double. */
+/* The constants of one shape's stages: DFT matrices and twiddles, made on the host in double and
+ * laid out as layout.h says. */
 #ifndef FFTCONV_CUDA_TABLES_H
 #define FFTCONV_CUDA_TABLES_H
 
 #include <math.h>
 
-#include "rows.h"
+#include "layout.h"
 
 namespace fftconv
 {
@@ -20,7 +21,8 @@ inline Wide root(double turns)
     return {cos(angle), sin(angle)};
 }
 
-/* A power of two near 1 / sqrt(R) for each direction, with the product 1 / R. */
+/* The factor that a stage of this radix carries in each direction: a power of two near
+ * 1 / sqrt(R).  The product of both is 1 / R. */
 inline double forward_scale(int radix) { return exp2(-ceil(log2(radix) / 2)); }
 inline double inverse_scale(int radix) { return 1 / (radix * forward_scale(radix)); }
 
@@ -28,7 +30,7 @@ template <class Shape> struct Tables {
     typedef typename Shape::Arith Arith;
     enum { R1 = Shape::R1, R2 = Shape::R2, R3 = Shape::R3, S = Shape::S, X = Shape::X };
 
-    /* value(row, column) as fragments of A, (16 tiles, 16 tiles) */
+    /* The matrix value(row, column) as fragments of A, in tiles of 16 x 16. */
     template <class F> static void put_a(unsigned char *to, int rows, int columns, const F &value)
     {
         FragmentA<Arith> *f = reinterpret_cast<FragmentA<Arith> *>(to);
@@ -41,7 +43,7 @@ template <class Shape> struct Tables {
                             f[LANES + l].at[i]);
                     }
     }
-    /* ... of B, (16, 8) tiles */
+    /* The same as fragments of B, in tiles of 16 x 8. */
     template <class F> static void put_b(unsigned char *to, int rows, int columns, const F &value)
     {
         FragmentB<Arith> *f = reinterpret_cast<FragmentB<Arith> *>(to);
@@ -54,7 +56,7 @@ template <class Shape> struct Tables {
                             f[LANES + l].at[i]);
                     }
     }
-    /* ... of C in float32, (16, 8) tiles */
+    /* The same in float32, each number once, as a lane holds a C, in tiles of 16 x 8. */
     template <class F> static void put_c(unsigned char *to, int rows, int columns, const F &value)
     {
         Complex *c = reinterpret_cast<Complex *>(to);
@@ -71,7 +73,7 @@ template <class Shape> struct Tables {
         im = Ops<Arith>::pair(static_cast<float>(a.im), static_cast<float>(b.im));
     }
     static Wide times(Wide w, double x) { return {w.re * x, w.im * x}; }
-    /* Which column of a tile is column i of its fragments, eight by eight. */
+    /* The column of a tile that is column i of its fragments, which have 8 columns each. */
     static int tile_column(int i) { return Shape::column_of(i / 8, i % 8); }
 
     static void build(unsigned char *to, int even_odd)
@@ -80,7 +82,7 @@ template <class Shape> struct Tables {
         const auto first = [=](int k1, int n1) {
             return times(root(-n1 * (k1 - angle) / R1), forward_scale(R1));
         };
-        const auto last = [=](int n1, int k1) { /* Re F and Im F, as conj(F) V needs them */
+        const auto last = [=](int n1, int k1) { /* The kernel needs Re F and Im F, for conj(F) V. */
                                                 return times(root(-n1 * (k1 - angle) / R1),
                                                              inverse_scale(R1));
         };
@@ -90,7 +92,8 @@ template <class Shape> struct Tables {
         const auto second_back = [](int n, int k) {
             return times(root(double(n * k) / R2), inverse_scale(R2));
         };
-        /* block-diagonal: x = (k1, n3), within one k1 */
+        /* A tile has X columns x = (k1, n3), and stage 3 sums over n3 within one k1: its matrix is
+         * block-diagonal. */
         const auto third = [](int i, int x) {
             const int from = tile_column(i);
             return from / R3 != x / R3
@@ -128,7 +131,7 @@ template <class Shape> struct Tables {
         for (int k = 0; k < S; k++)
             mirror_low[Shape::in_four(k % R2, k / R2)] = single(root(-double(k) / S));
     }
-    /* log2 of what a forward transform is scaled by */
+    /* log2 of the factor by which a forward transform scales its result */
     static int shift()
     {
         return static_cast<int>(log2(forward_scale(R1) * forward_scale(R2) * forward_scale(R3)));

@@ -1,5 +1,8 @@
-/* The CUDA engine on the CPU, for the tests beside it: the whole library, with the kernels
- * over machine_host.h in a GPU's place. */
+/* The library's CUDA engines on a CPU, for the tests in this folder.  This is the whole library,
+ * with its kernels compiled as C++ over machine_host.h.  The GPU's place is taken by two devices
+ * whose memory is this process's, and cuFFT's by plain DFTs.  The functions cuda_emulated_... let
+ * a test set up the devices and see what was done with them. */
+#include "cuda/kernel.h"
 #include "cuda/pack.h"
 #include "cuda/padded.h"
 #include "cuda/shapes.h"
@@ -21,12 +24,14 @@ namespace
 {
 
 uint32_t seed;
-std::atomic<int64_t> until_failure{-1}; /* operations of the machine that succeed */
+/* The number of operations of the machine that will succeed before one fails; below 0: all do. */
+std::atomic<int64_t> until_failure{-1};
 
 bool fails(void) { return until_failure >= 0 && until_failure-- == 0; }
 
-thread_local int current; /* device */
-/* Where operations belong, if it is told; those that went elsewhere. */
+thread_local int current; /* the device that this thread has entered */
+/* The stream and device that operations belong on, where a test has said so, and how many
+ * operations went elsewhere. */
 void *expected_stream;
 int expected_device;
 std::atomic<int64_t> strays;
@@ -36,7 +41,7 @@ void on(void *stream)
     strays += expected_stream && (stream != expected_stream || current != expected_device);
 }
 
-/* The devices, a bit each, on which a kernel is loaded and may use its memory. */
+/* A bit for each device on which a kernel is loaded and may use its shared memory. */
 template <class Kernel> std::atomic<unsigned> prepared_on{0};
 
 template <class... Kernels> int prepare(int device)
@@ -79,7 +84,7 @@ template <class Shape> int prepare_shape(int device)
                    RowKernel<Shape, ROWS_SPECTRA>, RowKernel<Shape, ROWS_TAPS>>(device);
 }
 
-/* A length's kernels. */
+/* The kernels of one transform length. */
 struct RowLauncher {
     int (*launch)(const fftconv_cuda_rows &, int64_t blocks);
     int (*prepare)(int device);
@@ -95,7 +100,7 @@ const RowLauncher &rows_of(int single, int shape)
     return (single ? singles : halves)[shape];
 }
 
-/* Wavefronts of each role, if a test asks for them. */
+/* The counts of shared memory's wavefronts for each role, where a test asks for them. */
 bool counting;
 Banks banks[ROLES];
 
@@ -144,14 +149,14 @@ int padded(int wide, int kernel, const struct fftconv_cuda_padded *a, int64_t bl
 /* ---- Two devices, whose memory is this process's ---- */
 
 int64_t shared_bytes = 227 * 1024, tile_bytes = 128 << 20, resident = 3, waits;
-/* What a call must not do where a graph is captured. */
+/* A call must do neither of these while a graph is captured. */
 std::atomic<int64_t> allocations, synchronisations;
 
 struct Piece {
     int64_t bytes;
     int device;
 };
-std::map<uintptr_t, Piece> pieces; /* by where they start */
+std::map<uintptr_t, Piece> pieces; /* by address */
 std::mutex of_pieces;
 
 int devices(void) { return 2; }
@@ -192,7 +197,8 @@ int prepare_padded(int device, int wide)
     return wide ? prepare_steps<double>(device) : prepare_steps<float>(device);
 }
 
-/* All NaN, and no longer than asked for: AddressSanitizer sees to that. */
+/* Memory is filled with NaN.  It is not longer than asked for, so that AddressSanitizer sees every
+ * access behind its end. */
 int allocate(void **memory, int64_t bytes)
 {
     if (fails() || !(*memory = aligned_new(bytes)))
@@ -264,7 +270,8 @@ struct Handle {
     long long n = 0, in_step = 0, out_step = 0, rows = 0;
     size_t work_bytes = 0;
     void *stream = nullptr, *work = nullptr;
-    std::shared_ptr<std::mutex> used = std::make_shared<std::mutex>(); /* by one thread */
+    /* held by the one thread that uses the handle */
+    std::shared_ptr<std::mutex> used = std::make_shared<std::mutex>();
 };
 std::map<int, Handle> handles;
 std::mutex of_handles;
@@ -287,7 +294,7 @@ Handle *handle_of(int number)
     return at == handles.end() || fails() ? nullptr : &at->second;
 }
 
-/* x[n step], n < N: N = p M, over the sub-sequences n = p m + r. */
+/* The DFT of x[n step], n < N, by those of the sequences n = p m + r, where N = p M. */
 std::vector<std::complex<double>> dft(const std::complex<double> *x, long long N, long long step,
                                       int sign)
 {
@@ -348,7 +355,7 @@ template <class T> int execute(int number, int type, void *in, void *out)
                 if (k)
                     x[n - k] = std::conj(x[k]);
             }
-            x[0] = x[0].real(); /* as of a real row's spectrum */
+            x[0] = x[0].real(); /* cuFFT takes a spectrum to be that of a real row */
             if (n % 2 == 0)
                 x[n / 2] = x[n / 2].real();
             x = dft(x.data(), n, 1, 1);
@@ -363,7 +370,7 @@ template <class T> int execute(int number, int type, void *in, void *out)
 
 const struct cuda_machine *cuda_machine(void)
 {
-    /* 4 tasks: a block sums several rows of the batch */
+    /* With tasks = 4, a block sums several rows of the batch. */
     static const struct cuda_machine machine = {
         rows,   pack,         fill,           padded,      devices, enter,       leave,
         limits, prepare_rows, prepare_padded, allocate,    release, allocate_on, release_on,
@@ -371,7 +378,7 @@ const struct cuda_machine *cuda_machine(void)
     return &machine;
 }
 
-/* What plans made from now on find; and the order that blocks and warps run in. */
+/* Sets what plans that are made from now on find, and the order in which blocks and warps run. */
 extern "C" FFTCONV_API void cuda_emulated_set(int64_t shared_bytes_, int64_t blocks, uint32_t seed_)
 {
     shared_bytes = shared_bytes_;
@@ -379,11 +386,11 @@ extern "C" FFTCONV_API void cuda_emulated_set(int64_t shared_bytes_, int64_t blo
     seed = seed_;
 }
 
-/* What one buffer of a workspace should be of, in plans made from now on. */
+/* Sets about how large a buffer of a workspace should be, in plans that are made from now on. */
 extern "C" FFTCONV_API void cuda_emulated_set_tile(int64_t bytes) { tile_bytes = bytes; }
 
-/* From now on all launches, and allocations in a stream's order, should be on this
- * stream (NULL: any) and device; how many were not. */
+/* From now on, all launches and all allocations in a stream's order should be on this stream, or
+ * on any if it is NULL, and on this device.  strays returns how many were not. */
 extern "C" FFTCONV_API void cuda_emulated_expect(void *stream, int device)
 {
     expected_stream = stream;
@@ -391,8 +398,9 @@ extern "C" FFTCONV_API void cuda_emulated_expect(void *stream, int device)
 }
 extern "C" FFTCONV_API int64_t cuda_emulated_strays(void) { return strays; }
 
-/* Count the wavefronts of shared memory in kernels of rows from now on, or no more;
- * then the i-th count: of a role, a function's loads or stores.  0: there is none. */
+/* Starts to count the wavefronts of shared memory in the fused kernels, or stops.  Then counted
+ * returns the i-th count, which is that of a role and of a function's loads or stores, or 0 where
+ * there is no i-th. */
 extern "C" FFTCONV_API void cuda_emulated_count(int on)
 {
     counting = on;
@@ -413,7 +421,8 @@ extern "C" FFTCONV_API int cuda_emulated_counted(int i, int *role, const char **
     return 0;
 }
 
-/* ... and of a warp's one load of `bytes` bytes at at[lane], nowhere if below 0. */
+/* Counts the wavefronts of a warp's one load of `bytes` bytes at at[lane]; lanes with at[lane] < 0
+ * load nothing. */
 extern "C" FFTCONV_API void cuda_emulated_wavefronts(const int *at, int bytes, int64_t *taken,
                                                      int64_t *least)
 {
@@ -429,10 +438,11 @@ extern "C" FFTCONV_API void cuda_emulated_wavefronts(const int *at, int bytes, i
     *least = one[" load"].least;
 }
 
-/* After `operations` more, one of the machine fails; below 0: none does. */
+/* Lets so many more operations of the machine succeed, and the next one fail; below 0, none
+ * fails. */
 extern "C" FFTCONV_API void cuda_emulated_fail(int64_t operations) { until_failure = operations; }
 
-/* Allocations, and waits of the host for the device, so far. */
+/* The number of allocations, and of waits of the host for the device, so far. */
 extern "C" FFTCONV_API int64_t cuda_emulated_stops(void) { return allocations + synchronisations; }
 
 extern "C" {
@@ -520,7 +530,8 @@ FFTCONV_API int cufftExecZ2D(int h, void *in, void *out)
 }
 }
 
-/* Pieces of device memory and cuFFT handles not freed, and the device calls left behind. */
+/* The number of pieces of device memory and cuFFT handles that have not been freed, and the device
+ * that the calling thread is on. */
 extern "C" FFTCONV_API int64_t cuda_emulated_allocations(void)
 {
     const std::lock_guard<std::mutex> lock(of_pieces);
@@ -528,11 +539,12 @@ extern "C" FFTCONV_API int64_t cuda_emulated_allocations(void)
     return static_cast<int64_t>(pieces.size() + handles.size());
 }
 extern "C" FFTCONV_API int cuda_emulated_device(void) { return current; }
-/* Streams told to wait for another, so far. */
+/* How often a stream has been told to wait for another. */
 extern "C" FFTCONV_API int64_t cuda_emulated_waits(void) { return waits; }
 
-/* The fragment maps, for a test that holds them against the manual's formulas: row
- * and column of item i (of a pair: its first) of lane l, of matrix "a", "b", "c". */
+/* The fragments' layout, for a test that compares it with the manual's formulas: the row and
+ * column of item i of lane l, in a matrix "a", "b" or "c".  An item of A and B is a pair, of which
+ * this is the first. */
 extern "C" FFTCONV_API void cuda_emulated_fragment(int matrix, int lane, int i, int *row,
                                                    int *column)
 {
@@ -542,7 +554,7 @@ extern "C" FFTCONV_API void cuda_emulated_fragment(int matrix, int lane, int i, 
                               : c_column(lane, i);
 }
 
-/* 16-bit conversions: of float bits to bits. */
+/* The bits of x as a 16-bit number. */
 extern "C" FFTCONV_API int cuda_emulated_bits(int bfloat, float x)
 {
     return bfloat ? bfloat_bits(x) : half_bits(x);
