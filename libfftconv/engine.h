@@ -190,52 +190,70 @@ struct matrix_kernels {
 
 /* ---- Short convolutions (depthwise.c) ---------------------------------------------------- */
 
-/* The channels of a tile are at most so many. */
+/* A band is a run of neighbouring channels that are worked on together: at most so many. */
 enum { BAND = 512 };
 
-/* y[h, l] = act(bias[h] + sum_k w[h, k] x[h, l - left + k]); x is what `state` holds before
- * element 0, else zeros. */
-struct correlation {
-    bool across; /* lanes go over channels, which are neighbours in memory */
-    bool direct; /* x and y, of one type, are read and written without a copy between */
-    enum { AS_REALS, AS_PAIRS, AS_HALVES } as; /* how: cpu/depthwise.h */
-    int64_t taps, left;                        /* left may be below 0 */
-    int64_t L, Lout, D;
+/* y[h, l] = act(bias[h] + sum_k w[h, k] x[h, l - left + k]), where x is zero outside its L
+ * elements, or before element 0 what `state` holds. */
+struct short_conv {
+    /* Channels are contiguous, and the lanes of a vector are channels of one element.
+     * Otherwise elements are contiguous, and the lanes are elements of one channel. */
+    bool channels_last;
+    bool uncopied; /* x and y have one dtype, and are read and written where they are */
+    /* What one vector of x or y holds, where it is uncopied: the engine's own numbers, pairs of
+     * bfloat16, or float16; see cpu/depthwise_sums.h. */
+    enum { AS_REALS, AS_BFLOAT16, AS_FLOAT16 } as;
+    int64_t taps, left; /* left may be negative */
+    int64_t L, Lout, H;
     int activation;
-    const void *w;      /* [D][taps], across [taps][D padded to whole vectors] */
-    const void *bias;   /* [D], padded too */
-    const void *blocks; /* across and direct: of channels first + n unit, a vector's worth,
-                           their taps and bias, for n = 0, 1, ... */
-    int64_t first;      /* the start of a line of y where that is far, else 0 */
-    bool far;           /* y goes past the caches, as whole lines */
-    /* (B, D, L), (B, D, taps - 1), (B, D, Lout) */
+    const void *w;    /* [H][taps]; channels last: [taps][H, padded to whole vectors] */
+    const void *bias; /* [H], padded likewise */
+    /* Channels last and uncopied: the taps and the bias of each slice, a vector's worth of
+     * channels, one slice after the other from channel first_slice on. */
+    const void *slices;
+    bool streamed; /* y is too large for the caches and is written past them, by whole lines */
+    int64_t first_slice; /* streamed: the channel at which a cache line of y begins; else 0 */
+    /* (B, H, L), (B, H, taps - 1), (B, H, Lout) */
     const fftconv_tensor *x, *state, *y, *dy, *dx, *dstate;
-    /* A tile, one channel unless across; a row's last may have 2 lanes more. */
+    /* A tile has at most tile_length outputs of one channel or, channels last, of a band of
+     * tile_channels; the last band of a row may be up to two vectors wider. */
     int64_t tile_channels, tile_length;
 };
 
-/* Numbers of a worker's memory for tiles of a correlation. */
-static inline int64_t correlation_work(const struct correlation *c, int lanes)
+/* Elements [l0, l1) of channels [h0, h1) of row b of the batch. */
+struct short_conv_tile {
+    int64_t b, h0, h1, l0, l1;
+};
+
+/* The buffers in a worker's memory, each of which holds a tile of x, of y or dx, of y before
+ * its activation, or of the gradient of that. */
+enum { TILE_X, TILE_OUT, TILE_P, TILE_G, TILE_BUFFERS };
+
+/* Numbers of one buffer, and of all. */
+static inline int64_t short_conv_buffer(const struct short_conv *c, int lanes)
 {
-    const int64_t width = c->across ? round_up(c->tile_channels, lanes) + 2 * lanes : 1;
-    return 4 * (round_up((c->tile_length + 2 * c->taps) * width, lanes) + 16 * lanes);
+    const int64_t width = c->channels_last ? round_up(c->tile_channels, lanes) + 2 * lanes : 1;
+    return round_up((c->tile_length + 2 * c->taps) * width, lanes) + 16 * lanes;
+}
+static inline int64_t short_conv_work(const struct short_conv *c, int lanes)
+{
+    return TILE_BUFFERS * short_conv_buffer(c, lanes);
 }
 
+/* work: short_conv_work numbers, aligned to ALIGNMENT. */
 struct depthwise_kernels {
-    /* y of one tile: row b of the batch, channels [d0, d1), outputs [l0, l1); work holds
-     * correlation_work numbers, aligned. */
-    void (*forward)(const struct correlation *, int64_t b, int64_t d0, int64_t d1, int64_t l0,
-                    int64_t l1, void *work);
-    /* c->blocks, from w and bias. */
-    void (*pack_blocks)(const struct correlation *, void *to);
-    /* dx of a tile of the elements of x, where those below 0 are the state's; flipped: w with
-     * its taps in reverse. */
-    void (*dx)(const struct correlation *, const void *flipped, int64_t b, int64_t d0, int64_t d1,
-               int64_t l0, int64_t l1, void *work);
-    /* sums[d - d0][k] += sum_l g[d, l] x[d, l - left + k], g = dy act', and for k = taps
-     * sum_l g[d, l], over a tile of outputs. */
-    void (*dweight)(const struct correlation *, int64_t b, int64_t d0, int64_t d1, int64_t l0,
-                    int64_t l1, double *sums, void *work);
+    /* A tile of y. */
+    void (*forward)(const struct short_conv *, const struct short_conv_tile *, void *work);
+    /* The table c->slices, from w and bias. */
+    void (*pack_slices)(const struct short_conv *, void *slices);
+    /* A tile of dx, of which the elements below 0 are dstate's; flipped: w with its taps in
+     * reverse. */
+    void (*dx)(const struct short_conv *, const struct short_conv_tile *, const void *flipped,
+               void *work);
+    /* sums[h - h0][k] += sum_l g[h, l] x[h, l - left + k] with g = dy act', and for k = taps
+     * sum_l g[h, l], over a tile of outputs. */
+    void (*dweight)(const struct short_conv *, const struct short_conv_tile *, double *sums,
+                    void *work);
 };
 
 /* ---- State-space kernels (ssm/), all in float64 ------------------------------------------ */

@@ -1,11 +1,11 @@
 /* A frequency pattern on a circle of N samples for which there are no stages, since N has a
- * prime factor above 7.  The pattern then acts on the kernel before its transform:
+ * prime factor above 7.  The weights of the pattern then act on the kernel beforehand,
  *
- *     k' = irfft(weights rfft(k)),   y = k' * u modulo N,
+ *     k' = irfft(weights rfft(k)),   y = k' * u modulo N.
  *
- * and nothing is saved, but the result is right.  The weights are real, so the filter is a
- * symmetric circulant matrix: it is its own adjoint, and dk = irfft(weights rfft(dk')).
- * It is done in float64, by the rdft of rdft.c. */
+ * The result is right, but no work is saved.  The weights are real, so the filter is a symmetric
+ * circulant matrix: it is its own adjoint, and dk = irfft(weights rfft(dk')).  Both are done in
+ * float64, by the real DFTs of rdft.c. */
 #include "plan.h"
 
 #include <stdlib.h>

@@ -1,237 +1,186 @@
-/* H3's heads: each group's outer product convolved lane pair by lane pair, and
- * contracted with q on the way out.  A lane i of u meets all lanes j of v in one
- * call of the fused convolution, whose h rows are added up at once. */
+/* H3's heads.  Channels come in groups of h, and each channel of u meets each channel of v of its
+ * group in a product, which is convolved with the group's kernel and contracted with q:
+ *
+ *     y_j = sum_i q_i . mask . act((u_i . v_j) * k + skip . u_i . v_j).
+ *
+ * One call of the fused convolution takes channel i of u and q, repeated by a stride of 0, and
+ * all h channels of v as gates; its h rows of y are added to those of the other i. */
+#include "call.h"
 #include "check.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* A worker's memory, in bytes from its start; -1: not needed. */
-struct part {
-    int64_t u, v, q, dy; /* a group's h rows, where the caller's will not do */
-    int64_t sum;         /* h rows: y, or dv */
-    int64_t lane;        /* one row: du_i, dq_i */
-    int64_t slope;       /* one row: gelu' */
-    int64_t call[3];     /* h rows of one call: y; du, din_gate, dout_gate */
-    int64_t taps, scalars, workspace, total;
+/* What a worker needs for a group: where each piece begins in its memory, in bytes; -1: it is
+ * not needed. */
+struct group_memory {
+    int64_t u, v, q, dy;             /* the group's h rows, where the caller's will not do */
+    int64_t sum;                     /* h rows: of y, or of dv */
+    int64_t saved, slope;            /* a row each: u_i or q_i, and gelu' of it */
+    int64_t y;                       /* h rows of one call: forward */
+    int64_t du, dv, dq;              /* and backward */
+    int64_t taps, skip, mask, dskip; /* dk and dk_rev of one call; numbers, h of dskip */
+    int64_t workspace, total;
 };
 
 struct heads {
     const struct fftconv_plan *plan;
     const fftconv_heads_desc *o;
-    bool back;
+    bool backward;
     int64_t B, G, h, L;
-    int64_t chunks; /* of the batch: the shapes', not the threads', so that sums
-                         come out the same */
-    int real;       /* bytes */
-    int64_t step;   /* from row to row in a worker's memory, in reals */
-    int inside;     /* threads of the calls within */
-    struct part part;
+    int64_t chunks; /* of the batch, fixed by the shapes, so that threads do not change the sums */
+    int real_bytes;
+    int64_t step; /* numbers from row to row in a worker's memory */
+    int inside;   /* threads of the calls of the convolution */
+    struct group_memory at;
     int64_t workspace_bytes;
-    char *workers, *sums; /* sums: of dk, dk_rev and dskip, chunk by chunk */
+    char *workers;
+    char *sums; /* of each group and chunk: dk, dk_rev, and at dskip_at the float64 dskip */
     int64_t sum_bytes, dskip_at;
 };
 
 enum { LEAST_TASKS = 16 };
 
-/* ---- Checks ---------------------------------------------------------------------- */
+/* ---- Checks ------------------------------------------------------------------------------- */
 
-static bool is_row_dtype(const struct fftconv_plan *plan, int dtype)
+static int check_group_plan(const struct fftconv_plan *plan)
 {
-    return plan->dtype == FFTCONV_DTYPE_FLOAT64
-               ? dtype == FFTCONV_DTYPE_FLOAT64
-               : dtype >= FFTCONV_DTYPE_FLOAT32 && dtype <= FFTCONV_DTYPE_BFLOAT16;
+    const int status = check_on_cpu(plan);
+    if (status)
+        return status;
+    if (plan->B != 1 || plan->G != 1 || plan->history ||
+        (plan->dtype != FFTCONV_DTYPE_FLOAT32 && plan->dtype != FFTCONV_DTYPE_FLOAT64))
+        return fail(FFTCONV_STATUS_INVALID,
+                    "plan has batch %lld, %lld kernels, dtype %s%s, must have batch 1, 1 kernel, "
+                    "dtype float32 or float64, and no history",
+                    (long long)plan->B, (long long)plan->G, dtype_name(plan->dtype),
+                    plan->history ? ", history" : "");
+    return FFTCONV_STATUS_OK;
 }
 
-static int check(const struct fftconv_plan *plan, const fftconv_heads_desc *o, bool back)
+static int check_operands_of_heads(const struct fftconv_plan *plan, const fftconv_heads_desc *o,
+                                   bool backward)
+{
+    const int64_t B = o->u.shape[0], H = o->u.shape[1], G = H / plan->H;
+    const bool two_sided = plan->mode == FFTCONV_MODE_TWO_SIDED;
+    const char *unless = two_sided ? NULL : "the plan's mode is two_sided (2)";
+    const int gradient = BACKWARD_ONLY | OUTPUT;
+    const unsigned own = DTYPE_BIT(plan->dtype);
+    const unsigned rows = plan->dtype == FFTCONV_DTYPE_FLOAT64
+                              ? own
+                              : REAL_DTYPES & ~DTYPE_BIT(FFTCONV_DTYPE_FLOAT64);
+#define ROWS {B, H, plan->L}, rows
+#define TAPS(n) {1, G, (n)}, own
+    const struct operand all[] = {
+        {"u", &o->u, ROWS, .is = NEEDED},
+        {"v", &o->v, ROWS, .is = 0},
+        {"q", &o->q, ROWS, .is = 0},
+        {"k", &o->k, TAPS(plan->Lk), .is = NEEDED},
+        {"k_rev", &o->k_rev, TAPS(plan->Lk_rev), .is = two_sided ? NEEDED : 0, .unless = unless},
+        {"skip", &o->skip, {1, G, 1}, rows, .is = 0},
+        {"mask", &o->mask, {B, G, 1}, rows, .is = 0},
+        {"dy", &o->dy, ROWS, .is = BACKWARD_ONLY | NEEDED},
+        {"y", &o->y, ROWS, .is = FORWARD_ONLY | NEEDED | OUTPUT},
+        {"du", &o->du, ROWS, .is = gradient, .of = &o->u},
+        {"dv", &o->dv, ROWS, .is = gradient, .of = &o->v},
+        {"dq", &o->dq, ROWS, .is = gradient, .of = &o->q},
+        {"dk", &o->dk, TAPS(plan->Lk), .is = gradient, .of = &o->k},
+        {"dk_rev", &o->dk_rev, TAPS(plan->Lk_rev), .is = gradient, .of = &o->k_rev,
+         .unless = unless},
+        {"dskip", &o->dskip, {1, G, 1}, rows, .is = gradient, .of = &o->skip},
+    };
+#undef ROWS
+#undef TAPS
+    enum { COUNT = sizeof all / sizeof *all };
+    bool used[COUNT];
+    return check_table(all, COUNT, backward, used);
+}
+
+static int check(const struct fftconv_plan *plan, const fftconv_heads_desc *o, bool backward)
 {
     int status;
     if (!plan || !o)
         return fail(FFTCONV_STATUS_INVALID, "%s is NULL", plan ? "desc" : "plan");
     if (o->size != sizeof *o)
         return fail(FFTCONV_STATUS_INVALID, "desc->size is %zu, must be %zu", o->size, sizeof *o);
-    if ((status = check_on_cpu(plan)))
+    if ((status = check_group_plan(plan)) || (status = check_activation(o->activation)))
         return status;
-    if (plan->B != 1 || plan->G != 1 || plan->history ||
-        (plan->dtype != FFTCONV_DTYPE_FLOAT32 && plan->dtype != FFTCONV_DTYPE_FLOAT64))
-        return fail(FFTCONV_STATUS_INVALID,
-                    "plan has batch %lld, %lld kernels, dtype %s%s, must have "
-                    "batch 1, 1 kernel, dtype float32 or float64, and no history",
-                    (long long)plan->B, (long long)plan->G, dtype_name(plan->dtype),
-                    plan->history ? ", history" : "");
-    if (o->activation < FFTCONV_ACTIVATION_IDENTITY || o->activation > FFTCONV_ACTIVATION_SILU)
-        return fail(FFTCONV_STATUS_INVALID,
-                    "activation is %d, must be identity (0), gelu (1) or "
-                    "silu (2)",
-                    o->activation);
     if (!o->u.data)
         return fail(FFTCONV_STATUS_INVALID, "u is NULL, must be given");
-    const int64_t h = plan->H, B = o->u.shape[0], H = o->u.shape[1];
-    if (B < 1 || H < 1 || H % h)
+    const int64_t *shape = o->u.shape;
+    if (shape[0] < 1 || shape[1] < 1 || shape[1] % plan->H)
         return fail(FFTCONV_STATUS_INVALID,
-                    "u has shape (%lld, %lld, %lld), must have batch at least 1 "
-                    "and a multiple of the plan's %lld channels",
-                    (long long)B, (long long)H, (long long)o->u.shape[2], (long long)h);
-    if (h > 1 && (!o->v.data || !o->q.data))
+                    "u has shape (%lld, %lld, %lld), must have batch at least 1 and a multiple of "
+                    "the plan's %lld channels",
+                    (long long)shape[0], (long long)shape[1], (long long)shape[2],
+                    (long long)plan->H);
+    if (plan->H > 1 && (!o->v.data || !o->q.data))
         return fail(FFTCONV_STATUS_INVALID,
                     "%s is NULL, must be given where head_dim is %lld, not 1",
-                    o->v.data ? "q" : "v", (long long)h);
-    const int64_t G = H / h;
-    const bool rev = plan->mode == FFTCONV_MODE_TWO_SIDED;
-    enum { NEEDED = 1, OUTPUT = 2, KERNEL = 4, FORWARD_ONLY = 8, BACKWARD_ONLY = 16 };
-    const struct {
-        const char *name;
-        const fftconv_tensor *t;
-        int64_t n0, n1, n2;
-        int is;
-        const fftconv_tensor *of; /* a gradient's */
-    } all[] = {
-        {"u", &o->u, B, H, plan->L, NEEDED, NULL},
-        {"v", &o->v, B, H, plan->L, 0, NULL},
-        {"q", &o->q, B, H, plan->L, 0, NULL},
-        {"k", &o->k, 1, G, plan->Lk, NEEDED | KERNEL, NULL},
-        {"k_rev", &o->k_rev, 1, G, plan->Lk_rev, (rev ? NEEDED : 0) | KERNEL, NULL},
-        {"skip", &o->skip, 1, G, 1, 0, NULL},
-        {"mask", &o->mask, B, G, 1, 0, NULL},
-        {"dy", &o->dy, B, H, plan->L, NEEDED | BACKWARD_ONLY, NULL},
-        {"y", &o->y, B, H, plan->L, NEEDED | FORWARD_ONLY | OUTPUT, NULL},
-        {"du", &o->du, B, H, plan->L, BACKWARD_ONLY | OUTPUT, &o->u},
-        {"dv", &o->dv, B, H, plan->L, BACKWARD_ONLY | OUTPUT, &o->v},
-        {"dq", &o->dq, B, H, plan->L, BACKWARD_ONLY | OUTPUT, &o->q},
-        {"dk", &o->dk, 1, G, plan->Lk, BACKWARD_ONLY | OUTPUT | KERNEL, &o->k},
-        {"dk_rev", &o->dk_rev, 1, G, plan->Lk_rev, BACKWARD_ONLY | OUTPUT | KERNEL, &o->k_rev},
-        {"dskip", &o->dskip, 1, G, 1, BACKWARD_ONLY | OUTPUT, &o->skip},
-    };
-    enum { COUNT = sizeof all / sizeof *all };
-    int used[COUNT], count = 0;
-    for (int i = 0; i < COUNT; i++) {
-        const fftconv_tensor *t = all[i].t;
-        if (all[i].is & (back ? FORWARD_ONLY : BACKWARD_ONLY))
-            continue;
-        if (!t->data) {
-            if (all[i].is & NEEDED)
-                return fail(FFTCONV_STATUS_INVALID, "%s is NULL, must be given", all[i].name);
-            continue;
-        }
-        if ((t == &o->k_rev || t == &o->dk_rev) && !rev)
-            return fail(FFTCONV_STATUS_INVALID,
-                        "%s is given, must be NULL unless the plan's mode is "
-                        "two_sided (2)",
-                        all[i].name);
-        if (all[i].of && !all[i].of->data)
-            return fail(FFTCONV_STATUS_INVALID, "%s is given, must be NULL where %s is NULL",
-                        all[i].name, all[i].name + 1);
-        if (all[i].is & KERNEL ? t->dtype != plan->dtype : !is_row_dtype(plan, t->dtype))
-            return fail(FFTCONV_STATUS_INVALID, "%s has dtype %s, must be %s", all[i].name,
-                        dtype_name(t->dtype) ? dtype_name(t->dtype) : "unknown",
-                        all[i].is & KERNEL || plan->dtype == FFTCONV_DTYPE_FLOAT64
-                            ? dtype_name(plan->dtype)
-                            : "float32, float16 or bfloat16");
-        const int64_t shape[3] = {all[i].n0, all[i].n1, all[i].n2};
-        if ((status = check_layout(all[i].name, t, shape, all[i].is & OUTPUT)))
-            return status;
-        used[count++] = i;
-    }
-    for (int a = 0; a < count; a++)
-        for (int b = 0; all[used[a]].is & OUTPUT && b < count; b++)
-            if ((!(all[used[b]].is & OUTPUT) || b < a) &&
-                tensors_overlap(all[used[a]].t, all[used[b]].t))
-                return fail(FFTCONV_STATUS_INVALID, "%s overlaps %s, must not", all[used[a]].name,
-                            all[used[b]].name);
-    return FFTCONV_STATUS_OK;
+                    o->v.data ? "q" : "v", (long long)plan->H);
+    return check_operands_of_heads(plan, o, backward);
 }
 
-/* ---- Memory ------------------------------------------------------------------------ */
+/* ---- A worker's memory -------------------------------------------------------------------- */
 
-/* Rows a call can take, or give, as they stand. */
+/* Are these rows such as a call of the convolution takes, or gives? */
 static bool is_plain(const struct fftconv_plan *plan, const fftconv_tensor *t)
 {
     return t->dtype == plan->dtype && t->stride[2] == 1;
 }
 
-static void layout(struct heads *c)
+static void lay_out(struct heads *c)
 {
     const fftconv_heads_desc *o = c->o;
-    const int64_t row = c->step * c->real, rows = c->h * row;
-    struct part *p = &c->part;
-    int64_t at = 0;
-#define TAKE(wanted, bytes) ((wanted) ? take_bytes(&at, (bytes)) : -1)
-    p->u = TAKE(o->gelu_u || !is_plain(c->plan, &o->u), rows);
-    p->v = TAKE(o->v.data && !is_plain(c->plan, &o->v), rows);
-    p->q = TAKE(o->q.data && (o->gelu_q || !is_plain(c->plan, &o->q)), rows);
-    p->dy = TAKE(c->back && !is_plain(c->plan, &o->dy), rows);
-    p->sum = TAKE(c->back ? o->dv.data != NULL : !is_plain(c->plan, &o->y), rows);
-    p->lane = TAKE(c->back, row);
-    p->slope = TAKE(c->back && (o->gelu_u || o->gelu_q), row);
-    p->call[0] = TAKE(c->back ? o->du.data != NULL : c->h > 1, rows);
-    p->call[1] = TAKE(c->back && o->dv.data, rows);
-    p->call[2] = TAKE(c->back && o->dq.data, rows);
-    p->taps = TAKE(c->back && (o->dk.data || o->dk_rev.data),
-                   (c->plan->Lk + c->plan->Lk_rev) * c->real);
+    const struct fftconv_plan *plan = c->plan;
+    const bool backward = c->backward;
+    const int64_t row = c->step * c->real_bytes, rows = c->h * row;
+    struct group_memory *at = &c->at;
+    int64_t cursor = 0;
+#define TAKE(wanted, bytes) ((wanted) ? take_bytes(&cursor, (bytes)) : -1)
+    at->u = TAKE(o->gelu_u || !is_plain(plan, &o->u), rows);
+    at->v = TAKE(o->v.data && !is_plain(plan, &o->v), rows);
+    at->q = TAKE(o->q.data && (o->gelu_q || !is_plain(plan, &o->q)), rows);
+    at->dy = TAKE(backward && !is_plain(plan, &o->dy), rows);
+    at->sum = TAKE(backward ? o->dv.data != NULL : !is_plain(plan, &o->y), rows);
+    at->saved = TAKE(backward && (o->gelu_u || o->gelu_q), row);
+    at->slope = TAKE(backward && (o->gelu_u || o->gelu_q), row);
+    at->y = TAKE(!backward && c->h > 1, rows);
+    at->du = TAKE(backward && o->du.data, rows);
+    at->dv = TAKE(backward && o->dv.data, rows);
+    at->dq = TAKE(backward && o->dq.data, rows);
+    at->taps = TAKE(backward && (o->dk.data || o->dk_rev.data),
+                    (plan->Lk + plan->Lk_rev) * c->real_bytes);
 #undef TAKE
-    p->scalars = take_bytes(&at, (2 + c->h) * c->real);
+    at->skip = take_bytes(&cursor, (2 + c->h) * c->real_bytes);
+    at->mask = at->skip + c->real_bytes;
+    at->dskip = at->mask + c->real_bytes;
     c->workspace_bytes = plain_workspace_bytes(
-        c->plan, c->back ? FFTCONV_DIRECTION_BACKWARD : FFTCONV_DIRECTION_FORWARD, c->inside);
-    p->workspace = take_bytes(&at, c->workspace_bytes);
-    p->total = at;
+        plan, backward ? FFTCONV_DIRECTION_BACKWARD : FFTCONV_DIRECTION_FORWARD, c->inside);
+    at->workspace = take_bytes(&cursor, c->workspace_bytes);
+    at->total = cursor;
 }
 
-static struct array row_at(const fftconv_tensor *t, int64_t b, int64_t h)
+/* ---- Rows of a group ---------------------------------------------------------------------- */
+
+/* to = from, `count` elements, each array in its own dtype. */
+static void copy(const struct heads *c, int64_t count, struct array from, struct array to)
 {
-    return (struct array){.data = (char *)t->data +
-                                  (b * t->stride[0] + h * t->stride[1]) * dtype_size(t->dtype),
-                          .dtype = t->dtype,
-                          .stride = t->stride[2]};
+    c->plan->engine->rows.write_product(0, count, &from, &(struct array){0}, &to);
 }
 
-/* A row of the plan's own numbers. */
-static struct array own(const struct heads *c, const void *data)
+static void add(const struct heads *c, int64_t count, const void *x, void *y)
 {
-    return (struct array){.data = data, .dtype = c->plan->dtype, .stride = 1};
+    c->plan->engine->rows.add_scaled(false, count, (struct scalar){1, 0}, x, y);
 }
 
-/* to[n] = from[n], each in its dtype */
-static void copy(const struct heads *c, struct array from, struct array to)
+static char *nth_row(const struct heads *c, const fftconv_tensor *rows, int64_t i)
 {
-    c->plan->engine->rows.write_product(0, c->L, &from, &(struct array){0}, &to);
+    return (char *)rows->data + i * rows->stride[1] * c->real_bytes;
 }
 
-/* The h rows of a group of row b, ready for a call: (1, h, L). */
-static fftconv_tensor group(const struct heads *c, const fftconv_tensor *t, int64_t b, int64_t g,
-                            int64_t staged, bool gelu, char *memory)
-{
-    const int64_t h = c->h;
-    fftconv_tensor rows = {.dtype = c->plan->dtype, .shape = {1, h, c->L}, .stride = {0, 0, 1}};
-    if (!t->data)
-        return (fftconv_tensor){0};
-    if (staged < 0) {
-        rows.data = (void *)row_at(t, b, g * h).data;
-        rows.stride[1] = t->stride[1];
-        return rows;
-    }
-    rows.data = memory + staged;
-    rows.stride[1] = c->step;
-    for (int64_t i = 0; i < h; i++) {
-        char *row = (char *)rows.data + i * c->step * c->real;
-        copy(c, row_at(t, b, g * h + i), own(c, row));
-        if (gelu)
-            c->plan->engine->rows.activate(FFTCONV_ACTIVATION_GELU, false, c->L, row, row);
-    }
-    return rows;
-}
-
-/* Lane i of a group's rows, for all lanes of another. */
-static fftconv_tensor lane(const struct heads *c, const fftconv_tensor *rows, int64_t i)
-{
-    fftconv_tensor one = *rows;
-    if (one.data)
-        one.data = (char *)one.data + i * one.stride[1] * c->real;
-    one.stride[1] = 0;
-    return one;
-}
-
-/* h rows in a worker's memory */
-static fftconv_tensor block(const struct heads *c, char *memory, int64_t at)
+/* h rows that begin so far into a worker's memory; none where that is -1. */
+static fftconv_tensor rows_in_memory(const struct heads *c, char *memory, int64_t at)
 {
     if (at < 0)
         return (fftconv_tensor){0};
@@ -241,229 +190,295 @@ static fftconv_tensor block(const struct heads *c, char *memory, int64_t at)
                             .stride = {0, c->step, 1}};
 }
 
-static char *nth(const struct heads *c, const fftconv_tensor *rows, int64_t j)
+/* The caller's rows of group g as they are. */
+static fftconv_tensor rows_of_caller(const struct heads *c, const fftconv_tensor *t, int64_t b,
+                                     int64_t g)
 {
-    return (char *)rows->data + j * rows->stride[1] * c->real;
+    return (fftconv_tensor){.data = (void *)array_of(t, b, g * c->h).data,
+                            .dtype = c->plan->dtype,
+                            .shape = {1, c->h, c->L},
+                            .stride = {0, t->stride[1], 1}};
 }
 
-static void add(const struct heads *c, int64_t n, const void *x, void *y)
-{
-    c->plan->engine->rows.add_scaled(false, n, (struct scalar){1, 0}, x, y);
-}
-
-/* skip or mask of a group as a call's tensor, its number at `place` */
-static fftconv_tensor scalar_of(const struct heads *c, const fftconv_tensor *t, int64_t b,
-                                int64_t g, char *place)
+/* The h rows of group g, ready for a call: the caller's, or copies of them in the worker's
+ * memory, with gelu where wanted. */
+static fftconv_tensor rows_of_group(const struct heads *c, const fftconv_tensor *t, int64_t b,
+                                    int64_t g, char *memory, int64_t at, bool gelu)
 {
     if (!t->data)
         return (fftconv_tensor){0};
-    const struct array from = row_at(t, b, g), to = own(c, place);
+    if (at < 0)
+        return rows_of_caller(c, t, b, g);
+    const fftconv_tensor rows = rows_in_memory(c, memory, at);
+    for (int64_t i = 0; i < c->h; i++) {
+        char *row = nth_row(c, &rows, i);
+        copy(c, c->L, array_of(t, b, g * c->h + i), own_row(c->plan, row, 0));
+        if (gelu)
+            c->plan->engine->rows.activate(FFTCONV_ACTIVATION_GELU, false, c->L, row, row);
+    }
+    return rows;
+}
+
+/* Row i of h rows, h times over. */
+static fftconv_tensor repeated(const struct heads *c, const fftconv_tensor *rows, int64_t i)
+{
+    fftconv_tensor one = *rows;
+    if (one.data)
+        one.data = nth_row(c, rows, i);
+    one.stride[1] = 0;
+    return one;
+}
+
+/* skip or mask of a group as h equal numbers: the plan's own number at `place`. */
+static fftconv_tensor number_of_group(const struct heads *c, const fftconv_tensor *t, int64_t b,
+                                      int64_t g, char *place)
+{
+    if (!t->data)
+        return (fftconv_tensor){0};
+    const struct array from = array_of(t, b, g), to = own_row(c->plan, place, 0);
     c->plan->engine->rows.store_scalar(&to, c->plan->engine->rows.load_scalar(&from));
     return (fftconv_tensor){
         .data = place, .dtype = c->plan->dtype, .shape = {1, c->h, 1}, .stride = {0, 0, 1}};
 }
 
-static fftconv_tensor kernel_of(const fftconv_tensor *t, int64_t g)
+static fftconv_tensor taps_of_group(const fftconv_tensor *t, int64_t g)
 {
     if (!t->data)
         return (fftconv_tensor){0};
-    const struct array row = row_at(t, 0, g);
-    return (fftconv_tensor){.data = (void *)row.data,
+    return (fftconv_tensor){.data = (void *)array_of(t, 0, g).data,
                             .dtype = t->dtype,
                             .shape = {1, 1, t->shape[2]},
                             .stride = {0, 0, t->stride[2]}};
 }
 
-/* ---- A group of one row of the batch --------------------------------------------------- */
+/* ---- A group of one row of the batch ------------------------------------------------------ */
 
-static int forward_row(const struct heads *c, const fftconv_spectrum *spectrum, int64_t b,
-                       int64_t g, fftconv_operands *o, const fftconv_tensor *u,
-                       const fftconv_tensor *q, char *memory)
+/* The operands of a group that are the same for all its calls; those of u and q vary. */
+struct group {
+    int64_t b, g;
+    char *memory; /* the worker's */
+    const fftconv_spectrum *spectrum;
+    fftconv_operands o;
+    fftconv_tensor u, q;
+    char *dk; /* backward: the sums of the group's chunk: dk, dk_rev behind it */
+    double *dskip;
+};
+
+static int forward_group(const struct heads *c, struct group *group)
 {
-    const struct part *p = &c->part;
-    fftconv_tensor sum = block(c, memory, p->sum), more = block(c, memory, p->call[0]);
+    const fftconv_tensor more = rows_in_memory(c, group->memory, c->at.y);
+    fftconv_tensor sum = rows_in_memory(c, group->memory, c->at.sum);
     if (!sum.data)
-        sum = group(c, &c->o->y, b, g, -1, false, NULL);
+        sum = rows_of_caller(c, &c->o->y, group->b, group->g);
     for (int64_t i = 0; i < c->h; i++) {
-        o->u = lane(c, u, i);
-        o->out_gate = lane(c, q, i);
-        o->y = i == 0 ? sum : more;
-        const int status = fftconv_forward(c->plan, spectrum, o);
+        group->o.u = repeated(c, &group->u, i);
+        group->o.out_gate = repeated(c, &group->q, i);
+        group->o.y = i == 0 ? sum : more;
+        const int status = fftconv_forward(c->plan, group->spectrum, &group->o);
         if (status)
             return status;
         for (int64_t j = 0; i > 0 && j < c->h; j++)
-            add(c, c->L, nth(c, &more, j), nth(c, &sum, j));
+            add(c, c->L, nth_row(c, &more, j), nth_row(c, &sum, j));
     }
-    for (int64_t j = 0; p->sum >= 0 && j < c->h; j++)
-        copy(c, own(c, nth(c, &sum, j)), row_at(&c->o->y, b, g * c->h + j));
+    for (int64_t j = 0; c->at.sum >= 0 && j < c->h; j++)
+        copy(c, c->L, own_row(c->plan, nth_row(c, &sum, j), 0),
+             array_of(&c->o->y, group->b, group->g * c->h + j));
     return FFTCONV_STATUS_OK;
 }
 
-/* The sum of a call's rows, the gradient of lane i of u or q: times gelu' of what it
- * was there, to its place. */
-static void finish_lane(const struct heads *c, const fftconv_tensor *rows, bool gelu,
-                        const fftconv_tensor *of, const fftconv_tensor *to, int64_t b, int64_t h,
-                        char *memory)
+/* Where the calls back leave their gradients. */
+static void set_gradients(const struct heads *c, struct group *group)
+{
+    const fftconv_heads_desc *all = c->o;
+    const int dtype = c->plan->dtype;
+    const int64_t Lk = c->plan->Lk, Lk_rev = c->plan->Lk_rev;
+    char *memory = group->memory, *taps = memory + c->at.taps;
+    fftconv_operands *o = &group->o;
+    o->dy = rows_of_group(c, &all->dy, group->b, group->g, memory, c->at.dy, false);
+    o->du = rows_in_memory(c, memory, c->at.du);
+    o->din_gate = rows_in_memory(c, memory, c->at.dv);
+    o->dout_gate = rows_in_memory(c, memory, c->at.dq);
+    if (all->dk.data)
+        o->dk = (fftconv_tensor){
+            .data = taps, .dtype = dtype, .shape = {1, 1, Lk}, .stride = {0, 0, 1}};
+    if (all->dk_rev.data)
+        o->dk_rev = (fftconv_tensor){.data = taps + Lk * c->real_bytes,
+                                     .dtype = dtype,
+                                     .shape = {1, 1, Lk_rev},
+                                     .stride = {0, 0, 1}};
+    if (all->dskip.data)
+        o->dskip = (fftconv_tensor){.data = memory + c->at.dskip,
+                                    .dtype = dtype,
+                                    .shape = {1, c->h, 1},
+                                    .stride = {0, 1, 1}};
+}
+
+/* The gradient of channel i of u or q: the sum of the h rows that a call made of it, times gelu'
+ * of what the channel held, where gelu was taken of it. */
+static void finish_channel(const struct heads *c, const struct group *group, int64_t i,
+                           const fftconv_tensor *rows, bool gelu, const fftconv_tensor *operand,
+                           const fftconv_tensor *gradient)
 {
     if (!rows->data)
         return;
-    char *sum = nth(c, rows, 0), *slope = memory + c->part.slope, *x = memory + c->part.lane;
+    const int64_t channel = group->g * c->h + i;
+    char *sum = nth_row(c, rows, 0);
+    char *saved = group->memory + c->at.saved, *slope = group->memory + c->at.slope;
     for (int64_t j = 1; j < c->h; j++)
-        add(c, c->L, nth(c, rows, j), sum);
-    const struct array from = own(c, sum), place = row_at(to, b, h), factor = own(c, slope);
+        add(c, c->L, nth_row(c, rows, j), sum);
     if (gelu) {
-        copy(c, row_at(of, b, h), own(c, x));
-        c->plan->engine->rows.activate(FFTCONV_ACTIVATION_GELU, true, c->L, x, slope);
+        copy(c, c->L, array_of(operand, group->b, channel), own_row(c->plan, saved, 0));
+        c->plan->engine->rows.activate(FFTCONV_ACTIVATION_GELU, true, c->L, saved, slope);
     }
-    c->plan->engine->rows.write_product(0, c->L, &from, gelu ? &factor : &(struct array){0},
-                                        &place);
+    const struct array from = own_row(c->plan, sum, 0);
+    const struct array factor = gelu ? own_row(c->plan, slope, 0) : (struct array){0};
+    const struct array to = array_of(gradient, group->b, channel);
+    c->plan->engine->rows.write_product(0, c->L, &from, &factor, &to);
 }
 
-static int backward_row(const struct heads *c, const fftconv_spectrum *spectrum, int64_t b,
-                        int64_t g, fftconv_operands *o, const fftconv_tensor *u,
-                        const fftconv_tensor *q, char *memory, char *taps, double *dskip)
+/* Adds the dk, dk_rev and dskip of a call to the sums of the chunk. */
+static void add_kernel_gradients(const struct heads *c, struct group *group)
 {
-    const struct part *p = &c->part;
+    const int64_t Lk = c->plan->Lk, Lk_rev = c->plan->Lk_rev;
+    const char *taps = group->memory + c->at.taps;
+    if (c->o->dk.data)
+        add(c, Lk, taps, group->dk);
+    if (c->o->dk_rev.data)
+        add(c, Lk_rev, taps + Lk * c->real_bytes, group->dk + Lk * c->real_bytes);
+    for (int64_t j = 0; c->o->dskip.data && j < c->h; j++) {
+        const struct array one = own_row(c->plan, group->memory + c->at.dskip + j * c->real_bytes,
+                                         0);
+        *group->dskip += c->plan->engine->rows.load_scalar(&one).re;
+    }
+}
+
+static int backward_group(const struct heads *c, struct group *group)
+{
     const fftconv_heads_desc *all = c->o;
-    const int64_t Lk = c->plan->Lk, Lrev = c->plan->Lk_rev;
-    const fftconv_tensor dv = block(c, memory, p->sum);
-    char *dskips = memory + p->scalars + 2 * c->real, *more = memory + p->taps;
-    o->dy = group(c, &all->dy, b, g, p->dy, false, memory);
-    o->du = block(c, memory, p->call[0]);
-    o->din_gate = block(c, memory, p->call[1]);
-    o->dout_gate = block(c, memory, p->call[2]);
-    o->dk = o->dk_rev = o->dskip = (fftconv_tensor){0};
-    if (all->dk.data)
-        o->dk = (fftconv_tensor){
-            .data = more, .dtype = c->plan->dtype, .shape = {1, 1, Lk}, .stride = {0, 0, 1}};
-    if (all->dk_rev.data)
-        o->dk_rev = (fftconv_tensor){.data = more + Lk * c->real,
-                                     .dtype = c->plan->dtype,
-                                     .shape = {1, 1, Lrev},
-                                     .stride = {0, 0, 1}};
-    if (all->dskip.data)
-        o->dskip = (fftconv_tensor){
-            .data = dskips, .dtype = c->plan->dtype, .shape = {1, c->h, 1}, .stride = {0, 1, 1}};
+    fftconv_operands *o = &group->o;
+    const fftconv_tensor dv = rows_in_memory(c, group->memory, c->at.sum);
+    set_gradients(c, group);
     for (int64_t j = 0; dv.data && j < c->h; j++)
-        memset(nth(c, &dv, j), 0, (size_t)(c->L * c->real));
+        memset(nth_row(c, &dv, j), 0, (size_t)(c->L * c->real_bytes));
     for (int64_t i = 0; i < c->h; i++) {
-        o->u = lane(c, u, i);
-        o->out_gate = lane(c, q, i);
-        const int status = fftconv_backward(c->plan, spectrum, o);
+        o->u = repeated(c, &group->u, i);
+        o->out_gate = repeated(c, &group->q, i);
+        const int status = fftconv_backward(c->plan, group->spectrum, o);
         if (status)
             return status;
         for (int64_t j = 0; dv.data && j < c->h; j++)
-            add(c, c->L, nth(c, &o->din_gate, j), nth(c, &dv, j));
-        finish_lane(c, &o->du, all->gelu_u, &all->u, &all->du, b, g * c->h + i, memory);
-        finish_lane(c, &o->dout_gate, all->gelu_q, &all->q, &all->dq, b, g * c->h + i, memory);
-        if (all->dk.data)
-            add(c, Lk, more, taps);
-        if (all->dk_rev.data)
-            add(c, Lrev, more + Lk * c->real, taps + Lk * c->real);
-        for (int64_t j = 0; all->dskip.data && j < c->h; j++) {
-            const struct array one = own(c, dskips + j * c->real);
-            *dskip += c->plan->engine->rows.load_scalar(&one).re;
-        }
+            add(c, c->L, nth_row(c, &o->din_gate, j), nth_row(c, &dv, j));
+        finish_channel(c, group, i, &o->du, all->gelu_u, &all->u, &all->du);
+        finish_channel(c, group, i, &o->dout_gate, all->gelu_q, &all->q, &all->dq);
+        add_kernel_gradients(c, group);
     }
     for (int64_t j = 0; dv.data && j < c->h; j++)
-        copy(c, own(c, nth(c, &dv, j)), row_at(&all->dv, b, g * c->h + j));
+        copy(c, c->L, own_row(c->plan, nth_row(c, &dv, j), 0),
+             array_of(&all->dv, group->b, group->g * c->h + j));
     return FFTCONV_STATUS_OK;
 }
 
-/* A group, and a chunk of the batch. */
-static int task(void *context, int64_t index, int worker)
+/* ---- Tasks and calls ---------------------------------------------------------------------- */
+
+/* A group, over one chunk of the batch. */
+static int group_task(void *context, int64_t index, int worker)
 {
     struct heads *c = context;
     const fftconv_heads_desc *all = c->o;
-    const struct part *p = &c->part;
+    const struct group_memory *at = &c->at;
     const int64_t g = index / c->chunks, chunk = index % c->chunks;
-    char *memory = c->workers + worker * p->total, *scalars = memory + p->scalars;
-    char *taps = c->sums + index * c->sum_bytes;
-    double *dskip = (double *)(taps + c->dskip_at);
+    char *memory = c->workers + worker * at->total, *sums = c->sums + index * c->sum_bytes;
+    void *dskip = sums + c->dskip_at;
     fftconv_spectrum *spectrum;
     const fftconv_operands kernel = {.size = sizeof kernel,
                                      .threads = c->inside,
-                                     .k = kernel_of(&all->k, g),
-                                     .k_rev = kernel_of(&all->k_rev, g)};
+                                     .k = taps_of_group(&all->k, g),
+                                     .k_rev = taps_of_group(&all->k_rev, g)};
     int status = fftconv_spectrum_create(&spectrum, c->plan, &kernel);
-    if (c->back)
-        memset(taps, 0, (size_t)c->sum_bytes);
+    if (c->backward)
+        memset(sums, 0, (size_t)c->sum_bytes);
     const int64_t end = c->B * (chunk + 1) / c->chunks;
     for (int64_t b = c->B * chunk / c->chunks; !status && b < end; b++) {
-        const fftconv_tensor u = group(c, &all->u, b, g, p->u, all->gelu_u, memory);
-        const fftconv_tensor q = group(c, &all->q, b, g, p->q, all->gelu_q, memory);
-        fftconv_operands o = {.size = sizeof o,
-                              .activation = all->activation,
-                              .threads = c->inside,
-                              .in_gate = group(c, &all->v, b, g, p->v, false, memory),
-                              .skip = scalar_of(c, &all->skip, 0, g, scalars),
-                              .mask = scalar_of(c, &all->mask, b, g, scalars + c->real),
-                              .workspace = memory + p->workspace,
-                              .workspace_bytes = c->workspace_bytes};
-        status = c->back ? backward_row(c, spectrum, b, g, &o, &u, &q, memory, taps, dskip)
-                         : forward_row(c, spectrum, b, g, &o, &u, &q, memory);
+        struct group group = {
+            .b = b,
+            .g = g,
+            .memory = memory,
+            .spectrum = spectrum,
+            .u = rows_of_group(c, &all->u, b, g, memory, at->u, all->gelu_u),
+            .q = rows_of_group(c, &all->q, b, g, memory, at->q, all->gelu_q),
+            .o = {.size = sizeof group.o,
+                  .activation = all->activation,
+                  .threads = c->inside,
+                  .in_gate = rows_of_group(c, &all->v, b, g, memory, at->v, false),
+                  .skip = number_of_group(c, &all->skip, 0, g, memory + at->skip),
+                  .mask = number_of_group(c, &all->mask, b, g, memory + at->mask),
+                  .workspace = memory + at->workspace,
+                  .workspace_bytes = c->workspace_bytes},
+            .dk = sums,
+            .dskip = dskip};
+        status = c->backward ? backward_group(c, &group) : forward_group(c, &group);
     }
     fftconv_spectrum_destroy(spectrum);
     return status;
 }
 
-/* Sums over chunks, in their order, to dk, dk_rev and dskip of group g. */
+/* dk, dk_rev and dskip of group g: the sums of its chunks, added up in their order. */
 static int finish_task(void *context, int64_t g, int worker)
 {
     struct heads *c = context;
     const fftconv_heads_desc *o = c->o;
-    const int64_t Lk = c->plan->Lk, Lrev = c->plan->Lk_rev;
+    const int64_t Lk = c->plan->Lk, Lk_rev = c->plan->Lk_rev;
     char *sum = c->sums + g * c->chunks * c->sum_bytes;
+    double dskip = 0;
     (void)worker;
-    for (int64_t i = 1; i < c->chunks; i++) {
-        add(c, Lk + Lrev, sum + i * c->sum_bytes, sum);
-        *(double *)(sum + c->dskip_at) += *(double *)(sum + i * c->sum_bytes + c->dskip_at);
+    for (int64_t i = 0; i < c->chunks; i++) {
+        const char *chunk = sum + i * c->sum_bytes;
+        const void *dskip_of_chunk = chunk + c->dskip_at;
+        if (i > 0)
+            add(c, Lk + Lk_rev, chunk, sum);
+        dskip += *(const double *)dskip_of_chunk;
     }
-    const struct array none = {0}, dk = own(c, sum), dk_rev = own(c, sum + Lk * c->real);
-    if (o->dk.data) {
-        const struct array to = row_at(&o->dk, 0, g);
-        c->plan->engine->rows.write_product(0, Lk, &dk, &none, &to);
-    }
-    if (o->dk_rev.data) {
-        const struct array to = row_at(&o->dk_rev, 0, g);
-        c->plan->engine->rows.write_product(0, Lrev, &dk_rev, &none, &to);
-    }
+    if (o->dk.data)
+        copy(c, Lk, own_row(c->plan, sum, 0), array_of(&o->dk, 0, g));
+    if (o->dk_rev.data)
+        copy(c, Lk_rev, own_row(c->plan, sum + Lk * c->real_bytes, 0), array_of(&o->dk_rev, 0, g));
     if (o->dskip.data) {
-        const struct array to = row_at(&o->dskip, 0, g);
-        c->plan->engine->rows.store_scalar(&to, (struct scalar){*(double *)(sum + c->dskip_at), 0});
+        const struct array to = array_of(&o->dskip, 0, g);
+        c->plan->engine->rows.store_scalar(&to, (struct scalar){dskip, 0});
     }
     return FFTCONV_STATUS_OK;
 }
 
-static int run(const struct fftconv_plan *plan, const fftconv_heads_desc *o, bool back)
+static int run(const struct fftconv_plan *plan, const fftconv_heads_desc *o, bool backward)
 {
     int threads, status;
-    if ((status = check(plan, o, back)) || (status = resolve_threads(plan, o->threads, &threads)))
+    if ((status = check(plan, o, backward)) ||
+        (status = resolve_threads(plan, o->threads, &threads)))
         return status;
     struct heads c = {.plan = plan,
                       .o = o,
-                      .back = back,
+                      .backward = backward,
                       .B = o->u.shape[0],
                       .h = plan->H,
                       .G = o->u.shape[1] / plan->H,
                       .L = plan->L,
-                      .real = plan->engine->real_bytes};
-    c.step = round_up(c.L * c.real, ALIGNMENT) / c.real;
+                      .real_bytes = plan->engine->real_bytes};
+    c.step = round_up(c.L * c.real_bytes, ALIGNMENT) / c.real_bytes;
     c.chunks = min64(c.B, ceil_div(LEAST_TASKS, c.G));
     const int64_t tasks = c.G * c.chunks;
     const int workers = tasks >= threads ? threads : 1;
     c.inside = workers > 1 ? 1 : threads;
-    layout(&c);
-    if (back) {
-        c.dskip_at = round_up((plan->Lk + plan->Lk_rev) * c.real, sizeof(double));
+    lay_out(&c);
+    if (backward) {
+        c.dskip_at = round_up((plan->Lk + plan->Lk_rev) * c.real_bytes, sizeof(double));
         c.sum_bytes = round_up(c.dskip_at + (int64_t)sizeof(double), ALIGNMENT);
     }
-    const int64_t bytes = workers * c.part.total + tasks * c.sum_bytes;
+    const int64_t bytes = workers * c.at.total + tasks * c.sum_bytes;
     if (!(c.workers = aligned_new(bytes)))
         return fail_memory(bytes);
-    c.sums = c.workers + workers * c.part.total;
-    status = parallel_for(workers, tasks, task, &c);
-    if (back && !status)
+    c.sums = c.workers + workers * c.at.total;
+    status = parallel_for(workers, tasks, group_task, &c);
+    if (backward && !status)
         status = parallel_for(threads, c.G, finish_task, &c);
     aligned_free(c.workers);
     return status;

@@ -1,40 +1,44 @@
-/* Real DFTs of any length, bins in natural order: the filters of hyena-dna come in, and
- * their gradients go out; and patterns act on kernels by it (filter.c).
+/* Real DFTs of any length, with their bins in natural order: filters that are given as half
+ * spectra come in by them and their gradients go out, and patterns act on kernels (filter.c).
  *
- * An even number n of reals is n/2 complex points z[j] = x[2j] + i x[2j+1], and with
- * N = n/2, W = exp(2 pi i / n), Z the DFT of z (FlashFFTConv, appendix A.1):
- *     E[m] = (Z[m] + Z*[N-m]) / 2,   O[m] = (Z[m] - Z*[N-m]) / 2i
- *     X[m] = E[m] + W^-m O[m]
- * and back, E[m] = (X[m] + X*[N-m]) / 2, O[m] = W^m (X[m] - X*[N-m]) / 2,
- * Z = E + i O.  An odd number of reals is N = n points whose imaginary parts are zero.
+ * An even number n of reals is taken as N = n/2 complex points z[j] = x[2j] + i x[2j + 1].
+ * With W = exp(2 pi i / n) and Z the DFT of z (FlashFFTConv, appendix A.1),
+ *     E[m] = (Z[m] + Z*[N - m]) / 2,   O[m] = (Z[m] - Z*[N - m]) / 2i,
+ *     X[m] = E[m] + W^-m O[m],
+ * and back E[m] = (X[m] + X*[N - m]) / 2, O[m] = W^m (X[m] - X*[N - m]) / 2, Z = E + i O.
+ * An odd number n of reals is taken as N = n points whose imaginary parts are zero.
  *
- * Z comes from the stages of a plan of N points.  Where N has a prime factor above
- * 7 there are none, and
- *     Z[m] = c*[m] sum_j (z[j] c*[j]) c[m-j],   c[t] = exp(i pi t^2 / N)
- * (Bluestein 1970) is a gated two-sided convolution, done in complex128.  Odd lengths go
- * that way too. */
+ * Z comes from the stages of a plan of N points.  There are none where N has a prime factor
+ * above 7, and none are used for odd n.  Then (Bluestein 1970)
+ *     Z[m] = c*[m] sum_j (z[j] c*[j]) c[m - j]   with the chirp c[t] = exp(i pi t^2 / N)
+ * is a gated two-sided convolution, which is done in complex128. */
+#include "call.h"
 #include "check.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+enum { POINT_BYTES = 16 }; /* of a complex128 */
+
 struct fftconv_rdft {
-    int64_t n, N; /* reals of a row; complex points of its transform: n/2, or n if odd */
+    int64_t n, N; /* the reals of a row, and the complex points of its transform */
     int dtype;    /* of rows: float32 or float64 */
     int threads;
     fftconv_plan *plan;
-    fftconv_spectrum *spectrum; /* of c; NULL where the plan has M = N */
-    double *chirp;              /* c* */
-    double *W;                  /* W^m, m = 0 ... N/2 */
-    int64_t *offset;            /* of Re Z[m] in a row of spectra */
-    int64_t lanes, row_bytes, work_bytes;
+    fftconv_spectrum *spectrum; /* of the chirp; NULL where the plan has stages of N points */
+    double *chirp;              /* c*, N points */
+    double *W;                  /* W^m for m = 0 ... N/2, where n is even */
+    int64_t *offset;            /* of Re Z[m] in a row of spectra, where there are stages */
+    int64_t lanes;              /* Im Z[m] lies so many numbers behind Re Z[m] */
+    int64_t spectra_bytes, work_bytes; /* of a row of spectra; of a worker */
 };
 
-/* ---- Making one ---------------------------------------------------------------- */
+/* ---- Making one ----------------------------------------------------------------------------- */
 
-/* Radices of N by largest divisors; 0 where it has a prime factor above 7. */
-static int radices_of(int64_t N, int64_t *radices)
+/* The number of radices of N, the largest divisors first; 0 where it has a prime factor above
+ * 7. */
+static int largest_radices(int64_t N, int64_t *radices)
 {
     int order = 0;
     if (!is_smooth(N))
@@ -45,7 +49,9 @@ static int radices_of(int64_t N, int64_t *radices)
     return N == 1 ? order : 0;
 }
 
-static int plan_of(struct fftconv_rdft *t, fftconv_plan_desc *d)
+/* A plan whose transforms have just N points.  What the planner chooses may be padded: then the
+ * stages are named.  t->plan stays NULL where there are no such stages. */
+static int create_staged_plan(struct fftconv_rdft *t, fftconv_plan_desc *d)
 {
     fftconv_plan_info info = {.size = sizeof info};
     int64_t radices[FFTCONV_MAX_ORDER];
@@ -56,7 +62,7 @@ static int plan_of(struct fftconv_rdft *t, fftconv_plan_desc *d)
         return FFTCONV_STATUS_OK;
     fftconv_plan_destroy(t->plan);
     t->plan = NULL;
-    if (!(d->order = radices_of(t->N, radices)))
+    if (!(d->order = largest_radices(t->N, radices)))
         return FFTCONV_STATUS_OK;
     d->radices = radices;
     return fftconv_plan_create(&t->plan, d);
@@ -75,9 +81,10 @@ static fftconv_tensor complex_row(const void *data, int dtype, int64_t n)
         .data = (void *)data, .dtype = dtype, .shape = {1, 1, n}, .stride = {0, 0, 1}};
 }
 
-static int chirp_of(struct fftconv_rdft *t, fftconv_plan_desc *d)
+/* The plan of a two-sided convolution with the chirp, and the chirp's spectrum. */
+static int create_chirp_plan(struct fftconv_rdft *t, fftconv_plan_desc *d)
 {
-    const int64_t N = t->N;
+    const int64_t N = t->N, bytes = N * POINT_BYTES;
     d->dtype = FFTCONV_DTYPE_COMPLEX128;
     d->mode = FFTCONV_MODE_TWO_SIDED;
     d->fft_size = 0;
@@ -85,34 +92,32 @@ static int chirp_of(struct fftconv_rdft *t, fftconv_plan_desc *d)
     d->form = FFTCONV_FORM_AUTO;
     d->radices = NULL;
     d->order = 0;
-    t->chirp = aligned_new(4 * N * (int64_t)sizeof(double));
-    if (!t->chirp)
-        return fail_memory(4 * N * (int64_t)sizeof(double));
-    double *c = t->chirp + 2 * N;                 /* only while the spectrum is made */
+    double *taps = aligned_new(2 * bytes);
+    t->chirp = aligned_new(bytes);
+    if (!t->chirp || !taps) {
+        aligned_free(taps);
+        return fail_memory(2 * bytes);
+    }
+    double *rev_taps = taps + 2 * N;
     for (int64_t i = 0, square = 0; i < N; i++) { /* square = i^2 mod 2N */
-        root_of_unity(square, 2 * N, &c[2 * i], &c[2 * i + 1]);
-        t->chirp[2 * i] = c[2 * i];
-        t->chirp[2 * i + 1] = -c[2 * i + 1];
+        root_of_unity(square, 2 * N, &taps[2 * i], &taps[2 * i + 1]);
+        t->chirp[2 * i] = taps[2 * i];
+        t->chirp[2 * i + 1] = -taps[2 * i + 1];
         square = (square + 2 * i + 1) % (2 * N);
     }
-    const fftconv_tensor k = complex_row(c, FFTCONV_DTYPE_COMPLEX128, N);
-    /* lag 0 counts once: k_rev begins with a zero */
-    double *rev = malloc((size_t)(2 * N) * sizeof *rev);
-    if (!rev)
-        return fail_memory(2 * N * (int64_t)sizeof *rev);
-    memcpy(rev, c, (size_t)(2 * N) * sizeof *rev);
-    rev[0] = rev[1] = 0;
-    const fftconv_tensor k_rev = complex_row(rev, FFTCONV_DTYPE_COMPLEX128, N);
+    memcpy(rev_taps, taps, (size_t)bytes); /* c[-t] = c[t] */
+    rev_taps[0] = rev_taps[1] = 0;         /* lag 0 counts once */
+    const fftconv_operands kernel = {.size = sizeof kernel,
+                                     .k = complex_row(taps, FFTCONV_DTYPE_COMPLEX128, N),
+                                     .k_rev = complex_row(rev_taps, FFTCONV_DTYPE_COMPLEX128, N)};
     int status = fftconv_plan_create(&t->plan, d);
     if (!status)
-        status = fftconv_spectrum_create(
-            &t->spectrum, t->plan,
-            &(fftconv_operands){.size = sizeof(fftconv_operands), .k = k, .k_rev = k_rev});
-    free(rev);
+        status = fftconv_spectrum_create(&t->spectrum, t->plan, &kernel);
+    aligned_free(taps);
     return status;
 }
 
-static int tables_of(struct fftconv_rdft *t)
+static int make_tables(struct fftconv_rdft *t)
 {
     const int64_t points = t->N / 2 + 1;
     fftconv_plan_info info = {.size = sizeof info};
@@ -120,9 +125,10 @@ static int tables_of(struct fftconv_rdft *t)
     if (status)
         return status;
     t->lanes = info.lanes;
-    t->row_bytes = round_up(info.spectra_row_bytes, ALIGNMENT);
-    t->work_bytes = t->spectrum ? 2 * round_up(t->N * 16, ALIGNMENT)
-                                : t->row_bytes + round_up(t->n * dtype_size(t->dtype), ALIGNMENT);
+    t->spectra_bytes = round_up(info.spectra_row_bytes, ALIGNMENT);
+    t->work_bytes = t->spectrum
+                        ? 2 * round_up(t->N * POINT_BYTES, ALIGNMENT)
+                        : t->spectra_bytes + round_up(t->n * dtype_size(t->dtype), ALIGNMENT);
     if (t->n % 2)
         return FFTCONV_STATUS_OK;
     if (!(t->W = aligned_new(2 * points * (int64_t)sizeof *t->W)))
@@ -136,33 +142,36 @@ static int tables_of(struct fftconv_rdft *t)
     return fftconv_spectra_offsets(t->plan, t->offset);
 }
 
+static int check_rdft_desc(const fftconv_rdft_desc *desc)
+{
+    int status;
+    if (!desc)
+        return fail(FFTCONV_STATUS_INVALID, "desc is NULL");
+    if (desc->size != sizeof *desc)
+        return fail(FFTCONV_STATUS_INVALID, "desc->size is %zu, must be %zu", desc->size,
+                    sizeof *desc);
+    if ((status = check_number("n", desc->n, 1, (int64_t)1 << ROW_BITS, "1 ... 2^40")) ||
+        (status = check_number("dtype", desc->dtype, FFTCONV_DTYPE_FLOAT64, FFTCONV_DTYPE_FLOAT32,
+                               "float64 (1) or float32 (2)")))
+        return status;
+    return check_number("threads", desc->threads, 0, MAX_THREADS, "0 (all) ... 255");
+}
+
 int fftconv_rdft_create(fftconv_rdft **out, const fftconv_rdft_desc *desc)
 {
     int status;
     if (!out)
         return fail(FFTCONV_STATUS_INVALID, "rdft is NULL, must point at a place for it");
     *out = NULL;
-    if (!desc)
-        return fail(FFTCONV_STATUS_INVALID, "desc is NULL");
-    if (desc->size != sizeof *desc)
-        return fail(FFTCONV_STATUS_INVALID, "desc->size is %zu, must be %zu", desc->size,
-                    sizeof *desc);
-    const int64_t n = desc->n;
-    const int dtype = desc->dtype;
-    if (n < 1 || n > (int64_t)1 << 40)
-        return fail(FFTCONV_STATUS_INVALID, "n is %lld, must be 1 ... 2^40", (long long)n);
-    if (dtype != FFTCONV_DTYPE_FLOAT32 && dtype != FFTCONV_DTYPE_FLOAT64)
-        return fail(FFTCONV_STATUS_INVALID, "dtype is %d, must be float64 (1) or float32 (2)",
-                    dtype);
-    if (desc->threads < 0 || desc->threads > 255)
-        return fail(FFTCONV_STATUS_INVALID, "threads is %d, must be 0 (all) ... 255",
-                    desc->threads);
+    if ((status = check_rdft_desc(desc)))
+        return status;
     struct fftconv_rdft *t = calloc(1, sizeof *t);
     if (!t)
         return fail_memory(sizeof *t);
-    t->n = n;
-    t->N = n % 2 ? n : n / 2;
-    t->dtype = dtype;
+    const bool odd = desc->n % 2;
+    t->n = desc->n;
+    t->N = odd ? t->n : t->n / 2;
+    t->dtype = desc->dtype;
     t->threads = desc->threads ? desc->threads : fftconv_default_threads();
     fftconv_plan_desc d = {.size = sizeof d,
                            .batch = 1,
@@ -173,14 +182,14 @@ int fftconv_rdft_create(fftconv_rdft **out, const fftconv_rdft_desc *desc)
                            .mode = FFTCONV_MODE_CIRCULAR,
                            .form = FFTCONV_FORM_COMPLEX,
                            .isa = desc->isa,
-                           .dtype = dtype == FFTCONV_DTYPE_FLOAT64 ? FFTCONV_DTYPE_COMPLEX128
-                                                                   : FFTCONV_DTYPE_COMPLEX64,
+                           .dtype = t->dtype == FFTCONV_DTYPE_FLOAT64 ? FFTCONV_DTYPE_COMPLEX128
+                                                                      : FFTCONV_DTYPE_COMPLEX64,
                            .single_block = 1};
-    status = n % 2 ? FFTCONV_STATUS_OK : plan_of(t, &d);
+    status = odd ? FFTCONV_STATUS_OK : create_staged_plan(t, &d);
     if (!status && !t->plan)
-        status = chirp_of(t, &d);
+        status = create_chirp_plan(t, &d);
     if (!status)
-        status = tables_of(t);
+        status = make_tables(t);
     if (status) {
         fftconv_rdft_destroy(t);
         return status;
@@ -201,20 +210,21 @@ void fftconv_rdft_destroy(fftconv_rdft *t)
     free(t);
 }
 
-/* ---- Bins and points ----------------------------------------------------------------- */
+/* ---- Bins and points ------------------------------------------------------------------------ */
 
-/* Z where a transform of REAL leaves it, or interleaved; all of it from the bins
- * X[0 ... N], or the bins from it.  scale: of the result. */
+/* The points Z of a row's transform, and the bins X[0 ... n/2] that are made of them or that
+ * they are made of. */
 struct points {
     const struct fftconv_rdft *t;
     void *Z;
     char *bins;
     int64_t stride; /* of bins, in complex numbers */
-    double scale;
+    double scale;   /* the result is multiplied by it */
 };
 
-/* Re Z[m] is at at(m), Im Z[m] `apart` further on.  Bins m and N - m make points m
- * and N - m, and are made of them. */
+/* For even n.  Re Z[m] is number at(m) of Z, and Im Z[m] lies `apart` numbers behind it: where
+ * the stages leave them, or interleaved.  Bins m and N - m are made of points m and N - m, and
+ * back. */
 #define DEFINE_POINTS(name, point, bin, at, apart) \
     static void bins_from_##name(const struct points *p) \
     { \
@@ -235,7 +245,8 @@ struct points {
             y[1] = (bin)(p->scale * 0.5 * (wi - ei)); \
         } \
     } \
-    /* 2 Z, whose sums come to n times the inverse DFT; sign -1: its conjugate */ \
+    /* Twice Z, of which N points then add up to n times the inverse DFT; its conjugate where \
+     * sign is -1. */ \
     static void bins_to_##name(const struct points *p, double sign) \
     { \
         const int64_t N = p->t->N; \
@@ -258,17 +269,17 @@ struct points {
         } \
     }
 #define STAGED(m) p->t->offset[m]
-#define IN_TURN(m) (2 * (m))
+#define INTERLEAVED(m) (2 * (m))
 DEFINE_POINTS(f32, float, float, STAGED, p->t->lanes)
 DEFINE_POINTS(f64, double, double, STAGED, p->t->lanes)
-DEFINE_POINTS(chirp_f32, double, float, IN_TURN, 1)
-DEFINE_POINTS(chirp_f64, double, double, IN_TURN, 1)
+DEFINE_POINTS(chirp_f32, double, float, INTERLEAVED, 1)
+DEFINE_POINTS(chirp_f64, double, double, INTERLEAVED, 1)
 #undef STAGED
-#undef IN_TURN
+#undef INTERLEAVED
 #undef DEFINE_POINTS
 
-/* The same for an odd number of reals, whose points are the bins and their mirrors'
- * conjugates: Z[m] = X[m], Z[n-m] = X*[m]; interleaved. */
+/* The same for odd n, whose points are the bins and the conjugates of those, mirrored:
+ * Z[m] = X[m] and Z[n - m] = X*[m], interleaved. */
 #define DEFINE_ODD(name, bin) \
     static void bins_from_odd_##name(const struct points *p) \
     { \
@@ -279,7 +290,7 @@ DEFINE_POINTS(chirp_f64, double, double, IN_TURN, 1)
             x[1] = (bin)(p->scale * Z[2 * m + 1]); \
         } \
     } \
-    /* conjugates, whose transform is n times the inverse DFT, real */ \
+    /* The conjugates of the points, whose DFT is n times the inverse DFT, which is real. */ \
     static void bins_to_odd_##name(const struct points *p) \
     { \
         const int64_t n = p->t->n; \
@@ -299,24 +310,23 @@ DEFINE_ODD(f32, float)
 DEFINE_ODD(f64, double)
 #undef DEFINE_ODD
 
-/* ---- Rows ---------------------------------------------------------------------------- */
+/* ---- Rows ----------------------------------------------------------------------------------- */
 
-struct job {
+struct rdft_call {
     const struct fftconv_rdft *t;
     const fftconv_tensor *rows, *bins;
     double scale;
     bool inverse;
-    int inside;
+    int inside; /* threads within a row */
     char *work;
 };
 
 static char *row_at(const fftconv_tensor *x, int64_t i)
 {
-    return (char *)x->data +
-           (i / x->shape[1] * x->stride[0] + i % x->shape[1] * x->stride[1]) * dtype_size(x->dtype);
+    return (char *)array_of(x, i / x->shape[1], i % x->shape[1]).data;
 }
 
-/* n reals between a row of any stride, float32 or float64, and an array of either */
+/* to = from, n reals of either precision; every second one, an imaginary part, times sign. */
 static void copy_reals(void *to, int to_dtype, int64_t to_stride, const void *from, int from_dtype,
                        int64_t from_stride, int64_t n, double sign)
 {
@@ -333,7 +343,7 @@ static void copy_reals(void *to, int to_dtype, int64_t to_stride, const void *fr
     }
 }
 
-/* to = DFT of from, N points each, complex128 */
+/* to = the DFT of from, N points of complex128 each. */
 static int chirp_transform(const struct fftconv_rdft *t, void *from, void *to, int inside)
 {
     fftconv_operands o = {.size = sizeof o, .threads = inside};
@@ -343,59 +353,62 @@ static int chirp_transform(const struct fftconv_rdft *t, void *from, void *to, i
     return fftconv_forward(t->plan, t->spectrum, &o);
 }
 
-static int chirp_row(const struct job *j, char *row, int64_t stride, struct points *p, char *work)
+static int chirp_row(const struct rdft_call *call, char *row, int64_t stride, struct points *p,
+                     char *work)
 {
-    const struct fftconv_rdft *t = j->t;
-    void *from = work, *to = work + round_up(t->N * 16, ALIGNMENT);
+    const struct fftconv_rdft *t = call->t;
+    void *from = work, *to = work + round_up(t->N * POINT_BYTES, ALIGNMENT);
     const bool wide = t->dtype == FFTCONV_DTYPE_FLOAT64;
-    if (j->inverse) { /* the conjugate's transform, conjugated */
+    if (call->inverse) { /* the conjugate of the DFT of the conjugates */
         p->Z = from;
         wide ? bins_to_chirp_f64(p, -1) : bins_to_chirp_f32(p, -1);
-        const int status = chirp_transform(t, from, to, j->inside);
+        const int status = chirp_transform(t, from, to, call->inside);
         copy_reals(row, t->dtype, stride, to, FFTCONV_DTYPE_FLOAT64, 1, t->n, -1);
         return status;
     }
     p->Z = to;
     copy_reals(from, FFTCONV_DTYPE_FLOAT64, 1, row, t->dtype, stride, t->n, 1);
-    const int status = chirp_transform(t, from, to, j->inside);
+    const int status = chirp_transform(t, from, to, call->inside);
     wide ? bins_from_chirp_f64(p) : bins_from_chirp_f32(p);
     return status;
 }
 
-static int odd_row(const struct job *j, char *row, int64_t stride, struct points *p, char *work)
+static int odd_row(const struct rdft_call *call, char *row, int64_t stride, struct points *p,
+                   char *work)
 {
-    const struct fftconv_rdft *t = j->t;
-    void *from = work, *to = work + round_up(t->N * 16, ALIGNMENT);
+    const struct fftconv_rdft *t = call->t;
+    void *from = work, *to = work + round_up(t->N * POINT_BYTES, ALIGNMENT);
     const bool wide = t->dtype == FFTCONV_DTYPE_FLOAT64;
-    if (j->inverse) {
+    if (call->inverse) {
         p->Z = from;
         wide ? bins_to_odd_f64(p) : bins_to_odd_f32(p);
-        const int status = chirp_transform(t, from, to, j->inside);
+        const int status = chirp_transform(t, from, to, call->inside);
         copy_reals(row, t->dtype, stride, to, FFTCONV_DTYPE_FLOAT64, 2, t->n, 1);
         return status;
     }
     p->Z = to;
-    memset(from, 0, (size_t)(t->n * 16));
+    memset(from, 0, (size_t)(t->n * POINT_BYTES));
     copy_reals(from, FFTCONV_DTYPE_FLOAT64, 2, row, t->dtype, stride, t->n, 1);
-    const int status = chirp_transform(t, from, to, j->inside);
+    const int status = chirp_transform(t, from, to, call->inside);
     wide ? bins_from_odd_f64(p) : bins_from_odd_f32(p);
     return status;
 }
 
-static int staged_row(const struct job *j, char *row, int64_t stride, struct points *p, char *work)
+static int staged_row(const struct rdft_call *call, char *row, int64_t stride, struct points *p,
+                      char *work)
 {
-    const struct fftconv_rdft *t = j->t;
+    const struct fftconv_rdft *t = call->t;
     const bool wide = t->dtype == FFTCONV_DTYPE_FLOAT64;
-    char *pairs = stride == 1 ? row : work + t->row_bytes;
+    char *pairs = stride == 1 ? row : work + t->spectra_bytes;
     const fftconv_spectra_desc d = {
         .size = sizeof d,
-        .threads = j->inside,
-        .side = j->inverse ? FFTCONV_SIDE_OUTPUT : FFTCONV_SIDE_INPUT,
+        .threads = call->inside,
+        .side = call->inverse ? FFTCONV_SIDE_OUTPUT : FFTCONV_SIDE_INPUT,
         .rows = complex_row(pairs, wide ? FFTCONV_DTYPE_COMPLEX128 : FFTCONV_DTYPE_COMPLEX64, t->N),
         .spectra = work};
     p->Z = work;
-    if (j->inverse) {
-        memset(work, 0, (size_t)t->row_bytes); /* lanes that no bin has */
+    if (call->inverse) {
+        memset(work, 0, (size_t)t->spectra_bytes); /* places that hold no bin */
         wide ? bins_to_f64(p, 1) : bins_to_f32(p, 1);
         const int status = fftconv_spectra_to_rows(t->plan, &d);
         if (pairs != row)
@@ -411,13 +424,35 @@ static int staged_row(const struct job *j, char *row, int64_t stride, struct poi
 
 static int rdft_task(void *context, int64_t i, int worker)
 {
-    const struct job *j = context;
-    struct points p = {
-        .t = j->t, .bins = row_at(j->bins, i), .stride = j->bins->stride[2], .scale = j->scale};
-    return (j->t->n % 2      ? odd_row
-            : j->t->spectrum ? chirp_row
-                             : staged_row)(j, row_at(j->rows, i), j->rows->stride[2], &p,
-                                           j->work + worker * j->t->work_bytes);
+    const struct rdft_call *call = context;
+    struct points p = {.t = call->t,
+                       .bins = row_at(call->bins, i),
+                       .stride = call->bins->stride[2],
+                       .scale = call->scale};
+    return (call->t->n % 2      ? odd_row
+            : call->t->spectrum ? chirp_row
+                                : staged_row)(call, row_at(call->rows, i), call->rows->stride[2],
+                                              &p, call->work + worker * call->t->work_bytes);
+}
+
+/* The direction says which of the two is the output; both have the first two axes of rows. */
+static int check_rows_and_bins(const fftconv_rdft *t, const fftconv_tensor *rows,
+                               const fftconv_tensor *bins, bool inverse)
+{
+    if (!rows || !bins)
+        return fail(FFTCONV_STATUS_INVALID, "%s is NULL, must be given", rows ? "bins" : "rows");
+    const bool wide = t->dtype == FFTCONV_DTYPE_FLOAT64;
+    const int64_t n0 = max64(1, rows->shape[0]), n1 = max64(1, rows->shape[1]);
+    const struct operand all[] = {
+        {"rows", rows, {n0, n1, t->n}, DTYPE_BIT(t->dtype), .is = NEEDED | (inverse ? OUTPUT : 0)},
+        {"bins",
+         bins,
+         {n0, n1, t->n / 2 + 1},
+         DTYPE_BIT(wide ? FFTCONV_DTYPE_COMPLEX128 : FFTCONV_DTYPE_COMPLEX64),
+         .is = NEEDED | (inverse ? 0 : OUTPUT)},
+    };
+    bool used[2];
+    return check_table(all, 2, false, used);
 }
 
 int rdft_run(const fftconv_rdft *t, const fftconv_tensor *rows, const fftconv_tensor *bins,
@@ -426,44 +461,21 @@ int rdft_run(const fftconv_rdft *t, const fftconv_tensor *rows, const fftconv_te
     int status;
     if (!t)
         return fail(FFTCONV_STATUS_INVALID, "rdft is NULL");
-    const struct {
-        const char *name;
-        const fftconv_tensor *x;
-        int dtype;
-        int64_t n;
-        bool output;
-    } all[] = {
-        {"rows", rows, t->dtype, t->n, inverse},
-        {"bins", bins,
-         t->dtype == FFTCONV_DTYPE_FLOAT64 ? FFTCONV_DTYPE_COMPLEX128 : FFTCONV_DTYPE_COMPLEX64,
-         t->n / 2 + 1, !inverse}};
-    for (int i = 0; i < 2; i++) {
-        if (!all[i].x || !all[i].x->data)
-            return fail(FFTCONV_STATUS_INVALID, "%s is NULL, must be given", all[i].name);
-        if (all[i].x->dtype != all[i].dtype)
-            return fail(FFTCONV_STATUS_INVALID, "%s has dtype %s, must be %s", all[i].name,
-                        dtype_name(all[i].x->dtype) ? dtype_name(all[i].x->dtype) : "unknown",
-                        dtype_name(all[i].dtype));
-        const int64_t shape[3] = {max64(1, rows->shape[0]), max64(1, rows->shape[1]), all[i].n};
-        if ((status = check_layout(all[i].name, all[i].x, shape, all[i].output)))
-            return status;
-    }
-    if (tensors_overlap(rows, bins))
-        return fail(FFTCONV_STATUS_INVALID, "%s overlaps %s, must not", inverse ? "rows" : "bins",
-                    inverse ? "bins" : "rows");
+    if ((status = check_rows_and_bins(t, rows, bins, inverse)))
+        return status;
     const int64_t count = rows->shape[0] * rows->shape[1];
     const int workers = (int)min64(threads, count);
-    struct job job = {.t = t,
-                      .rows = rows,
-                      .bins = bins,
-                      .scale = scale,
-                      .inverse = inverse,
-                      .inside = count >= threads ? 1 : threads,
-                      .work = aligned_new(workers * t->work_bytes)};
-    if (!job.work)
+    struct rdft_call call = {.t = t,
+                             .rows = rows,
+                             .bins = bins,
+                             .scale = scale,
+                             .inverse = inverse,
+                             .inside = count >= threads ? 1 : threads,
+                             .work = aligned_new(workers * t->work_bytes)};
+    if (!call.work)
         return fail_memory(workers * t->work_bytes);
-    status = parallel_for(job.inside > 1 ? 1 : workers, count, rdft_task, &job);
-    aligned_free(job.work);
+    status = parallel_for(call.inside > 1 ? 1 : workers, count, rdft_task, &call);
+    aligned_free(call.work);
     return status;
 }
 
