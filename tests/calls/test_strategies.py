@@ -502,8 +502,8 @@ def test_imaginary_projections_need_complex_plans():
     s = plan.rows_to_spectra(np.ones((1, 1, 64)))
     out = np.full_like(s, np.nan)
     B, C = np.array([0.0, 1]), np.array([1.0, 0])
-    c = _lib.Projection(
-        size=ctypes.sizeof(_lib.Projection),
+    c = _lib.ProjectionDesc(
+        size=ctypes.sizeof(_lib.ProjectionDesc),
         batch=1,
         inputs=1,
         states=1,
