@@ -288,6 +288,7 @@ static void make_moment_tables(const struct diagonal_job *j, int64_t h,
                                const struct backward_memory *m)
 {
     const int64_t N = j->call->d->states, stride = stride_of(j);
+    const int64_t width = j->width;
     const struct complex one = {1, 0};
     const double *re = m->powers.re, *im = m->powers.im;
     memset(m->columns, 0, (size_t)(j->width * stride) * sizeof(double));
@@ -295,13 +296,13 @@ static void make_moment_tables(const struct diagonal_job *j, int64_t h,
         find_pole(j, h, n, &m->powers);
         column_powers(j, &m->powers, n, one, m->powers.re, m->powers.im);
         row_powers(j, &m->powers, n, one, m->high_re + n * j->rows, m->high_im + n * j->rows);
-        for (int64_t b = 0; b < j->width; b++) {
+        for (int64_t b = 0; b < width; b++) {
             double *to = m->columns + b * stride + 4 * n;
             to[0] = re[b], to[1] = im[b];
             if (b > 0)
                 to[2] = (double)b * re[b - 1], to[3] = (double)b * im[b - 1];
         }
-        m->last[n] = (struct complex){re[j->width - 1], im[j->width - 1]};
+        m->last[n] = (struct complex){re[width - 1], im[width - 1]};
     }
 }
 
@@ -310,13 +311,16 @@ static void sum_columns(const struct diagonal_job *j, const void *dk,
                         const struct backward_memory *m)
 {
     const fftconv_ssm_desc *d = j->call->d;
-    const int64_t stride = stride_of(j);
-    for (int64_t l = 0; l < j->rows * j->width; l++)
-        m->g[l] = l < d->length ? sample(d, dk, l) : 0;
+    const int64_t stride = stride_of(j), length = d->length, padded = j->rows * j->width;
+    double *g = m->g;
+    for (int64_t l = 0; l < length; l++)
+        g[l] = sample(d, dk, l);
+    for (int64_t l = length; l < padded; l++)
+        g[l] = 0;
     const struct matmul p = {.rows = j->rows,
                              .columns = stride,
                              .depth = j->width,
-                             .a = m->g,
+                             .a = g,
                              .b = m->columns,
                              .out = m->sums,
                              .a_step = j->width,
@@ -332,18 +336,19 @@ static void moments_of(const struct diagonal_job *j, int64_t n, const struct bac
                        struct complex *zeroth, struct complex *first)
 {
     const double *pr = m->high_re + n * j->rows, *pi = m->high_im + n * j->rows;
-    struct complex inner = {0, 0}, outer = {0, 0};
-    *zeroth = (struct complex){0, 0};
+    struct complex sum = {0, 0}, inner = {0, 0}, outer = {0, 0};
+    const int64_t stride = stride_of(j);
     for (int64_t a = 0; a < j->rows; a++) {
-        const double *sums = m->sums + a * stride_of(j) + 4 * n;
+        const double *sums = m->sums + a * stride + 4 * n;
         const struct complex high = {pr[a], pi[a]}, low = {sums[0], sums[1]},
                              slope = {sums[2], sums[3]};
-        *zeroth = plus(*zeroth, times(high, low));
+        sum = plus(sum, times(high, low));
         inner = plus(inner, times(high, slope));
         if (a > 0)
             outer = plus(outer, scaled((double)(a * j->width),
                                        times(low, (struct complex){pr[a - 1], pi[a - 1]})));
     }
+    *zeroth = sum;
     *first = plus(inner, times(outer, m->last[n]));
 }
 
