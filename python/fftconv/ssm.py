@@ -9,8 +9,9 @@ Without P this is S4D (arXiv 2206.11893), two tables of powers and their product
 with it S4 (arXiv 2111.00396), Cauchy sums at the points where z^M = i, in a form
 that has no pole at z = -1:
 
-    khat = e^(it) (R00 - c R01 (I + c R11)^-1 R10),    z = e^(-2it), c = cos t,
-    R[v] = sum_n v / (2i sin t - c A) + its mirror.
+    khat = e^(it) (R00 - c R10 (I + c R11)^-1 R01),    z = e^(-2it), c = cos t,
+    R[v] = sum_n v / (2i sin t - c A) + its mirror,
+    R00: v = C B,   R10: v = C P,   R01: v = conj(Q) B,   R11: v = conj(Q) P.
 """
 
 import ctypes
