@@ -11,7 +11,8 @@ that has no pole at z = -1:
 
     khat = e^(it) (R00 - c R10 (I + c R11)^-1 R01),    z = e^(-2it), c = cos t,
     R[v] = sum_n v / (2i sin t - c A) + its mirror,
-    R00: v = C B,   R10: v = C P,   R01: v = conj(Q) B,   R11: v = conj(Q) P.
+    R00: v = Ct B,   R10: v = Ct P,   R01: v = conj(Q) B,   R11: v = conj(Q) P,
+    Ct = C (I + Abar^2M).
 """
 
 import ctypes
