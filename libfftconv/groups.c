@@ -142,12 +142,6 @@ bool next_group(struct row_group *group)
     return true;
 }
 
-const char *spectrum_of(const struct row_group *group, int64_t i)
-{
-    const bool own = group->call->plan->channels_per_kernel == 1 && group->step_h;
-    return group->kernels->spectra + (own ? i : 0) * group->call->layout.spectra_bytes;
-}
-
 struct scalar scalar_of(const struct fftconv_plan *plan, const fftconv_tensor *t, int64_t b,
                         int64_t h)
 {
@@ -263,25 +257,6 @@ void copy_out(const struct row_group *group, int operand, int64_t from, int64_t 
               l->copy_bytes[operand], false);
 }
 
-/* Written through a pointer: to return the structure would copy it as a whole just after it
- * was written member by member, and that stalls on store forwarding. */
-void row_to(struct array *a, const struct row_group *group, int operand, int64_t i)
-{
-    const struct layout *l = group->worker->layout;
-    const struct rows *rows = &group->call->rows[operand];
-    a->dtype = rows->first.dtype;
-    if (l->call.copied[operand]) {
-        a->data = group->worker->memory + l->copy[operand] + i * l->copy_bytes[operand];
-        a->stride = 1;
-        a->origin = group->copied[operand].from;
-    } else {
-        a->data = (const char *)rows->first.data + (group->b + i * group->step_b) * rows->step_b +
-                  (group->h0 + i * group->step_h) * rows->step_h;
-        a->stride = rows->first.stride;
-        a->origin = 0;
-    }
-}
-
 struct array row_of(const struct row_group *group, int operand, int64_t i)
 {
     struct array a;
@@ -358,27 +333,4 @@ struct sink input_sink(const struct fftconv_plan *plan, int64_t L, const struct 
                          .from = block->s,
                          .to = min64(L, block->s + plan->chosen.padded_length),
                          .y = y};
-}
-
-/* ---- Prefetching --------------------------------------------------------------------------- */
-
-static void prefetch_row_at(struct prefetch *p, const struct row_group *group, int operand,
-                            int64_t b, int64_t h)
-{
-    const struct rows *rows = &group->call->rows[operand];
-    if (rows->first.data && rows->first.stride == 1 && !group->worker->layout->call.copied[operand])
-        p->at[p->rows++] = (const char *)rows->first.data + b * rows->step_b + h * rows->step_h;
-}
-
-void prefetch_row(struct prefetch *p, const struct row_group *group, int operand, int64_t i)
-{
-    prefetch_row_at(p, group, operand, group->b + i * group->step_b, group->h0 + i * group->step_h);
-}
-
-void prefetch_next_row(struct prefetch *p, const struct row_group *group, int operand, int64_t i)
-{
-    if (i + 1 < group->count)
-        prefetch_row(p, group, operand, i + 1);
-    else if (group->next_h < group->call->plan->H)
-        prefetch_row_at(p, group, operand, group->next_b, group->next_h);
 }
