@@ -1,5 +1,5 @@
 """What fails inside a call: the status and the message of the first task that failed reach
-the caller, on any number of threads; and memory that is not to be had."""
+the caller, on any number of threads; and memory that cannot be allocated."""
 
 import ctypes
 import json
@@ -90,7 +90,7 @@ def test_failures_of_threads_at_once():
     assert not wrong
 
 
-# ---- Memory that is not to be had ------------------------------------------------
+# ---- Memory that cannot be allocated ------------------------------------------------
 
 # Run by itself: for the time of one call, the process may have `spare` more bytes of
 # addresses than it has.  Prints, for each call: a count of bytes whose lack must be told
@@ -247,7 +247,7 @@ def test_no_memory(threads):
             continue
         statuses, messages = zip(*met)
         assert statuses[-1] == _lib.OK and set(statuses[:-1]) == {_lib.NO_MEMORY}, (name, met)
-        told = "out of memory: {} bytes were not to be had"
+        told = "out of memory: {} bytes could not be allocated"
         assert told.format(size) in messages and len(messages) > 2, (name, size, met)
         assert all(m == told.format(*re.findall(r"\d+", m)) for m in messages[:-1]), (name, met)
         assert right, f"{name} writes something else after it failed"

@@ -12,25 +12,24 @@ from targets import TARGET
 
 pytestmark = needs_library
 TESTS = Path(__file__).parents[1]
-ARRAYS = TESTS / "cuda" / "test_device_arrays.py"
+ARRAYS, ROWS, INTERFACE = (
+    TESTS / "cuda" / f"test_{name}.py" for name in ("device_arrays", "rows", "cuda_interface")
+)
+POISON, BENCH_GPU = TESTS / "core" / "test_poison.py", TESTS / "studies" / "test_bench_gpu.py"
 
 
+# Of the tests of rows those that lay out memory, here as on a GPU.
 @emulated_only
 @pytest.mark.partly
 @pytest.mark.parametrize(
     "files, which",
     [
-        ([ARRAYS], "test_conv"),
-        ([ARRAYS, TESTS / "core" / "test_poison.py"], "on_device and not test_conv"),
-        ([TESTS / "studies" / "test_bench_gpu.py"], "on_device"),
-        # Memory laid out as on a GPU.
-        (
-            [TESTS / "cuda" / "test_rows.py", TESTS / "cuda" / "test_cuda_interface.py"],
-            "strides or refusals or workspace or of_the_cpu or other_device",
-        ),
-        ([TESTS / "cuda" / "test_rows.py"], "in_place"),
+        ([ARRAYS, ROWS], "test_conv or by_cufft or in_place"),
+        ([ARRAYS, POISON], "on_device and not test_conv and not by_cufft"),
+        ([ROWS, INTERFACE], "strides or refusals or workspace or of_the_cpu or other_device"),
+        pytest.param([BENCH_GPU], "on_device", marks=pytest.mark.thorough),
     ],
-    ids=["conv", "arrays", "bench_gpu", "memory", "in_place"],
+    ids=["conv", "arrays", "rows", "bench_gpu"],
 )
 def test_on_emulated_device(files, which):
     # Where all of it runs, once.
