@@ -1,6 +1,6 @@
 """The convolution in one call, and its gradients; plans are kept behind it."""
 
-from ._array import real, result_dtype, view
+from ._array import KERNEL_DTYPES, real, result_dtype, view
 from ._backends import check_device
 from .pattern import as_pattern
 from .plan import cached_plan, check_reverse, kernel_axes, reverse_axes, rows_axes
@@ -44,23 +44,30 @@ def _prepared(
         shape = tuple(1 if a is None else shape[a] for a in axes)
     if 0 in shape:
         raise ValueError(f"u has shape {v.shape}; every axis must be at least 1 long")
+    # Alike: nothing needs to be converted, and u's type is the result's.
+    dtype, numbers = v.dtype, KERNEL_DTYPES[v.dtype]
     k = view(k, "k", None, True)
     kernel = kernel_axes(k.shape, shape[0], shape[1])
+    alike = k.dtype in numbers and (dy is None or dy.dtype == dtype)
     if in_gate is not None:
         in_gate = view(in_gate, "in_gate", None, True)
+        alike = alike and in_gate.dtype == dtype
     if out_gate is not None:
         out_gate = view(out_gate, "out_gate", None, True)
+        alike = alike and out_gate.dtype == dtype
     if skip is not None:
         skip = view(skip, "skip", None, True)
+        alike = alike and skip.dtype in numbers
     if mask is not None:
         mask = real(view(mask, "mask", None, True), "mask")
+        alike = alike and mask.dtype in numbers
     reverse = None
     if k_rev is not None or mode == "two_sided":
         check_reverse(k_rev, mode)
         k_rev = view(k_rev, "k_rev", None, True)
         reverse = reverse_axes(k_rev.shape, kernel)
-    dtype = v.dtype
-    if k.dtype != dtype or not (in_gate is out_gate is skip is mask is k_rev is dy is None):
+        alike = alike and k_rev.dtype in numbers
+    if not alike:
         dtype = result_dtype((v, in_gate, out_gate, dy), (k, k_rev, skip), mask)
     if dy is None and 0 in k.strides:
         kernel, k, k_rev = _collapse_repeats(kernel, k, k_rev)

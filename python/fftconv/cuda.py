@@ -6,7 +6,8 @@ A torch tensor on a CUDA device, a CuPy array, and anything that speaks DLPack o
 same device.  Work is put on the stream that is current for torch and for CuPy, or
 that the array names, and is not waited for.  What speaks DLPack alone (JAX's
 arrays) hands its memory over on the legacy default stream, and is given back when
-the call is done.
+the call is done.  An operand whose dtype must be converted is copied by torch or
+CuPy; other libraries' are refused by name.
 
 `asarray` copies a NumPy array to a device and `Array.numpy` copies back, for who
 has none of these libraries; they also take an `Array`.

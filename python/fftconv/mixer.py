@@ -3,7 +3,7 @@
 import numpy as np
 
 from . import _lib, cuda
-from ._array import KERNEL_DTYPES, choice, dtype_name, fixed, numpy_dtype, size, view
+from ._array import KERNEL_DTYPES, choice, dtype_name, fixed, numpy_dtype, real, size, view
 from ._backends import check_device
 from .convolution import conv, conv_backward
 
@@ -152,7 +152,7 @@ class FFTConv:
 
 def _copied_to(parameter, v):
     """A parameter where v is."""
-    return parameter if v.device is None else cuda.copy_copied_to(parameter, v)
+    return parameter if v.device is None else cuda.copy_beside(parameter, v)
 
 
 def _parameter(name, axes):
@@ -165,7 +165,9 @@ def _parameter(name, axes):
     def put(self, value):
         if name == "k_rev" and not self.two_sided:
             raise AttributeError("this FFTConv has no k_rev: it is not two-sided")
-        x = np.array(view(value, name).numpy(), numpy_dtype(KERNEL_DTYPES[self.precision][-1]))
+        x = np.array(
+            real(view(value, name), name).numpy(), numpy_dtype(KERNEL_DTYPES[self.precision][-1])
+        )
         shape = (self.channels, self.length)[:axes]
         if x.shape != shape:
             raise ValueError(f"{name} has shape {x.shape}; it must be {shape}")
