@@ -450,6 +450,8 @@ def as_dtype(v, name, dtype):
 
 def demoted(x, v):
     """v's gradient x, in the dtype that v had: the real part where it was real."""
+    if v.original_dtype == v.dtype:
+        return x
     dtype = v.gradient_dtype
     if dtype == v.dtype:
         return x

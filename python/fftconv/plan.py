@@ -626,12 +626,6 @@ class Plan(Handle):
             check_place(v, name, self._backend.number)
         return v
 
-    def _gradient_shape(self, name, of, v):
-        """The shape in which the library writes the gradient of operand `of`."""
-        if name in ("k", "k_rev"):
-            return of.shape
-        return (self._rows[1],) if name == "skip" else v.shape
-
     def _check_spectrum(self, spectrum):
         """It is one, of kernels and a pattern such as this plan's."""
         if not isinstance(spectrum, Spectrum):
@@ -666,12 +660,10 @@ class Plan(Handle):
         v = self._view(x, name)
         if v.shape != self.u_shape:
             raise ValueError(f"{name} has shape {v.shape}; this plan is for {self.u_shape}")
-        return self._converted(v, name, (self.dtype,))
+        return v if v.dtype == self.dtype else self._converted(v, name, (self.dtype,))
 
     def _converted(self, v, name, allowed):
         """v in one of the plan's allowed dtypes, or ValueError."""
-        if v.dtype in allowed:
-            return v
         return converted(v, name, allowed, f"this plan is for {self.dtype}")
 
     def _pack_rows(self, structure, offset, pointer, strides, axes):
@@ -688,7 +680,9 @@ class Plan(Handle):
             if length != self._kernel[2]:
                 raise ValueError(f"k has length {length}; this plan is for {self._kernel[2]}")
             raise ValueError(f"k has shape {tuple(v.shape)}; this plan is for {self.k_shape}")
-        views = {"k": self._converted(v, "k", self._kernel_dtypes)}
+        if v.dtype not in self._kernel_dtypes:
+            v = self._converted(v, "k", self._kernel_dtypes)
+        views = {"k": v}
         if k_rev is not None or self._reverse is not None:
             check_reverse(k_rev, self.mode)
             v = self._view(k_rev, "k_rev")
@@ -814,7 +808,8 @@ class Plan(Handle):
         d = self._view(dy, "dy")
         if d.shape != v.shape:
             raise ValueError(f"dy has shape {d.shape}; it must be {v.shape}, as u")
-        d = self._converted(d, "dy", (self.dtype,))
+        if d.dtype != self.dtype:
+            d = self._converted(d, "dy", (self.dtype,))
         self._pack_rows(ops, _OFFSET["dy"], d.pointer, d.strides, axes)
 
         results, outputs, backend = {}, [d], self._backend
@@ -827,7 +822,8 @@ class Plan(Handle):
                     f"{name} has shape {of.shape} and dtype {of.original_dtype}; to prepare its "
                     "gradient it must be of full shape, not repeated, and need no conversion"
                 )
-            backend.check_summed(of, name, shape)
+            if of.shape != shape:
+                backend.check_summed(of, name, shape)
             result, g = backend.empty(shape, of.dtype, of)
             if name in ("k", "k_rev"):
                 pack(ops, field, g)

@@ -149,6 +149,8 @@ def test_errors():
         FFTConv(2, 8, gated=True)(u, u)
     with pytest.raises(ValueError, match=r"k has shape \(2, 7\)"):
         module.k = np.ones((2, 7))
+    with pytest.raises(ValueError, match="k has dtype complex128; it must be real"):
+        module.k = np.ones((2, 8), complex)
     with pytest.raises(ValueError, match=r"skip has shape \(3,\)"):
         module.skip = np.ones(3)
     with pytest.raises(AttributeError, match="no k_rev"):

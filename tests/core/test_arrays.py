@@ -5,7 +5,7 @@ import sys
 import fftconv
 import numpy as np
 import pytest
-from fftconv import _array
+from fftconv import _array  # what goes in by pointer, and how results are aligned
 from support import DTYPES, Case, check_forward, check_gradients, same_bits
 
 ALL = ("in_gate", "out_gate", "skip", "mask")

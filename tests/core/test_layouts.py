@@ -6,7 +6,7 @@ import itertools
 import fftconv
 import numpy as np
 import pytest
-from fftconv._view import View
+from fftconv._view import View  # results in memory that the test lays out
 from hypothesis import given
 from hypothesis import strategies as st
 from support import COMPLEX, DTYPES, Case, check_forward, same_bits

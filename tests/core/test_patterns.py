@@ -414,6 +414,9 @@ def test_plan_replaced(n):
     assert other is not plan and other.pattern == pattern and spectrum.plan is other
     assert (other.threads, other.isa, other.fft_size) == (2, ISAS[0], n)
     assert plan.replace(pattern=pattern) is not other
+    assert plan.replace(u_shape=(5, 3, n), threads=1).u_shape == (5, 3, n)
+    with pytest.raises(TypeError, match="patern"):
+        plan.replace(patern=pattern)
     y = other(case.u, spectrum, **case.plan_arguments)
     check_forward(case, y)
     check_gradients(case, other.backward(case.dy, case.u, spectrum, **case.plan_arguments))

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from engine_calls import TOLERANCE, check_backward, check_forward
 from fftconv import _lib, cuda
-from fftconv._array import view
+from fftconv._array import view  # what an array is read as: no call shows it
 from fftconv._view import ITEM_BYTES, DeviceView
 from support import Case, same_bits
 
