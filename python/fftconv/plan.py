@@ -816,7 +816,10 @@ class Plan(Handle):
         for name in check_needs(needs, views):
             # Of the full shape; summed to a repeated operand's afterwards.
             of, field = views[name], _OFFSET["d" + name]
-            shape = self._gradient_shape(name, of, v)
+            if name in ("k", "k_rev"):
+                shape = of.shape
+            else:
+                shape = (self._rows[1],) if name == "skip" else v.shape
             if repeat is not None and (shape != of.shape or of.gradient_dtype != of.dtype):
                 raise ValueError(
                     f"{name} has shape {of.shape} and dtype {of.original_dtype}; to prepare its "
