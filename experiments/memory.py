@@ -30,7 +30,8 @@ from tqdm import tqdm
 
 # Elements of u, large beside a page and the allocator's slack; FFT sizes.
 GRIDS = {
-    "quick": dict(elements=2**16, sizes=[256, 1024]),
+    # More than the kernel counts memory to, or an array is found to take none.
+    "quick": dict(elements=2**18, sizes=[256, 1024]),
     "default": dict(elements=2**22, sizes=[2**a for a in range(8, 17, 2)] + [2**20]),
     "full": dict(elements=2**22, sizes=[2**a for a in range(8, 23)]),
 }
