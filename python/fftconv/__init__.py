@@ -1,19 +1,20 @@
-"""Long convolutions as matrix products: libfftconv from Python.
+"""Long FFT convolutions, computed as matrix products by the C library libfftconv.
 
     y = fftconv.conv(u, k)                        # causal, any length
-    plan = fftconv.Plan(u.shape, k.shape)         # or made once,
-    y = plan(u, plan.spectrum(k))                 # and run often
+    plan = fftconv.Plan(u.shape, k.shape)         # or make a plan once
+    y = plan(u, plan.spectrum(k))                 # and call it many times
 
-`conv`, `conv_backward` and `Plan` compute and differentiate one operation on
-(B, H, L) rows; `Stream` takes them in pieces; a `Pattern` names the
-frequencies kept; `conv_matrix` mixes channels; `depthwise_conv1d` is a short
-convolution of each; `FFTConv` holds its kernel.
+`conv`, `conv_backward` and `Plan` compute a gated long convolution of rows of shape
+(B, H, L) and its gradients.  `Stream` computes a causal one whose input arrives in
+pieces.  A `Pattern` says which frequencies of a kernel are kept.  `conv_matrix` is a
+long convolution that mixes channels, `depthwise_conv1d` a short one of each channel
+by itself.  `FFTConv` is a layer that holds its kernel as a parameter.
 
-`flash`, `hyena` and `lrnnx` have the calls of flash-fft-conv, of hyena-dna's
-fftconv and of lrnnx, each under its own name.  `ssm` has the kernels of state-space
-models, `hippo` their initialisations; `cuda` tells of arrays on GPUs; `cost` is the
-paper's cost model, `monarch` the transform by itself, `reference` the oracle in plain
-NumPy.
+`flash`, `hyena` and `lrnnx` offer the functions and modules of flash-fft-conv,
+hyena-dna's fftconv and lrnnx under their original names.  `ssm` computes the kernels
+of state-space models and `hippo` their initialisations.  `cuda` deals with arrays on
+GPUs, `cost` is the cost model of the FlashFFTConv paper, `monarch` is the transform
+by itself, and `reference` is a plain NumPy implementation to test against.
 """
 
 from . import cost, cuda, flash, hippo, hyena, lrnnx, monarch, reference, ssm
@@ -63,7 +64,7 @@ def __dir__():
 
 
 def isas():
-    """The instruction sets of this build that this machine can run."""
+    """The names of this build's instruction sets that this machine can run."""
     found, index = [], 0
     while (name := _c.fftconv_isa_name(index)) is not None:
         if _c.fftconv_isa_available(name):
@@ -73,5 +74,6 @@ def isas():
 
 
 def default_threads():
-    """The processors that ``threads=None`` means."""
+    """The number of threads that ``threads=None`` stands for: one for each processor that this
+    process may run on."""
     return _c.fftconv_default_threads()

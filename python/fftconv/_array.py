@@ -1,13 +1,14 @@
-"""Arrays in and out: what the caller has, as Views, and their types.
+"""Reading the caller's arrays as Views, allocating results, and promoting dtypes.
 
-NumPy arrays and CPU torch tensors (bfloat16 too) go straight in; anything else
-that speaks ``__array_interface__``, DLPack or ``__array__`` goes through NumPy,
-without a copy where it allows that.  The same kind comes out.  torch is never
-imported here: where a torch tensor arrives, it is in sys.modules already.  Arrays
-on a CUDA device are read by `cuda`, which registers itself here.
+NumPy arrays and CPU torch tensors (bfloat16 included) are read directly.  Any other
+object with ``__array_interface__``, DLPack or ``__array__`` is read through NumPy,
+without a copy if the object allows that.  Results are returned in the array library
+of the input.  torch is never imported here: when a torch tensor is passed in, torch
+is already in sys.modules.  Arrays on a CUDA device are read by the module `cuda`,
+which registers itself here.
 
-Types promote as they do in NumPy and torch (`result_dtype`), and an operand of
-another type than is computed in is converted where nothing is lost (`converted`).
+Types promote as they do in NumPy and PyTorch (`result_dtype`).  An operand of another
+dtype than the computation's is converted if no precision is lost (`converted`).
 """
 
 import math
@@ -25,8 +26,8 @@ DTYPE_NAMES = ("float64", "float32", "float16", "bfloat16", "complex128", "compl
 COMPLEX = ("complex128", "complex64")
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 
-# The types a kernel, skip or mask may have, by the type of u; the last is the
-# widest, and what any other becomes.
+# For each dtype of u, the dtypes that a kernel, skip or mask may have.  The last one is
+# the widest; an operand of any other dtype is converted to it.
 KERNEL_DTYPES = {
     "float64": ("float64",),
     "float32": ("float32",),
@@ -36,7 +37,7 @@ KERNEL_DTYPES = {
     "complex64": ("complex64",),
 }
 
-# The types whose numbers each type holds without loss, the type itself first.
+# For each dtype, those whose numbers it represents exactly; the first is the dtype itself.
 HOLDS = {
     "float64": ("float64", "float32", "float16", "bfloat16"),
     "float32": ("float32", "float16", "bfloat16"),
@@ -46,7 +47,8 @@ HOLDS = {
     "complex64": ("complex64", "float32", "float16", "bfloat16"),
 }
 
-# The real type that each computes in, and the complex one of that precision.
+# WIDE: the real dtype in which arrays of each dtype are computed.  COMPLEX_OF: the complex
+# dtype of that precision.
 WIDE = {
     "float64": "float64",
     "float32": "float32",
@@ -59,25 +61,27 @@ COMPLEX_OF = {
     name: "complex128" if wide == "float64" else "complex64" for name, wide in WIDE.items()
 }
 
-# Native NumPy dtypes only: a byte-swapped one is not found here.
+# Only dtypes in native byte order are keys; looking up a byte-swapped one finds nothing.
 _NAMES = {numpy_dtype(name): name for name in DTYPE_NAMES if name != "bfloat16"}
 
-# Python's own numbers, and what holds them: they have no type.
+# Python's numbers and the containers of them.  They carry no dtype of their own.
 _PYTHON = (int, float, complex, list, tuple)
 
-# The module that reads arrays on devices, `cuda`, when it has registered itself.
+# The module `cuda`, which reads arrays on CUDA devices; None until it registers itself.
 _devices = None
 
 
 def register_devices(module):
-    """`module` reads the arrays of devices: on_device, device_view, torch_view,
-    output_view and as_dtype are its functions."""
+    """Register the module that reads arrays on CUDA devices.
+
+    It must provide on_device, device_view, torch_view, output_view and as_dtype.
+    """
     global _devices
     _devices = module
 
 
-# For each layout and number of axes: which of the array's axes are B, H, L;
-# None stands for an axis of 1.
+# For each layout and number of axes, the positions of B, H and L among the array's axes.
+# None marks an axis that the array lacks and that counts as length 1.
 AXES = {
     "BHL": {3: (0, 1, 2), 2: (None, 0, 1), 1: (None, None, 0)},
     "BLH": {3: (0, 2, 1), 2: (None, 1, 0), 1: (None, None, 0)},
@@ -85,7 +89,7 @@ AXES = {
 
 
 def size(value, name, low=1):
-    """A whole number from `low` to 2^63 - 1, or ValueError."""
+    """`value` as an int from `low` to 2^63 - 1; otherwise ValueError."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -96,7 +100,7 @@ def size(value, name, low=1):
 
 
 def choice(value, name, allowed):
-    """allowed[value], or ValueError naming what is allowed."""
+    """allowed[value]; for an unknown value ValueError, which lists the allowed ones."""
     try:
         return allowed[value]
     except (KeyError, TypeError):
@@ -104,7 +108,7 @@ def choice(value, name, allowed):
 
 
 def name_of(dtype):
-    """The name of a native NumPy dtype we compute on, else None."""
+    """The name of a NumPy dtype that is supported and in native byte order, else None."""
     name = _NAMES.get(dtype)
     if name is None and dtype.name == "bfloat16" and dtype.isnative:
         name = _NAMES[dtype] = "bfloat16"
@@ -112,8 +116,10 @@ def name_of(dtype):
 
 
 def dtype_name(dtype, name="dtype", allowed=DTYPE_NAMES):
-    """One of `allowed`, from a string, a NumPy or ml_dtypes dtype, or a torch
-    dtype."""
+    """The dtype's name, from a string or a NumPy, ml_dtypes or torch dtype.
+
+    Raises ValueError if the name is not one of `allowed`.
+    """
     if isinstance(dtype, str) or type(dtype).__module__ == "torch":
         found = str(dtype)
         found = found[6:] if found.startswith("torch.") else found
@@ -128,7 +134,7 @@ def dtype_name(dtype, name="dtype", allowed=DTYPE_NAMES):
 
 
 def _numpy_view(a, dtype, kind=None, original=None):
-    try:  # a fifth of the other's time, where it can be had
+    try:  # Takes a fifth of the time of __array_interface__, but fails on some arrays.
         pointer = addressof(c_char.from_buffer(a))
     except (BufferError, TypeError, ValueError):
         pointer = a.__array_interface__["data"][0]
@@ -143,7 +149,7 @@ def _numpy_view(a, dtype, kind=None, original=None):
 
 
 def _torch(x):
-    """The torch module, if x is one of its tensors, else None."""
+    """The torch module if x is a torch tensor, else None."""
     torch = sys.modules.get("torch")
     tensor = getattr(torch, "Tensor", None)
     return torch if tensor is not None and isinstance(x, tensor) else None
@@ -185,15 +191,17 @@ _ALLOWED = f"{', '.join(DTYPE_NAMES)}, and integers and booleans, which become f
 
 
 def wrong_dtype(name, found, where=""):
-    """The TypeError of an array whose numbers cannot be taken; where: on a device,
-    where nothing converts integers."""
+    """The TypeError for an array whose dtype is not supported.
+
+    where: "on a device" if the array is on one, since integers are not converted there.
+    """
     if where:
         return TypeError(f"{name} has dtype {found}; allowed {where}: {', '.join(DTYPE_NAMES)}")
     return TypeError(f"{name} has dtype {found}; allowed: {_ALLOWED}")
 
 
 def wrong_kind(name, x):
-    """The TypeError of what is no array of numbers at all."""
+    """The TypeError for an object that is not an array of numbers."""
     what = "None" if x is None else f"a {type(x).__name__}"
     return TypeError(
         f"{name} is {what}; it must be an array or a list of numbers; allowed: {_ALLOWED}"
@@ -201,14 +209,17 @@ def wrong_kind(name, x):
 
 
 def masked(name):
-    """The TypeError of an array that has a mask."""
+    """The TypeError for a NumPy masked array."""
     return TypeError(
         f"{name} is a masked array, whose mask would be lost; pass {name}.filled(0), or what suits"
     )
 
 
 def _to_numpy(x, name):
-    """(array, kind) of whatever is neither ndarray nor torch tensor."""
+    """(NumPy array, kind) of an object that is neither a plain ndarray nor a torch tensor.
+
+    kind: the array-API namespace that a result is to be returned in, or None for NumPy.
+    """
     if isinstance(x, np.ma.MaskedArray):
         raise masked(name)
     if hasattr(x, "__array_interface__"):
@@ -223,7 +234,7 @@ def _to_numpy(x, name):
         try:
             return np.from_dlpack(x), kind
         except (BufferError, RuntimeError, TypeError):
-            pass  # a type DLPack or NumPy does not know: bfloat16
+            pass  # A dtype that DLPack or NumPy does not support, such as bfloat16.
     a = np.asarray(x)
     if a.dtype.kind in "OSU" and not hasattr(x, "dtype"):
         raise wrong_kind(name, x)
@@ -231,14 +242,17 @@ def _to_numpy(x, name):
 
 
 def _listed_view(x, name, listed):
-    """View of Python numbers, complex if one of them is: of dtype `listed`, or in
-    64 bits until it is known what they stand beside."""
+    """View of Python numbers, complex if one of them is.
+
+    listed: the real dtype whose precision they get.  None: they are held in float64 or
+    complex128 and marked as `LISTED`, until the dtypes of the other operands decide.
+    """
     try:
         a = np.asarray(x)
-    except ValueError as error:  # lists of several lengths
+    except ValueError as error:  # nested lists of unequal lengths
         raise ValueError(f"{name} cannot be made an array of numbers: {error}") from None
     if a.dtype.kind == "O" and all(isinstance(n, Number) for n in a.flat):
-        a = a.astype(np.float64)  # whole numbers beyond 64 bits
+        a = a.astype(np.float64)  # integers that do not fit in 64 bits
     if a.dtype.kind not in "biufc":
         raise TypeError(f"{name} cannot be made an array of numbers: it holds {a.dtype}")
     dtype = listed or "float64"
@@ -250,15 +264,17 @@ def _listed_view(x, name, listed):
 
 
 def view(x, name, listed=None, devices=False):
-    """View of an input array; copied only if misaligned, byte-swapped, or of
-    integers or booleans, which become float64.
+    """View of an input array.
 
-    Python numbers and (nested) lists become arrays of dtype `listed`; None: their
-    View says that they have no type of their own.  A View stays as it is.  devices:
-    it may be on a CUDA device.
+    The data are copied only if they are misaligned, byte-swapped, or integers or
+    booleans, which are converted to float64.  A View is returned unchanged.
 
-    Raises TypeError for what is no array of numbers, ValueError for one that is in
-    the wrong place.
+    listed: the dtype of the array made from Python numbers or nested lists; None: the
+        View is marked as having no dtype of its own (`LISTED`).
+    devices: whether arrays on a CUDA device are accepted.
+
+    Raises TypeError for an object that is not an array of numbers, ValueError for an
+    array on a device that is not accepted.
     """
     kind = None
     if type(x) is not np.ndarray:
@@ -294,7 +310,11 @@ def _on_device(x):
 
 
 def output_view(x, name, shape, dtype, devices=False):
-    """View of an array to be written: of this shape and dtype, in place."""
+    """View of an array that the result is written to.
+
+    Raises ValueError if the array has another shape or dtype or cannot be written in
+    place, TypeError if it is not an array.
+    """
     torch = _torch(x)
     if torch is not None:
         found = _torch_view(x, name, torch, devices)
@@ -328,7 +348,11 @@ def output_view(x, name, shape, dtype, devices=False):
 
 
 def empty(shape, dtype, kind):
-    """(array to hand out, its View); for other namespaces see `finish`."""
+    """(new uninitialised array, its View).
+
+    It is a torch tensor if kind is torch, else a NumPy array, which `finish` turns into
+    an array of another library.
+    """
     if kind is not None and kind is sys.modules.get("torch"):
         x = fresh_tensor(kind, shape, dtype)
         return x, View(x.data_ptr(), dtype, shape, x.stride(), x, kind)
@@ -337,14 +361,17 @@ def empty(shape, dtype, kind):
 
 
 def aligned_bytes(n):
-    """(uint8 array of n bytes that starts at a multiple of ALIGNMENT, its address)."""
+    """(uint8 array of n bytes whose address is a multiple of ALIGNMENT, the address)."""
     buffer = aligned_empty((n,), np.uint8)
     return buffer, buffer.ctypes.data
 
 
 def aligned_empty(shape, dtype):
-    """np.empty whose data begin at a multiple of ALIGNMENT bytes: a vector stored
-    across two cache lines costs twice, and NumPy's own arrays begin anywhere."""
+    """np.empty, but with data that begin at a multiple of ALIGNMENT bytes.
+
+    NumPy does not align its arrays to cache lines, and storing a vector across two
+    cache lines costs twice as much.
+    """
     dtype = np.dtype(dtype)
     buffer = fresh_bytes(math.prod(shape) * dtype.itemsize + ALIGNMENT - 1)
     start = -buffer.__array_interface__["data"][0] % ALIGNMENT
@@ -352,30 +379,32 @@ def aligned_empty(shape, dtype):
 
 
 def fresh_bytes(n):
-    """n bytes that hold anything.  All NumPy memory that is handed out or worked in
-    unwritten comes from here: the tests put NaN into it, by replacing this function."""
+    """n uninitialised bytes.
+
+    All uninitialised NumPy memory of results and workspaces comes from this function.
+    The tests replace it by one that fills the memory with NaN.
+    """
     return np.empty(n, np.uint8)
 
 
 def fresh_tensor(torch, shape, dtype):
-    """A CPU tensor that holds anything; the tests replace this function likewise."""
+    """An uninitialised CPU tensor; the tests replace this function, too."""
     return torch.empty(shape, dtype=getattr(torch, dtype))
 
 
 def finish(x, kind):
-    """x as an array of `kind`; NumPy arrays and torch tensors as they are."""
+    """x as an array of `kind`; unchanged if kind is NumPy or x is no NumPy array."""
     if kind is None or type(x) is not np.ndarray or kind is np:
         return x
     if x.dtype != numpy_dtype("bfloat16"):
         return kind.from_dlpack(x)
-    if kind is sys.modules.get("torch"):  # which knows no ml_dtypes
+    if kind is sys.modules.get("torch"):  # torch does not know ml_dtypes' bfloat16.
         return kind.from_dlpack(x.view(np.int16)).view(kind.bfloat16)
     return kind.asarray(x)
 
 
 def reduce_to(x, full, shape):
-    """x, whose shape is `full`, summed along the axes that broadcasting `shape` to that
-    had repeated."""
+    """x, of shape `full`, summed to `shape` along the axes that broadcasting repeated."""
     if full == shape:
         return x
     if _torch(x) is None:
@@ -384,16 +413,18 @@ def reduce_to(x, full, shape):
     return wide.sum_to_size(shape).to(x.dtype)
 
 
-# ---- Types beside each other ----------------------------------------------------
+# ---- Promotion of types ----------------------------------------------------------
 
 
 def result_dtype(rows, kernels=(), mask=None):
-    """The dtype of a result, from Views; those that are None are not there.
+    """The dtype of a result from the Views of its operands; entries that are None are
+    ignored.
 
-    It is complex if one of them is, and float64's precision if one has that.
-    16-bit rows that all have one type keep it, kernels in any 16-bit type or
-    float32 beside them or not; all else is float32.  Python numbers have no say in
-    it, except that they may be complex, nor has a mask of booleans.
+    The result is complex if one of the Views is, and has float64's precision if one of
+    them has.  If all rows have the same 16-bit type, and kernels have 16 bits or
+    float32, it has that 16-bit type.  Otherwise it has float32's precision.  Python
+    numbers count only in that they can make the result complex; a boolean mask does not
+    count.  float64 if only Python numbers are given.
     """
     rows = [v for v in rows if v is not None]
     views = [*rows, *(v for v in kernels if v is not None)]
@@ -410,17 +441,18 @@ def result_dtype(rows, kernels=(), mask=None):
 
 
 def has_float64(views):
-    """One of these Views, None or not, has float64's precision."""
+    """Whether one of these Views has float64's precision; entries may be None."""
     return any(
         v is not None and v.original_dtype != LISTED and WIDE[v.dtype] == "float64" for v in views
     )
 
 
 def converted(v, name, allowed, why):
-    """v in one of the allowed dtypes: itself where it has one of them, else a copy
-    in the last of them; ValueError, that says why, where that would lose something.
+    """v in one of the allowed dtypes: v itself, or a copy in the last of them.
 
-    Of a mask's booleans and of Python's numbers nothing is lost in any type.
+    Raises ValueError, with `why` in its message, if the copy would lose precision or an
+    imaginary part.  A mask's booleans and Python's real numbers are converted to any
+    dtype.
     """
     if v.dtype in allowed:
         return v
@@ -434,14 +466,18 @@ def converted(v, name, allowed, why):
 
 
 def fixed(x, name, allowed, why, devices=False):
-    """View of an operand where the allowed dtypes are fixed beforehand, converted
-    where it must be and may: Python numbers become the last of them."""
+    """View of an operand whose allowed dtypes do not depend on the other operands.
+
+    It is converted as by `converted`; Python numbers get the last of the allowed dtypes.
+    """
     return converted(view(x, name, allowed[-1], devices), name, allowed, why)
 
 
 def as_dtype(v, name, dtype):
-    """A copy of View v in another dtype, that remembers the original one; Python
-    numbers have had none, and now have this."""
+    """A copy of View v in another dtype.
+
+    The copy keeps v's original_dtype.  Python numbers had none; theirs becomes `dtype`.
+    """
     if v.device is not None:
         return _devices.as_dtype(v, name, dtype)
     original = None if v.original_dtype == LISTED else v.original_dtype
@@ -449,7 +485,10 @@ def as_dtype(v, name, dtype):
 
 
 def demoted(x, v):
-    """v's gradient x, in the dtype that v had: the real part where it was real."""
+    """The gradient x of v in the dtype that v had before conversion.
+
+    If v was real and was converted to a complex dtype, this is the real part of x.
+    """
     if v.original_dtype == v.dtype:
         return x
     dtype = v.gradient_dtype
@@ -463,14 +502,17 @@ def demoted(x, v):
 
 
 def real(v, name):
-    """View v, or ValueError where it is complex."""
+    """View v; ValueError if it is complex."""
     if v.dtype in COMPLEX:
         raise ValueError(f"{name} has dtype {v.dtype}; it must be real")
     return v
 
 
 def broadcast_strides(v, name, shape):
-    """v's strides when repeated to `shape`, by NumPy's rules: 0 where it is."""
+    """v's strides after broadcasting to `shape` by NumPy's rules: 0 along repeated axes.
+
+    Raises ValueError if v does not broadcast to `shape`.
+    """
     lead = len(shape) - len(v.shape)
     if lead < 0 or any(n not in (1, m) for n, m in zip(v.shape, shape[lead:])):
         raise ValueError(f"{name} has shape {v.shape}; it must be {shape}, or broadcast to it")

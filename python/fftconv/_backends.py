@@ -1,8 +1,8 @@
-"""Where a plan computes: the CPU, or one of the CUDA devices.
+"""Backends: the places where a plan computes, which are the CPU and each CUDA device.
 
-A backend is all that differs between them: which fields of a descriptor it fills,
-where outputs and workspace come from, what waits for what, and how a result becomes
-an array of its operand's kind.
+A backend holds all that differs between these places: which fields of a plan's
+descriptor are filled, where outputs and workspace are allocated, how streams are
+synchronised, and how a result becomes an array of its operand's library.
 """
 
 import ctypes
@@ -20,14 +20,15 @@ _workspace_bytes = _lib.lib.fftconv_workspace_bytes
 
 
 class Workspace(threading.local):
-    """One buffer for each thread, aligned to 64 bytes; it only grows."""
+    """One workspace for each thread, aligned to 64 bytes.  It grows and never shrinks."""
 
     size = 0
     pointer = None
 
     def at_least(self, size):
         if size > self.size:
-            # Freed before allocating; a failure leaves none.
+            # The old buffer is freed before the new one is allocated.  If that fails,
+            # the thread has no buffer, and the next call allocates one.
             self.size, self.pointer, self._buffer = 0, None, None
             self._buffer, self.pointer = aligned_bytes(size)
             self.size = size
@@ -38,12 +39,17 @@ _workspace = Workspace()
 
 
 class Cpu:
-    """The CPU. number: None; device: its name."""
+    """The CPU.
+
+    number: None, where a CUDA device has its number.
+    device: the name by which a caller chooses the place.
+    place: the name of the place in messages.
+    """
 
     number, device, place = None, "cpu", "the CPU"
 
     def describe(self, desc, isa, engine):
-        """Fills what a plan's descriptor says of the place."""
+        """Fill the fields of a plan's descriptor that choose device and isa or engine."""
         if engine is not None:
             raise ValueError(
                 f"engine is {engine!r}; on the CPU, where isa names an instruction set, "
@@ -52,7 +58,10 @@ class Cpu:
         desc.isa = _name(isa, "isa")
 
     def create_spectrum(self, plan, kernels):
-        """(handle, the function that destroys it), of Views k and k_rev or None."""
+        """(handle of a new spectrum, the function that destroys it).
+
+        kernels: the Views (k, k_rev), the latter None in one-sided modes.
+        """
         return self._spectrum(plan, _kernel_operands(kernels))
 
     def _spectrum(self, plan, ops):
@@ -61,13 +70,18 @@ class Cpu:
         return handle, _lib.lib.fftconv_spectrum_destroy
 
     def empty(self, shape, dtype, like):
-        """(array of like's kind to be written, its View)."""
+        """(new uninitialised array, its View), of the same kind as the View `like`."""
         return _array.empty(shape, dtype, like.kind)
 
     def execute(self, plan, direction, spectrum, ops, views, outputs, plain):
-        """Runs the call that `ops` describes.  spectrum: its handle, or None; views:
-        the operands by name; outputs: what is written, and dy.  plain: rows are
-        contiguous, and no output is an input."""
+        """Run the call that `ops` describes.
+
+        direction: `_lib.FORWARD` or `_lib.BACKWARD`.
+        spectrum: a spectrum's handle, or None if k is among the operands.
+        views: the operands' Views by name; outputs: those of the results and of dy.
+        plain: true if the plan's own figure of the workspace is enough, since rows are
+            contiguous and no output is also an input.
+        """
         if plain:
             need = plan._workspace_bytes[direction]
         else:
@@ -77,8 +91,10 @@ class Cpu:
         (_backward if direction else _forward)(plan._handle, spectrum, ops)
 
     def repeatable(self, plan, direction, spectrum, ops, views, outputs):
-        """A function of no arguments that runs the call again, with a workspace of its
-        own; `ops` keeps all that it needs."""
+        """A function without arguments that runs the call again.
+
+        It has a workspace of its own, and `ops` keeps alive all that the call needs.
+        """
         ops.workspace_bytes = self._need(plan, direction, spectrum, ops)
         ops.buffer, ops.workspace = aligned_bytes(ops.workspace_bytes)
         call, handle = (_backward if direction else _forward), plan._handle
@@ -94,20 +110,24 @@ class Cpu:
         return need.value
 
     def finish(self, x, like):
-        """A result beside u, a View, as an array of u's kind."""
+        """The result x as an array of the same kind as u, whose View `like` is."""
         return _array.finish(x, like.kind)
 
     def finish_gradient(self, x, shape, of, like):
-        """x, of this shape, as the gradient of operand `of`: of its shape, dtype and
-        kind."""
+        """x, of the given shape, as the gradient of operand `of`, a View.
+
+        The gradient has the operand's shape, dtype and kind; along axes that the operand
+        repeats it is summed.  like: the View of u.
+        """
         return _array.finish(demoted(reduce_to(x, shape, of.shape), of), of.kind)
 
     def check_summed(self, v, name, shape):
-        """A repeated operand's gradient can be summed to its own shape."""
+        """Raise `Unsupported` if the gradient of a repeated operand, of `shape`, cannot be
+        summed to the operand's own shape."""
 
 
 class Cuda(Cpu):
-    """CUDA device `number`: work is put on u's stream and not waited for."""
+    """CUDA device `number`.  Work is queued on u's stream, and calls do not wait for it."""
 
     def __init__(self, number):
         self.number = number
@@ -139,10 +159,10 @@ class Cuda(Cpu):
         stream = cuda.stream_of(u)
         need = plan._workspace_bytes[direction]
         if spectrum is not None and direction == _lib.FORWARD and plan.engine != "cufft":
-            need = 0  # all of it was for k's spectrum
+            need = 0  # The fused engine's workspace only holds the spectrum of k.
         workspace, ops.workspace = cuda.workspace(need, u)
         ops.workspace_bytes = need if workspace is not None else 0
-        # A spectrum's k has no memory, and nothing waits for it.
+        # The View of a Spectrum's k has no memory, so there is nothing to wait for.
         arrays = [u] + [v for v in (*views.values(), *outputs) if v.pointer is not None]
         cuda.wait_for(arrays, stream)
         ops.stream = stream
@@ -164,7 +184,7 @@ class Cuda(Cpu):
 
 
 def _kernel_operands(kernels):
-    """Operands of Views k and k_rev, or None in the place of the latter."""
+    """An `_lib.Operands` with the Views (k, k_rev); k_rev may be None."""
     ops = _lib.Operands(size=ctypes.sizeof(_lib.Operands))
     for name, v in zip(("k", "k_rev"), kernels):
         if v is not None:
@@ -173,7 +193,7 @@ def _kernel_operands(kernels):
 
 
 def _name(value, of):
-    """A name as bytes, None as it is."""
+    """A name as bytes, or None for None; ValueError for anything else."""
     if value is None:
         return None
     if not isinstance(value, str):
@@ -185,7 +205,7 @@ CPU = Cpu()
 
 
 def check_place(v, name, number):
-    """View v is where device `number` is, None being the CPU's, as u is."""
+    """Raise ValueError unless View v is on device `number`, as u is; None is the CPU."""
     if v.device != number:
         raise ValueError(
             f"{name} is on {backend_of(v.device).place}; "
@@ -195,13 +215,15 @@ def check_place(v, name, number):
 
 @cache
 def backend_of(number):
-    """The backend of a View's or a plan's device number, None being the CPU's."""
+    """The backend of a device number; None is the CPU."""
     return CPU if number is None else Cuda(number)
 
 
 def device_number(device):
-    """None for "cpu", else the number of the CUDA device that is named, or
-    ValueError."""
+    """The number of the CUDA device that `device` names, or None for "cpu".
+
+    "cuda" is "cuda:0".  Raises ValueError for any other name.
+    """
     name = str(device)
     if name == "cpu":
         return None
@@ -214,9 +236,11 @@ def device_number(device):
 
 
 def check_device(device, v=None):
-    """There is such a device, and View v of u is on it, if that is given.
+    """Check that a device exists, and that u is on it.
 
-    "cuda" is any CUDA device.  Raises ValueError, or `Unsupported` where there is none.
+    device: as `conv` takes it; "cuda" stands for any CUDA device.  v: the View of u, or
+    None to check the device alone.  Raises `Unsupported` if there is no such device,
+    ValueError if u is elsewhere or the name is unknown.
     """
     number, there = device_number(device), cuda.devices()
     if number is not None and number >= there:

@@ -1,6 +1,6 @@
-"""Views: an array as the library sees it, in a CPU's memory or in a GPU's.
+"""Views: what the C library needs to know of an array, on the CPU or a CUDA device.
 
-`_array` reads the arrays of the CPU into them, `cuda` those of devices.
+`_array` makes Views of arrays in the CPU's memory, `cuda` of those on devices.
 """
 
 from types import SimpleNamespace
@@ -16,16 +16,16 @@ ITEM_BYTES = {
     "complex64": 8,
 }
 
-# The original dtype of Python numbers and lists, which have none.
+# Stands for the original dtype of Python numbers and lists, which have no dtype.
 LISTED = "list"
 
 _DTYPES = {name: np.dtype(name) for name in ITEM_BYTES if name != "bfloat16"}
 
 
 def numpy_dtype(name):
-    """The NumPy dtype of a name; bfloat16 is ml_dtypes'."""
+    """The NumPy dtype of that name; for "bfloat16" the one of ml_dtypes."""
     if name not in _DTYPES:
-        import ml_dtypes  # here, so that `import fftconv` stays fast
+        import ml_dtypes  # imported on first use, so that `import fftconv` stays fast
 
         _DTYPES["bfloat16"] = np.dtype(ml_dtypes.bfloat16)
     return _DTYPES[name]
@@ -34,17 +34,19 @@ def numpy_dtype(name):
 class View:
     """An array in the CPU's memory.
 
-    pointer: address of element 0 ...; dtype: a name; shape; strides in
-    elements; keep: the object that owns the memory; kind: None for NumPy, the
-    torch module, or an array-API namespace.
-
-    original_dtype: the dtype before any conversion, which may be one that is not
-    computed in, "int64" for example; `LISTED` for what came as a Python number or
-    list, and takes the type of what it stands beside.
+    pointer: the address of element (0, ..., 0).
+    dtype: a name, one of ITEM_BYTES.
+    shape: a tuple.
+    strides: in elements.
+    keep: the object that owns the memory.
+    kind: None for NumPy, the torch module, or an array-API namespace.
+    original_dtype: the name of the dtype before any conversion, which may be one that
+        is not computed in, such as "int64"; `LISTED` for a Python number or list, which
+        takes the dtype of the arrays it is used with.
     """
 
     __slots__ = ("pointer", "dtype", "shape", "strides", "keep", "kind", "original_dtype")
-    device = None  # the number of a device; the CPU has none
+    device = None  # None is the CPU; a DeviceView has the number of its CUDA device.
 
     def __init__(self, pointer, dtype, shape, strides, keep, kind, original_dtype=None):
         self.pointer = pointer
@@ -57,18 +59,20 @@ class View:
 
     @property
     def gradient_dtype(self):
-        """The dtype of this operand's gradient: its own before it was converted.
-        Integers count as float64, a list as what it was converted to."""
+        """The dtype of this operand's gradient: the operand's dtype before conversion.
+
+        For integers and booleans it is float64, for a list the dtype it was converted to.
+        """
         if self.original_dtype in ITEM_BYTES:
             return self.original_dtype
         return self.dtype if self.original_dtype == LISTED else "float64"
 
     def reshaped(self, shape, strides):
-        """The same memory in other axes."""
+        """A View of the same memory with another shape and other strides."""
         return self._replace(self.pointer, shape, strides)
 
     def part(self, start, stop):
-        """Samples start ... stop - 1 of the last axis."""
+        """A View of samples start ... stop - 1 of the last axis."""
         return self._replace(
             self.pointer + start * self.strides[-1] * ITEM_BYTES[self.dtype],
             (*self.shape[:-1], stop - start),
@@ -76,7 +80,7 @@ class View:
         )
 
     def without_memory(self):
-        """Shape, dtypes and kind alone; the memory may be freed."""
+        """A View of shape, dtypes and kind alone, which does not keep the memory alive."""
         v = self._replace(None, self.shape, None)
         v.keep = None
         return v
@@ -85,7 +89,7 @@ class View:
         return View(pointer, self.dtype, shape, strides, self.keep, self.kind, self.original_dtype)
 
     def numpy(self):
-        """A NumPy array on the same memory."""
+        """A NumPy array that shares the memory."""
         dtype = numpy_dtype(self.dtype)
         raw = np.dtype("uint16") if self.dtype == "bfloat16" else dtype
         return np.asarray(
@@ -105,9 +109,10 @@ class View:
 class DeviceView(View):
     """An array in a CUDA device's memory.
 
-    device: its number; stream: the one that the memory is ready on, or None where
-    nothing has to be waited for; borrowed: the owner knows nothing of our stream,
-    and may use the memory again as soon as it is given back.
+    device: the number of the device.
+    stream: the stream on which the data become ready, or None if they are ready.
+    borrowed: true if the owner does not order its work after ours, and may use the
+        memory again as soon as the call returns, so that the call must wait.
     """
 
     __slots__ = ("device", "stream", "borrowed")

@@ -1,4 +1,7 @@
-"""The convolution in one call, and its gradients; plans are kept behind it."""
+"""`conv` and `conv_backward`: the convolution and its gradients without an explicit plan.
+
+Both fetch their `Plan` from a cache.
+"""
 
 from ._array import KERNEL_DTYPES, real, result_dtype, view
 from ._backends import check_device
@@ -7,8 +10,12 @@ from .plan import cached_plan, check_reverse, kernel_axes, reverse_axes, rows_ax
 
 
 def _collapse_repeats(kernel, k, k_rev):
-    """Kernels that repeat along an axis (stride 0), as one: their axes, then
-    k and k_rev as Views of these axes."""
+    """Kernels without the axes along which they only repeat.
+
+    An axis along which all kernels have stride 0 becomes 1, so that a kernel is
+    transformed once and not once for each repetition.  Returns the new
+    (1 or B, G, Lk), then k and k_rev (or None) as Views of these axes.
+    """
     views = [v for v in (k, k_rev) if v is not None]
     strides = [(0,) * (3 - len(v.shape)) + tuple(v.strides) for v in views]
     axes = [1 if all(s[i] == 0 for s in strides) else kernel[i] for i in range(2)]
@@ -32,9 +39,12 @@ def _prepared(
     device,
     dy=None,
 ):
-    """The plan, and what its _forward and _backward take first: (View of u,
-    its axes, Views of k, k_rev, in_gate, out_gate, skip and mask).  dy: a View, of a
-    backward call."""
+    """The cached plan of a call, and its operands as Views.
+
+    Returns (plan, u, the axes of u, k, k_rev, in_gate, out_gate, skip, mask), where
+    an operand that was not given is None.  dy: a View in a backward call, whose dtype
+    then takes part in the promotion of types; else None.
+    """
     v = view(u, "u", None, True)
     if device is not None:
         check_device(device, v)
@@ -44,7 +54,8 @@ def _prepared(
         shape = tuple(1 if a is None else shape[a] for a in axes)
     if 0 in shape:
         raise ValueError(f"u has shape {v.shape}; every axis must be at least 1 long")
-    # Alike: nothing needs to be converted, and u's type is the result's.
+    # `alike` stays true while every operand already has a dtype that fits u's.  The
+    # result then has u's dtype, and the promotion of types below can be left out.
     dtype, numbers = v.dtype, KERNEL_DTYPES[v.dtype]
     k = view(k, "k", None, True)
     kernel = kernel_axes(k.shape, shape[0], shape[1])
@@ -76,7 +87,7 @@ def _prepared(
     arguments = (shape, kernel, reverse, dtype, mode, fft_size, pattern, threads, v.device)
     try:
         plan = cached_plan(*arguments)
-    except TypeError:  # not hashable: Plan says what
+    except TypeError:  # An argument is not hashable; Plan itself names it in its error.
         plan = cached_plan.__wrapped__(*arguments)
     return plan, v, axes, k, k_rev, in_gate, out_gate, skip, mask
 
@@ -106,51 +117,57 @@ def conv(
         y = out_gate . mask . act(p)      activation, mask, post-gate
 
     Args:
-        u: (B, H, L), (H, L) or (L,); float64, float32, float16, bfloat16,
-            complex128 or complex64; integers and booleans become float64. A NumPy
-            array, a torch tensor, or what speaks ``__array_interface__``, DLPack or
-            ``__array__``; or on a CUDA device, see `cuda`, all arrays then on the
-            same one. A list of numbers, too.
-        k: (Lk,), one kernel for all channels; (G, Lk) or (1, G, Lk), G a
-            divisor of H: channel h has kernel h // (H // G); or (B, G, Lk).
-            What repeats by a stride of 0 is transformed once.
-        in_gate, out_gate: u's shape, or broadcast to it.
-        mode: "causal", y[t] = sum_{s<=t} k[s] z[t-s]; "circular", the same
-            with t - s modulo fft_size; "two_sided", causal and
-            sum_{s>=0} k_rev[s] z[t+s], so that lag 0 counts in both.
-        fft_size: circular only: at least L and Lk; None means L.
-        k_rev: two-sided only, and needed there: k's leading axes, its own length.
-        pattern: circular and real only: a `Pattern`, or a boolean mask of the
-            fft_size // 2 + 1 rfft bins. z * k is then
-            Re IDFT(DFT(z) . mask . DFT(k)); blocks of stages that hold only
-            removed bins are skipped, where fft_size has no prime factor above
-            7 (else k is filtered beforehand).
+        u: shape (B, H, L), (H, L) or (L,), dtype float64, float32, float16, bfloat16,
+            complex128 or complex64; integers and booleans are converted to float64.
+            A NumPy array, a CPU torch tensor, a list of numbers, or any object with
+            ``__array_interface__``, DLPack or ``__array__``. Arrays on a CUDA device
+            are described in `cuda`; all operands must then be on the same device.
+        k: shape (Lk,), one kernel for all channels; (G, Lk) or (1, G, Lk), G a
+            divisor of H, where channel h uses kernel h // (H // G); or (B, G, Lk).
+            Kernels that repeat along an axis of stride 0 are transformed once.
+        in_gate, out_gate: of u's shape, or of one that broadcasts to it.
+        mode: "causal", y[t] = sum_{s<=t} k[s] z[t-s]; "circular", the same sum with
+            t - s taken modulo fft_size; "two_sided", the causal sum plus
+            sum_{s>=0} k_rev[s] z[t+s], so that lag 0 is counted in both sums.
+        fft_size: the circular mode's period, at least L and Lk; None means L.
+            Other modes take None only.
+        k_rev: the two-sided mode's second kernel, required there and not allowed
+            elsewhere: the leading axes of k, and a length of its own.
+        pattern: circular mode and real types only: a `Pattern`, or a boolean mask of
+            the fft_size // 2 + 1 rfft bins. z * k is then
+            Re IDFT(DFT(z) . mask . DFT(k)). Where fft_size has no prime factor above
+            7, work that serves removed bins alone is skipped; for other sizes the
+            kernel is filtered beforehand, and nothing is saved.
         skip: (H,). activation: None, "gelu" (x Phi(x), by erf) or "silu".
         mask: (B, H), real or boolean.
-        layout: "BHL", or "BLH": u, gates and y (B, L, H) or (L, H); k, skip
-            and mask as before.
+        layout: "BHL", or "BLH", where u, the gates and y are (B, L, H) or (L, H);
+            the shapes of k, skip and mask are the same in both.
         threads: None means all processors. The result does not depend on it.
-        device: None, where u is; "cpu", "cuda" or "cuda:1" refuse a u that is not
-            there, "cuda" being any CUDA device.
-        out: where to put y: u's shape, the result's dtype; may be u itself,
-            and must not overlap any other operand.
+        device: None means where u is. "cpu", "cuda:1" or "cuda", which stands for any
+            CUDA device, raise ValueError if u is elsewhere.
+        out: the array to write y to, of u's shape and the result's dtype. It may be u
+            itself, and must not overlap any other operand.
 
-    Types promote as they do in NumPy and torch: y is complex if u, k, k_rev, a gate or
-    skip is (activation must then be None), and float64 or complex128 if one operand
-    has that precision; else float32, or 16 bits where u and the gates all have the
-    same 16-bit type, beside which k, k_rev, skip and mask may have 16 bits or
-    float32. Python numbers and lists take the type of the arrays that they stand
-    beside, a boolean mask that of any. What needs no conversion is not copied.
+    Types promote as they do in NumPy and PyTorch: y is complex if u, k, k_rev, a gate
+    or skip is complex (activation must then be None), and float64 or complex128 if any
+    operand has that precision. Otherwise y is float32; or, if u and the gates all have
+    the same 16-bit type, that type, and k, k_rev, skip and mask may then have 16 bits
+    or float32. Python numbers and lists take the type of the arrays they are used
+    with, and a boolean mask fits any type. An operand is copied only if it must be
+    converted.
 
-    Returns y, of u's shape and kind. Arithmetic is in float32 (float64 for float64
-    and complex128). A row's result depends on no other row, to the bit.
+    Returns y, of u's shape and array library. Arithmetic is in float32 (float64 for
+    float64 and complex128). Each row's result is independent of all other rows, to the
+    last bit.
 
-    On a CUDA device pattern is None, and 16 bits are float16 inside with float32
-    sums and an exponent for each row; the call does not wait for the device.
+    On a CUDA device pattern must be None and types real.  16-bit types are computed in
+    float16, with float32 sums and one exponent for each row, or in float32 if rows are
+    too long for that (see `Plan`, engine).  The call does not wait for the device.
 
-    Raises TypeError for what is no array of numbers and ValueError for wrong values,
-    naming the argument, before anything is written; `Unsupported` for what a device
-    does not do, or where there is none; MemoryError.
+    Raises TypeError for an operand that is not an array of numbers and ValueError for
+    a wrong value, both before anything is written and naming the argument;
+    `Unsupported` for what the device cannot do, or if there is no such device;
+    MemoryError.
 
     FlashFFTConv, arXiv 2311.05908, section 3; patterns, appendix A.4.
 
@@ -185,20 +202,23 @@ def conv_backward(
     device=None,
     needs=None,
 ):
-    """`Gradients` (du, dk, din_gate, dout_gate, dskip, dk_rev) of sum(dy . y).
+    """`Gradients` (du, dk, din_gate, dout_gate, dskip, dk_rev) of L = sum(dy . y).
 
-    dy has u's shape, and takes part in the promotion of types as a gate does; the
-    other arguments are those of `conv`, whose result is computed again.  needs: which
-    gradients, out of "u", "k", "in_gate", "out_gate", "skip", "k_rev"; None means all
-    whose operand is given.  The others are None.  Each has its operand's own shape and
-    dtype, float64 where that is of integers; dk, dk_rev and dskip are summed over the
-    rows that share them in float32 or better and in a fixed order: two runs agree to
-    the bit.  The gradient of a complex operand x is dL/dRe x + i dL/dIm x, that of a
-    real one real.
+    dy has u's shape, and takes part in the promotion of types as a gate does.  The
+    other arguments are those of `conv`, whose intermediate results are computed again.
+    needs: the operands whose gradients are wanted, out of "u", "k", "in_gate",
+    "out_gate", "skip" and "k_rev"; None means all that are given.  The other gradients
+    are None.
 
-    Raises TypeError for what is no array of numbers and ValueError for wrong values,
-    naming the argument; `Unsupported` for what a device does not do, or where there
-    is none; MemoryError.
+    Each gradient has the shape and dtype of its operand (float64 for an operand of
+    integers).  dk, dk_rev and dskip are summed over the rows that share them in float32
+    or better and in a fixed order, so that two runs agree to the last bit.  The
+    gradient of a complex operand x is dL/dRe x + i dL/dIm x; that of a real operand is
+    real.
+
+    Raises TypeError for an operand that is not an array of numbers and ValueError for
+    a wrong value, both naming the argument; `Unsupported` for what the device cannot
+    do, or if there is no such device; MemoryError.
 
     Example:
         >>> g = conv_backward([1, 1, 1], [1, 2, 3], [1, 1])
