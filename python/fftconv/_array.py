@@ -274,7 +274,8 @@ def view(x, name, listed=None, devices=False):
     devices: whether arrays on a CUDA device are accepted.
 
     Raises TypeError for an object that is not an array of numbers, ValueError for an
-    array on a device that is not accepted.
+    array that cannot be read as it is: on a device that is not accepted, with strides
+    that split an element, or a torch tensor that requires grad or is sparse.
     """
     kind = None
     if type(x) is not np.ndarray:

@@ -159,7 +159,7 @@ class Cuda(Cpu):
         stream = cuda.stream_of(u)
         need = plan._workspace_bytes[direction]
         if spectrum is not None and direction == _lib.FORWARD and plan.engine != "cufft":
-            need = 0  # The fused engine's workspace only holds the spectrum of k.
+            need = 0  # The fused engine needs workspace only to transform k.
         workspace, ops.workspace = cuda.workspace(need, u)
         ops.workspace_bytes = need if workspace is not None else 0
         # The View of a Spectrum's k has no memory, so there is nothing to wait for.

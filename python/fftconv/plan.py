@@ -1,4 +1,4 @@
-"""Plans and spectra: a convolution of given shapes, made once and run often."""
+"""`Plan` and `Spectrum`: a convolution of given shapes, prepared once and called often."""
 
 import ctypes
 from ctypes import POINTER, byref, c_double, c_int64, c_void_p
@@ -40,30 +40,33 @@ NEEDS = ("u", "k", "in_gate", "out_gate", "skip", "k_rev")
 
 @dataclass(frozen=True)
 class Counters:
-    """What a plan costs: one forward call, all rows, without the kernel's own
-    transform.  Counted, not measured."""
+    """What one forward call of a plan costs.
 
-    stage_flops: tuple  #: real flops of each step run, both directions
-    product_flops: float  #: real flops of spectra times spectrum
-    fold_flops: float  #: form "folded": sums and differences, both ways
-    io_bytes: float  #: u in, y out: the caller's arrays
-    l1_bytes: float  #: moved by stages whose data sit in L1
-    l2_bytes: float  #: ... in L2
-    memory_bytes: float  #: ... beyond L2
-    spectrum_bytes: int  #: a spectrum of all channels
-    spectra_row_bytes: int  #: one row of `Plan.rows_to_spectra`
-    forward_workspace_bytes: int
-    backward_workspace_bytes: int
-    predicted_seconds: float  #: the planner's estimate, on one thread
+    The numbers are counted, not measured.  They cover all rows, and leave out the
+    transform of the kernel.
+    """
+
+    stage_flops: tuple  #: real flops of each stage, forward and inverse transform together
+    product_flops: float  #: real flops of the product with the kernel's spectrum
+    fold_flops: float  #: form "folded": real flops of the sums and differences, both transforms
+    io_bytes: float  #: bytes of the caller's arrays: u read and y written
+    l1_bytes: float  #: bytes moved by stages whose data fit in the L1 cache
+    l2_bytes: float  #: bytes moved by stages whose data fit in the L2 cache
+    memory_bytes: float  #: bytes moved by stages whose data exceed the L2 cache
+    spectrum_bytes: int  #: bytes of a `Spectrum`, all channels together
+    spectra_row_bytes: int  #: bytes of one row of the result of `Plan.rows_to_spectra`
+    forward_workspace_bytes: int  #: for contiguous rows, y not written over u
+    backward_workspace_bytes: int  #: for contiguous rows
+    predicted_seconds: float  #: the planner's estimate of the time on one thread
 
     @property
     def flops(self):
-        """All real flops of a forward call."""
+        """The real flops of a forward call, all stages, products and folds together."""
         return sum(self.stage_flops) + self.product_flops + self.fold_flops
 
 
 def rows_axes(ndim, layout, name="u"):
-    """AXES of an array of rows, or ValueError."""
+    """The positions of B, H and L among the array's axes, as in AXES, or ValueError."""
     axes = choice(layout, "layout", AXES).get(ndim)
     if axes is None:
         raise ValueError(
@@ -76,7 +79,7 @@ def rows_axes(ndim, layout, name="u"):
 def kernel_axes(shape, batch, channels, name="k"):
     """(1 or B, G, Lk) of a kernel's shape, or ValueError."""
     if len(shape) == 2 and shape[0] == channels and shape[1] > 0:
-        return (1, *shape)  # the usual case, at once
+        return (1, *shape)  # The most frequent case, checked first to save time.
     axes = (1,) * (3 - len(shape)) + tuple(shape)
     if (
         not 1 <= len(shape) <= 3
@@ -94,7 +97,7 @@ def kernel_axes(shape, batch, channels, name="k"):
 
 
 def reverse_axes(shape, kernel, name="k_rev"):
-    """The length of k_rev, whose leading axes must be k's; or ValueError."""
+    """The length of k_rev.  Raises ValueError if its leading axes are not those of k."""
     axes = (1,) * (3 - len(shape)) + tuple(shape)
     if not 1 <= len(shape) <= 3 or axes[:2] != kernel[:2] or axes[2] < 1:
         raise ValueError(
@@ -105,7 +108,7 @@ def reverse_axes(shape, kernel, name="k_rev"):
 
 
 def check_reverse(k_rev, mode, name="k_rev"):
-    """k_rev, or its length, is there if and only if the mode is two-sided."""
+    """Raise ValueError unless k_rev (or its length) is given exactly in two-sided mode."""
     if (k_rev is None) == (mode == "two_sided"):
         what = "None" if k_rev is None else "given"
         must = "be given" if k_rev is None else "be None"
@@ -113,13 +116,16 @@ def check_reverse(k_rev, mode, name="k_rev"):
 
 
 class Spectrum(Handle):
-    """A kernel made ready for a plan; made by `Plan.spectrum`.
+    """The transform of a kernel, ready to be used by a plan; made by `Plan.spectrum`.
 
-    Immutable, and shared freely between threads.  It keeps its plan alive.
+    A spectrum is immutable and may be used by several threads at once.  It keeps its
+    plan alive.
 
-    plan: the `Plan` it was made for, and serves; one that differs in its batch alone
-    takes it, too.  nbytes: what it takes of memory.  k_shape and k_rev_shape: those of
-    its kernels as they were given; None where there is no k_rev.
+    plan: the `Plan` it was made by; plans that differ from it only in the batch accept
+        the spectrum, too.
+    nbytes: the bytes of memory it takes.
+    k_shape, k_rev_shape: the shapes of the kernels as they were given; k_rev_shape is
+        None if there is no k_rev.
     """
 
     __slots__ = ("plan", "nbytes", "_k", "_k_rev", "_handle", "__weakref__")
@@ -130,7 +136,7 @@ class Spectrum(Handle):
         self._own(*plan._backend.create_spectrum(plan, (k, k_rev)))
         self.plan = plan
         self.nbytes = plan.counters.spectrum_bytes
-        # What they were, for their gradients; the taps are not kept.
+        # The kernels' shapes and dtypes are kept for their gradients, but not the taps.
         self._k, self._k_rev = (v and v.without_memory() for v in (self._k, self._k_rev))
 
     @property
@@ -149,54 +155,58 @@ class Spectrum(Handle):
 
 
 class Plan(Handle):
-    """A convolution of given shapes: immutable, and shared freely between threads.
+    """A convolution of given shapes.
 
-    u_shape: (B, H, L), (H, L) or (L,); in layout "BLH" (B, L, H), (L, H) or
-    (L,).  k_shape: (Lk,), (G, Lk), (1, G, Lk) or (B, G, Lk), G a divisor of H;
-    in every layout.  Channel h has kernel h // (H // G).
+    A plan is immutable and may be used by several threads at once.
 
-    dtype: of u, gates and y: "float64", "float32", "float16", "bfloat16",
-        "complex128" or "complex64", by string, NumPy or torch dtype.  k, skip
-        and mask have it too, or float32 beside 16 bits.  What is narrower and
-        loses nothing is converted, integers and booleans too where the plan is
-        of float64 or complex128; what is wider is refused.
-    mode: "causal", the linear convolution cut to L, "circular", modulo
-        fft_size, or "two_sided", causal and sum_{s>=0} k_rev[s] z[t+s].
-    fft_size: circular only: N >= L, Lk; None means L.
-    k_rev_length: two_sided only, and needed there: k_rev's length.
-    pattern: circular and real only: a `Pattern`, or a boolean mask of the
-        fft_size // 2 + 1 rfft bins; None keeps all.
-    radices: N_1 (outermost) ... N_p of the Monarch transform, each 1 ... 128,
-        or None: the cheapest; order: p alone.  A product of less than a row
-        needs asks for blocks.
-    threads: of every call; None means all processors.  Results do not depend
-        on it.
-    isa: on the CPU, one of `fftconv.isas()`; None means the best of this machine.
-    form: how a real row becomes a complex one: "right_angle", "folded",
-        "complex", or None: the plan's choice.
-    dense: every stage as a dense complex matrix product, not a codelet.
-    single_block: each row in one transform, as the three primitives need it.
-        Otherwise a short kernel runs in blocks (overlap-save) where that costs
-        less.
-    device: "cpu", or "cuda", "cuda:1", ...: where all its arrays are, "cuda" being
-        "cuda:0".  On a GPU radices, order, dense, pattern and isa are the
-        library's, and so is form but for "right_angle"; the three primitives are
-        the CPU's.
-    engine: on a GPU, what runs there: "fused", one launch for a row of up to
-        16,384 samples in float32, 32,768 in 16 bits, on a circle of 2^n twice
-        that; "cufft", padded rows of any length and real dtype; or None, the first
-        of them that will do.
+    u_shape: (B, H, L), (H, L) or (L,); in layout "BLH" (B, L, H), (L, H) or (L,).
+    k_shape: (Lk,), (G, Lk), (1, G, Lk) or (B, G, Lk), G a divisor of H, in both
+        layouts.  Channel h uses kernel h // (H // G).
+    dtype: the dtype of u, the gates and y: "float64", "float32", "float16",
+        "bfloat16", "complex128" or "complex64", as a string, a NumPy or a torch dtype.
+        k, skip and mask have this dtype, too, or float32 in a 16-bit plan.  An operand
+        of another dtype is converted if that loses nothing, and refused if it does;
+        integers count as float64.
+    mode: "causal", the linear convolution cut to L samples; "circular", modulo
+        fft_size; "two_sided", the causal one plus sum_{s>=0} k_rev[s] z[t+s].
+    fft_size: circular mode only: N, at least L and Lk; None means L.
+    k_rev_length: the length of k_rev, required in two-sided mode and not allowed in
+        the others.
+    pattern: circular mode and real dtypes only: a `Pattern`, or a boolean mask of the
+        fft_size // 2 + 1 rfft bins; None keeps all bins.
+    radices: N_1 (outermost) ... N_p of the Monarch transform, each 1 ... 128; None
+        means the cheapest.  Radices whose product is too small for a whole row make
+        the plan work in blocks.
+    order: p, the number of radices, without naming them.
+    threads: the number of threads of every call; None means all processors.  Results
+        do not depend on it.
+    isa: on the CPU, one of `fftconv.isas()`; None means the best that this machine has.
+    form: how a real row is made complex: "right_angle", "folded", "complex", or None,
+        which leaves the choice to the plan.
+    dense: true runs every stage as a dense complex matrix product, not as a codelet.
+    single_block: true puts each row through one transform, which the three primitives
+        need.  False lets a short kernel work in blocks (overlap-save) if that is
+        cheaper.
+    device: "cpu", "cuda" (which is "cuda:0"), "cuda:1", ...: where all arrays are.  On
+        a GPU the library chooses the radices, and radices, order, dense, pattern and
+        isa must be left out; form may be None or "right_angle"; the three primitives
+        are not available.
+    engine: what computes on a GPU.  "fused" takes one kernel launch for rows of up to
+        16,384 samples in float32 or 32,768 in 16 bits, and twice as many in circular
+        mode if fft_size is a power of 2.  "cufft" pads the rows, and takes any length
+        and any real dtype.  None means the first of the two that can hold the rows.
 
-    What was chosen: ``form``, ``radices``, ``stage_radices``, ``lanes``,
-    ``threads``; ``isa``, None on a GPU; ``engine``, None on the CPU; ``fft_size``, the
-    N of the circular mode, None in the others; ``transform_length`` M, and
-    ``padded_length``, the real samples that one transform holds: 2 M in right
-    angles, N where it is folded, M of complex types; ``blocks`` of ``block_length``
-    outputs; ``kept``, the part of N's bins whose weight is not 0, ``computed``, of
-    the points visited without a pattern, the part that still is; ``counters``.
+    Attributes that tell what was chosen: ``form``; ``radices`` and ``stage_radices``,
+    the stages that these run as; ``lanes``; ``threads``; ``isa`` (None on a GPU);
+    ``engine`` (None on the CPU); ``fft_size``, the N of the circular mode (else None);
+    ``transform_length``, M; ``padded_length``, the samples that one transform holds:
+    2 M in the right-angle form, N in the folded form, M for complex dtypes;
+    ``blocks`` of ``block_length`` outputs for each row; ``kept``, the fraction of the N
+    bins whose weight is not 0; ``computed``, the fraction of the transforms' points
+    that are computed in spite of the pattern; ``counters``, a `Counters`.
 
-    Raises ValueError for what is wrong, `Unsupported` for an instruction set
-    or device this machine lacks, or what is not done on it, MemoryError.
+    Raises ValueError for a wrong argument; `Unsupported` for an instruction set or
+    device that this machine lacks, or for what the device cannot do; MemoryError.
 
     Example:
         >>> plan = Plan((2, 3, 100), (3, 40), threads=1)
@@ -206,7 +216,7 @@ class Plan(Handle):
         (2, 3, 100)
     """
 
-    _history = 0  # 1 for what `Stream` runs
+    _history = 0  # PlanDesc.history; 1 in the plans of `Stream`
 
     def __init__(
         self,
@@ -320,7 +330,7 @@ class Plan(Handle):
         )
         self._code = _lib.DTYPES[self.dtype]
         self._kernel_dtypes = KERNEL_DTYPES[self.dtype]
-        # Axes of 1 in front may be left out.
+        # A kernel may be given without its leading axes of length 1.
         self._kernel_shapes = [self._kernel[i:] for i in range(3) if self._kernel[:i] == (1,) * i]
         self._workspace_bytes = (
             self.counters.forward_workspace_bytes,
@@ -353,9 +363,9 @@ class Plan(Handle):
     # ---- Calls ----------------------------------------------------------
 
     def replace(self, **changes):
-        """A plan of the same arguments, those named here excepted.
+        """A new plan with the arguments of this one, except those given here.
 
-        Another plan, made anew.  Raises what `Plan` does.
+        Raises what `Plan` raises.
 
         Example:
             >>> plan = Plan((1, 1, 60), (1, 60), mode="circular", threads=1)
@@ -365,14 +375,16 @@ class Plan(Handle):
         return type(self)(**{**self._arguments, **changes})
 
     def spectrum(self, k, k_rev=None):
-        """The `Spectrum` of kernels k, ready for any number of calls.
+        """The `Spectrum` of kernels k, for any number of calls.
 
-        k: of the plan's k_shape, axes of 1 in front left out or not; the
-        plan's dtype, or float32 beside 16 bits.  k_rev: two-sided only, and
-        needed there: k's leading axes and its own length.  A spectrum has this
-        plan's pattern; for another one, see `replace`.
+        k: of the plan's k_shape, with or without leading axes of length 1; of the
+            plan's dtype, or float32 in a 16-bit plan.
+        k_rev: required in two-sided mode and not allowed in the others: the leading
+            axes of k, and the plan's k_rev_length.
 
-        Raises TypeError for what is no array of numbers, ValueError.
+        The spectrum includes this plan's pattern; `replace` makes a plan with another.
+
+        Raises TypeError for an operand that is not an array of numbers, ValueError.
         """
         return Spectrum(self, k, k_rev)
 
@@ -391,13 +403,17 @@ class Plan(Handle):
     ):
         """y = out_gate . mask . act((in_gate . u) * k + skip . in_gate . u).
 
-        u: the plan's shape and dtype.  spectrum: from `spectrum`, or the
-        kernels k themselves, k_rev then beside them.  in_gate, out_gate: u's
-        shape, or broadcast to it.  skip: (H,); mask: (B, H), real; activation:
-        None, "gelu" (by erf) or "silu".  out: where to put y; may be u itself.
+        u: of the plan's shape and dtype.
+        spectrum: a `Spectrum` from `spectrum`, or the kernels k themselves; only in the
+            latter case, and in two-sided mode, k_rev is given as well.
+        in_gate, out_gate: of u's shape, or of one that broadcasts to it.
+        skip: (H,).  mask: (B, H), real.
+        activation: None, "gelu" (by erf) or "silu".
+        out: the array to write y to; it may be u itself.
 
-        Returns y, of u's shape and kind and the plan's dtype.  Raises TypeError for
-        what is no array of numbers, ValueError; before anything is written.
+        Returns y, of u's shape and array library, in the plan's dtype.  Raises TypeError
+        for an operand that is not an array of numbers and ValueError for a wrong value,
+        both before anything is written.
         """
         return self._forward(
             self._rows_view(u, "u"),
@@ -426,14 +442,16 @@ class Plan(Handle):
         mask=None,
         needs=None,
     ):
-        """`Gradients` of sum(dy . y), y the forward result of the same
-        arguments, which is computed again.
+        """`Gradients` of sum(dy . y), where y is the result of calling the plan.
 
-        dy: u's shape.  needs: which, out of "u", "k", "in_gate", "out_gate",
-        "skip", "k_rev"; None means all that are there.  dk, dk_rev and dskip are
-        summed over what shares them in a fixed order.  Each gradient has its
-        operand's own shape and dtype.  Raises TypeError for what is no array of
-        numbers, ValueError.
+        dy: of u's shape.  The other operands are those of the call, whose intermediate
+            results are computed again.
+        needs: the operands whose gradients are wanted, out of "u", "k", "in_gate",
+            "out_gate", "skip" and "k_rev"; None means all that are given.
+
+        Each gradient has its operand's shape and dtype.  dk, dk_rev and dskip are summed
+        in a fixed order over the rows that share the operand.  Raises TypeError for an
+        operand that is not an array of numbers, ValueError.
         """
         return self._backward(
             dy,
@@ -464,18 +482,22 @@ class Plan(Handle):
         out=None,
         needs=None,
     ):
-        """(result, run): the call made, and a function that makes it again.
+        """Make a call and prepare its repetition: returns (result, run).
 
-        result: y, or where dy is given the `Gradients`; the arguments are those of a
-        call and of `backward`, out of the first alone and needs of the second.
-        ``run()``, without arguments, writes the same result arrays again from what the
-        operands then hold: one call of the library, nothing is checked.  An operand
-        that had to be copied, for its dtype or byte order, stays as it is now; one whose
-        gradient is wanted must be of u's whole shape and need no conversion.
+        result: y; or, if dy is given, the `Gradients`.  The arguments are those of
+            calling the plan, or of `backward`; out belongs to the former alone, needs
+            to the latter alone.
+        run: a function without arguments.  It computes the same result arrays again,
+            from the present contents of the operands, by one call of the C library and
+            without any checks.
 
-        ``run`` keeps the arrays and has a workspace of its own, so that two threads
-        may not run it at once.  Raises TypeError for what is no array of numbers,
-        ValueError.
+        An operand that had to be copied, because of its dtype or byte order, keeps the
+        contents it has now.  An operand whose gradient is wanted must be of full shape,
+        not broadcast, and need no conversion.
+
+        ``run`` keeps the arrays alive and has one workspace, so it must not run in two
+        threads at once.  Raises TypeError for an operand that is not an array of
+        numbers, ValueError.
 
         Example:
             >>> u, k = np.zeros((1, 1, 4), "float32"), np.ones((1, 4), "float32")
@@ -502,16 +524,19 @@ class Plan(Handle):
 
     @property
     def spectra_dtype(self):
-        """The NumPy dtype of the reals that spectra are made of: float64 for a
-        float64 or complex128 plan, else float32."""
+        """The NumPy dtype of the real numbers that spectra consist of.
+
+        It is float64 for a float64 or complex128 plan, else float32.
+        """
         return numpy_dtype(WIDE[self.dtype])
 
     def rows_to_spectra(self, u):
-        """The spectra of u's rows, in the order the stages leave them.
+        """The spectra of u's rows, in stage order: the order in which the stages leave them.
 
-        For a plan of one block.  Returns (B, H, reals) of `spectra_dtype`, 64-byte
-        aligned; `natural` reads it.  Raises TypeError for what is no array of
-        numbers, ValueError, `Unsupported` on a GPU.
+        The plan must have one block.  Returns an array (B, H, reals) of `spectra_dtype`,
+        aligned to 64 bytes, which `natural` converts to natural order.  Raises TypeError
+        for an operand that is not an array of numbers, ValueError, `Unsupported` on a
+        GPU.
         """
         self._needs_cpu("rows_to_spectra")
         v = self._rows_view(u, "u")
@@ -520,7 +545,11 @@ class Plan(Handle):
         return s
 
     def multiply(self, spectrum, s, out=None):
-        """spectrum . s for every frequency; out may be s itself.  Raises ValueError."""
+        """The product of spectrum and s at every frequency.
+
+        s: from `rows_to_spectra`.  out: the array to write to, which may be s itself;
+        None makes a new one.  Raises ValueError, `Unsupported` on a GPU.
+        """
         self._needs_cpu("multiply")
         self._check_spectrum(spectrum)
         self._check_spectra(s, "s")
@@ -535,9 +564,12 @@ class Plan(Handle):
         return out
 
     def spectra_to_rows(self, s, overwrite=False):
-        """Rows from spectra; rows_to_spectra's inverse times M, the factor
-        1/M being carried by a Spectrum.  overwrite: s may be destroyed.  Raises
-        ValueError."""
+        """The rows (B, H, L) whose spectra are s.
+
+        This is M times the inverse of `rows_to_spectra`: the factor 1/M of the inverse
+        DFT is part of a `Spectrum`.  overwrite: s may be used as scratch memory.  Raises
+        ValueError, `Unsupported` on a GPU.
+        """
         self._needs_cpu("spectra_to_rows")
         self._check_spectra(s, "s")
         if not overwrite:
@@ -548,11 +580,12 @@ class Plan(Handle):
         return y
 
     def natural(self, s):
-        """Spectra in natural order, a complex copy.
+        """A complex copy of spectra s in natural order.
 
-        (B, H, M): entry m is frequency m / M of the row made complex; in the
-        right-angle form it is frequency (m - 1/4) / M.  In the folded form
-        (B, H, N // 2 + 1): the row's rfft, N = fft_size.  Raises ValueError.
+        In the complex form it is (B, H, M), and entry m is frequency m / M.  In the
+        right-angle form it is (B, H, M), and entry m is frequency (m - 1/4) / M of the
+        row made complex.  In the folded form it is (B, H, N // 2 + 1), the rfft of the
+        row, N = fft_size.  Raises ValueError, `Unsupported` on a GPU.
         """
         self._needs_cpu("natural")
         self._check_spectra(s, "s")
@@ -594,10 +627,10 @@ class Plan(Handle):
                 f"{what} is not on {self.device} so far; make the plan with device='cpu'"
             )
 
-    # ---- Patterns of lengths that the library has no stages for -----------
+    # ---- Checking and packing operands -----------------------------------
 
     def _weights(self, fft_size):
-        """The pattern's weights, or ValueError where it cannot be."""
+        """The pattern's weights of the rfft bins; ValueError if the plan cannot have one."""
         if self.mode != "circular":
             raise ValueError(
                 f"pattern is {self.pattern!r}; with mode={self.mode!r} it must be None"
@@ -611,7 +644,7 @@ class Plan(Handle):
         return self.pattern.weights(fft_size)
 
     def _rows_and_spectra(self, call, side, v, s):
-        """rows_to_spectra, or spectra_to_rows, of the View v of rows and spectra s."""
+        """Call fftconv_rows_to_spectra or its inverse with rows v, a View, and spectra s."""
         desc = _lib.SpectraDesc(
             size=ctypes.sizeof(_lib.SpectraDesc), side=side, spectra=s.ctypes.data
         )
@@ -620,14 +653,15 @@ class Plan(Handle):
         call(self._handle, byref(desc))
 
     def _view(self, x, name):
-        """View of an array that is where the plan is."""
+        """View of an array; ValueError if it is not on the plan's device."""
         v = x if isinstance(x, View) else view(x, name, None, True)
         if v.device != self._backend.number:
             check_place(v, name, self._backend.number)
         return v
 
     def _check_spectrum(self, spectrum):
-        """It is one, of kernels and a pattern such as this plan's."""
+        """Raise ValueError unless `spectrum` is a `Spectrum` whose device, kernels and
+        pattern are those of this plan."""
         if not isinstance(spectrum, Spectrum):
             raise ValueError(
                 f"spectrum is a {type(spectrum).__name__}; it "
@@ -663,17 +697,20 @@ class Plan(Handle):
         return v if v.dtype == self.dtype else self._converted(v, name, (self.dtype,))
 
     def _converted(self, v, name, allowed):
-        """v in one of the plan's allowed dtypes, or ValueError."""
+        """View v converted to one of the allowed dtypes, or ValueError."""
         return converted(v, name, allowed, f"this plan is for {self.dtype}")
 
     def _pack_rows(self, structure, offset, pointer, strides, axes):
-        """A tensor of this plan's rows; strides in the caller's axes."""
+        """Fill in the fftconv_tensor of rows at `offset`.
+
+        strides are in the order of the caller's axes; `axes` maps them to (B, H, L).
+        """
         if axes != (0, 1, 2):
             strides = [1 if a is None else strides[a] for a in axes]
         pack_tensor(structure, offset, pointer, self._code, 0, *self._rows, *strides)
 
     def _kernels(self, k, k_rev):
-        """Views of k, and of k_rev where the plan is two-sided, checked."""
+        """{"k": View}, and "k_rev" in two-sided mode, checked and converted."""
         v = self._view(k, "k")
         if v.shape not in self._kernel_shapes:
             length = kernel_axes(v.shape, *self._rows[:2])[2]
@@ -699,7 +736,7 @@ class Plan(Handle):
         return g
 
     def _pack_channels(self, ops, name, x, batch):
-        """skip (H,) as (1, H, 1), or mask (B, H) as (B, H, 1)."""
+        """Fill in the fftconv_tensor of skip (H,), or of mask (B, H), as (batch, H, 1)."""
         v = self._view(x, name)
         if name == "mask":
             real(v, name)
@@ -722,9 +759,10 @@ class Plan(Handle):
         return v
 
     def _operands(self, v, axes, kernel, k_rev, in_gate, out_gate, skip, activation, mask):
-        """The inputs: (Operands, the spectrum's handle, name: View).
+        """The checked inputs of a call: (Operands, handle of the spectrum or None, Views).
 
-        The views keep copies alive; the caller holds them during the call.
+        The Views, a dict by name, keep converted copies alive: the caller must hold them
+        until the call returns.
         """
         ops = _lib.Operands()
         ops.size = _OPERANDS_BYTES
@@ -759,8 +797,11 @@ class Plan(Handle):
     def _forward(
         self, v, axes, kernel, k_rev, in_gate, out_gate, skip, activation, mask, out, repeat=None
     ):
-        """y.  v: View of u, in `axes`; repeat: a list that what makes the call again is
-        appended to."""
+        """Compute y.
+
+        v: the View of u, whose axes `axes` maps to (B, H, L).  kernel: a `Spectrum` or
+        k.  repeat: None, or a list to which a function that repeats the call is appended.
+        """
         ops, handle, views = self._operands(
             v, axes, kernel, k_rev, in_gate, out_gate, skip, activation, mask
         )
@@ -797,11 +838,11 @@ class Plan(Handle):
         needs,
         repeat=None,
     ):
-        """`Gradients`; arguments as in `_forward`."""
+        """Compute `Gradients`; the arguments are as in `_forward`."""
         ops, handle, views = self._operands(
             v, axes, kernel, k_rev, in_gate, out_gate, skip, activation, mask
         )
-        if handle is not None:  # shape, dtype and kind; not the taps
+        if handle is not None:  # These Views have shape, dtype and kind, but no memory.
             views["k"] = kernel._k
             if kernel._k_rev is not None:
                 views["k_rev"] = kernel._k_rev
@@ -814,7 +855,8 @@ class Plan(Handle):
 
         results, outputs, backend = {}, [d], self._backend
         for name in check_needs(needs, views):
-            # Of the full shape; summed to a repeated operand's afterwards.
+            # The library writes gradients of full shape.  For a broadcast operand,
+            # finish_gradient sums them to its shape.
             of, field = views[name], _OFFSET["d" + name]
             if name in ("k", "k_rev"):
                 shape = of.shape
@@ -848,10 +890,14 @@ class Plan(Handle):
         )
 
 
-@lru_cache(maxsize=32, typed=True)  # typed: 64.0 is no size, 64 is
+@lru_cache(maxsize=32, typed=True)  # typed: 64.0 == 64, but is not a size
 def cached_plan(rows, kernel, reverse, dtype, mode, fft_size, pattern, threads, device=None):
-    """The plan of a call that names none, kept for the next one like it; device: a
-    View's."""
+    """The plan of a call without an explicit one, kept for later calls with the same
+    arguments.
+
+    rows: (B, H, L); kernel: (1 or B, G, Lk); reverse: the length of k_rev, or None;
+    device: a View's device number, None for the CPU.
+    """
     return Plan(
         rows,
         kernel,
@@ -866,7 +912,11 @@ def cached_plan(rows, kernel, reverse, dtype, mode, fft_size, pattern, threads, 
 
 
 def check_needs(needs, views):
-    """The operands whose gradients are wanted, in Gradients' order."""
+    """The names of the operands whose gradients are wanted, in the order of NEEDS.
+
+    views: the operands that are given, by name.  Raises ValueError if `needs` names
+    another.
+    """
     there = [name for name in NEEDS if name in views]
     if needs is None:
         return there
