@@ -1,4 +1,4 @@
-"""What a backward pass returns: for the library's calls and the oracle alike."""
+"""`Gradients`, the result of a backward pass, here and in `reference`."""
 
 from typing import Any, NamedTuple
 
@@ -6,13 +6,13 @@ import numpy as np
 
 
 class Gradients(NamedTuple):
-    """Gradients of sum(dy * y); None where absent or not asked for.
+    """Gradients of L = sum(dy * y), or of L = Re sum(conj(dy) * y) if y is complex.
 
-    Each has the shape and the type of what it is the gradient of: dk, dk_rev
-    and dskip are summed over what shares them, and the gradient of a gate that
-    was repeated along an axis is summed along it.  Where y is complex, the
-    gradients are those of Re sum(conj(dy) * y): dL/dRe x + i dL/dIm x of a
-    complex x, dL/dx of a real one.
+    The gradient of an operand that is absent or was not asked for is None.  Each of the
+    others has the shape and dtype of its operand: dk, dk_rev and dskip are summed over
+    the rows that share the operand, and the gradient of a broadcast gate is summed over
+    the repeated axes.  The gradient of a complex operand x is dL/dRe x + i dL/dIm x,
+    that of a real one dL/dx.
     """
 
     du: Any = None
@@ -24,14 +24,16 @@ class Gradients(NamedTuple):
 
 
 def sum_to_shape(x, shape):
-    """x summed along the axes that broadcasting `shape` to x.shape repeated; x of
-    any library that has NumPy's methods."""
+    """x summed to `shape` along the axes that broadcasting from `shape` repeated.
+
+    x: an array of any library whose arrays have NumPy's methods.
+    """
     lead = x.ndim - len(shape)
     axes = tuple(range(lead)) + tuple(
         lead + i for i, n in enumerate(shape) if n == 1 != x.shape[lead + i]
     )
     if not axes:
         return x.reshape(shape)
-    # A 16-bit sum is accumulated in float32 and rounded once.
+    # Sums of 16-bit numbers are accumulated in float32 and rounded once, at the end.
     wide = np.float32 if x.dtype.itemsize == 2 else x.dtype
     return x.sum(axis=axes, dtype=wide).astype(x.dtype).reshape(shape)

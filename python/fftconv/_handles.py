@@ -1,4 +1,4 @@
-"""What every call into the library is made of: tensors, handles, thread counts."""
+"""Parts shared by all calls of the C library: tensors, handles and thread counts."""
 
 import struct
 import weakref
@@ -6,13 +6,16 @@ import weakref
 from . import _lib
 from ._array import size
 
-#: pack_tensor(structure, offset, address, dtype code, 0, *shape, *strides): an
-#: fftconv_tensor of three axes, strides in elements.
+#: pack_tensor(structure, offset, address, dtype code, 0, *shape, *strides) writes an
+#: fftconv_tensor into the structure: three axes, strides in elements, and 0 for `reserved`.
 pack_tensor = struct.Struct("@Pii3q3q").pack_into
 
 
 def pack(structure, offset, v):
-    """The fftconv_tensor of a View at `offset`, missing axes in front being 1."""
+    """Write View v as the fftconv_tensor at `offset` of a structure.
+
+    A View of fewer than three axes gets leading axes of length 1.
+    """
     n = len(v.shape)
     pack_tensor(
         structure,
@@ -28,14 +31,14 @@ def pack(structure, offset, v):
 
 
 def tensor(v):
-    """A Tensor of a View."""
+    """View v as a `_lib.Tensor`."""
     found = _lib.Tensor()
     pack(found, 0, v)
     return found
 
 
 def tensor_offsets(structure):
-    """{name: where it begins} of a structure's tensors."""
+    """{name: offset in bytes} of the tensors in a structure."""
     return {
         name: getattr(structure, name).offset
         for name, kind in structure._fields_
@@ -44,7 +47,7 @@ def tensor_offsets(structure):
 
 
 def thread_count(threads):
-    """0, "all", for None; else a whole number from 1."""
+    """A thread count as C takes it: 0, all processors, for None; else a number from 1."""
     if threads is None:
         return 0
     threads = size(threads, "threads")
@@ -54,12 +57,16 @@ def thread_count(threads):
 
 
 class Handle:
-    """What owns an object of the library; its copies are itself."""
+    """Base class of objects that own an object of the C library.
+
+    Such an object is immutable, so that copying it returns the object itself.
+    """
 
     __slots__ = ()
 
     def _own(self, handle, destroy):
-        # Not at exit: threads may still run, and the system frees it all.
+        # No clean-up when the interpreter exits: other threads may still be using the
+        # object, and the operating system frees the memory.
         weakref.finalize(self, destroy, handle.value).atexit = False
         self._handle = handle.value
 

@@ -1,21 +1,22 @@
-"""The C library: finding it, its prototypes, its structures, its errors.
+"""The C library libfftconv: how it is found, its prototypes, structures and errors.
 
-The library is looked for, in this order:
+The library is searched for in this order:
 
-1. the file named by the environment variable FFTCONV_LIBRARY (and nowhere
-   else, when that is set);
-2. this package's own directory (a wheel carries the library there);
-3. the build tree the package stands in: ``build/.libs``, then ``.libs``;
-4. the system: the prefix the package was installed under, then wherever the
-   dynamic loader looks.
+1. the file that the environment variable FFTCONV_LIBRARY names; if the variable is
+   set, nothing else is tried;
+2. this package's own directory, where a wheel has the library;
+3. the build tree that contains the package: ``build/.libs``, then ``.libs``;
+4. the system: the prefix that the package was installed under, then wherever the
+   dynamic loader searches.
 
-A status other than OK becomes an exception that carries the library's message:
+A status other than OK is raised as an exception with the library's message:
 
 =============  =====================================================
 INVALID        ``ValueError``
 NO_MEMORY      ``MemoryError``
-UNSUPPORTED    ``Unsupported``, a ``RuntimeError``: right, but not to
-               be had on this machine (an instruction set it lacks)
+UNSUPPORTED    ``Unsupported``, a ``RuntimeError``: a correct request
+               that this machine or build cannot serve, such as an
+               instruction set that the machine lacks
 =============  =====================================================
 """
 
@@ -38,7 +39,7 @@ from ctypes import (
     c_void_p,
 )
 
-ABI = 4  # FFTCONV_ABI of the header this package is written for
+ABI = 4  # FFTCONV_ABI of the header that this package is written for
 MAX_ORDER = 16  # FFTCONV_MAX_ORDER
 MAX_RADIX = 128  # FFTCONV_MAX_RADIX
 MAX_STAGES = 40  # FFTCONV_MAX_STAGES
@@ -55,11 +56,11 @@ INPUT, OUTPUT = range(2)  # fftconv_side
 
 
 class Unsupported(RuntimeError):
-    """A right request that this machine or build cannot serve."""
+    """A correct request that this machine or build cannot serve."""
 
 
 class Tensor(Structure):
-    """fftconv_tensor: an array the caller owns; strides count elements."""
+    """fftconv_tensor: an array that the caller owns; strides count elements, not bytes."""
 
     _fields_ = [
         ("data", c_void_p),
@@ -71,7 +72,7 @@ class Tensor(Structure):
 
 
 class PlanDesc(Structure):
-    """fftconv_plan_desc: what a plan is made from; zero means "you choose"."""
+    """fftconv_plan_desc: what a plan is made from; 0 leaves a choice to the library."""
 
     _fields_ = [
         ("size", c_size_t),
@@ -101,7 +102,7 @@ class PlanDesc(Structure):
 
 
 class PlanInfo(Structure):
-    """fftconv_plan_info: what was chosen, and what it costs."""
+    """fftconv_plan_info: what was chosen for a plan, and what a call of it costs."""
 
     _fields_ = [
         ("size", c_size_t),
@@ -137,7 +138,7 @@ class PlanInfo(Structure):
 
 
 class Operands(Structure):
-    """fftconv_operands: the arrays of one call."""
+    """fftconv_operands: the arrays of one forward or backward call."""
 
     _fields_ = [
         ("size", c_size_t),
@@ -166,7 +167,7 @@ class Operands(Structure):
 
 
 class SpectraDesc(Structure):
-    """fftconv_spectra_desc: rows, kernels and spectra of the three primitives."""
+    """fftconv_spectra_desc: the rows or kernels and the spectra of a primitive's call."""
 
     _fields_ = [
         ("size", c_size_t),
@@ -203,7 +204,7 @@ class ContractionDesc(Structure):
 
 
 class SsmDesc(Structure):
-    """fftconv_ssm_desc: a state space, its kernel and gradients."""
+    """fftconv_ssm_desc: the parameters of a state-space model, its kernel and gradients."""
 
     _fields_ = [
         ("size", c_size_t),
@@ -226,7 +227,8 @@ class SsmDesc(Structure):
 
 
 class ProjectionDesc(Structure):
-    """fftconv_projection_desc: projections around kernels at every frequency."""
+    """fftconv_projection_desc: input and output projections B and C around kernels, at
+    every frequency."""
 
     _fields_ = [
         ("size", c_size_t),
@@ -238,7 +240,7 @@ class ProjectionDesc(Structure):
 
 
 class DftDesc(Structure):
-    """fftconv_dft_desc: the transform by itself."""
+    """fftconv_dft_desc: the Monarch transform by itself."""
 
     _fields_ = [
         ("size", c_size_t),
@@ -258,7 +260,7 @@ class DftDesc(Structure):
 
 
 class RdftDesc(Structure):
-    """fftconv_rdft_desc: a real DFT."""
+    """fftconv_rdft_desc: a DFT of real rows, with bins in natural order."""
 
     _fields_ = [
         ("size", c_size_t),
@@ -270,7 +272,8 @@ class RdftDesc(Structure):
 
 
 class Hardware(Structure):
-    """fftconv_hardware: a machine in the paper's four numbers (Table 19)."""
+    """fftconv_hardware: a machine in the four numbers of the FlashFFTConv paper's cost
+    model (Table 19): bandwidths sigma_h, sigma_s and speeds tau_m, tau_g."""
 
     _fields_ = [
         ("size", c_size_t),
@@ -287,7 +290,7 @@ class Hardware(Structure):
 
 
 class HeadsDesc(Structure):
-    """fftconv_heads_desc: the arrays of one call over H3's heads."""
+    """fftconv_heads_desc: the arrays of one call of the multi-head convolution of H3."""
 
     _fields_ = [
         ("size", c_size_t),
@@ -314,7 +317,7 @@ class HeadsDesc(Structure):
 
 
 class DepthwiseDesc(Structure):
-    """fftconv_depthwise_desc: the arrays of one short convolution."""
+    """fftconv_depthwise_desc: the arrays of one call of the short depthwise convolution."""
 
     _fields_ = [
         ("size", c_size_t),
@@ -336,12 +339,12 @@ class DepthwiseDesc(Structure):
     ]
 
 
-# Opaque handles travel as plain pointers: fftconv_plan *, fftconv_spectrum *,
+# Opaque handles are passed as plain pointers: fftconv_plan *, fftconv_spectrum * and
 # fftconv_rdft *.
 _PLAN = _SPECTRUM = _RDFT = c_void_p
 
-# name: (result, [arguments]), one row for each function of fftconv.h, in its
-# order.  A result of STATUS is an int that `_check` turns into an exception.
+# name: (result, [arguments]) of each function of fftconv.h, in the order of the header.
+# A result of STATUS is a fftconv_status, which `_check` turns into an exception.
 STATUS = c_int
 PROTOTYPES = {
     "fftconv_version": (c_char_p, []),
@@ -396,7 +399,7 @@ PROTOTYPES = {
     "fftconv_cuda_wait": (STATUS, [c_int, c_void_p, c_void_p]),
     "fftconv_cuda_synchronize": (STATUS, [c_int, c_void_p]),
 }
-# These return an int that is no status.
+# The functions whose int result is not a fftconv_status.
 _PLAIN_INT = {
     "fftconv_abi",
     "fftconv_isa_available",
@@ -417,7 +420,7 @@ def _check(status, function, arguments):
 
 
 def _candidates():
-    """Files that may be the library, in the order of the module's docstring."""
+    """The files that may be the library, in the order that the module's docstring gives."""
     named = os.environ.get("FFTCONV_LIBRARY")
     if named:
         yield named
@@ -435,7 +438,7 @@ def _candidates():
     ):
         for pattern in patterns:
             yield from sorted(glob.glob(os.path.join(folder, pattern)))
-    # The file name's number is the ABI's.
+    # The number in the library's file name is its ABI number.
     yield {".so": f"libfftconv.so.{ABI}", ".dylib": f"libfftconv.{ABI}.dylib"}[suffix]
     found = ctypes.util.find_library("fftconv")
     if found:
@@ -443,7 +446,11 @@ def _candidates():
 
 
 def _load():
-    """The first candidate that loads, its ABI checked and prototypes set."""
+    """(library, path) of the first candidate that loads and is libfftconv.
+
+    Its prototypes are set.  Raises ImportError if its ABI number is another than ABI, or
+    if there is none.
+    """
     tried = []
     for path in _candidates():
         try:

@@ -1,16 +1,19 @@
-"""Arrays on CUDA devices: which devices there are, and what is passed to and fro.
+"""Arrays on CUDA devices: counting the devices, reading arrays, returning results.
 
-A torch tensor on a CUDA device, a CuPy array, and anything that speaks DLPack or
-``__cuda_array_interface__`` there goes into `conv`, `conv_backward`, `Plan`,
-`FFTConv` and the calls composed of them alone, and the same kind comes out, on the
-same device.  Work is put on the stream that is current for torch and for CuPy, or
-that the array names, and is not waited for.  What speaks DLPack alone (JAX's
-arrays) hands its memory over on the legacy default stream, and is given back when
-the call is done.  An operand whose dtype must be converted is copied by torch or
-CuPy; other libraries' are refused by name.
+`conv`, `conv_backward`, `Plan`, `FFTConv` and the calls composed only of these accept a
+torch tensor on a CUDA device, a CuPy array, or any object there with DLPack or
+``__cuda_array_interface__``.  The result is an array of the same library on the same
+device.
 
-`asarray` copies a NumPy array to a device and `Array.numpy` copies back, for who
-has none of these libraries; they also take an `Array`.
+Work is queued on the current stream of torch or CuPy, or on the stream that the
+array names, and calls do not wait for it.  Arrays that offer only DLPack, such as
+JAX's, are taken on the legacy default stream; a call with such an array waits until
+its work is done, since the owner does not know of our stream.  If an operand's dtype
+must be converted, torch or CuPy makes the copy; such operands of other libraries are
+refused with an error that names the operand.
+
+Without any of these libraries, `asarray` copies a NumPy array to a device as an
+`Array`, which the calls also accept, and `Array.numpy` copies it back.
 """
 
 import sys
@@ -52,27 +55,26 @@ from ._array import (
 )
 from ._view import DeviceView
 
-_LEGACY = 1  # cudaStreamLegacy, the default stream by its own name
+_LEGACY = 1  # cudaStreamLegacy, the explicit handle of the legacy default stream
 
 
 def available():
-    """True where this build has the CUDA engine, and a driver and a device are
-    there."""
+    """Whether this build has CUDA support, and a driver and a device are present."""
     return devices() > 0
 
 
 def devices():
-    """How many devices there are; 0 without a driver or in a build without
-    CUDA."""
+    """The number of CUDA devices; 0 without a driver or in a build without CUDA."""
     return _lib.lib.fftconv_cuda_devices()
 
 
 class Array:
-    """A C-contiguous array on a device, that speaks DLPack and
-    ``__cuda_array_interface__``; from `asarray`, or the result of a call whose
-    operands belong to no library that could make one.
+    """A C-contiguous array on a CUDA device, with DLPack and ``__cuda_array_interface__``.
 
-    shape; dtype, a name; device, its number.
+    It is made by `asarray`, or is the result of a call whose operands belong to no
+    library that could allocate the result.
+
+    shape: a tuple.  dtype: a name.  device: the number of the device.
     """
 
     __slots__ = ("shape", "dtype", "device", "_pointer", "_stream", "__weakref__")
@@ -93,7 +95,7 @@ class Array:
         return prod(self.shape) * ITEM_BYTES[self.dtype]
 
     def numpy(self):
-        """A copy in NumPy's memory, when all that writes it is done."""
+        """A NumPy copy.  Waits until the work that writes the array is done."""
         x = aligned_empty(self.shape, numpy_dtype(self.dtype))
         _lib.lib.fftconv_cuda_copy(
             x.ctypes.data, self._pointer, self.nbytes, self.device, self._stream
@@ -140,8 +142,12 @@ class Array:
 
 
 def asarray(x, device=0):
-    """An `Array` with the numbers of x, an array or list that NumPy knows, on
-    the device of that number.  Raises ValueError, `Unsupported`, MemoryError."""
+    """An `Array` on a CUDA device with the numbers of x.
+
+    x: an array or list in the CPU's memory, as `conv` takes it.  device: the device's
+    number.  Raises TypeError for an x that is not an array of numbers, ValueError,
+    `Unsupported`, MemoryError.
+    """
     v = view(x, "x")
     x = np.ascontiguousarray(v.numpy())
     a = Array(x.shape, v.dtype, size(device, "device", 0))
@@ -155,7 +161,10 @@ def _upload(a, x):
 
 
 def copy_beside(x, v):
-    """A DeviceView of a NumPy array's copy beside v, as if of v's kind."""
+    """The DeviceView of a copy of NumPy array x on v's device and stream.
+
+    Its kind is that of v, so that gradients of it are returned in v's library.
+    """
     x = np.ascontiguousarray(x)
     a = Array(x.shape, name_of(x.dtype), v.device, v.stream)
     _upload(a, x)
@@ -164,11 +173,11 @@ def copy_beside(x, v):
     return found
 
 
-# ---- What comes in ----------------------------------------------------------
+# ---- Reading arrays ---------------------------------------------------------
 
 
 def torch_view(x, dtype, torch, original_dtype=None):
-    """Of a tensor that `_array` has looked at."""
+    """DeviceView of a CUDA tensor that `_array` has checked and, if needed, converted."""
     index = x.device.index
     stream = torch.cuda.current_stream(index).cuda_stream or _LEGACY
     return DeviceView(
@@ -185,7 +194,7 @@ def torch_view(x, dtype, torch, original_dtype=None):
 
 
 def on_device(x):
-    """x says that its memory is a CUDA device's."""
+    """Whether x is an object whose memory is on a CUDA device."""
     if isinstance(x, Array):
         return True
     if hasattr(x, "__dlpack_device__"):
@@ -194,7 +203,7 @@ def on_device(x):
 
 
 def device_view(x, name):
-    """DeviceView of what `on_device` says yes to."""
+    """DeviceView of an object for which `on_device` is true."""
     if isinstance(x, Array):
         return x._view()
     cupy = _cupy(x)
@@ -236,7 +245,7 @@ def _in_elements(strides, dtype, name):
 
 
 def _interface_view(x, name):
-    """By the CUDA Array Interface, version 3."""
+    """DeviceView of an object with the CUDA Array Interface, version 3."""
     described = x.__cuda_array_interface__
     dtype = name_of(np.dtype(described["typestr"]))
     if dtype is None:
@@ -260,11 +269,11 @@ def _interface_view(x, name):
     )
 
 
-# ---- What goes out ----------------------------------------------------------
+# ---- Allocating and returning results ---------------------------------------
 
 
 def _library(kind):
-    """ "torch" or "cupy", which have memory of their own to give; else None."""
+    """ "torch" or "cupy" if `kind` is that module, which can allocate memory; else None."""
     return next(
         (name for name in ("torch", "cupy") if kind is not None and kind is sys.modules.get(name)),
         None,
@@ -272,7 +281,10 @@ def _library(kind):
 
 
 def empty(shape, dtype, like):
-    """(array of like's kind on its device, its DeviceView)."""
+    """(new uninitialised array, its DeviceView), of like's kind and on its device.
+
+    It is an `Array` if like's library is neither torch nor CuPy.
+    """
     kind, device = like.kind, like.device
     library = _library(kind)
     if library == "torch":
@@ -287,7 +299,10 @@ def empty(shape, dtype, like):
 
 
 def finish(x, kind, stream):
-    """An Array that was written on the stream, as an array of `kind`."""
+    """The result x, written on `stream`, as an array of `kind`.
+
+    Only an `Array` has to be turned into one; others are returned unchanged.
+    """
     if not isinstance(x, Array):
         return x
     x._stream = stream
@@ -295,7 +310,10 @@ def finish(x, kind, stream):
 
 
 def as_dtype(v, name, dtype):
-    """A copy of v in another dtype, by the library that it is from."""
+    """A copy of DeviceView v in another dtype, made by v's library, torch or CuPy.
+
+    Raises ValueError for another library, or for a View of a part of an array.
+    """
     library = _library(v.kind)
     x = v.keep
     if library is None or tuple(x.shape) != tuple(v.shape):
@@ -312,7 +330,8 @@ def as_dtype(v, name, dtype):
 
 
 def check_summed(v, name, shape):
-    """A repeated operand's gradient is summed by its library."""
+    """Raise `Unsupported` if the gradient of v must be summed from `shape` to v's shape
+    and v's library is not known: the sum is left to that library."""
     if v.shape != shape and v.kind is None:
         raise _lib.Unsupported(
             f"{name} has shape {v.shape}, and its gradient is to be summed from "
@@ -322,8 +341,12 @@ def check_summed(v, name, shape):
 
 
 def workspace(bytes_, like):
-    """(owner, address) of memory from like's library, which orders it by the
-    stream; (None, None) where the C library's own will do."""
+    """(owner, address) of a workspace from torch or CuPy, whichever `like` is from.
+
+    Their allocators reuse the memory in stream order, so it may be released while the
+    work is still queued.  (None, None) for other libraries, where the C library
+    allocates the workspace, and if none is needed.
+    """
     if bytes_ == 0 or _library(like.kind) is None:
         return None, None
     x, v = empty((bytes_ // 4 + 1,), "float32", like)
@@ -331,7 +354,7 @@ def workspace(bytes_, like):
 
 
 def output_view(x, name):
-    """Of an array to be written."""
+    """DeviceView of an array that is to be written; ValueError if it is read-only."""
     readonly = (
         isinstance(x, Array) is False
         and _cupy(x) is None
@@ -360,13 +383,16 @@ def _wait(device, stream, other):
 
 
 def wait_for(views, stream):
-    """What is put on the stream from now on finds the views written."""
+    """Make work queued on `stream` from now on wait until the views' data are ready."""
     for other in {v.stream for v in views} - {None, stream}:
         _wait(views[0].device, stream, other)
 
 
 def notify(views, stream):
-    """The views' owners find us done."""
+    """Make the views' owners wait for the work on `stream`.
+
+    Their streams wait for it; if an owner only lent its memory, this call itself waits.
+    """
     if any(v.borrowed for v in views):
         _lib.lib.fftconv_cuda_synchronize(views[0].device, stream)
         return
@@ -375,8 +401,11 @@ def notify(views, stream):
 
 
 def finish_borrowed(v, stream):
-    """What was made of v without an array of its own to name the stream is done:
-    but of torch's and CuPy's, whose callers order their streams themselves."""
+    """Wait for what was made of v on `stream`, unless v is from torch or CuPy.
+
+    A `Spectrum` has no array that names the stream it was made on.  Users of torch and
+    CuPy order their streams themselves; for others this function waits.
+    """
     if _library(v.kind) is None:
         _lib.lib.fftconv_cuda_synchronize(v.device, stream)
 
@@ -384,7 +413,7 @@ def finish_borrowed(v, stream):
 # ---- DLPack (dlpack.h, version 0.8: the unversioned capsule) -----------------
 
 _CUDA, _CUDA_MANAGED = 2, 13
-_CODES = {"complex128": 5, "complex64": 5, "bfloat16": 4}  # else 2, float
+_CODES = {"complex128": 5, "complex64": 5, "bfloat16": 4}  # all others: 2, float
 _DLPACK_NAMES = {(_CODES.get(name, 2), 8 * ITEM_BYTES[name]): name for name in DTYPE_NAMES}
 _NAME = b"dltensor"
 
@@ -408,12 +437,13 @@ class _Managed(Structure):
     ]
 
 
-# A capsule as an object, and, in its destructor, as an address.
+# The functions of PyCapsule.  A destructor must not create a reference to its capsule, so
+# it uses those that take the capsule's address (_at) instead of the object (_in).
 _pointer_in = PYFUNCTYPE(c_void_p, py_object, c_char_p)(("PyCapsule_GetPointer", pythonapi))
 _pointer_at = PYFUNCTYPE(c_void_p, c_void_p, c_char_p)(("PyCapsule_GetPointer", pythonapi))
 _is_valid_at = PYFUNCTYPE(c_int, c_void_p, c_char_p)(("PyCapsule_IsValid", pythonapi))
 _new_capsule = PYFUNCTYPE(py_object, c_void_p, c_char_p, c_void_p)(("PyCapsule_New", pythonapi))
-_handed_out = {}  # address: what must live as long as a capsule's memory
+_handed_out = {}  # address of a _Managed: the objects that its capsule must keep alive
 
 
 @CFUNCTYPE(None, c_void_p)
@@ -423,7 +453,10 @@ def _deleter(address):
 
 @PYFUNCTYPE(None, c_void_p)
 def _destructor(capsule):
-    """Of a capsule that nobody took: a taken one has another name."""
+    """Release the memory of a capsule that no consumer took.
+
+    A consumer renames the capsule, and calls the deleter itself.
+    """
     if _is_valid_at(capsule, _NAME):
         _handed_out.pop(_pointer_at(capsule, _NAME), None)
 
@@ -447,7 +480,8 @@ def _capsule(a):
 
 
 def _dlpack_view(x, name):
-    # Kept, not taken: its own destructor gives the memory back.
+    # The capsule is not renamed, so it still owns the memory; its destructor releases
+    # that when the View, which keeps the capsule, is deleted.
     capsule = x.__dlpack__(stream=_LEGACY)
     t = _Managed.from_address(_pointer_in(capsule, _NAME))
     dtype = _DLPACK_NAMES.get((t.code, t.bits)) if t.lanes == 1 else None
