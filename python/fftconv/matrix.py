@@ -1,15 +1,16 @@
-"""Convolutions that mix channels: a kernel for each (output, input) pair.
+"""Convolutions that mix channels, with a kernel for each pair of output and input channel.
 
-    y[b, o] = sum_i k[o, i] * u[b, i]            `*`: causal, circular, two-sided
+    y[b, o] = sum_i k[o, i] * u[b, i]            `*`: causal, circular or two-sided
 
-Every row is transformed once, and at each frequency m the channels meet in a
-matrix product,
+Every row is transformed once.  The sum over channels is a matrix product at each
+frequency m,
 
     Y[b, o, m] = sum_i U[b, i, m] K[o, i, m],
 
-so that a row costs one transform and not one for each kernel.  Kernels are
-transformed a block at a time: beside the spectra of u and y's rows, a call
-holds `BLOCK_BYTES` of theirs, and nothing of size (B, M, H_out, H_in).
+so that a row costs one transform instead of one for each kernel.  The kernels are
+transformed in blocks: besides spectra of the rows of u and y, a call holds at most
+`BLOCK_BYTES` of kernels' spectra (or one kernel's), and never an array of size
+(B, M, H_out, H_in).
 """
 
 import ctypes
@@ -34,14 +35,15 @@ from ._handles import tensor
 from ._view import ITEM_BYTES, View
 from .plan import Plan, check_needs, check_reverse
 
-#: What a block of kernels' spectra may take.
+#: The most bytes that the spectra of one block of kernels take.
 BLOCK_BYTES = 32 << 20
 
 
 @lru_cache(maxsize=32, typed=True)
 def row_plan(length, taps, reverse, dtype, mode, fft_size, threads):
-    """The plan of one row; the primitives take any number of them."""
-    # Not folded: a row's spectrum would be several, each with its own 1/M.
+    """The plan of a single row; the primitives run it on any number of rows."""
+    # The folded form is excluded: its spectra consist of parts with a factor 1/M each,
+    # while `contract` applies one factor.
     return Plan(
         (1, 1, length),
         (1, 1, taps),
@@ -56,14 +58,17 @@ def row_plan(length, taps, reverse, dtype, mode, fft_size, threads):
 
 
 class Spectra:
-    """Rows of spectra of one plan, and what is done with them."""
+    """The operations on spectra of one plan: making them, contracting them, inverting them.
+
+    Spectra are arrays (n0, n1, reals), one row of reals for each pair of indices.
+    """
 
     def __init__(self, plan):
         self.plan = plan
         self.row_bytes = plan.counters.spectra_row_bytes
 
     def new_spectra(self, n0, n1):
-        """(n0, n1, reals), aligned; what is in it is left over."""
+        """An uninitialised array of spectra, (n0, n1, reals), aligned to 64 bytes."""
         data, _ = aligned_bytes(n0 * n1 * self.row_bytes)
         return data.view(self.plan.spectra_dtype).reshape(n0, n1, -1)
 
@@ -73,28 +78,37 @@ class Spectra:
         )
 
     def spectra_of(self, rows, side):
-        """The spectra of rows (n0, n1, L), a View."""
+        """The spectra of rows, a View (n0, n1, L).
+
+        side: `_lib.INPUT` for rows of u or du, `_lib.OUTPUT` for rows of y or dy.
+        """
         s = self.new_spectra(*rows.shape[:2])
         desc = self._desc(s, side=side, rows=tensor(rows))
         _lib.lib.fftconv_rows_to_spectra(self.plan._handle, byref(desc))
         return s
 
     def rows_from(self, s, side, rows):
-        """Rows, a View, from their spectra, which are overwritten."""
+        """Write the rows of spectra s to the View `rows`.  s is overwritten."""
         desc = self._desc(s, side=side, rows=tensor(rows))
         _lib.lib.fftconv_spectra_to_rows(self.plan._handle, byref(desc))
 
     def spectra_of_taps(self, tensors, memory):
-        """The spectra of kernels (n0, n1, Lk), and of k_rev where there is
-        one, without the 1/M of an inverse DFT, in `memory`."""
+        """The spectra of kernels (n0, n1, Lk), written to `memory`.
+
+        tensors: k, and k_rev if there is one.  The factor 1/M of the inverse DFT is not
+        included.
+        """
         s = first_rows(memory, *tensors[0].shape[:2])
         desc = self._desc(s, **_kernels(tensors))
         _lib.lib.fftconv_kernels_to_spectra(self.plan._handle, byref(desc))
         return s
 
     def contract(self, a, b, out, *, conjugate_b=False, accumulate=False):
-        """out[r, c] = (1 / M) sum_d a[r, d] b[d, c] at every frequency; the
-        transforms leave the inverse DFT's 1/M to this."""
+        """out[r, c] = (1 / M) sum_d a[r, d] b[d, c] at every frequency.
+
+        The factor 1/M is that of the inverse DFT, which the transforms leave out.
+        conjugate_b: use conj(b).  accumulate: add to out.
+        """
         c = _lib.ContractionDesc(
             size=ctypes.sizeof(_lib.ContractionDesc),
             rows=a.shape[0],
@@ -113,11 +127,13 @@ class Spectra:
 
 
 class _MatrixCall(Spectra):
-    """The checked operands of one call, and what its steps are made of.
+    """The checked operands of one call, and the steps that the calls are made of.
 
-    u: a View; kernels: those of k and k_rev, by name; dy: of a backward call, else
-    None; blocks: (first output, last + 1, first input, last + 1) of each block of
-    kernels, all inputs of an output in turn.
+    u: a View.
+    kernels: the Views of k and k_rev, by name.
+    dy: a View in a backward call, else None.
+    blocks: the blocks of kernels, each as (first output, last + 1, first input,
+        last + 1); those that share outputs follow one another.
     """
 
     def __init__(self, u, k, mode, fft_size, k_rev, threads, dy=None):
@@ -151,7 +167,7 @@ class _MatrixCall(Spectra):
         arguments = (u.shape[2], k.shape[2], reverse, self.dtype, mode, fft_size, threads)
         try:
             super().__init__(row_plan(*arguments))
-        except TypeError:  # not hashable: Plan says what
+        except TypeError:  # An argument is not hashable; Plan names it in its error.
             super().__init__(row_plan.__wrapped__(*arguments))
         self.outputs, self.inputs = k.shape[:2]
         inputs = min(self.inputs, max(1, BLOCK_BYTES // self.row_bytes))
@@ -169,25 +185,26 @@ class _MatrixCall(Spectra):
         return f"the result is {self.dtype}"
 
     def spectra_of_kernels(self, block, memory):
-        """The spectra of a block (H_out, H_in) of kernels, in `memory`."""
+        """The spectra of a block of kernels, written to `memory`."""
         return self.spectra_of_taps(
             [tensor(_block(v, *block)) for v in self.kernels.values()], memory
         )
 
     def kernels_from(self, s, block, gradients):
-        """A block of the kernels' gradients, Views, from its spectra."""
+        """Write a block of the kernels' gradients, Views (H_out, H_in, length), from its
+        spectra s."""
         tensors = [tensor(_block(v, *block)) for v in gradients]
         desc = self._desc(s, **_kernels(tensors))
         _lib.lib.fftconv_spectra_to_kernels(self.plan._handle, byref(desc))
 
 
 def _kernels(tensors):
-    """k, and k_rev where there is one, as members of a descriptor."""
+    """{"k": tensor}, and "k_rev" if there is one: members of a SpectraDesc."""
     return dict(zip(("k", "k_rev"), tensors))
 
 
 def _block(v, o, o_end, i, i_end):
-    """Entries [o, o_end) x [i, i_end) of a View (H_out, H_in, L)."""
+    """A View of entries [o, o_end) x [i, i_end) of View v, (H_out, H_in, L)."""
     start = o * v.strides[0] + i * v.strides[1]
     return View(
         v.pointer + start * ITEM_BYTES[v.dtype],
@@ -200,13 +217,13 @@ def _block(v, o, o_end, i, i_end):
 
 
 def first_rows(memory, n0, n1):
-    """The first n0 n1 rows of spectra, as (n0, n1, reals)."""
+    """The first n0 n1 rows of the array `memory` of spectra, as (n0, n1, reals)."""
     rows = memory.reshape(-1, memory.shape[-1])[: n0 * n1]
     return rows.reshape(n0, n1, -1)
 
 
 def _span(v):
-    """First and one-past-last byte of a View."""
+    """The addresses of a View's first byte and of the byte after its last."""
     reach = [(n - 1) * s * ITEM_BYTES[v.dtype] for n, s in zip(v.shape, v.strides)]
     return (
         v.pointer + sum(r for r in reach if r < 0),
@@ -215,31 +232,35 @@ def _span(v):
 
 
 def conv_matrix(u, k, *, mode="causal", fft_size=None, k_rev=None, threads=None, out=None):
-    """y[b, o] = sum_i k[o, i] * u[b, i]: a dense convolution over channels.
+    """y[b, o] = sum_i k[o, i] * u[b, i]: a convolution that mixes all channels.
 
     Args:
-        u: (B, H_in, L); any dtype and kind of `conv`, any strides.
+        u: (B, H_in, L), any dtype and array library that `conv` takes on the CPU, any
+            strides.
         k: (H_out, H_in, Lk).
-        mode: "causal", sum_{s<=t} k[s] u[t-s]; "circular", the same with t - s
-            modulo fft_size; "two_sided", causal and
-            sum_{s>=0} k_rev[s] u[t+s], so that lag 0 counts in both.
-        fft_size: circular only: at least L and Lk; None means L.
-        k_rev: two-sided only, and needed there: (H_out, H_in, its own length).
+        mode: "causal", sum_{s<=t} k[s] u[t-s]; "circular", the same sum with t - s taken
+            modulo fft_size; "two_sided", the causal sum plus
+            sum_{s>=0} k_rev[s] u[t+s], so that lag 0 is counted in both sums.
+        fft_size: the circular mode's period, at least L and Lk; None means L.
+            Other modes take None only.
+        k_rev: the two-sided mode's second kernel, required there and not allowed
+            elsewhere: (H_out, H_in, its own length).
         threads: None means all processors. The result does not depend on it.
-        out: where to put y: (B, H_out, L), the result's dtype; may be u
+        out: the array to write y to: (B, H_out, L), of the result's dtype. It may be u
             itself, and must not overlap k or k_rev.
 
-    Types promote as in `conv`: 16-bit u stays so beside kernels in 16 bits or
+    Types promote as in `conv`: y has u's 16-bit dtype if the kernels have 16 bits or
     float32.
 
-    Returns y (B, H_out, L), of u's kind. Products and sums are in float32
-    (float64 for float64 and complex128), those over H_in in a fixed order. A
-    row of the batch depends on no other, to the bit. Memory beside the
-    operands: spectra of u's rows, of a block of outputs, and `BLOCK_BYTES`
-    (32 MiB) of kernels' spectra, or one kernel's where that is more.
+    Returns y (B, H_out, L), of u's array library. Products and sums are in float32
+    (float64 for float64 and complex128), and sums over H_in have a fixed order. Each
+    sequence of the batch is independent of the others, to the last bit. Besides the
+    operands, the call needs memory for the spectra of u's rows, those of a block of
+    outputs, and `BLOCK_BYTES` (32 MiB) of kernels' spectra, or one kernel's if that is
+    more.
 
-    Raises TypeError for what is no array of numbers and ValueError for wrong values,
-    naming the argument, before anything is written; MemoryError.
+    Raises TypeError for an operand that is not an array of numbers and ValueError for
+    a wrong value, both before anything is written and naming the argument; MemoryError.
 
     Example:
         >>> u = [[[1, 2, 3], [0, 1, 0]]]  # one row of two channels
@@ -288,21 +309,23 @@ def conv_matrix(u, k, *, mode="causal", fft_size=None, k_rev=None, threads=None,
 def conv_matrix_backward(
     dy, u, k, *, mode="causal", fft_size=None, k_rev=None, threads=None, needs=None
 ):
-    """`Gradients` (du, dk, dk_rev) of sum(dy . y), y that of `conv_matrix`.
+    """`Gradients` (du, dk, dk_rev) of L = sum(dy . y), where y is that of `conv_matrix`.
 
         dU[b, i] = sum_o conj(K[o, i]) G[b, o]
-        dK[o, i] = sum_b conj(U[b, i]) G[b, o]        G the spectra of dy
+        dK[o, i] = sum_b conj(U[b, i]) G[b, o]        G: the spectra of dy
 
-    dy: (B, H_out, L), which takes part in the promotion of types as u does; the other
-    arguments are those of `conv_matrix`.  needs: which gradients, out of "u", "k",
-    "k_rev"; None means all whose operand is given; the others are None.  Each has its
-    operand's shape, dtype and kind: the gradient of a complex operand x is
-    dL/dRe x + i dL/dIm x, that of a real one real.  Sums run in float32 or
-    better and in a fixed order.  Memory as in `conv_matrix`, and the spectra of
-    dy's and du's rows.
+    dy: (B, H_out, L); it takes part in the promotion of types as u does.  The other
+    arguments are those of `conv_matrix`.
+    needs: the operands whose gradients are wanted, out of "u", "k" and "k_rev"; None
+    means all that are given.  The other gradients are None.
 
-    Raises TypeError for what is no array of numbers and ValueError for wrong values,
-    naming the argument; MemoryError.
+    Each gradient has its operand's shape, dtype and array library.  The gradient of a
+    complex operand x is dL/dRe x + i dL/dIm x; that of a real operand is real.  Sums are
+    in float32 or better and have a fixed order.  Memory is needed as for `conv_matrix`,
+    and for the spectra of the rows of dy and du.
+
+    Raises TypeError for an operand that is not an array of numbers and ValueError for
+    a wrong value, both naming the argument; MemoryError.
     """
     call = _MatrixCall(u, k, mode, fft_size, k_rev, threads, view(dy, "dy"))
     batch, inputs, length = call.u.shape
@@ -324,8 +347,8 @@ def conv_matrix_backward(
     kernels = call.new_spectra(o_end - o, i_end - i)
     if "u" in needs:
         dU = call.new_spectra(batch, inputs)
-    # The transform gives k and k_rev together; one that is not asked for
-    # goes nowhere.
+    # The inverse transform computes dk and dk_rev together.  If only one of them is
+    # wanted, the other one is written to memory that is then dropped.
     gradients = {
         name: results[name][1] if name in results else empty(v.shape, v.dtype, None)[1]
         for name, v in call.kernels.items()

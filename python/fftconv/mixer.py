@@ -1,4 +1,4 @@
-"""`FFTConv`: sequence mixing by a long convolution that holds its kernel."""
+"""`FFTConv`: a sequence-mixing layer, which is a long convolution with its parameters."""
 
 import numpy as np
 
@@ -11,28 +11,32 @@ _PRECISIONS = ("float32", "float16", "bfloat16", "float64")
 
 
 class FFTConv:
-    """A long convolution over the sequence, with its kernel as a parameter.
+    """A long convolution along the sequence, with its kernel as a parameter.
 
         z = in_gate . u,   p = z * k + skip . z,   y = out_gate . act(p)
 
-    channels: H. length: the longest sequence, and the kernel's taps.
-    fft_size: None: `*` is linear, through the cheapest FFT size. Else `*` is
-        modulo fft_size >= length, which is the same from 2 length - 1 on.
-    precision: of u, gates and y: "float32", "float16", "bfloat16" or "float64".
-        Arithmetic is never less than float32.
+    channels: H.
+    length: the longest sequence, and the number of taps of the kernel.
+    fft_size: None makes `*` the linear convolution, computed with the cheapest FFT
+        size.  Otherwise `*` is circular modulo fft_size >= length, which equals the
+        linear one if fft_size >= 2 length - 1.
+    precision: the dtype of u, the gates and y: "float32", "float16", "bfloat16" or
+        "float64".  Arithmetic is in float32 or better on the CPU; see `conv` for CUDA
+        devices.
     activation: None, "gelu" (by erf) or "silu".
-    gated: calls take in_gate and out_gate.
-    two_sided: a second kernel for the future, k_rev; lag 0 counts in both.  fft_size
-        must then be None or at least 2 length - 1.
-    device: None: where u is. "cpu", "cuda" or "cuda:1" refuse a u that is not there,
-        "cuda" being any CUDA device, and raise `Unsupported` where there is no such
-        device, driver or build for it. Beside a u on a device, each call copies the
-        parameters there.
+    gated: whether calls take in_gate and out_gate.
+    two_sided: adds a second kernel k_rev for future samples; lag 0 counts in both
+        kernels.  fft_size must then be None or at least 2 length - 1.
+    device: None means where u is.  "cpu", "cuda:1" or "cuda", which stands for any CUDA
+        device, raise ValueError if u is elsewhere, and `Unsupported` if there is no such
+        device or driver, or no CUDA in this build.  If u is on a CUDA device, each call
+        copies the parameters there.
 
-    Parameters, plain arrays that may be assigned or changed in place: ``k``
-    (H, length), ``skip`` (H,) and, two-sided, ``k_rev`` (H, length), in float32
-    (float64 for float64): normal numbers of norm 1, decaying to 1/e^2 over the
-    length; skip normal.  Raises ValueError.
+    The parameters are NumPy arrays, which may be assigned or changed in place: ``k``
+    (H, length), ``skip`` (H,) and, if two-sided, ``k_rev`` (H, length), in float32
+    (float64 if that is the precision).  Initially, each channel's k and k_rev are normal
+    random numbers times exp(-2 t / length), scaled to norm 1; skip is normal.  Raises
+    ValueError.
 
     Example:
         >>> module = FFTConv(2, 8, activation="gelu")
@@ -83,24 +87,29 @@ class FFTConv:
         )
 
     def parameters(self):
-        """The parameters by name; the arrays themselves."""
+        """A dict of the parameters by name: the arrays themselves, not copies."""
         return dict(self._parameters)
 
     def __call__(self, u, in_gate=None, out_gate=None, *, threads=None):
-        """y, of u's shape (B, H, L), L <= length, or (H, L), of its kind, in the
-        module's precision.
+        """y, of u's shape and array library, in the module's precision.
 
-        u: the module's precision, or a dtype that is narrower and loses nothing.
-        Gates: u's shape, or broadcast to it; both where the module is gated, else
-        neither.  Raises TypeError for what is no array of numbers, ValueError.
+        u: (B, H, L) or (H, L), L <= length, in the module's precision or in a dtype that
+            converts to it without loss.
+        in_gate, out_gate: of u's shape, or of one that broadcasts to it; both are
+            required if the module is gated, and not allowed otherwise.
+
+        Raises TypeError for an operand that is not an array of numbers, ValueError.
         """
         v, *gates = self._rows(u, in_gate, out_gate)
         return conv(v, _copied_to(self.k, v), *gates, threads=threads, **self._options(v))
 
     def backward(self, dy, u, in_gate=None, out_gate=None, *, threads=None, needs=None):
-        """`Gradients` of sum(dy . y), y being computed again: du, din_gate,
-        dout_gate; dk, dk_rev and dskip of the parameters.  dy: u's shape; needs: as in
-        `conv_backward`.  Raises TypeError for what is no array of numbers, ValueError."""
+        """`Gradients` of sum(dy . y), where y is the result of the call with u and the gates.
+
+        They are du, din_gate, dout_gate, and dk, dk_rev and dskip for the parameters.
+        dy: of u's shape.  needs: as in `conv_backward`.  Raises TypeError for an operand
+        that is not an array of numbers, ValueError.
+        """
         v, *gates = self._rows(u, in_gate, out_gate)
         return conv_backward(
             self._fixed(dy, "dy"),
@@ -151,7 +160,7 @@ class FFTConv:
 
 
 def _copied_to(parameter, v):
-    """A parameter where v is."""
+    """The parameter, copied to the device of View v if that is not on the CPU."""
     return parameter if v.device is None else cuda.copy_beside(parameter, v)
 
 

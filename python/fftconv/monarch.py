@@ -1,22 +1,22 @@
-"""The order-p Monarch transform by itself, for teaching and for checks.
+"""The order-p Monarch transform by itself, for teaching and for testing.
 
-A DFT of n = N_1 N_2 ... N_p points by decimation in frequency.  Write the time
-index with the most significant digit first, n_1 n_2 ... n_p, where n_i runs
-over N_i values.  Stage i replaces digit n_i by the frequency digit k_i in the
-same place:
+It is a DFT of N = N_1 N_2 ... N_p points by decimation in frequency.  The time index n
+is written in digits n_1 n_2 ... n_p, the most significant one first, where n_i has N_i
+values.  Stage i replaces digit n_i by the frequency digit k_i, in the same place:
 
-    for every block of n_i = N_i R points, R = N_{i+1} ... N_p, as a matrix
-    x[n_i, r] (N_i rows, R columns):
+    every block of N_i R points, R = N_{i+1} ... N_p, is a matrix x[n_i, r] of N_i rows
+    and R columns, and becomes
 
         y[k_i, r] = W_{N_i R}^(k_i r)  sum_{n_i}  W_{N_i}^(k_i n_i)  x[n_i, r]
                     twiddle                       DFT matrix
 
-with W_n = exp(-2 pi i / n).  After the last stage place k_1 k_2 ... k_p (most
-significant first) holds frequency k = k_1 + N_1 (k_2 + N_2 (k_3 + ...)): the
-digits reversed.  FlashFFTConv, arXiv 2311.05908, section 3.1.
+with W_m = exp(-2 pi i / m).  After the last stage, the place with the digits
+k_1 k_2 ... k_p, the most significant one first, holds the frequency with the reversed
+digits, k = k_1 + N_1 (k_2 + N_2 (k_3 + ...)).  FlashFFTConv, arXiv 2311.05908,
+section 3.1.
 
-`dft`, `idft`, `stage` and `stages` run the library's own stage code; the small
-functions `dft_matrix`, `twiddles` and `digit_reversal` are plain NumPy.
+`dft`, `idft`, `stage` and `stages` run the C library's stages; `dft_matrix`, `twiddles`
+and `digit_reversal` are plain NumPy.
 """
 
 import ctypes
@@ -40,7 +40,7 @@ def _radices(radices):
 
 
 def _complex(x):
-    """x as native complex64 (from 32 bits) or complex128."""
+    """x as complex64 (from float32 or complex64) or complex128, in native byte order."""
     x = np.asarray(x, dtype=np.complex128) if isinstance(x, (list, tuple)) else np.asarray(x)
     wide = {
         "float32": "complex64",
@@ -54,7 +54,7 @@ def _complex(x):
 
 
 def _run(x, radices, *, inverse=False, dense=False, stages=-1, isa=None):
-    """DFTs of the last axis of a complex array."""
+    """The first `stages` stages (-1: all) of the DFT along the last axis of complex x."""
     n = math.prod(radices)
     if isa is not None and not isinstance(isa, str):
         raise ValueError(f"isa is {isa!r}; it must be a name or None")
@@ -88,27 +88,30 @@ def _run(x, radices, *, inverse=False, dense=False, stages=-1, isa=None):
 def dft(x, radices, *, dense=False, axis=-1, isa=None):
     """The DFT along one axis, X[k] = sum_n x[n] exp(-2 pi i n k / N).
 
-    x: real or complex, 32 or 64 bits per real number, with prod(radices)
-    points along `axis`.  radices: N_1 (outermost) ... N_p, each 1 ... 128.
-    dense: every stage as a dense complex matrix product, not a codelet.
-    Returns complex64 or complex128 in natural order.  Raises ValueError.
+    x: float32, float64, complex64 or complex128, with prod(radices) points along `axis`.
+    radices: N_1 (outermost) ... N_p, each 1 ... 128.
+    dense: true runs every stage as a dense complex matrix product, not as a codelet.
+    isa: one of `fftconv.isas()`; None means the best that this machine has.
+
+    Returns complex64 or complex128 in natural order.  Raises ValueError, or
+    `Unsupported` for an instruction set that this machine lacks.
     """
     x = np.moveaxis(_complex(x), axis, -1)
     return np.moveaxis(_run(x, _radices(radices), dense=dense, isa=isa), -1, axis)
 
 
 def idft(x, radices, *, dense=False, axis=-1, isa=None):
-    """The inverse of `dft`, its factor 1/N included."""
+    """The inverse of `dft`, including the factor 1/N.  Arguments are those of `dft`."""
     x = np.moveaxis(_complex(x), axis, -1)
     return np.moveaxis(_run(x, _radices(radices), inverse=True, dense=dense, isa=isa), -1, axis)
 
 
 def stage(x, i, radices, *, dense=False, isa=None):
-    """Stage i (from 1) by itself, along the last axis, twiddle included.
+    """Stage i, counted from 1, along the last axis, with its twiddle factors.
 
-    x holds digits k_1 ... k_{i-1} n_i ... n_p; so does the result, with k_i
-    for n_i.  It is stage 1 of the transform of N_i ... N_p points, done to
-    every block of that length, and runs as that.
+    The places of x have the digits k_1 ... k_{i-1} n_i ... n_p, those of the result the
+    same with k_i instead of n_i.  The stage is computed as stage 1 of the transform of
+    N_i ... N_p points, for every block of that length.  Raises ValueError.
     """
     radices = _radices(radices)
     i = size(i, "i")
@@ -124,10 +127,10 @@ def stage(x, i, radices, *, dense=False, isa=None):
 
 
 def stages(x, radices, *, dense=False, isa=None):
-    """The result after each of stages 1 ... p, from the library's own run.
+    """Generate the results after stages 1, 2, ... p of `dft`, along the last axis.
 
-    The last one is the DFT in digit-reversed order:
-    ``last[..., j] == X[..., digit_reversal(radices)[j]]``.
+    The last one is the DFT X in digit-reversed order:
+    ``last[..., j] == X[..., digit_reversal(radices)[j]]``.  Raises ValueError.
     """
     radices = _radices(radices)
     x = _complex(x)
@@ -136,14 +139,16 @@ def stages(x, radices, *, dense=False, isa=None):
 
 
 def dft_matrix(n):
-    """(n, n) complex128: F[k, j] = exp(-2 pi i k j / n)."""
+    """The DFT matrix of n points: (n, n) complex128, F[k, j] = exp(-2 pi i k j / n)."""
     k = np.arange(size(n, "n"))
     return np.exp(-2j * np.pi * (np.outer(k, k) % n) / n)
 
 
 def twiddles(radices, i):
-    """(N_i, R) complex128: stage i's factors W_{N_i R}^(k r), R = N_{i+1} ...
-    N_p; all ones for the last stage."""
+    """The twiddle factors of stage i: (N_i, R) complex128, W_{N_i R}^(k r).
+
+    R = N_{i+1} ... N_p.  Those of the last stage are all 1.  Raises ValueError.
+    """
     radices = _radices(radices)
     i = size(i, "i")
     if i > len(radices):
@@ -154,7 +159,7 @@ def twiddles(radices, i):
 
 
 def digit_reversal(radices):
-    """(N,) int64: the frequency that stands at each place after all stages."""
+    """The frequency at each place after the last stage: (N,) int64.  Raises ValueError."""
     radices = _radices(radices)
-    # Entry [k_1, ..., k_p] is k_1 + N_1 (k_2 + ...), places run in C order.
+    # Entry [k_1, ..., k_p] is k_1 + N_1 (k_2 + ...); the places are in C order.
     return np.arange(math.prod(radices)).reshape(radices, order="F").reshape(-1)

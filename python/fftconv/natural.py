@@ -1,7 +1,7 @@
-"""Real DFTs with bins in natural order: filters given as half spectra.
+"""Real DFTs with bins in natural order, used for filters given as half spectra.
 
-The rows of numpy.fft.rfft and irfft, of any length, through the library's own
-stages; arrays here are `View`s.
+`rfft` and `irfft` compute the same as those of numpy.fft, for any length, with the C
+library's stages.  All arrays in this module are `View`s.
 """
 
 import ctypes
@@ -31,27 +31,33 @@ def _rdft(n, dtype, threads):
 
 
 def rfft(rows, bins, scale=1.0, threads=None):
-    """bins (G, n // 2 + 1) = scale times the DFT of rows (G, n): Views of a real dtype
-    and of the complex one of its precision."""
+    """Write scale times the DFT of rows to bins.
+
+    rows: (G, n), a real dtype.  bins: (G, n // 2 + 1), the complex dtype of the same
+    precision.
+    """
     rdft = _rdft(rows.shape[-1], rows.dtype, thread_count(threads))
     _lib.lib.fftconv_rdft_forward(rdft._handle, tensor(rows), tensor(bins), scale)
 
 
 def irfft(bins, rows, threads=None):
-    """rows (G, n) from bins (G, n // 2 + 1); the imaginary parts of bin 0 and, n being
-    even, of bin n / 2 do not act."""
+    """Write the inverse DFT of bins to rows, including the factor 1/n.
+
+    bins: (G, n // 2 + 1); rows: (G, n).  The imaginary parts of bin 0 and, if n is even,
+    of bin n / 2 are ignored.
+    """
     n = rows.shape[-1]
     rdft = _rdft(n, rows.dtype, thread_count(threads))
     _lib.lib.fftconv_rdft_inverse(rdft._handle, tensor(bins), tensor(rows), 1 / n)
 
 
 def first(rows, n):
-    """Samples 0 ... n - 1 of rows, a View."""
+    """A View of samples 0 ... n - 1 of the View `rows`."""
     return rows.part(0, n)
 
 
 def backwards(rows, n):
-    """Samples -1, -2 ... -n of rows, a View of the same memory."""
+    """A View of samples -1, -2 ... -n of the View `rows`, in this order."""
     last = rows.part(rows.shape[-1] - 1, rows.shape[-1])
     return View(
         last.pointer,

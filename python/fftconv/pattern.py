@@ -1,16 +1,17 @@
 """Frequency patterns: which bins of a kernel's DFT a convolution keeps.
 
-FlashFFTConv, arXiv 2311.05908, appendix A.4: of the frequency index m, written
-in p digits, some values of each digit are removed.  The meaning, on rows z of
-real samples, is
+FlashFFTConv, arXiv 2311.05908, appendix A.4: the frequency index m is written in p
+digits, and some values of each digit are removed.  For rows z of real samples the
+convolution then is
 
     y = Re IDFT(DFT(z) . mask . DFT(k)),    circular modulo fft_size N
 
-On real rows only the Hermitian part of mask . DFT(k) acts: bin m counts with
+Since z and k are real and only the real part is taken, only the symmetric part of the
+mask acts: bin m has the weight
 
     weight[m] = (mask[m] + mask[-m]) / 2
 
-so a bin is without effect only where mask and its mirror image both lack it.
+so that a bin has no effect only if the mask removes both m and -m.
 """
 
 import math
@@ -19,22 +20,23 @@ import numpy as np
 
 from ._array import choice, size
 
-# The order in which NumPy runs through the digits (i_1 ... i_p).
+# The NumPy memory order in which an array of axes (i_1 ... i_p) is numbered by m.
 _ORDERS = {"natural": "C", "stage": "F"}
 
 
 class Pattern:
-    """Digits i_j >= N_j - drop_j of the frequency index m are removed.
+    """A set of frequencies m: those whose digits i_1 ... i_p all have i_j < N_j - drop_j.
 
-    shape: (N_1 ... N_p), p >= 1, whose product is fft_size; a pattern's own,
-        whatever radices a plan runs.
-    drop: as many; 0 <= drop_j < N_j.
-    order: how the digits make m, for p = 4
+    shape: (N_1 ... N_p), p >= 1, with product fft_size.  It belongs to the pattern, and
+        is independent of the radices that a plan uses.
+    drop: (drop_1 ... drop_p), 0 <= drop_j < N_j: how many values of each digit are
+        removed, the largest ones.
+    order: how the digits form m; for p = 4
         "natural":  m = ((i_1 N_2 + i_2) N_3 + i_3) N_4 + i_4
         "stage":    m = i_1 + N_1 (i_2 + N_2 (i_3 + N_3 i_4))
 
-    Immutable and hashable.  `Pattern.lowpass` and `Pattern.from_mask` make the
-    other kinds.  Raises ValueError.
+    Patterns are immutable and hashable.  `Pattern.lowpass` and `Pattern.from_mask` make
+    patterns that are given in other ways.  Raises ValueError.
     """
 
     __slots__ = ("_kind", "_arguments", "_hash")
@@ -55,16 +57,21 @@ class Pattern:
 
     @classmethod
     def lowpass(cls, n_partial):
-        """Keeps rfft bins 0 ... n_partial // 2 - 1, of any fft_size: what
-        FlashFFTConv's K[..., n_partial // 2:] = 0 does.  n_partial >= 1."""
+        """The pattern of rfft bins 0 ... n_partial // 2 - 1, for any fft_size.
+
+        It does what K[..., n_partial // 2:] = 0 does in FlashFFTConv.  n_partial >= 1.
+        Raises ValueError.
+        """
         self = cls.__new__(cls)
         self._set("lowpass", size(n_partial, "n_partial"))
         return self
 
     @classmethod
     def from_mask(cls, mask):
-        """Keeps the rfft bins where `mask`, boolean (fft_size // 2 + 1,), is
-        true.  Raises ValueError."""
+        """The pattern of the rfft bins where `mask` is true.
+
+        mask: boolean, (fft_size // 2 + 1,).  Raises ValueError.
+        """
         bins = np.asarray(mask)
         if bins.dtype != bool or bins.ndim != 1 or not bins.size:
             raise ValueError(
@@ -110,17 +117,17 @@ class Pattern:
         return f"Pattern.from_mask(<{np.count_nonzero(self._bins())} of {self._arguments[0]} bins>)"
 
     def _bins(self):
-        """from_mask's argument."""
+        """The mask that `from_mask` was given."""
         count, packed = self._arguments
         return np.unpackbits(np.frombuffer(packed, np.uint8), count=count).astype(bool)
 
     # ---- For one fft_size -----------------------------------------------
 
     def mask(self, fft_size):
-        """(fft_size,) boolean: the bins that were asked for.
+        """The mask of all bins: (fft_size,), boolean, true for the bins that are kept.
 
-        A low pass and a mask of rfft bins are mirrored.  Raises ValueError
-        where the pattern is of another fft_size.
+        A low pass and a mask of rfft bins are mirrored to the negative frequencies.
+        Raises ValueError if the pattern belongs to another fft_size.
         """
         n = size(fft_size, "fft_size")
         if self._kind == "box":
@@ -136,7 +143,7 @@ class Pattern:
         return _mirrored(self._half(n), n)
 
     def _half(self, n):
-        """(n // 2 + 1,) boolean of a pattern that is its own mirror image."""
+        """The rfft bins' mask, (n // 2 + 1,), of a low pass or a mask, which are symmetric."""
         if self._kind == "lowpass":
             return np.arange(n // 2 + 1) < self._arguments[0] // 2
         if self._arguments[0] != n // 2 + 1:
@@ -147,7 +154,8 @@ class Pattern:
         return self._bins()
 
     def weights(self, fft_size):
-        """(fft_size // 2 + 1,) float64: (mask[m] + mask[-m]) / 2."""
+        """The weights of the rfft bins: (fft_size // 2 + 1,) float64,
+        (mask[m] + mask[-m]) / 2.  Raises ValueError as `mask` does."""
         n = size(fft_size, "fft_size")
         if self._kind != "box":
             return self._half(n).astype(np.float64)
@@ -156,17 +164,19 @@ class Pattern:
         return 0.5 * mask[m] + 0.5 * mask[-m]
 
     def asked(self, fft_size):
-        """The fraction of the fft_size bins that the mask removes."""
+        """The fraction of the fft_size bins that the mask removes (see `kept`)."""
         return 1.0 - float(np.mean(self.mask(fft_size)))
 
     def kept(self, fft_size):
-        """The fraction of the fft_size bins that have a weight other than 0,
-        which is what a convolution of real rows has to compute."""
+        """The fraction of the fft_size bins whose weight is not 0.
+
+        These are the bins that a convolution of real rows has to compute.
+        """
         return float(np.mean(_mirrored(self.weights(fft_size) != 0, fft_size)))
 
 
 def as_pattern(pattern):
-    """A Pattern from a Pattern, a boolean mask of rfft bins, or None."""
+    """A `Pattern` from a Pattern or a boolean mask of rfft bins; None for None."""
     if pattern is None or isinstance(pattern, Pattern):
         return pattern
     if isinstance(pattern, (list, tuple)) or hasattr(pattern, "__array__"):
@@ -178,7 +188,7 @@ def as_pattern(pattern):
 
 
 def _mirrored(half, n):
-    """(n,) from (n // 2 + 1,): entry m is that of min(m, n - m)."""
+    """An array (n,) whose entry m is half[min(m, n - m)]; half: (n // 2 + 1,)."""
     m = np.arange(n)
     return half[np.minimum(m, n - m)]
 

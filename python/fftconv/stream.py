@@ -1,4 +1,4 @@
-"""Streaming: a causal convolution of rows that arrive in pieces."""
+"""`Stream`: a causal convolution of rows that arrive in pieces."""
 
 import ctypes
 
@@ -22,36 +22,38 @@ from .plan import Plan, kernel_axes, rows_axes
 
 _OFFSET = tensor_offsets(_lib.Operands)
 
-# A plan's rows, where the caller names no longest piece: long enough that a
-# call's overhead is small, and that the plan may choose its blocks.
+# The default for the longest piece that is convolved at once.  It is long enough that the
+# overhead of a call is small, and that the plan can choose its own block length.
 LONGEST_PIECE = 8192
 
 
 class _StreamPlan(Plan):
-    """A plan that is given the Lk - 1 samples before each piece."""
+    """A plan whose calls are given the Lk - 1 samples of z before the piece."""
 
     _history = 1
 
 
 class Stream:
-    """A causal convolution that takes its input in pieces of any length.
+    """A causal convolution whose input arrives in pieces of any length.
 
         stream = Stream(k)                       # k (H, Lk)
         y = [stream.push(u) for u in pieces]     # (B, H, n), n >= 1
 
-    The pieces' results, put together, are `conv` of the pieces put together,
-    to rounding.  It remembers the last Lk - 1 samples of z, nothing else.
+    The concatenated results equal `conv` of the concatenated pieces, up to rounding.
+    Between the pieces the stream keeps only the last Lk - 1 samples of z = in_gate . u.
 
     k: (Lk,), (G, Lk), (1, G, Lk) or (B, G, Lk), as for `conv`.
-    channels: H; None means G.  batch: B.
-    dtype: of u, gates and y; None means k's (float64 for a list or integers).
-    skip: (H,); activation: None, "gelu" or "silu"; both as for `conv`.
-    block: the longest piece that is convolved at once; a longer one goes in
-        several.  None means a length that suits k.
-    threads: of every push; None means all processors.
+    channels: H; None means G.
+    batch: B.
+    dtype: the dtype of u, the gates and y; None means that of k (float64 for a list or
+        integers).
+    skip: (H,).  activation: None, "gelu" or "silu".  Both are as for `conv`.
+    block: the longest piece that is convolved at once; longer pieces are cut.  None
+        means 8192 or Lk, whichever is more.
+    threads: the number of threads of every push; None means all processors.
 
-    A stream is not shared between threads.  Raises TypeError for what is no array of
-    numbers, ValueError.
+    A stream must not be used by several threads at once.  Raises TypeError for an
+    operand that is not an array of numbers, ValueError.
 
     Example:
         >>> stream = Stream([1, 1])
@@ -90,11 +92,12 @@ class Stream:
         self._block = block
         self._activation = choice(activation, "activation", _lib.ACTIVATIONS)
         self._skip = None
-        if skip is not None:  # a copy: the caller may change his
+        if skip is not None:  # copied, since the caller may change the array
             skip = plan._pack_channels(_lib.Operands(), "skip", view(skip, "skip"), 1)
             self._skip = view(skip.numpy().copy(), "skip")
-        # z, not rounded to 16 bits: before the next piece are the Lk - 1
-        # samples up to _end.  Twice that many fit, so that they seldom move.
+        # _past[..., _end - (Lk - 1) : _end] holds the last Lk - 1 samples of z, in float32
+        # if u has 16 bits.  The buffer has room for twice as many, so that they have to
+        # be moved to its beginning only now and then.
         self._taps, self._end = taps, taps - 1
         self._past = np.zeros(
             (batch, channels, 2 * (taps - 1)), numpy_dtype(plan._kernel_dtypes[-1])
@@ -109,7 +112,7 @@ class Stream:
         )
 
     def copy(self):
-        """A stream of the same kernels and past, that goes its own way."""
+        """An independent stream with the same kernels and the same past."""
         other = object.__new__(Stream)
         other.__dict__.update(self.__dict__)
         other._past = self._past.copy()
@@ -121,21 +124,23 @@ class Stream:
         return self.copy()
 
     def reset(self):
-        """Forget all input."""
+        """Forget all input: the past is zero again."""
         self._history()[...] = 0
 
     def _why(self):
         return f"this stream is for {self._plan.dtype}"
 
     def _history(self):
-        """The last Lk - 1 samples, where they lie."""
+        """The last Lk - 1 samples of z, as a view of the buffer."""
         return self._past[..., self._end - self._taps + 1 : self._end]
 
     @property
     def history(self):
-        """(B, H, Lk - 1), in the stream's dtype, float32 for 16 bits:
-        z = in_gate . u before the next piece, the latest last, zero before the
-        first.  A copy; what is assigned to it is the stream's new past."""
+        """The last Lk - 1 samples of z = in_gate . u, (B, H, Lk - 1), the latest one last.
+
+        They are zero before the first piece.  Their dtype is the stream's, or float32 for
+        16-bit streams.  Reading makes a copy; assigning an array replaces the past.
+        """
         return self._history().copy()
 
     @history.setter
@@ -149,13 +154,16 @@ class Stream:
         past[...] = v.numpy()
 
     def push(self, u, in_gate=None, out_gate=None, *, mask=None):
-        """The next n >= 1 samples of y from the next n of u.
+        """The next n >= 1 samples of y, from the next n samples of u.
 
-        u: (B, H, n); (H, n) if B is 1, (n,) if H is too; the stream's dtype, or one
-        that is narrower and loses nothing.  in_gate, out_gate: u's shape, or broadcast
-        to it.  mask: (B, H), real or boolean.  Returns y, of u's shape and kind, in the
-        stream's dtype.  Raises TypeError for what is no array of numbers, ValueError,
-        and then has taken nothing in.
+        u: (B, H, n); also (H, n) if B is 1, and (n,) if H is 1 as well; in the stream's
+            dtype, or in one that converts to it without loss.
+        in_gate, out_gate: of u's shape, or of one that broadcasts to it.
+        mask: (B, H), real or boolean.
+
+        Returns y, of u's shape and array library, in the stream's dtype.  Raises
+        TypeError for an operand that is not an array of numbers and ValueError for a
+        wrong value; the stream's past is then unchanged.
         """
         plan, dtype = self._plan, self._plan.dtype
         v = fixed(u, "u", (dtype,), self._why())
@@ -192,12 +200,12 @@ class Stream:
         return finish(result, v.kind)
 
     def _remember(self, u, gate):
-        """Append in_gate . u, or the last Lk - 1 samples of it."""
+        """Append z = in_gate . u to the past, of which the last Lk - 1 samples are kept."""
         past, end = self._past, self._end
         new = min(self._taps - 1, u.shape[-1])
         if new == 0:
             return
-        if end + new > past.shape[-1]:  # to the front, what is still seen
+        if end + new > past.shape[-1]:  # move the samples that are kept to the beginning
             kept = self._taps - 1 - new
             past[..., :kept] = past[..., end - kept : end]
             end = kept
