@@ -274,8 +274,8 @@ def view(x, name, listed=None, devices=False):
     devices: whether arrays on a CUDA device are accepted.
 
     Raises TypeError for an object that is not an array of numbers, ValueError for an
-    array that cannot be read as it is: on a device that is not accepted, with strides
-    that split an element, or a torch tensor that requires grad or is sparse.
+    array that cannot be read as it is: one on a device that is not accepted, or a torch
+    tensor that requires grad or is sparse.
     """
     kind = None
     if type(x) is not np.ndarray:
@@ -423,9 +423,11 @@ def result_dtype(rows, kernels=(), mask=None):
 
     The result is complex if one of the Views is, and has float64's precision if one of
     them has.  If all rows have the same 16-bit type, and kernels have 16 bits or
-    float32, it has that 16-bit type.  Otherwise it has float32's precision.  Python
-    numbers count only in that they can make the result complex; a boolean mask does not
-    count.  float64 if only Python numbers are given.
+    float32, it has that 16-bit type.  Otherwise it has float32's precision.  If
+    all rows are Python numbers, the dtypes of the kernels take the place of theirs.
+
+    Python numbers count only in that they can make the result complex; if there is
+    nothing else, the precision is float64's.  A boolean mask does not count.
     """
     rows = [v for v in rows if v is not None]
     views = [*rows, *(v for v in kernels if v is not None)]

@@ -10,11 +10,10 @@ from .plan import cached_plan, check_reverse, kernel_axes, reverse_axes, rows_ax
 
 
 def _collapse_repeats(kernel, k, k_rev):
-    """Kernels without the axes along which they only repeat.
+    """Reduce to length 1 each axis along which the kernels only repeat (stride 0).
 
-    An axis along which all kernels have stride 0 becomes 1, so that a kernel is
-    transformed once and not once for each repetition.  Returns the new
-    (1 or B, G, Lk), then k and k_rev (or None) as Views of these axes.
+    A kernel is then transformed once, and not once for each repetition.  Returns the new
+    axes (1 or B, G, Lk), then k and k_rev (or None) as Views of these axes.
     """
     views = [v for v in (k, k_rev) if v is not None]
     strides = [(0,) * (3 - len(v.shape)) + tuple(v.strides) for v in views]
@@ -135,9 +134,9 @@ def conv(
             elsewhere: the leading axes of k, and a length of its own.
         pattern: circular mode and real types only: a `Pattern`, or a boolean mask of
             the fft_size // 2 + 1 rfft bins. z * k is then
-            Re IDFT(DFT(z) . mask . DFT(k)). Where fft_size has no prime factor above
-            7, work that serves removed bins alone is skipped; for other sizes the
-            kernel is filtered beforehand, and nothing is saved.
+            Re IDFT(DFT(z) . mask . DFT(k)). If fft_size has no prime factor above 7,
+            blocks of stages that hold only removed bins are skipped; for other sizes
+            the kernel is filtered beforehand, and nothing is saved.
         skip: (H,). activation: None, "gelu" (x Phi(x), by erf) or "silu".
         mask: (B, H), real or boolean.
         layout: "BHL", or "BLH", where u, the gates and y are (B, L, H) or (L, H);
@@ -204,8 +203,9 @@ def conv_backward(
 ):
     """`Gradients` (du, dk, din_gate, dout_gate, dskip, dk_rev) of L = sum(dy . y).
 
-    dy has u's shape, and takes part in the promotion of types as a gate does.  The
-    other arguments are those of `conv`, whose intermediate results are computed again.
+    If y is complex, L = Re sum(conj(dy) . y).  dy has u's shape, and takes part in the
+    promotion of types as a gate does.  The other arguments are those of `conv`, whose
+    intermediate results are computed again.
     needs: the operands whose gradients are wanted, out of "u", "k", "in_gate",
     "out_gate", "skip" and "k_rev"; None means all that are given.  The other gradients
     are None.

@@ -314,6 +314,8 @@ def conv_matrix_backward(
         dU[b, i] = sum_o conj(K[o, i]) G[b, o]
         dK[o, i] = sum_b conj(U[b, i]) G[b, o]        G: the spectra of dy
 
+    If y is complex, L = Re sum(conj(dy) . y).
+
     dy: (B, H_out, L); it takes part in the promotion of types as u does.  The other
     arguments are those of `conv_matrix`.
     needs: the operands whose gradients are wanted, out of "u", "k" and "k_rev"; None

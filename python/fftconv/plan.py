@@ -108,7 +108,10 @@ def reverse_axes(shape, kernel, name="k_rev"):
 
 
 def check_reverse(k_rev, mode, name="k_rev"):
-    """Raise ValueError unless k_rev (or its length) is given exactly in two-sided mode."""
+    """Raise ValueError unless k_rev is given if and only if the mode is two-sided.
+
+    k_rev: the kernel or its length.
+    """
     if (k_rev is None) == (mode == "two_sided"):
         what = "None" if k_rev is None else "given"
         must = "be given" if k_rev is None else "be None"
@@ -407,7 +410,7 @@ class Plan(Handle):
         spectrum: a `Spectrum` from `spectrum`, or the kernels k themselves; only in the
             latter case, and in two-sided mode, k_rev is given as well.
         in_gate, out_gate: of u's shape, or of one that broadcasts to it.
-        skip: (H,).  mask: (B, H), real.
+        skip: (H,).  mask: (B, H), real or boolean.
         activation: None, "gelu" (by erf) or "silu".
         out: the array to write y to; it may be u itself.
 
