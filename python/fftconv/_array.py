@@ -133,6 +133,18 @@ def dtype_name(dtype, name="dtype", allowed=DTYPE_NAMES):
     return found
 
 
+def _is_aligned(a, dtype):
+    """Whether a's address is a multiple of what its dtype needs, and its strides are
+    multiples of an element.
+
+    To NumPy a complex number is aligned like its halves: a complex128 field beside a
+    float64 field has strides of 24 bytes, which are not whole elements.
+    """
+    if not a.flags.aligned:
+        return False
+    return dtype not in COMPLEX or not any(s % ITEM_BYTES[dtype] for s in a.strides)
+
+
 def _numpy_view(a, dtype, kind=None, original=None):
     try:  # Takes a fifth of the time of __array_interface__, but fails on some arrays.
         pointer = addressof(c_char.from_buffer(a))
@@ -299,7 +311,7 @@ def view(x, name, listed=None, devices=False):
                 raise wrong_dtype(name, x.dtype)
             return _numpy_view(x.astype(np.float64), "float64", kind, x.dtype.name)
         x = x.astype(native)
-    elif not x.flags.aligned:
+    elif not _is_aligned(x, dtype):
         x = x.copy()
     return _numpy_view(x, dtype, kind)
 
@@ -324,13 +336,13 @@ def output_view(x, name, shape, dtype, devices=False):
             raise masked(name)
         if not x.flags.writeable:
             raise ValueError(f"{name} is read-only; it must be writeable")
-        if not x.flags.aligned:
-            raise ValueError(f"{name} is misaligned; it must be aligned to its element")
         known = name_of(x.dtype)
         if known is None:
             raise ValueError(
                 f"{name} has dtype {x.dtype.str}; it must be {dtype}, in native byte order"
             )
+        if not _is_aligned(x, known):
+            raise ValueError(f"{name} is misaligned; it must be aligned to its element")
         found = _numpy_view(x, known)
     elif devices and _on_device(x):
         found = _devices.output_view(x, name)
