@@ -18,7 +18,8 @@ ARRAYS, ROWS, INTERFACE = (
 POISON, BENCH_GPU = TESTS / "core" / "test_poison.py", TESTS / "studies" / "test_bench_gpu.py"
 
 
-# Of test_rows.py only the tests that lay out memory: here arrays are used as on a GPU.
+# Of test_rows.py only the tests that lay out memory run here, where arrays are copied to the device
+# as on a GPU.
 @emulated_only
 @pytest.mark.partly
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ POISON, BENCH_GPU = TESTS / "core" / "test_poison.py", TESTS / "studies" / "test
     ids=["conv", "arrays", "rows", "bench_gpu"],
 )
 def test_on_emulated_device(files, which):
-    # The inner tests run in full here, once.
+    # Targets beyond check run the inner tests in full, each of them once.
     target = "check" if TARGET in ("check", "short") else "all"
     run(
         sys.executable,
