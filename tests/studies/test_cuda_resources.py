@@ -81,8 +81,8 @@ def test_the_prediction_counts_this_kernels_stages(experiments):
     resources = experiments("cuda_resources")
     radices = {a * b * c: (a, b, c) for arith, a, b, c in resources.shapes() if arith == "Half"}
     assert {n: predict.radices(n) for n in radices} == radices
-    # 16 x 16 x 16: 64 products of 16 x 8 x 16 for a strip of 64 columns and the
-    # four tiles it is the size of, 32 and 32.
+    # 16 x 16 x 16: each of the four strips of 64 columns takes 32 products of 16 x 8 x 16 for stage
+    # 1 and its inverse (64 in even/odd form), and 32 for each of the four tiles that make it up.
     assert predict.row_flops(4096) == 4 * (32 + 4 * 32) * 2 * 16 * 8 * 16
     assert predict.row_flops(4096, "even_odd") == 4 * (64 + 4 * 32) * 2 * 16 * 8 * 16
     assert predict.points_of(predict.Case(11, 8192, 64, 768)) == 4096  # circular
