@@ -281,8 +281,8 @@ static void add_reverse(double *y, const float *k_rev, int64_t Lrev, const float
             y[t] += (double)k_rev[s] * z[t + s];
 }
 
-/* Two-sided results equal the sums, with the kernels in the call and as a spectrum, and <y, dy> =
- * <u, du> = <k, dk> + <k_rev, dk_rev>. */
+/* Two-sided results equal the sums, with the kernels in the call and as a spectrum, and
+ * <y, dy> = <u, du> = <k, dk> + <k_rev, dk_rev>. */
 static void test_two_sided(void)
 {
     enum { B = 2, H = 3, L = 100, Lk = 60, Lrev = 130 };
@@ -381,8 +381,8 @@ static void test_history(void)
     free(u), free(k), free(y), free(past);
 }
 
-/* A complex convolution equals four real ones, and the gradients, which are conjugated, satisfy Re
- * <dy, y> = Re <du, u> = Re <dk, k>. */
+/* A complex convolution equals four real ones, and its gradients, which are conjugated, satisfy
+ * Re <dy, y> = Re <du, u> = Re <dk, k>. */
 static void test_complex(void)
 {
     enum { H = 2, L = 90, Lk = 50 };

@@ -266,7 +266,8 @@ def test_a_step_that_is_never_made():
 
 @pytest.mark.parametrize("direction", [_lib.FORWARD, _lib.BACKWARD])
 def test_workspace_bytes_takes_operands_as_they_stand(plan, direction):
-    """Any dtype, shape, stride or place: the call itself checks them."""
+    """The workspace's size is given for any dtype, shape, stride or address: the call itself
+    checks these."""
     for dtype in (0, 1, 7, -1, 2**31 - 1):
         for number in (0, -1, 2**62, 2**63 - 1, -(2**63)):
             c = Call()

@@ -343,7 +343,7 @@ def test_memory(monkeypatch):
         assert 8 * peak < batch * channels * channels * row
 
 
-# ---- What is wrong ---------------------------------------------------------
+# ---- Bad input -------------------------------------------------------------
 
 
 def bad_calls():

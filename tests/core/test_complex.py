@@ -84,7 +84,7 @@ def test_radices(mode, radices):
     check_gradients(case, plan.backward(case.dy, case.u, case.k, **case.kernel_arguments))
 
 
-# The result has the widest type among u and k.
+# (dtypes of u, k and the result), which has the widest type among u and k.
 PROMOTION = [
     ("float16", "complex64", "complex64"),
     ("bfloat16", "complex64", "complex64"),

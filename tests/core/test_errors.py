@@ -371,7 +371,7 @@ def test_spectra_are_checked():
 
 
 def test_unsupported_is_said():
-    """An instruction set is refused if it has no such name or this machine does not have it."""
+    """An instruction set of an unknown name is refused."""
     for isa in ("none", "", "AVX2 "):
         with pytest.raises((ValueError, fftconv.Unsupported), match="isa"):
             fftconv.Plan(U.shape, K.shape, isa=isa)

@@ -10,7 +10,7 @@ import pytest
 TOP = """Counters FFTConv Gradients Pattern Plan Spectrum Stream Unsupported conv
 conv_backward conv_matrix conv_matrix_backward cost cuda default_threads depthwise_conv1d
 depthwise_conv1d_backward flash hippo hyena isas lrnnx monarch reference ssm"""
-# The modules of the originals' calls, which keep their own names, and of what those return.
+# By module: the originals' calls under their own names, and the classes that they return.
 ORIGINALS = {
     "flash": """FlashDepthWiseConv1d FlashDepthwiseConv1d FlashFFTConv
     FrequencySparseFFTConv PartialFFTConv""",
@@ -56,7 +56,7 @@ def public():
 def test_everything_public_is_described():
     for name, x in public().items():
         assert inspect.getdoc(x), name
-        # Names that have a module of their own say so in __module__.
+        # Every public function and class says that it is from a module of this package.
         assert getattr(x, "__module__", "").startswith("fftconv"), name
 
 

@@ -116,8 +116,8 @@ def test_radices(radices, mode, form, dense):
     try:
         plan = case.plan(radices=radices, form=form, dense=dense)
     except (ValueError, fftconv.Unsupported) as error:
-        # Only a radix without a codelet may be refused, and by its name: in folded form the shorter
-        # parts have no dense product.
+        # Only radices without a codelet may be refused, by name, and of dense plans only folded
+        # ones, whose shorter parts have no dense product.
         assert (not dense or form == "folded") and "radi" in str(error), error
         assert any(largest_prime(r) > 7 for r in radices), error
         return

@@ -74,8 +74,8 @@ def test_conv(mode, n, length, taps, dtypes, direct, monkeypatch):
 
 
 def differences(function, at, dy, gradients):
-    """Compares each gradient with central differences along random directions: the derivative of Re
-    sum(conj(dy) y) along d is Re sum(conj(gradient) d)."""
+    """Compares each gradient with central differences along random directions: along d, the
+    derivative of Re sum(conj(dy) y) is Re sum(conj(gradient) d)."""
     rng = np.random.default_rng(1)
     step = 1e-5
     for name, x in at.items():

@@ -432,7 +432,7 @@ def test_other_calls(kind):
 
 
 def test_partial_of_a_longer_kernel(kind):
-    """Taps that never act have a gradient of zero, which the array's own library pads with."""
+    """Taps that never act have gradients of zero, which the array's own library appends."""
     array, to, back = kind
     case = Case(2, 3, 64, 64)
     short = fftconv.flash.PartialFFTConv(20)
@@ -652,7 +652,7 @@ def test_device_named():
             call()
 
 
-# ---- Types beside each other: converted by torch and CuPy, else refused ---------
+# ---- Mixed types: converted by torch and CuPy, else refused ---------------------
 
 
 def test_conversions(kind):
