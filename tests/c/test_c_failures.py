@@ -20,8 +20,8 @@ HEADS, LENGTH = 40, 50
 
 
 class Ssm:
-    """One state for each head, of rank 1.  In `singular` heads A = -2 and Q* P = -2, which make I -
-    A/2 singular."""
+    """One state for each head, of rank 1.  In `singular` heads A = -2 and Q* P = -2, so that the
+    matrix I - A/2 is singular."""
 
     def __init__(self, singular):
         self.arrays = {

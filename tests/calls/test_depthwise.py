@@ -323,13 +323,13 @@ def test_rows_as_they_are(dtype, taps, isa, layout):
 
 
 def test_bfloat16_rounds_to_even():
-    """bfloat16 results are rounded to even, and infinities and NaN stay, in pairs of taps as
-    elsewhere."""
+    """bfloat16 results are rounded to even, and infinities and NaN stay, also in samples that are
+    read in pairs."""
     bf16 = np.dtype("bfloat16")
     x = np.zeros((1, 1, 256), bf16)
     x[0, 0, ::3] = 1
     weights = 1 + 2.0**-8 * np.arange(-4, 5)  # ties are among them
-    full = np.uint32(0x7FFFFFFF).view(np.float32)  # rounding it must not carry on
+    full = np.uint32(0x7FFFFFFF).view(np.float32)  # a NaN: rounding must not carry
     for weight in [*weights, np.inf, -np.inf, np.nan, full, -full, 3.4e38]:
         w = np.array([[weight]], np.float32)
         y = depthwise_conv1d(x, w)[0, 0]
