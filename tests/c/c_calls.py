@@ -1,6 +1,6 @@
-"""What the tests of the C interface share: a right call, and how one is refused.
+"""What the tests of the C interface share: a right call, and how a call is refused.
 
-Straight through ctypes, without the checks of the Python package.
+C functions are called through ctypes, without the checks of the Python package.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ ISA = fftconv.isas()[0]
 
 
 def call(name, *arguments):
-    """(status, message) of a C function, no exception raised."""
+    """(status, message) of a C function; no exception is raised."""
     function = ctypes.CDLL(_lib.path)[name]
     function.restype, function.argtypes = _lib.PROTOTYPES[name]
     status = function(*arguments)
@@ -46,7 +46,7 @@ def desc(**changes):
 
 CAUSAL, CIRCULAR, TWO_SIDED = range(3)
 RIGHT_ANGLE, FOLDED, COMPLEX = 1, 2, 3
-CUDA = 1  # device
+CUDA = 1  # the device
 
 
 def new_plan(**changes):
@@ -72,7 +72,7 @@ def tensor(x, shape=None, strides=None, dtype="float32"):
 
 
 class Call:
-    """A right call, for tests to spoil one thing of."""
+    """A right call, of which tests spoil one thing at a time."""
 
     def __init__(self):
         rng = np.random.default_rng(0)
@@ -105,7 +105,7 @@ class Call:
 
 FORWARD, BACKWARD = ("forward",), ("backward",)
 BOTH = FORWARD + BACKWARD
-# Which calls look at an operand.
+# The calls that read or write each operand.
 USED_BY = {
     "u": BOTH,
     "k": BOTH,
@@ -131,7 +131,7 @@ def weights(values):
 
 
 def kernels(k, k_rev=None, **fields):
-    """Operands of a spectrum: arrays, or tensors as they are."""
+    """The operands of a spectrum, from arrays or from tensors."""
     given = {"k": k, "k_rev": k_rev}
     for name, x in given.items():
         if isinstance(x, np.ndarray):
@@ -168,7 +168,7 @@ def workspace_bytes(plan, operands, direction=_lib.FORWARD, spectrum=None):
 
 
 class Workspace:
-    """A workspace of just so many bytes, NaN in every type, between guards."""
+    """A workspace of exactly so many bytes, each 0xFF and so NaN in every type, between guards."""
 
     def __init__(self, size):
         self.size = size
@@ -180,6 +180,6 @@ class Workspace:
         operands.workspace, operands.workspace_bytes = self.address, self.size
 
     def is_kept_to(self):
-        """Nothing before or behind it was written."""
+        """True where nothing before or behind the workspace was written."""
         before, behind = self.raw[: self.start], self.raw[self.start + self.size :]
         return np.all(before == 0xFF) and np.all(behind == 0xFF)

@@ -7,7 +7,7 @@ from fftconv import _lib
 
 @pytest.fixture
 def plan():
-    """Of a call that all operands take part in but history."""
+    """A plan whose calls take all operands except history."""
     p = new_plan(mode=TWO_SIDED, k_rev_length=LREV)
     yield p
     _lib.lib.fftconv_plan_destroy(p)

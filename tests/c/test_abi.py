@@ -1,5 +1,5 @@
-"""One interface, three accounts of it: fftconv.h, the symbols the library
-exports, and the ctypes table of the Python package."""
+"""The interface is the same in fftconv.h, in the symbols that the library exports, and in the
+ctypes table of the Python package."""
 
 import ctypes
 import os
@@ -12,8 +12,8 @@ TEXT = re.sub(r"/\*.*?\*/", " ", HEADER.read_text(), flags=re.S)
 
 
 def functions():
-    """name: (result, [arguments]) of every function of the header, as C types
-    without their names."""
+    """{name: (result, [arguments])} of every function of the header, as C types without the
+    arguments' names."""
     pattern = re.compile(
         r"FFTCONV_API\s+(?:FFTCONV_MUST_CHECK\s+)?([\w\s]+?[\s*]+)(fftconv_\w+)"
         r"\s*\(([^)]*)\)\s*;"
@@ -32,13 +32,13 @@ def functions():
 
 
 def spell(c_type):
-    """A C type in one spelling: no const, one space."""
+    """A C type in one spelling: without const, with single spaces."""
     words = re.sub(r"\bconst\b", " ", c_type).replace("*", " * ").split()
     return " ".join(words)
 
 
 def structures():
-    """name: [field, ...] of every struct the header defines."""
+    """{name: [field, ...]} of every struct that the header defines."""
     found = {}
     for body, name in re.findall(r"typedef struct \w+\s*\{(.*?)\}\s*(fftconv_\w+);", TEXT, re.S):
         fields = []
@@ -50,7 +50,7 @@ def structures():
 
 
 def enums():
-    """name: {enumerator: value} of every enum the header defines."""
+    """{name: {enumerator: value}} of every enum that the header defines."""
     return {
         name: {word: int(value) for word, value in re.findall(r"(\w+) = (-?\d+)", body)}
         for body, name in re.findall(r"typedef enum \w+\s*\{(.*?)\}\s*(fftconv_\w+);", TEXT, re.S)
@@ -68,7 +68,7 @@ def lib():
 
 
 def python_name(c_name):
-    """fftconv_plan_desc is PlanDesc in fftconv._lib."""
+    """The name of a struct in fftconv._lib: PlanDesc for fftconv_plan_desc."""
     words = c_name.replace("fftconv_", "", 1).split("_")
     return "".join(word.capitalize() for word in words)
 
@@ -91,17 +91,18 @@ def allowed(c_type, lib):
         return [ctypes.POINTER(plain[target]), ctypes.c_void_p]
     if target in STRUCTURES:
         return [ctypes.POINTER(getattr(lib, python_name(target)))]
-    if target.endswith("*"):  # where a new handle is put
+    if target.endswith("*"):  # where a new handle is written
         return [ctypes.POINTER(ctypes.c_void_p)]
     return [ctypes.c_void_p]  # a handle, or memory of any type
 
 
 def test_header_is_read_whole():
-    """The parser above finds every declaration, or it proves nothing."""
+    """The parser above finds every declaration of the header; otherwise these tests prove
+    nothing."""
     assert set(FUNCTIONS) == set(re.findall(r"\b(fftconv_\w+)\s*\(", TEXT))
     assert len(STRUCTURES) == len(re.findall(r"typedef struct \w+\s*\{", TEXT))
     assert len(ENUMS) == len(re.findall(r"\benum\b", TEXT))
-    # each number belongs to an enumerator that was found
+    # Each number belongs to an enumerator that was found.
     assert sum(map(len, ENUMS.values())) == len(re.findall(r"^ +\w+ = ", TEXT, re.M))
     assert "fftconv_forward" in FUNCTIONS
     assert FUNCTIONS["fftconv_isa_available"] == ("int", ["char *"])
@@ -113,8 +114,8 @@ def test_header_is_read_whole():
 
 
 def test_names_of_the_header():
-    """An enumerator begins with its enum's name; what is not an array begins with its size;
-    one set of functions serves CPUs and GPUs."""
+    """Enumerators begin with their enum's name, every struct but the tensor begins with its size,
+    and one set of functions serves CPUs and GPUs."""
     for name, enumerators in ENUMS.items():
         for enumerator in enumerators:
             assert enumerator.startswith(name.upper() + "_"), enumerator
@@ -130,7 +131,7 @@ def test_exported_symbols():
     """The library exports the header's functions and nothing else."""
     need("nm")
     lines = run("nm", "-D", "--defined-only", LIBRARY).splitlines()
-    # Names with __asan and the like are a sanitizer's.
+    # Names with __asan and the like come from a sanitizer.
     symbols = {line.split()[-1].split("@")[0] for line in lines}
     symbols = {name for name in symbols if not re.match(r"_*(asan|ubsan|odr_asan)", name)}
     assert symbols == set(FUNCTIONS)
@@ -151,8 +152,7 @@ def test_prototype(name, lib):
 
 
 def test_structures_and_constants(lib, tmp_path):
-    """Each struct has the fields, offsets and size that C gives it; ABI number
-    and limits are the header's."""
+    """Each struct has the fields, offsets and size that C gives it."""
     program = ["#include <fftconv.h>", "#include <stdio.h>", "int main(void) {"]
     for name, fields in STRUCTURES.items():
         program.append(f'printf("{name} - %zu\\n", sizeof({name}));')
@@ -181,7 +181,8 @@ def test_structures_and_constants(lib, tmp_path):
 
 
 def test_numbers(lib):
-    """Constants of the header, the Python package and the library's file name."""
+    """The ABI number and the limits of the header are those of the Python package, and the ABI
+    number is in the library's file name."""
     defined = {name: int(value) for name, value in re.findall(r"#define FFTCONV_(\w+) (\d+)", TEXT)}
     assert lib.ABI == defined["ABI"]
     for name in ("MAX_ORDER", "MAX_RADIX", "MAX_STAGES"):
@@ -191,7 +192,7 @@ def test_numbers(lib):
 
 
 def test_enumerators(lib):
-    """The package has the enumerators of every enum, each by its name after the prefix."""
+    """The package has every enum's enumerators, each by its name after the prefix."""
     statuses = ("OK", "INVALID", "NO_MEMORY", "UNSUPPORTED")
     tables = {
         "fftconv_status": {name: getattr(lib, name) for name in statuses},
@@ -215,7 +216,7 @@ def test_enumerators(lib):
 
 
 def test_version(lib):
-    """configure.ac is the only place that holds the version."""
+    """The library's version is that of configure.ac, the only file that holds it."""
     text = (TOP / "configure.ac").read_text()
     version = re.search(r"AC_INIT\(\[libfftconv\], \[([^]]+)\]", text).group(1)
     library = ctypes.CDLL(str(LIBRARY))

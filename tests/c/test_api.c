@@ -1,7 +1,7 @@
 /* test_api: the library as a C program sees it, through the public header.
  *
- * Every result is compared with a direct sum in double; outputs are filled
- * with NaN before the call.  No framework: CHECK counts, main reports. */
+ * Every result is compared with a direct sum in double, and outputs are filled with NaN before the
+ * call.  There is no framework: CHECK counts, and main reports. */
 #include <fftconv.h>
 
 #include <math.h>
@@ -26,7 +26,7 @@ static atomic_int failures, checks;
         } \
     } while (0)
 
-/* A status that must be FFTCONV_STATUS_OK for the test to go on. */
+/* Returns from the test unless the status is FFTCONV_STATUS_OK. */
 #define MUST(call) \
     do { \
         int status_ = (call); \
@@ -35,7 +35,7 @@ static atomic_int failures, checks;
             return; \
     } while (0)
 
-/* Is `word` in `text`, with no letter, digit or _ on either side? */
+/* Whether `word` is in `text`, with no letter, digit or _ on either side. */
 static int names(const char *text, const char *word)
 {
     const char *letters = "abcdefghijklmnopqrstuvwxyz"
@@ -48,7 +48,7 @@ static int names(const char *text, const char *word)
     return 0;
 }
 
-/* `status` must be FFTCONV_STATUS_INVALID, and the message name `argument`. */
+/* The status must be FFTCONV_STATUS_INVALID, and the message must name `argument`. */
 #define CHECK_INVALID(call, argument) \
     do { \
         int status_ = (call); \
@@ -57,9 +57,9 @@ static int names(const char *text, const char *word)
               argument, fftconv_last_error()); \
     } while (0)
 
-/* ---- Data and the oracle ------------------------------------------------- */
+/* ---- Data and the reference ---------------------------------------------- */
 
-/* Uniform in (-1, 1), the same on every run and machine. */
+/* Numbers uniform in (-1, 1), the same on every run and machine. */
 static float *random_floats(size_t n, uint64_t seed)
 {
     float *x = malloc(n * sizeof *x);
@@ -88,7 +88,7 @@ static fftconv_tensor tensor(float *data, int64_t B, int64_t H, int64_t L)
         .data = data, .dtype = FFTCONV_DTYPE_FLOAT32, .shape = {B, H, L}, .stride = {H * L, L, 1}};
 }
 
-/* y[t] = sum_s k[s] z[t-s]; N > 0: t-s is taken modulo N, else y is causal. */
+/* y[t] = sum_s k[s] z[t-s].  For N > 0, t-s is taken modulo N; for N = 0, y is causal. */
 static void direct(double *y, const float *k, int64_t Lk, const float *z, int64_t L, int64_t N)
 {
     for (int64_t t = 0; t < L; t++) {
@@ -110,7 +110,7 @@ static double norm(const float *x, int64_t n)
     return sqrt(sum);
 }
 
-/* ||got - want|| / max(||want||, ||k|| ||z||); NaN where got has one. */
+/* ||got - want|| / max(||want||, ||k|| ||z||); NaN where got has a NaN. */
 static double row_error(const float *got, const double *want, int64_t L, double scale)
 {
     double error = 0, size = 0;
@@ -122,7 +122,7 @@ static double row_error(const float *got, const double *want, int64_t L, double 
     return sqrt(error) / fmax(sqrt(size), scale);
 }
 
-/* Every row of y against the direct sum. */
+/* Compares every row of y with the direct sum. */
 static void check_rows(const char *what, const float *y, const float *k, const float *u, int64_t B,
                        int64_t H, int64_t L, int64_t Lk, int64_t N)
 {
@@ -171,8 +171,8 @@ static void test_library(void)
     fftconv_spectrum_destroy(NULL);
 }
 
-/* One shape, both ways: with the kernel in the call, and as a spectrum; on one
- * thread and on two, which must agree to the bit. */
+/* One shape, with the kernel in the call and as a spectrum, on one thread and on two, which must
+ * give the same bits. */
 static void test_shape(int64_t B, int64_t H, int64_t L, int64_t Lk, int64_t N)
 {
     float *u = random_floats(B * H * L, 1), *k = random_floats(H * Lk, 2);
@@ -214,7 +214,7 @@ static void test_shape(int64_t B, int64_t H, int64_t L, int64_t Lk, int64_t N)
     MUST(fftconv_forward(plan, spectrum, &o));
     check_rows("spectrum", again, k, u, B, H, L, Lk, N);
 
-    /* Workspace of the caller's; y may be u itself. */
+    /* The workspace is the caller's, and y is u itself. */
     for (int64_t i = 0; i < B * H * L; i++)
         again[i] = u[i];
     o.u.data = again;
@@ -239,7 +239,7 @@ static double dot(const float *a, const float *b, int64_t n)
     return sum;
 }
 
-/* <y, dy> = <u, du> = <k, dk>: the convolution is linear in u and in k. */
+/* <y, dy> = <u, du> = <k, dk>, since the convolution is linear in u and in k. */
 static void test_backward(void)
 {
     enum { B = 3, H = 2, L = 100, Lk = 37 };
@@ -281,8 +281,8 @@ static void add_reverse(double *y, const float *k_rev, int64_t Lrev, const float
             y[t] += (double)k_rev[s] * z[t + s];
 }
 
-/* Against the sums, kernels in the call and as a spectrum; and <y, dy> =
- * <u, du> = <k, dk> + <k_rev, dk_rev>. */
+/* Two-sided results equal the sums, with the kernels in the call and as a spectrum, and
+ * <y, dy> = <u, du> = <k, dk> + <k_rev, dk_rev>. */
 static void test_two_sided(void)
 {
     enum { B = 2, H = 3, L = 100, Lk = 60, Lrev = 130 };
@@ -335,7 +335,7 @@ static void test_two_sided(void)
         CHECK(fabs(by_y - by_u) <= 1e-6 * scale, "%g, %g", by_y, by_u);
         CHECK(fabs(by_y - by_k) <= 1e-6 * scale, "%g, %g", by_y, by_k);
     }
-    /* taps that no sample meets */
+    /* Taps beyond the row act on no sample. */
     for (int h = 0; h < H; h++)
         for (int s = L; s < Lrev; s++)
             CHECK(drev[h * Lrev + s] == 0, "%g", (double)drev[h * Lrev + s]);
@@ -344,8 +344,8 @@ static void test_two_sided(void)
     free(u), free(k), free(rev), free(dy), free(y), free(du), free(dk), free(drev);
 }
 
-/* Pieces of any length up to the plan's, each with the samples before it, are
- * the whole. */
+/* Pieces of any length up to the plan's, each with the samples before it as history, give the whole
+ * row. */
 static void test_history(void)
 {
     enum { B = 2, H = 2, L = 300, Lk = 40, piece = 64 };
@@ -368,7 +368,7 @@ static void test_history(void)
                 int64_t at = t - (Lk - 1) + s;
                 past[row * (Lk - 1) + s] = at < 0 ? 0 : u[row * L + at];
             }
-        o.u = tensor(u + t, B, H, L); /* a part of longer rows */
+        o.u = tensor(u + t, B, H, L); /* part of longer rows */
         o.y = tensor(y + t, B, H, L);
         o.u.shape[2] = o.y.shape[2] = lengths[i];
         MUST(fftconv_forward(plan, spectrum, &o));
@@ -381,7 +381,7 @@ static void test_history(void)
     free(u), free(k), free(y), free(past);
 }
 
-/* A complex product of rows is four real ones; conjugate gradients make
+/* A complex convolution equals four real ones, and its gradients, which are conjugated, satisfy
  * Re <dy, y> = Re <du, u> = Re <dk, k>. */
 static void test_complex(void)
 {
@@ -438,7 +438,7 @@ static void test_complex(void)
     free(u), free(k), free(dy), free(y), free(du), free(dk);
 }
 
-/* Weights of 1 change nothing, of 0 leave nothing; without bin 0, y sums to 0. */
+/* Weights of 1 change nothing, and weights of 0 leave nothing; without bin 0, y sums to 0. */
 static void test_weights(void)
 {
     enum { B = 2, H = 2, N = 96 };
@@ -482,8 +482,7 @@ static void test_weights(void)
     free(u), free(k), free(y);
 }
 
-/* y_o = sum_i k_oi * u_i by the primitives; and dk by their adjoints, whose
- * <k, dk> = <y, dy>. */
+/* The primitives give y_o = sum_i k_oi * u_i, and their adjoints dk, with <k, dk> = <y, dy>. */
 static void test_contract(void)
 {
     enum { B = 3, IN = 2, OUT = 5, L = 70, Lk = 33 };
@@ -575,7 +574,7 @@ static void test_contract(void)
 static void test_bad_plans(void)
 {
     int64_t radices[] = {16, 200};
-    /* One field of a right description wrong at a time. */
+    /* One field of a right description is wrong at a time. */
     const struct {
         const char *argument;
         size_t offset, width;
@@ -668,7 +667,7 @@ static void test_bad_operands(void)
     CHECK_INVALID(fftconv_forward(NULL, NULL, &good), "plan");
     CHECK_INVALID(fftconv_forward(plan, NULL, NULL), "operands");
 
-    /* One field wrong at a time. */
+    /* One field is wrong at a time. */
 #define REFUSED(argument, change) \
     do { \
         o = good; \
@@ -704,7 +703,7 @@ static void test_bad_operands(void)
     REFUSED("workspace", (o.workspace = memory + 8, o.workspace_bytes = bytes));
 #undef REFUSED
 
-    /* Spectra made for another shape or mode. */
+    /* Spectra that were made for another shape or mode are refused. */
     MUST(fftconv_spectrum_create(&spectrum, plan, &good));
     desc = plan_desc(B, H, L / 2, L / 2);
     MUST(fftconv_plan_create(&other_plan, &desc));
@@ -764,7 +763,7 @@ static void test_bad_operands(void)
 
 enum { JOB_B = 2, JOB_H = 3, JOB_L = 1000, CALLERS = 8, CALLS = 20 };
 
-/* One plan and spectrum that every thread uses at once. */
+/* One plan and one spectrum, which every thread uses at the same time. */
 struct job {
     const fftconv_plan *plan;
     const fftconv_spectrum *spectrum;
@@ -789,7 +788,7 @@ static void *caller(void *argument)
 {
     for (int i = 0; i < CALLS; i++)
         convolve_and_compare(argument, 1 + i % 3);
-    /* A failure of this thread's own, for its own message. */
+    /* A failure of this thread gives a message of its own. */
     CHECK_INVALID(fftconv_plan_create(NULL, NULL), "plan");
     return NULL;
 }
@@ -826,8 +825,8 @@ static void test_threads_and_fork(void)
     CHECK(names(fftconv_last_error(), "desc"), "another thread's message came here: \"%s\"",
           fftconv_last_error());
 
-    /* The pool's threads do not live on in a child: it must make its own.
-     * A child that hangs is killed, and counts as failed. */
+    /* The pool's threads do not exist in a forked child, which must make its own.  A child that
+     * hangs is killed, and counts as failed. */
     convolve_and_compare(&job, 2);
     fflush(stdout);
     child = fork();
@@ -864,7 +863,7 @@ static void test_cost(void)
     CHECK(!memcmp(radices, balanced, sizeof radices), "%d %d %d", (int)radices[0], (int)radices[1],
           (int)radices[2]);
 
-    /* Equation 2; 2048 points are in fast memory at every stage. */
+    /* Equation 2, with 2048 points in fast memory at every stage. */
     MUST(fftconv_monarch_cost(radices, 3, &a100, &seconds));
     for (int i = 0; i < 3; i++)
         want += 16. * 2048 * radices[i] / (radices[i] >= a100.mu ? a100.tau_m : a100.tau_g) +

@@ -1,5 +1,5 @@
-"""What fails inside a call: the status and the message of the first task that failed reach
-the caller, on any number of threads; and memory that cannot be allocated."""
+"""Failures inside a call: the status and message of the first task that failed reach the caller, on
+any number of threads; and memory that cannot be allocated."""
 
 import ctypes
 import json
@@ -20,7 +20,8 @@ HEADS, LENGTH = 40, 50
 
 
 class Ssm:
-    """One state a head, of rank 1: I - A/2 with A = -2, Q* P = -2 is singular."""
+    """One state for each head, of rank 1.  In `singular` heads A = -2 and Q* P = -2, so that the
+    matrix I - A/2 is singular."""
 
     def __init__(self, singular):
         self.arrays = {
@@ -54,7 +55,7 @@ class Ssm:
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
 @pytest.mark.parametrize("name", ["fftconv_ssm_kernel", "fftconv_ssm_kernel_backward"])
 def test_one_head_is_singular(name, threads):
-    """Wherever it is among them, and whoever meets it."""
+    """One singular head is reported, whichever head it is and whichever thread computes it."""
     right = Ssm(())
     for head in (0, 1, HEADS // 2, HEADS - 1):
         ssm = Ssm((head,))
@@ -63,14 +64,14 @@ def test_one_head_is_singular(name, threads):
             assert status == _lib.INVALID, (head, status, message)
             assert "I - A/2 is singular" in message
         assert (ssm.k == 7).all()
-        # the next call has a status of its own
+        # The next call has a status of its own.
         status, message = right.call(name, threads)
         assert status == _lib.OK, message
     assert (right.dC if name.endswith("backward") else right.k).any()
 
 
 def test_failures_of_threads_at_once():
-    """Each caller has the message of its own call, whoever holds the pool."""
+    """Each caller gets the message of its own call, whichever call has the threads of the pool."""
     wrong = []
 
     def caller(singular):
@@ -92,11 +93,11 @@ def test_failures_of_threads_at_once():
 
 # ---- Memory that cannot be allocated ------------------------------------------------
 
-# Run by itself: for the time of one call, the process may have `spare` more bytes of
-# addresses than it has.  Prints, for each call: a count of bytes whose lack must be told
-# (None: nothing must be lacked), the statuses and messages met while `spare` grew, whether
-# what was written at last is what is written without a limit, and the bytes that the
-# failures left allocated, by glibc's account.
+# A program of its own: during one call, the process may have `spare` more bytes of addresses than
+# it has already.  For each call it prints: a number of bytes whose lack must be reported (None: the
+# call must lack nothing), the statuses and messages while `spare` grew, whether the final result
+# equals the result without a limit, and the bytes that the failed calls left allocated, as glibc
+# counts them.
 PROGRAM = """
 import ctypes, json, resource, sys
 from ctypes import byref
@@ -223,12 +224,12 @@ print(json.dumps(found))
 """
 
 
-@slow  # sanitizers need addresses without end
+@slow  # sanitizers need unlimited addresses
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS is Linux's")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_no_memory(threads):
-    """A status and the message of the very allocation, nothing left behind; and with
-    memory it is right again."""
+    """A call that lacks memory returns a status and the message of the allocation that failed, and
+    leaves nothing allocated; with enough memory it is right again."""
     printed = run(
         sys.executable,
         "-c",
@@ -237,8 +238,8 @@ def test_no_memory(threads):
         threads,
         env=clean_environment(
             FFTCONV_LIBRARY=_lib.path,
-            MALLOC_MMAP_THRESHOLD_="65536",  # what is freed goes back to the system
-            MALLOC_ARENA_MAX="1",  # none is reserved when a thread first allocates
+            MALLOC_MMAP_THRESHOLD_="65536",  # freed memory goes back to the system
+            MALLOC_ARENA_MAX="1",  # threads' first allocations reserve none
         ),
     )
     for name, (size, met, right, left) in json.loads(printed).items():

@@ -1,5 +1,5 @@
-"""Real DFTs, heads and short convolutions of the C interface given garbage: a
-status and a message, and nothing written."""
+"""Real DFTs, heads and short convolutions of the C interface refuse bad arguments with a status and
+a message, and write nothing."""
 
 import ctypes
 from ctypes import byref, c_void_p
@@ -27,7 +27,7 @@ def plan():
 
 
 class Arrays:
-    """A right call's arrays, and its structure made of them."""
+    """A right call's arrays, and its structure made from them."""
 
     def __init__(self, kind, shapes, **fields):
         self.kind, self.fields = kind, fields
@@ -121,7 +121,7 @@ def test_heads(plan, heads):
 
 
 def test_plans_for_heads(heads):
-    """Of one group, one kernel, in the arithmetic's own type."""
+    """A plan for heads must have one group and one kernel, in float32 or float64."""
     for change in (
         dict(batch=2),
         dict(kernels=3),
@@ -186,7 +186,7 @@ def test_rdft():
 
 
 def check_calls_of_rdft(n):
-    """What they refuse, and a right one."""
+    """Real DFTs refuse bad arguments, and a right call succeeds."""
     t, points = new_rdft(n), n // 2 + 1
     rows = np.full((2, 3, n), 7, np.float32)
     bins = np.full((2, 3, points), 7, np.complex64)
@@ -243,7 +243,7 @@ def check_calls_of_rdft(n):
 )
 @pytest.mark.parametrize("isa", fftconv.isas())
 def test_rdft_of_every_instruction_set(isa, n, rng):
-    """Smooth, odd and prime lengths, down to one sample."""
+    """Smooth, odd and prime lengths, down to one sample, are right."""
     for dtype, complex_dtype, limit in (
         ("float32", "complex64", 1e-6),
         ("float64", "complex128", 1e-14),
@@ -269,7 +269,8 @@ def test_rdft_of_every_instruction_set(isa, n, rng):
 
 @pytest.mark.parametrize("n", [1, 2, 7, 8, 97, 2 * 97])
 def test_rdft_of_bins_that_are_no_spectrum(n, rng):
-    """The imaginary parts of bin 0 and, n even, of bin n/2 do not act; strides are any."""
+    """The imaginary parts of bin 0 and, for even n, of bin n/2 do not act; any strides are
+    right."""
     t = new_rdft(n, "float64")
     bins = rng.standard_normal((1, 2, n // 2 + 1, 2)).view(complex)[..., 0]
     real = bins.copy()
@@ -298,7 +299,7 @@ def test_rdft_of_bins_that_are_no_spectrum(n, rng):
 @pytest.mark.parametrize("isa", fftconv.isas())
 @pytest.mark.parametrize("length, taps", [(40, 40), (700, 20)])
 def test_heads_of_every_instruction_set(isa, length, taps, rng):
-    """And in blocks, where the kernel is short."""
+    """Heads are right on every instruction set, and in blocks, where the kernel is short."""
     p = new_plan(
         batch=1, channels=HEAD, kernels=1, length=length, k_length=taps, mode=0, isa=isa.encode()
     )
@@ -410,7 +411,7 @@ def test_depthwise(short):
 
 
 def test_a_state_in_its_own_memory(short):
-    """Also where a call is shorter than the state."""
+    """next_state may be the state's own memory, also in a call that is shorter than the state."""
     for length in (L, 2, 1):
         x = np.arange(B * H * length, dtype=np.float32).reshape(B, H, length)
         state = -1 - np.arange(B * H * 3, dtype=np.float32).reshape(B, H, 3)

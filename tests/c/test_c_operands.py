@@ -1,5 +1,4 @@
-"""Calls in C given garbage, the operands of forward and backward: a status and a message,
-and nothing written."""
+"""Forward and backward in C refuse bad operands with a status and a message, and write nothing."""
 
 import ctypes
 from ctypes import byref
@@ -32,7 +31,7 @@ from fftconv._lib import Operands, Tensor
 
 
 def test_the_right_call_is_right(plan):
-    """What the others spoil does succeed."""
+    """The call that the other tests spoil succeeds as it is."""
     c = Call()
     for name in BOTH:
         status, message = call("fftconv_" + name, plan, None, byref(c.ops))
@@ -110,7 +109,7 @@ def test_misaligned(plan, operand, offset):
     ],
 )
 def test_outputs_must_not_repeat(plan, operand, axis):
-    """An axis of 1 may have any stride; another must not stand still."""
+    """An output's axis may have a stride of 0 only if it has one entry."""
     c = Call()
     getattr(c.ops, operand).stride[axis] = 0
     c.refused(plan, words=operand, names=USED_BY[operand])
@@ -131,7 +130,8 @@ def test_overflowing_strides(plan, operand, stride):
 @pytest.mark.parametrize("other", sorted(USED_BY))
 @pytest.mark.parametrize("shift", [0, 4, -4])
 def test_overlap(plan, output, other, shift):
-    """Only y on u exactly is allowed; the rest is refused, both named."""
+    """Only y exactly on u may overlap; any other overlap is refused, and both operands are
+    named."""
     if other == output or (output, other, shift) == ("y", "u", 0):
         return
     names = [n for n in USED_BY[output] if n in USED_BY[other]]
@@ -193,7 +193,7 @@ def test_threads(plan, threads):
 
 
 def test_a_stream_is_for_gpus(plan):
-    """Refused by the CPU's calls; of the workspace it says nothing."""
+    """A stream is refused by the CPU's calls; the workspace's size does not depend on it."""
     c = Call()
     size = workspace_bytes(plan, c.ops)
     c.ops.stream = c.ops.u.data
@@ -202,7 +202,7 @@ def test_a_stream_is_for_gpus(plan):
 
 
 def test_workspace(plan):
-    """Too small and misaligned are refused; the right one is enough."""
+    """A workspace that is too small or misaligned is refused; one of the right size is enough."""
     for direction, name in enumerate(BOTH):
         c = Call()
         w = Workspace(workspace_bytes(plan, c.ops, direction))
@@ -241,7 +241,7 @@ def test_workspace_is_enough_for_each_thread_count(threads):
 
 
 def test_an_absent_gradient_may_say_anything_of_itself(plan):
-    """dk_rev alone, and with a dk that is absent but for its dtype."""
+    """An absent dk may have any dtype: dk_rev alone is computed all the same."""
     found = []
     for dtype in (0, _lib.DTYPES["complex64"]):
         c = Call()
@@ -266,7 +266,8 @@ def test_a_step_that_is_never_made():
 
 @pytest.mark.parametrize("direction", [_lib.FORWARD, _lib.BACKWARD])
 def test_workspace_bytes_takes_operands_as_they_stand(plan, direction):
-    """Any dtype, shape, stride or place: the call itself checks them."""
+    """The workspace's size is given for any dtype, shape, stride or address: the call itself
+    checks these."""
     for dtype in (0, 1, 7, -1, 2**31 - 1):
         for number in (0, -1, 2**62, 2**63 - 1, -(2**63)):
             c = Call()
@@ -287,8 +288,8 @@ def test_k_rev_without_a_two_sided_plan():
 
 
 def test_history():
-    """Given where the plan was made for it, and only there; rows of any
-    length up to the plan's; no backward."""
+    """history must be given where the plan was made for it, and only there; rows may be of any
+    length up to the plan's; there is no backward."""
     plan, plain = new_plan(history=1), new_plan()
     past = np.zeros((B, H, LK - 1), "float32")
 
@@ -336,7 +337,7 @@ def test_history():
 
 
 def test_complex_operands():
-    """No activation; aligned to its reals, which is all it needs."""
+    """Complex operands take no activation, and need only be aligned to their real parts."""
     plan = new_plan(dtype=_lib.DTYPES["complex64"])
     raw = np.zeros(2 * B * H * L + 1, "float32")
     raw[1:] = 1
@@ -370,9 +371,10 @@ def test_complex_operands():
 @pytest.mark.parametrize("scattered", [False, True])
 @pytest.mark.parametrize("direction", [_lib.FORWARD, _lib.BACKWARD])
 def test_workspace_of_these_operands(plan, direction, scattered, prepared):
-    """Exactly what the call with these strides, and a spectrum or none, needs."""
+    """The workspace's size is exactly what a call with these strides needs, with a spectrum or
+    without."""
     name, c = "fftconv_" + BOTH[direction], Call()
-    if scattered:  # (B, L, H): rows by tiles
+    if scattered:  # (B, L, H): rows in tiles
         for rows in ("u", "in_gate", "out_gate", "y", "dy", "du", "din_gate", "dout_gate"):
             getattr(c.ops, rows).stride[:] = (L * H, 1, H)
     spectrum = new_spectrum(plan, c.arrays["k"], c.arrays["k_rev"]) if prepared else None

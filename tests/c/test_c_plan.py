@@ -1,5 +1,4 @@
-"""Calls in C given garbage, plans and spectra: a status and a message, and nothing
-written."""
+"""Plans and spectra in C refuse bad arguments with a status and a message, and write nothing."""
 
 import ctypes
 from ctypes import byref, c_int64, c_void_p
@@ -132,7 +131,7 @@ def test_plan_fields_that_do_not_go_together(changes, word):
         (dict(dtype=5), "weights"),
         (dict(dtype=6), "weights"),
         (dict(form=RIGHT_ANGLE), "form"),
-        # of lengths without stages, right_angle is the only form
+        # For lengths that have no stages right_angle is the only form.
         *(
             (dict(fft_size=size, form=form), ("form", f"fft_size {size}"))
             for size in (88, 2 * 67)
@@ -153,7 +152,7 @@ def test_plan_weights(changes, word):
 
 
 def test_plan_device():
-    """What belongs to the other device, by its name and value."""
+    """A field that belongs to the other device is refused, with its name and value."""
     handle = c_void_p(123)
     for changes, words in [
         (dict(device=2), "device is 2, must be cpu (0) or cuda (1)"),
@@ -174,7 +173,7 @@ def test_plan_of_a_device_that_is_not_there():
         )
         assert status == _lib.UNSUPPORTED and "CUDA" in message
         assert handle.value is None
-    # what is wrong on any device is still said
+    # Arguments that are wrong on any device are still refused.
     refused("fftconv_plan_create", byref(handle), byref(desc(device=CUDA, batch=0)), words="batch")
 
 
@@ -222,7 +221,7 @@ def test_plan_circular():
 
 
 def test_plan_too_large_for_memory():
-    """Sizes whose product overflows, and ones that merely do not fit."""
+    """Sizes whose product overflows, and sizes that merely do not fit in memory, are refused."""
     handle = c_void_p()
     for changes in (
         dict(batch=2**31, channels=2**31, length=2**31),
@@ -266,7 +265,7 @@ def test_plan_info(plan):
     [
         (dict(), 0, lambda i: 2 * i.transform_length),
         (dict(mode=TWO_SIDED, k_rev_length=LREV), 0, lambda i: 2 * i.transform_length),
-        (dict(length=4096, k_length=5), 0, lambda i: 2 * i.transform_length),  # blocks
+        (dict(length=4096, k_length=5), 0, lambda i: 2 * i.transform_length),  # several blocks
         (dict(dtype=_lib.DTYPES["complex64"]), 0, lambda i: i.transform_length),
         (dict(mode=CIRCULAR), L, None),
         (dict(mode=CIRCULAR, fft_size=100), 100, None),
@@ -279,8 +278,8 @@ def test_plan_info(plan):
     ],
 )
 def test_info_of_lengths(changes, fft_size, padded):
-    """fft_size is that of circular plans, 0 elsewhere; padded_length what a transform
-    holds, zeros behind a row included."""
+    """fft_size is that of a circular plan, and 0 elsewhere; padded_length is what a transform
+    holds, with the zeros behind a row."""
     plan = new_plan(**changes)
     info = info_of(plan)
     assert info.fft_size == fft_size
@@ -328,7 +327,7 @@ def test_spectrum(plan):
 
 
 def test_spectrum_reads_its_own_operands_only(plan):
-    """The rest may be anything."""
+    """A spectrum reads only its own operands; the others may hold anything."""
     k, k_rev = np.ones((1, H, LK), "float32"), np.ones((1, H, LREV), "float32")
     spoiled = Tensor(1, 99, 0, (c_int64 * 3)(-1, -1, -1), (c_int64 * 3)(2**62, 0, 0))
     every = {n: spoiled for n, kind in Operands._fields_ if kind is Tensor and n[:2] != "k_"}
@@ -375,7 +374,7 @@ def test_spectrum_of_another_plan(plan, changes):
 
 
 def test_spectrum_of_another_pattern():
-    """The same stages, other weights."""
+    """A spectrum with the same stages but other weights is refused."""
     plans = [new_plan(mode=CIRCULAR, weights=weights([w] * 33)) for w in (1.0, 0.5)] + [
         new_plan(mode=CIRCULAR)
     ]
@@ -395,7 +394,7 @@ def test_spectrum_of_another_pattern():
 
 
 def test_kernels_of_a_group_and_of_a_batch():
-    """k's shape is (kernel_batch, kernels, Lk), and nothing else."""
+    """k's shape must be (kernel_batch, kernels, Lk)."""
     for changes, right in [
         (dict(kernels=1), (1, 1)),
         (dict(kernel_batch=B), (B, H)),
@@ -424,7 +423,8 @@ def test_kernels_of_a_group_and_of_a_batch():
 
 
 def test_a_spectrum_tells_a_batch_from_a_group():
-    """(1, B H) kernels are as many as (B, H), and mean something else."""
+    """(1, B H) kernels are as many as (B, H), but a spectrum of the one is refused for the
+    other."""
     one = new_plan(batch=1, channels=B * H, kernels=B * H)
     many = new_plan(kernel_batch=B)
     spectrum = new_spectrum(one, np.ones((1, B * H, LK), "float32"))
@@ -449,7 +449,7 @@ def test_names_by_number():
 
 
 def test_message_belongs_to_the_thread():
-    """A failure in another thread leaves this one's message alone."""
+    """A failure in another thread does not change this thread's message."""
     import threading
 
     refused("fftconv_plan_create", byref(c_void_p()), byref(desc(batch=0)), words="batch")

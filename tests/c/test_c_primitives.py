@@ -1,5 +1,5 @@
-"""Calls in C given garbage, the primitives, the matrix product, DFTs and the cost model:
-a status and a message, and nothing written."""
+"""The primitives, the matrix product, DFTs and the cost model in C refuse bad arguments with a
+status and a message, and write nothing."""
 
 import ctypes
 from ctypes import byref, c_double, c_int64
@@ -140,7 +140,8 @@ def test_kernel_primitives(plan, name):
 
 
 def test_primitives_of_plans_they_are_not_for():
-    """Rows in blocks have no one spectrum; a folded row has several."""
+    """The primitives refuse plans in blocks, whose rows have more than one spectrum, and some of
+    them folded plans, whose rows have several parts."""
     raw = np.zeros(1 << 16, np.uint8)
     s = aligned(raw)
     blocks = new_plan(length=512, k_length=4, radices=_lib.int64s((8, 4)), order=2)
@@ -169,7 +170,7 @@ def test_primitives_of_plans_they_are_not_for():
 
 
 class Product:
-    """A right contraction (rows, columns, depth), for tests to spoil."""
+    """A right contraction of (rows, columns, depth), which tests spoil."""
 
     def __init__(self, plan, sizes=(2, 3, 4)):
         rows, columns, depth = sizes
@@ -247,7 +248,7 @@ def test_contract_right_and_null(plan):
     assert call("fftconv_contract", plan, byref(p.c))[0] == _lib.OK
     assert not np.all(p.raw["out"] == 7)
     assert np.all(p.raw["a"] == 7) and np.all(p.raw["b"] == 7)
-    # one entry of each: any stride will do
+    # With one entry in each operand, any stride is allowed.
     p = Product(plan, (1, 1, 1))
     p.c.a_stride = p.c.out_stride = (c_int64 * 2)(0, 2**62)
     assert call("fftconv_contract", plan, byref(p.c))[0] == _lib.OK

@@ -1,5 +1,5 @@
-"""Weights of the frequencies on circles whose length has a prime factor above 7, in C: the
-kernel is filtered beforehand, and the results are those of any other length."""
+"""Weights of frequencies, in C, on circles whose length has a prime factor above 7: the kernel is
+filtered before the convolution, and the results are right as for any other length."""
 
 import ctypes
 from ctypes import byref
@@ -23,14 +23,15 @@ from fftconv import _lib
 from fftconv._array import numpy_dtype
 from fftconv._lib import Operands
 
-# Of a row's 2-norm, against |k| |u| max |weight|; of sums of rows four times as much.
+# Limits of the error of a row in the 2-norm, relative to |k| |u| max |weight|; for sums over rows
+# four times as much.
 TOLERANCE = {"float64": 1e-14, "float32": 5e-7, "float16": 5e-4, "bfloat16": 4e-3}
 SIZES = (11, 97, 121, 331, 2 * 331, 4 * 97, 1009)
 
 
 class Circle:
-    """A call on a circle of N with random weights, a third of them 0, and NumPy's answer
-    in float64."""
+    """A call on a circle of N with random weights, a third of which are 0, and the results that
+    NumPy gives in float64."""
 
     def __init__(self, N, L, taps, dtype="float64", *, B=2, H=3, G=None, KB=1, w=None, seed=0):
         rng = np.random.default_rng([seed, N, L, taps])
@@ -44,7 +45,7 @@ class Circle:
             return rng.standard_normal(shape).astype(numpy_dtype(dtype))
 
         self.u, self.dy, self.k = normal(B, H, L), normal(B, H, L), normal(KB, G, taps)
-        # each row's own kernel
+        # Each row's own kernel.
         k = np.repeat(self.k.astype(float), H // G, axis=1)
         U, G_ = (np.fft.rfft(x.astype(float), N) for x in (self.u, self.dy))
         K = np.fft.rfft(k, N) * self.w
@@ -76,7 +77,7 @@ class Circle:
         )
 
     def run(self, plan, direction, spectrum=None, threads=0):
-        """{name: result} of a call with just the workspace that it asks for."""
+        """{name: result} of a call with exactly the workspace that it asks for."""
         names = ("y",) if direction == _lib.FORWARD else ("du", "dk")
         got = {n: np.full(self.want[n].shape, np.nan, self.u.dtype) for n in names}
         ops = Operands(size=ctypes.sizeof(Operands), threads=threads)
@@ -106,7 +107,8 @@ class Circle:
 
 
 def check_both(case, threads=(0,), **changes):
-    """Forward and backward, with k and with its spectrum, on each number of threads."""
+    """Forward and backward are right, with k and with its spectrum, and give the same bits on each
+    number of threads."""
     plan = case.plan(**changes)
     spectrum = new_spectrum(plan, case.k)
     for direction in (_lib.FORWARD, _lib.BACKWARD):
@@ -125,7 +127,7 @@ def check_both(case, threads=(0,), **changes):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("N", SIZES)
 def test_circles(N, dtype):
-    """Whole rows and kernels, and shorter ones, down to one of each."""
+    """Whole rows and kernels, and shorter ones, down to one sample and one tap, are right."""
     for L, taps in ((N, N), (N - N // 3, N), (N, N // 4), (N // 2, N // 3), (1, N), (N, 1), (1, 1)):
         check_both(Circle(N, L, taps, dtype))
 
@@ -139,19 +141,20 @@ def test_every_instruction_set(isa):
 
 @pytest.mark.parametrize("B, H, G, KB", [(1, 1, 1, 1), (5, 4, 2, 1), (3, 4, 1, 3), (3, 4, 4, 3)])
 def test_kernels_and_threads(B, H, G, KB):
-    """Kernels of groups and of each row of the batch; the same bits on any threads."""
+    """Kernels of groups and of each batch entry are right, with the same bits on any number of
+    threads."""
     case = Circle(331, 300, 200, "float32", B=B, H=H, G=G, KB=KB)
     check_both(case, threads=(1, 2, 3, 7))
 
 
 def test_threads_within_a_row():
-    """Long rows, fewer than threads."""
+    """Long rows that are fewer than the threads are right."""
     check_both(Circle(20011, 20011, 20011, B=1, H=1), threads=(1, 4))
 
 
 @pytest.mark.parametrize("N", (97, 2 * 331))
 def test_weights_of_ones_and_of_zeros(N):
-    """They change nothing, or leave nothing; and a plan says what is kept."""
+    """Weights of 1 change nothing and weights of 0 leave nothing, and the plan's `kept` says so."""
     for value in (1.0, 0.0):
         case = Circle(N, N, N, w=[value] * (N // 2 + 1))
         check_both(case)
@@ -169,13 +172,13 @@ def test_weights_of_ones_and_of_zeros(N):
 
 @pytest.mark.parametrize("N", (64, 97))
 def test_a_weight_acts_on_its_bin(N):
-    """Each bin by itself, that of N/2 among them."""
+    """Each weight acts on its own bin, that of N/2 included."""
     for m in range(N // 2 + 1):
         check_both(Circle(N, N, N, B=1, H=1, w=np.eye(N // 2 + 1)[m]))
 
 
 def test_spectrum_of_another_pattern():
-    """The same stages, other weights, or none."""
+    """A spectrum with the same stages but other weights, or none, is refused."""
     N = 97
     case = Circle(N, N, N, B=1, H=1)
     plans = [

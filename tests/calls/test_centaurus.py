@@ -1,4 +1,4 @@
-"""Centaurus' modes against dense matrices, and step against forward."""
+"""Centaurus' modes equal dense matrices, and its step equals forward."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ each_mode = pytest.mark.parametrize("mode, H, N, M", CASES)
 
 
 def dense(layer, x):
-    """The definition, with B_ and C as the full matrices they stand for."""
+    """The definition of the layer, with B_ and C as full matrices."""
     p, H, N = layer.parameters, layer.d_model, layer.d_state
     delta, length = np.exp(p["log_delta"]), x.shape[1]
     K = np.exp((delta[:, None] * p["A"])[..., None] * np.arange(length)).real
@@ -32,7 +32,8 @@ def dense(layer, x):
 
 
 def changed(layer, rng):
-    """The layer with parameters that no symmetry of the first ones hides."""
+    """The layer with changed parameters, since the initial ones have symmetries that hide
+    faults."""
     for name, x in layer.parameters.items():
         x += 0.2 * rng.standard_normal(x.shape) * (name != "A")
     return layer
@@ -48,8 +49,8 @@ def close(y, want, dtype):
 @pytest.mark.parametrize("batch", [1, 2, 3, 8, 32])
 @each_mode
 def test_forward(mode, H, N, M, batch, dtype, rng):
-    """Every batch: the original stops with a type error where its rule takes
-    strategy 1, CentaurusFull(4, 16) from batch 3 on."""
+    """Every batch size is right.  The original stops with a type error where its rule takes
+    strategy 1: CentaurusFull(4, 16) from batch 3 on."""
     layer = changed(Centaurus(H, N, M, mode, seed=1), rng)
     x = rng.standard_normal((batch, 40, H)).astype(dtype)
     close(layer(x), dense(layer, x.astype("f8")), dtype)
@@ -65,7 +66,8 @@ def test_strategies(mode, H, N, M, strategy, rng):
 
 @each_mode
 def test_step(mode, H, N, M, rng):
-    """Step is forward, after an update of the parameters too: nothing is stale."""
+    """step equals forward, also after the parameters have changed: nothing computed before is
+    used."""
     layer = Centaurus(H, N, M, mode, seed=1)
     x = rng.standard_normal((3, 200, H))
     for _ in range(2):
@@ -78,8 +80,8 @@ def test_step(mode, H, N, M, rng):
 
 
 def test_structure_is_used(monkeypatch, rng):
-    """dws is a convolution a channel, full a dense kernel: no matrices of
-    zeros.  Which calls it makes is seen inside its module alone."""
+    """dws runs one convolution for each channel and full a dense kernel, without matrices of zeros.
+    Which calls the layer makes can be seen only inside its module."""
     import fftconv.centaurus as module
 
     ran = []

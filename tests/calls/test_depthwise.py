@@ -1,5 +1,4 @@
-"""Short depthwise convolutions, and the faults of flash-fft-conv's: each is a
-test here."""
+"""Short depthwise convolutions, with a test for each fault of flash-fft-conv's."""
 
 import itertools
 
@@ -10,13 +9,13 @@ from fftconv import depthwise_conv1d, depthwise_conv1d_backward, reference
 from fftconv.flash import FlashDepthWiseConv1d, FlashDepthwiseConv1d
 from support import ACTIVATIONS, DTYPES, normal, same_bits, wide
 
-# of a whole array against the oracle, by its own dtype
+# Limits of the error of a whole array relative to the reference, by its dtype.
 LIMIT = {"float64": 5e-14, "float32": 2e-6, "float16": 7e-4, "bfloat16": 5e-3}
 LAYOUTS = ("BHL", "BLH")
 
 
 def turned(x, layout):
-    """(B, D, L) in a layout's own memory, and back."""
+    """(B, D, L) as an array in the memory order of a layout, or that array back as (B, D, L)."""
     return x if layout == "BHL" else np.ascontiguousarray(x.swapaxes(1, 2))
 
 
@@ -43,7 +42,7 @@ def check(
     gradients=True,
     **options,
 ):
-    """One call, forward and backward, against the oracle."""
+    """One call, forward and backward, equals the reference."""
     rng = np.random.default_rng([batch, channels, length, taps])
     w = w or x
     rows = normal(rng, (batch, channels, length), x)
@@ -91,7 +90,7 @@ def check(
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("x, w", [*itertools.product(DTYPES, DTYPES)])
 def test_types(x, w, activation, layout):
-    """Every mixture, forward and backward."""
+    """Every mixture of types is right, forward and backward."""
     check(x=x, w=w, activation=activation, layout=layout)
 
 
@@ -99,7 +98,8 @@ def test_types(x, w, activation, layout):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("taps", [1, 2, 3, 4, 5, 6, 7, 12, 33])
 def test_taps(taps, layout, isa):
-    """Odd and even, with a body of their own or without; odd channels."""
+    """Numbers of taps, odd and even, with and without code of their own, are right for odd numbers
+    of channels."""
     for channels, length in ((1, 50), (7, 31), (17, 70)):
         for state, padding in ((False, ((taps - 1) // 2, taps // 2)), (True, None)):
             check(
@@ -114,7 +114,7 @@ def test_taps(taps, layout, isa):
     "padding", [(0, 0), (2, 0), (0, 2), (1, 1), (3, 3), (7, 0), (0, 9), (12, 12)], ids=str
 )
 def test_paddings(padding, activation, layout):
-    """Wider than the kernel, too: Lout = L + 2 P - K + 1, and its gradients."""
+    """Padding may be wider than the kernel: Lout = L + 2 P - K + 1, and its gradients are right."""
     check(2, 3, 11, 3, padding, activation=activation, layout=layout)
     check(2, 3, 11, 6, padding, activation=activation, layout=layout)
 
@@ -139,7 +139,8 @@ def test_paddings(padding, activation, layout):
     ids=str,
 )
 def test_sizes(shape, layout):
-    """Fewer samples than taps, tiles' edges, bands of channels, one channel."""
+    """Rows with fewer samples than taps, at the edges of tiles and of bands of channels, and of one
+    channel are right."""
     batch, channels, length, taps = shape
     padding = (taps // 2, taps // 2)
     check(batch, channels, length, taps, padding, layout=layout, activation="silu")
@@ -149,7 +150,8 @@ def test_sizes(shape, layout):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
 def test_a_large_output(dtype, layout):
-    """Past the caches, from 16 MiB on; any alignment of rows."""
+    """Outputs from 16 MiB on, which are written past the caches, are right at any alignment of
+    rows."""
     check(3, 1031, 1999, 3, (1, 1), dtype, layout=layout, gradients=False)
 
 
@@ -163,7 +165,7 @@ def test_a_large_output_of_16_bits(layout):
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("isa", fftconv.isas())
 def test_lines_past_the_caches(isa, dtype, first, padding, rng):
-    """Wherever in a line y starts: every element of it, and none around it."""
+    """Wherever in a cache line y starts, every element of it is written, and none around it."""
     shape = (2, 2 ** (21 if dtype == "float32" else 22) // 1088 + 40, 1088)
     rows, count = normal(rng, shape, dtype), int(np.prod(shape))
     w, bias = normal(rng, (1088, 3), dtype), normal(rng, (1088,), dtype)
@@ -212,7 +214,7 @@ def test_named_paddings():
 @pytest.mark.parametrize("pieces", [(40,), (1,) * 12, (5, 1, 2, 30), (64, 3)], ids=str)
 @pytest.mark.parametrize("taps", [1, 2, 4, 9])
 def test_streams(taps, pieces, dtype, layout, rng):
-    """Piece by piece, the state carried on, is the whole causal row."""
+    """A row in pieces, with the state carried on, equals the whole causal row."""
     total = sum(pieces)
     x = normal(rng, (2, 5, total), dtype)
     w, b = normal(rng, (5, taps), "float32"), normal(rng, (5,), "float32")
@@ -276,8 +278,8 @@ def test_a_channel_knows_no_other(rng):
 @pytest.mark.parametrize("taps", [1, 2, 3, 4, 5, 7, 8])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_rows_as_they_are(dtype, taps, isa, layout):
-    """Odd places, odd ends, channels that do not fill a pair of vectors; ends wider
-    than a vector, and of a state."""
+    """Rows at odd places and with odd ends, channels that do not fill a pair of vectors, ends wider
+    than a vector, and a state's ends are right."""
     for channels, length in ((1, 200), (3, 163), (70, 164), (33, 47)):
         for padding in ((0, 0), (1, 2), (taps, taps)):
             if length + sum(padding) >= taps:
@@ -321,12 +323,13 @@ def test_rows_as_they_are(dtype, taps, isa, layout):
 
 
 def test_bfloat16_rounds_to_even():
-    """And keeps what is not finite, in pairs as elsewhere."""
+    """bfloat16 results are rounded to even, and infinities and NaN stay, also in samples that are
+    read in pairs."""
     bf16 = np.dtype("bfloat16")
     x = np.zeros((1, 1, 256), bf16)
     x[0, 0, ::3] = 1
-    weights = 1 + 2.0**-8 * np.arange(-4, 5)  # ties among them
-    full = np.uint32(0x7FFFFFFF).view(np.float32)  # no bit of it to round
+    weights = 1 + 2.0**-8 * np.arange(-4, 5)  # ties are among them
+    full = np.uint32(0x7FFFFFFF).view(np.float32)  # a NaN: rounding must not carry
     for weight in [*weights, np.inf, -np.inf, np.nan, full, -full, 3.4e38]:
         w = np.array([[weight]], np.float32)
         y = depthwise_conv1d(x, w)[0, 0]
@@ -336,7 +339,7 @@ def test_bfloat16_rounds_to_even():
 
 
 def test_sums_that_float16_does_not_hold():
-    """300 . 300 is above its range; theirs adds up in the input's type."""
+    """300 . 300 is above float16's range; the original adds up in the input's type."""
     x = np.full((1, 2, 50), 300, np.float16)
     w = np.array([[300, -300], [300, -299]], np.float16)
     y = depthwise_conv1d(x, w)
@@ -404,7 +407,7 @@ def test_finite_differences(layout):
 @pytest.mark.parametrize("padding", [(0, 0), (4, 1), (9, 7)], ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_adjoint_identity(padding, layout, rng):
-    """y is linear in x and in the weights: <dy, y> = <dx, x> = <dw, w>."""
+    """y is linear in x and in the weights, so <dy, y> = <dx, x> = <dw, w>."""
     x, w = rng.standard_normal((2, 3, 30)), rng.standard_normal((3, 5))
     options = dict(padding=padding, layout=layout)
     y = depthwise_conv1d(turned(x, layout), w, **options)
@@ -448,8 +451,8 @@ def test_needs(rng):
 )
 @pytest.mark.parametrize("taps", [3, 5, 7])
 def test_their_tests(taps, x, w, is_bhl, rng):
-    """The mixtures of flash-fft-conv's tests/test_conv1d.py, and a backward in
-    bfloat16, which theirs lacks; held to relative errors."""
+    """The mixtures of types of flash-fft-conv's tests/test_conv1d.py, and a backward in bfloat16,
+    which it lacks, are within relative limits."""
     batch, channels, length = 2, 24, 64
     rows = normal(rng, (batch, channels, length), x)
     weight, bias = normal(rng, (channels, 1, taps), w), normal(rng, (channels,), w)
@@ -465,7 +468,7 @@ def test_their_tests(taps, x, w, is_bhl, rng):
     got = conv.backward(turned(dy, layout), turned(rows, layout))
     want = reference.depthwise_conv1d(rows, weight[:, 0], bias, padding=padding, dy=dy)
     close(turned(got.dx, layout), want["x"], "dx")
-    # of the weights' own shape: theirs comes scrambled in BLH
+    # dweight has the shape of the weights: the original's is scrambled in BLH.
     close(got.dweight, want["weight"][:, None], "dweight")
     close(got.dbias, want["bias"], "dbias")
 
@@ -476,7 +479,8 @@ def test_both_spellings():
 
 
 def test_weights_are_seen_as_they_change():
-    """BLH too: theirs copies there, and aliases in BHL."""
+    """Changed weights act in BLH too, where the original has a copy of them, and an alias in
+    BHL."""
     x = np.ones((1, 8, 4), np.float32)
     for is_bhl in (True, False):
         w, b = np.ones((8, 1, 3), np.float32), np.zeros(8, np.float32)

@@ -1,4 +1,4 @@
-"""The call of flash-fft-conv: circular modulo seqlen, and its old faults."""
+"""The call of flash-fft-conv, circular modulo seqlen, and the faults of the original."""
 
 import fftconv
 import numpy as np
@@ -16,7 +16,8 @@ SEQLENS = [256, 512, 1024, 2048, 4096, 8192, 16384, 32768]
     "gates", [(), ("in_gate",), ("out_gate",), ("in_gate", "out_gate")], ids="+".join
 )
 def test_sizes(seqlen, dtype, gates):
-    """Every size of theirs below 64K, k in float32, full and half filled."""
+    """Every size of the original below 64K, with k in float32, is right for full and half-filled
+    rows."""
     for length, taps in ((seqlen, seqlen), (seqlen // 2, seqlen // 2)):
         case = Case(
             2,
@@ -48,7 +49,7 @@ def test_default_is_float16():
 
 
 def test_padded_is_causal():
-    """L + Lk - 1 <= seqlen: nothing wraps."""
+    """Nothing wraps where L + Lk - 1 <= seqlen."""
     case = Case(2, 3, 512, 512, "float32")
     y = FlashFFTConv(1024, "float32")(case.u, case.k)
     check_forward(case, y)
@@ -68,7 +69,7 @@ def test_bidirectional():
 
 @pytest.mark.parametrize("seqlen", [256, 1024])
 def test_gate_gradients(seqlen):
-    """dout_gate carries dy at every size."""
+    """dout_gate is computed from dy at every size."""
     case = Case(
         2,
         3,
@@ -97,7 +98,7 @@ def test_kernel_with_a_leading_one():
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("level", [1e-2, 30.0])
 def test_level(dtype, level):
-    """A large mean does not overflow inside, quiet input does not vanish."""
+    """A large mean does not overflow inside, and a quiet input does not vanish."""
     case = Case(1, 2, 4096, 4096, dtype, k_dtype="float32", mode="circular", fft_size=8192)
     case.u = (level * (1 + case.u.astype(np.float64))).astype(case.u.dtype)
     check_forward(case, FlashFFTConv(8192, dtype)(case.u, case.k))
@@ -106,7 +107,7 @@ def test_level(dtype, level):
 @pytest.mark.parametrize("seqlen", [16, 32, 64, 128, 65536, 131072])
 @pytest.mark.parametrize("gates", [(), ("in_gate", "out_gate")], ids="+".join)
 def test_sizes_beyond(seqlen, gates):
-    """Below 256; and from 64K on, where theirs needs H % 16 == 0."""
+    """Sizes below 256 are right, and sizes from 64K on, where the original needs H % 16 == 0."""
     case = Case(
         1,
         3,
@@ -124,7 +125,8 @@ def test_sizes_beyond(seqlen, gates):
 @big
 @pytest.mark.parametrize("bits", [22, 25, 27])
 def test_largest_sizes(bits):
-    """To 2^27: a tap each at lags 0, 1 and 2^bits - 3, against their sum."""
+    """Sizes up to 2^27 are right: the kernel has taps at lags 0, 1 and 2^bits - 3, and y is their
+    sum."""
     n = 1 << bits
     u = np.random.default_rng(bits).standard_normal((1, 1, n), dtype=np.float32)
     k = np.zeros((1, n), np.float32)
@@ -138,7 +140,7 @@ def test_largest_sizes(bits):
 
 @big
 def test_more_than_2_to_31_elements():
-    """Offsets are 64 bits wide: theirs are 32."""
+    """Offsets are 64 bits wide, where the original's are 32."""
     rows = np.random.default_rng(0).standard_normal((1, 8, 65536)).astype(np.float16)
     k = np.zeros((8, 3), np.float32)
     k[:, 2] = 2
@@ -151,7 +153,7 @@ def test_more_than_2_to_31_elements():
 
 @pytest.mark.parametrize("length", [1, 3, 97, 1000, 1021])
 def test_odd_lengths(length):
-    """An odd L is a misaligned address to theirs (issue 20)."""
+    """L may be odd, where the original reads a misaligned address (issue 20)."""
     case = Case(
         2,
         3,
@@ -167,7 +169,7 @@ def test_odd_lengths(length):
 
 
 def test_parts_of_one_projection():
-    """Gates of any strides: theirs reads them as if contiguous."""
+    """Gates may have any strides, where the original reads them as if contiguous."""
     case = Case(
         2, 3, 100, 100, "float16", mode="circular", fft_size=256, options=("in_gate", "out_gate")
     )
@@ -179,7 +181,7 @@ def test_parts_of_one_projection():
 
 
 def test_their_names():
-    """pregate and postgate; use_32_butterfly."""
+    """pregate, postgate and use_32_butterfly, the original's names, are taken."""
     case = Case(
         2, 3, 100, 100, "float16", mode="circular", fft_size=256, options=("in_gate", "out_gate")
     )
@@ -198,7 +200,8 @@ def test_their_names():
 )
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_backward(dtype, gates):
-    """Also with a large mean, which overflows theirs, and dk as k came."""
+    """Gradients are right, also with a large mean, which overflows in the original, and dk has k's
+    shape."""
     case = Case(
         3, 2, 500, 400, dtype, k_dtype="float32", mode="circular", fft_size=1024, options=gates
     )
@@ -218,7 +221,7 @@ def test_backward(dtype, gates):
 
 
 def sparse_oracle(x, k, n_partial, frequency):
-    """Their few lines, in float64: FFT size 2 L."""
+    """The few lines of the original, in float64: the FFT size is 2 L."""
     n = 2 * x.shape[-1]
     x, k = x.astype(np.float64), k.astype(np.float64)
     if not frequency:
@@ -233,7 +236,7 @@ def sparse_oracle(x, k, n_partial, frequency):
 @pytest.mark.parametrize("kind", [PartialFFTConv, FrequencySparseFFTConv])
 @pytest.mark.parametrize("length, taps", [(50, 50), (64, 20), (33, 90), (7, 14), (1, 1)])
 def test_sparse(kind, length, taps, dtype):
-    """N_partial as theirs, taps beyond L and beyond 2 L, too."""
+    """N_partial acts as in the original, also for taps beyond L and beyond 2 L."""
     rng = np.random.default_rng(taps)
     k_dtype = "float64" if dtype == "float64" else "float32"
     case = Case(2, 3, length, taps, dtype, k_dtype=k_dtype)
@@ -250,7 +253,7 @@ def test_sparse(kind, length, taps, dtype):
         assert same_bits(y, f(case.u, case.k[None]))
         g = f.backward(case.dy, case.u, case.k)
         assert g.dk.shape == case.k.shape and g.dk.dtype == case.k.dtype
-        # the adjoint identity, by both operands
+        # The adjoint identity, for both operands.
         other = rng.standard_normal(case.k.shape).astype(case.k.dtype)
         by_k = np.sum(
             sparse_oracle(case.u, other, n_partial, frequency) * case.dy.astype(np.float64)
@@ -268,7 +271,7 @@ def test_sparse(kind, length, taps, dtype):
 
 
 def test_sparse_gradients():
-    """Only those asked for; zeros for taps that are cut."""
+    """Only the gradients that are asked for are computed; taps that are cut off have zeros."""
     x, k = np.ones((2, 3, 20)), np.ones((3, 20))
     f = PartialFFTConv(5)
     g = f.backward(x, x, k)

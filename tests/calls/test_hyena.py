@@ -1,5 +1,4 @@
-"""The calls of hyena-dna's fftconv, and the faults of the original: each is a
-test here."""
+"""The calls of hyena-dna's fftconv, with a test for each fault of the original."""
 
 import re
 import subprocess
@@ -14,7 +13,7 @@ from support import normal, same_bits, slow, wide
 
 KERNEL = {"float64": "float64", "float32": "float32", "float16": "float32", "bfloat16": "float32"}
 BINS = {"float64": "complex128", "float32": "complex64"}
-# of a result against its oracle, by its own dtype, over the whole array
+# Limits of the error of a whole result relative to the reference, by its own dtype.
 LIMIT = {
     "float64": 2e-14,
     "float32": 1.5e-6,
@@ -35,7 +34,7 @@ def close(got, want, name="", scale=None):
 
 
 class Heads:
-    """Random operands of one call; k, k_rev: the taps of its filter that act."""
+    """Random operands of one call.  k and k_rev are the taps of its filter that act."""
 
     def __init__(
         self,
@@ -63,7 +62,7 @@ class Heads:
 
     @property
     def taps(self):
-        """(k, k_rev), float64: lags 0 ... L - 1, and -1 ... behind a zero."""
+        """(k, k_rev) in float64: lags 0 ... L - 1, and lags -1 ... after a zero at lag 0."""
         taps = np.fft.irfft(self.filter.astype(complex), self.n)
         length = self.u.shape[-1]
         rev = np.zeros((len(taps), length))
@@ -98,7 +97,7 @@ class Heads:
         fftfp16=False,
         **options,
     ):
-        """By position, as hyena-dna calls it."""
+        """Calls fftconv_fwd by position, as hyena-dna does."""
         return fftconv.hyena.fftconv_fwd(
             self.u,
             self.filter,
@@ -141,13 +140,13 @@ class Heads:
         got, want = self.bwd(*flags), self.oracle(*flags, dy=self.dout)
         dk = np.fft.irfft(got.dfilter.astype(complex), self.n, norm="forward")
         length = self.u.shape[-1]
-        scale = np.linalg.norm(wide(self.dout))  # of sums that may cancel
+        scale = np.linalg.norm(wide(self.dout))  # for sums that may cancel
         limit = LIMIT[self.kernel] * max(scale, np.linalg.norm(want["k"]))
         assert np.linalg.norm(dk[:, :length] - want["k"]) <= limit
         assert (
             np.linalg.norm(dk[:, :-length:-1] - want["k_rev"][:, 1:] if length > 1 else 0) <= limit
         )
-        # no other lag acts
+        # No other lag has a gradient.
         assert np.linalg.norm(dk[:, length : self.n - length + 1]) <= limit
         assert got.dfilter.shape == self.filter.shape
         close(got.du, want["u"], "du")
@@ -180,8 +179,8 @@ SHAPES = [  # batch, channels, length, head_dim, fft_size
 @pytest.mark.parametrize("dtype", KERNEL)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_shapes(shape, dtype):
-    """Any divisor of H, any even fft_size from 2 L: no powers of two, no even
-    L, no channels by 16."""
+    """Any divisor of H and any even fft_size from 2 L on are right: no power of two, even L or
+    multiple of 16 channels is needed."""
     Heads(*shape, dtype=dtype).check()
 
 
@@ -192,7 +191,7 @@ def test_shapes(shape, dtype):
     ids=str,
 )
 def test_gelu_variants(head_dim, flags):
-    """gelu, gelu_inp and gelu_q: dead in the original."""
+    """gelu, gelu_inp and gelu_q act, which do nothing in the original."""
     Heads(2, 8, 40, head_dim).check(*flags)
 
 
@@ -203,12 +202,12 @@ def test_without_gates():
 
 
 def test_a_long_row():
-    """L = 10001 where the original ends at 8192."""
+    """A row of L = 10001 is right, where the original ends at 8192."""
     Heads(1, 2, 10001, 2, 20010).check()
 
 
 def test_large_fft_size():
-    """Above 16384, the largest of the original, for few samples."""
+    """fft_size may be above 16384, the largest of the original, for few samples."""
     Heads(1, 2, 50, 1, 65536).check()
 
 
@@ -223,7 +222,7 @@ def test_no_D():
 
 @pytest.mark.parametrize("head_dim", [2, 8])
 def test_mask_is_read_at_b_g(head_dim):
-    """The first H / head_dim columns alone, of any strides."""
+    """The mask's first H / head_dim columns alone are read, with any strides."""
     case = Heads(2, 16, 30, head_dim)
     want = case.fwd()
     groups = 16 // head_dim
@@ -236,7 +235,7 @@ def test_mask_is_read_at_b_g(head_dim):
 @pytest.mark.parametrize("head_dim", [1, 2])
 @pytest.mark.parametrize("n", [128, 2 * 67])
 def test_imaginary_parts_that_do_not_act(head_dim, n):
-    """Those of DC and Nyquist."""
+    """The imaginary parts of the filter at DC and at the Nyquist frequency do not act."""
     case = Heads(1, 4, 60, head_dim, n)
     want = case.fwd()
     case.filter[:, 0] += 3j
@@ -255,7 +254,7 @@ def test_fft_size_from_the_filter():
 
 
 def test_fftfp16_is_accepted():
-    """And computed in float32: the original launches nothing."""
+    """fftfp16 is accepted, and computed in float32: the original launches no kernel for it."""
     case = Heads(2, 8, 32, 8)
     assert same_bits(case.fwd(fftfp16=True), case.fwd())
 
@@ -267,7 +266,7 @@ def test_forced_float16(head_dim):
         y = case.fwd(fp16=True)
         assert y.dtype == np.dtype(out)
         close(y, case.oracle())
-        # dout then comes in that type
+        # dout may come in the result's type.
         case.dout = case.dout.astype(np.float16)
         close(case.bwd().du, case.oracle(dy=case.dout)["u"], "du")
 
@@ -286,7 +285,7 @@ def test_hbl_layout(head_dim):
 
 @pytest.mark.parametrize("head_dim", [1, 2])
 def test_parts_of_one_projection(head_dim):
-    """u, v, q as parts of (B, 3 H, L): the original writes out of bounds."""
+    """u, v and q may be parts of one (B, 3 H, L) array, where the original writes out of bounds."""
     case = Heads(2, 4, 31, head_dim)
     whole = np.concatenate([case.u, case.v, case.q], 1)
     want, gradients = case.fwd(), case.bwd()
@@ -317,7 +316,8 @@ def test_any_strides(head_dim):
     "shape", [(9, 8, 40, 8), (20, 4, 40, 2), (3, 40, 16, 2), (2, 2, 3000, 2)], ids=str
 )
 def test_threads_and_runs_agree(shape):
-    """To the bit, sums over the batch too: the original's dv does not."""
+    """Any number of threads and any repetition give the same bits, sums over the batch included:
+    the original's dv differs from run to run."""
     case = Heads(*shape)
     first = (case.fwd(threads=1), *case.bwd(threads=1))
     for threads in (1, 2, 5):
@@ -326,7 +326,7 @@ def test_threads_and_runs_agree(shape):
 
 
 def test_a_row_knows_no_other():
-    """Of the batch, and of another group."""
+    """A NaN in one row stays in its batch entry and group."""
     case = Heads(3, 4, 40, 2)
     want = case.fwd()
     case.u[1, 2] = np.nan
@@ -339,7 +339,7 @@ def test_a_row_knows_no_other():
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @slow
 def test_memory_does_not_grow_with_the_batch():
-    """64 rows of 64 lane pairs would be 64 MiB; backward three times that."""
+    """64 rows of 64 pairs of lanes would take 64 MiB, and three times that backward."""
     program = """
 import re, numpy as np, fftconv
 def peak():
@@ -359,7 +359,7 @@ print(middle - before, peak() - middle)
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     ).stdout
     forward, backward = map(float, output.split())
-    # the results themselves are 8 MiB each
+    # The results themselves are 8 MiB each.
     assert forward < 8 + 6 and backward < 3 * 8 + 8, output
 
 
@@ -372,7 +372,8 @@ print(middle - before, peak() - middle)
     "taps, reverse", [(40, None), (17, None), (90, None), (1, None), (40, 40), (13, 7), (90, 100)]
 )
 def test_func(dtype, head_dim, taps, reverse):
-    """Kernels of any length, k_rev of its own; dk and dk_rev of theirs."""
+    """fftconv_func takes kernels of any length and a k_rev of its own, and gives dk and dk_rev of
+    their lengths."""
     case = Heads(2, 4, 40, head_dim, dtype=dtype)
     rng = np.random.default_rng(taps)
     groups = 4 // head_dim
@@ -388,7 +389,7 @@ def test_func(dtype, head_dim, taps, reverse):
         case.dout, case.u, k, case.D, case.mask, True, False, case.v, head_dim, case.q, False, k_rev
     )
     want = reference.conv_heads(*arguments, dy=case.dout, **options)
-    scale = np.linalg.norm(wide(case.dout))  # of sums that may cancel
+    scale = np.linalg.norm(wide(case.dout))  # for sums that may cancel
     for name, of in (("u", case.u), ("k", k), ("v", case.v), ("q", case.q), ("k_rev", k_rev)):
         x = getattr(got, "d" + name)
         if of is None:
@@ -449,7 +450,7 @@ def test_func_of_16_bit_kernels(dtype, head_dim):
 
 
 def test_finite_differences():
-    """Of sum(dout . out), in float64, for every operand."""
+    """The gradients of sum(dout . out) equal finite differences in float64, for every operand."""
     case = Heads(2, 6, 9, 3, 20, dtype="float64")
     g = case.bwd(True, True, True)
     step = 1e-6
@@ -464,7 +465,7 @@ def test_finite_differences():
             x[at] = old
             slope = (sums[0] - sums[1]) / (2 * step)
             assert abs(slope - gradient[at]) < 1e-6 * max(1, abs(slope)), name
-    # dfilter, as hyena-dna means it: inner bins act twice on a real row
+    # dfilter is defined as in hyena-dna: the inner bins act twice on a real row.
     for at, factor in (((0, 3), 2), ((1, 7), 2), ((0, 0), 1), ((1, 10), 1)):
         for way in (1, 1j) if factor == 2 else (1,):
             old, sums = case.filter[at], []
@@ -479,8 +480,8 @@ def test_finite_differences():
 
 @pytest.mark.parametrize("head_dim", [1, 2])
 def test_adjoint_identity(head_dim):
-    """Without GELU out is linear in u, v, q and in (filter, D): <dout, out> is
-    <du, u> and so on."""
+    """Without GELU, out is linear in u, in v, in q and in (filter, D) together: <dout, out> = <du,
+    u>, and so on."""
     case = Heads(2, 4, 50, head_dim, dtype="float64")
     out, g = case.fwd(False), case.bwd(False)
     total = np.sum(out * case.dout)
@@ -504,7 +505,7 @@ def test_adjoint_identity(head_dim):
     "n", [2, 4, 6, 8, 10, 96, 100, 254, 262, 1000, 1024, 2018, 4096, 6054, 65536, 2 * 10007]
 )
 def test_rfft(dtype, n, rng):
-    """Every even length: smooth, or with large primes."""
+    """DFTs of every even length are right: of smooth ones and of those with large primes."""
     x = rng.standard_normal((2, n)).astype(dtype)
     want = np.fft.rfft(x.astype(np.float64))
     bins, out = empty(want.shape, BINS[dtype], None)
@@ -626,7 +627,7 @@ def test_other_errors():
 
 
 def test_calls_by_position():
-    """The signatures are hyena-dna's, argument by argument."""
+    """The signatures equal hyena-dna's, argument by argument."""
     import inspect
 
     names = {

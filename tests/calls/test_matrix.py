@@ -1,7 +1,7 @@
-"""Convolutions over channels, and the matrix product per frequency below them.
+"""Convolutions over channels, and the matrix product at each frequency that they are made of.
 
-The oracle sums tap by tap in 64 bits, y[t] += k[s] u[t'], with no transform.  How many
-kernels a block takes, and the plan of a row, are set and seen in the module itself.
+The reference sums tap by tap in 64 bits, y[t] += k[s] u[t'], without a transform.  How many
+kernels a block takes, and a row's plan, are set and seen inside the module.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ from support import COMPLEX, DTYPES, KERNEL_DTYPES, check_rows, norm, normal, sa
 
 @pytest.fixture
 def blocks(monkeypatch):
-    """Sets how many kernels' spectra a block may take."""
+    """A function that sets how many kernels' spectra a block may take."""
 
     def limit(count, length, taps, **arguments):
         row = matrix.row_plan(
@@ -37,7 +37,7 @@ def blocks(monkeypatch):
 
 
 class Matrix:
-    """Random operands, O(1): the kernels of one output have norm 1 together."""
+    """Random operands of O(1): the kernels of one output together have norm 1."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Matrix:
         self.u = normal(rng, (batch, inputs, length), dtype)
         self.k = normal(rng, (outputs, inputs, taps), k_dtype, scale)
         self.k_rev = reverse and normal(rng, (outputs, inputs, reverse), k_dtype, scale)
-        if {dtype, k_dtype} & set(COMPLEX):  # of the widest of them
+        if {dtype, k_dtype} & set(COMPLEX):  # dy takes their promoted type
             dtype = np.result_type(self.u, self.k).name
         self.dy = normal(rng, (batch, outputs, length), dtype)
         self.arguments = dict(mode=mode, fft_size=fft_size, k_rev=self.k_rev)
@@ -74,7 +74,7 @@ class Matrix:
         )
 
     def taps(self):
-        """(gradient's name, kernel, s, the t of y, the t' of u) of each tap."""
+        """(gradient's name, kernel, s, t of y, t' of u) for each tap."""
         t = np.arange(self.u.shape[2])
         n = self.arguments["fft_size"] or len(t)
         for name, k, sign in (("dk", self.k, -1), ("dk_rev", self.k_rev, 1)):
@@ -133,21 +133,21 @@ class Matrix:
         self.check_gradients(self.backward())
 
 
-# (B, H_in, H_out, L, Lk), and what else
+# (B, H_in, H_out, L, Lk), and other arguments
 CASES = [
     ((1, 1, 1, 1, 1), {}),
     ((2, 3, 4, 64, 64), {}),
     ((3, 1, 4, 101, 7), {}),
     ((1, 5, 1, 37, 37), {}),
-    ((2, 3, 2, 33, 100), {}),  # taps that never act
-    ((5, 17, 35, 96, 20), {}),  # more than a tile, a block
+    ((2, 3, 2, 33, 100), {}),  # some taps never act
+    ((5, 17, 35, 96, 20), {}),  # more than a tile and a block
     ((2, 2, 3, 777, 5), {}),
     ((2, 4, 3, 64, 64), dict(mode="circular")),
     ((1, 2, 3, 45, 30), dict(mode="circular")),
     ((2, 3, 2, 45, 61), dict(mode="circular", fft_size=61)),
     ((2, 2, 2, 50, 9), dict(mode="circular", fft_size=128)),
     ((1, 2, 1, 1, 1), dict(mode="circular", fft_size=7)),
-    ((1, 2, 2, 512, 512), dict(mode="circular")),  # folded, were it a plan's
+    ((1, 2, 2, 512, 512), dict(mode="circular")),  # a Plan would fold this
     ((2, 3, 2, 40, 40), dict(mode="two_sided", reverse=13)),
     ((1, 2, 3, 99, 3), dict(mode="two_sided", reverse=99)),
     ((2, 1, 1, 10, 30), dict(mode="two_sided", reverse=25)),
@@ -174,8 +174,8 @@ def test_against_sums(shape, arguments, dtype):
 )
 @pytest.mark.parametrize("mode", ["causal", "two_sided"])
 def test_types_beside_each_other(dtype, k_dtype, mode):
-    """float32 kernels beside 16 bits; the widest complex type beside one; and
-    each gradient in its operand's type."""
+    """float32 kernels beside 16-bit rows, and real beside complex operands, are right, and each
+    gradient has its operand's type."""
     Matrix(
         2,
         3,
@@ -202,8 +202,8 @@ def test_every_isa(isa, dtype, monkeypatch):
 @pytest.mark.parametrize("mode,reverse", [("causal", None), ("circular", None), ("two_sided", 50)])
 @pytest.mark.parametrize("kernels", [1, 2, 5, 12, 20])
 def test_blocks(kernels, mode, reverse, blocks):
-    """One kernel at a time, part of an output's, or several outputs': sums
-    over blocks of inputs and of outputs."""
+    """A block may have one kernel, a part of an output's kernels, or those of several outputs: sums
+    over blocks of inputs and of outputs are right."""
     case = Matrix(2, 5, 7, 100, 60, mode=mode, reverse=reverse)
     blocks(kernels, 100, 60, mode=mode, reverse=reverse)
     call = matrix._MatrixCall(case.u, case.k, mode, None, case.k_rev, None)
@@ -222,7 +222,8 @@ def test_threads_agree_to_the_bit(dtype):
 
 
 def test_rows_of_the_batch_are_alone(blocks):
-    """To the bit, and with a NaN beside them; whatever their number."""
+    """A row's bits depend neither on the other rows, nor on a NaN among them, nor on their
+    number."""
     case = Matrix(5, 3, 4, 90, 90)
     y = case.conv()
     du = case.backward(needs="u").du
@@ -279,7 +280,7 @@ def test_strides(strides, dtype, blocks):
 
 
 def test_out_may_be_u(blocks):
-    """All of u is read before y is written, in one block or in many."""
+    """All of u is read before y is written, in one block or in many, so that out may be u."""
     for kernels in (100, 2):
         case = Matrix(2, 4, 4, 40, 40)
         blocks(kernels, 40, 40)
@@ -289,7 +290,7 @@ def test_out_may_be_u(blocks):
 
 
 def test_repeated_inputs():
-    """A stride of 0: one kernel, one row, for all."""
+    """Strides of 0, which repeat one kernel and one row for all, are right."""
     case = Matrix(3, 4, 5, 60, 30)
     case.k = np.broadcast_to(case.k[:, :1], case.k.shape)
     case.u = np.broadcast_to(case.u[:1], case.u.shape)
@@ -297,7 +298,7 @@ def test_repeated_inputs():
 
 
 def test_kinds():
-    """Lists, and torch tensors where there is torch."""
+    """Lists are taken, and torch tensors where torch is installed."""
     y = fftconv.conv_matrix([[[1, 2, 3]]], [[[1, 1]], [[0, 2]]])
     assert y.dtype == np.float64 and np.allclose(y, [[[1, 3, 5], [0, 2, 4]]])
     torch = pytest.importorskip("torch")
@@ -311,7 +312,7 @@ def test_kinds():
 
 
 def test_the_same_as_conv_of_each_pair():
-    """Another path to the same numbers: a sum of convolutions."""
+    """The result equals a sum of `conv` of each pair, which is computed in another way."""
     case = Matrix(2, 3, 2, 200, 150)
     y = np.zeros(case.dy.shape)
     for o in range(2):
@@ -321,8 +322,8 @@ def test_the_same_as_conv_of_each_pair():
 
 @slow
 def test_memory(monkeypatch):
-    """Beside the arrays' own spectra, one block of kernels' spectra: far from
-    (B, M, H_out, H_in), and from all kernels' spectra."""
+    """Beside the spectra of u and y, a call holds the spectra of one block of kernels: far less
+    than (B, M, H_out, H_in), and less than the spectra of all kernels."""
     batch, channels, length, taps = 4, 64, 1024, 4
     case = Matrix(batch, channels, channels, length, taps)
     monkeypatch.setattr(matrix, "BLOCK_BYTES", 1 << 20)
@@ -332,7 +333,7 @@ def test_memory(monkeypatch):
     rows = batch * channels * (row + 4 * length)  # spectra, and a result
     spare = 1 << 20
     for call, limit in ((case.conv, 2 * rows), (case.backward, 3 * rows)):
-        call()  # its plan, made once
+        call()  # makes its plan, once
         tracemalloc.start()
         call()
         peak = tracemalloc.get_traced_memory()[1]
@@ -342,7 +343,7 @@ def test_memory(monkeypatch):
         assert 8 * peak < batch * channels * channels * row
 
 
-# ---- What is wrong ---------------------------------------------------------
+# ---- Bad input -------------------------------------------------------------
 
 
 def bad_calls():
@@ -408,14 +409,14 @@ def test_out_refused():
         case.conv(out=case.k_rev[:, 1].reshape(1, 3, 40))
     y = case.conv()
     memory = np.full(3 * 40 + case.k.size, np.nan, "float32")
-    memory[120:] = case.k.reshape(-1)  # beside it is not over it
+    memory[120:] = case.k.reshape(-1)  # next to it, without overlap
     case.k = memory[120:].reshape(case.k.shape)
     assert same_bits(case.conv(out=memory[:120].reshape(1, 3, 40)), y)
 
 
 def test_no_plan_is_folded():
-    """A product at every frequency is of one transform, whatever the planner
-    would take for a circular row of this length."""
+    """The product at every frequency needs one transform, so a row is not folded, whatever form a
+    plan would choose for a circular row of this length."""
     plan = matrix.row_plan(512, 512, None, "float32", "circular", None, None)
     assert plan.form == "right_angle"
 
@@ -471,7 +472,7 @@ class Product:
         _lib.lib.fftconv_contract(self.plan._handle, byref(c))
 
     def complex(self, s):
-        """Spectra as complex numbers, in the order they lie in."""
+        """Spectra as complex numbers, in the order in which they are stored."""
         lanes = self.plan.lanes
         v = s.astype(np.float64).reshape(*s.shape[:2], -1, 2, lanes)
         return v[..., 0, :] + 1j * v[..., 1, :]
@@ -518,7 +519,7 @@ class Product:
     ],
 )
 def test_contract(shape, dtype, isa):
-    """Tiles, their tails, blocks and their tails, in all four conjugations."""
+    """Full and partial tiles and blocks are right, in all four conjugations."""
     for length in (1, 24, 150):
         p = Product(*shape, length, dtype, isa)
         for conjugate in range(4):
@@ -528,7 +529,7 @@ def test_contract(shape, dtype, isa):
 
 
 def test_contract_strides():
-    """Entries in any order, repeated ones, gaps, negative steps."""
+    """Entries in any order, repeated, with gaps and with negative steps are right."""
     p = Product(4, 6, 5)
     p.a, p.out = p.spectra(5, 4).swapaxes(0, 1), p.spectra(6, 4).swapaxes(0, 1)
     p.check()
@@ -548,8 +549,8 @@ def test_contract_strides():
 
 @pytest.mark.parametrize("isa", fftconv.isas())
 def test_contract_at_any_row(isa):
-    """Operands that begin within an array of spectra, whose rows need not be
-    a multiple of 64 bytes long."""
+    """Operands may begin within an array of spectra whose rows are not a multiple of 64 bytes
+    long."""
     p = Product(2, 3, 4, length=3, isa=isa)
     p.a, p.b = p.spectra(3, 5)[1:, 1:], p.spectra(5, 4)[1:, 1:]
     p.out = p.spectra(5, 5)[2:4, 1:4]
@@ -567,7 +568,7 @@ def test_contract_threads_agree_to_the_bit():
 
 
 def test_contract_entries_are_alone():
-    """A NaN in row 1 of a, or column 1 of b, stays in that of out."""
+    """A NaN in row 1 of a, or column 1 of b, stays in that row or column of out."""
     p = Product(3, 3, 4)
     p.a[1, 2], p.b[1, 1] = np.nan, np.inf
     p.run()
@@ -576,7 +577,7 @@ def test_contract_entries_are_alone():
 
 
 def test_primitives_make_the_convolution(rng):
-    """spectra_to_rows(contract(rows_to_spectra)) of the identity matrix."""
+    """spectra_to_rows(contract(rows_to_spectra)) with the identity matrix gives the rows back."""
     p = Product(3, 3, 3, length=50)
     rows = normal(rng, (3, 50), "float32")
     plan = fftconv.Plan((3, 50), (3, 50), single_block=True, form="right_angle")
@@ -585,7 +586,7 @@ def test_primitives_make_the_convolution(rng):
     s = p.spectra(1, 3)
     s[0] = p.a[0]
     p.a, p.out = s, p.spectra(1, 3)
-    # (1, 0) at every frequency on the diagonal
+    # The diagonal is (1, 0), the number 1, at every frequency.
     p.b[...] = 0
     p.b.reshape(3, 3, -1, 2, plan.lanes)[range(3), range(3), :, 0] = 1
     p.run(scale=1 / plan.transform_length)

@@ -1,4 +1,4 @@
-"""FFTConv, the convolution that holds its kernel."""
+"""FFTConv, a convolution that holds its kernel."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from support import Case, check_forward, check_gradients, same_bits
 
 
 def case_of(module, batch, length, options=(), seed=0):
-    """A Case with the module's parameters: its oracle is the module's."""
+    """A Case with the module's parameters, so that its reference is the module's."""
     two_sided = module.two_sided
     circular = (
         module.fft_size is not None and not two_sided and module.fft_size < 2 * module.length - 1
@@ -47,7 +47,7 @@ def case_of(module, batch, length, options=(), seed=0):
     ],
 )
 def test_forward_and_backward(two_sided, fft_size, gated, precision):
-    """Every configuration, whole sequences and shorter ones."""
+    """Every configuration is right, for whole sequences and shorter ones."""
     for activation, length in (("gelu", 64), (None, 41), ("silu", 1)):
         module = FFTConv(
             3,
@@ -70,7 +70,7 @@ def test_forward_and_backward(two_sided, fft_size, gated, precision):
 
 
 def test_parameters():
-    """Assigned, or changed in place; both act."""
+    """Parameters may be assigned, or changed in place; both take effect."""
     module = FFTConv(4, 32, two_sided=True)
     assert sorted(module.parameters()) == ["k", "k_rev", "skip"]
     for name, x in module.parameters().items():
@@ -90,7 +90,7 @@ def test_parameters():
 
 
 def test_a_step_against_the_gradient_lowers_the_loss():
-    """What a training loop does with it."""
+    """A training loop of gradient steps lowers the loss in every step."""
     rng = np.random.default_rng(0)
     module = FFTConv(3, 50, activation="silu")
     u, want = rng.standard_normal((2, 4, 3, 50)).astype(np.float32)

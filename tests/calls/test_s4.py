@@ -1,5 +1,5 @@
-"""FFTConvS4: the document's example, convolution against recurrence, chunks,
-every argument, gradients, and each fault of the originals."""
+"""FFTConvS4: the document's example, convolution against recurrence, chunks, every argument,
+gradients, and a test for each fault of the originals."""
 
 import copy
 
@@ -7,10 +7,10 @@ import fftconv
 import numpy as np
 import pytest
 from fftconv.lrnnx import FFTConvS4, S4DKernel, S4Kernel
-from fftconv.s4 import TRANSFORMS  # their derivatives and inverses are its own
+from fftconv.s4 import TRANSFORMS  # no call shows their derivatives and inverses
 from support import same_bits
 
-# Of max |y|, over 4096 steps.
+# Limits relative to max |y|, over 4096 steps.
 STEP_LIMIT = {"float32": 5e-5, "float64": 1e-10}
 STATE = {"float32": "complex64", "float64": "complex128"}
 KERNELS = {"s4": S4Kernel, "s4d": S4DKernel}
@@ -34,8 +34,8 @@ def stepped(module, x, state):
 
 
 def test_document_example():
-    """The document's high-level usage, imports and arrays changed; there it ends
-    in a TypeError."""
+    """The document's high-level usage runs, with imports and arrays changed; in the original it
+    ends in a TypeError."""
     conv_layer = FFTConvS4(d_model=64, l_max=1024, channels=4, kernel="s4d", dropout=0.1)
     x = np.random.randn(32, 64, 1024)  # (B, D, L) with transposed=True
     y, _ = conv_layer(x)  # (B, 4, 64, 1024)
@@ -60,8 +60,8 @@ def test_step_is_forward(kernel, init, dtype, rng):
 @pytest.mark.parametrize("lengths", [(300,), (1, 299), (100, 1, 99, 100), (7,) * 42 + (6,)])
 @pytest.mark.parametrize("l_max", [None, 50])
 def test_chunks_are_the_whole(kernel, lengths, disc, l_max, rng):
-    """Any chunks, from any state, l_max below L too: there the original stops
-    with a shape error."""
+    """Any chunks, from any state, give the whole row, also with l_max below L, where the original
+    stops with a shape error."""
     module = layer(kernel, channels=2, disc=disc, l_max=l_max)
     x = rng.standard_normal((3, 6, 300))
     state = rng.standard_normal((3, 6, 8)) + 1j * rng.standard_normal((3, 6, 8))
@@ -95,8 +95,8 @@ def test_l_max(kernel, rng):
 
 @BOTH
 def test_rate(kernel, rng):
-    """rate multiplies Delta: twice as fast is a kernel of every second dt; it is
-    not approximated by another rate's matrix powers."""
+    """rate multiplies Delta exactly: the result is that of a layer with rate times the dt, not an
+    approximation by powers of another rate's matrix."""
     slow, fast = layer(kernel), layer(kernel)
     fast.kernel.parameters["inv_dt"] += np.log(3)
     x = rng.standard_normal((2, 6, 65))
@@ -108,7 +108,8 @@ def test_rate(kernel, rng):
 
 @BOTH
 def test_layouts(kernel, rng):
-    """(B, H, L) or (B, L, H) in, (B, C, H, L) out; the order of the flat view."""
+    """(B, H, L) or (B, L, H) goes in and (B, C, H, L) comes out; flatten orders heads and channels
+    as swap_channels says."""
     x = rng.standard_normal((2, 6, 50)).astype("f4")
     y, _ = layer(kernel, channels=3)(x)
     back, _ = layer(kernel, channels=3, transposed=False)(np.ascontiguousarray(x.swapaxes(1, 2)))
@@ -150,7 +151,7 @@ def test_torch_goes_in_and_out(kernel):
 
 
 def test_dropout(rng):
-    """On y, in train() alone, scaled; the original ignores it."""
+    """Dropout acts on y, in train() alone, and scales it; the original ignores it."""
     x = rng.standard_normal((4, 6, 200))
     plain, _ = layer()(x)
     module = layer(dropout=0.25)
@@ -173,7 +174,7 @@ def test_tied_dropout(rng):
 
 
 def test_drop_kernel(rng):
-    """Entries of k, in train(): y of an impulse shows them."""
+    """drop_kernel drops entries of k in train(), which the response to an impulse shows."""
     x = np.zeros((1, 6, 400))
     x[..., 0] = 1
     plain, _ = layer()(x)
@@ -187,7 +188,7 @@ def test_drop_kernel(rng):
 
 
 def config(kernel, **more):
-    """A param_config as lrnnx has it."""
+    """A param_config with the entries that lrnnx writes."""
     p = layer(kernel, channels=2).kernel.parameters
     return {
         **p,
@@ -224,8 +225,8 @@ def test_param_config(kernel, rng):
 
 @BOTH
 def test_setup_step_has_one_signature(kernel, rng):
-    """mode= is taken by both; where it would lose every digit it is refused;
-    again and again is allowed."""
+    """Both kernels take mode=, and refuse a mode that would lose every digit; setup_step may be
+    called again."""
     module = layer(kernel)
     x = rng.standard_normal((2, 6, 40))
     want, _ = module(x)
@@ -247,7 +248,7 @@ def test_step_before_setup(kernel):
 
 @BOTH
 def test_step_sees_new_parameters(kernel, rng):
-    """No stale matrices: forward and step agree after an update in place."""
+    """No old matrices are used: forward and step agree after the parameters changed in place."""
     module = layer(kernel)
     x = rng.standard_normal((2, 6, 30))
     state = module.default_state(2).astype(complex)
@@ -261,7 +262,7 @@ def test_step_sees_new_parameters(kernel, rng):
 
 @BOTH
 def test_default_state(kernel):
-    """The half of the pairs, before or after setup_step, in any batch shape."""
+    """A state has one of each pair, before and after setup_step, in any batch shape."""
     module = layer(kernel)
     for batch in (), (3,), (2, 5):
         state = module.default_state(*batch, device="cpu")
@@ -274,8 +275,8 @@ def test_default_state(kernel):
 
 
 def test_deterministic_steps():
-    """dt_min ... dt_max evenly in the logarithm; the original exponentiates
-    twice and gets 1.0 ... 1.1."""
+    """dt is spaced evenly in the logarithm from dt_min to dt_max; the original exponentiates twice
+    and gets 1.0 ... 1.1."""
     for transform in "exp", "softplus", "none", "relu", "sigmoid":
         kernel = S4DKernel(5, deterministic=True, dt_transform=transform)
         np.testing.assert_allclose(kernel.dt()[:, 0], np.geomspace(1e-3, 1e-1, 5), rtol=1e-10)
@@ -284,12 +285,12 @@ def test_deterministic_steps():
 
 
 def test_frequency_zero_stays():
-    """S4D-Lin's first imaginary part is 0, not the clamp's 1e-4."""
+    """The first imaginary part of S4D-Lin is 0, not 1e-4, to which the original clamps it."""
     assert (S4DKernel(3, init="lin").A().imag[:, 0] == 0).all()
 
 
 def test_transforms():
-    """Inverses, softplus's small and large values among them."""
+    """Slopes and inverses are right, also at softplus's small and large values."""
     for name, (f, slope, inverse) in TRANSFORMS.items():
         y = np.array([1e-3, 0.1, 0.9] + [30, 800.0] * (name != "sigmoid"))
         np.testing.assert_allclose(f(inverse(y)), y, rtol=1e-10)
@@ -300,7 +301,7 @@ def test_transforms():
 
 
 def test_real_states(rng):
-    """is_real: d_state states, all of it consistent."""
+    """With is_real there are d_state states, in forward, step and default_state."""
     module = layer(is_real=True, init="real")
     assert module.default_state(2).shape == (2, 6, 16)
     x = rng.standard_normal((2, 6, 60))
@@ -312,7 +313,7 @@ def test_real_states(rng):
 
 
 def test_b_clip():
-    """B_clip=2 is the original's, None exact HiPPO."""
+    """B_clip=2 is the original's value, and None gives exact HiPPO."""
     clipped = S4Kernel(2, init="legs").parameters["B"]
     exact = S4Kernel(2, init="legs", B_clip=None).parameters["B"]
     assert np.abs(clipped.imag).max() <= 2 < np.abs(exact.imag).max()
@@ -320,7 +321,7 @@ def test_b_clip():
 
 
 def test_bandlimit(rng):
-    """C is 0 beyond it: in the kernel, and in its gradient."""
+    """C is 0 beyond the band limit, in the kernel and in its gradient."""
     options = dict(init="lin", deterministic=True, dt_min=0.1, seed=0)
     kernel = S4DKernel(2, bandlimit=0.5, **options)
     frequency = kernel.dt() * np.abs(kernel.A().imag) / (2 * np.pi)
@@ -335,7 +336,7 @@ def test_bandlimit(rng):
 
 @BOTH
 def test_shared_states(kernel, rng):
-    """n_ssm: head h has A, B (and P) number h mod S."""
+    """With n_ssm = S, head h has A, B (and P) number h mod S."""
     module = layer(kernel, n_ssm=2)
     p = module.kernel.parameters
     assert p["A_real"].shape == (2, 8) and p["B"].shape == (1, 2, 8)
@@ -360,7 +361,7 @@ def test_rank(rng):
 
 
 def check_gradient(f, x, got, rng):
-    """got, in d/dRe + i d/dIm, against a difference along a random way."""
+    """Compares got, in d/dRe + i d/dIm, with a finite difference along a random direction."""
     way = rng.standard_normal(x.shape)
     if np.iscomplexobj(x):
         way = way + 1j * rng.standard_normal(x.shape)
@@ -407,7 +408,7 @@ def test_gradients_of_parameters(kernel, arguments, rng):
     for name, x in module.kernel.parameters.items():
         assert got[name].shape == x.shape
         if np.iscomplexobj(x) and module.kernel.is_real:
-            continue  # its imaginary part is no parameter
+            continue  # the imaginary part is no parameter
         check_gradient(
             lambda: np.sum(dk * module.kernel(40, rate=1.5, dtype="float64")[0]), x, got[name], rng
         )
@@ -416,13 +417,13 @@ def test_gradients_of_parameters(kernel, arguments, rng):
 @pytest.mark.parametrize("transposed", [True, False])
 @BOTH
 def test_gradients_of_the_layer(kernel, transposed, rng):
-    """Through dropout, a dropped and a cut kernel."""
+    """Gradients are right through dropout, a dropped kernel and a cut kernel."""
     module = layer(
         kernel, d_state=8, channels=2, l_max=30, dropout=0.3, drop_kernel=0.3, transposed=transposed
     ).train()
     x = rng.standard_normal((2, 6, 40) if transposed else (2, 40, 6))
     dy = rng.standard_normal((2, 2, 6, 40))
-    ran = copy.deepcopy(module)  # whose random numbers each copy draws again
+    ran = copy.deepcopy(module)  # each copy draws the same random numbers
     ran(x)
     dx, got = ran.backward(dy, x)
 
@@ -522,7 +523,7 @@ def test_bad_calls(kernel, call, words):
 
 
 def test_growing_states_are_refused():
-    """Re Lambda >= 0, which transform "none" allows to happen."""
+    """Re Lambda >= 0, which the transform "none" allows, is refused."""
     module = layer(real_transform="none")
     module.kernel.parameters["A_real"][2, 3] = -0.1
     with pytest.raises(ValueError, match=r"A\[2, 3\] is .*negative real part"):
@@ -531,7 +532,7 @@ def test_growing_states_are_refused():
 
 @BOTH
 def test_step_checks_its_parameters(kernel):
-    """`step` runs no kernel, whose checks it would miss."""
+    """`step` runs no kernel, so it checks the parameters itself."""
     for change, words in (
         (("A_real", -0.1), r"A\[2, 3\] is .*negative real part"),
         (("C", np.nan), "C has entries that are not finite"),
@@ -566,7 +567,7 @@ def test_a_real_state_keeps_both_parts(kernel, rng):
 
 @BOTH
 def test_torch_bfloat16(kernel):
-    """NumPy's bfloat16 is unknown to torch: bits go across."""
+    """torch does not know NumPy's bfloat16, so its bits are passed."""
     torch = pytest.importorskip("torch")
     x = torch.linspace(-1, 1, 108).reshape(2, 6, 9)
     module = layer(kernel)

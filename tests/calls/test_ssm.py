@@ -1,5 +1,5 @@
-"""Kernels of state-space models against their recurrence in extended precision,
-and gradients against differences."""
+"""Kernels of state-space models equal their recurrence in extended precision, and their gradients
+equal finite differences."""
 
 import math
 import subprocess
@@ -12,8 +12,8 @@ from fftconv import hippo
 from fftconv.ssm import ssm_kernel, ssm_kernel_backward
 from support import big, same_bits
 
-# Of max |k|; what is measured is below 1e-5 (for sums of one sample that cancel;
-# else 2e-6) and 1e-12.
+# Limits relative to max |k|.  Measured errors are below 1e-5 in float32 (for sums of one sample
+# that cancel; else below 2e-6) and below 1e-12 in float64.
 LIMIT = {"float32": 1e-5, "float64": 1e-11}
 WIDE = np.clongdouble
 
@@ -23,7 +23,7 @@ def normal(rng, *shape):
 
 
 def diagonal_oracle(A, B, C, length, discretization, state=False):
-    """k of one head by k[l] = 2 Re sum w p^l, in long double."""
+    """k of one head, as k[l] = 2 Re sum w p^l in long double."""
     A = A.astype(WIDE)
     if discretization == "bilinear":
         p, f = (1 + A / 2) / (1 - A / 2), 1 / (1 - A / 2)
@@ -42,7 +42,7 @@ def diagonal_oracle(A, B, C, length, discretization, state=False):
 
 
 def dense_oracle(A, P, Q, B, C, length, state=False):
-    """k of one head by powers of the whole (2N, 2N) matrix, in long double."""
+    """k of one head, by powers of the whole (2N, 2N) matrix in long double."""
 
     def whole(v):
         return np.concatenate([v, v.conj()], -1).astype(WIDE)
@@ -50,7 +50,7 @@ def dense_oracle(A, P, Q, B, C, length, state=False):
     M = np.diag(whole(A)) - whole(P).T @ whole(Q).conj()
     unit = np.eye(len(M), dtype=WIDE)
     inverse = np.linalg.inv((unit - M / 2).astype(complex)).astype(WIDE)
-    for _ in range(3):  # Newton: to long double's last digits
+    for _ in range(3):  # Newton's method, to the last digits of long double
         inverse = inverse + inverse @ (unit - (unit - M / 2) @ inverse)
     step = inverse @ (unit + M / 2)
     x = (step if state else inverse) @ whole(B)
@@ -62,7 +62,7 @@ def dense_oracle(A, P, Q, B, C, length, state=False):
 
 
 def recurrence_oracle(A, P, B, C, length):
-    """The same in O(N) a step, for long kernels: (I - A/2)^-1 by Woodbury."""
+    """The same k in O(N) for each step, for long kernels: (I - A/2)^-1 by Woodbury's formula."""
     A, P = A.astype(WIDE), P.astype(WIDE)
     D = 1 / (1 - A / 2)
     S = np.eye(len(P)) + ((P.conj() * D) @ P.T).real.astype(np.longdouble)
@@ -102,7 +102,8 @@ def error(k, want):
     ],
 )
 def test_definition(length, discretization, state, rank, rng):
-    """Inputs, channels, heads, states; all orders and both precisions."""
+    """Kernels equal their definition for any inputs, channels, heads and states, in all orders of
+    sums and both precisions."""
     I, C_, H, N = 2, 3, 5, 3
     A = -rng.uniform(0.05, 1, (H, N)) + 3j * rng.standard_normal((H, N))
     B, C = normal(rng, I, H, N), normal(rng, C_, H, N)
@@ -183,7 +184,7 @@ def test_initialisations_long(n, length, dt):
 
 
 def test_oracles_agree(rng):
-    """The O(N) recurrence is the dense one."""
+    """The O(N) recurrence equals the dense one."""
     A = -rng.uniform(0.1, 1, 4) + 1j * rng.standard_normal(4)
     P, B, C = normal(rng, 2, 4) / 2, normal(rng, 4), normal(rng, 4)
     dense = dense_oracle(A, P, P, B, C, 50)
@@ -191,8 +192,8 @@ def test_oracles_agree(rng):
 
 
 def test_the_pole(rng):
-    """At z = -1, a node of every even DFT, the usual form divides by 0; here
-    nothing happens there."""
+    """z = -1, a node of every even DFT, is no special case, although the usual form divides by 0
+    there."""
     n, length, dt = 64, 4096, 0.1
     A, P, B = hippo.nplr("legs", n)
     A, P, B = dt * A, np.sqrt(dt) * P[0], dt * B
@@ -211,23 +212,23 @@ def test_the_pole(rng):
         discretization="bilinear",
         dtype="float32",
     )
-    assert error(k, want) < 1e-6  # in complex64, the other form: 1e-3
+    assert error(k, want) < 1e-6  # in complex64 the usual form has 1e-3
 
 
 def test_no_logarithm_of_nothing():
-    """x = -2, bilinear: p = 0, and p^0 = 1."""
+    """x = -2 in bilinear gives p = 0, and p^0 = 1: no logarithm of 0 is taken."""
     k = ssm_kernel([[-2]], [[[1]]], [[[1]]], 100, discretization="bilinear")
     assert k[0, 0, 0, 0] == 1 and not k[..., 1:].any()
     k = ssm_kernel([[-1e4]], [[[1]]], [[[1]]], 100)  # p underflows
     assert k[0, 0, 0, 0] == pytest.approx(2e-4) and not k[..., 1:].any()
     dk = np.ones((1, 1, 1, 100))
     got = ssm_kernel_backward(dk, [[-2]], [[[1]]], [[[1]]], discretization="bilinear")
-    # k = 2 f p^l: dk[0] = f^2, dk[1] = 2 f p' = 2 f^3, f = 1/2
+    # k = 2 f p^l with f = 1/2: dk[0] = f^2 and dk[1] = 2 f p' = 2 f^3.
     assert got.dA[0, 0] == pytest.approx(0.25 + 0.25)
 
 
 def test_slow_and_small(rng):
-    """Steps of 1e-7: e^x - 1 keeps its digits."""
+    """Steps of 1e-7 keep their digits: e^x - 1 does not cancel."""
     A = 1e-7 * (-rng.uniform(0.5, 1, 8) + 1j * rng.standard_normal(8))
     B, C = np.ones(8), normal(rng, 8)
     want = diagonal_oracle(A, B, C, 300, "zoh")
@@ -236,7 +237,7 @@ def test_slow_and_small(rng):
 
 
 def operands(rng, rank, H=3, N=4):
-    """A, B, C and, with a rank, P and Q."""
+    """A, B, C and, for a rank above 0, P and Q."""
     x = {
         "A": -rng.uniform(0.1, 1, (H, N)) + 1j * rng.standard_normal((H, N)),
         "B": normal(rng, 2, H, N),
@@ -285,7 +286,7 @@ def test_gradients(length, discretization, state, rank, rng):
 
 
 def test_gradient_of_one_p(rng):
-    """Q left out is P, and its gradient both."""
+    """Without Q, Q is P, and dP is the sum of both gradients."""
     x = operands(rng, 1)
     del x["Q"]
     g = rng.standard_normal((2, 2, 3, 20))
@@ -297,7 +298,7 @@ def test_gradient_of_one_p(rng):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_threads_and_isas(rank, rng):
-    """Same bits for any number of threads; every instruction set is right."""
+    """Any number of threads gives the same bits, and every instruction set is right."""
     x = operands(rng, rank, H=19)
     options = {"discretization": "bilinear"}
     for dtype in "float32", "float64":
@@ -323,7 +324,7 @@ def test_threads_and_isas(rank, rng):
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_memory(rank):
-    """O(H (N + L)): nothing of H N L entries, 4 GiB of complex64 here."""
+    """Memory is O(H (N + L)): nothing has H N L entries, which would be 4 GiB of complex64 here."""
     program = f"""
 import resource
 import numpy as np
@@ -406,7 +407,7 @@ def test_no_memory():
 
 
 def test_singular(rng):
-    """I - A/2 without an inverse: only where Q is not P."""
+    """An I - A/2 that has no inverse is refused; this can happen only where Q is not P."""
     P = np.full((1, 1, 1), 1.0)
     with pytest.raises(ValueError, match="singular"):
         ssm_kernel([[-1.0]], [[[1]]], [[[1]]], 8, P, -1.5 * P, discretization="bilinear")
@@ -418,8 +419,7 @@ def test_singular(rng):
 @pytest.mark.parametrize("measure", hippo.MEASURES)
 @pytest.mark.parametrize("n", [2, 4, 8, 64])
 def test_nplr_is_the_matrix(measure, n):
-    """V diag(Lambda) V* - P P^T is A again, from the halves of the pairs: the
-    impulse response is that of expm."""
+    """V diag(Lambda) V* - P P^T is A again, from one of each pair of eigenvalues."""
     a, b = hippo.transition(measure, n)
     p = hippo.low_rank(measure, n)
     normal_part = a + p.T @ p
@@ -429,7 +429,7 @@ def test_nplr_is_the_matrix(measure, n):
     eigenvalues, low, b_half = hippo.nplr(measure, n)
     assert (eigenvalues.imag <= 0).all()
     assert (np.diff(eigenvalues.imag) >= 0).all()
-    # moments b^T A^m b, which no choice of V changes
+    # The moments b^T A^m b do not depend on the choice of V.
     whole = np.concatenate([b_half, b_half.conj()])
     lows = np.concatenate([low, low.conj()], 1)
     rotated = np.diag(np.concatenate([eigenvalues, eigenvalues.conj()])) - lows.T @ lows.conj()
@@ -455,7 +455,7 @@ def test_legs_by_hand():
 
 
 def test_phase_is_fixed():
-    """V[0] > 0: B's first entries would otherwise turn with LAPACK's phases."""
+    """V[0] > 0 fixes the phases of B's entries, which would otherwise be LAPACK's."""
     _, p, b = hippo.nplr("legs", 8)
     a, _ = hippo.transition("legs", 8)
     q = hippo.low_rank("legs", 8)

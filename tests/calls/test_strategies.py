@@ -1,5 +1,5 @@
-"""opt_ssm_forward and fft_conv: the document's example, every strategy against
-the definition, and each fault of the original."""
+"""opt_ssm_forward and fft_conv: the document's example, every strategy compared with the
+definition, and a test for each fault of the original."""
 
 import ctypes
 import tracemalloc
@@ -17,7 +17,7 @@ from fftconv.lrnnx import (
     strategy_costs,
     upstream_strategy,
 )
-from fftconv.strategies import ORDERS  # what runs each, to see which one is chosen
+from fftconv.strategies import ORDERS  # what runs each order, to see which is chosen
 from support import same_bits
 
 STRATEGIES = ("auto", "upstream", 1, 2, 3)
@@ -25,7 +25,7 @@ LIMIT = {"float64": 1e-13, "float32": 3e-6}
 
 
 def definition(x, K, B_, C, real=True):
-    """K (N, Lk): y[t] = sum_n C sum_j K[n, j] B_ x[t - j], in float64."""
+    """y[t] = sum_n C sum_j K[n, j] B_ x[t - j] with K (N, Lk), in float64."""
     x, K, B_, C = (a.astype(np.result_type(a, np.float64)) for a in (x, K, B_, C))
     u = np.einsum("bli,ni->bnl", x, B_)
     v = np.zeros(u.shape, np.result_type(u, K))
@@ -44,7 +44,7 @@ def random(rng, shape, dtype, is_complex=False):
 
 
 def operands(rng, batch, length, inputs, outputs, states, taps=None, dtype="float64", kinds=""):
-    """x, K (N, Lk), B_, C; kinds names the complex ones of x, K, B, C."""
+    """x, K (N, Lk), B_ and C; kinds names the complex ones of x, K, B, C."""
     shapes = {
         "x": (batch, length, inputs),
         "K": (states, taps or length),
@@ -66,7 +66,7 @@ def check(y, want, dtype):
 
 
 def test_document_example():
-    """The document's low-level usage, K (L, N); in the original a
+    """The document's low-level usage, with K (L, N), runs; in the original it ends in a
     RuntimeError."""
     B, L, H, N = 32, 1024, 64, 128
     rng = np.random.default_rng(0)
@@ -106,8 +106,8 @@ def test_strategies(strategy, batch, length, inputs, outputs, states, dtype, rng
 )
 @pytest.mark.parametrize("dtype", LIMIT)
 def test_complex_operands(order, kinds, dtype, rng):
-    """Every mixture, at shapes where each of the original's branches fails:
-    S1 and S2 with the wrong types, Centaurus' complex C from batch 3 on."""
+    """Every mixture of real and complex operands is right, at shapes where each of the original's
+    branches fails: S1 and S2 with wrong types, Centaurus' complex C from batch 3 on."""
     arrays = operands(rng, 3, 40, 3, 4, 5, dtype=dtype, kinds=kinds)
     y = opt_ssm_forward(*arrays, strategy=order, k_layout="NL")
     check(y, definition(*arrays), dtype)
@@ -116,7 +116,7 @@ def test_complex_operands(order, kinds, dtype, rng):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("taps", [1, 7, 29, 30, 31, 32, 45, 60, 61, 90])
 def test_any_kernel_length(strategy, taps, rng):
-    """Shorter, equal, longer, far longer than L: the original wraps from
+    """Kernels may be shorter than L, as long, longer and far longer; in the original they wrap from
     L + 2 on."""
     x, K, B_, C = operands(rng, 3, 30, 2, 3, 4, taps)
     check(opt_ssm_forward(x, K, B_, C, strategy=strategy), definition(x, K, B_, C), "float64")
@@ -124,8 +124,8 @@ def test_any_kernel_length(strategy, taps, rng):
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_blocks(order, rng, monkeypatch):
-    """Small blocks of the batch, of kernels and of inputs give the same; their sizes
-    are set in the module itself."""
+    """Small blocks of the batch, of kernels and of inputs give the same result.  Their sizes are
+    set inside the module."""
     arrays = operands(rng, 6, 50, 5, 7, 3, kinds="KBC")
     monkeypatch.setattr(fftconv.strategies, "BLOCK_BYTES", 3000)
     monkeypatch.setattr(fftconv.strategies, "ROWS_BYTES", 9000)
@@ -135,8 +135,8 @@ def test_blocks(order, rng, monkeypatch):
 
 
 def test_layout_of_k(rng):
-    """Told by shape; where L = N the documented one with a warning, or as
-    said. The original is silently wrong there."""
+    """The layout of K is found from its shape.  Where L = N, it is the documented one, with a
+    warning, or the one that k_layout names; the original is silently wrong there."""
     x, K, B_, C = operands(rng, 2, 12, 3, 3, 12)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -149,7 +149,7 @@ def test_layout_of_k(rng):
 
 
 def test_kernels_themselves(rng):
-    """K (L, H_out, H_in); in the original no path takes it."""
+    """The kernels themselves, K (L, H_out, H_in), are taken, which no path of the original does."""
     x = rng.standard_normal((2, 20, 3))
     K = rng.standard_normal((20, 4, 3))
     want = sum(
@@ -164,7 +164,7 @@ def test_kernels_themselves(rng):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_dtypes(strategy, rng):
-    """The widest precision; 16 bits compute in float32."""
+    """The result has the widest precision; 16-bit operands are computed in float32."""
     x, K, B_, C = operands(rng, 2, 30, 3, 3, 4)
     want = definition(x, K, B_, C)
     half = [a.astype("f2") for a in (x, K, B_, C)]
@@ -208,7 +208,7 @@ def test_upstream_rule():
         (2, 2, 2, 2): 2,
     }.items():
         assert upstream_strategy(B, I, O, N) == want, (B, I, O, N)
-    # what makes the kernels first cheaper, in products
+    # The kernels are made first where that takes fewer products.
     for B, I, O, N in np.random.default_rng(0).integers(1, 300, (200, 4)).tolist():
         kernels, projections = I * O * (N + B), B * N * (I + O)
         if kernels < 0.999 * projections:
@@ -243,8 +243,8 @@ def test_auto_is_the_cheapest(is_complex, rng, monkeypatch):
 
 
 def test_flops_of_the_document_shape():
-    """Counted by hand: 2BLN(H_in + H_out) and so on, and the planner's
-    transforms."""
+    """The flops of each order, counted by hand as 2BLN(H_in + H_out) and so on, plus the planner's
+    flops for the transforms."""
     costs = strategy_costs(32, 1024, 64, 64, 128)
     assert set(costs) == set(ORDERS)
     gemm = {
@@ -269,10 +269,11 @@ def test_flops_of_the_document_shape():
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("kinds", ["", "KBC"])
 def test_memory_is_the_model_s(shape, order, kinds, rng):
-    """What is held beside operands and result, and far below (B, F, N, H)."""
+    """The memory beside operands and result is what the cost model says, and far below (B, F, N,
+    H)."""
     arrays = operands(rng, *shape, dtype="float32", kinds=kinds)
     options = dict(strategy=order, k_layout="NL", threads=1)
-    y = opt_ssm_forward(*arrays, **options)  # plans
+    y = opt_ssm_forward(*arrays, **options)  # makes the plans
     tracemalloc.start()
     opt_ssm_forward(*arrays, **options)
     peak = tracemalloc.get_traced_memory()[1] - y.nbytes
@@ -281,7 +282,7 @@ def test_memory_is_the_model_s(shape, order, kinds, rng):
         *shape, is_complex=bool(kinds), threads=1, hardware=machine("float32", 1)
     )
     model = costs[order].memory_bytes
-    if order == "2":  # the library's own
+    if order == "2":  # plus what the library allocates itself
         length = shape[1]
         row = fftconv.Plan(
             (1, 1, length),
@@ -357,8 +358,8 @@ def test_wanted_gradients(rng):
 @pytest.mark.parametrize("x_complex", [False, True])
 @pytest.mark.parametrize("k_complex", [False, True])
 def test_fft_conv(dtype, taps, x_complex, k_complex, rng):
-    """One kernel: mixing channels, or one each, its axes in any order; real
-    part and whole; float32 and float64 kept."""
+    """One kernel that mixes channels, or one for each channel, with its axes in any order, gives
+    the real part or the complex result, in float32 and float64."""
     x = random(rng, (2, 30, 3), dtype, x_complex)
     k = random(rng, (taps, 4, 3), dtype, k_complex) * np.dtype(dtype).type(0.1)
     wide = np.zeros((2, 30, 4), complex)
@@ -389,7 +390,7 @@ def test_fft_conv_one_kernel_for_all(rng):
 
 @pytest.mark.parametrize("kinds", ["", "KBC", "C", "x"])
 def test_fft_conv_with_projections(kinds, rng):
-    """K, B and C, each by its letters; the original crashes on float64."""
+    """K, B and C are told apart by the equation's letters; the original crashes on float64."""
     for dtype in LIMIT:
         x, K, B_, C = operands(rng, 3, 24, 2, 3, 5, dtype=dtype, kinds=kinds)
         want = definition(x, K, B_, C, real=False)
@@ -478,7 +479,7 @@ def test_bad_kernels(x, K, B_, C, words):
     ],
 )
 def test_bad_equations(equation, shapes, words):
-    """No einsum traceback."""
+    """A wrong equation is refused with a message of its own, not with einsum's."""
     arrays = [np.ones(s) for s in shapes]
     with pytest.raises(ValueError, match=words):
         fft_conv(equation, *arrays)
@@ -493,8 +494,8 @@ def test_bad_costs(change, words):
 
 
 def test_imaginary_projections_need_complex_plans():
-    """Spectra of a real plan leave out conjugates, which an imaginary matrix
-    would make others."""
+    """A complex matrix needs a complex plan: spectra of a real plan leave out conjugates, which
+    would be other numbers after an imaginary matrix."""
     plan = fftconv.Plan(
         (1, 1, 64), (1, 64), dtype="float64", mode="circular", form="complex", single_block=True
     )

@@ -1,8 +1,9 @@
-"""The examples of the documents this library answers to, as their readers have
-them: flash-fft-conv's README, and a note on hyena-dna's fftconv.
+"""The examples of the documents that this library follows, as their readers have them:
+flash-fft-conv's README, and a note on hyena-dna's fftconv.
 
-Imports are changed, tensors are NumPy arrays, and what would not run anywhere is
-mended: `def` where a class is meant, a missing super().__init__(), `...`.
+Imports are changed, tensors are NumPy arrays, and what could not run anywhere is corrected:
+`def` where a class is meant, a missing super().__init__(), `...`.  Comments within the examples
+are the documents' own.
 """
 
 import sys
@@ -47,7 +48,7 @@ def test_usage(B, H):
 
 
 class Module:
-    """torch.nn.Module and what the example needs of it."""
+    """Stands in for torch.nn.Module, with the part that the example needs."""
 
     def __call__(self, x):
         return self.forward(x)
@@ -144,7 +145,7 @@ def test_short_depthwise(dtype, x_dtype):
     d, k, padding = 6, 5, 2
     rng = np.random.default_rng(0)
 
-    class conv1d_torch:  # its weight and bias, and what it computes
+    class conv1d_torch:  # its weight and bias
         weight = rng.standard_normal((d, 1, k)).astype(dtype)
         bias = rng.standard_normal(d).astype(dtype)
 
@@ -170,7 +171,7 @@ def test_short_depthwise(dtype, x_dtype):
 
 
 def test_short_depthwise_of_torch():
-    """The same lines with torch itself, where it is installed."""
+    """The example runs with torch itself, where it is installed."""
     torch = pytest.importorskip("torch")
     nn = torch.nn
     d, k, padding, dtype = 6, 3, 1, torch.float32
@@ -196,7 +197,7 @@ def test_short_depthwise_of_torch():
 
 
 def test_fftconv_fwd():
-    """Argument by argument as the note lists them, every one in use."""
+    """fftconv_fwd takes all arguments that the note lists, in its order."""
     rng = np.random.default_rng(0)
     B, H, L, head_dim, fft_size = 2, 16, 100, 8, 256
     u, v, q = rng.standard_normal((3, B, H, L)).astype(np.float32)
@@ -239,8 +240,8 @@ def test_fftconv_fwd():
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
 def test_sequence_mixing_primitive(precision):
-    """ "Allow users to configure parameters like FFT size, precision, and
-    activation functions"; backends by the kind of array that comes in."""
+    """The note asks for this: "Allow users to configure parameters like FFT size, precision, and
+    activation functions".  The kind of the input array selects the backend."""
     mixer = FFTConv(8, 100, fft_size=256, precision=precision, activation="gelu", device=None)
     u = randn(2, 8, 100, dtype=np.dtype(precision))
     y = mixer(u)

@@ -1,11 +1,11 @@
-"""Arrays in and out: strides, kinds, alignment, byte order, overlap."""
+"""Arrays in and out: strides, kinds of array, alignment, byte order and overlap."""
 
 import sys
 
 import fftconv
 import numpy as np
 import pytest
-from fftconv import _array  # what goes in by pointer, and how results are aligned
+from fftconv import _array  # for how arrays are read and results aligned
 from support import DTYPES, Case, check_forward, check_gradients, same_bits
 
 ALL = ("in_gate", "out_gate", "skip", "mask")
@@ -39,7 +39,7 @@ HOW = ["every second", "reversed", "all reversed", "sliced", "fortran", "hbl"]
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mode", ["causal", "circular"])
 def test_strides(how, dtype, mode):
-    """Any strides, of every operand and of out: the bits of the dense ones."""
+    """Any strides, of every operand and of out, give the bits that dense arrays give."""
     for length in (33, 300):
         case = Case(3, 5, length, length, dtype, options=ALL, activation="gelu", mode=mode)
         want = fftconv.conv(case.u, case.k, **case.arguments)
@@ -75,7 +75,7 @@ def test_strided_out_touches_nothing_else():
 
 
 def test_no_copy_in(monkeypatch):
-    """Strided inputs of the right dtype go in by pointer."""
+    """Strided inputs of the right dtype are passed by pointer, without a copy."""
     case = Case(2, 3, 40, 40)
     u = case.u[:, ::-1, ::2]
     v = _array.view(u, "u")
@@ -85,7 +85,7 @@ def test_no_copy_in(monkeypatch):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
 def test_swapped_and_misaligned(dtype):
-    """Copied on the way in; refused as out."""
+    """Operands in another byte order or misaligned are copied; as out they are refused."""
     case = Case(2, 3, 100, 100, dtype, options=ALL)
     want = fftconv.conv(case.u, case.k, **case.arguments)
 
@@ -110,6 +110,24 @@ def test_swapped_and_misaligned(dtype):
             fftconv.conv(case.u, case.k, out=change(np.zeros_like(case.u)))
 
 
+@pytest.mark.parametrize("dtype", ["complex128", "complex64"])
+def test_fields_of_structured_arrays(dtype):
+    """A complex field beside a real one has strides that are not whole elements, though
+    NumPy calls it aligned.  Such inputs are copied, and such an output is refused."""
+    case = Case(2, 3, 100, 100, dtype)
+
+    def field(x):
+        table = np.zeros(x.shape, [("x", x.dtype), ("y", x.real.dtype)])
+        table["x"] = x
+        assert table["x"].flags.aligned
+        return table["x"]
+
+    want = fftconv.conv(case.u, case.k)
+    assert same_bits(fftconv.conv(field(case.u), field(case.k)), want)
+    with pytest.raises(ValueError, match="out is misaligned"):
+        fftconv.conv(case.u, case.k, out=field(np.zeros_like(case.u)))
+
+
 def test_out_is_checked():
     case = Case(2, 3, 40, 40)
     good = np.zeros_like(case.u)
@@ -132,7 +150,7 @@ def test_out_is_checked():
 
 
 def test_out_that_repeats_itself():
-    """A stride of 0 in out would write one place twice."""
+    """out may not have a stride of 0, which would write one element twice."""
     case = Case(2, 3, 40, 40)
     out = np.lib.stride_tricks.as_strided(np.full(40, 7, np.float32), (2, 3, 40), (0, 0, 4))
     with pytest.raises(ValueError, match="y"):
@@ -141,7 +159,7 @@ def test_out_that_repeats_itself():
 
 
 def test_overlap():
-    """out may be u itself; any other overlap is refused, nothing written."""
+    """out may be u itself; any other overlap is refused, and nothing is written."""
     base = np.arange(2 * 3 * 41 + 8, dtype=np.float32)
     u = base[:240].reshape(2, 3, 40)
     k = np.ones((3, 40), np.float32)
@@ -169,8 +187,8 @@ def test_overlap():
 
 
 def test_interleaved_is_no_overlap():
-    """Even and odd samples of one buffer share no element: allowed, or refused
-    by name; never silently wrong."""
+    """The even and odd samples of one buffer share no element: a call on them is right, or refused
+    because of overlap."""
     case = Case(2, 3, 40, 40)
     both = np.zeros((2, 3, 80), np.float32)
     both[..., ::2] = case.u
@@ -183,7 +201,7 @@ def test_interleaved_is_no_overlap():
 
 
 def test_inputs_may_be_one_array():
-    """u, both gates and dy may all be the same memory, or repeat it."""
+    """u, both gates and dy may all be the same memory, or repeat it by strides of 0."""
     case = Case(2, 3, 64, 64)
     y = fftconv.conv(case.u, case.k, case.u, case.u)
     assert same_bits(y, fftconv.conv(case.u, case.k, case.u.copy(), case.u.copy()))
@@ -199,7 +217,7 @@ def test_inputs_may_be_one_array():
 
 
 class Interface:
-    """Speaks __array_interface__ and nothing else."""
+    """An array with __array_interface__ alone."""
 
     def __init__(self, x):
         self._x = x
@@ -207,7 +225,7 @@ class Interface:
 
 
 class Array:
-    """Speaks __array__ and nothing else."""
+    """An array with __array__ alone."""
 
     def __init__(self, x):
         self._x = x
@@ -217,7 +235,7 @@ class Array:
 
 
 class DLPack:
-    """Speaks DLPack and the array API; its namespace is this class's."""
+    """An array with DLPack and the array API; its namespace is the class Namespace."""
 
     def __init__(self, x):
         self.x = x
@@ -257,7 +275,7 @@ class CudaArray:
 
 
 def test_other_kinds():
-    """What speaks a protocol goes in; DLPack comes out as its own kind."""
+    """An array of any supported protocol is taken; DLPack arrays get results of their own kind."""
     case = Case(2, 3, 50, 50, options=("in_gate", "skip"))
     want = fftconv.conv(case.u, case.k, **case.arguments)
     for wrap in (Interface, Array, DLPack):
@@ -274,7 +292,8 @@ def test_other_kinds():
 
 
 def test_arrays_of_devices():
-    """Refused by calls that do not know them, and where there is no device."""
+    """Arrays on devices are refused by calls that only the CPU has, and where there is no
+    device."""
     k = np.ones((1, 4), np.float32)
     with pytest.raises(ValueError, match=r"u is on DLPack device \(10, 0\)"):
         fftconv.conv(OnDevice(k, (10, 0)), k)  # kDLROCM
@@ -282,7 +301,7 @@ def test_arrays_of_devices():
         with pytest.raises(ValueError, match="x is on a CUDA device; this call"):
             fftconv.depthwise_conv1d(x, k)
     if fftconv.cuda.available():
-        return  # test_device_arrays.py has the rest
+        return  # test_device_arrays.py tests the rest
     assert fftconv.cuda.devices() == 0
     for call in (
         lambda: fftconv.conv(k, CudaArray()),
@@ -313,7 +332,7 @@ def test_torch_is_never_imported():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_torch(dtype):
-    """CPU tensors in, CPU tensors out, bfloat16 too; strides as they are."""
+    """CPU tensors give CPU tensors, bfloat16 included, and their strides are used as they are."""
     torch = pytest.importorskip("torch")
     case = Case(
         2,

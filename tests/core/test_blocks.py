@@ -1,5 +1,5 @@
-"""Partial convolutions: kernels much shorter than the row, in blocks
-(overlap-save), forced by radices and chosen by the plan."""
+"""Partial convolutions: kernels much shorter than the row, which is cut into blocks (overlap-save)
+because of forced radices or by the plan's own choice."""
 
 import fftconv
 import numpy as np
@@ -23,7 +23,7 @@ EVERY = DTYPES + COMPLEX
 
 
 def forced(case, radices=(8, 16), **choices):
-    """A plan whose transform is shorter than the row: it must cut."""
+    """A plan whose transform is shorter than the row, so that it must cut the row into blocks."""
     plan = case.plan(radices=radices, **choices)
     assert plan.radices == radices
     assert plan.blocks == -(-case.u.shape[-1] // plan.block_length)
@@ -42,7 +42,8 @@ def check(case, plan):
 
 
 def case_of(mode, length, taps, dtype="float32", **more):
-    """B = 2, H = 3; complex without an activation; N a little above L."""
+    """A case of B = 2 and H = 3; complex ones have no activation; a circle is a little longer than
+    L."""
     if mode == "two_sided":
         more.setdefault("reverse", max(1, taps // 2))
     if mode == "circular":
@@ -59,7 +60,7 @@ MODES = ["causal", "two_sided", "circular"]
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("isa", ISAS)
 def test_every_path(isa, mode, dtype):
-    """Several blocks, the last one cut short, on every instruction set."""
+    """Several blocks, the last one cut short, are right on every instruction set."""
     for taps, radices in ((20, (8, 16)), (1, (4, 4, 4)), (50, (9, 15))):
         case = case_of(mode, 1111, taps, dtype)
         plan = forced(case, radices, isa=isa)
@@ -83,7 +84,7 @@ def test_radices(radices, mode, dense):
 @pytest.mark.parametrize("dtype", ["float32", "complex64"])
 @pytest.mark.parametrize("mode", ["causal", "two_sided"])
 def test_row_lengths(mode, dtype):
-    """One sample, one block to the sample, one more, and several."""
+    """Rows of one sample, of exactly one or more blocks, of one sample fewer or more, are right."""
     v = forced(case_of(mode, 5000, 30, dtype)).block_length
     for length in (1, 2, v - 1, v, v + 1, 2 * v - 1, 2 * v, 2 * v + 1, 5 * v + 3):
         case = case_of(mode, length, 30, dtype)
@@ -93,8 +94,8 @@ def test_row_lengths(mode, dtype):
 @pytest.mark.parametrize("taps", [1, 2, 3, 30, 100])
 @pytest.mark.parametrize("n", [1200, 1201, 1024, 1013, 1000 + 250])
 def test_wrap(n, taps):
-    """Circular: what comes round from the end of the row, from the zeros
-    behind it, from both; N even, odd, prime."""
+    """Circular rows take what wraps around from the end of the row, from the zeros behind it, or
+    from both; N is even, odd or prime."""
     for length in (1000, min(n, 1013)):
         case = case_of("circular", length, taps, fft_size=n)
         plan = forced(case)
@@ -103,7 +104,7 @@ def test_wrap(n, taps):
 
 
 def test_wrap_reaches_many_blocks_back():
-    """A kernel of several blocks' length, all of it wrapped."""
+    """A kernel that wraps around completely may be several blocks long."""
     case = case_of("circular", 200, 200, fft_size=200, options=())
     check(case, case.plan(radices=(16, 8)))
     for taps in (110, 150):
@@ -156,7 +157,7 @@ def test_needs(mode, activation, needs):
 @pytest.mark.parametrize("dtype", EVERY)
 @pytest.mark.parametrize("mode", MODES)
 def test_in_place(mode, dtype):
-    """A block reads what the one before has overwritten: kept aside."""
+    """In place, samples that the next block still reads are kept before a block overwrites them."""
     for length, taps in ((700, 25), (1500, 1), (1700, 200)):
         case = case_of(mode, length, taps, dtype)
         for threads in (1, 3):
@@ -171,7 +172,7 @@ def test_in_place(mode, dtype):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("rows", [(1, 1), (2, 3), (9, 2)], ids=str)
 def test_threads(rows, mode, dtype):
-    """Blocks shared out among any number of threads: the same bits."""
+    """Blocks shared among any number of threads give the same bits."""
     case = Case(*rows, 5000, 60, dtype, mode=mode, options=ALL)
     want = None
     for threads in (1, 2, 3, 7, None):
@@ -196,7 +197,7 @@ def test_kernel_shapes(mode, kernels):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_rows_are_independent(mode):
-    """Neighbours that are NaN, and blocks of them, change no bit of a row."""
+    """NaN and infinite values in other rows, in any block, do not change a bit of a row."""
     case = case_of(mode, 700, 25)
     plan = forced(case)
 
@@ -216,7 +217,7 @@ def test_rows_are_independent(mode):
 
 
 def test_no_look_ahead():
-    """Causal: to rounding, y[:t] does not depend on u[t:], block by block."""
+    """In causal mode y[:t] does not depend on u[t:] beyond rounding, in any block."""
     case = Case(1, 2, 1000, 30, "float64")
     plan = forced(case)
     y = plan(case.u, case.k)
@@ -240,7 +241,7 @@ def counters(length, taps, **choices):
     ids=["causal", "circular", "two_sided"],
 )
 def test_chosen(choices):
-    """Where the kernel is short the plan cuts by itself, and is right."""
+    """The plan chooses blocks by itself where the kernel is short, and its result is right."""
     mode = choices.get("mode", "causal")
     plan, _ = counters(1 << 16, 64, **choices)
     assert plan.blocks > 1
@@ -256,9 +257,9 @@ def test_chosen(choices):
 
 
 def test_less_work_for_fewer_taps():
-    """Workspace, spectrum, time and flops fall with Lk: each is at most what
-    the longer kernel needs (flops, of which the plan may spend a few to save
-    time, nearly)."""
+    """Workspace, spectrum, predicted time and flops fall with Lk: a shorter kernel needs at most
+    what the longer one needs.  (Of flops it may need up to 5 % more, which the plan may spend to
+    save time.)"""
     length = 1 << 20
     found = [counters(length, length >> shift)[1] for shift in (0, 2, 4, 6, 8, 10, 12, 14)]
     for of in (
@@ -272,14 +273,14 @@ def test_less_work_for_fewer_taps():
         slack = 1.05 if of == "flops" else 1
         assert all(b <= slack * a for a, b in zip(values, values[1:])), (of, values)
         assert values[-1] < values[0], (of, values)
-    # A kernel a thousandth of the row: its spectrum is, too, up to the few
-    # taps' worth of outputs that a block gives.
+    # Lk is a thousandth of L: the spectrum is smaller in proportion, up to the factor by which a
+    # block is longer than the kernel.
     assert found[5].spectrum_bytes < found[0].spectrum_bytes / 30
     assert found[5].forward_workspace_bytes < found[0].forward_workspace_bytes / 30
 
 
 def test_workspace_of_a_short_kernel():
-    """L = 4M, Lk = 4K: under 2 MB for each thread."""
+    """With L = 4M and Lk = 4K a thread needs less than 2 MB of workspace."""
     plan = fftconv.Plan((1, 1, 1 << 22), (1, 4096), threads=1)
     assert plan.blocks > 1
     assert plan.counters.forward_workspace_bytes < 2 << 20
@@ -287,9 +288,8 @@ def test_workspace_of_a_short_kernel():
 
 @pytest.mark.parametrize("taps", [16, 256, 1000])
 def test_longer_rows_cost_the_same_each_element(taps):
-    """One filter sliding over longer and longer inputs: only the unused part
-    of the last block makes a difference, and the longest rows have the same
-    blocks."""
+    """A filter costs the same for each element of longer and longer rows: only the unused part of
+    the last block makes a difference, and the longest rows have the same blocks."""
     found = [counters(taps << shift, taps) for shift in (8, 10, 12, 14)]
     assert all(plan.blocks > 1 for plan, _ in found)
     lengths = [plan.u_shape[-1] for plan, _ in found]
@@ -305,7 +305,7 @@ def test_longer_rows_cost_the_same_each_element(taps):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_filter_on_longer_rows(mode, dtype):
-    """The same first samples, whatever follows."""
+    """A filter's first outputs are right, whatever follows in the row."""
     case = Case(1, 2, 30000, 33, dtype, mode=mode)
     arguments = dict(mode=mode, k_rev=case.k_rev)
     for length in (3000, 10000, 30000):
@@ -338,7 +338,7 @@ def test_anything(length, taps, data):
     radices = data.draw(st.lists(st.sampled_from([2, 3, 4, 5, 7, 8, 16]), min_size=1, max_size=4))
     m = int(np.prod(radices)) * (1 if dtype in COMPLEX else 2)
     if m < 2 * (taps + (reverse or 0)):
-        radices = [16] * 3  # no room for a block in so few points
+        radices = [16] * 3  # a block would not fit in so few points
     plan = case.plan(
         radices=radices, isa=data.draw(st.sampled_from(ISAS)), threads=data.draw(st.integers(1, 3))
     )
@@ -346,7 +346,7 @@ def test_anything(length, taps, data):
 
 
 def test_too_few_points_for_the_taps():
-    """Radices that hold no block are refused by name."""
+    """Radices too small for a block are refused by name."""
     for mode, reverse in (("causal", None), ("two_sided", 40)):
         case = Case(1, 1, 500, 100, mode=mode, reverse=reverse)
         with pytest.raises(ValueError, match="radices"):

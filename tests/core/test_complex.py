@@ -84,7 +84,7 @@ def test_radices(mode, radices):
     check_gradients(case, plan.backward(case.dy, case.u, case.k, **case.kernel_arguments))
 
 
-# The widest of what takes part decides.
+# (dtypes of u, k and the result), which has the widest type among u and k.
 PROMOTION = [
     ("float16", "complex64", "complex64"),
     ("bfloat16", "complex64", "complex64"),
@@ -105,11 +105,12 @@ PROMOTION = [
 @pytest.mark.parametrize("u,k,y", PROMOTION, ids=lambda t: t)
 @pytest.mark.parametrize("mode", MODES)
 def test_promotion(mode, u, k, y):
-    """The result's type; each gradient in its operand's own, real if that is."""
+    """The result has the promoted type, and each gradient its operand's own: real for a real
+    one."""
     case = Case(2, 4, 100, 60, u, k_dtype=k, mode=mode, kernels=(2,), options=ALL)
     got = fftconv.conv(case.u, case.k, **case.arguments)
     assert got.dtype == y
-    # dy as y is: complex.
+    # dy has y's type: it is complex.
     case.dy = Case(2, 4, 100, 60, y, seed=1).dy
     check_forward(case, got)
     check_gradients(case, fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments))
@@ -117,7 +118,7 @@ def test_promotion(mode, u, k, y):
 
 @pytest.mark.parametrize("which", ["u", "k", "in_gate", "out_gate", "skip", "k_rev"])
 def test_one_complex_operand(which):
-    """Any one of them makes y complex, and the others keep real gradients."""
+    """One complex operand makes y complex, and the other operands keep real gradients."""
     case = Case(2, 3, 80, 70, "float32", mode="two_sided", options=ALL)
     rng = np.random.default_rng(5)
     case.dy = (case.dy + 1j * rng.standard_normal(case.dy.shape)).astype("complex64")
@@ -137,8 +138,8 @@ def test_one_complex_operand(which):
 
 
 def test_real_is_the_real_part():
-    """Real operands through the complex plan: as the real one, and no
-    imaginary part beyond rounding."""
+    """Real operands give the same result in a complex plan as in a real one, with no imaginary part
+    beyond rounding."""
     case = Case(2, 3, 200, 100, "float64", options=ALL)
     want = reference.conv(case.u, case.k, **case.arguments)
     y = fftconv.conv(case.u.astype(complex), case.k, **case.arguments)
@@ -147,7 +148,7 @@ def test_real_is_the_real_part():
 
 
 def test_parts():
-    """(a + ib) * (c + id) from four real convolutions."""
+    """A complex convolution (a + ib) * (c + id) equals four real ones combined."""
     case = Case(2, 3, 200, 200, "complex128")
     u, k = case.u, case.k
     want = (
@@ -221,7 +222,7 @@ def test_lists_and_numbers():
 
 
 def test_plans_promote_too():
-    """A complex plan takes real operands that lose no digits."""
+    """A complex plan takes real operands that lose no digits in its type."""
     case = Case(2, 3, 60, 60, "float32", options=ALL)
     plan = case.plan(dtype="complex64")
     y = plan(case.u, plan.spectrum(case.k), **case.plan_arguments)
@@ -253,7 +254,7 @@ def test_anything(length, taps, mode, dtype, options, seed):
 
 @pytest.mark.parametrize("dtype", COMPLEX)
 def test_torch(dtype):
-    """Tensors in and out, conjugated views too."""
+    """Tensors give tensors, also where they are views with torch's conjugate bit set."""
     torch = pytest.importorskip("torch")
     case = Case(2, 3, 60, 40, dtype, options=("in_gate",))
     u, k, w, dy = map(torch.from_numpy, (case.u, case.k, case.operands["in_gate"], case.dy))

@@ -1,4 +1,4 @@
-"""conv and conv_backward against the float64 oracle, over shapes and types."""
+"""conv and conv_backward compared with the float64 reference, over shapes and types."""
 
 import fftconv
 import numpy as np
@@ -24,7 +24,7 @@ from support import (
 
 ALL = ("in_gate", "out_gate", "skip", "mask")
 
-# (B, H, L, Lk): even, odd and prime; a kernel shorter, as long, and longer.
+# (B, H, L, Lk): L even, odd and prime; the kernel shorter than the row, as long, and longer.
 CAUSAL = [
     (1, 1, 1, 1),
     (2, 3, 1, 5),
@@ -47,7 +47,7 @@ CAUSAL = [
     (1, 1, 40000, 77),
     (1, 1, 65536, 65536),
 ]
-# (B, H, L, Lk, N): N prime, 7-smooth odd and even, 2 L, and L (None).
+# (B, H, L, Lk, N): N prime, 7-smooth (odd and even), 2 L, and L (None).
 CIRCULAR = [
     (2, 3, 1, 1, None),
     (2, 2, 2, 1, None),
@@ -107,7 +107,8 @@ def test_backward(shape, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [s for s in SHAPES if min(s[2:4]) >= 64], ids=ids)
 def test_tolerance(shape, dtype):
-    """What is promised of rows of 64 samples or more, and twice for backward."""
+    """Errors are within the promised tolerance for rows of 64 samples or more, and within twice of
+    it for gradients."""
     *sizes, mode, fft_size = shape
     case = Case(*sizes, dtype, mode=mode, fft_size=fft_size)
     scale = norm(case.k) * norm(case.u)
@@ -151,8 +152,8 @@ def test_every_operand(dtypes, options, activation, mode):
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("options, kernels", [((), None), (ALL, None), (ALL, (1,))])
 def test_rows_beyond_a_cache(options, kernels, threads):
-    """So many that the next row is fetched while one is at work, the last of a
-    kernel and the last of all among them."""
+    """Rows beyond a cache are right: the next row is prefetched while one is computed, also at the
+    last row of a kernel and at the very last row."""
     case = Case(3, 300, 1024, 1024, options=options, kernels=kernels)
     check_forward(case, fftconv.conv(case.u, case.k, threads=threads, **case.arguments))
     check_gradients(
@@ -167,8 +168,8 @@ def test_rows_beyond_a_cache(options, kernels, threads):
 )
 @pytest.mark.parametrize("isa", fftconv.isas())
 def test_rows_no_cache_holds(isa, dtype, activation, taps):
-    """Read and written through scratch, and asked for before their time: in one
-    transform, whose last tiles lie partly beyond the row, and in blocks."""
+    """Rows larger than every cache are right: they are prefetched, and read and written through
+    scratch memory, in one transform whose last tiles lie partly beyond the row, and in blocks."""
     case = Case(
         1,
         2,
@@ -190,7 +191,8 @@ def test_rows_no_cache_holds(isa, dtype, activation, taps):
 @pytest.mark.parametrize("activation", ["gelu", "silu"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_activation_everywhere(activation, dtype):
-    """act(p) and act'(p) at p = u, tails included: k is zero, skip one."""
+    """act(p) and act'(p) are right at every p, far out in the tails too: with k = 0 and skip = 1, p
+    is u."""
     x = np.array(
         [0, 1e-6, 0.3, 1, 3, 5, 9, 12.7, 13, 37, 60, 87, 88, 89, 708, 709, 1e3, 1e10, 1e30]
     )
@@ -224,7 +226,7 @@ def test_activation_everywhere(activation, dtype):
 @pytest.mark.parametrize("activation", [None, "silu"])
 @pytest.mark.parametrize("mode", ["causal", "circular"])
 def test_needs(needs, activation, mode):
-    """What is asked for alone is, to the bit, what it is among all."""
+    """A gradient has the same bits whether it is asked for alone or with others."""
     case = Case(5, 3, 90, 70, options=ALL, activation=activation, mode=mode)
     some = fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments, needs=needs)
     check_gradients(case, some, needs=needs)
@@ -250,7 +252,7 @@ def test_needs(needs, activation, mode):
 )
 @pytest.mark.parametrize("isa", fftconv.isas())
 def test_needs_of_gates(isa, length, dtype, needs):
-    """The same where there are gates alone: neither p nor dz is stored."""
+    """This also holds with gates alone, where neither p nor dz is stored."""
     case = Case(
         3,
         2,
@@ -319,8 +321,8 @@ def test_anything(case, threads):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("level", [1e-3, 1e3])
 def test_level(dtype, level):
-    """Errors are relative: quiet and loud inputs fare as O(1) ones do, but
-    for what float16's subnormal grid takes from a quiet y."""
+    """Errors are relative: quiet and loud inputs have those of O(1) inputs, except for what a quiet
+    y loses to float16's subnormal numbers."""
     if dtype == "float16" and level > 1:
         level = 100.0  # y must stay below 65504
     case = Case(2, 3, 1000, 1000, dtype)
@@ -330,14 +332,14 @@ def test_level(dtype, level):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_large_mean(dtype):
-    """A constant of 100 under the noise."""
+    """Noise with a mean of 100 is convolved within the tolerance."""
     case = Case(2, 3, 1000, 1000, dtype)
     case.u = (case.u.astype(np.float64) + 100).astype(case.u.dtype)
     check_forward(case, fftconv.conv(case.u, case.k))
 
 
 def test_axes():
-    """(L,), (H, L) and (B, H, L); k (Lk,), (H, Lk) and (1, H, Lk)."""
+    """u may be (L,), (H, L) or (B, H, L), and k (Lk,), (H, Lk) or (1, H, Lk)."""
     case = Case(1, 1, 50, 20)
     want = fftconv.conv(case.u, case.k)
     for u in (case.u, case.u[0], case.u[0, 0]):
@@ -355,7 +357,7 @@ def test_axes():
 @pytest.mark.parametrize("mode", ["causal", "circular"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_layout_blh(mode, dtype):
-    """(B, L, H) gives the bits of (B, H, L), axes exchanged."""
+    """Rows in (B, L, H) give the bits of (B, H, L), with the axes exchanged."""
     case = Case(2, 5, 70, 70, dtype, options=ALL, activation="gelu", mode=mode)
     want = fftconv.conv(case.u, case.k, **case.arguments)
     gradients = fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments)
@@ -384,7 +386,7 @@ def test_layout_blh_two_axes():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_broadcast_gates(dtype):
-    """A gate of fewer values acts as its repetition; its gradient is summed."""
+    """A gate that broadcasts acts like its repeated copy, and its gradient is summed."""
     case = Case(3, 4, 65, 65, dtype)
     rng = np.random.default_rng(1)
     for shape in [(4, 1), (1, 4, 65), (65,), (3, 1, 1), (1,), ()]:
@@ -398,7 +400,7 @@ def test_broadcast_gates(dtype):
         for name in ("din_gate", "dout_gate"):
             x = getattr(got, name)
             assert x.shape == gate.shape and x.dtype == gate.dtype
-            # The terms carry their own rounding before they are summed.
+            # Each term is rounded before the terms are summed.
             size = np.sqrt((getattr(each, name).astype(np.float64) ** 2).sum())
             assert np.all(
                 np.abs(x.astype(np.float64) - getattr(want, name))
@@ -414,7 +416,7 @@ def test_skip_and_mask_of_one_number():
 
 
 def test_lists():
-    """Lists of numbers: u becomes float64, the others what u needs."""
+    """Of lists of numbers u becomes float64, and the others take the type that u needs."""
     y = fftconv.conv([1, 2, 3], [1, 1])
     assert y.dtype == np.float64 and np.allclose(y, [1, 3, 5], atol=1e-14)
     u = np.array([1, 2, 3], np.float16)
@@ -426,7 +428,7 @@ def test_lists():
 @pytest.mark.parametrize("mode", ["causal", "circular"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_long(mode, dtype):
-    """A row of a quarter of a million, gated, there and back."""
+    """Gated rows of a quarter of a million samples are right, forward and backward."""
     case = Case(
         1, 2, 1 << 18, 1 << 18, dtype, k_dtype="float32", mode=mode, options=("in_gate", "out_gate")
     )
@@ -457,7 +459,7 @@ def test_big(log, mode, dtype):
 @pytest.mark.parametrize("n", [(1 << 23) - 15, 3**14, 5 * 7**7])
 @pytest.mark.parametrize("mode", ["causal", "circular"])
 def test_big_odd(n, mode):
-    """A prime (2^23 - 15 is one), and two odd 7-smooth lengths."""
+    """Rows of a prime length (2^23 - 15) and of two odd 7-smooth lengths are right."""
     case = Case(1, 1, n, n, mode=mode)
     check_forward(case, fftconv.conv(case.u, case.k, mode=mode))
 
@@ -465,7 +467,7 @@ def test_big_odd(n, mode):
 @big
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_big_many_rows(dtype):
-    """More than 2^31 bytes of u, in place: 64-bit addressing."""
+    """u may have more than 2^31 bytes, in place: addresses need 64 bits."""
     length = 1 << 20
     k = np.ones((1, 3), dtype)
     rows = (1 << 31) // (length * k.itemsize) + 1

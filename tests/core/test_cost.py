@@ -1,4 +1,4 @@
-"""The cost model: Equation 2, Figure 4's numbers, and what is cheapest."""
+"""The cost model: Equation 2, the numbers of Figure 4, and the cheapest choices."""
 
 import itertools
 import math
@@ -7,8 +7,8 @@ import fftconv
 import pytest
 from fftconv import cost
 
-# ps per token, A100 constants (Table 19), balanced radices, p = 2, 3, 4:
-# Figure 4's curves, computed by hand from Equation 2.
+# Picoseconds per token with the A100's constants (Table 19) and balanced radices, for p = 2, 3, 4:
+# the curves of Figure 4, computed by hand from Equation 2.
 FIGURE_4 = {
     256: (3.03, 19.44, 16.23),
     512: (4.12, 23.08, 19.87),
@@ -45,7 +45,7 @@ def test_figure_4(n):
 
 @pytest.mark.parametrize("n", FIGURE_4)
 def test_best_order(n):
-    """2 to 2K, 3 to 32K, then 4: the order with the lowest curve."""
+    """The best order is that of the lowest curve: 2 up to N = 2K, 3 up to 32K, then 4."""
     curves = FIGURE_4[n]
     want = 2 + curves.index(min(curves))
     assert want == (2 if n <= 2048 else 3 if n <= 32768 else 4)
@@ -66,7 +66,7 @@ def test_balanced_of_any_order():
 
 
 def equation_2(radices, h):
-    """C for B = H = 1, written out."""
+    """The cost C of Equation 2 for B = H = 1, written out."""
     n, total, left = math.prod(radices), 0.0, math.prod(radices)
     for r in radices:
         total += 16 * n * r / (h.tau_m if r >= h.mu else h.tau_g)
@@ -96,7 +96,7 @@ def test_equation_2(name):
 
 
 def test_mine():
-    """Any hardware: each of its numbers counts."""
+    """Hardware may be described by the caller, and each of its numbers counts."""
     h = cost.Hardware("mine", 1e10, 1e11, 1e12, 1e11, 8, 1024)
     assert math.isclose(
         cost.monarch_cost(4096, (16, 4, 64), h), equation_2((16, 4, 64), h), rel_tol=1e-12
@@ -108,7 +108,7 @@ def test_mine():
     "bits,order", [(4, 2), (8, 2), (8, 3), (11, 3), (13, 4), (16, 3), (20, 4), (22, 4)]
 )
 def test_best_radices(name, bits, order):
-    """No other powers of two are cheaper: all of them tried."""
+    """No other powers of two are cheaper: all of them are tried."""
     best = cost.best_radices(2**bits, order, name)
     assert math.prod(best) == 2**bits and len(best) == order
     assert all(r & (r - 1) == 0 for r in best)

@@ -1,6 +1,6 @@
-"""Bad input, from Python: a ValueError, or a TypeError where no array of numbers is
-given, that names the argument, its value and what is allowed, before anything is
-written.  What becomes of types that are allowed is test_types.py's."""
+"""Bad input from Python raises a ValueError, or a TypeError where an argument is not an array of
+numbers, before anything is written.  The message names the argument, its value and what is allowed.
+test_types.py tests the types that are allowed."""
 
 import fftconv
 import numpy as np
@@ -105,11 +105,11 @@ def test_conv(arguments, message):
 
 
 class Record:
-    """No array, and nothing that becomes one."""
+    """Neither an array nor something that NumPy can make one of."""
 
 
 LIST = r"it must be an array or a list of numbers; allowed: float64, .* integers and booleans"
-# What no call can take, and what is said of it; {} is the argument's name.
+# What no call can take, and the message that says so; {} is the argument's name.
 NO_NUMBERS = [
     (None, "{} is None; " + LIST),
     ("text", "{} is a str; " + LIST),
@@ -131,9 +131,9 @@ NAMES = ("u", "k", "in_gate", "out_gate", "skip", "mask", "k_rev", "dy")
 @pytest.mark.parametrize("value,message", NO_NUMBERS, ids=[m[:40] for _, m in NO_NUMBERS])
 @pytest.mark.parametrize("name", NAMES)
 def test_no_array_of_numbers(name, value, message):
-    """A TypeError, whichever argument it is."""
+    """An argument that is no array of numbers raises a TypeError, whichever argument it is."""
     if value is None and name not in ("u", "k", "dy"):
-        return  # allowed there
+        return  # None is allowed there
     out = np.full_like(U, 7)
     arguments = {"u": U, "k": K, name: value}
     if name == "k_rev":
@@ -371,7 +371,7 @@ def test_spectra_are_checked():
 
 
 def test_unsupported_is_said():
-    """An instruction set that is none, or not of this machine."""
+    """An instruction set of an unknown name is refused."""
     for isa in ("none", "", "AVX2 "):
         with pytest.raises((ValueError, fftconv.Unsupported), match="isa"):
             fftconv.Plan(U.shape, K.shape, isa=isa)

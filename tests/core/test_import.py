@@ -1,4 +1,4 @@
-"""Finding the C library, and what importing the package costs."""
+"""How the package finds the C library, and what importing the package costs."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ PACKAGE = os.path.dirname(os.path.realpath(fftconv.__file__))
 
 
 def run(code, package=None, **environment):
-    """Runs Python with the package at `package`; (exit status, output)."""
+    """Runs Python with the package at `package`; returns (exit status, output)."""
     here = os.path.dirname(package or PACKAGE)
     env = {k: v for k, v in os.environ.items() if k != "FFTCONV_LIBRARY"}
     done = subprocess.run(
@@ -30,7 +30,7 @@ def run(code, package=None, **environment):
 
 
 def copy(to):
-    """The package alone, copied where there is no library beside it."""
+    """Copies the package to a place where there is no library beside it."""
     to = to / "tree" / "python" / "fftconv"
     shutil.copytree(PACKAGE, to, ignore=shutil.ignore_patterns("*.so*", "*.dylib", "__pycache__"))
     return str(to)
@@ -45,7 +45,8 @@ def test_environment_names_it(tmp_path):
 
 
 def test_environment_is_not_passed_over(tmp_path):
-    """A named file that is none is an error, whatever else is there."""
+    """If FFTCONV_LIBRARY names a file that does not exist, that is an error, whatever other
+    libraries there are."""
     status, out = run(SHOW, FFTCONV_LIBRARY=str(tmp_path / "none.so"))
     assert status and "ImportError" in out and "none.so" in out
 
@@ -66,7 +67,7 @@ def test_package_directory_comes_first(tmp_path):
 
 
 def test_system_comes_last(tmp_path):
-    """Where the loader looks, under the name that carries the ABI number."""
+    """The system's loader is asked last, for the name with the ABI number."""
     if sys.platform == "darwin":
         pytest.skip("the name is another there")
     package = copy(tmp_path)
@@ -97,7 +98,7 @@ def test_a_wrong_abi_is_said(tmp_path):
 
 
 def test_not_a_library(tmp_path):
-    """A library without our functions is passed over, and named."""
+    """A file that is not our library is skipped, and the error names it."""
     file = tmp_path / "text.so"
     file.write_text("no library")
     status, out = run("import fftconv", FFTCONV_LIBRARY=str(file))
@@ -105,7 +106,7 @@ def test_not_a_library(tmp_path):
 
 
 def test_import_is_light():
-    """Neither torch, nor what only bfloat16, figures or tests need."""
+    """Importing the package imports neither torch nor what only bfloat16, figures or tests need."""
     code = """
         import sys, fftconv, numpy as np
         fftconv.conv(np.ones((1, 1, 8), np.float32), np.ones((1, 8), np.float32))
@@ -117,7 +118,8 @@ def test_import_is_light():
 
 
 def test_exit_is_quiet():
-    """Live plans and spectra at interpreter exit, in threads too."""
+    """The interpreter exits quietly with live plans and spectra, also after their use in
+    threads."""
     code = """
         import threading, numpy as np, fftconv
         u, k = np.ones((4, 4, 4096), "f4"), np.ones((4, 4096), "f4")

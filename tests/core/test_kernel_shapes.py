@@ -1,5 +1,5 @@
-"""Kernels of every shape: for all channels, for groups, for each of the batch,
-and repeated by strides of 0."""
+"""Kernels of every shape: one for all channels, for groups of channels, for each batch entry, and
+repeated by strides of 0."""
 
 import fftconv
 import numpy as np
@@ -10,9 +10,9 @@ from support import ACTIVATIONS, DTYPES, Case, check_forward, check_gradients, k
 
 ISAS = fftconv.isas()
 ALL = ("in_gate", "out_gate", "skip", "mask")
-# Of B = 3 and H = 6.
+# Shapes of k before its last axis, for B = 3 and H = 6.
 KERNELS = [(), (1,), (2,), (3,), (6,), (1, 1), (1, 3), (1, 6), (3, 1), (3, 2), (3, 3), (3, 6)]
-# (L, Lk, fft_size): one block, several, circular.
+# (mode, L, Lk, fft_size): one block, several blocks, and circular rows.
 LENGTHS = [
     ("causal", 1, 3, None),
     ("causal", 65, 50, None),
@@ -49,7 +49,7 @@ def test_shapes(kernels, dtype, mode, length, taps, fft_size):
 @pytest.mark.parametrize("kernels", [(), (2,), (3, 1), (3, 3), (3, 6)], ids=str)
 @pytest.mark.parametrize("mode", ["causal", "circular"])
 def test_plan(mode, kernels, isa):
-    """Prepared or not, the same bits, on any number of threads."""
+    """A spectrum and its kernel give the same bits, on any number of threads."""
     case = Case(3, 6, 300, 300, kernels=kernels, mode=mode, options=ALL)
     want = gradients = None
     for threads in (1, 3, 7):
@@ -75,7 +75,7 @@ def test_spectra_are_as_many_as_kernels():
 
 
 def test_a_kernel_for_each_row_is_that_row_alone():
-    """The bits of a call for one row of the batch, one group."""
+    """A kernel for each row gives the bits of a call for that batch entry and group alone."""
     case = Case(3, 6, 200, 200, kernels=(3, 2))
     y = fftconv.conv(case.u, case.k)
     for b in range(3):
@@ -87,8 +87,8 @@ def test_a_kernel_for_each_row_is_that_row_alone():
 @pytest.mark.parametrize("mode", ["causal", "circular", "two_sided"])
 @pytest.mark.parametrize("axes", [(0,), (1,), (0, 1)], ids=str)
 def test_repeated_by_strides(axes, mode):
-    """np.broadcast_to: the bits of the kernels it repeats, transformed once;
-    gradients have the full shape, those of a copy."""
+    """Kernels repeated by np.broadcast_to give the bits of their copies, and their gradients have
+    the full shape."""
     case = Case(3, 6, 130, 130, kernels=(3, 6), mode=mode, options=ALL)
 
     def once(x):
@@ -115,8 +115,8 @@ def test_repeated_by_strides(axes, mode):
 
 
 def test_repeated_kernel_makes_one_spectrum(monkeypatch):
-    """What `conv` plans for a repeated kernel is a plan for one: seen where it asks for
-    its plans."""
+    """For a repeated kernel, `conv` makes a plan for the one kernel.  The test replaces the
+    function that `conv` gets its plans from."""
     made = []
     plan = fftconv.convolution.cached_plan
 

@@ -1,5 +1,5 @@
-"""Layouts: any order of the axes and any strides, of every operand and result,
-without a copied tensor, and with the bits of the dense (B, H, L)."""
+"""Layouts: any order of the axes and any strides, of every operand and result, give the bits of
+dense (B, H, L) arrays, without copies of whole tensors."""
 
 import itertools
 
@@ -20,8 +20,8 @@ GUARD = 77
 
 
 def room(shape, order, steps, dtype):
-    """An array of this shape inside a larger one full of GUARD, whose axes lie
-    in memory as `order` says, `steps` elements apart, some backwards."""
+    """An array of this shape inside a larger one full of GUARD.  Its axes lie in memory in the
+    given order, `steps` elements apart, some of them backwards."""
     big = [2 + 3 * abs(s) + (n - 1) * abs(s) + 1 for n, s in zip(shape, steps)]
     base = np.full([big[axis] for axis in order], GUARD, dtype)
     view = base.transpose(np.argsort(order))
@@ -32,14 +32,14 @@ def room(shape, order, steps, dtype):
 
 
 def laid_out(x, order, steps=(1, 1, 1)):
-    """x's values in other memory."""
+    """A copy of x that is laid out in this way."""
     view = room(x.shape, order, steps, x.dtype)[1]
     view[...] = x
     return view
 
 
 def untouched(base, view):
-    """Nothing of base but view was written to."""
+    """True where nothing of `base` outside of `view` was written to."""
     marked = np.zeros(base.shape, bool)
     start = view.__array_interface__["data"][0] - base.__array_interface__["data"][0]
     item = base.itemsize
@@ -50,7 +50,7 @@ def untouched(base, view):
 
 
 def results(case, plan=None):
-    """y and the gradients of dense operands."""
+    """y and the gradients for dense operands."""
     plan = plan or case.plan()
     return [
         plan(case.u, case.k, **case.kernel_arguments),
@@ -59,7 +59,7 @@ def results(case, plan=None):
 
 
 def strided_results(monkeypatch):
-    """Every result is written to strided memory amid guards; a list of
+    """Makes the library write every result into strided memory between guards; returns the list of
     (base, view) to check afterwards."""
     written, kinds = (
         [],
@@ -93,8 +93,8 @@ STEPS = [(1, 1, 1), (1, 2, 1), (1, 1, 2), (2, 1, -1), (-1, -3, 1)]
 @pytest.mark.parametrize("dtype", DTYPES + COMPLEX)
 @pytest.mark.parametrize("order", ORDERS, ids=str)
 def test_every_order(order, dtype, mode, taps, channels, monkeypatch):
-    """Operands in one layout; results in all of them; in one block and in
-    several; channels below, at and above a tile."""
+    """Operands in one layout and results in all of them give the dense bits, in one block and in
+    several, with fewer channels than a tile has, as many, and more."""
     case = Case(
         2,
         channels,
@@ -127,7 +127,7 @@ def test_every_order(order, dtype, mode, taps, channels, monkeypatch):
 @pytest.mark.parametrize("order", ORDERS, ids=str)
 @pytest.mark.parametrize("mode", MODES)
 def test_out(mode, order, steps):
-    """out, and out = u, where they lie; no neighbour is written to."""
+    """out, which may be u, is written where it lies, and nothing beside it is."""
     for length, taps, choices in ((200, 200, {}), (600, 11, dict(radices=(4, 16)))):
         case = Case(3, 18, length, taps, "float32", mode=mode, options=ALL)
         plan = case.plan(**choices)
@@ -143,7 +143,7 @@ def test_out(mode, order, steps):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_mixed(mode):
-    """Each operand in a layout of its own."""
+    """Each operand may have a layout of its own."""
     case = Case(3, 17, 130, 40, "float32", mode=mode, options=ALL, activation="silu")
     for choices in ({}, dict(radices=(8, 8))):
         plan = case.plan(**choices)
@@ -161,7 +161,7 @@ def test_mixed(mode):
 
 
 def repeated(x, axes):
-    """x as np.broadcast_to makes it of its first along these axes."""
+    """x with its first element along these axes repeated by np.broadcast_to."""
     return np.broadcast_to(
         x[tuple(slice(1) if axis in axes else slice(None) for axis in range(x.ndim))], x.shape
     )
@@ -171,7 +171,7 @@ def repeated(x, axes):
 @pytest.mark.parametrize("layout", ["BHL", "BLH"])
 @pytest.mark.parametrize("mode", MODES)
 def test_repeated(mode, layout, axes):
-    """Strides of 0 in u, gates and dy: the bits of their copies."""
+    """Strides of 0 in u, gates and dy give the bits of copies."""
     case = Case(3, 5, 90, 30, "float32", mode=mode, options=ALL)
     names = ("u", "dy", "in_gate", "out_gate")
     arrays = dict(zip(names, (case.u, case.dy, *(case.operands[n] for n in GATES))))
@@ -199,8 +199,8 @@ def test_repeated(mode, layout, axes):
 @pytest.mark.parametrize("dtype", DTYPES + COMPLEX)
 @pytest.mark.parametrize("isa", ISAS)
 def test_blh(isa, dtype):
-    """layout="BLH" of a plan, in one block and several, on each instruction
-    set; and its results are BLH too."""
+    """A plan with layout="BLH" gives the bits of (B, H, L), and its results are BLH too, in one
+    block and in several, on each instruction set."""
     for channels, taps, choices in (
         (20, 70, {}),
         (33, 5, dict(radices=(8, 4))),
@@ -228,7 +228,7 @@ def test_blh(isa, dtype):
 @pytest.mark.parametrize("kernels", [(), (2,), (3, 1), (3, 6)], ids=str)
 @pytest.mark.parametrize("mode", MODES)
 def test_blh_kernels_and_threads(mode, kernels):
-    """Kernels of every shape and any number of threads, BLH."""
+    """In BLH, kernels of every shape give the same bits on any number of threads."""
     case = Case(3, 18 if kernels != (3, 6) else 6, 150, 40, mode=mode, kernels=kernels, options=ALL)
     want = fftconv.conv(case.u, case.k, **case.arguments)
     gradients = fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments)
@@ -247,7 +247,7 @@ def test_blh_kernels_and_threads(mode, kernels):
 
 
 def test_no_copied_tensor():
-    """A call on (B, L, H) takes memory for a tile of channels, not for u."""
+    """A call on (B, L, H) takes memory for a tile of channels, not for a copy of u."""
     plan = fftconv.Plan((4, 1 << 14, 256), (256, 1 << 14), layout="BLH", threads=2)
     bytes_of_u = 4 * 4 * 256 << 14
     for need in (plan.counters.forward_workspace_bytes, plan.counters.backward_workspace_bytes):

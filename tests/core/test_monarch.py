@@ -1,4 +1,4 @@
-"""The Monarch transform by itself, against np.fft and its definition."""
+"""The Monarch transform by itself, compared with np.fft and with its definition."""
 
 import math
 
@@ -66,10 +66,10 @@ def test_dft(radices, dtype, dense, isa):
 @pytest.mark.parametrize("dtype", NAMES)
 @pytest.mark.parametrize("radices", RADICES, ids=lambda r: "x".join(map(str, r)))
 def test_stages(radices, dtype, dense):
-    """Each stage is its definition, run from the start or by itself."""
+    """Each stage equals its definition, both in a run from the start and by itself."""
     n = math.prod(radices)
     x = random((2, n), dtype)
-    have = x.astype(complex)  # the definition's own data
+    have = x.astype(complex)  # what the definition is computed from
     results = list(monarch.stages(x, radices, dense=dense))
     assert len(results) == len(radices)
     before = x
@@ -89,7 +89,7 @@ def test_digit_reversal():
     assert monarch.digit_reversal((2, 2, 2)).tolist() == [0, 4, 2, 6, 1, 5, 3, 7]
     assert monarch.digit_reversal((2, 3)).tolist() == [0, 2, 4, 1, 3, 5]
     assert monarch.digit_reversal((5,)).tolist() == [0, 1, 2, 3, 4]
-    # Reversed radices undo it.
+    # The digit reversal of the reversed radices is the inverse permutation.
     a, b = monarch.digit_reversal((2, 3, 4)), monarch.digit_reversal((4, 3, 2))
     assert a[b].tolist() == list(range(24))
 

@@ -1,4 +1,4 @@
-"""What the package shows: its public names, where they are, and their examples."""
+"""The package's public names, where they are, and their examples."""
 
 import doctest
 import inspect
@@ -10,7 +10,7 @@ import pytest
 TOP = """Counters FFTConv Gradients Pattern Plan Spectrum Stream Unsupported conv
 conv_backward conv_matrix conv_matrix_backward cost cuda default_threads depthwise_conv1d
 depthwise_conv1d_backward flash hippo hyena isas lrnnx monarch reference ssm"""
-# The originals' calls, under their own names, and what they return.
+# By module: the originals' calls under their own names, and the classes that they return.
 ORIGINALS = {
     "flash": """FlashDepthWiseConv1d FlashDepthwiseConv1d FlashFFTConv
     FrequencySparseFFTConv PartialFFTConv""",
@@ -19,7 +19,7 @@ ORIGINALS = {
     "lrnnx": """Centaurus Cost FFTConvS4 Machine S4DKernel S4Kernel SsmGradients fft_conv
     machine opt_ssm_backward opt_ssm_forward strategy_costs upstream_strategy""",
 }
-# Whose calls have examples, at least.
+# At least these calls have examples.
 EXAMPLES = """conv conv_backward conv_matrix depthwise_conv1d FFTConv Plan Plan.prepare
 Plan.replace Stream flash.FlashFFTConv flash.FlashDepthWiseConv1d hyena.fftconv_func
 lrnnx.opt_ssm_forward lrnnx.fft_conv ssm.ssm_kernel"""
@@ -43,7 +43,7 @@ def test_both_spellings():
 
 
 def public():
-    """{dotted name: what it names} of all functions and classes."""
+    """{dotted name: object} of all public functions and classes."""
     spaces = {"": fftconv, **{f"{name}.": getattr(fftconv, name) for name in (*ORIGINALS, "ssm")}}
     return {
         prefix + name: getattr(space, name)
@@ -56,12 +56,12 @@ def public():
 def test_everything_public_is_described():
     for name, x in public().items():
         assert inspect.getdoc(x), name
-        # Names with a module of their own say where they are.
+        # Every public function and class says that it is from a module of this package.
         assert getattr(x, "__module__", "").startswith("fftconv"), name
 
 
 def test_examples():
-    """Those of the docstrings run as printed."""
+    """The examples of the docstrings print what they show."""
     finder, run = doctest.DocTestFinder(), []
     for name, x in public().items():
         found = {"np": np, "fftconv": fftconv, **vars(inspect.getmodule(x))}

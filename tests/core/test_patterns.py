@@ -1,4 +1,4 @@
-"""Frequency patterns: masks, weights, fractions, and convolutions by them."""
+"""Frequency patterns: their masks, weights and fractions, and convolutions with them."""
 
 import copy
 import itertools
@@ -17,7 +17,7 @@ ISAS = fftconv.isas()
 ALL = ("in_gate", "out_gate", "skip", "mask")
 ORDERS = ["natural", "stage"]
 
-# The paper's Table 10, and its digits scaled down.
+# Table 10 of the paper, and the same digits scaled down.
 PAPER = (
     (32, 32, 32, 64),
     [(0, 0, 0, 0), (16, 0, 0, 0), (16, 16, 0, 0), (16, 16, 4, 4), (16, 16, 8, 8), (16, 16, 16, 16)],
@@ -40,10 +40,11 @@ BOXES = [(shape, drop) for shape, drops in SMALL for drop in drops]
 
 
 def removed(shape, drop, order, m):
-    """Is bin m removed?  Its digits by division, as the formulas say."""
+    """True where the pattern removes bin m, whose digits are found by division as in the
+    formulas."""
     digits = [0] * len(shape)
     places = range(len(shape))
-    # natural: i_p is what m leaves of N_p; stage: i_1 of N_1.
+    # In natural order i_p is the remainder of m by N_p; in stage order i_1 is that of m by N_1.
     for j in reversed(places) if order == "natural" else places:
         digits[j], m = m % shape[j], m // shape[j]
     return any(i >= n - d for i, n, d in zip(digits, shape, drop))
@@ -72,7 +73,7 @@ def test_mask(shape, drop, order):
 
 
 def test_formulas():
-    """The two orders, digit by digit, on four digits of their own."""
+    """The formulas of both orders hold, digit by digit, for four digits."""
     n1, n2, n3, n4 = shape = (2, 3, 4, 5)
     natural = Pattern(shape, (1, 1, 1, 1)).mask(120)
     stage = Pattern(shape, (1, 1, 1, 1), order="stage").mask(120)
@@ -83,7 +84,8 @@ def test_formulas():
 
 
 def test_fractions_of_the_paper():
-    """Asked as in Table 10; really kept of a real row, as counted here."""
+    """Patterns are asked for the fractions of Table 10; `kept` is the fraction that remains for
+    real rows, counted here."""
     shape, drops = PAPER
     n = math.prod(shape)
     stage_removed = [0, 0.03, 0.5, 0.59, 0.67, 0.81]
@@ -98,8 +100,8 @@ def test_fractions_of_the_paper():
 
 
 def test_natural_halves():
-    """a = N_1 / 2 drops the negative frequencies: half of every bin but DC
-    stays, and Nyquist goes."""
+    """a = N_1 / 2 drops the negative frequencies: every bin but DC keeps half its weight, and the
+    Nyquist bin goes."""
     weights = Pattern((2, 8), (1, 0)).weights(16)
     assert weights.tolist() == [1] + [0.5] * 7 + [0]
 
@@ -107,7 +109,7 @@ def test_natural_halves():
 @pytest.mark.parametrize("n", [1, 2, 7, 12, 97])
 @pytest.mark.parametrize("n_partial", [1, 2, 3, 8, 13, 500])
 def test_lowpass(n, n_partial):
-    """K[..., n_partial // 2:] = 0 of the rfft."""
+    """A low-pass pattern sets K[..., n_partial // 2:] = 0 in the rfft."""
     pattern = Pattern.lowpass(n_partial)
     half = np.ones(n // 2 + 1)
     half[n_partial // 2 :] = 0
@@ -125,12 +127,12 @@ def test_from_mask(n):
     assert np.array_equal(pattern.weights(n), half)
     mask = pattern.mask(n)
     assert all(mask[m] == half[min(m, n - m)] for m in range(n))
-    half[...] = True  # its own copy
+    half[...] = True  # the pattern has its own copy
     assert pattern == Pattern.from_mask(pattern.weights(n) > 0)
 
 
 def test_identity():
-    """Equal, hashed, copied, pickled and shown by what it says."""
+    """Patterns are compared, hashed, copied, pickled and shown by their contents."""
     make = [
         lambda: Pattern((4, 8), (1, 2)),
         lambda: Pattern([4, 8], [1, 3]),
@@ -194,7 +196,7 @@ def test_errors(call, message):
 
 
 def check(case, **choices):
-    """A plan's results and their fractions; prepared or not, the same bits."""
+    """A plan's results and fractions are right, and its spectrum and kernel give the same bits."""
     plan = case.plan(**choices)
     n = plan.fft_size
     pattern = plan.pattern
@@ -244,7 +246,7 @@ def test_boxes(shape, drop, order):
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("isa", ISAS)
 def test_every_path(isa, order, form, dense):
-    """Every instruction set, form and kind of stage, in every type."""
+    """Every instruction set, form and kind of stage is right, in every type."""
     for (shape, drop), dtype in itertools.product(
         [((4, 4, 4, 8), (2, 2, 1, 1)), ((8, 8, 8, 16), (4, 4, 2, 2)), ((6, 5, 14), (3, 2, 5))],
         DTYPES,
@@ -271,7 +273,7 @@ def test_every_path(isa, order, form, dense):
 )
 @pytest.mark.parametrize("order", ORDERS)
 def test_radices(order, radices):
-    """The pattern's shape is its own: any radices give its result."""
+    """The pattern's shape does not depend on the transform: any radices give its result."""
     for shape, drop in [((8, 8, 8, 16), (4, 4, 2, 2)), ((64, 128), (33, 90)), ((8192,), (8000,))]:
         case = Case(
             1,
@@ -289,7 +291,7 @@ def test_radices(order, radices):
 @pytest.mark.parametrize("n", [1, 2, 3, 8, 30, 64, 97, 105, 256, 1009, 1024, 2310, 4096])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_lowpass_conv(n, dtype):
-    """Any fft_size: even, odd, with primes above 7."""
+    """Any fft_size is right: even, odd, and with primes above 7."""
     for n_partial in {1, 2, 3, n // 2, n, 2 * n + 2} - {0}:
         check(
             Case(
@@ -308,7 +310,7 @@ def test_lowpass_conv(n, dtype):
 @pytest.mark.parametrize("n", [2, 9, 64, 210, 209, 1024, 4096])
 @pytest.mark.parametrize("share", [0.0, 0.03, 0.5, 0.97, 1.0])
 def test_masks(n, share):
-    """Any boolean mask, given as it is; none and all of the bins too."""
+    """Any boolean mask may be given as an array; it may keep no bin or every bin."""
     half = np.random.default_rng(n).random(n // 2 + 1) < share
     for dtype in ("float64", "float32"):
         case = Case(
@@ -320,7 +322,7 @@ def test_masks(n, share):
 
 
 def test_nothing_kept():
-    """All bins removed: the skip alone."""
+    """Where all bins are removed only the skip remains."""
     case = Case(2, 3, 64, 64, mode="circular", options=("skip",), pattern=np.zeros(33, bool))
     y = fftconv.conv(case.u, case.k, **case.arguments)
     assert np.allclose(y, case.operands["skip"][:, None] * case.u, rtol=1e-6, atol=1e-6)
@@ -338,7 +340,7 @@ def test_all_kept_is_dense():
 @pytest.mark.parametrize("n", [11, 13, 97, 11 * 16, 1009, 2 * 1009])
 @pytest.mark.parametrize("dtypes", k_dtypes(), ids="-".join)
 def test_other_primes(n, dtypes):
-    """fft_size with a prime factor above 7: k is filtered beforehand."""
+    """Where fft_size has a prime factor above 7, k is filtered before the convolution."""
     half = np.random.default_rng(n).random(n // 2 + 1) < 0.4
     for pattern, kernels, length, taps in [
         (half, None, n, n),
@@ -365,7 +367,7 @@ def test_other_primes(n, dtypes):
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_counters_fall(order):
-    """What is removed is not computed: the more, the fewer flops."""
+    """Bins that are removed are not computed: the more of them, the fewer flops."""
     shape, drops = (
         (16, 16, 16, 32),
         [(0, 0, 0, 0), (8, 0, 0, 0), (8, 8, 0, 0), (8, 8, 2, 2), (8, 8, 4, 4), (8, 8, 8, 8)],
@@ -381,7 +383,7 @@ def test_counters_fall(order):
     assert all(b <= 1.001 * a for a, b in zip(flops, flops[1:])), flops
     assert all(plan.kept - 1e-3 <= plan.computed <= 1 for plan in plans)
     assert dense.kept == dense.computed == 1
-    if order == "stage":  # half of the bins and more really go
+    if order == "stage":  # half of the bins or more are not computed
         assert flops[2] < 0.8 * flops[0] and flops[5] < 0.8 * flops[0]
         assert plans[2].computed < 0.6
 
@@ -404,7 +406,7 @@ def test_lowpass_counters():
 
 @pytest.mark.parametrize("n", [64, 97])
 def test_plan_replaced(n):
-    """plan.replace(pattern=) is another plan of the same choices, made anew."""
+    """plan.replace(pattern=) makes a new plan with the same other choices."""
     dense = Case(2, 3, n, n, mode="circular", options=ALL)
     plan = dense.plan(threads=2, isa=ISAS[0])
     pattern = Pattern.lowpass(n // 3)
@@ -420,14 +422,14 @@ def test_plan_replaced(n):
     y = other(case.u, spectrum, **case.plan_arguments)
     check_forward(case, y)
     check_gradients(case, other.backward(case.dy, case.u, spectrum, **case.plan_arguments))
-    # The plan that it was made from neither takes its spectrum nor has changed.
+    # The first plan does not take the new plan's spectrum, and has not changed.
     for call in (
         lambda: plan(case.u, spectrum, **case.plan_arguments),
         lambda: plan.backward(case.dy, case.u, spectrum, **case.plan_arguments),
     ):
         with pytest.raises(ValueError, match="this plan's pattern is None"):
             call()
-    # Bare masks; and the plan itself as it was.
+    # A boolean array is a pattern too, and the first plan still works.
     half = np.arange(n // 2 + 1) < n // 6
     again = plan.replace(pattern=half)
     assert same_bits(again(case.u, again.spectrum(case.k), **case.plan_arguments), y)
@@ -437,7 +439,7 @@ def test_plan_replaced(n):
 
 
 def test_spectrum_of_another_pattern():
-    """Refused by name, nothing written."""
+    """A spectrum of another pattern is refused by name, and nothing is written."""
     case = Case(1, 2, 64, 64, mode="circular")
     plans = [
         case.plan(),
@@ -465,8 +467,8 @@ def test_primitives(order):
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_what_is_left_out_is_zero(isa):
-    """The conjugates that real rows in complex form leave out are no bins: in a
-    spectrum they are zeros, whatever its memory held before."""
+    """Real rows in complex form leave out conjugates.  In a spectrum these are zeros, whatever its
+    memory held before."""
     for n in 64, 256, 1024:
         case = Case(2, 3, n, n, mode="circular", pattern=Pattern.lowpass(n // 2))
         plan = case.plan(form="complex", single_block=True, isa=isa)
@@ -502,7 +504,7 @@ def test_kernel_shapes(kernels):
 @pytest.mark.parametrize("n", [1 << 16, 4096])
 @pytest.mark.parametrize("order", ORDERS)
 def test_threads(order, n):
-    """The same bits for any number, in place too."""
+    """Any number of threads gives the same bits, in place too."""
     case = Case(
         *((1, 1) if n > 10000 else (3, 2)),
         n,
@@ -548,7 +550,7 @@ def test_anything(shape, data):
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("drop", PAPER[1], ids=str)
 def test_big(drop, order):
-    """The paper's patterns at its size, N = 2M."""
+    """The paper's patterns are right at the paper's size, N = 2M."""
     shape = PAPER[0]
     n = math.prod(shape)
     check(Case(1, 1, n, n, mode="circular", pattern=Pattern(shape, drop, order)))

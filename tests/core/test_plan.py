@@ -1,4 +1,4 @@
-"""Plans: every instruction set, form, radix set and stage kind, forced."""
+"""Plans: every instruction set, form, set of radices and kind of stage, each one forced."""
 
 import copy
 import gc
@@ -18,7 +18,7 @@ from support import DTYPES, TOLERANCE, Case, check_forward, check_gradients, nor
 
 ISAS = fftconv.isas()
 ALL = ("in_gate", "out_gate", "skip", "mask")
-# What each mode can be made of.  "circular" in right angle reads its row round.
+# The forms that each mode can take.  A circular row in right angle wraps by reading round its end.
 FORMS = [
     ("causal", "right_angle"),
     ("circular", "right_angle"),
@@ -96,10 +96,10 @@ RADICES = [
 @pytest.mark.parametrize("mode,form", FORMS)
 @pytest.mark.parametrize("radices", RADICES, ids=lambda r: "x".join(map(str, r)))
 def test_radices(radices, mode, form, dense):
-    """Named radices are what runs, and the result is right."""
+    """A plan runs the radices that it is given, and the result is right."""
     m = math.prod(radices)
-    # Folded: the longest part has N/4 points.  Right angle: a linear
-    # convolution of 2M.
+    # In folded form the longest part has N/4 points; in right angle M points hold a linear
+    # convolution of 2M samples.
     length = 4 * m if form == "folded" else m
     fft_size = None if mode == "causal" else length
     case = Case(
@@ -116,8 +116,8 @@ def test_radices(radices, mode, form, dense):
     try:
         plan = case.plan(radices=radices, form=form, dense=dense)
     except (ValueError, fftconv.Unsupported) as error:
-        # Only a radix that no codelet knows may be refused, and by its name;
-        # the folded form has no dense product for its shorter parts.
+        # Only radices without a codelet may be refused, by name, and of dense plans only folded
+        # ones, whose shorter parts have no dense product.
         assert (not dense or form == "folded") and "radi" in str(error), error
         assert any(largest_prime(r) > 7 for r in radices), error
         return
@@ -140,7 +140,7 @@ def largest_prime(n):
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_dense_is_the_codelets(isa, dtype):
-    """Both kinds of stage agree to rounding."""
+    """Codelets and dense matrix products agree to rounding."""
     case = Case(2, 2, 512, 512, dtype)
     a, b = (case.plan(isa=isa, dense=dense)(case.u, case.k) for dense in (False, True))
     assert np.all(norm(a - b) <= 2 * TOLERANCE[dtype] * norm(case.k) * norm(case.u))
@@ -179,14 +179,15 @@ def test_any_plan(length, taps, data):
             threads=data.draw(st.integers(1, 3)),
         )
     except ValueError as error:
-        # Folded needs a multiple of 4, and both a length with radices.
+        # The folded form needs a multiple of 4, and folded and complex need a length that has
+        # radices.
         assert form != "right_angle" and "fft_size" in str(error) or "form" in str(error), error
         assume(False)
     check_plan(case, plan)
 
 
 def test_spectrum_is_the_kernel():
-    """Prepared or not, the same bits; and it keeps its plan alive."""
+    """A spectrum and its kernel give the same bits, and a spectrum keeps its plan alive."""
     case = Case(3, 4, 777, 500, options=("in_gate",), activation="gelu")
     plan = case.plan()
     spectrum = plan.spectrum(case.k)
@@ -207,12 +208,12 @@ def test_conv_is_the_plan():
 
 
 def other_isa(plan):
-    """An instruction set of another number of lanes."""
+    """An instruction set whose vectors have another number of lanes."""
     return next(isa for isa in ISAS if fftconv.Plan((1, 1, 8), (1, 8), isa=isa).lanes != plan.lanes)
 
 
 def test_spectrum_of_another_plan():
-    """Refused by name, before anything is written."""
+    """A spectrum of another plan is refused by name, before anything is written."""
     case = Case(2, 3, 128, 128)
     plan = case.plan()
     others = [
@@ -240,7 +241,7 @@ def test_spectrum_of_another_plan():
     "other", [dict(radices=(8, 16, 16)), dict(radices=(16, 16, 8)), dict(lanes=True)], ids=str
 )
 def test_spectrum_of_a_like_plan(other):
-    """As many points and stages, but in another order: refused all the same."""
+    """A spectrum is refused even if it has as many points and stages, but in another order."""
     case = Case(1, 2, 2048, 2048)
     plan = case.plan(radices=(16, 8, 16))
     if "lanes" in other:
@@ -252,7 +253,7 @@ def test_spectrum_of_a_like_plan(other):
 
 @pytest.mark.parametrize("made, used", [((60, 60), (100, 20)), ((60, 200), (64, 200))], ids=str)
 def test_spectrum_of_other_taps(made, used):
-    """The same transform, but a kernel cut elsewhere: refused."""
+    """A spectrum is refused if it has the same transform, but a kernel that was cut elsewhere."""
     a, b = Case(1, 2, *made), Case(1, 2, *used)
     radices = (16, 8)
     spectrum = a.plan(radices=radices).spectrum(a.k)
@@ -261,7 +262,7 @@ def test_spectrum_of_other_taps(made, used):
 
 
 def test_spectrum_for_another_batch():
-    """A plan that differs in B alone takes it, and gives the same bits."""
+    """A plan that differs in B alone takes the spectrum, and gives the same bits."""
     case = Case(6, 2, 500, 500)
     spectrum = case.plan().spectrum(case.k)
     few = fftconv.Plan((2, 2, 500), case.k.shape)
@@ -271,7 +272,7 @@ def test_spectrum_for_another_batch():
 @pytest.mark.parametrize("mode,form", FORMS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_primitives(dtype, mode, form):
-    """A convolution is the composition of the three."""
+    """A convolution is the composition of the three primitives."""
     for length in (4, 60, 256, 1000):
         case = Case(2, 3, length, length, dtype, mode=mode)
         plan = case.plan(form=form)
@@ -303,9 +304,9 @@ def test_primitives(dtype, mode, form):
     ids=str,
 )
 def test_conjugates_left_out(radices, isa):
-    """Real rows in complex form, of whose stage 1 half the outputs do, by
-    whole vectors and by blocks below it: forward, backward, one row on three
-    threads, and the three primitives."""
+    """Real rows in complex form compute half of the outputs of stage 1, in whole vectors and in
+    whole blocks of the stages below.  Forward, backward, one row on three threads and the three
+    primitives are right."""
     n = int(np.prod(radices))
     case = Case(2, 2, n, n, mode="circular", options=("in_gate", "out_gate"))
     plan = case.plan(form="complex", radices=radices, isa=isa)
@@ -322,8 +323,8 @@ def test_conjugates_left_out(radices, isa):
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("radices", [(8, 8), (16, 8), (8, 8, 8), (16, 16, 16)], ids=str)
 def test_a_spectrum_has_what_its_plan_reads(radices, isa):
-    """Matrices leave no conjugates out, codelets of the same radices do: the
-    spectrum of either serves the other rightly, or is refused."""
+    """Dense stages leave no conjugates out, codelets of the same radices do: the spectrum of either
+    is used rightly by the other, or refused."""
     n = int(np.prod(radices))
     case = Case(2, 3, n, n, mode="circular")
     plans = [
@@ -342,7 +343,7 @@ def test_a_spectrum_has_what_its_plan_reads(radices, isa):
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("mode,form", [f for f in FORMS if f != FORMS[1]])
 def test_natural(mode, form, isa, dtype):
-    """natural() is what the form's formula says, from np.fft."""
+    """natural() gives the bins that the form's formula and np.fft give."""
     for length in (4 if form == "folded" else 2, 60, 256, 2000):
         case = Case(2, 2, length, length, dtype, mode=mode)
         plan = case.plan(form=form, isa=isa)
@@ -365,7 +366,7 @@ def test_natural(mode, form, isa, dtype):
 
 
 def test_counters():
-    """What a plan counts is what its shapes say."""
+    """A plan's counters agree with its shapes."""
     case = Case(3, 5, 1000, 1000, "float16", k_dtype="float32")
     plan = case.plan()
     c = plan.counters
@@ -373,8 +374,8 @@ def test_counters():
     assert len(c.stage_flops) == len(plan.stage_radices)
     assert all(f > 0 for f, r in zip(c.stage_flops, plan.stage_radices) if r > 1)
     assert c.flops == sum(c.stage_flops) + c.product_flops
-    # Two transforms of M points and a product, for each row: between the
-    # bare arithmetic of a radix-8 FFT and that of a dense DFT.
+    # Each row takes two transforms of M points and a product: between the bare arithmetic of a
+    # radix-8 FFT and that of a dense DFT.
     rows, m = 15, plan.transform_length
     assert rows * 2 * 2 * m * math.log2(m) < c.flops < rows * 2 * 8 * m * m
     assert rows * 6 * m <= c.product_flops <= rows * 20 * m
@@ -424,7 +425,7 @@ def test_repr():
 
 
 def test_copies():
-    """Immutable, so a copy is the thing itself; never pickled."""
+    """Plans and spectra do not change, so a copy is the same object; they cannot be pickled."""
     case = Case(1, 2, 30, 30)
     plan = case.plan()
     for x in (plan, plan.spectrum(case.k)):
@@ -438,11 +439,11 @@ def resident_bytes():
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-@slow  # a sanitizer keeps freed memory for a while
+@slow  # sanitizers keep freed memory for a while
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="no /proc here")
 @pytest.mark.parametrize("mode", ["causal", "circular"])
 def test_nothing_leaks(mode):
-    """Plans, spectra and calls come and go; the memory stays what it was."""
+    """Creating and dropping plans, spectra and results does not make the process grow."""
     case = Case(2, 4, 1 << 15, 1 << 15, mode=mode)
 
     def use(times):
@@ -457,7 +458,7 @@ def test_nothing_leaks(mode):
     use(5)
     before = resident_bytes()
     use(60)
-    # Any one of plan, spectrum and workspace is more than 100 KB each time.
+    # Any one of plan, spectrum and workspace takes more than 100 KB each time.
     assert resident_bytes() - before < 60 * 100e3 / 2
 
 
@@ -476,7 +477,7 @@ def test_dtypes_alike():
 
 @pytest.mark.parametrize("length", [256, 1000, 4096, 65536])
 def test_sizes_chosen(length):
-    """A causal plan pads by little: L <= M, and M is not much more."""
+    """A causal plan pads by little: M is at least about L / 2 and at most 2 L."""
     plan = fftconv.Plan((2, 3, length), (3, length))
     if plan.form == "right_angle":
         assert 2 * plan.transform_length >= length + 1
@@ -487,7 +488,8 @@ def test_sizes_chosen(length):
 
 @pytest.mark.parametrize("mode", ["causal", "circular"])
 def test_plans_of_one_size_share_tables(mode):
-    """The first of two goes; the other's tables stay, and so do its results."""
+    """If one of two plans that share tables is destroyed, the other still gives the same
+    results."""
     cases = [Case(batch, channels, 512, 512, mode=mode) for batch, channels in ((1, 2), (3, 4))]
     alone = []
     for case in cases:
@@ -505,8 +507,8 @@ def test_plans_of_one_size_share_tables(mode):
 
 
 def test_sizes_beside_each_other_do_not_share():
-    """What a choice depends on, changed one by one, changes the results as it
-    should: none is taken for another's."""
+    """Plans do not share tables where an input of their choice differs: changing one input at a
+    time gives right results."""
     base = dict(batch=1, channels=2, length=96, taps=96)
     changes = [
         {},
@@ -524,15 +526,15 @@ def test_sizes_beside_each_other_do_not_share():
 
 
 def test_a_prepared_call_is_the_same_call():
-    """Made again, it writes the same result from what the operands then hold, whatever
-    calls come between."""
+    """A prepared call that is run again writes the result for what the operands then hold, whatever
+    calls were made in between."""
     u, k = np.ones((2, 3, 40), "f4"), np.ones((3, 40), "f4")
     plan = fftconv.Plan(u.shape, k.shape)
     y = np.empty_like(u)
     kept = plan(u, plan.spectrum(k))
     result, run = plan.prepare(u, plan.spectrum(k), out=y)
     assert result is y and same_bits(y, kept)
-    plan(u, plan.spectrum(2 * k))  # another call leaves this one its memory
+    plan(u, plan.spectrum(2 * k))  # another call does not take this one's memory
     gc.collect()
     fftconv.conv(np.ones((9, 9, 999), "f4"), np.ones((9, 999), "f4"))
     y.fill(np.nan)
@@ -545,7 +547,7 @@ def test_a_prepared_call_is_the_same_call():
 @pytest.mark.parametrize("prepared", [True, False], ids=["spectrum", "kernels"])
 @pytest.mark.parametrize("mode", ["causal", "circular", "two_sided"])
 def test_prepared_calls(mode, prepared):
-    """Forward and backward, all operands, against the oracle."""
+    """Prepared calls, forward and backward and with all operands, equal the reference."""
     first, case = (Case(2, 3, 90, 40, mode=mode, options=ALL, activation="gelu") for _ in range(2))
     plan = case.plan()
     arguments = {**first.plan_arguments}

@@ -1,6 +1,6 @@
-"""The tests' own ground: each output is full of NaN before C writes it, whichever call
-makes it, so that one that is not written cannot pass.  Seen by C functions that do
-nothing: what comes out is then what was there."""
+"""The other tests fill each output with NaN before C writes it, so that an output that is not
+written cannot pass.  Here C functions that do nothing show that this holds for every call: a result
+then is the NaN that was there before."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ import pytest
 from fftconv import _lib, cuda
 
 SOURCE = Path(fftconv.__file__).parent
-# Of the C functions, those that compute nothing; all others shall do nothing.
+# The C functions that compute nothing stay as they are; all others are replaced.
 LEFT = re.compile(
     "create|destroy|get|bytes|version|abi|error|name|available|threads|cost|radices"
     "|devices|allocate|release|copy|device_of|wait|synchronize"
@@ -62,7 +62,7 @@ def plan_calls():
 
 
 def modules():
-    """Of what holds its kernel."""
+    """The modules that hold their kernel, and how they are called."""
     mixer = fftconv.FFTConv(H, L)
     flash = fftconv.flash.FlashFFTConv(2 * L, "float32")
     partial, sparse = fftconv.flash.PartialFFTConv(9), fftconv.flash.FrequencySparseFFTConv(9)
@@ -93,10 +93,11 @@ def modules():
 
 
 def calls():
-    """{public name: what calls it, in each way that makes arrays}.
+    """{public name: calls of it, one for each way in which it makes arrays}.
 
-    But for what convolves in place, where inputs are what was there: opt_ssm_forward
-    with strategy 2, and fft_conv's three arrays."""
+    Calls that convolve in place are left out, since their results are the inputs:
+    opt_ssm_forward with strategy 2, and fft_conv with three arrays.
+    """
     return {
         "conv": [
             lambda: fftconv.conv(u, k),
@@ -166,7 +167,7 @@ def calls():
     }
 
 
-# Public names that let C write no array.
+# Public names for which C writes no array.
 OTHERS = {
     "Counters",
     "Gradients",
@@ -174,15 +175,15 @@ OTHERS = {
     "Spectrum",
     "Unsupported",
     "cost",
-    "cuda",  # below
+    "cuda",  # tested below
     "default_threads",
     "hippo",
     "isas",
     "reference",
-    "flash",  # these three's names are among the calls
+    "flash",  # modules whose names are among the calls
     "hyena",
     "lrnnx",
-    # of lrnnx and hyena
+    # Names of lrnnx and hyena.
     "Cost",
     "FilterGradients",
     "FuncGradients",
@@ -198,7 +199,7 @@ CALLS = calls()
 
 
 def nothing(monkeypatch):
-    """Makes every C function that computes one that returns."""
+    """Replaces every C function that computes by one that returns at once."""
     functions = {name: getattr(_lib.lib, name) for name in _lib.PROTOTYPES if not LEFT.search(name)}
 
     def returns(*arguments):
@@ -207,7 +208,7 @@ def nothing(monkeypatch):
     for name in functions:
         monkeypatch.setattr(_lib.lib, name, returns)
     by_id = {id(f) for f in functions.values()}
-    for module in vars(fftconv).values():  # those that modules have by a name of their own
+    for module in vars(fftconv).values():  # the same functions under the modules' own names
         if getattr(module, "__package__", None) == "fftconv":
             for name, value in list(vars(module).items()):
                 if id(value) in by_id:
@@ -268,8 +269,8 @@ def test_a_used_workspace_is_poisoned_again():
 
 
 def test_nothing_is_allocated_beside_the_seam():
-    """Unwritten memory comes from _array, on devices from cuda.empty: a np.empty of a
-    module's own would not be poisoned."""
+    """Unwritten memory comes from _array alone, and on devices from cuda.empty: a module's own
+    np.empty would not be filled with NaN."""
     for file in SOURCE.glob("**/*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):

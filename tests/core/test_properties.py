@@ -1,4 +1,4 @@
-"""What any convolution must satisfy: checks that need no second implementation."""
+"""Properties that every convolution has: these checks need no second implementation."""
 
 import fftconv
 import numpy as np
@@ -20,7 +20,7 @@ def inner(a, b):
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_linearity(length, mode, dtype):
-    """conv(a u + b v, k) = a conv(u, k) + b conv(v, k); in k likewise."""
+    """conv(a u + b v, k) = a conv(u, k) + b conv(v, k), and likewise for k."""
     rng = np.random.default_rng(length)
     u, v = (normal(rng, (2, 3, length), dtype) for _ in range(2))
     k, j = (normal(rng, (3, length), dtype, length**-0.5) for _ in range(2))
@@ -38,7 +38,7 @@ def test_linearity(length, mode, dtype):
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_impulse(length, mode, dtype):
-    """A one at s gives the kernel from s on, and cut or wrapped."""
+    """An impulse at s gives the kernel from s on, cut off or wrapped at the end of the row."""
     rng = np.random.default_rng(length)
     k = normal(rng, (1, length), dtype, length**-0.5)
     for s in {0, 1, length // 2, length - 1}:
@@ -77,7 +77,7 @@ def test_shift(length, dtype):
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_adjoint(length, mode, dtype):
-    """<A u, y> = <u, A' y> for the map u -> conv(u, k), and for k -> as well."""
+    """<A u, dy> = <u, A' dy> for the map A: u -> conv(u, k), and likewise for k -> conv(u, k)."""
     rng = np.random.default_rng(length)
     u, dy = (normal(rng, (3, 2, length), dtype) for _ in range(2))
     k = normal(rng, (2, length), dtype, length**-0.5)
@@ -105,7 +105,7 @@ def test_adjoint(length, mode, dtype):
 )
 @pytest.mark.parametrize("activation", [None, "gelu", "silu"])
 def test_finite_differences(mode, fft_size, pattern, activation):
-    """Each gradient against (f(x + e d) - f(x - e d)) / 2 e, in float64."""
+    """Each gradient equals (f(x + e d) - f(x - e d)) / 2 e, in float64."""
     case = Case(
         2,
         4,
@@ -133,7 +133,8 @@ def test_finite_differences(mode, fft_size, pattern, activation):
                 for s in (step, -step)
             ]
             slope = (f[0] - f[1]) / (2 * step)
-            # Rounding of f over the step, and the step's own third order.
+            # The limit covers the rounding of f divided by the step, and the step's third-order
+            # error.
             assert abs(slope - inner(gradient, d)) <= 1e-7 * (
                 1 + norm(gradient.ravel()) * norm(d.ravel())
             ), name
@@ -154,7 +155,7 @@ def rows_case(dtype, mode, length, seed=0):
 
 
 def outputs(case, **changed):
-    """y and the gradients that belong to one row, for changed operands."""
+    """y and the gradients that belong to one row, for the case with some operands changed."""
     at = {"u": case.u, "k": case.k, **case.arguments, **changed}
     dy = at.pop("dy", case.dy)
     g = fftconv.conv_backward(dy, **at, needs=("u", "in_gate", "out_gate"))
@@ -165,8 +166,7 @@ def outputs(case, **changed):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("length", [3, 64, 97, 256, 1000, 2048])
 def test_rows_are_independent(length, mode, dtype):
-    """A row's bits stay when its neighbours change, turn 10^4 times louder, or
-    become NaN or infinite."""
+    """A row keeps its bits when other rows change, become 10^4 times louder, NaN or infinite."""
     case = rows_case(dtype, mode, length)
     want = outputs(case)
     row = (2, 1)
@@ -180,7 +180,7 @@ def test_rows_are_independent(length, mode, dtype):
         "inf": np.full_like(case.u, np.inf),
     }
     for what, new in changes.items():
-        # u of every other row; then their gates and dy as well.
+        # First only u of every other row changes, then their gates and dy as well.
         for names in (("u",), ("u", "in_gate", "out_gate", "dy")):
             at = {}
             for name in names:
@@ -199,7 +199,7 @@ def test_rows_are_independent(length, mode, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mode", MODES)
 def test_rows_do_not_depend_on_their_number(mode, dtype):
-    """The same row alone, among two, and among many: the same bits."""
+    """A row gives the same bits alone, beside one other row, and among many."""
     case = Case(6, 4, 300, 300, dtype, mode=mode)
     y = fftconv.conv(case.u, case.k, mode=mode)
     for b, h in ((0, 0), (3, 2), (5, 3)):
@@ -224,7 +224,7 @@ def test_one_nan_in_the_kernel(mode):
 
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 1000))
 def test_commutes(a, b, seed):
-    """u * k = k * u over the samples both have, causal."""
+    """u * k = k * u over the samples that both have, in causal mode."""
     rng = np.random.default_rng(seed)
     u, k = rng.standard_normal(a), rng.standard_normal(b)
     n = min(a, b)
@@ -234,7 +234,7 @@ def test_commutes(a, b, seed):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_in_place_is_the_same(dtype):
-    """y may be u: the same bits, with every operand, in either mode."""
+    """out may be u: the same bits, with every operand, in either mode."""
     for mode in MODES:
         for length in (5, 64, 1000, 4099):
             case = rows_case(dtype, mode, length)
@@ -247,7 +247,7 @@ def test_in_place_is_the_same(dtype):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("threads", [1, 3])
 def test_one_long_row_in_place(mode, threads):
-    """Several threads in one row: all is read before anything is written."""
+    """When several threads share one row in place, all of it is read before any is written."""
     case = Case(1, 1, 1 << 16, 1 << 16, options=("in_gate", "skip"), mode=mode)
     want = fftconv.conv(case.u, case.k, **case.arguments, threads=threads)
     u = case.u.copy()
@@ -256,7 +256,7 @@ def test_one_long_row_in_place(mode, threads):
 
 
 def test_two_runs_agree():
-    """The same call twice: the same bits, sums over the batch included."""
+    """The same call gives the same bits twice, sums over the batch included."""
     case = Case(37, 3, 500, 500, options=("in_gate", "skip"))
     first, second = (
         fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments) for _ in range(2)
@@ -274,7 +274,7 @@ ALL = ("in_gate", "out_gate", "skip", "mask")
 def linear_cases(
     draw, options=st.sets(st.sampled_from(ALL)), modes=("causal", "circular", "two_sided")
 ):
-    """A Case in 64 bits; y is linear in u, in each gate, and in the kernels
+    """A Case in 64 bits without an activation: y is linear in u, in each gate, and in the kernels
     and skip together."""
     mode = draw(st.sampled_from(modes))
     dtype = draw(st.sampled_from(["float64", "complex128"]))
@@ -314,7 +314,7 @@ def real_inner(a, b):
 
 
 def size_of(case):
-    """A bound on the rows' norms, all O(1) beside it."""
+    """A bound on the norms of the rows and of everything else that enters, which is O(1)."""
     z = wide(case.u) * case.wide("in_gate")
     return 10 + np.abs(case.wide("out_gate")).max() * np.abs(case.wide("mask")).max() * norm(
         z.ravel()
@@ -323,8 +323,8 @@ def size_of(case):
 
 @given(linear_cases())
 def test_adjoints(case):
-    """Re <dy, y> is Re <dx, x> for x = u, either gate, and the sum of it over
-    k, k_rev and skip."""
+    """Re <dy, y> equals Re <dx, x> for x = u and for either gate, and its sum over k, k_rev and
+    skip."""
     y = fftconv.conv(case.u, case.k, **case.arguments)
     g = fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments)
     want = real_inner(case.dy, y)
@@ -339,7 +339,7 @@ def test_adjoints(case):
 
 @given(linear_cases(), st.sampled_from(["BHL", "BLH"]))
 def test_linear(case, layout):
-    """conv(a u + v) = a conv(u) + conv(v), whichever way the rows lie."""
+    """conv(a u + v) = a conv(u) + conv(v), in both layouts."""
 
     def conv(u):
         at = case.arguments
@@ -359,8 +359,8 @@ def test_linear(case, layout):
 
 @given(linear_cases(modes=("causal", "two_sided")), st.data())
 def test_reach(case, data):
-    """What u does outside t - Lk + 1 ... t + length of k_rev - 1 leaves y[t]
-    alone, to rounding: no look-ahead where there is no k_rev."""
+    """y[t] does not depend, beyond rounding, on u outside t - Lk + 1 ... t + (length of k_rev) - 1:
+    without a k_rev it does not look ahead."""
     length = case.u.shape[-1]
     t = data.draw(st.integers(0, length - 1))
     ahead = 0 if case.k_rev is None else case.k_rev.shape[-1] - 1
@@ -375,7 +375,7 @@ def test_reach(case, data):
 
 @given(linear_cases(options=st.sets(st.sampled_from(["skip", "mask"]))), st.integers(0, 1000))
 def test_shifts(case, s):
-    """Moved rows give moved results: round, or with zeros behind."""
+    """Shifted rows give shifted results, around the circle or with zeros behind the row."""
     arguments = case.arguments
     batch, channels, length = case.u.shape
     if case.mode["mode"] == "circular":

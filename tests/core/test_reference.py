@@ -1,4 +1,5 @@
-"""The oracle itself: against NumPy's convolve, sums written out, differences."""
+"""The reference itself, compared with NumPy's convolve, with sums written out, and with finite
+differences."""
 
 import math
 
@@ -8,8 +9,8 @@ from fftconv import reference
 
 
 def loops(u, k, n, k_rev=()):
-    """y[t] = sum_s k[s] u[t - s] + sum_s k_rev[s] u[t + s], indices modulo n
-    when circular."""
+    """y[t] = sum_s k[s] u[t - s] + sum_s k_rev[s] u[t + s], with indices modulo n where n is
+    given."""
     y = np.zeros(len(u), np.result_type(u, k, np.asarray(k_rev)))
     for t in range(len(u)):
         for tap, s in [*zip(k, range(len(k))), *zip(k_rev, range(0, -len(k_rev), -1))]:
@@ -32,7 +33,7 @@ CASES = [
     ("two_sided", None, 5, 9),
     ("two_sided", None, 1, 1),
 ]
-# k's axes before the last, for B = 2 and H = 6.
+# Shapes of k before its last axis, for B = 2 and H = 6.
 KERNELS = [(), (1,), (2,), (6,), (1, 3), (2, 1), (2, 3), (2, 6)]
 
 
@@ -73,8 +74,8 @@ def test_conv(mode, n, length, taps, dtypes, direct, monkeypatch):
 
 
 def differences(function, at, dy, gradients):
-    """Each gradient against central differences along random directions: the
-    derivative of Re sum(conj(dy) y) along d is Re sum(conj(gradient) d)."""
+    """Compares each gradient with central differences along random directions: along d, the
+    derivative of Re sum(conj(dy) y) is Re sum(conj(gradient) d)."""
     rng = np.random.default_rng(1)
     step = 1e-5
     for name, x in at.items():
@@ -96,7 +97,7 @@ def differences(function, at, dy, gradients):
 @pytest.mark.parametrize("kernels", [(), (3,), (2, 2), (2, 6)], ids=str)
 @pytest.mark.parametrize("mode,n,length,taps", CASES)
 def test_backward(mode, n, length, taps, kernels, activation, direct, monkeypatch):
-    """By central differences, each operand along random directions."""
+    """Every operand's gradient equals central differences along random directions."""
     monkeypatch.setattr(reference, "DIRECT_PRODUCTS", direct)
     rng = np.random.default_rng(1)
     rows = (2, 6, length)
@@ -122,7 +123,7 @@ def test_backward(mode, n, length, taps, kernels, activation, direct, monkeypatc
 @pytest.mark.parametrize("which", ["u", "k", "in_gate", "out_gate", "skip", "k_rev", "all"])
 @pytest.mark.parametrize("mode", ["causal", "circular", "two_sided"])
 def test_complex_backward(which, mode):
-    """One complex operand makes y complex; a real one's gradient stays real."""
+    """One complex operand makes y complex, and real operands keep real gradients."""
     rng = np.random.default_rng(2)
     shapes = {
         "u": (2, 4, 9),
@@ -152,7 +153,7 @@ def test_complex_backward(which, mode):
 
 
 class Mask:
-    """What reference needs of a pattern."""
+    """The part of a pattern that the reference uses."""
 
     def __init__(self, mask):
         self._mask = mask
@@ -166,8 +167,8 @@ class Mask:
     "n,length,taps", [(12, 12, 12), (13, 9, 4), (16, 16, 5), (1, 1, 1), (2, 2, 2)]
 )
 def test_pattern(n, length, taps):
-    """Re IDFT(DFT(z) . mask . DFT(k)), the DFTs written as matrices; the half
-    mask is mirrored; gradients by differences."""
+    """With a pattern y is Re IDFT(DFT(z) . mask . DFT(k)), here with the DFTs as matrices; half a
+    mask is mirrored; gradients equal finite differences."""
     rng = np.random.default_rng(3)
     u, k = rng.standard_normal((2, 4, length)), rng.standard_normal((2, taps))
     f = np.exp(-2j * np.pi * np.outer(np.arange(n), np.arange(n)) / n)
@@ -211,7 +212,7 @@ def test_activations():
     p = np.array([-40.0, -3.0, -1e-9, 0.0, 0.5, 40.0])
     gelu, silu = (reference.ACTIVATIONS[name][0](p) for name in ("gelu", "silu"))
     for i, x in enumerate(p):
-        # The lower tail by erfc: 1 + erf would cancel there.
+        # The lower tail is computed by erfc, since 1 + erf cancels there.
         assert math.isclose(gelu[i], x * math.erfc(-x / math.sqrt(2)) / 2, rel_tol=1e-14)
         assert math.isclose(silu[i], x / (1 + math.exp(-x)), rel_tol=1e-14)
 

@@ -1,4 +1,4 @@
-"""Streams: pieces of any length give the numbers of the whole."""
+"""Streams: pieces of any length give the result of the whole row."""
 
 import copy
 
@@ -14,7 +14,7 @@ GATES = ("in_gate", "out_gate")
 
 
 def cuts(length, pieces):
-    """Where the pieces begin and end: their lengths, over and over."""
+    """(start, end) of each piece, whose lengths repeat `pieces` until the row ends."""
     at = [0]
     while at[-1] < length:
         at.append(min(length, at[-1] + pieces[len(at) % len(pieces)]))
@@ -56,7 +56,7 @@ PIECES = [(1,), (1000,), (3, 1, 17), (64,), (100, 1), (333, 5, 8)]
 @pytest.mark.parametrize("dtype", DTYPES + COMPLEX)
 @pytest.mark.parametrize("pieces", PIECES, ids=str)
 def test_pieces(pieces, dtype, taps):
-    """Kernels of one tap, shorter and longer than a piece and than a block."""
+    """Kernels of one tap, and shorter or longer than a piece and than a block, are right."""
     activation = None if dtype in COMPLEX else "gelu"
     for options in ((), GATES + ("skip", "mask")):
         case = Case(
@@ -84,7 +84,7 @@ def test_anything(length, taps, pieces, block, options, kernels, threads):
 
 
 def test_long_pieces_go_in_blocks():
-    """A piece far longer than the block, and the kernel than the piece."""
+    """A piece may be far longer than the block, and a kernel longer than the piece."""
     case = Case(1, 2, 30000, 50)
     check_forward(case, push_all(stream_of(case, block=700), case, (30000,)))
     check_forward(case, push_all(stream_of(case), case, (30000,)))
@@ -93,7 +93,7 @@ def test_long_pieces_go_in_blocks():
 
 
 def test_history():
-    """The last Lk - 1 samples of z, zeros before the first."""
+    """The history holds the last Lk - 1 samples of z, with zeros before the first."""
     case = Case(2, 3, 40, 16, "float64", options=("in_gate",))
     z = case.u * case.operands["in_gate"]
     stream = stream_of(case)
@@ -102,7 +102,7 @@ def test_history():
         stream.push(case.u[..., a:b], case.operands["in_gate"][..., a:b])
         want = np.concatenate([np.zeros((2, 3, 15)), z[..., :b]], -1)[..., -15:]
         assert np.array_equal(stream.history, want)
-    stream.history[...] = 7  # a copy
+    stream.history[...] = 7  # it is a copy
     assert np.array_equal(stream.history, want)
 
 
@@ -116,7 +116,7 @@ def test_history_of_16_bits_is_not_rounded():
 
 
 def test_state_can_be_moved():
-    """Set, copied, forgotten: the stream goes on from there."""
+    """A stream whose state was set, copied or reset goes on from there."""
     case = Case(2, 2, 100, 30, options=("skip",))
     stream = stream_of(case)
     first = stream.push(case.u[..., :40])
@@ -132,7 +132,7 @@ def test_state_can_be_moved():
 
 
 def test_an_input_is_not_kept():
-    """What the caller does with his arrays afterwards does not matter."""
+    """A stream does not depend on what the caller does with the arrays afterwards."""
     case = Case(1, 2, 60, 20, options=("skip",))
     skip = case.operands["skip"].copy()
     k = case.k.copy()
@@ -151,7 +151,7 @@ def test_kernel_shapes(kernels):
 
 
 def test_axes():
-    """(H, n) where B is 1, (n,) where H is too; channels are k's."""
+    """Pieces may be (H, n) where B is 1, and (n,) where H is 1 too; k gives the channels."""
     case = Case(1, 3, 50, 9)
     check_forward(case, push_all(Stream(case.k), case, (8,)))
     stream = Stream(case.k)
@@ -187,8 +187,8 @@ def test_threads(isa_threads):
 
 
 def test_one_plan(monkeypatch):
-    """However the pieces fall, no plan is made after the first: the library's own
-    function is replaced."""
+    """A stream makes one plan, whatever the pieces' lengths: the C function that makes plans is
+    replaced afterwards."""
     stream = Stream(np.ones((2, 30), np.float32), block=64)
 
     def no_more(*arguments):
@@ -263,8 +263,8 @@ def test_construction_errors(arguments, message):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
 def test_single_samples_and_longer_pieces_agree(dtype):
-    """Short pieces are summed, long ones transformed: both paths, any mixture,
-    against the oracle of the whole."""
+    """Short pieces are summed directly, long ones transformed: any mixture of both equals the
+    reference for the whole row."""
     for taps in (1, 2, 7, 64, 333):
         case = Case(2, 3, 400, taps, dtype, options=("skip",))
         stream = fftconv.Stream(case.k, batch=2, skip=case.operands["skip"])

@@ -1,4 +1,5 @@
-"""Which tests run: nothing is lost between the targets, no pair of values in check."""
+"""Which tests run: the targets together leave out no test, and `check` leaves out no pair of
+values."""
 
 import itertools
 
@@ -13,7 +14,7 @@ SETS = [set(s) for n in range(len(MARKS) + 1) for s in itertools.combinations(MA
 def test_all_is_check_and_the_rest(marks):
     assert runs("all", marks) == (runs("check", marks) or runs("rest", marks))
     assert runs("big", marks) and (not runs("short", marks) or runs("check", marks))
-    # What both run is run in part by check.
+    # A test that both targets run is one that check runs in part.
     assert not (runs("check", marks) and runs("rest", marks)) or marks & {"partly", "hypothesis"}
 
 
@@ -28,6 +29,6 @@ def test_covering(sizes):
 
 
 def test_covering_of_what_goes_together():
-    """Values that are given together are one choice, and repeated rows none."""
+    """Values that are given together count as one choice, and repeated rows count once."""
     rows = [(m, form, d) for (m, form), d in itertools.product(("aA", "bB"), (1, 2))] * 2
     assert sorted(rows[i] for i in covering(rows)) == sorted(rows[:4])

@@ -1,4 +1,4 @@
-"""Threads: the same bits for any number, one plan for many, and after a fork."""
+"""Threads: the same bits for any number, one plan shared by many, and calls after a fork."""
 
 import gc
 import multiprocessing
@@ -12,7 +12,7 @@ import pytest
 from support import Case, check_forward, same_bits
 
 ALL = ("in_gate", "out_gate", "skip", "mask")
-# Many rows, few rows, one long row (threads inside the row).
+# Many rows, few rows, and one long row, inside which the threads work.
 SHAPES = [(5, 7, 300), (3, 2, 1009), (1, 1, 1 << 16), (2, 1, 100000), (40, 1, 64)]
 
 
@@ -34,7 +34,7 @@ def test_threads_do_not_change_a_bit(shape, dtype, mode):
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_one_plan_in_many_threads(threads):
-    """Eight threads call one plan and one spectrum at the same time."""
+    """Eight threads may call one plan with one spectrum at the same time."""
     case = Case(4, 3, 1500, 1500, options=("in_gate",))
     plan = case.plan(threads=threads)
     spectrum = plan.spectrum(case.k)
@@ -70,7 +70,7 @@ def test_one_plan_in_many_threads(threads):
 
 
 def test_many_plans_made_at_once():
-    """Plans made and destroyed in threads, while others run."""
+    """Plans may be made and destroyed in threads while others run."""
     failures = []
 
     def work(seed):
@@ -78,7 +78,7 @@ def test_many_plans_made_at_once():
             for i in range(10):
                 case = Case(1, 2, 50 + 13 * seed + i, 40, seed=seed)
                 check_forward(case, case.plan(threads=2)(case.u, case.k))
-        except BaseException as error:  # noqa: B902, told below
+        except BaseException as error:  # noqa: B902, reported below
             failures.append(error)
 
     workers = [threading.Thread(target=work, args=(i,)) for i in range(6)]
@@ -94,18 +94,18 @@ def test_many_plans_made_at_once():
     reason="needs Linux",
 )
 def test_threads_run_where_they_may():
-    """Woken threads are kept off their waker's processor, for that moment: they
-    then have the processors they had, whatever those have become meanwhile."""
+    """A thread that is woken is kept off its waker's processor for that moment.  Afterwards it has
+    the processors that it had before, or those that it was given in between."""
     case = Case(64, 1, 4096, 4096)
     mine = threading.get_native_id()
 
     def wake(times=20):
         for _ in range(times):
-            time.sleep(2e-3)  # longer than they look for work
+            time.sleep(2e-3)  # longer than threads look for work before they sleep
             fftconv.conv(case.u, case.k, threads=2)
 
     def allowed():
-        """Of every thread but this one, asleep again."""
+        """The processors of every thread but this one, once all sleep again."""
         time.sleep(0.1)
         return {
             int(task): os.sched_getaffinity(int(task))
@@ -129,8 +129,8 @@ def test_threads_run_where_they_may():
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
 def test_a_caller_that_runs_is_not_steered():
-    """More threads than processors, which end at about the same time: those that
-    come after the caller has woken leave its processors alone."""
+    """With more threads than processors, which finish at about the same time, threads that come
+    after the caller has woken do not change the caller's processors."""
     case = Case(8, 8, 512, 512)
     here = os.sched_getaffinity(0)
     plan = case.plan(threads=2 * len(here))
@@ -144,10 +144,10 @@ def test_a_caller_that_runs_is_not_steered():
 
 
 def in_child(case, want, queue):
-    """Tells whether the child has the parent's bits, on threads of its own."""
+    """Puts into the queue whether the child has the parent's bits, on threads of its own."""
     y = fftconv.conv(case.u, case.k, threads=3)
     g = fftconv.conv_backward(case.dy, case.u, case.k, threads=3)
-    tasks = "/proc/self/task"  # Linux: one entry for each thread
+    tasks = "/proc/self/task"  # on Linux this has an entry for each thread
     threads = len(os.listdir(tasks)) if os.path.isdir(tasks) else 2
     queue.put(same_bits(y, want[0]) and same_bits(g.dk, want[1]) and threads > 1)
 
@@ -155,8 +155,7 @@ def in_child(case, want, queue):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_fork_after_use():
-    """A forked child computes, on threads of its own, and so does its child:
-    what PyTorch's DataLoader does."""
+    """A forked child computes on threads of its own, as PyTorch's DataLoader needs it to."""
     case = Case(4, 4, 3000, 3000)
     want = (
         fftconv.conv(case.u, case.k, threads=3),
@@ -181,7 +180,7 @@ def test_fork_after_use():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_fork_during_use():
-    """A fork while another thread computes leaves the child able to."""
+    """A child that is forked while another thread computes can compute."""
     case = Case(8, 8, 4096, 4096)
     want = (
         fftconv.conv(case.u, case.k, threads=3),
@@ -212,7 +211,8 @@ def test_fork_during_use():
 
 
 def test_destroyed_while_spectrum_lives():
-    """A spectrum outlives the last name of its plan, and both go quietly."""
+    """A spectrum works after the last name of its plan is gone, and both are freed without an
+    error."""
     case = Case(1, 2, 100, 100)
     for _ in range(10):
         spectrum = case.plan().spectrum(case.k)

@@ -1,4 +1,4 @@
-"""Two-sided convolutions: k for the past, k_rev for the future, lag 0 in both."""
+"""Two-sided convolutions: k acts on the past, k_rev on the future, and both at lag 0."""
 
 import fftconv
 import numpy as np
@@ -9,7 +9,8 @@ from support import DTYPES, TOLERANCE, Case, big, check_forward, check_gradients
 ISAS = fftconv.isas()
 ALL = ("in_gate", "out_gate", "skip", "mask")
 
-# (B, H, L, Lk, length of k_rev): each longer than the other, than the row, one.
+# (B, H, L, Lk, length of k_rev): either kernel is the longer one, longer than the row, or of one
+# tap.
 SHAPES = [
     (1, 1, 1, 1, 1),
     (2, 3, 1, 4, 3),
@@ -92,7 +93,7 @@ def test_lag_zero_counts_in_both():
 
 @pytest.mark.parametrize("length", [1, 5, 64, 300])
 def test_impulse(length):
-    """A one at t gives k from t on, and k_rev backwards from there."""
+    """An impulse at t gives k from t on, and k_rev backwards from there."""
     rng = np.random.default_rng(0)
     k, k_rev = rng.standard_normal((2, length)) / length**0.5
     for t in {0, length // 2, length - 1}:
@@ -107,7 +108,7 @@ def test_impulse(length):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_reversal(dtype):
-    """Time reversed, k and k_rev change places."""
+    """Reversing time exchanges k and k_rev."""
     case = Case(2, 3, 200, 150, dtype, reverse=80, mode="two_sided")
     y = fftconv.conv(case.u, case.k, **case.arguments)
     other = fftconv.conv(case.u[..., ::-1], case.k_rev, mode="two_sided", k_rev=case.k)[..., ::-1]
@@ -116,7 +117,7 @@ def test_reversal(dtype):
 
 
 def test_halves():
-    """With one of the two zero it is the causal convolution, or its adjoint."""
+    """If one of k and k_rev is zero, the result is the causal convolution or its adjoint."""
     case = Case(2, 3, 300, 300, "float64", mode="two_sided")
     nothing = np.zeros_like(case.k)
     y = fftconv.conv(case.u, case.k, k_rev=nothing, mode="two_sided")
@@ -147,7 +148,7 @@ def test_kernel_shapes(kernels, dtype):
 
 @pytest.mark.parametrize("needs", ["k_rev", "k", "u", ("u", "k_rev"), ("k", "k_rev")], ids=str)
 def test_needs(needs):
-    """What is asked for alone is, to the bit, what it is among all."""
+    """A gradient has the same bits whether it is asked for alone or with others."""
     case = Case(5, 3, 90, 70, reverse=60, mode="two_sided", options=ALL, activation="silu")
     at = dict(u=case.u, k=case.k, **case.arguments)
     some = fftconv.conv_backward(case.dy, **at, needs=needs)
@@ -183,7 +184,8 @@ def test_in_place(dtype):
 
 
 def test_spectrum_belongs_to_both_lengths():
-    """Another length of k_rev, a causal plan: refused, nothing written."""
+    """A plan with another length of k_rev, or a causal one, refuses the spectrum and writes
+    nothing."""
     case = Case(1, 2, 60, 60, reverse=20, mode="two_sided")
     spectrum = case.plan().spectrum(case.k, case.k_rev)
     assert spectrum.k_rev_shape == (2, 20)
@@ -205,8 +207,8 @@ def test_primitives():
 
 @pytest.mark.parametrize("length", [200, 1024])
 def test_as_a_circular_one(length):
-    """k and k_rev laid out modulo N >= L + both lengths - 2 give the same:
-    k_rev[s] stands at N - s, hyena-dna's way."""
+    """k and k_rev laid out modulo N >= L + (both lengths) - 2 give the same result: k_rev[s] is at
+    N - s, as in hyena-dna."""
     case = Case(2, 2, length, length, "float64", mode="two_sided")
     n = 3 * length
     k = np.zeros((2, n))

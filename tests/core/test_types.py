@@ -1,7 +1,7 @@
-"""Types beside each other, in every call: results, gradients, and what is refused.
+"""Mixed types in every call: the results' and gradients' types, and what is refused.
 
-A converted operand is the same numbers in another type, so that a call must agree, to
-the bit, with the call on operands converted beforehand; and that with the oracle.
+A converted operand holds the same numbers in another type.  So a call must give the same bits
+as the call on operands converted beforehand, and that must agree with the reference.
 """
 
 import tracemalloc
@@ -17,7 +17,7 @@ SIXTEEN = ("float16", "bfloat16")
 INTEGERS = ("int64", "int32", "int8", "uint8", "uint64", "bool")
 BATCH, CHANNELS, LENGTH, TAPS = 2, 4, 60, 20
 
-# (rows' dtypes, kernels' dtypes, the result's)
+# (rows' dtypes, kernels' dtypes, the result's dtype)
 RESULTS = [
     *((("float64",), (k,), "float64") for k in REALS),
     *((("float32",), (k,), "float32") for k in ("float32", *SIXTEEN)),
@@ -44,7 +44,7 @@ RESULTS = [
 
 
 def numbers(rng, shape, dtype):
-    """Random ones that the dtype holds; small whole ones of integers."""
+    """Random numbers that the dtype holds: small whole ones for integers."""
     x = rng.standard_normal(shape)
     if dtype.startswith("complex"):
         x = x + 1j * rng.standard_normal(shape)
@@ -54,7 +54,7 @@ def numbers(rng, shape, dtype):
 
 
 def operands(rows, kernels, seed=0):
-    """Arguments of conv: u and gates of these dtypes, then k, skip and mask."""
+    """Arguments of conv: u and in_gate of the rows' dtypes, k and skip of the kernels' dtypes."""
     rng = np.random.default_rng(seed)
     shapes = {
         "u": (BATCH, CHANNELS, LENGTH),
@@ -67,7 +67,7 @@ def operands(rows, kernels, seed=0):
 
 
 def converted(arguments, result):
-    """The operands in the type that the result is computed with."""
+    """The operands in the types that the result is computed with."""
     kernel = KERNEL_DTYPES.get(result, (result,))[-1]
     return {
         name: x.astype(result if name in ("u", "in_gate", "out_gate", "dy") else kernel)
@@ -81,7 +81,7 @@ def own_dtype(x):
 
 
 def check_gradients(got, want, arguments):
-    """Each is what the converted operands give, in its operand's own dtype."""
+    """Each gradient is that of the converted operands, in its operand's own dtype."""
     for name, x in arguments.items():
         if name in ("dy", "mask"):
             continue
@@ -134,7 +134,7 @@ def test_dy_takes_part(u, dy, result):
 @pytest.mark.parametrize("name", ["mask", "skip"])
 @pytest.mark.parametrize("u", [*REALS, "complex64"])
 def test_booleans(name, u):
-    """Those of a mask widen nothing, all others are float64."""
+    """Booleans as a mask do not widen the result; as any other operand they are float64."""
     arguments = operands((u,), (u,))
     shape = (BATCH, CHANNELS) if name == "mask" else (CHANNELS,)
     arguments[name] = np.arange(np.prod(shape)).reshape(shape) % 3 > 0
@@ -150,7 +150,7 @@ def test_booleans(name, u):
 
 
 def test_lists_take_the_type_beside_them():
-    """Each operand in turn, u too; alone they are float64."""
+    """A list as any one operand, u too, takes the type of the others; lists alone are float64."""
     u, k, gate = [[1, 2, 3]], [[1, -1]], [[0.5, 1, 2]]
     for dtype in (*REALS, "complex64"):
         arrays = {"u": np.array(u), "k": np.array(k), "in_gate": np.array(gate)}
@@ -175,7 +175,7 @@ def test_lists_take_the_type_beside_them():
 @pytest.mark.parametrize("rows,kernels,result", RESULTS, ids=str)
 def test_conv_matrix(rows, kernels, result):
     if len(rows) + len(kernels) > 2:
-        return  # it has no gates
+        return  # conv_matrix has no gates
     rng = np.random.default_rng(0)
     u, k = numbers(rng, (2, 3, LENGTH), rows[0]), numbers(rng, (4, 3, TAPS), kernels[0])
     alike = converted({"u": u, "k": k}, result)
@@ -201,7 +201,7 @@ def test_conv_matrix(rows, kernels, result):
     ids=str,
 )
 def test_fftconv_func(rows, kernels, result, head_dim):
-    """Forward, backward with dout of several types, and by a filter."""
+    """fftconv_func, its backward with dout of several types, and k of each dtype are right."""
     rng = np.random.default_rng(0)
     shape, groups = (2, 4, LENGTH), 4 // head_dim
     u, v = numbers(rng, shape, rows[0]), numbers(rng, shape, rows[0])
@@ -213,7 +213,7 @@ def test_fftconv_func(rows, kernels, result, head_dim):
     def call(u, k, D, v, q):
         return fftconv.hyena.fftconv_func(u, k, D, mask, v=v, q=q, **options)
 
-    # the types of u and k decide: q has the result's
+    # The types of u and k decide the result's: q has that type already.
     alike = converted({"u": u, "v": v, "q": q}, result) | {"k": k, "D": D}
     alike = {
         n: x.astype(result if n in "uvq" else own_dtype_of_kernel(result)) for n, x in alike.items()
@@ -233,7 +233,7 @@ def test_fftconv_func(rows, kernels, result, head_dim):
         dout = numbers(rng, shape, dtype)
         got = backward(dout, u, k, D, v, q)
         given = {"u": u, "k": k, "D": D, "v": v, "q": q}
-        # beside float32 arithmetic dout is read as it is
+        # With arithmetic in float32, dout is read without a conversion.
         d = dout.astype(result) if result == "float64" else dout
         check_gradients(got, backward(d, **alike), given)
 
@@ -246,8 +246,8 @@ def own_dtype_of_kernel(result):
 @pytest.mark.parametrize("filter", ["complex64", "complex128", "float32"])
 @pytest.mark.parametrize("u", REALS)
 def test_fftconv_fwd(u, filter, dout):
-    """A filter, and dout, of float64's precision make all of that; real bins are
-    those of an even kernel."""
+    """A filter in complex128, or dout in float64, makes the whole call float64; real bins are those
+    of an even kernel."""
     rng = np.random.default_rng(0)
     shape = (2, 2, LENGTH)
     rows = numbers(rng, shape, u)
@@ -275,7 +275,8 @@ def test_fftconv_fwd(u, filter, dout):
 
 @pytest.mark.parametrize("rows,kernels,result", RESULTS, ids=str)
 def test_fft_conv(rows, kernels, result):
-    """The widest precision, 16 bits where both are the same; real, or whole."""
+    """fft_conv computes in the widest precision (in 16 bits only where both operands have the same
+    type) and returns the real part or the complex result."""
     rng = np.random.default_rng(0)
     x, k = numbers(rng, (2, LENGTH, 3), rows[0]), numbers(rng, (TAPS, 3), kernels[0])
     single = result in SIXTEEN and rows[0] != kernels[0]
@@ -296,7 +297,7 @@ def test_fft_conv(rows, kernels, result):
 
 
 def test_state_spaces_and_short_convolutions():
-    """The calls whose types never had to agree take integers as float64, too."""
+    """Calls whose operands need not agree in type take integers as float64 too."""
     rng = np.random.default_rng(0)
     x = rng.integers(-3, 4, (2, 12, 3))
     K, B, C = (rng.integers(-3, 4, shape) for shape in ((12, 5), (5, 3), (4, 5)))
@@ -329,7 +330,8 @@ def test_state_spaces_and_short_convolutions():
 
 # ---- Where the type is fixed ----------------------------------------------------
 
-# A plan's dtype, and what it takes of rows; of kernels also what float32 holds.
+# The dtypes that a plan of each dtype takes for rows; for kernels of 16-bit plans, those of
+# float32.
 FIXED = {
     "float64": (*REALS, *INTEGERS),
     "float32": ("float32", *SIXTEEN),
@@ -344,8 +346,8 @@ EVERY = (*REALS, *INTEGERS, "complex64", "complex128")
 @pytest.mark.parametrize("dtype", FIXED)
 @pytest.mark.parametrize("name", ["u", "k", "in_gate", "skip", "mask", "dy"])
 def test_plans(dtype, name):
-    """What is narrower and loses nothing is converted; what is wider is refused, and
-    nothing written."""
+    """A narrower type that loses no digits is converted; a wider one is refused, and nothing is
+    written."""
     real = {"complex128": "float64", "complex64": "float32"}.get(dtype, dtype)
     base = operands((dtype, dtype), (real, real))
     base["dy"] = numbers(np.random.default_rng(1), base["u"].shape, dtype)
@@ -430,7 +432,7 @@ def test_streams(dtype):
 
 
 def modules(dtype):
-    """(name, module called on u, its backward) of a fixed dtype."""
+    """(module called on u, its backward) for modules of a fixed dtype."""
     mixer = fftconv.FFTConv(3, 8, precision=dtype)
     flash = fftconv.flash.FlashFFTConv(16, dtype)
     k = np.linspace(-1, 1, 24).reshape(3, 8).astype("float16")
@@ -467,7 +469,7 @@ def test_modules(dtype):
 
 
 def test_nothing_is_copied_in_vain():
-    """Beside y, and a workspace of one row, a call of alike types holds nothing."""
+    """A call of operands of the same type takes no memory beyond y and a workspace of one row."""
     u = np.ones((64, 8, 4096), np.float32)
     k, gate = np.ones((8, 4096), np.float32), np.ones((64, 8, 4096), np.float32)
     half, mask = u.astype(np.float16), np.ones((64, 8), bool)

@@ -1,4 +1,4 @@
-"""Each test of the CUDA engine finds the emulated machine as it was at first."""
+"""Before each test of the CUDA engine, the emulated machine is set back to its first state."""
 
 import pytest
 from engine_calls import H100, LIBRARY, ON_GPU, library

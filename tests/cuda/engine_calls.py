@@ -1,9 +1,9 @@
 """What the tests of the CUDA engine share: its library, calls and checks.
 
-On a GPU where the library has one; else the engine's kernels and its host code run
-on the CPU by libfftconv/cuda/machine_host.h (see there what it is strict about).
-What that cannot show is speed and memory order; bank conflicts are test_banks.py's.
-FFTCONV_CUDA=emulated asks for it beside a GPU too.
+Where the library finds a GPU, the tests run on it.  Elsewhere libfftconv/cuda/machine_host.h
+runs the engine's kernels and its host code on the CPU; that file says what it is strict about.
+The emulated machine can show neither speed nor memory order; test_banks.py counts bank
+conflicts.  FFTCONV_CUDA=emulated selects the emulated machine even where there is a GPU.
 """
 
 import ctypes
@@ -29,21 +29,21 @@ needs_library = pytest.mark.skipif(
 )
 emulated_only = pytest.mark.skipif(ON_GPU, reason="of the emulated machine")
 
-LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)  # M
+LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)  # the values of M
 LONGEST = {"float32": 16384, "float16": 32768, "bfloat16": 32768}
-# Forward, rows of 64 samples or more; backward is held to twice of it.
+# Limits of the forward error for rows of 64 samples or more; backward may err by twice as much.
 TOLERANCE = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 2e-3}
-WIDE = {"float64": 1e-14}  # by cuFFT only
+WIDE = {"float64": 1e-14}  # only cuFFT computes in this type
 ENGINES = pytest.mark.parametrize("engine", ("fused", "cufft"))
 H100 = 227 * 1024  # bytes of shared memory a block may have
 
 
 def library():
-    """The library whose statuses are not yet exceptions, and the emulated machine
-    in a GPU's place where there is none."""
+    """The library, whose functions return their status instead of raising it.  Where there is no
+    GPU, it is the library on the emulated machine."""
     if not hasattr(library, "lib"):
         if not ON_GPU:
-            os.environ["FFTCONV_CUFFT"] = str(LIBRARY)  # it stands in for cuFFT
+            os.environ["FFTCONV_CUFFT"] = str(LIBRARY)  # this library also stands in for cuFFT
         lib = library.lib = ctypes.CDLL(str(LIBRARY))
         for name, (result, arguments) in _lib.PROTOTYPES.items():
             function = getattr(lib, name)
@@ -61,18 +61,19 @@ def library():
 
 
 def nothing_is_left():
-    """Of device memory; and this thread's device is what it was."""
+    """No device memory is left allocated, and this thread's device is the one it started with."""
     if not ON_GPU:
         assert library().cuda_emulated_allocations() == 0
         assert library().cuda_emulated_device() == 0
 
 
 class Memory:
-    """Arrays as the device sees them: copies on a GPU, whole buffers, so that
-    views of one buffer stay so; themselves on the emulated machine."""
+    """Gives arrays an address on the device.  On a GPU whole buffers are copied to it, so that
+    views of one buffer remain views of one buffer; on the emulated machine the arrays themselves
+    are used."""
 
     def __init__(self):
-        self.copies = {}  # address of a buffer: (it, the copy's address)
+        self.copies = {}  # address of a buffer: (the buffer, its copy's address)
 
     def __enter__(self):
         return self
@@ -92,7 +93,7 @@ class Memory:
         return self.copies[at][1] + x.ctypes.data - at
 
     def fetch(self):
-        """What calls wrote, to where it belongs."""
+        """Copies what calls wrote on the device back into the arrays."""
         for at, (root, copy) in self.copies.items():
             self._copy(at, copy, root.nbytes)
 
@@ -113,11 +114,11 @@ def must(status):
 
 
 def tensor(x, axes, memory):
-    """fftconv_tensor of an array, whose axes become the last of three."""
+    """The fftconv_tensor of an array, whose axes become the last of three."""
     v = _numpy_view(x, x.dtype.name)
     lead = 3 - len(v.shape) if axes == "rows" else None
     shape, strides = list(v.shape), list(v.strides)
-    if axes == "column":  # (H,) or (B, H): a number for each row
+    if axes == "column":  # (H,) or (B, H): one number for each row
         shape, strides = shape + [1], strides + [0]
         lead = 3 - len(shape)
     t = _lib.Tensor(data=memory.address(x), dtype=_lib.DTYPES[v.dtype])
@@ -130,7 +131,7 @@ CUDA = _lib.DEVICES["cuda"]
 
 
 def plan_desc(batch, channels, length, k_length, **fields):
-    """Of a plan on DEVICE."""
+    """The descriptor of a plan on DEVICE."""
     return _lib.PlanDesc(
         **{
             "size": ctypes.sizeof(_lib.PlanDesc),
@@ -157,7 +158,7 @@ def operands(**fields):
 
 
 def new_spectrum(plan, k):
-    """Of a tensor."""
+    """A new spectrum of the kernels in the tensor k."""
     spectrum = c_void_p()
     must(library().fftconv_spectrum_create(byref(spectrum), plan, byref(operands(k=k))))
     return spectrum
@@ -189,8 +190,11 @@ def call(
     form=None,
     ask=None,
 ):
-    """One call; `outputs` are written.  Returns M.  blocks, shared, seed, tile: of
-    the emulated machine.  form: what is taken, ask: what is asked for."""
+    """Makes one call of a plan, which writes `outputs`, and returns M.
+
+    blocks, shared, seed and tile set up the emulated machine.  `ask` is the form that the plan
+    is asked for, and `form` the form that the plan must have taken.
+    """
     with Memory() as memory:
         m = call_on(
             memory,
@@ -265,7 +269,7 @@ def call_on(
             size = workspace_bytes(plan, spectrum, o, direction)
             most = info.backward_workspace_bytes if direction else info.forward_workspace_bytes
             assert size <= most if prepared else size == most
-            room = np.full(size + 64, 0xFF, np.uint8)  # NaN
+            room = np.full(size + 64, 0xFF, np.uint8)  # every byte 0xFF: NaN
             o.workspace = -(-memory.address(room) // 64) * 64
             o.workspace_bytes = size - 1
             if size:
@@ -277,7 +281,7 @@ def call_on(
         if workspace and not ON_GPU:
             end = o.workspace - memory.address(room) + size
             assert (room[end:] == 0xFF).all(), "past the workspace"
-        # a workspace that was not given is allocated in the stream's order
+        # A workspace that the caller did not give is allocated in the stream's order.
         assert ON_GPU or lib.cuda_emulated_stops() - stops <= (not workspace)
     finally:
         lib.fftconv_spectrum_destroy(spectrum)
@@ -292,12 +296,12 @@ def poisoned(like):
 
 
 def check(name, got, want, scale, length, factor=1, inside=None):
-    """Each row's error, relative to max(|want|, scale), 2-norms.
+    """Checks each row's error relative to max(|want|, scale), in 2-norms.
 
-    Where u has 16 bits (`inside`; got, where that is not given) the arithmetic
-    inside may be off by 1e-3, and rounding the exact result to 16 bits by what
-    it is: 1.7e-3 in bfloat16 for most rows, up to 3.9e-3 where few samples make
-    the row.  There the two are not independent: they may add up.
+    Where u has 16 bits the arithmetic inside may be off by 1e-3 (`inside` is u's dtype; got's
+    dtype where it is not given).  Rounding the exact result to 16 bits adds the error that it
+    has: 1.7e-3 in bfloat16 for most rows, up to 3.9e-3 for rows with few samples.  In such
+    rows the two errors are not independent, so the limit is their sum.
     """
     assert np.isfinite(wide(got)).all(), f"{name}: not finite, or not written"
     size = np.maximum(norm(want), scale)
@@ -319,7 +323,7 @@ def check(name, got, want, scale, length, factor=1, inside=None):
 
 
 def gain(case):
-    """What out_gate and mask make of an error of p, of each row."""
+    """The factor by which out_gate and mask amplify an error of p, for each row."""
     gate = case.operands.get("out_gate")
     rms = 1 if gate is None else norm(gate) / np.sqrt(gate.shape[-1])
     return np.maximum(1, rms * np.abs(case.wide("mask")))
@@ -338,7 +342,7 @@ def check_forward(case, y):
 
 
 def pairwise(*axes):
-    """Rows of choices in which every pair of two axes' values occurs."""
+    """Rows of choices in which every pair of values of two axes occurs."""
     axes = [list(a) for a in axes]
     missing = {
         (i, a, j, b)
@@ -358,7 +362,7 @@ def pairwise(*axes):
         covered = {
             (i, best[i], j, best[j]) for i, j in itertools.combinations(range(len(axes)), 2)
         } & missing
-        if not covered:  # bad luck: build a row around one that misses
+        if not covered:  # no luck: start from a missing pair
             i, a, j, b = next(iter(missing))
             best = list(best)
             best[i], best[j] = a, b
@@ -371,7 +375,7 @@ CIRCLE = pytest.mark.parametrize("circle", (False, True))
 
 
 def rows_of(m, circle):
-    """The longest of M = m, and how: causal, or even/odd on a circle."""
+    """The length and mode of the longest rows with M = m: causal, or even/odd on a circle."""
     return (2 * m, {"mode": "circular", "fft_size": 2 * m}) if circle else (m, {})
 
 
@@ -383,7 +387,7 @@ OPTIONS = (
     ("skip", "mask"),
     ("in_gate", "out_gate", "skip", "mask"),
 )
-# (mode, taps and reversed taps as parts of L, circle as a part of L)
+# (mode, taps and reversed taps as fractions of L, circle's size as a fraction of L)
 MODES = (
     ("causal", 1, None, None),
     ("causal", 0.1, None, None),
@@ -398,7 +402,7 @@ NEEDS = ("u", "k", "k_rev", "in_gate", "out_gate", "skip")
 
 
 def backward(case, needs=NEEDS, **options):
-    """The gradients of what `needs` names and the case has, by name."""
+    """The gradients of those operands that `needs` names and the case has, by name."""
     operands = {"u": case.u, "k": case.k, "k_rev": case.k_rev, **case.operands}
     outputs = {
         "d" + name: poisoned(operands[name]) for name in needs if operands.get(name) is not None
@@ -412,9 +416,9 @@ def check_backward(case, got):
     k, z = case.kernel_norms(), norm(wide(case.u) * case.wide("in_gate"))
     g = norm(wide(case.dy) * case.wide("out_gate")) * np.abs(case.wide("mask"))
     g = np.maximum(g, norm(wide(case.dy)))
-    if case.activation is not None:  # p's own error moves the slope
+    if case.activation is not None:  # an error of p changes the slope
         g, z = 1.2 * g * np.maximum(1, k), z * np.maximum(1, k)
-    # Cauchy-Schwarz over the rows for what is summed over them.
+    # Gradients summed over rows are bounded by the Cauchy-Schwarz inequality over those rows.
     shared = np.sqrt(case.shared(g**2) * case.shared(z**2))
     u, gate = case.wide("in_gate"), gain(case)
     scales = {

@@ -1,5 +1,5 @@
-"""Bank conflicts of the CUDA kernels: the wavefronts that shared memory works for
-their accesses, which the emulated machine counts (Wavefronts in machine_host.h)."""
+"""Bank conflicts of the CUDA kernels: the emulated machine counts the wavefronts that shared memory
+needs for their accesses (Wavefronts in machine_host.h)."""
 
 from ctypes import byref, c_char_p, c_int, c_int64
 from math import ceil
@@ -29,14 +29,14 @@ ACCESSES = {
     "middle load",
     "middle store",
 }
-# Rows that are not aligned also go through shared memory, a lane's samples where it
-# will put V.  Wavefronts over the least, where that is not 1: there a lane has less
-# than 16 bytes at a time.
+# Unaligned rows are staged in shared memory as well: each lane's samples lie where that lane will
+# put its part of V.  Wavefronts divided by the least possible number, for the (dtype, M) where this
+# is not 1: there a lane moves less than 16 bytes at a time.
 UNALIGNED = {("float16", 256): 2, ("float16", 512): 2, ("float32", 256): 2}
-# Wavefronts over the least, rounded up, for each of LENGTHS, of accesses in even/odd
-# form.  Points are left and taken four by four, and for the product, where they meet
-# their mirrors, some one by one: of 128 bytes those lanes want 64 at most in float32
-# and in the longest of float16.
+# Wavefronts divided by the least possible number, rounded up, of accesses in even/odd form, one
+# digit for each of LENGTHS.  Points are stored and loaded four at a time; for the product, which
+# combines each point with its mirror image, some are taken one at a time.  Those lanes use at most
+# 64 of a wavefront's 128 bytes in float32 and in the longest transforms of float16.
 EVEN_ODD = {
     "load_pair load": {"float16": "11121111", "float32": "1212111"},
     "load_left<1> load": {"float16": "32222222", "float32": "2222222"},
@@ -47,7 +47,7 @@ EVEN_ODD = {
 
 
 def counted(calls):
-    """{(role, access): (wavefronts, the least)} of the kernels that calls() runs."""
+    """{(role, access): (wavefronts, least possible number)} of the kernels that calls() runs."""
     lib = library()
     role, access = c_int(), c_char_p()
     taken, least = c_int64(), c_int64()
@@ -63,7 +63,8 @@ def counted(calls):
 
 
 def worst(case, **options):
-    """{access: wavefronts over the least}, of the worst role."""
+    """{access: wavefronts divided by the least possible number}, of the role where it is
+    largest."""
     counts = counted(lambda: (forward(case, **options), backward(case, **options)))
     assert {role for role, _ in counts} == set(ROLES)
     times = {}
@@ -82,7 +83,7 @@ SHIFT = pytest.mark.parametrize("shift", (0, 1))
 @SHIFT
 @EVERY
 def test_bank_conflicts(dtype, m, shift):
-    """None, in any kernel."""
+    """No access of any kernel has a bank conflict, except UNALIGNED's."""
     case = Case(max(1, 4096 // m), 1, m - shift, m - shift, dtype)
     want = dict.fromkeys(ACCESSES, 1)
     if shift:
@@ -93,7 +94,7 @@ def test_bank_conflicts(dtype, m, shift):
 @SHIFT
 @EVERY
 def test_bank_conflicts_even_odd(dtype, m, shift):
-    """None but those of EVEN_ODD."""
+    """In even/odd form the only bank conflicts are those of EVEN_ODD."""
     length, circle = rows_of(m, True)
     case = Case(max(1, 4096 // m), 1, length - shift, length - shift, dtype, **circle)
     want = dict.fromkeys(ACCESSES | {"load_left<4> load", "store_left<4> store"}, 1)
@@ -123,8 +124,8 @@ def test_bank_conflicts_even_odd(dtype, m, shift):
     ],
 )
 def test_wavefronts(size, at, taken, least):
-    """Halves of a warp move 8 bytes a lane, quarters 16; a word that several want
-    is given once."""
+    """Half a warp is served at a time where a lane moves 8 bytes, a quarter where it moves 16, and
+    a word that several lanes want is read once."""
     got = c_int64(), c_int64()
     places = (c_int * 32)(*[*at, *[-1] * (32 - len(at))])
     library().cuda_emulated_wavefronts(places, size, *map(byref, got))

@@ -1,4 +1,4 @@
-"""How the CUDA engine is configured and linked: no GPU, no driver and no nvcc."""
+"""How the CUDA engine is configured and linked; no GPU, driver or nvcc is needed."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from build_tree import LIBRARY, TOP, clean_environment, need, run
 
 
 def test_the_library_needs_nothing_of_cuda():
-    """It loads where there is no driver, no CUDA runtime and no cuFFT."""
+    """The library loads where there is no driver, no CUDA runtime and no cuFFT."""
     need("readelf")
     needed = re.findall(r"NEEDED.*\[(.*)\]", run("readelf", "-d", LIBRARY))
     assert any(name.startswith("libc.") for name in needed)
@@ -40,17 +40,17 @@ def configure(tmp_path_factory):
 @pytest.mark.parametrize(
     "gpus, option, want",
     [
-        (None, None, "80"),  # none is seen
+        (None, None, "80"),  # nvidia-smi sees no GPU
         ("9.0\n9.0\n", None, "90"),
-        ("12.0\n8.6\n7.5\n", None, "86 120"),  # the engine is for 8.0 and later
-        ("99.0\n", None, "80"),  # nvcc does not know it
+        ("12.0\n8.6\n7.5\n", None, "86 120"),  # the engine needs 8.0 or later
+        ("99.0\n", None, "80"),  # nvcc does not know this one
         ("NVIDIA-SMI has failed. Version 9.0\n", None, "80"),
         ("9.0\n", "100,80", "100 80"),
     ],
 )
 def test_architectures(configure, tmp_path, gpus, option, want):
-    """Compiled for what is asked, else for the GPUs there are, else for 8.0; the
-    first as PTX too."""
+    """Kernels are compiled for the architectures that the option names, else for the GPUs of this
+    machine, else for 8.0; the first architecture is compiled to PTX as well."""
     for name, text in {
         "nvcc": 'test "$1" != --list-gpu-code || '
         "printf 'sm_80\\nsm_86\\nsm_90\\nsm_120\\n'; touch conftest.o",

@@ -1,5 +1,5 @@
-"""The CUDA engine's calls as C makes them: what is refused, workspaces, streams, devices,
-failures, threads, and a library without cuFFT."""
+"""The CUDA engine's calls as C makes them: refusals, workspaces, streams, devices, failures,
+threads, and a library without cuFFT."""
 
 import ctypes
 import itertools
@@ -45,7 +45,7 @@ pytestmark = needs_library
 
 
 class Host:
-    """In place of Memory, for arrays that stay where they are."""
+    """Takes the place of Memory for arrays that stay in host memory."""
 
     @staticmethod
     def address(x):
@@ -53,8 +53,8 @@ class Host:
 
 
 @emulated_only
-# CUDA C++ Programming Guide, "Technical Specifications per Compute Capability": KB
-# of shared memory a block may have; and the longest rows that fit them.
+# The KB of shared memory that a block may have (CUDA C++ Programming Guide, "Technical
+# Specifications per Compute Capability"), and the longest rows that fit them.
 @pytest.mark.parametrize(
     "sm, kilobytes, half, single",
     [
@@ -80,7 +80,8 @@ def test_shared_memory(sm, kilobytes, half, single):
 
 @ENGINES
 def test_workspace_of_the_caller(engine):
-    """Then nothing is allocated, and nothing waited for: call() counts."""
+    """With the caller's workspace nothing is allocated and the host never waits: call() checks
+    that."""
     case = Case(3, 2, 300, 300, "float16", options=("out_gate", "skip"), activation="silu")
     for prepared in (True, False):
         options = {"prepared": prepared, "workspace": True, "engine": engine}
@@ -90,7 +91,8 @@ def test_workspace_of_the_caller(engine):
 
 
 def test_refusals():
-    """Before anything is written, naming the argument."""
+    """Wrong arguments are refused before anything is written, with a message that names the
+    argument."""
     for case, says in (
         (Case(1, 1, 300, 3, "float64"), "dtype is float64"),
         (Case(1, 1, 300, 3, "complex64"), "dtype is complex64"),
@@ -105,7 +107,7 @@ def test_refusals():
     desc = plan_desc(1, 1, 300, 3)
 
     def create(**fields):
-        """A plan of desc with these fields, for once."""
+        """A plan of desc with these fields changed for this call."""
         changed = _lib.PlanDesc.from_buffer_copy(desc)
         for name, value in fields.items():
             setattr(changed, name, value)
@@ -139,15 +141,15 @@ def test_refusals():
         create(isa=b"avx2")
     with pytest.raises(RuntimeError, match='engine is "avx2", must be NULL, "fused" or "cufft"'):
         create(engine=b"avx2")
-    desc.engine = b"fused"  # whose rows are counted in 32 bits
+    desc.engine = b"fused"  # the fused engine counts rows in 32 bits
     for batch, channels, says in (
         ((1 << 30) + 1, 1, "batch is 1073741825, must be at most 1073741824"),
         (1, (1 << 30) + 1, "channels is 1073741825, must be at most 1073741824"),
     ):
         with pytest.raises(RuntimeError, match=says):
             create(batch=batch, channels=channels)
-    # Kernels of each (b, h): a launch's tasks are the channels times the batch, here
-    # eight rows at a time; one more of those than it takes.
+    # With kernels of each (b, h), a launch has channels * batch tasks, of eight rows at a time
+    # here.  Each of these has one channel or one batch entry more than a launch may have.
     for batch, channels in ((1 << 23, (1 << 10) + 1), ((1 << 23) + 1, 1 << 10)):
         with pytest.raises(
             RuntimeError,
@@ -202,7 +204,7 @@ def test_refusals():
 
 
 def test_functions_of_the_cpu():
-    """What a CUDA plan is refused by, and writes nothing."""
+    """Functions that only the CPU has refuse a CUDA plan, and write nothing."""
     lib, plan = library(), new_plan(1, 1, 300, 3, single_block=1)
     raw = np.full(1 << 16, 7, np.uint8)
     at = raw.ctypes.data + -raw.ctypes.data % 64
@@ -255,7 +257,7 @@ def test_functions_of_the_cpu():
 
 
 def test_spectrum_of_the_other_device():
-    """A CPU's is refused by a CUDA plan, and the other way round."""
+    """A CUDA plan refuses a spectrum of the CPU, and a CPU plan refuses one of a CUDA device."""
     lib, k, u = library(), np.ones((1, 1, 9), "float32"), np.ones((1, 1, 300), "float32")
     cpu = new_plan(1, 1, 300, 9, device=_lib.DEVICES["cpu"], device_index=0, single_block=1)
     of_cpu, y = new_spectrum(cpu, tensor(k, "rows", Host)), poisoned(u)
@@ -281,7 +283,7 @@ def test_spectrum_of_the_other_device():
             lib.fftconv_plan_destroy(plan)
         memory.fetch()
     assert np.isnan(y).all()
-    # which serves its own, with a CUDA plan of the same shape beside it
+    # The CPU plan still works with its own spectrum, after a CUDA plan of the same shape was made.
     o = operands(u=tensor(u, "rows", Host), y=tensor(y, "rows", Host))
     must(lib.fftconv_forward(cpu, of_cpu, byref(o)))
     assert np.allclose(y[0, 0], np.minimum(np.arange(1, 301), 9), rtol=1e-5)
@@ -291,7 +293,7 @@ def test_spectrum_of_the_other_device():
 
 
 def test_a_spectrum_is_of_its_form():
-    """Of M = 256 both, and kernels of 9 taps."""
+    """A plan refuses a spectrum of another form, though both have M = 256 and kernels of 9 taps."""
     lib, k, plans = library(), np.ones((1, 1, 9), "float32"), {}
     with Memory() as memory:
         for length, form in ((500, "even_odd"), (200, "right_angle")):
@@ -318,7 +320,8 @@ def test_a_spectrum_is_of_its_form():
 
 @emulated_only
 def test_a_spectrum_is_of_its_engine():
-    """However it was chosen: here because no circle of 2^15 fits a block."""
+    """A plan takes a spectrum of its own engine, whether cuFFT was asked for or was chosen, as
+    here, because no circle of 2^15 fits into a block's shared memory."""
     lib, case = library(), Case(1, 1, 1 << 15, 2, "float32", mode="circular")
     lib.cuda_emulated_set(1024, 3, 0)
     plans, y = [], poisoned(case.u)
@@ -339,7 +342,7 @@ def test_a_spectrum_is_of_its_engine():
 
 
 def test_without_a_device():
-    """The library of this build loads, and says that there is none."""
+    """A library without CUDA, or without a device, loads and says that there is none."""
     if _lib.lib.fftconv_cuda_devices():
         pytest.skip("there is one")
     with pytest.raises(_lib.Unsupported, match="CUDA"):
@@ -352,7 +355,7 @@ def test_without_a_device():
 @pytest.mark.skipif(sys.platform != "linux", reason="much memory, of which little is used")
 @ENGINES
 def test_far_apart(engine):
-    """Rows more than 2^31 elements from each other."""
+    """Rows may be more than 2^31 elements apart."""
     base = Case(2, 2, 300, 40, "float16", options=("in_gate", "out_gate"), activation="silu")
     want, gradients = forward(base, engine=engine)[0], backward(base, engine=engine)
     steps = (5 << 30, 3 << 30)
@@ -361,7 +364,7 @@ def test_far_apart(engine):
         bytes_ = (steps[0] + steps[1] + 300) * x.itemsize
         memory = mmap.mmap(
             -1, bytes_, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000
-        )  # Linux's MAP_NORESERVE: pages when touched
+        )  # MAP_NORESERVE of Linux: a page takes memory only once it is touched
         out = np.lib.stride_tricks.as_strided(
             np.frombuffer(memory, x.dtype),
             x.shape,
@@ -384,7 +387,7 @@ def test_far_apart(engine):
 @emulated_only
 @ENGINES
 def test_stream_and_device(engine):
-    """Every launch and allocation is on the caller's stream and the plan's device."""
+    """Every launch and allocation is on the caller's stream and on the plan's device."""
     lib, stream = library(), 0x5EED
     case = Case(
         3, 2, 300, 300, "float32", options=("skip", "out_gate"), mode="two_sided", activation="gelu"
@@ -405,8 +408,8 @@ def test_stream_and_device(engine):
 @emulated_only
 @ENGINES
 def test_every_failure(engine):
-    """Of an allocation, a launch or a call of cuFFT, one after another: a status,
-    a message, and nothing left behind."""
+    """Allocations, launches and calls of cuFFT are made to fail one after another: each failure
+    gives a status and a message, and leaves nothing allocated."""
     lib, says = library(), set()
     case = Case(3, 2, 300, 300, "float32", options=("skip", "out_gate"))
     for prepared in (True, False):
@@ -432,7 +435,7 @@ def test_every_failure(engine):
 
 
 def test_threads_share_a_plan():
-    """One cuFFT handle, many threads, each with its workspace."""
+    """Many threads may use one plan and its cuFFT handle, each with a workspace of its own."""
     lib = library()
     case = Case(4, 2, 700, 700, "float32")
     want, _ = forward(case, engine="cufft")
@@ -464,8 +467,9 @@ def test_threads_share_a_plan():
 
 @emulated_only
 def test_without_cufft(monkeypatch, tmp_path):
-    """It says so, naming what it looked for; and finds it later."""
-    fresh = tmp_path / "libcuda_emulated.so"  # not loaded yet: no cuFFT known
+    """Without cuFFT the message names the library that was looked for; a later call finds cuFFT
+    once it is there."""
+    fresh = tmp_path / "libcuda_emulated.so"  # not loaded before: has not looked for cuFFT
     fresh.write_bytes(LIBRARY.read_bytes())
     lib = ctypes.CDLL(str(fresh))
     lib.fftconv_last_error.restype = ctypes.c_char_p
@@ -484,13 +488,13 @@ def test_without_cufft(monkeypatch, tmp_path):
         assert status == _lib.UNSUPPORTED and not plan.value
         assert "cuFFT was not found" in says and "none.so" in says
         assert ("length is 40000" in says) == (engine is None)
-    monkeypatch.setenv("FFTCONV_CUFFT", str(_lib.path))  # a library without it
+    monkeypatch.setenv("FFTCONV_CUFFT", str(_lib.path))  # it has no cuFFT functions
     assert "cuFFT has no cufftCreate" in create(300, b"cufft")[1]
-    monkeypatch.setenv("FFTCONV_CUFFT", str(fresh))  # found: asked again
+    monkeypatch.setenv("FFTCONV_CUFFT", str(fresh))  # cuFFT is looked for again
     assert create(300, b"cufft")[0] == 0
     lib.fftconv_plan_destroy(plan)
 
 
 def test_kernel_dtypes_are_known():
-    """What the engine reads is what the package lets in."""
+    """The engine reads exactly those dtypes of kernels that the package accepts."""
     assert set(KERNEL_DTYPES["float16"]) == {"float16", "float32"}

@@ -1,9 +1,9 @@
-"""Arrays on CUDA devices, through every call that takes them: the same kind comes
-out, where it was.
+"""Arrays on CUDA devices, through every call that takes them: a call returns the same kind of
+array as its input, on the same device.
 
-Run where the library has a device.  `make check` runs it on the emulated one of
-emulated.cpp (see test_on_emulated_device.py), where stand-ins take the place of torch and
-CuPy, whose arrays need a GPU.
+These tests run where the library has a device.  `make check` runs them on the emulated device
+of emulated.cpp (see test_on_emulated_device.py), where stand-ins replace torch and CuPy, whose
+arrays need a GPU.
 """
 
 import gc
@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from engine_calls import TOLERANCE, check_backward, check_forward
 from fftconv import _lib, cuda
-from fftconv._array import view  # what an array is read as: no call shows it
+from fftconv._array import view  # no public call shows how an array is read
 from fftconv._view import ITEM_BYTES, DeviceView
 from support import Case, same_bits
 
@@ -33,7 +33,7 @@ two_devices = pytest.mark.skipif(DEVICES < 2, reason="one device")
 
 
 class Interface:
-    """Speaks __cuda_array_interface__ alone; fields of it may be set."""
+    """An array with __cuda_array_interface__ alone; `fields` replace some of its entries."""
 
     def __init__(self, x, device=0, **fields):
         self.memory = cuda.asarray(x, device)
@@ -45,7 +45,7 @@ class Interface:
 
 
 class Dlpack:
-    """Speaks DLPack and the array API; its namespace is below."""
+    """An array with DLPack and the array API; its namespace is the class below."""
 
     def __init__(self, memory):
         self.memory, self.streams = memory, []
@@ -71,7 +71,7 @@ class Namespace:
 
 
 class Tensor:
-    """A stand-in of torch.Tensor on a device."""
+    """Stands in for torch.Tensor on a device."""
 
     requires_grad = False
     layout = "strided"
@@ -112,7 +112,7 @@ class Tensor:
 
 
 class WholeTensor(Tensor):
-    """A stand-in of one of integers or booleans, of which all that is used is `to`."""
+    """Stands in for a torch.Tensor of integers or booleans, of which only `to` is used."""
 
     def __init__(self, x, device):
         self.x, self.shape, self.dtype = x, x.shape, f"torch.{x.dtype}"
@@ -136,7 +136,7 @@ def stand_in_torch():
 
 
 class Ndarray:
-    """A stand-in of cupy.ndarray."""
+    """Stands in for cupy.ndarray."""
 
     def __init__(self, memory):
         self.memory = memory
@@ -164,7 +164,7 @@ class Ndarray:
 
 
 class WholeNdarray(Ndarray):
-    """A stand-in of one of integers or booleans, of which all that is used is `astype`."""
+    """Stands in for a cupy.ndarray of integers or booleans, of which only `astype` is used."""
 
     def __init__(self, x, device):
         self.x, self.shape, self.dtype = x, x.shape, x.dtype
@@ -223,7 +223,7 @@ def of_memory(y):
     params=["Array", "interface", "dlpack", "torch", "cupy", *([] if EMULATED else ["jax"])]
 )
 def kind(request, monkeypatch):
-    """(type of array, to(x, device=0), back(y))."""
+    """(type of array, to(x, device=0), back(y)) of each kind of array."""
     name = request.param
     if name in ("Array", "interface"):
         to = cuda.asarray if name == "Array" else Interface
@@ -241,7 +241,7 @@ def kind(request, monkeypatch):
             return array(cuda.asarray(x, device))
 
         return array, to, of_memory
-    # JAX would take most of the card's memory, and keep it.
+    # By default JAX would take most of the GPU's memory, and keep it.
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     module = pytest.importorskip(name)
     if name == "torch":
@@ -255,7 +255,7 @@ def kind(request, monkeypatch):
 
 
 def of(kind, dtype):
-    """Skip where the kind has no such type."""
+    """The kind, unless it has no such dtype: then the test is skipped."""
     array, to, back = kind
     if dtype == "bfloat16" and to is Interface:
         pytest.skip("__cuda_array_interface__ has no bfloat16")
@@ -272,7 +272,7 @@ def moved(arguments, to):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("mode", ("causal", "circular", "two_sided"))
 def test_conv(kind, dtype, mode):
-    """Forward and backward in one call, every operand there."""
+    """conv and its gradients are right with every operand given."""
     array, to, back = of(kind, dtype)
     case = Case(
         2,
@@ -299,7 +299,7 @@ def test_conv(kind, dtype, mode):
 
 @pytest.mark.parametrize("layout", ("BHL", "BLH"))
 def test_plan(kind, layout):
-    """A spectrum, used twice, and again by its kernel."""
+    """A plan takes a spectrum, twice, and then the kernel itself."""
     array, to, back = kind
     case = Case(3, 2, 500, 400, "float16", options=("skip", "out_gate"))
     turn = (
@@ -324,7 +324,7 @@ def test_plan(kind, layout):
 
 
 def test_prepared(kind):
-    """A call made again, on what the operands then hold."""
+    """A prepared call that is run again uses what the operands hold by then."""
     array, to, back = kind
     case = Case(2, 3, 100, 60)
     plan = fftconv.Plan(case.u.shape, case.k.shape, device="cuda")
@@ -337,14 +337,14 @@ def test_prepared(kind):
     check_forward(case, back(y))
     check_backward(case, {"du": back(g.du), "dk": back(g.dk)})
     if array is cuda.Array and to is cuda.asarray:
-        plan(u, plan.spectrum(k), out=u)  # now u is y
+        plan(u, plan.spectrum(k), out=u)  # u now holds y
         forward()
         case.u = back(u)
         check_forward(case, back(y))
 
 
 def test_in_place(kind):
-    """out is written where it is, and may be u."""
+    """out is written in place, and may be u itself."""
     array, to, back = kind
     case = Case(2, 3, 100, 60)
     u, k = to(case.u), to(case.k)
@@ -357,7 +357,7 @@ def test_in_place(kind):
 
 
 def test_strides():
-    """Where strides allow, nothing is copied; 0 repeats."""
+    """Arrays are not copied where their strides can be used; a stride of 0 repeats an element."""
     case = Case(2, 3, 128, 60, options=("in_gate",))
     case.operands["in_gate"] = case.operands["in_gate"][:1, :, :1]
     turned = np.ascontiguousarray(case.u.transpose(2, 0, 1))
@@ -370,14 +370,14 @@ def test_strides():
 
 
 def test_repeated_gate(kind):
-    """Its gradient is summed, by the library it is from."""
+    """The gradient of a repeated gate is summed, by the library that the array is from."""
     array, to, back = kind
     case = Case(2, 3, 64, 64, "float32", options=("in_gate",))
     case.operands["in_gate"] = case.operands["in_gate"][:1, :, :1]
     at = moved(case.arguments, to)
     if array in (cuda.Array, Dlpack):
         if array is Dlpack:
-            return  # whose namespace has no sum
+            return  # this stand-in's namespace has no sum
         with pytest.raises(fftconv.Unsupported, match="in_gate has shape"):
             fftconv.conv_backward(to(case.dy), to(case.u), to(case.k), **at)
         return
@@ -389,7 +389,7 @@ def test_repeated_gate(kind):
 
 
 def test_other_calls(kind):
-    """The calls of other libraries that are this convolution."""
+    """The calls modelled on other libraries' compute this convolution on the device too."""
     array, to, back = kind
     case = Case(
         2,
@@ -432,7 +432,7 @@ def test_other_calls(kind):
 
 
 def test_partial_of_a_longer_kernel(kind):
-    """Taps that never act have a gradient of zero, by the kind's own pad."""
+    """Taps that never act have gradients of zero, which the array's own library appends."""
     array, to, back = kind
     case = Case(2, 3, 64, 64)
     short = fftconv.flash.PartialFFTConv(20)
@@ -484,7 +484,7 @@ def test_mixed_with_the_cpu(kind):
 
 @emulated_only
 def test_default_streams(monkeypatch):
-    """torch's and CuPy's default stream is one to wait for, as any other."""
+    """The default streams of torch and CuPy are waited for like any other stream."""
     case = Case(1, 2, 64, 64)
     torch = stand_in_torch()
     torch.cuda.current_stream = lambda index: types.SimpleNamespace(cuda_stream=0)
@@ -504,7 +504,7 @@ def test_default_streams(monkeypatch):
 
 @emulated_only
 def test_streams():
-    """On u's stream, which waits for the others', and they for it."""
+    """A call runs on u's stream, which waits for the other operands' streams, and they for it."""
     case = Case(1, 2, 64, 64)
     waits = _lib.lib.cuda_emulated_waits
 
@@ -524,12 +524,13 @@ def test_streams():
     assert count(partial(y.__dlpack__, stream=8))[1] == 1
     assert count(partial(y.__dlpack__, stream=7))[1] == 0
     assert count(partial(y.__dlpack__, stream=-1))[1] == 0
-    assert count(y.__dlpack__)[1] == 1  # None is the default stream
+    assert count(y.__dlpack__)[1] == 1  # None means the default stream
 
 
 @emulated_only
 def test_a_spectrum_knows_no_stream(monkeypatch):
-    """One made on a stream that its kernel named is done, and serves any other."""
+    """A spectrum made on a stream that its kernel named is finished when it is returned, so that
+    calls on any stream may use it."""
     case, stops = Case(1, 2, 64, 64), _lib.lib.cuda_emulated_stops
     monkeypatch.setitem(sys.modules, "torch", stand_in_torch())
     plan = fftconv.Plan(case.u.shape, case.k.shape, device="cuda")
@@ -583,7 +584,7 @@ def torch(monkeypatch):
 
 
 def test_torch_stream(torch):
-    """On the stream that is current: behind what it still has to do."""
+    """A call runs on torch's current stream, after the work that is already queued there."""
     case = Case(2, 3, 500, 500)
     _, to, back = real_torch(torch)
     u, k, late = torch.zeros(case.u.shape, device="cuda"), to(case.k), to(case.u)
@@ -596,7 +597,7 @@ def test_torch_stream(torch):
 
 
 def test_torch_graph(torch):
-    """Captured forward and backward, replayed on other numbers."""
+    """Forward and backward may be captured in a CUDA graph and replayed on other numbers."""
     _, to, back = real_torch(torch)
     case, other = (Case(2, 3, 500, 500, seed=s) for s in (0, 1))
     u, k, dy = to(case.u), to(case.k), to(case.dy)
@@ -620,7 +621,7 @@ def test_torch_graph(torch):
 
 
 def test_device_named():
-    """It is where u is, or an error; "cuda" is any CUDA device."""
+    """`device` must be where u is, or the call is refused; "cuda" stands for any CUDA device."""
     case = Case(1, 2, 64, 64)
     u, k = cuda.asarray(case.u), cuda.asarray(case.k)
     for device in (None, "cuda", "cuda:0"):
@@ -651,12 +652,12 @@ def test_device_named():
             call()
 
 
-# ---- Types beside each other: converted by torch and CuPy, else refused ---------
+# ---- Mixed types: converted by torch and CuPy, else refused ---------------------
 
 
 def test_conversions(kind):
-    """Kernels in the other 16-bit type, gates in float32, a mask of booleans, integers:
-    each gradient in its operand's own dtype."""
+    """A kernel in the other 16-bit type, a gate in float32, a mask of booleans and integers are
+    converted, and each gradient has its operand's own dtype."""
     array, to, back = kind
     case = Case(2, 4, 64, 64, "float16", options=ALL)
     rng = np.random.default_rng(0)
@@ -755,7 +756,7 @@ def test_wrong_arrays():
 
 
 def test_not_on_a_device():
-    """Calls, types and choices that are the CPU's so far, each by its name."""
+    """Calls, types and options that only the CPU has so far are refused on a device, by name."""
     case = Case(2, 4, 64, 64)
     u, k = cuda.asarray(case.u), cuda.asarray(case.k)
     plan = fftconv.Plan(case.u.shape, case.k.shape, device="cuda")
@@ -807,7 +808,8 @@ def test_not_on_a_device():
     [("float64", 500, None), ("float32", 17000, None), ("bfloat16", 300, "cufft")],
 )
 def test_by_cufft(dtype, length, engine):
-    """What no fused launch holds, and what is told to: where there is cuFFT."""
+    """cuFFT, where there is one, does rows that no fused launch holds, and those for which it is
+    asked for."""
     case = Case(3, 2, length, length, dtype, options=ALL, activation="gelu")
     try:
         plan = fftconv.Plan(case.u.shape, case.k.shape, dtype=dtype, engine=engine, device="cuda")
@@ -825,7 +827,7 @@ def test_by_cufft(dtype, length, engine):
 
 
 def test_memory_functions_refuse():
-    """Named, and without touching anything."""
+    """Wrong arguments are refused by name, and nothing is written."""
     lib, memory, device = _lib.lib, c_void_p(), c_int(-7)
     for says, call, *arguments in [
         ("memory is NULL", lib.fftconv_cuda_allocate, None, 8, 0),

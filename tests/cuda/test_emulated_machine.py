@@ -1,4 +1,4 @@
-"""The emulated machine itself: fragments and conversions as the hardware has them."""
+"""The emulated machine's matrix fragments and conversions are those of the hardware."""
 
 import itertools
 from ctypes import byref, c_int
@@ -12,7 +12,8 @@ pytestmark = needs_library
 
 @emulated_only
 def test_fragment_maps():
-    """PTX ISA, mma.m16n8k16: groupID = lane / 4, threadID = lane % 4."""
+    """Fragments are laid out as in the PTX ISA's mma.m16n8k16, where groupID = lane / 4 and
+    threadID = lane % 4."""
     row, column = c_int(), c_int()
     for lane, i in itertools.product(range(32), range(4)):
         group, thread = divmod(lane, 4)
@@ -30,7 +31,7 @@ def test_fragment_maps():
 
 @emulated_only
 def test_conversions(rng):
-    """To 16 bits as NumPy and ml_dtypes round: nearest, ties to even."""
+    """float32 is rounded to 16 bits as by NumPy and ml_dtypes: to nearest, ties to even."""
     bits = np.concatenate(
         [
             rng.integers(0, 2**32, 20000, dtype=np.uint32),

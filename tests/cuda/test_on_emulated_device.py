@@ -1,5 +1,5 @@
-"""What needs a device, where there is none: on the emulated one, in processes whose
-library is that one."""
+"""Where there is no GPU, the tests that need a device run on the emulated one, in processes of
+their own that load the library of the emulated machine."""
 
 import sys
 from pathlib import Path
@@ -18,7 +18,8 @@ ARRAYS, ROWS, INTERFACE = (
 POISON, BENCH_GPU = TESTS / "core" / "test_poison.py", TESTS / "studies" / "test_bench_gpu.py"
 
 
-# Of the tests of rows those that lay out memory, here as on a GPU.
+# Of test_rows.py only the tests that lay out memory run here, where arrays are copied to the device
+# as on a GPU.
 @emulated_only
 @pytest.mark.partly
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ POISON, BENCH_GPU = TESTS / "core" / "test_poison.py", TESTS / "studies" / "test
     ids=["conv", "arrays", "rows", "bench_gpu"],
 )
 def test_on_emulated_device(files, which):
-    # Where all of it runs, once.
+    # Targets beyond check run the inner tests in full, each of them once.
     target = "check" if TARGET in ("check", "short") else "all"
     run(
         sys.executable,

@@ -1,4 +1,5 @@
-"""Rows by cuFFT, padded to a length it does well, and in tiles: against the oracle."""
+"""Rows by cuFFT, padded to a length that it transforms fast, and cut into tiles: compared with the
+reference."""
 
 import pytest
 from engine_calls import (
@@ -18,7 +19,7 @@ from support import Case
 pytestmark = needs_library
 
 
-# A tile of 0 bytes is one row.
+# A tile of 0 bytes holds one row.
 PADDED = list(
     pairwise(
         (1, 2, 7, 64, 257, 1000, 4099),
@@ -78,7 +79,8 @@ def test_padded(length, dtype, mode, options, activation, wide_k, prepared, tile
     ],
 )
 def test_padded_length(length, mode, size, want):
-    """Factors 2, 3, 5 and 7; even, but where the caller names an odd circle."""
+    """The padded length has the factors 2, 3, 5 and 7 alone, and is even unless the caller names an
+    odd circle."""
     case = Case(2, 1, length, length, "float32", mode=mode, fft_size=size)
     y, points = forward(case, engine="cufft")
     assert points == want
@@ -93,7 +95,8 @@ def test_padded_length(length, mode, size, want):
 @pytest.mark.parametrize("mode", ("causal", "two_sided"))
 @pytest.mark.parametrize("prepared", (True, False))
 def test_padded_kernels(groups, per_batch, tile, mode, prepared):
-    """Kernels of groups and of each row, in every division into tiles."""
+    """Kernels of groups of channels and of each row are right, however the rows are cut into
+    tiles."""
     kernels = (5, groups) if per_batch else (groups,)
     case = Case(5, 6, 300, 200, "float32", kernels=kernels, mode=mode, options=("skip", "out_gate"))
     options = {"prepared": prepared, "engine": "cufft", "tile": tile}
@@ -112,8 +115,8 @@ def test_padded_kernels(groups, per_batch, tile, mode, prepared):
     ],
 )
 def test_padded_sums(batch, kernels, tile):
-    """Of few rows and many, by several warps: right, and in a fixed order, the same
-    bits in another order of blocks and warps."""
+    """Sums over few rows and over many, which several warps share, are right and are added in a
+    fixed order: another order of blocks and warps gives the same bits."""
     case = Case(batch, 4, 500, 90, "float32", kernels=kernels, options=("skip", "in_gate"))
     got = backward(case, engine="cufft", tile=tile)
     check_backward(case, got)
@@ -126,7 +129,7 @@ def test_padded_sums(batch, kernels, tile):
     "dtype, length", [("float16", 40000), ("float32", 20000), ("float64", 500)]
 )
 def test_what_fuses_not_is_padded(dtype, length):
-    """An engine that is not named is the first that holds the row."""
+    """Without a named engine, the first one that holds the row is taken."""
     case = Case(1, 1, length, 300, dtype, options=("skip",))
     y, points = forward(case, engine=None)
     assert points >= length + 300 - 1

@@ -1,5 +1,5 @@
-"""Rows on a device, forward and backward, against the oracle: lengths, forms, types,
-strides, scales, shared kernels, every choice of gradients."""
+"""Rows on a device, forward and backward, compared with the reference: lengths, forms, types,
+strides, scales, shared kernels, and every choice of gradients."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ pytestmark = needs_library
 
 
 def make(m, dtype, fill, mode, options, activation, *, k_float32=True, seed=0):
-    """A case whose rows need M = m: `fill` of it."""
+    """A case whose rows need M = m, of which they fill the fraction `fill`."""
     batch, channels = (3, 2) if m < 16384 else (2, 1)
     name, taps, reverse, circle = mode
     length = max(m // 2 + 1, int(m * fill)) if m > 256 else int(m * fill)
@@ -80,13 +80,14 @@ def test_forward(m, dtype, fill, mode, options, activation, wide_k, prepared):
     check_forward(case, y)
 
 
-# Circles of N = 2 M, even/odd: (u's length as a part of N, taps as one of u's), and
-# rows that do not come round in one of 2 M, whatever circle was named.
+# Rows in even/odd form with a circle of N = 2 M: (u's length as a fraction of N, the number of taps
+# as a fraction of u's length).  make_circle also names a circle other than 2 M where the row does
+# not wrap around in 2 M points.
 CIRCLES = ((1, 1), (1, 0.3), (0.77, 0.5), (0.501, 1), (0.92, 0.08))
 
 
 def make_circle(m, dtype, circle, options, activation, *, k_float32=True, seed=0):
-    """A case that is done even/odd with M = m."""
+    """A case that is done in even/odd form with M = m."""
     batch, channels = (3, 2) if m < 8192 else (2, 1)
     length, taps = circle
     length = max(m + 1, int(length * 2 * m))
@@ -144,18 +145,18 @@ def test_even_odd_all(m, dtype, circle, activation):
 
 @pytest.mark.parametrize("m", (256, 512, 2048))
 def test_which_form(m):
-    """Even/odd where it needs a shorter transform: circles of 2 M that a length
-    holds, and what does not come round in one; right angles elsewhere, or if
-    asked for."""
+    """Even/odd is taken where it needs a shorter transform than right angle: for circles of 2 M,
+    where 2 M is a transform's size, and for rows that do not wrap around in one.  Right angle is
+    taken elsewhere, or where it is asked for."""
     for length, taps, size, form, want in (
         (2 * m, 2 * m, 2 * m, "even_odd", m),
         (2 * m, 2, 2 * m, "even_odd", m),
         (m + 1, m + 1, 2 * m, "even_odd", m),
-        (m + 1, m, 2 * m, "even_odd", m),  # 2 M places: not round
+        (m + 1, m, 2 * m, "even_odd", m),  # fills 2 M places: no wrap
         (2 * m - 9, 10, 2 * m + 1, "even_odd", m),
         (2 * m - 9, 10, 2 * m - 1, "right_angle", 2 * m),
         (2 * m - 9, 11, 2 * m + 3, "right_angle", 2 * m),
-        (m, m, 2 * m, "right_angle", m),  # neither, with real input
+        (m, m, 2 * m, "right_angle", m),  # no wrap: right angle takes M too
         (2 * m - 1, 2 * m - 1, 2 * m - 1, "right_angle", 2 * m),
         (2 * m - 2, 2 * m - 2, 2 * m - 2, "right_angle", 2 * m),
         (m, m, m, "right_angle" if m == 256 else "even_odd", max(256, m // 2)),
@@ -188,7 +189,8 @@ def test_forward_all(m, dtype, mode, activation):
 @pytest.mark.parametrize("m", LENGTHS)
 @pytest.mark.parametrize("dtype", ("float32", "float16"))
 def test_each_length_is_chosen(m, dtype):
-    """The shortest that holds the row, of M + 1 samples the next."""
+    """The shortest transform that holds the row is chosen; a row of M + 1 samples takes the
+    next."""
     for length, want in ((m, m), (m // 2 + 1, m), (m + 1, 2 * m)):
         case = Case(1, 1, length, 5, dtype)
         if want > LONGEST[dtype]:
@@ -205,7 +207,8 @@ def test_each_length_is_chosen(m, dtype):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @ENGINES
 def test_short_rows(length, dtype, engine):
-    """Less than the shortest transform, down to one sample; many rows."""
+    """Rows shorter than the shortest transform, down to one sample, are right, and so are many of
+    them."""
     case = Case(19, 3, length, length, dtype, options=("skip", "in_gate"))
     check_forward(case, forward(case, engine=engine)[0])
 
@@ -217,7 +220,7 @@ def test_short_rows(length, dtype, engine):
 @pytest.mark.parametrize("m", (256, 8192))
 @CIRCLE
 def test_rows_and_blocks(batch, channels, blocks, m, circle):
-    """Any number of rows over any number of blocks: the same bits."""
+    """Any number of rows over any number of blocks gives the same bits."""
     if m > 1024:
         batch, channels = min(batch, 5), min(channels, 3)
     length, mode = rows_of(m, circle)
@@ -239,7 +242,7 @@ def test_rows_and_blocks(batch, channels, blocks, m, circle):
 )
 @pytest.mark.parametrize("batch, channels", [(65537, 1), (2, 32769)])
 def test_many_rows(batch, channels, engine):
-    """More than the 65,535 that two of a grid's three sizes hold."""
+    """There may be more rows than the 65,535 that the y and z sizes of a CUDA grid hold."""
     case = Case(batch, channels, 2, 2, "float32", options=("skip",), kernels=(1,))
     check_forward(case, forward(case, engine=engine)[0])
     check_backward(case, backward(case, engine=engine))
@@ -251,7 +254,7 @@ def test_many_rows(batch, channels, engine):
 @CIRCLE
 @ENGINES
 def test_strides(dtype, m, circle, engine):
-    """Misaligned, transposed, reversed, spread and repeated rows."""
+    """Rows may be misaligned, transposed, reversed, spread or repeated."""
     m, mode = rows_of(m, circle)
     base = Case(2, 3, m - 3, 33, dtype, options=("in_gate", "out_gate", "skip"), **mode)
     want, _ = forward(base, engine=engine)
@@ -307,7 +310,7 @@ def test_in_place(dtype, m, circle, engine):
 @pytest.mark.parametrize("m", LENGTHS)
 @CIRCLE
 def test_scales(dtype, m, circle):
-    """u, k of any size, and with a large mean: the same relative error."""
+    """The relative error is the same for u and k of any size, and for u with a large mean."""
     m, mode = rows_of(min(m, LONGEST[dtype]), circle)
     for factor, k_factor, mean in (
         (1e-3, 1, 0),
@@ -329,7 +332,7 @@ def test_scales(dtype, m, circle):
 @CIRCLE
 @ENGINES
 def test_far_exponents(dtype, circle, engine):
-    """Near both ends of float32's range, with gates that bring it back."""
+    """Rows near both ends of float32's range are right, with gates that scale them back."""
     for up in (1e30, 1e-30):
         case = Case(
             2,
@@ -354,7 +357,8 @@ def test_far_exponents(dtype, circle, engine):
 @CIRCLE
 @ENGINES
 def test_rows_are_independent(m, dtype, circle, engine):
-    """Not in their last bit, not through a NaN, an Inf, or a loud neighbour."""
+    """A row's result does not change in any bit with a NaN, an Inf or a large value in another
+    row."""
     m, mode = rows_of(m, circle)
     case = Case(9, 1, m, m, dtype, **mode)
     want, _ = forward(case, engine=engine)
@@ -379,7 +383,7 @@ def test_rows_are_independent(m, dtype, circle, engine):
 @CIRCLE
 @ENGINES
 def test_shared_kernels(m, groups, per_batch, circle, engine):
-    """Kernels of groups of channels, and of each row of the batch."""
+    """Kernels may be shared by groups of channels, and may differ for each batch entry."""
     batch = 5
     kernels = (batch, groups) if per_batch else (groups,)
     m, mode = rows_of(m, circle)
@@ -391,7 +395,8 @@ def test_shared_kernels(m, groups, per_batch, circle, engine):
 @CIRCLE
 @pytest.mark.parametrize("m", (256, 512))
 def test_impulses(m, circle):
-    """A sample at each place, a tap at each lag: every constant is met."""
+    """Impulses at each place, with a tap at each lag, are convolved exactly enough to test every
+    constant."""
     m, mode = rows_of(m, circle)
     case = Case(m, 1, m, m, "float32", **mode)
     case.u[...] = 0
@@ -439,7 +444,7 @@ def test_backward_all(m, dtype, mode, activation):
 )
 @pytest.mark.parametrize("engine, circle", [("fused", False), ("fused", True), ("cufft", False)])
 def test_needs(needs, activation, engine, circle):
-    """Any choice of gradients, and the same bits as all of them give."""
+    """Any choice of gradients gives the same bits as all of them together."""
     case = Case(
         3,
         2,
@@ -453,7 +458,7 @@ def test_needs(needs, activation, engine, circle):
     every = backward(case, engine=engine)
     for name, x in backward(case, needs, engine=engine).items():
         if activation is None and name in ("du", "din_gate", "dskip", "dk"):
-            # without dout_gate g is not stored on its way
+            # Without dout_gate, g is not stored (and rounded) on its way, so the bits may differ.
             check_backward(case, {name: x})
         else:
             assert x.tobytes() == every[name].tobytes(), name
@@ -466,7 +471,7 @@ def test_needs(needs, activation, engine, circle):
 @pytest.mark.parametrize("m", (256, 1024, 4096))
 @CIRCLE
 def test_backward_rows_and_blocks(batch, channels, blocks, m, circle):
-    """Sums over the batch: the same bits, whatever the blocks."""
+    """Sums over the batch give the same bits for any number of blocks."""
     batch = min(batch, 40960 // m)
     m, mode = rows_of(m, circle)
     case = Case(batch, channels, m - 5, 40, "float16", options=("out_gate", "skip"), **mode)
@@ -546,7 +551,7 @@ def test_backward_rows_are_independent(circle):
 
 @ENGINES
 def test_taps_that_never_act(engine):
-    """Beyond the row's length: their gradient is zero, and is written."""
+    """Taps beyond the row's length never act: their gradient is zero, and is written."""
     case = Case(2, 2, 300, 700, "float32", mode="two_sided", reverse=900)
     got = backward(case, engine=engine)
     assert not got["dk"][:, 300:].any() and not got["dk_rev"][:, 300:].any()

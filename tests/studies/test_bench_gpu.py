@@ -1,8 +1,8 @@
-"""experiments/bench_gpu.py, but for its timings: the cases, their bytes, what is
-checked before it is timed, the stages, the JSON and the tables drawn from it.
+"""experiments/bench_gpu.py without its timings: the cases, their bytes, what is checked before
+it is timed, the stages, the JSON, and the tables drawn from it.
 
-Those that need a device run on the emulated one, as test_device_arrays.py does; a
-stand-in for PyTorch's card has made-up times, which no file of the project holds.
+The tests that need a device run on the emulated one, like test_device_arrays.py.  A stand-in
+for PyTorch's access to the GPU has made-up times, which no file of the project holds.
 """
 
 import contextlib
@@ -76,7 +76,7 @@ def test_the_papers_sizes_are_there(bench_gpu):
 
 
 def test_bytes_and_floors(bench_gpu):
-    """u, y, gates in two bytes and k in four, each once."""
+    """u, y and the gates count with two bytes a number and k with four, each of them once."""
     rows = 64 * 768 * 1024
     for table, arrays, length, kernels in (
         (11, 2, 1024, 1),
@@ -150,7 +150,7 @@ def test_a_failed_or_endless_stage_does_not_stop_the_others(bench_gpu, tmp_path,
 
 
 def test_a_stage_leaves_the_others_their_time(bench_gpu, tmp_path):
-    """And knows what it has."""
+    """A stage gets the time that the later ones do not need, and is told how much that is."""
     found = []
 
     def tell(seconds):
@@ -160,12 +160,13 @@ def test_a_stage_leaves_the_others_their_time(bench_gpu, tmp_path):
     stages = [bench_gpu.Stage(str(i), tell, least) for i, least in enumerate((50, 30, 20))]
     assert bench_gpu.run_stages(stages, 100, tmp_path) == 0
     assert np.abs(np.array(found) - [50, 80, 100]).max() < 20
-    assert bench_gpu.run_stages(stages, 40, tmp_path) == 0  # half for the first
+    assert bench_gpu.run_stages(stages, 40, tmp_path) == 0  # too little for all: half for the first
     assert np.abs(np.array(found[3:]) - [20, 20, 40]).max() < 10
 
 
 def test_what_failed_is_told_when_time_is_over(bench_gpu, tmp_path):
-    """pytest's own report, by its Ctrl-C, and no other program after it."""
+    """When time is over, pytest is interrupted as by Ctrl-C and reports its failures, and no other
+    program runs after it."""
     (tmp_path / "test_slow.py").write_text(
         "import time\n\n\ndef test_wrong():\n    assert 'this' == 'that'\n\n\n"
         "def test_endless():\n    open('begun', 'w')\n    time.sleep(3600)\n"
@@ -188,7 +189,7 @@ def test_what_failed_is_told_when_time_is_over(bench_gpu, tmp_path):
 
 
 def test_the_stages(bench_gpu, tmp_path, monkeypatch):
-    """Each names programs and tests that are there, and there is time for all."""
+    """Each stage names programs and tests that exist, and there is time for all stages."""
     build = tmp_path / "build"
     stages = {s.name: s for s in bench_gpu.stages_of(settings(tmp_path), build)}
     assert tuple(stages) == bench_gpu.STAGES
@@ -256,7 +257,7 @@ def test_the_sanitizers_tests_exist(bench_gpu):
 
 @pytest.mark.skipif(cuda.available(), reason="there is a device")
 def test_without_a_gpu(tmp_path):
-    """It says what is missing, with automake's status for it."""
+    """Without a GPU the program says what is missing, with automake's status for a skipped test."""
     done = subprocess.run(
         [sys.executable, TOP / "experiments" / "bench_gpu.py", "--out", tmp_path],
         capture_output=True,
@@ -270,7 +271,7 @@ def test_without_a_gpu(tmp_path):
 
 
 class StandIn:
-    """In place of bench_gpu.Card: arrays of fftconv.cuda, and made-up times."""
+    """Takes the place of bench_gpu.Card, with arrays of fftconv.cuda and made-up times."""
 
     l2 = 2**14
     name = "stand-in"
@@ -336,7 +337,7 @@ class StandIn:
 
 
 class Rows:
-    """A NumPy array that can be indexed, and is on the device for ours."""
+    """A NumPy array that can be indexed, and that the library reads from the device."""
 
     def __init__(self, x):
         self.x, self.there, self.shape = x, cuda.asarray(x), x.shape
@@ -361,8 +362,8 @@ def small(bench_gpu, monkeypatch):
 
 @on_device
 def test_measure_writes_what_the_tables_draw(small, table_gpu, tmp_path):
-    """Every case and method: right, with a time, bytes, and a floor."""
-    pytest.importorskip("scipy")  # the machine record names it
+    """Every case and method is right, and has a time, bytes and a floor."""
+    pytest.importorskip("scipy")  # the record of the machine names its version
     options = settings(tmp_path)
     assert small.measure(options, StandIn(small)) == 0
     record = json.loads((tmp_path / "bench_gpu.json").read_text())
@@ -398,7 +399,7 @@ def test_what_is_wrong_is_not_timed(small, tmp_path, how, says):
     of = [r for r in rows if r["method"] == "torch_rfft"]
     assert len(of) == 5 and all(r["status"] == says for r in of)
     assert not any("median_s" in r for r in of)
-    if how == "raises":  # the others were timed all the same
+    if how == "raises":  # the other methods were timed all the same
         assert status == 0
         assert all("median_s" in r for r in rows if r["method"] == "fused")
     else:
@@ -406,8 +407,8 @@ def test_what_is_wrong_is_not_timed(small, tmp_path, how, says):
 
 
 def test_with_pytorch_alone(bench_gpu, tmp_path, monkeypatch):
-    """The card as it is, on the CPU's tensors, the GPU's part of torch made up:
-    PyTorch's methods are timed, and ours say why they cannot be."""
+    """Card itself runs on CPU tensors, with the GPU's part of torch made up: PyTorch's methods are
+    timed, and ours say why they cannot be."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("scipy")
     slept = []
@@ -480,7 +481,7 @@ def test_with_pytorch_alone(bench_gpu, tmp_path, monkeypatch):
 
 @on_device
 def test_time_runs_out(small, tmp_path):
-    """What was measured is there; what was not is named."""
+    """When time runs out, the record has what was measured and names what was not."""
     pytest.importorskip("scipy")
     small.measure(settings(tmp_path, seconds=0), StandIn(small))
     record = json.loads((tmp_path / "bench_gpu.json").read_text())
@@ -490,7 +491,7 @@ def test_time_runs_out(small, tmp_path):
 
 @on_device
 def test_verify(bench_gpu, tmp_path):
-    """Every table and type, spectrum ready or not, by our own arrays."""
+    """Every table and type is right with our own arrays, with a spectrum and without."""
     rows = bench_gpu.verify(settings(tmp_path))
     assert not any("median_s" in row for row in rows)
     for row in rows:

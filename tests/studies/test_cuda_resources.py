@@ -1,5 +1,5 @@
-"""experiments/cuda_resources.py and predict_gpu.py: the stored report of the
-compiler, and the prediction's counts, are of the kernels that are there."""
+"""experiments/cuda_resources.py and predict_gpu.py: the stored report of the compiler and the
+prediction's counts are those of the present kernels."""
 
 import importlib
 import json
@@ -43,13 +43,14 @@ def test_no_stored_kernel_spills_and_none_is_missing(experiments):
 
 
 def test_the_longest_kernels_do_not_fit_in_99_kb():
-    """Of sm_89; everywhere else all do."""
+    """Every kernel fits into the shared memory of its GPU, except the longest ones on sm_89."""
     outside = {(r["arch"], r["arithmetic"], r["points"]) for r in stored()["rows"] if not r["fits"]}
     assert outside == {("89", "float16", 32768), ("89", "float32", 16384)}
 
 
 def test_a_stale_report_is_said_to_be(experiments):
-    """Not an error: a change need not wait for nvcc to compile everything."""
+    """A report of older kernels is said to be old, which is no error: a change need not wait for
+    nvcc to compile everything."""
     if stored()["sources"] != experiments("cuda_resources").digest():
         pytest.skip(
             "the kernels have changed since experiments/results/"
@@ -68,10 +69,10 @@ def test_a_spill_and_too_many_kernels_are_faults(experiments):
 
 def test_resident_blocks(experiments):
     resident = experiments("cuda_resources").resident
-    assert resident("90a", 4, 168, 65616) == 3  # registers and memory
-    assert resident("80", 4, 168, 65616) == 2  # memory
+    assert resident("90a", 4, 168, 65616) == 3  # limited by registers and memory
+    assert resident("80", 4, 168, 65616) == 2  # limited by memory
     assert resident("89", 4, 168, 65616) == 1
-    assert resident("90a", 4, 128, 16464) == 4  # registers
+    assert resident("90a", 4, 128, 16464) == 4  # limited by registers
     assert resident("89", 8, 32, 131152) == 0
 
 
@@ -80,8 +81,8 @@ def test_the_prediction_counts_this_kernels_stages(experiments):
     resources = experiments("cuda_resources")
     radices = {a * b * c: (a, b, c) for arith, a, b, c in resources.shapes() if arith == "Half"}
     assert {n: predict.radices(n) for n in radices} == radices
-    # 16 x 16 x 16: 64 products of 16 x 8 x 16 for a strip of 64 columns and the
-    # four tiles it is the size of, 32 and 32.
+    # 16 x 16 x 16: each of the four strips of 64 columns takes 32 products of 16 x 8 x 16 for stage
+    # 1 and its inverse (64 in even/odd form), and 32 for each of the four tiles that make it up.
     assert predict.row_flops(4096) == 4 * (32 + 4 * 32) * 2 * 16 * 8 * 16
     assert predict.row_flops(4096, "even_odd") == 4 * (64 + 4 * 32) * 2 * 16 * 8 * 16
     assert predict.points_of(predict.Case(11, 8192, 64, 768)) == 4096  # circular

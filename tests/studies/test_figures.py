@@ -1,4 +1,4 @@
-"""The main job: experiments/ and paper_figures/, run whole on the tiny grid."""
+"""The main job: experiments/ and paper_figures/, run as a whole on the tiny grid."""
 
 import csv
 import json
@@ -63,7 +63,7 @@ RESULTS = (
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    """Everything `make.py --quick` leaves."""
+    """The folder with everything that `make.py --quick` writes."""
     folder = tmp_path_factory.mktemp("figures")
     done = subprocess.run(
         [sys.executable, str(TOP / "paper_figures" / "make.py"), "--quick", "--out", str(folder)],
@@ -150,7 +150,7 @@ def test_tables_3_and_4_are_columns_of_11_and_12(out):
 def test_tables_16_and_17_are_the_measured_bytes(out):
     for row in result(out, "memory")["rows"]:
         assert row["peak_bytes"] == row["input_bytes"] + row["resident_bytes"]
-        assert row["counted_bytes"] >= row["array_bytes"]  # the result, at least
+        assert row["counted_bytes"] >= row["array_bytes"]  # at least the result
         shown = next(
             r for r in table(out, f"table{row['table']}") if int(r["fft_size"]) == row["fft_size"]
         )
@@ -180,7 +180,7 @@ def test_table_7_is_what_was_measured_and_counted(out):
     for plan in record["plans"]:
         seen = shown.pop((plan["length"], plan["k_length"]))
         assert int(seen["blocks"]) == plan["blocks"]
-        # The blocks cover the row, and the last of them is wanted.
+        # The blocks cover the row, and the last of them is needed.
         covered = plan["blocks"] * plan["block_length"]
         assert 0 <= covered - plan["length"] < plan["block_length"]
         assert float(seen["forward_workspace_kb"]) == pytest.approx(
@@ -188,7 +188,8 @@ def test_table_7_is_what_was_measured_and_counted(out):
         )
     assert not shown
     for row in record["memory"]:
-        # What a call returns was written, so it is among what it added.
+        # The result that a call returns was written, so it is part of the memory that the call
+        # added.
         assert row["resident_bytes"] >= 0.9 * row["result_bytes"]
 
 
@@ -315,7 +316,7 @@ def test_patterns_ask_what_the_paper_prints_and_have_what_a_real_row_allows(out)
 
         mirrored = masked(-m % row["fft_size"])
         assert row["asked"] == pytest.approx(1 - masked(m).mean())
-        # A bin goes where it and its mirror are both asked for.
+        # A bin is removed where the pattern removes both it and its mirror image.
         assert row["kept"] == pytest.approx((masked(m) | mirrored).mean())
         assert row["kept"] - 1e-12 <= row["computed"] <= 1
 
@@ -402,7 +403,7 @@ def test_the_cpu_engines_speeds_are_what_was_measured(out):
             ("of_fma", 100 * rate / peak["fma_flops"]),
         ):
             assert float(limits[isa, length][key]) == pytest.approx(value, rel=1e-3)
-        # What binds is what takes longest by itself.
+        # The limit that binds is the one that alone takes longest.
         alone = {"arithmetic": row["arithmetic_s"], **row["moving_s"]}
         assert row["binds"] == max(alone, key=alone.get)
         for level, seconds in row["moving_s"].items():
@@ -427,7 +428,7 @@ def test_targets_are_held_to_their_rows(out, scripts):
 
     record = result(out, "bench_cpu")
     rows, targets = record["rows"], record["targets"]
-    # What needs FFTW, PyTorch, AVX or a second processor may not be there.
+    # Targets that need FFTW, PyTorch, AVX or a second processor may be missing.
     always = {"scipy", "batch", "fused", "fused_long", "half", "half_memory"}
     always |= {"backward", "backward_row", "workspace", "circular", "python"}
     always |= {"any_length", "planner", "planning", "planning_again"}
@@ -449,7 +450,7 @@ def test_targets_are_held_to_their_rows(out, scripts):
             == (target["worst"], target["limit"], target["at"])
             for r in mine
         )
-        if not target["met"]:  # the worst row is one of those that miss
+        if not target["met"]:  # the worst row is one that misses
             assert any(not r["met"] and r["value"] == target["worst"] for r in mine)
     assert len(table(out, "cpu_rows")) == len(rows)
     for row in record["planner"]:
@@ -507,7 +508,7 @@ def test_lines_of_figure_4(out, scripts, tmp_path):
 
 
 def equation_2(n, order, machine):
-    """The paper's cost of one row, written out again: seconds."""
+    """The paper's cost of one row in seconds (Equation 2), written out again."""
     bits = int(math.log2(n))
     radices = [2 ** (bits // order + (i < bits % order)) for i in range(order)]
     seconds, left = 0.0, n
@@ -555,7 +556,7 @@ def test_the_genome_was_checked_and_its_mean_kept(out):
     }
     counts = record["counts"]
     share = (counts["G"] + counts["C"]) / record["bases"]
-    # A window of sum 1 on a ring keeps the mean.
+    # A window of sum 1 on a circle keeps the mean.
     for curve in tracks["gc"]:
         assert np.mean(curve) == pytest.approx(share, abs=1e-3)
 

@@ -1,5 +1,5 @@
-"""How the experiments measure, experiments/bench_cpu.c and bench.py, and the paper's
-printed ratios."""
+"""How the experiments measure (experiments/bench_cpu.c and bench.py), and the paper's printed
+ratios."""
 
 import csv
 import json
@@ -87,7 +87,8 @@ def test_interleaved_runs_every_call_every_round(scripts):
 
 
 def test_a_pause_comes_before_every_sample(scripts, monkeypatch):
-    """And one call that is not timed after it; the same for every side."""
+    """A pause precedes every sample, followed by one call that is not timed, alike for every
+    side."""
     import bench
 
     order, now = [], [0.0]
@@ -134,7 +135,7 @@ def test_a_short_call_is_repeated_within_a_sample(scripts, monkeypatch):
 def test_a_busy_processor_is_noticed(scripts):
     import bench
 
-    def sleep():  # as good as another program taking the processor
+    def sleep():  # like another program taking the processor
         time.sleep(0.02)
 
     both = bench.interleaved({"sleep": sleep, "quick": lambda: None}, 3)
@@ -146,8 +147,8 @@ def test_a_busy_processor_is_noticed(scripts):
 
 
 def test_the_papers_printed_ratios_are_those_of_its_rows(scripts):
-    """Every printed quotient agrees with its row, within what rounding allows;
-    where the paper misprints, the row says so."""
+    """Every printed quotient agrees with its row within rounding; where the paper has a misprint,
+    the row says so."""
     import style
 
     names = dict.fromkeys((3, 4, 11, 12, 13, 14, 15), ("pytorch_ms", "flashfftconv_ms", "speedup"))
@@ -165,7 +166,7 @@ def test_the_papers_printed_ratios_are_those_of_its_rows(scripts):
             assert low <= row[ratio] <= high, (number, n)
             compared += 1
     assert compared == 2 * 9 + 7 * 15
-    # The two tables that print the same runs agree, but for the misprint.
+    # Tables that print the same runs agree, except at the misprint.
     for few, many in ((3, 11), (4, 12)):
         whole = style.paper(many)
         for n, row in style.paper(few).items():

@@ -1,11 +1,11 @@
-"""The lessons run, and what is committed is what their sources say."""
+"""The lessons run, and the committed notebooks are what their sources say."""
 
 import importlib.util
 import pathlib
 
 import pytest
 
-# Measured lessons under sanitizers would only measure the sanitizers.
+# Under sanitizers the lessons that measure would measure only the sanitizers.
 pytestmark = pytest.mark.slow
 
 NOTEBOOKS = pathlib.Path(__file__).resolve().parents[2] / "notebooks"
@@ -16,7 +16,7 @@ each_lesson = pytest.mark.parametrize("source", LESSONS, ids=lambda s: s.stem)
 
 @pytest.fixture
 def build():
-    """notebooks/build.py, whose libraries take a while to import."""
+    """notebooks/build.py, imported late because its libraries take a while to import."""
     for name in ("nbformat", "nbclient", "ipykernel"):
         pytest.importorskip(name)
     spec = importlib.util.spec_from_file_location("notebooks_build", NOTEBOOKS / "build.py")

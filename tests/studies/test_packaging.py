@@ -1,5 +1,5 @@
-"""What is built, installed and packed: header hygiene, `make install`, the
-wheel, the list of files that a release holds."""
+"""What is built, installed and packed: a clean header, `make install`, the wheel, and the list of
+files that a release holds."""
 
 import ast
 import re
@@ -22,7 +22,7 @@ from build_tree import (
     run,
 )
 
-# What a wheel is built from.
+# The files that a wheel is built from.
 RELEASE = [
     "configure.ac",
     "Makefile.am",
@@ -71,8 +71,8 @@ def test_installed_library(tmp_path):
 
 @pytest.mark.slow
 def test_installed_package(tmp_path):
-    """The installed package is imported from an empty directory and uses the
-    library that was installed with it."""
+    """The installed package can be imported from an empty directory, and uses the library that was
+    installed with it."""
     (site,) = {file.parent.parent for file in installed().rglob("fftconv/_lib.py")}
     script = (
         "import fftconv, fftconv._lib, sys; print(fftconv.__file__);"
@@ -90,8 +90,8 @@ def test_installed_package(tmp_path):
 @pytest.mark.thorough
 @pytest.mark.parametrize("library", ["packed", pytest.param("built", marks=pytest.mark.big)])
 def test_wheel(library, tmp_path):
-    """One wheel for every Python 3 of this platform, with the library inside:
-    this build's, or one that the wheel's build hook configures and compiles."""
+    """One wheel serves every Python 3 of this platform, with the library inside: this build's, or
+    one that the wheel's build hook configures and compiles."""
     pytest.importorskip("setuptools", "70.1")
     tree = tmp_path / "tree"  # setuptools writes beside its sources
     tree.mkdir()
@@ -134,8 +134,8 @@ def test_wheel(library, tmp_path):
 
 
 def test_dependencies_and_extras():
-    """The package imports what it depends on alone, and torch only if it is there
-    already; quickstart names extras that exist."""
+    """The package imports only its dependencies, and torch only if it is already imported;
+    quickstart names extras that exist."""
     tomllib = pytest.importorskip("tomllib")
     project = tomllib.loads((TOP / "python" / "pyproject.toml").read_text())["project"]
     imported = set()
@@ -152,8 +152,8 @@ def test_dependencies_and_extras():
 
 
 def test_release_lists_every_source():
-    """A source that no Makefile names would be missing from the release; one
-    that is named and gone would stop `make dist`."""
+    """Every source is in a Makefile, or it would be missing from the release, and every file named
+    there exists, or `make dist` would stop."""
     listed = run("make", "-C", BUILD, "--silent", "print-distfiles").split()
     listed = {name.replace(f"{TOP}/", "").replace("../", "") for name in listed}
     wanted = {
@@ -168,7 +168,7 @@ def test_release_lists_every_source():
         for file in (TOP / folder).glob(pattern)
     }
     assert len(wanted) > 20
-    folders = [folder for folder in listed if (TOP / folder).is_dir()]  # as they are
+    folders = [folder for folder in listed if (TOP / folder).is_dir()]  # packed as a whole
     assert {
         name
         for name in wanted - listed

@@ -33,7 +33,7 @@ def test_python(tmp_path):
 
 
 def test_commands_exist():
-    """The two commands it promises are there, and so is every file it names."""
+    """The two commands that the README promises exist, and so does every file that it names."""
     assert re.search(r"\./quickstart\b(?! check)", README)
     assert "./quickstart check" in README
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
