@@ -2,7 +2,7 @@
 
 The library is loaded with ctypes, so the wheel depends on the platform but not on the version
 of Python.  The library is configured and built in a temporary copy of the sources, so that no
-files are left in the source tree, and the result of an earlier configure there is not used.
+files are left in the source tree, and an earlier configure in the source tree does no harm.
 If the environment variable FFTCONV_LIBRARY names a library that is built already, that one is
 packed instead.
 """

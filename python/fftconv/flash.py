@@ -169,7 +169,7 @@ def _padded(x, n):
             "that could put zeros there: pass k without them, or as "
             "an array of torch, CuPy or JAX"
         )
-    if hasattr(kind, "nn"):  # torch
+    if hasattr(kind, "nn"):  # kind is the torch module
         return kind.nn.functional.pad(x, (0, n))
     return kind.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, n)])
 
@@ -213,7 +213,7 @@ class FrequencySparseFFTConv(_OfLength):
 class FlashDepthWiseConv1d:
     """flash-fft-conv's short depthwise convolution, for any kernel size.
 
-    flash-fft-conv's README spells the name both FlashDepthWiseConv1d and
+    flash-fft-conv's documentation spells the name both FlashDepthWiseConv1d and
     FlashDepthwiseConv1d; both names are this class.
 
     channels: D, the number of channels.

@@ -27,8 +27,9 @@ def transition(measure, n):
         and 0 above it; B[i] = sqrt(2i+1).
     "legt" (translated Legendre): A[i, j] = -sqrt((2i+1)(2j+1)) / 2, times (-1)^(j-i) above the
         diagonal; B[i] = sqrt(2i+1) / 2.
-    "fout" (Fourier basis over a window): A is a block diagonal of 2 x 2 rotations with the
-        frequencies pi j, j = 0 ... n/2 - 1, minus B B^T; B = (1, 0, sqrt 2, 0, sqrt 2 ...).
+    "fout" (Fourier basis over a window): A is the block-diagonal matrix with the blocks
+        [[0, -pi j], [pi j, 0]], j = 0 ... n/2 - 1, minus B B^T; B = (1, 0, sqrt 2, 0,
+        sqrt 2 ...).
 
     Raises ValueError.
     """

@@ -185,7 +185,8 @@ class S4DKernel:
         and P are complex, or real with a last axis of 2 for the real and imaginary parts.  It
         may have the settings disc, dt_transform, dt_fast, real_transform, imag_transform,
         bandlimit and is_real.  N, H and channels may be given if they agree with the shapes of
-        the arrays; rank, repeat, verbose, deterministic and l_max are ignored.
+        the arrays; rank, repeat, verbose, deterministic and l_max are ignored, and so is P by
+        `S4DKernel`.
 
         Raises ValueError.
         """
