@@ -1,4 +1,7 @@
-"""The CPU engine: against FFTW, SciPy, PyTorch, this machine and its targets."""
+"""Draw the speed of the CPU engine beside FFTW, SciPy, PyTorch and the limits of the machine.
+
+A table says which of the speed targets are met.
+"""
 
 import style
 from style import METHODS, plt
@@ -29,7 +32,10 @@ of the third, which others share): bytes read plus bytes written."""
 
 
 def peers_of(record):
-    """length -> peer -> ns per output, one thread, kernel's FFT in the call."""
+    """Return {row length: {library: ns per output}}.
+
+    The times are on one thread, and the FFT of the kernel is part of the call.
+    """
     found = {}
     for row in record["rows"]:
         if row["target"] == "scipy" and row["case"].endswith(" 1 threads"):
@@ -38,7 +44,7 @@ def peers_of(record):
 
 
 def speeds_of(record):
-    """A row for every L: FFTW's two beside each of our instruction sets."""
+    """Return one row for each L: FFTW's two methods and each of libfftconv's instruction sets."""
     rows = {}
     for r in record["program"]["rows"]:
         row = rows.setdefault(
@@ -92,7 +98,7 @@ LEVELS = {"l1": "L1", "l2": "L2", "l3": "L3", "memory": "memory"}
 
 
 def limits_of(record):
-    """A row for every instruction set and L: what it uses of the machine."""
+    """Return one row for each instruction set and L: how much of the machine's rates it uses."""
     rows = []
     for r in record["program"]["rows"]:
         if r["method"].startswith("FFTW"):
@@ -137,7 +143,11 @@ LIMIT_COLUMNS = (
 
 
 def draw_speeds(record, speeds, limits, peers):
-    """Time per output; times the peers; parts of the machine's limits."""
+    """Return a figure of three panels.
+
+    They show the time per output, the time of the other libraries over that of libfftconv, and
+    the part of the machine's measured rates that is used.
+    """
     figure, (times, ratios, parts) = plt.subplots(1, 3, figsize=(14, 4.6), layout="constrained")
     best = isas_of(record)[0]
 
@@ -280,7 +290,7 @@ def yes(met):
 
 
 def draw(results, out):
-    """Six tables and a figure: bench_cpu.json."""
+    """Draw six tables and a figure of the CPU engine from bench_cpu.json."""
     record = style.read(results, "bench_cpu")
     program = record["program"]
     how = SPEED_TEXT.format(

@@ -1,4 +1,4 @@
-"""Figure 4: the cost model of order-p Monarch decompositions."""
+"""Draw the paper's Figure 4: the cost model of order-p Monarch decompositions."""
 
 import style
 from fftconv import cost
@@ -8,8 +8,8 @@ ORDERS = {2: style.BLUE, 3: style.ORANGE, 4: style.GREEN}
 SIZES = [2**a for a in range(8, 23)]
 
 
-# Table 19's name for it; title; unit; the words of the two annotations, the
-# paper's own on its own machine.
+# For each panel: the name of the machine in results/host.json; the title; the unit and how many
+# picoseconds it has; the texts of the two annotations, which for the A100 are the paper's.
 PANELS = [
     (
         "A100",
@@ -29,7 +29,7 @@ PANELS = [
 
 
 def curves(hardware):
-    """Rows of C/N in picoseconds, B = H = 1, at Figure 4's balanced radices."""
+    """Return rows of C/N in picoseconds, for B = H = 1 and the balanced radices of Figure 4."""
     rows = []
     for order in ORDERS:
         for n in SIZES:
@@ -60,7 +60,7 @@ def note(axis, text, at, to):
 
 
 def panel(axis, rows, hardware, unit, small_note, limit_note):
-    """One machine's curves; unit: (name, picoseconds in one)."""
+    """Draw the curves of one machine.  unit: (its name, how many picoseconds it has)."""
     value = {}
     for order, colour in ORDERS.items():
         value[order] = {r["n"]: r["ps_per_token"] / unit[1] for r in rows if r["order"] == order}
@@ -81,23 +81,23 @@ def panel(axis, rows, hardware, unit, small_note, limit_note):
     style.plain_log(axis, [10.0**e for e in range(-3, 7)])
     axis.set_xlabel("Sequence length N")
     axis.set_ylabel(f"Cost per token C/N ({unit[0]})")
-    # The bumps: orders 3 and 4 while their radices are below mu ...
+    # Annotate the bump of order 4, which is due to radices below mu.
     small = [n for n in SIZES if min(cost.balanced_radices(n, 4)) < hardware.mu]
     if small:
         peak = max(small, key=value[4].get)
         height = value[4][peak]
-        # From above where order 4 is the costliest there, else from below.
+        # The text is above the curve if order 4 is the costliest at the peak, else below it.
         above = height == max(curve[peak] for curve in value.values())
         place = (2**11.5, high) if above else (peak, height / 3)
         note(axis, small_note, (peak, height), place)
-    # ... and order 3 once a sub-transform no longer fits the fast memory.
+    # Annotate the first length at which order 3 no longer fits in the fast memory.
     limit = 2 * hardware.fast_points
     if limit in value[3]:
         note(axis, limit_note, (limit, value[3][limit]), (limit * 2, low / 1.4))
 
 
 def draw(results, out):
-    """Figure 4 from results/host.json and the paper's Table 19."""
+    """Draw Figure 4 from results/host.json, which includes the constants of Table 19."""
     record = style.read(results, "host")
     figure, axes = plt.subplots(1, 2, figsize=(10.5, 4.2), layout="constrained")
     rows = []

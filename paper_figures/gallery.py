@@ -1,4 +1,4 @@
-"""One offline page of all figures and tables: out/index.html."""
+"""Write out/index.html, a page with all figures and tables that needs no network."""
 
 import json
 from html import escape
@@ -69,8 +69,11 @@ td.ours { background: #eaf3f9; font-weight: bold; }
 
 
 def shown(key, value):
-    """A cell: three or four digits of ours, the paper's numbers as printed;
-    the CSV and JSON have all there are."""
+    """Return the text of a table cell.
+
+    Measured numbers are shown with three or four digits and the paper's as printed; the CSV and
+    JSON files have all digits.
+    """
     if value is None or value == "":
         return "" if key == "note" else "\N{EN DASH}"
     if isinstance(value, int) or key.startswith("h100"):
@@ -83,12 +86,12 @@ def shown(key, value):
     return escape(str(value))
 
 
-# Columns with a look of their own.
+# The CSS classes of columns that look different from the others.
 KINDS = {"note": "text", "fftconv": "ours"}
 
 
 def table(body):
-    """A table's HTML; a column that is empty here, as notes may be, goes."""
+    """Return the HTML of a table, without the columns that are empty in all of its rows."""
     columns = [
         (key, words)
         for key, words in body["columns"]
@@ -127,7 +130,7 @@ def section(body):
 
 
 def draw(results, out):
-    """index.html from the JSON the other scripts left in out/."""
+    """Write index.html from the JSON files that the other scripts wrote to out/."""
     files = [out / f"{name}.json" for name in ORDER]
     bodies = [json.loads(f.read_text()) for f in files if f.is_file()]
     links = " ".join(

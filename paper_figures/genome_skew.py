@@ -1,38 +1,38 @@
-"""A whole genome through long convolutions: the picture and its timings."""
+"""Draw the figure and the timings of a whole genome filtered by long convolutions."""
 
 import numpy as np
 import style
 from matplotlib.colors import LinearSegmentedColormap
 from style import METHODS, plt
 
-# From more C (or the second letter pair) to more G: blue, white, orange.
+# Blue: more C (or more of the second pair of letters); white: equal; orange: more G.
 SKEW = LinearSegmentedColormap.from_list(
     "skew", ["#08306b", style.BLUE, "#a9cfe5", "#f7f7f7", "#f6cf8d", "#d98200", "#6b3d00"]
 )
 MINUS = "\N{MINUS SIGN}"
 LINES = ["#b9c6d3", "#5b8db8", "#08306b"]
-HOLE = 0.34  # radius of the empty middle
+HOLE = 0.34  # radius of the empty middle of the ring, whose outer radius is 1
 
 
 def angle_of(place, bases):
-    """Clockwise from the top, radians."""
+    """Return the angle of a base, in radians, clockwise from the top."""
     return 2 * np.pi * place / bases
 
 
 def unit_of(bases):
-    """(bases in a unit, its name) for labels."""
+    """Return (the number of bases in a unit for labels, the name of the unit)."""
     return (1e6, "Mb") if bases > 1e6 else (1e3, "kb")
 
 
 def ring(axis, tracks, marks):
-    """GC skew around the chromosome; outwards, ever shorter windows."""
+    """Draw the GC skew around the chromosome, with shorter windows further out."""
     windows, bases = tracks["windows"], tracks["bases"]
-    skew = np.asarray(tracks["gc_skew"])[::-1]  # longest window innermost
+    skew = np.asarray(tracks["gc_skew"])[::-1]  # the longest window is innermost
     levels = len(windows)
     radius = np.linspace(HOLE, 1, levels + 1)
     angle = np.linspace(0, 2 * np.pi, tracks["bins"] + 1)
-    # A window's skew shrinks as it averages: each ring is drawn in units of its
-    # own largest value, or the inner ones would be white.
+    # Longer windows average more, so their skews are smaller.  Each ring is drawn relative to its
+    # own largest value; otherwise the inner rings would be white.
     relative = skew / np.abs(skew).max(axis=1, keepdims=True)
     axis.grid(False)
     axis.pcolormesh(angle, radius, relative, cmap=SKEW, vmin=-1, vmax=1, rasterized=True)
@@ -67,7 +67,7 @@ def ring(axis, tracks, marks):
 
 
 def polar_panel(part, tracks, marks):
-    """The ring and its colour bar."""
+    """Draw the ring and its colour bar."""
     axis = part.add_subplot(projection="polar")
     ring(axis, tracks, marks)
     axis.set_title(
@@ -90,7 +90,7 @@ def polar_panel(part, tracks, marks):
 
 
 def line_panels(right, tracks, marks):
-    """Content, skews and cumulative skew along the chromosome."""
+    """Draw the GC content, the skews and the cumulative skew along the chromosome."""
     bases = tracks["bases"]
     unit, name = unit_of(bases)
     x = places_of(tracks) / unit
@@ -140,12 +140,12 @@ def line_panels(right, tracks, marks):
 
 
 def places_of(tracks):
-    """The middle of each bin, in bases."""
+    """Return the position of the middle of each bin, in bases."""
     return (np.arange(tracks["bins"]) + 0.5) * tracks["bases"] / tracks["bins"]
 
 
 def caption_of(record):
-    """What was convolved, what is marked, and how well it was checked."""
+    """Return the caption: what was convolved, what is marked, and the errors measured."""
     bases = f"{record['bases']:,}"
     counts = ", ".join(f"{k} {n:,}" for k, n in record["counts"].items())
     marks = ", ".join(f"{k} at base {n:,}" for k, n in record["marks"].items())
@@ -161,7 +161,7 @@ def caption_of(record):
 
 
 def drawn(tracks):
-    """(columns, rows) of every curve in the figure, one row per bin."""
+    """Return (columns, rows) with the numbers of every curve in the figure, one row per bin."""
     columns = [("position", "Position (base)"), ("cumulative_skew", "Cumulative G - C")]
     columns += [(f"gc_skew_{t}", f"GC skew, {t:,} taps") for t in tracks["windows"]]
     columns += [
@@ -190,7 +190,7 @@ oaconvolve is SciPy's overlap-add."""
 
 
 def draw(results, out):
-    """The genome's picture and timings: genome.json, genome_tracks.json."""
+    """Draw the genome's figure and timings from genome.json and genome_tracks.json."""
     record = style.read(results, "genome")
     tracks = style.read(results, "genome_tracks")
     figure = plt.figure(figsize=(14, 8.2), layout="constrained")

@@ -1,12 +1,13 @@
-"""The main job: measure, then draw everything into paper_figures/out/.
+"""Run all measurements, then draw all figures and tables into paper_figures/out/.
 
-    make figures               about four minutes on two cores
-    make figures FULL=1        the long grid, N to 4,194,304
-    make.py --quick            seconds: does it all run
+    make figures               takes about four minutes on two cores
+    make figures FULL=1        measures the long grid, N up to 4,194,304
+    make.py --quick            checks in seconds that everything runs
     make.py --draw-only --results experiments/results
-                               redraw from the committed run, what it holds
-    make.py --snapshot         afterwards copy the run's results to
-                               experiments/results and the README's figure here
+                               draws again from the committed results, without
+                               the figures for which some are missing
+    make.py --snapshot         also copies the results to experiments/results and
+                               the README's figure to paper_figures
 
 Open out/index.html when it is done.
 """
@@ -60,13 +61,13 @@ RESULTS = [
     "genome",
     "genome_tracks",
 ]
-# What draws, and the results it draws from.
+# Each drawing script, and the names of the results that it needs.
 DRAWINGS = {
     figure4: ["host"],
     cpu_engine: ["bench_cpu"],
     tables_11_15: ["speed", "memory"],
     tables_16_17: ["memory"],
-    table_gpu: [],  # bench_gpu.json, where a GPU has run it
+    table_gpu: [],  # uses bench_gpu.json if there is one; only a machine with a GPU writes it
     table_predicted: ["predict_gpu"],
     table_7: ["partial"],
     table_9: ["sparsity"],
@@ -113,14 +114,14 @@ def options():
 
 
 def timed(name, work):
-    """Run one step and print what it took."""
+    """Run one step and print the seconds that it took."""
     started = time.perf_counter()
     work()
     print(f"{name:<22} {time.perf_counter() - started:7.1f} s", flush=True)
 
 
 def measure(experiment, settings):
-    """One experiment, in a process of its own, on one thread unless it asks."""
+    """Run one experiment in its own process, with OpenMP, OpenBLAS and MKL set to one thread."""
     command = [
         sys.executable,
         str(ROOT / "experiments" / f"{experiment}.py"),

@@ -1,4 +1,4 @@
-"""The README's figure: time per output element of a causal convolution."""
+"""Draw the README's figure: the time per output element of a causal convolution."""
 
 import style
 from style import METHODS, plt
@@ -7,7 +7,7 @@ SHOWN = ["scipy_fftconvolve", "numpy", "scipy", "fftconv", "fftconv_ready"]
 
 
 def draw(results, out):
-    """readme.png from Table 13 in results/speed.json."""
+    """Draw readme.png from Table 13 in results/speed.json."""
     record = style.read(results, "speed")
     found = {}
     for row in record["rows"]:
@@ -34,7 +34,7 @@ def draw(results, out):
     axis.legend(loc="upper left", ncols=2)
     axis.set_yscale("log")
     low, high = axis.get_ylim()
-    axis.set_ylim(low / 1.3, high * 2)  # room for the legend
+    axis.set_ylim(low / 1.3, high * 2)  # leave room for the legend
     style.plain_log(axis, [0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200])
     style.save_figure(
         figure,

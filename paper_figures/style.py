@@ -1,8 +1,8 @@
-"""What every drawing script shares: the look, the paper's numbers, the output.
+"""What the drawing scripts share: the style, the paper's numbers, and the output files.
 
-Each figure or table is one name: NAME.json (title, caption, columns, rows) and
-NAME.csv (the rows alone), and for a figure NAME.png and NAME.pdf.  A figure's
-rows are the numbers drawn in it.
+Each figure or table has a NAME.  Its files are NAME.json (title, caption, columns and rows),
+NAME.csv (only the rows) and, for a figure, NAME.png and NAME.pdf.  The rows of a figure are the
+numbers drawn in it.
 """
 
 import argparse
@@ -19,8 +19,8 @@ HERE = Path(__file__).resolve().parent
 OUT = HERE / "out"
 PAPER = HERE / "paper"
 
-# Okabe and Ito's colours, told apart by colour-blind readers too; a method has
-# one colour, marker and name in every figure.
+# The colours of Okabe and Ito, which colour-blind readers can tell apart.  Each method has the
+# same colour, marker and label in every figure.
 BLUE, ORANGE, GREEN, RED, SKY, PURPLE, GREY = (
     "#0072B2",
     "#E69F00",
@@ -82,7 +82,7 @@ plt.rcParams.update(
 
 
 def options(description):
-    """--results DIR, --out DIR."""
+    """Return an argument parser with the options --results DIR and --out DIR."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--results",
@@ -98,21 +98,22 @@ def options(description):
 
 
 def main(draw):
-    """A drawing script by itself."""
+    """Run one drawing script from the command line; draw is its function."""
     settings = options(draw.__doc__).parse_args()
     settings.out.mkdir(parents=True, exist_ok=True)
     draw(settings.results, settings.out)
 
 
 def read(results, experiment):
-    """The record of one experiment."""
+    """Return the record of one experiment, read from results/<experiment>.json."""
     return json.loads((results / f"{experiment}.json").read_text())
 
 
 def paper(table, keys=("fft_size",)):
-    """A table of the paper: key -> dict of floats (or None) and note.
+    """Return a table of the paper as {key: {column: value}}.
 
-    The key is the whole number in the column keys[0]; of several, their tuple.
+    Values are floats or None; the column "note" has text.  The key is the integer in the column
+    keys[0], or a tuple of integers if there are several keys.
     """
     with open(PAPER / f"table{table}.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -127,19 +128,19 @@ def paper(table, keys=("fft_size",)):
 
 
 def short(n):
-    """256, 1K, 64K, 4M: powers of two as the paper writes them."""
+    """Return a number as the paper writes powers of two: 256, 1K, 64K, 4M."""
     for unit, size in (("M", 2**20), ("K", 2**10)):
         if n >= size and n % size == 0:
             return f"{n // size}{unit}"
     return f"{n:,}"
 
 
-# Figure 4's ticks, used wherever the axis is a length.
+# The ticks of the paper's Figure 4, used on every axis of lengths.
 TICKS = [2**a for a in range(8, 23, 2)]
 
 
 def length_axis(axis, sizes):
-    """A log-2 x axis over `sizes`, with Figure 4's ticks."""
+    """Make the x axis logarithmic to base 2, with those of TICKS that are within `sizes`."""
     axis.set_xscale("log", base=2)
     ticks = [n for n in TICKS if min(sizes) <= n <= max(sizes)]
     axis.set_xticks(ticks, [short(n) for n in ticks])
@@ -147,7 +148,7 @@ def length_axis(axis, sizes):
 
 
 def plain_log(axis, ticks):
-    """A log y axis whose labels are plain numbers, at `ticks` in its range."""
+    """Make the y axis logarithmic, with plain numbers at those of `ticks` in its range."""
     axis.set_yscale("log")
     low, high = axis.get_ylim()
     shown = [t for t in ticks if low <= t <= high]
@@ -156,7 +157,7 @@ def plain_log(axis, ticks):
 
 
 def machine_line(record):
-    """One line that says where a record was measured; None: nowhere."""
+    """Return one line on the machine that measured a record; None: not measured anywhere."""
     if record is None:
         return "no machine yet"
     m = record["machine"]
@@ -177,7 +178,7 @@ def machine_line(record):
 
 
 def save_table(out, name, title, caption, columns, rows, record, image=False):
-    """NAME.csv and NAME.json.  columns: (key, heading); rows: dicts by key."""
+    """Write NAME.csv and NAME.json.  columns: pairs (key, heading); rows: dicts by key."""
     keys = [key for key, _ in columns]
     with open(out / f"{name}.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, keys, lineterminator="\n")
@@ -196,7 +197,7 @@ def save_table(out, name, title, caption, columns, rows, record, image=False):
 
 
 def save_figure(figure, out, name, title, caption, columns, rows, record):
-    """NAME.png, NAME.pdf, and the numbers drawn as NAME.csv and NAME.json."""
+    """Write NAME.png and NAME.pdf, and the numbers drawn as NAME.csv and NAME.json."""
     figure.savefig(out / f"{name}.png")
     figure.savefig(out / f"{name}.pdf", metadata={"CreationDate": None})
     plt.close(figure)
@@ -204,7 +205,7 @@ def save_figure(figure, out, name, title, caption, columns, rows, record):
 
 
 def by_case(record):
-    """(table, N) -> method -> row of results."""
+    """Return {(table, N): {method: row of results}}."""
     cases = {}
     for row in record["rows"]:
         cases.setdefault((row["table"], row["fft_size"]), {})[row["method"]] = row

@@ -1,11 +1,11 @@
-"""Table 7 in a CPU edition: partial convolutions, their time and memory."""
+"""Draw a CPU version of the paper's Table 7: the time and memory of partial convolutions."""
 
 import style
 from style import METHODS, plt
 
 TIMED = ["fftconv", "fftconv_ready", "fftconv_backward", "fftconv_whole", "scipy_oaconvolve"]
 REMEMBERED = ["fftconv_ready", "fftconv_backward", "scipy_oaconvolve"]
-LENGTH = 8192  # Table 7's row
+LENGTH = 8192  # the row length of Table 7
 
 TIME_TEXT = """Causal, float32, one thread: nanoseconds per output element,
 medians of interleaved runs at the B x H stated, every method compared with the
@@ -24,7 +24,7 @@ convolution."""
 
 
 def by_length(rows):
-    """(L, Lk) -> method -> row."""
+    """Return {(L, Lk): {method: row of results}}."""
     found = {}
     for row in rows:
         key = row["length"], row["kernel_length"]
@@ -33,7 +33,7 @@ def by_length(rows):
 
 
 def times_of(found, length, kernel_length):
-    """The columns of times of one (L, Lk)."""
+    """Return the columns with the times for one pair (L, Lk)."""
     here, uncut = found[length, kernel_length], found[length, length]
     row = {m: here[m]["ns_per_output"] for m in TIMED}
     for m in ("fftconv", "fftconv_ready", "fftconv_backward"):
@@ -44,7 +44,7 @@ def times_of(found, length, kernel_length):
 
 
 def plan_of(plan):
-    """The columns of what a plan chose and counts."""
+    """Return the columns with a plan's choices, operation counts and memory."""
     return {
         "blocks": plan["blocks"],
         "block_length": plan["block_length"],
@@ -57,7 +57,11 @@ def plan_of(plan):
 
 
 def rows_of(record):
-    """A row for every (L, Lk): plan, times if run, the paper's if printed."""
+    """Return one row for each (L, Lk).
+
+    It has the plan's columns, the times if they were measured, and the paper's numbers if it
+    prints this case.
+    """
     found = by_length(record["rows"])
     remembered = by_length(record["memory"])
     printed = style.paper(7, ("filter_length",))
@@ -119,14 +123,18 @@ COLUMNS = (
 
 
 def line(axis, points, method, **look):
-    """One method's curve in its own look, unless told otherwise."""
+    """Plot the curve of one method in its usual style; `look` overrides parts of the style."""
     label, colour, marker, dashes = METHODS[method]
     look = dict(label=label, color=colour, marker=marker, ls=dashes) | look
     axis.plot(*zip(*points), **look)
 
 
 def draw_partial(rows):
-    """Time over Lk; time and memory against the uncut filter; time over L."""
+    """Return a figure of three panels.
+
+    They show the time over Lk, the time and memory relative to the full-length filter, and the
+    time over L.
+    """
     figure, (times, falls, long) = plt.subplots(1, 3, figsize=(14, 4.6), layout="constrained")
     cut = [r for r in rows if r["length"] == LENGTH]
     kernels = [r["kernel_length"] for r in cut]
@@ -191,7 +199,7 @@ def draw_partial(rows):
 
 
 def draw(results, out):
-    """Table 7, the longer rows' table and their figure: partial.json."""
+    """Draw Table 7, a table of longer rows, and a figure, from partial.json."""
     record = style.read(results, "partial")
     rows = rows_of(record)
     first = record["memory"][0]

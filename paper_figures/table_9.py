@@ -1,4 +1,4 @@
-"""Tables 9 and 10 in a CPU edition: frequency patterns, asked and really had."""
+"""Draw a CPU version of Tables 9 and 10: the requested and the actual frequency sparsity."""
 
 import style
 from style import plt
@@ -27,12 +27,12 @@ def name_of(drop):
 
 
 def dense_of(record):
-    """(N, direction) -> the row without a pattern."""
+    """Return {(N, direction): the row of results without a pattern}."""
     return {(r["fft_size"], r["direction"]): r for r in record["rows"] if r["order"] == "dense"}
 
 
 def rows_of(record):
-    """A row for every N, order and pattern, the paper's beside it."""
+    """Return one row for each N, order and pattern, with the paper's numbers."""
     printed = style.paper(9, ("a", "b", "c", "d"))
     dense = dense_of(record)
     rows = {}
@@ -90,7 +90,7 @@ COLUMNS = [
 
 
 def draw_sparsity(rows):
-    """At the longest N: what was asked and had; what it saves."""
+    """Return a figure for the longest N: the requested and the actual sparsity, and the speeds."""
     figure, (parts, forward, backward) = plt.subplots(1, 3, figsize=(14, 4.4), layout="constrained")
     n = max(r["fft_size"] for r in rows)
     mine = {
@@ -163,7 +163,7 @@ def draw_sparsity(rows):
 
 
 def draw(results, out):
-    """Table 9 and the figure of its patterns: sparsity.json."""
+    """Draw Table 9 and a figure of its patterns from sparsity.json."""
     record = style.read(results, "sparsity")
     rows = rows_of(record)
     style.save_table(

@@ -1,7 +1,7 @@
-"""Tables 11-15 on a GPU: ours, cuFFT, PyTorch, and the paper's figures.
+"""Draw Tables 11-15 for a GPU: libfftconv, cuFFT, PyTorch, and the paper's numbers.
 
-Where no GPU has run experiments/bench_gpu.py there is no bench_gpu.json, and
-every one of our cells says "not measured".
+If experiments/bench_gpu.py has not been run on a GPU, there is no bench_gpu.json, and every
+cell but the paper's says "not measured".
 """
 
 import style
@@ -34,7 +34,7 @@ these cells; nothing in them is estimated."""
 
 
 def cell(found, key):
-    """A number of results, or why there is none."""
+    """Return a number of the results, or a text that says why there is none."""
     if found is None:
         return NOT_MEASURED
     if key in found:
@@ -44,7 +44,7 @@ def cell(found, key):
 
 
 def table_rows(record, table):
-    """One row for each FFT size of the paper's table."""
+    """Return one row for each FFT size in the paper's table."""
     measured = {
         (row["fft_size"], row["method"]): row
         for row in (record["rows"] if record else [])
@@ -92,7 +92,7 @@ COLUMNS = (
 
 
 def draw(results, out):
-    """Tables 11-15 on a GPU: bench_gpu.json, if it is there."""
+    """Draw Tables 11-15 for a GPU from bench_gpu.json, if there is one."""
     there = (results / "bench_gpu.json").is_file()
     record = style.read(results, "bench_gpu") if there else None
     for table, title in TITLES.items():

@@ -1,4 +1,4 @@
-"""Tables 11-15 to FFT size 32K as predicted, not measured: predict_gpu.json."""
+"""Draw predicted (not measured) Tables 11-15, up to FFT size 32K, from predict_gpu.json."""
 
 import style
 from table_gpu import TITLES
@@ -49,7 +49,7 @@ def table_rows(record, table):
 
 
 def draw(results, out):
-    """Tables 11-15, predicted: predict_gpu.json."""
+    """Draw the predicted Tables 11-15 from predict_gpu.json."""
     record = style.read(results, "predict_gpu")
     for table, title in TITLES.items():
         style.save_table(
@@ -59,7 +59,7 @@ def draw(results, out):
             TEXT,
             COLUMNS,
             table_rows(record, table),
-            None,  # measured on no machine
+            None,  # no machine has measured this
         )
 
 

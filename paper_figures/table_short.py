@@ -1,4 +1,4 @@
-"""flash-fft-conv's table of short depthwise convolutions, in a CPU edition."""
+"""Draw a CPU version of flash-fft-conv's table of short depthwise convolutions."""
 
 import csv
 
@@ -11,11 +11,11 @@ the float64 oracle before: milliseconds, scaled from the batch run to B = 16.
 faster: no convolution can take less. NumPy: one thread, float32, a
 multiplication and an addition for each tap. H100: as printed in flash-fft-conv's
 README, for BLH and K = 5."""
-BATCH = 16  # the README's
+BATCH = 16  # the batch size in flash-fft-conv's README
 
 
 def printed():
-    """(L, D) -> the README's row."""
+    """Return {(L, D): the row of that shape in flash-fft-conv's README}."""
     with open(style.PAPER / "short.csv", newline="") as file:
         return {
             (int(r["length"]), int(r["channels"])): {
@@ -26,7 +26,7 @@ def printed():
 
 
 def rows_of(record):
-    """A row for each shape, number of taps, type and layout."""
+    """Return one row for each shape, number of taps, dtype and layout."""
     cases, h100 = {}, printed()
     for row in record["rows"]:
         key = tuple(row[k] for k in ("length", "channels", "taps", "dtype", "layout"))
@@ -74,7 +74,7 @@ COLUMNS = [
 
 
 def draw_short(rows):
-    """Time over the copy's, shape by shape, for each type."""
+    """Return a figure with a panel for each dtype: the time over that of a copy, by shape."""
     dtypes = list(dict.fromkeys(r["dtype"] for r in rows))
     figure, axes = plt.subplots(
         1,
@@ -120,7 +120,7 @@ def draw_short(rows):
 
 
 def draw(results, out):
-    """The table and its figure: short.json."""
+    """Draw the table and the figure of short convolutions from short.json."""
     record = style.read(results, "short")
     rows = rows_of(record)
     style.save_table(

@@ -1,4 +1,4 @@
-"""opt_ssm_forward's strategies: a table, and a map of who is fastest where."""
+"""Draw a table of opt_ssm_forward's strategies and a map of where each one is the fastest."""
 
 import style
 from style import plt
@@ -33,7 +33,7 @@ run, the time scaled to all)."""
 
 
 def rows_of(record):
-    """A row for each shape."""
+    """Return one row for each shape."""
     rows = []
     for measured in record["rows"]:
         runs = measured["strategies"]
@@ -92,7 +92,7 @@ KERNEL_COLUMNS = [
 
 
 def draw_map(rows):
-    """The plane of lrnnx's rule, and who is fastest in it."""
+    """Return a map of the fastest strategy, over the two quantities that lrnnx's rule compares."""
     figure, axis = plt.subplots(figsize=(7.5, 5.2), layout="constrained")
     for order, (label, colour, marker) in ORDERS.items():
         points = [
@@ -132,7 +132,7 @@ def draw_map(rows):
 
 
 def draw(results, out):
-    """The tables and the map: strategies.json."""
+    """Draw the tables and the map from strategies.json."""
     record = style.read(results, "strategies")
     rows = rows_of(record)
     style.save_table(

@@ -1,4 +1,4 @@
-"""Tables 3, 4 and 11-15 in a CPU edition, and the figure of their speeds."""
+"""Draw a CPU version of Tables 3, 4 and 11-15, and a figure of their speeds."""
 
 import style
 from style import METHODS, plt
@@ -10,7 +10,7 @@ TITLES = {
     14: "gated forward, causal",
     15: "backward, circular",
 }
-# Tables 3 and 4 are columns of 11 and 12, with memory beside them.
+# Tables 3 and 4 each combine a table of speeds with a table of memory: 11 and 16, 12 and 17.
 SELECTED = {3: (11, 16), 4: (12, 17)}
 ONE_THREAD = ["fftconv", "fftconv_ready", "numpy", "numpy_saved", "scipy", "scipy_fftconvolve"]
 ALL_THREADS = ["fftconv_threads", "scipy_threads"]
@@ -30,7 +30,7 @@ PyTorch's autograd keeps them."""
 
 
 def clock_text(record):
-    """Says how many times are processor time, if any."""
+    """Return a sentence on how many times are processor time; empty if none is."""
     clocks = [r["clock"] for r in record["rows"] if r["threads"] == 1]
     busy = clocks.count("processor")
     if not busy:
@@ -45,7 +45,7 @@ def speedup(found, baseline, ours="fftconv"):
 
 
 def table_rows(cases, table):
-    """The rows of one of Tables 11-15, CPU and H100 side by side."""
+    """Return the rows of one of Tables 11-15, with the times on the CPU and on the H100."""
     printed = style.paper(table)
     rows = []
     for (t, n), found in sorted(cases.items()):
@@ -90,7 +90,7 @@ def columns_of(rows):
 
 
 def selected_rows(cases, table, memory):
-    """The rows of Table 3 or 4: the paper's columns, one to a row."""
+    """Return the rows of Table 3 or 4: each column of the paper's table becomes a row."""
     speed_table, memory_table = SELECTED[table]
     printed = style.paper(table)
     savings = {}
@@ -137,7 +137,7 @@ SELECTED_COLUMNS = [
 
 
 def drawn_rows(cases):
-    """What the figure draws: ns per output element and speedups."""
+    """Return the numbers that the figure draws: ns per output element, and speedups."""
     rows = []
     for (table, n), found in sorted(cases.items()):
         printed = style.paper(table).get(n)
@@ -155,7 +155,7 @@ def drawn_rows(cases):
 
 
 def draw_speeds(rows, sizes):
-    """Two rows of five panels: time per output element, speedup."""
+    """Return a figure with five panels of time per output element and five of speedup."""
     figure, axes = plt.subplots(
         2, 5, figsize=(14, 6), sharex=True, sharey="row", layout="constrained"
     )
@@ -191,7 +191,7 @@ def draw_speeds(rows, sizes):
 
 
 def draw(results, out):
-    """Tables 3, 4, 11-15, the figure of speeds: speed.json, memory.json."""
+    """Draw Tables 3, 4 and 11-15, and the figure of speeds, from speed.json and memory.json."""
     record = style.read(results, "speed")
     memory = style.read(results, "memory")
     cases = style.by_case(record)

@@ -1,11 +1,11 @@
-"""Tables 16 and 17 in a CPU edition: memory, and its figure."""
+"""Draw a CPU version of Tables 16 and 17, and a figure of the memory in them."""
 
 import style
 from style import METHODS, plt
 
 TITLES = {16: "forward, circular", 17: "gated forward, circular"}
 SHOWN = ["fftconv", "fftconv_ready", "numpy", "scipy"]
-# The published benchmark's GB, and the bytes of a float16 element.
+# The bytes of a GB in the paper's published benchmark, and of a float16 element.
 PAPER_GB, PAPER_ITEM = 1.048576e9, 2
 PAPER_ROWS = 64 * 768
 
@@ -19,7 +19,7 @@ units of 1.048576e9 bytes."""
 
 
 def in_arrays(gigabytes, n):
-    """The paper's GB as a number of float16 (64, 768, N) arrays."""
+    """Convert GB of the paper to a number of float16 arrays of shape (64, 768, N)."""
     return gigabytes * PAPER_GB / (PAPER_ROWS * n * PAPER_ITEM)
 
 
@@ -104,7 +104,7 @@ def draw_memory(rows_of):
 
 
 def draw(results, out):
-    """Tables 16, 17 and the figure of memory from results/memory.json."""
+    """Draw Tables 16 and 17 and the figure of memory from results/memory.json."""
     record = style.read(results, "memory")
     cases = style.by_case(record)
     rows_of = {table: table_rows(cases, table) for table in TITLES}

@@ -1,10 +1,10 @@
-"""Build hook: a wheel py3-none-<platform> that carries the C library.
+"""Build a wheel py3-none-<platform> that contains the C library.
 
-ctypes loads the library, so the wheel depends on the platform and on no
-version of Python.  The library is configured and built in a copy of its
-sources, so that nothing is left in the tree and a tree that was configured in
-place does no harm.  FFTCONV_LIBRARY in the environment names a library that is
-built already, and is packed instead.
+The library is loaded with ctypes, so the wheel depends on the platform but not on the version
+of Python.  The library is configured and built in a temporary copy of the sources, so that no
+files are left in the source tree, and an earlier configure in the source tree does no harm.
+If the environment variable FFTCONV_LIBRARY names a library that is built already, that one is
+packed instead.
 """
 
 import os
@@ -19,9 +19,9 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
 TOP = Path(__file__).resolve().parent.parent
-# What configure and make need of the tree.
+# The files and folders that configure and make need.
 SOURCES = ["configure.ac", "Makefile.am", "experiments", "libfftconv", "python", "tests"]
-# ... and of a release, where autoreconf has run already.
+# Those that a release has besides, because autoreconf has already run for it.
 GENERATED = ["configure", "Makefile.in", "aclocal.m4", "config.h.in", "build-aux"]
 
 
@@ -42,7 +42,7 @@ def run(command, directory):
 
 
 def build_library(target):
-    """Configure and build libfftconv in a copy; leave the library at target."""
+    """Configure and build libfftconv in a copy of the sources; copy the library to target."""
     with tempfile.TemporaryDirectory(prefix="fftconv-") as scratch:
         scratch = Path(scratch)
         built = shutil.ignore_patterns(
@@ -64,7 +64,7 @@ def build_library(target):
 class BuildPy(build_py):
     def run(self):
         super().run()
-        if not self.editable_mode:  # an editable install uses the build tree
+        if not self.editable_mode:  # an editable install loads the library of the build tree
             target = Path(self.build_lib) / "fftconv" / "libfftconv.so"
             if os.environ.get("FFTCONV_LIBRARY"):
                 shutil.copyfile(os.environ["FFTCONV_LIBRARY"], target)
@@ -78,7 +78,7 @@ class BdistWheel(bdist_wheel):
 
 
 class BinaryDistribution(Distribution):
-    """Not the same on every platform: says so to bdist_wheel."""
+    """A distribution that tells bdist_wheel that the wheel depends on the platform."""
 
     def has_ext_modules(self):
         return True

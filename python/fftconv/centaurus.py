@@ -1,12 +1,16 @@
-"""Centaurus' four modes, as compositions that use their structure.
+"""The Centaurus layer in its four modes, each computed in the way that suits its structure.
 
     y[b, t, o] = sum_n C[o, n] sum_{j <= t} K[n, j] sum_i B_[n, i] x[b, t - j, i]
     K[n, l] = Re sum_m E[n, m] exp(Delta[n] A[n, m] l),    B_ = Delta B
 
-(arXiv 2409.03377).  "neck": B and C dense.  "dws": B and C diagonal, so one
-convolution for each channel.  "full": B and C with one entry a row and a column,
-so a dense kernel of all (o, i).  "pointwise": every (n, m) a state of its own,
-E = 1, B and C dense.
+The modes differ in B, C and E:
+
+"neck": B and C are dense.
+"dws": B and C are diagonal, so each channel has one convolution of its own.
+"full": each n belongs to one pair (o, i), so there is one kernel for each pair.
+"pointwise": each pair (n, m) is a state of its own, with E = 1; B and C are dense.
+
+Source: Centaurus, arXiv 2409.03377.
 """
 
 import numpy as np
@@ -22,17 +26,23 @@ MODES = ("neck", "dws", "full", "pointwise")
 
 
 class Centaurus:
-    """A state-space layer of H channels: x (B, L, H) to y (B, L, H).
+    """A state-space layer of H channels that maps x (B, L, H) to y (B, L, H).
 
-    d_model: H. d_state: N; of "dws" H, of "full" H^2. sub_states: M, the
-    exponentials of each latent kernel. mode: one of `MODES`. seed: of what is
-    random.
+    d_model: H, the number of channels.
+    d_state: N, the number of latent kernels; it must be H for "dws" and H^2 for "full".
+    sub_states: M, the number of exponentials in each latent kernel.
+    mode: one of `MODES`.
+    seed: for the random initial values.
 
-    ``parameters``, NumPy arrays yours to change in place: A (N, M) complex,
-    -1/2 + i pi m / M; log_delta (N,), evenly in log 1e-3 ... log 1e-1; E
-    (N, M), sqrt(2) times normal, not of "pointwise"; B and C: (N, H) and (H, N)
-    of "neck", (N M, H) and (H, N M) of "pointwise", (N,) of the others. Raises
-    ValueError.
+    ``parameters`` is a dict of NumPy arrays that may be changed in place:
+
+    A: (N, M), complex; initially -1/2 + i pi m / M.
+    log_delta: (N,); initially evenly spaced from log 1e-3 to log 1e-1.
+    E: (N, M); initially sqrt(2) times standard normal.  "pointwise" has no E.
+    B, C: (N, H) and (H, N) for "neck", (N M, H) and (H, N M) for "pointwise", both (N,) for
+        "dws" and "full".
+
+    Raises ValueError.
     """
 
     def __init__(self, d_model, d_state, sub_states, mode="neck", *, seed=None):
@@ -68,7 +78,7 @@ class Centaurus:
         return f"Centaurus({self.d_model}, {self.d_state}, {self.sub_states}, {self.mode!r})"
 
     def _checked(self):
-        """The parameters, and Delta A (N, M)."""
+        """Return (the parameters, Delta A (N, M)); raise ValueError if a shape is wrong."""
         p = self.parameters
         for name, shape in self._shapes.items():
             if np.shape(p.get(name)) != shape:
@@ -79,17 +89,20 @@ class Centaurus:
         return p, np.exp(p["log_delta"])[:, None] * p["A"]
 
     def latent_kernels(self, length, dtype="float64"):
-        """K (N, L), of "pointwise" (N M, L)."""
+        """Return the latent kernels K (N, L), or (N M, L) for "pointwise".
+
+        length: L.  dtype: "float32" or "float64".  Raises ValueError.
+        """
         p, x = self._checked()
         if self.mode == "pointwise":
             x, E = x.reshape(-1, 1), np.ones((x.size, 1))
         else:
             E = p["E"]
-        # 2 Re (E/2) e^(x (l+1)) s from the state s = e^-x
+        # K[l] = Re E e^(x l) is the response 2 Re (E/2) e^(x (l+1)) s of the state s = e^-x.
         return ssm_kernel(x, np.exp(-x)[None], E[None] / 2, length, state=True, dtype=dtype)[0, 0]
 
     def _input(self):
-        """B_, Delta B in B's shape."""
+        """Return B_ = Delta B, in the shape of B."""
         p = self.parameters
         delta = np.exp(p["log_delta"])
         if self.mode == "pointwise":
@@ -97,10 +110,12 @@ class Centaurus:
         return (delta if p["B"].ndim == 1 else delta[:, None]) * p["B"]
 
     def __call__(self, x, *, strategy="auto", threads=None):
-        """y (B, L, H) of x (B, L, H), real, of its dtype and kind.
+        """Return y (B, L, H) for a real x (B, L, H), in x's dtype and array library.
 
-        strategy: of opt_ssm_forward, in "neck" and "pointwise". Raises
-        ValueError.
+        strategy: that of `opt_ssm_forward`, for "neck" and "pointwise"; else ignored.
+        threads: None means all processors.
+
+        Raises ValueError.
         """
         v = view(x, "x", "float32")
         if len(v.shape) != 3 or 0 in v.shape or v.shape[2] != self.d_model:
@@ -123,14 +138,17 @@ class Centaurus:
         return finish(np.ascontiguousarray(y).astype(rows.dtype, copy=False), v.kind)
 
     def default_state(self, *batch_shape):
-        """Zeros (*batch_shape, N, M), complex128."""
+        """Return the initial state for `step`: zeros (*batch_shape, N, M), complex128."""
         shape = tuple(size(n, "batch_shape") for n in batch_shape)
         return np.zeros(shape + (self.d_state, self.sub_states), complex)
 
     def step(self, x, state):
-        """(y (B, H), next state) of one sample x (B, H): s = e^(Delta A) s + B_ x,
-        y = C sum_m E Re s. Always by the parameters as they are. Raises
-        ValueError."""
+        """Return (y (B, H), the next state) for one sample x (B, H).
+
+            s = e^(Delta A) s + B_ x,   y = C sum_m E Re s
+
+        Each call uses the present values of the parameters.  Raises ValueError.
+        """
         p, exponent = self._checked()
         H, shape = self.d_model, (self.d_state, self.sub_states)
         state, v = np.asarray(state), view(x, "x", "float32")
@@ -146,7 +164,7 @@ class Centaurus:
             driven = (rows @ B.T).reshape(-1, *shape)
         elif self.mode == "neck":
             driven = (rows @ B.T)[..., None]
-        else:  # channel n of "dws", n mod H of "full"
+        else:  # state n reads channel n in "dws", and channel n mod H in "full"
             driven = (np.tile(rows, self.d_state // H) * B)[..., None]
         state = np.exp(exponent) * state + driven
         if self.mode == "pointwise":

@@ -1,12 +1,12 @@
-"""The paper's cost model: Equation 2 of FlashFFTConv, arXiv 2311.05908.
+"""The cost model of the FlashFFTConv paper: Equation 2 of arXiv 2311.05908.
 
-Seconds of one row (B = H = 1) of N = N_1 ... N_p points on given hardware:
+It predicts the seconds that one row (B = H = 1) of N = N_1 N_2 ... N_p points takes:
 
     C = sum_i 16 N N_i / gamma(N_i) + 4 N / omega(i)
 
-gamma(N_i) is tau_m where N_i >= mu, else tau_g.  omega(i) is sigma_h while the
-length still to be transformed, N / (N_1 ... N_{i-1}), exceeds fast_points, else
-sigma_s; the paper gives no formula for omega, this rule is ours.
+gamma(N_i) is tau_m if N_i >= mu, else tau_g.  omega(i) is sigma_h if the length still to be
+transformed, N / (N_1 ... N_{i-1}), exceeds fast_points, else sigma_s.  The paper gives no
+formula for omega; this rule is that of libfftconv.
 """
 
 import ctypes
@@ -21,20 +21,20 @@ __all__ = ["HARDWARE", "Hardware", "balanced_radices", "best_order", "best_radic
 
 @dataclass(frozen=True)
 class Hardware:
-    """A machine in the paper's four numbers (Table 19) and two limits."""
+    """A machine, described by the paper's four rates (Table 19) and two limits."""
 
     name: str
-    sigma_h: float  #: bytes/s of main memory (HBM)
-    sigma_s: float  #: bytes/s of the fast memory (SRAM; a CPU's L2)
+    sigma_h: float  #: bandwidth of main memory (HBM) in bytes/s
+    sigma_s: float  #: bandwidth of the fast memory (SRAM; a CPU's L2 cache) in bytes/s
     tau_m: float  #: flop/s of matrix products
-    tau_g: float  #: flop/s of everything else
-    mu: int  #: smallest radix that runs at tau_m
-    fast_points: int  #: longest sub-transform kept in the fast memory
-    measured: bool = False  #: False: from a datasheet
+    tau_g: float  #: flop/s of all other arithmetic
+    mu: int  #: the smallest radix that runs at tau_m
+    fast_points: int  #: the longest sub-transform, in points, that fits in the fast memory
+    measured: bool = False  #: True if the rates were measured, False if from a datasheet
 
 
 class _HardwareTable(Mapping):
-    """name -> Hardware, fetched from the library (or measured) once."""
+    """A mapping from a name to its Hardware, fetched from C (or measured) on first access."""
 
     def __init__(self):
         self._known = {}
@@ -69,8 +69,8 @@ class _HardwareTable(Mapping):
         return f"HARDWARE({', '.join(self)})"
 
 
-#: "A100" (the paper's Table 19), "H100" (datasheet), "host" (this machine,
-#: measured on first access, about half a second).
+#: The machines known by name: "A100" (the paper's Table 19), "H100" (from its datasheet) and
+#: "host" (this machine, measured on first access, which takes about half a second).
 HARDWARE = _HardwareTable()
 
 
@@ -102,10 +102,10 @@ def _order(order):
 
 
 def monarch_cost(n, radices, hardware="A100"):
-    """Seconds of Equation 2 for one row of n = prod(radices) points.
+    """Return the seconds of Equation 2 for one row of n = prod(radices) points.
 
-    ``hardware`` is a name of HARDWARE or a Hardware.  Raises ValueError where
-    the radices do not multiply to n.
+    hardware: a name in `HARDWARE`, or a `Hardware`.  Raises ValueError, also if n is not the
+    product of the radices.
     """
     n = size(n, "n")
     radices = [size(r, "radices") for r in radices]
@@ -122,22 +122,31 @@ def monarch_cost(n, radices, hardware="A100"):
 
 
 def balanced_radices(n, order):
-    """The most equal powers of two, largest outermost (Figure 4's choice)."""
+    """Return `order` radices of n, powers of two as equal as possible, the largest first.
+
+    These are the radices of the paper's Figure 4.  Raises ValueError.
+    """
     radices = (ctypes.c_int64 * _order(order))()
     _lib.lib.fftconv_balanced_radices(size(n, "n"), len(radices), radices)
     return tuple(radices)
 
 
 def best_radices(n, order, hardware="A100"):
-    """The cheapest powers of two of this order by Equation 2."""
+    """Return the `order` radices of n, powers of two, that are cheapest by Equation 2.
+
+    hardware: a name in `HARDWARE`, or a `Hardware`.  Raises ValueError.
+    """
     radices = (ctypes.c_int64 * _order(order))()
     _lib.lib.fftconv_best_radices(size(n, "n"), len(radices), _c_hardware(hardware), radices)
     return tuple(radices)
 
 
 def best_order(n, hardware="A100"):
-    """The cheapest order of 2, 3, 4 (the paper's range), each with its
-    cheapest radices.  n is a power of two, at least 4."""
+    """Return the order out of 2, 3 and 4 (the paper's range) that is cheapest for n.
+
+    Each order is taken with its cheapest radices.  n: a power of two, at least 4.
+    hardware: a name in `HARDWARE`, or a `Hardware`.  Raises ValueError.
+    """
     n = size(n, "n")
     if n < 4 or n & (n - 1):
         raise ValueError(f"n is {n}; it must be a power of two, at least 4")

@@ -2,9 +2,9 @@
 
     y[b, d, l] = act(bias[d] + sum_k weight[d, k] x[b, d, l - left + k])
 
-A cross-correlation, as torch.nn.Conv1d with groups = channels: x is zero outside
-its samples.  FlashFFTConv's fast short convolution (its repository's README), of
-any kernel size and padding.
+This is a cross-correlation, like torch.nn.Conv1d with groups = channels; x counts as zero
+outside its samples.  It is the short convolution of FlashFFTConv (the README of its
+repository), for any kernel size and padding.
 """
 
 import ctypes
@@ -21,8 +21,10 @@ _OFFSET = tensor_offsets(_lib.DepthwiseDesc)
 
 
 class DepthwiseGradients(NamedTuple):
-    """Gradients of sum(dy . y), each of its operand's shape, dtype and kind;
-    None where absent or not asked for."""
+    """Gradients of sum(dy . y), each of its operand's shape, dtype and array library.
+
+    The gradient of an operand that is absent, or that was not asked for, is None.
+    """
 
     dx: Any = None
     dweight: Any = None
@@ -31,12 +33,15 @@ class DepthwiseGradients(NamedTuple):
 
 
 def real_view(x, name, listed="float32"):
-    """View of a real array; of dtype `listed`, if it is a list."""
+    """Return a View of the real array x; a Python list becomes an array of dtype `listed`."""
     return real(view(x, name, listed), name)
 
 
 def check_padding(padding, taps, state):
-    """(samples before, samples after) of zeros, or ValueError."""
+    """Return the numbers of zeros (before, after) that a padding means; ValueError if wrong.
+
+    taps: K.  state: whether the call has a state, which allows only causal padding.
+    """
     if state:
         if padding not in (0, "causal"):
             raise ValueError(f"padding is {padding!r}; with a state it must be 'causal'")
@@ -48,7 +53,7 @@ def check_padding(padding, taps, state):
             {"causal": (taps - 1, 0), "same": ((taps - 1) // 2, taps // 2), "valid": (0, 0)},
         )
     if isinstance(padding, (tuple, list)):
-        if len(padding) == 1:  # as torch's Conv1d spells it
+        if len(padding) == 1:  # torch's Conv1d stores a padding n as (n,)
             padding = (*padding, *padding)
         if len(padding) != 2:
             raise ValueError(
@@ -60,7 +65,7 @@ def check_padding(padding, taps, state):
 
 
 class _DepthwiseCall:
-    """The checked operands of one call, and its Depthwise."""
+    """The checked operands of one call, and the C structure that describes them."""
 
     def __init__(self, x, weight, bias, padding, activation, layout, state, threads, isa):
         self.x = x = real_view(x, "x")
@@ -75,7 +80,7 @@ class _DepthwiseCall:
         channels = self.rows[1]
         self.weight = w = real_view(weight, "weight")
         shape = tuple(w.shape)
-        if len(shape) == 3 and shape[1] == 1:  # torch's (D, 1, K)
+        if len(shape) == 3 and shape[1] == 1:  # (D, 1, K), the shape that torch uses
             self.weight = w = w.reshaped((shape[0], shape[2]), (w.strides[0], w.strides[2]))
         if len(w.shape) != 2 or w.shape[0] != channels or w.shape[1] < 1:
             raise ValueError(
@@ -123,7 +128,7 @@ class _DepthwiseCall:
         self.put_numbers(weight=self.weight, bias=self.bias)
 
     def _shape(self, length):
-        """x's shape with another length."""
+        """Return x's shape with its length replaced."""
         shape = list(self.x.shape)
         shape[self.axes[2]] = length
         return tuple(shape)
@@ -160,29 +165,34 @@ def depthwise_conv1d(
     isa=None,
     out=None,
 ):
-    """A short convolution of each channel by itself; y of x's dtype and kind.
+    """Convolve each channel of x with its own short kernel.
+
+    Returns y, in the dtype and array library of x, with the length L + before + after - K + 1.
+    With return_state it returns (y, the state to pass to the next call).
 
     Args:
-        x: (B, D, L) or (D, L); float64, float32, float16 or bfloat16; integers and
-            booleans become float64, a list float32.
-        weight: (D, K) or (D, 1, K), K any; bias: (D,). Each of any real dtype:
-            sums run in float32, or in float64 where an operand is float64.
-        padding: zeros on both sides, or (before, after); "causal", K - 1 before;
-            "same", as long as x, the odd one after; "valid", none. Output length
-            L + before + after - K + 1.
+        x: (B, D, L) or (D, L), in float64, float32, float16 or bfloat16; integers and booleans
+            become float64, Python lists float32.
+        weight: (D, K) or (D, 1, K), with any K and any real dtype.  Sums are computed in
+            float64 if an operand is float64, else in float32.
+        bias: (D,), of any real dtype, or None.
+        padding: the number of zeros on both sides, or a pair (before, after), or a name:
+            "causal" is (K - 1, 0); "same" makes y as long as x, with the extra zero of an even
+            K after x; "valid" is (0, 0).
         activation: None, "silu" or "gelu".
-        layout: "BHL", or "BLH": x and y (B, L, D) or (L, D). Both are equally
+        layout: "BHL", or "BLH" for x and y of shape (B, L, D) or (L, D).  Both are equally
             fast.
-        state: x's last K - 1 samples before this call, x's shape but for the
-            length; the call is then causal. Zeros where it is None.
-        return_state: (y, the state of the next call), of x's dtype; causal.
-        threads: None means all processors. The result does not depend on it.
+        state: the K - 1 samples that precede x, in x's shape but for the length; None means
+            zeros.  A call with a state is causal.
+        return_state: also return the state for the next call, in x's dtype.  Such a call is
+            causal.
+        threads: None means all processors.  The result does not depend on it.
         isa: one of `fftconv.isas()`; None means the best of this machine.
-        out: where to put y; must not overlap an operand.
+        out: an array to write y to; it must not overlap an operand.
 
-    A row's result depends on no other row. Raises TypeError for what is no array of
-    numbers and ValueError for wrong values, naming the argument, before anything is
-    written; MemoryError.
+    The result of a row does not depend on any other row.  Raises TypeError for an argument
+    that is not an array of numbers, and ValueError, naming the argument, for wrong values; then
+    nothing has been written.  Raises MemoryError.
 
     Example:
         >>> depthwise_conv1d([[1, 2, 4]], [[-1, 1]], padding="causal").tolist()
@@ -218,14 +228,17 @@ def depthwise_conv1d_backward(
     isa=None,
     needs=None,
 ):
-    """`DepthwiseGradients` (dx, dweight, dbias, dstate) of sum(dy . y).
+    """Return the `DepthwiseGradients` (dx, dweight, dbias, dstate) of sum(dy . y).
 
-    dy: y's shape, any real dtype; the other arguments are those of
-    `depthwise_conv1d`.  needs: which, out of "x", "weight", "bias", "state"; None
-    means all that are given.  dweight and dbias are summed by parts of rows that the
-    shapes fix, each in the type that y's sums have, and over them in float64: two
-    runs agree to the bit, whatever the threads.  Raises TypeError for what is no array of
-    numbers, ValueError; MemoryError.
+    dy: an array of y's shape and any real dtype.
+    needs: which gradients to compute, out of "x", "weight", "bias", "state"; None means those
+        of all operands given.
+
+    The other arguments are those of `depthwise_conv1d`.  For dweight and dbias, rows are cut
+    into parts that depend on the shapes alone.  Each part is summed in the dtype in which y is
+    summed, and the parts are added in float64, so two runs agree to the bit for any number of
+    threads.  Raises TypeError for an argument that is not an array of numbers, ValueError for
+    wrong values, and MemoryError.
     """
     call = _DepthwiseCall(x, weight, bias, padding, activation, layout, state, threads, isa)
     d = real_view(dy, "dy", call.x.dtype)

@@ -1,8 +1,8 @@
-"""The calls of flash-fft-conv, under their own names.
+"""The classes of the flash-fft-conv package, under the names that it gives them.
 
-`FlashFFTConv`, `PartialFFTConv` and `FrequencySparseFFTConv` are long convolutions by
-`fftconv.conv`; `FlashDepthWiseConv1d`, in both of its spellings, is a short one by
-`fftconv.depthwise_conv1d`.  FlashFFTConv, arXiv 2311.05908.
+`FlashFFTConv`, `PartialFFTConv` and `FrequencySparseFFTConv` compute long convolutions with
+`fftconv.conv`. `FlashDepthWiseConv1d`, also spelled `FlashDepthwiseConv1d`, computes a short
+convolution with `fftconv.depthwise_conv1d`.  Source: FlashFFTConv, arXiv 2311.05908.
 """
 
 import numpy as np
@@ -30,18 +30,19 @@ def __dir__():
 
 
 class FlashFFTConv:
-    """The call of flash-fft-conv: a circular convolution modulo seqlen.
+    """flash-fft-conv's FlashFFTConv: a gated convolution, circular modulo seqlen.
 
         y = out_gate . ((in_gate . u) * k),   `*` circular modulo seqlen
 
-    seqlen is the FFT size, any whole number.  The result is causal (linear)
-    where L + Lk - 1 <= seqlen; a tap k[seqlen - s] acts s samples ahead.
+    seqlen is the FFT size; any positive integer is allowed.  If L + Lk - 1 <= seqlen,
+    the result equals the causal (linear) convolution.  A tap k[seqlen - s] multiplies the
+    input s samples ahead of the output.
 
-    dtype: of u, gates and y: "float16", "bfloat16", "float32" or "float64",
-        by string, NumPy or torch dtype.
-    use_32_butterfly: accepted; the radices are the planner's.
+    dtype: the dtype of u, the gates and y: "float16", "bfloat16", "float32" or "float64",
+        given as a string, a NumPy dtype or a torch dtype.
+    use_32_butterfly: accepted for compatibility and ignored; the planner chooses the radices.
 
-    Raises ValueError.
+    Raises ValueError for a wrong seqlen or dtype.
 
     Example:
         >>> flashfftconv = FlashFFTConv(8, dtype="float32")
@@ -58,21 +59,28 @@ class FlashFFTConv:
         return f"FlashFFTConv(seqlen={self.seqlen}, dtype={self.dtype!r})"
 
     def __call__(self, u, k, in_gate=None, out_gate=None, *, pregate=None, postgate=None):
-        """y, of u's shape (B, H, L) with L <= seqlen, of its kind, in the module's dtype.
+        """Return y, an array of u's shape (B, H, L), L <= seqlen, in the module's dtype.
 
-        u and gates: the module's dtype, or one that is narrower and loses nothing;
-        each gate alone or both; pregate and postgate are flash-fft-conv's names for
-        them.  k: (H, Lk) or (1, H, Lk) with Lk <= seqlen, the module's dtype, or
-        float32 beside 16 bits.  Raises TypeError for what is no array of numbers,
-        ValueError.
+        y comes from the same library (NumPy, torch, ...) as u.
+
+        u, in_gate, out_gate: arrays of shape (B, H, L) in the module's dtype, or in a narrower
+            one that converts to it without loss.  Either gate may be given without the other.
+        pregate, postgate: flash-fft-conv's names for in_gate and out_gate.
+        k: (H, Lk) or (1, H, Lk) with Lk <= seqlen, in the module's dtype; a module with a
+            16-bit dtype also takes float32.
+
+        Raises TypeError for an argument that is not an array of numbers, and ValueError for a
+        wrong shape or dtype.
         """
         return conv(*self._operands(u, k, in_gate, out_gate, pregate, postgate), **self._mode())
 
     def backward(
         self, dy, u, k, in_gate=None, out_gate=None, *, pregate=None, postgate=None, needs=None
     ):
-        """`fftconv.Gradients` of sum(dy . y), as of `fftconv.conv_backward`; dk of k's
-        shape, summed over the batch in float32 or better and in a fixed order."""
+        """Return the `fftconv.Gradients` of sum(dy . y), as `fftconv.conv_backward` does.
+
+        dk has k's shape. It is summed over the batch in a fixed order, in float32 or float64.
+        """
         operands = self._operands(u, k, in_gate, out_gate, pregate, postgate)
         return conv_backward(self._rows(dy, "dy"), *operands, **self._mode(), needs=needs)
 
@@ -105,7 +113,10 @@ def _one_of(name, gate, alias, other):
 
 
 class _OfLength:
-    """A convolution whose FFT size is twice x's length, taps beyond it cut."""
+    """The base of the convolutions with an FFT size of 2 L, L being the length of x.
+
+    A subclass says how many taps act (`_most`); the other taps are ignored.
+    """
 
     def __init__(self, N_partial):
         self.N_partial = size(N_partial, "N_partial")
@@ -114,15 +125,20 @@ class _OfLength:
         return f"{type(self).__name__}({self.N_partial})"
 
     def __call__(self, x, k):
-        """y, of x's shape (B, H, L) and kind.  k: (H, Lk) or (1, H, Lk).  Types
-        promote as in `fftconv.conv`.  Raises TypeError for what is no array of
-        numbers, ValueError."""
+        """Return y, an array of x's shape (B, H, L) from the same library as x.
+
+        k: (H, Lk) or (1, H, Lk).  The dtypes of x and k promote as in `fftconv.conv`.
+        Raises TypeError for an argument that is not an array of numbers, and ValueError for a
+        wrong shape or dtype.
+        """
         x, k, taps = self._operands(x, k)
         return conv(x, k.part(0, taps), **self._mode(x, taps))
 
     def backward(self, dy, x, k, needs=None):
-        """`fftconv.Gradients` (du, dk) of sum(dy . y); taps that do not act have a
-        gradient of zero.  dy: y's shape."""
+        """Return the `fftconv.Gradients` (du, dk) of sum(dy . y).
+
+        dy has y's shape.  The gradient of a tap that is ignored is zero.
+        """
         x, k, taps = self._operands(x, k)
         g = conv_backward(dy, x, k.part(0, taps), needs=needs, **self._mode(x, taps))
         if g.dk is None or taps == k.shape[-1]:
@@ -143,7 +159,7 @@ class _OfLength:
 
 
 def _padded(x, n):
-    """x with n zeros behind its last axis."""
+    """Return x with n zeros appended along its last axis."""
     if type(x) is np.ndarray:
         return np.concatenate([x, np.zeros((*x.shape[:-1], n), x.dtype)], -1)
     kind = view(x, "dk", devices=True).kind
@@ -153,15 +169,18 @@ def _padded(x, n):
             "that could put zeros there: pass k without them, or as "
             "an array of torch, CuPy or JAX"
         )
-    if hasattr(kind, "nn"):  # torch
+    if hasattr(kind, "nn"):  # kind is the torch module
         return kind.nn.functional.pad(x, (0, n))
     return kind.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, n)])
 
 
 class PartialFFTConv(_OfLength):
-    """flash-fft-conv's: a kernel cut to its first N_partial taps (FlashFFTConv,
-    arXiv 2311.05908, section 3.3).  Modulo 2 L, so that a tap k[2 L - s] acts s
-    samples ahead; causal for no more than L taps."""
+    """flash-fft-conv's partial convolution: only the first N_partial taps of k are used.
+
+    The convolution is circular modulo 2 L, so that a tap k[2 L - s] multiplies the input s
+    samples ahead; with at most L taps it is causal.
+    Source: FlashFFTConv, arXiv 2311.05908, section 3.3.
+    """
 
     def _most(self, length):
         return min(self.N_partial, 2 * length)
@@ -174,8 +193,11 @@ class PartialFFTConv(_OfLength):
 
 
 class FrequencySparseFFTConv(_OfLength):
-    """flash-fft-conv's: of the kernel's rfft of 2 L points, bins 0 ...
-    N_partial // 2 - 1 alone (section 3.3)."""
+    """flash-fft-conv's frequency-sparse convolution: a low-pass filter on the kernel.
+
+    Of the rfft of k over 2 L points, only bins 0 ... N_partial // 2 - 1 are used; the others
+    count as zero.  Source: FlashFFTConv, arXiv 2311.05908, section 3.3.
+    """
 
     def __init__(self, N_partial):
         super().__init__(N_partial)
@@ -189,18 +211,24 @@ class FrequencySparseFFTConv(_OfLength):
 
 
 class FlashDepthWiseConv1d:
-    """The call of flash-fft-conv's short convolution, of any size.
+    """flash-fft-conv's short depthwise convolution, for any kernel size.
 
-    Its document spells the name with W and with w; both are this class.
+    flash-fft-conv's documentation spells the name both FlashDepthWiseConv1d and
+    FlashDepthwiseConv1d; both names are this class.
 
-    channels: D. kernel_size: K, odd or even. padding: as in `depthwise_conv1d`;
-    a number is zeros on both sides. weights: (D, 1, K) or (D, K), torch.nn.Conv1d's
-    included; not copied, so that what an optimizer does to them is seen. bias:
-    (D,) or None. is_bhl: x is (B, D, L), else (B, L, D). device: None or "cpu".
-    dtype: of weights and bias, which are converted where they have another; None
-    leaves them. activation: None, "silu" or "gelu".
+    channels: D, the number of channels.
+    kernel_size: K, odd or even.
+    padding: as in `depthwise_conv1d`; a number n means n zeros on both sides.
+    weights: (D, 1, K) or (D, K), for example the weight of a torch.nn.Conv1d.  They are not
+        copied unless dtype converts them, so changes that an optimizer makes take effect.
+    bias: (D,) or None.
+    is_bhl: True if x is (B, D, L), False if x is (B, L, D).
+    device: None or "cpu".
+    dtype: weights and bias are converted to this dtype; None leaves them as they are.
+    activation: None, "silu" or "gelu".
 
-    Raises TypeError for what is no array of numbers, ValueError.
+    Raises TypeError for an argument that is not an array of numbers, and ValueError for a
+    wrong value or shape.
 
     Example:
         >>> difference = FlashDepthWiseConv1d(1, 2, padding=(1, 0), weights=[[-1, 1]])
@@ -260,8 +288,11 @@ class FlashDepthWiseConv1d:
         return {"activation": self.activation, "layout": "BHL" if self.is_bhl else "BLH"}
 
     def __call__(self, x, state=None, return_state=False, threads=None):
-        """y, of x's dtype, which need not be the weights'; and with
-        return_state (y, state of the next call), as `depthwise_conv1d`."""
+        """Return y in x's dtype, which may differ from that of the weights.
+
+        With return_state, return (y, the state to pass to the next call), as
+        `depthwise_conv1d` does.
+        """
         streams = state is not None or return_state
         return depthwise_conv1d(
             x,
@@ -275,7 +306,7 @@ class FlashDepthWiseConv1d:
         )
 
     def backward(self, dy, x, state=None, threads=None, needs=None):
-        """`DepthwiseGradients` of sum(dy . y)."""
+        """Return the `DepthwiseGradients` of sum(dy . y)."""
         return depthwise_conv1d_backward(
             dy,
             x,
@@ -293,12 +324,12 @@ FlashDepthwiseConv1d = FlashDepthWiseConv1d
 
 
 def _detached(x):
-    """A torch parameter without its graph, on the same memory."""
+    """Return a torch parameter detached from its graph, sharing its memory; others unchanged."""
     return x.detach() if getattr(x, "requires_grad", False) else x
 
 
 def _cast(x, name, dtype):
-    """x in a dtype, itself where it has it; None stays None."""
+    """Return x converted to dtype, or x itself if it has that dtype already or is None."""
     if x is None:
         return None
     v = view(x, name, dtype)

@@ -1,32 +1,37 @@
-"""Initialisations of state-space models: HiPPO matrices and diagonal ones.
+"""Initial matrices A and B of state-space models: HiPPO matrices and diagonal matrices.
 
-HiPPO: arXiv 2008.07669; as a normal matrix minus a low rank, S4: 2111.00396,
-appendix C; diagonal ones, S4D: 2206.11893, section 4.
+Sources: HiPPO, arXiv 2008.07669; HiPPO matrices as a normal matrix minus a low-rank one, S4,
+arXiv 2111.00396, appendix C; diagonal matrices, S4D, arXiv 2206.11893, section 4.
 
-A real matrix A = W - P P^T with W normal is, in W's eigenvectors V,
+In the basis V of the eigenvectors of W, a real matrix A = W - P P^T with W normal becomes
 
-    V* A V = diag(Lambda) - Pt Pt*,    Bt = V* B,   Pt = V* P,
+    V* A V = diag(Lambda) - Pt Pt*,    Bt = V* B,   Pt = V* P.
 
-in conjugate pairs; half of each pair is kept, that with Im Lambda <= 0.
+The eigenvalues come in conjugate pairs, of which the one with Im Lambda <= 0 is kept.
 """
 
 import numpy as np
 
 from ._array import choice, size
 
-#: (H, N) of states: those of a "low rank" and those of a diagonal A.
+#: The names of the initializations with A diagonal plus low rank (`nplr`), and of those with
+#: A diagonal (`diagonal`).
 MEASURES = ("legs", "fout", "legt")
 DIAGONAL = ("lin", "inv", "inv2", "quad", "real", "legs")
 
 
 def transition(measure, n):
-    """(A, B) of a HiPPO matrix: (n, n) and (n,), float64.
+    """Return the HiPPO matrix A (n, n) and the vector B (n,) of a measure, float64; n is even.
 
-    "legs", scaled Legendre: A[i, j] = -sqrt((2i+1)(2j+1)) below the diagonal,
-    -(i+1) on it, B[i] = sqrt(2i+1). "legt", translated Legendre:
-    A[i, j] = -sqrt((2i+1)(2j+1)) / 2, times (-1)^(j-i) above the diagonal,
-    B[i] = sqrt(2i+1) / 2. "fout", a Fourier basis over a window:
-    rotations by pi j in pairs, minus B B^T, B = (1, 0, sqrt 2, 0, sqrt 2 ...).
+    "legs" (scaled Legendre): A[i, j] = -sqrt((2i+1)(2j+1)) below the diagonal, -(i+1) on it
+        and 0 above it; B[i] = sqrt(2i+1).
+    "legt" (translated Legendre): A[i, j] = -sqrt((2i+1)(2j+1)) / 2, times (-1)^(j-i) above the
+        diagonal; B[i] = sqrt(2i+1) / 2.
+    "fout" (Fourier basis over a window): A is the block-diagonal matrix with the blocks
+        [[0, -pi j], [pi j, 0]], j = 0 ... n/2 - 1, minus B B^T; B = (1, 0, sqrt 2, 0,
+        sqrt 2 ...).
+
+    Raises ValueError.
     """
     n = size(n, "n")
     choice(measure, "measure", dict.fromkeys(MEASURES))
@@ -48,35 +53,42 @@ def transition(measure, n):
 
 
 def low_rank(measure, n):
-    """P (rank, n), float64, such that A + P^T P is normal: -I/2, or 0, plus
-    a skew matrix. Rank 2 for "legt", else 1."""
+    """Return P (rank, n), float64, such that A + P^T P is normal.
+
+    The sum is a skew-symmetric matrix, plus -I/2 for "legs".  The rank is 2 for "legt", else 1.
+    """
     _, b = transition(measure, n)
     if measure == "fout":
         return b[None]
     p = np.sqrt(np.arange(n) + 0.5)[None]
-    if measure == "legt":  # even and odd entries each by themselves
+    if measure == "legt":  # one row has the even entries, the other the odd ones
         p = p * np.stack([np.arange(n) % 2 == 0, np.arange(n) % 2 == 1])
     return p
 
 
 def nplr(measure, n, b_clip=None):
-    """(Lambda, P, B) of a HiPPO matrix in the eigenvectors of its normal part.
+    """Return (Lambda, P, B) of a HiPPO matrix in the eigenvectors of its normal part.
 
-    n: an even number of states. Lambda (n/2,), P (rank, n/2), B (n/2,),
-    complex128, of the half of each pair with the smaller imaginary part, by
-    that part, the most negative first. Eigenvectors are of one phase, their
-    first entry that is not 0 positive: other phases would give other clipped
-    B. b_clip: the imaginary part of B is held to +- b_clip, as state-spaces/s4 does
-    at 2; None leaves the exact HiPPO matrix.
+    measure: one of `MEASURES`.
+    n: the number of states, even.
+    b_clip: the imaginary part of B is clipped to +- b_clip; state-spaces/s4 uses 2.  None
+        leaves B exact.
+
+    Lambda (n/2,), P (rank, n/2) and B (n/2,) are complex128.  Of each conjugate pair they have
+    the one with the smaller imaginary part, ordered by it with the most negative first.  The
+    phase of each eigenvector is fixed by making its first nonzero entry positive, because the
+    clipped B depends on the phase.  Raises ValueError.
     """
     a, b = transition(measure, n)
     p = low_rank(measure, n)
     normal = a + p.T @ p
     skew = (normal - normal.T) / 2
-    imaginary, v = np.linalg.eigh(-1j * skew)  # ascending
+    imaginary, v = np.linalg.eigh(-1j * skew)  # in ascending order
     half = n // 2
     imaginary, v = imaginary[:half], v[:, :half]
-    if measure == "fout":  # the pair at 0, where any mixture is one
+    # The eigenvalue 0 of "fout" is double, so any basis of its two eigenvectors is valid: take
+    # the one that forms a conjugate pair.
+    if measure == "fout":
         imaginary[-1] = 0
         v[:, -1] = 0
         v[:2, -1] = np.sqrt(0.5), 1j * np.sqrt(0.5)
@@ -89,7 +101,7 @@ def nplr(measure, n, b_clip=None):
 
 
 def clipped(b, b_clip):
-    """Im b within +- b_clip."""
+    """Return b with its imaginary part clipped to +- b_clip; None leaves b as it is."""
     if b_clip is None:
         return b
     if not b_clip > 0:
@@ -98,12 +110,18 @@ def clipped(b, b_clip):
 
 
 def diagonal(init, n):
-    """A (n/2,), complex128, of a diagonal initialisation of n states.
+    """Return the diagonal A (n/2,), complex128, of an initialization of n states; n is even.
 
-    "lin": -1/2 - i pi j; "inv": -1/2 - i n/pi (n/(2j+1) - 1); "inv2":
-    -1/2 - i n/pi (n/(j+1) - 1); "quad": -1/2 - i (2j+1)^2 / pi (S4D,
-    equations 6 to 9, and its repository); "real": -(j+1); "legs": Lambda of
-    `nplr`. j = 0 ... n/2 - 1.
+    For j = 0 ... n/2 - 1, A[j] is
+
+    "lin":  -1/2 - i pi j
+    "inv":  -1/2 - i n/pi (n/(2j+1) - 1)
+    "inv2": -1/2 - i n/pi (n/(j+1) - 1)
+    "quad": -1/2 - i (2j+1)^2 / pi
+    "real": -(j+1)
+    "legs": Lambda of `nplr`
+
+    Source: S4D, equations 6 to 9, and its repository.  Raises ValueError.
     """
     n = size(n, "n")
     choice(init, "init", dict.fromkeys(DIAGONAL))

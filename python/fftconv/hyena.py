@@ -1,16 +1,15 @@
-"""The calls of hyena-dna's fftconv: `fftconv_fwd`, `fftconv_bwd`, `fftconv_func`.
+"""hyena-dna's FFT convolution functions: `fftconv_fwd`, `fftconv_bwd`, `fftconv_func`.
 
-Channels come in groups of head_dim = h, one kernel and one number of D each.  For
-lanes i (of u and q) and j (of v and the output) of group g,
+The H channels form groups of head_dim = h lanes. Each group g has one kernel k_g and one
+skip weight D_g.  For lane i of u and q, and lane j of v and the output,
 
-    z_ij = u_i . v_j                    (z = u without v and q, h = 1)
-    p_ij = z_ij * k_g + D_g z_ij        causal; with k_rev two-sided
-    out_j = sum_i q_i . mask[b, g] . act(p_ij),   act = GELU by erf, or nothing
+    z_ij = u_i . v_j                    (without v and q: h = 1 and z = u)
+    p_ij = z_ij * k_g + D_g z_ij        `*` is causal; with k_rev it is two-sided
+    out_j = sum_i q_i . mask[b, g] . act(p_ij),   act is GELU (by erf) or the identity
 
-with gelu_inp, GELU(u) in u's place, with gelu_q, GELU(q) in q's.  The h h rows of
-a group are never there together: memory beside operands and results is that of
-one group for each thread, whatever the batch.  H3, arXiv 2212.14052; Hyena,
-arXiv 2302.10866.
+With gelu_inp, GELU(u) replaces u; with gelu_q, GELU(q) replaces q.  The h^2 rows of a group
+are never all in memory: besides operands and results, each thread needs the memory of one
+group, whatever the batch size.  Sources: H3, arXiv 2212.14052; Hyena, arXiv 2302.10866.
 """
 
 import ctypes
@@ -49,7 +48,8 @@ __all__ = [
 _COMPLEX = {"float32": "complex64", "float64": "complex128"}
 _OFFSET = tensor_offsets(_lib.HeadsDesc)
 
-# What dout may be, by the type of the arithmetic; the last is what it becomes else.
+# dtype of the arithmetic -> the dtypes that C reads dout in.  A dout of any other dtype is
+# converted to the last of them.
 _DOUT = {"float32": ("float16", "bfloat16", "float32"), "float64": ("float64",)}
 
 
@@ -58,9 +58,12 @@ def __dir__():
 
 
 class FilterGradients(NamedTuple):
-    """What `fftconv_bwd` returns.  dfilter is the DFT of the taps' gradient
-    divided by fft_size, so that irfft(dfilter, fft_size, norm="forward")[:L] is
-    dk; not torch's gradient of a half spectrum, whose inner bins are doubled."""
+    """The gradients that `fftconv_bwd` returns; dv and dq are None without v and q.
+
+    dfilter is the rfft of the gradient of the taps, divided by fft_size, so that
+    irfft(dfilter, fft_size, norm="forward")[:L] is dk.  It differs from torch's gradient of a
+    half spectrum, in which the inner bins are doubled.
+    """
 
     du: Any
     dfilter: Any
@@ -70,7 +73,7 @@ class FilterGradients(NamedTuple):
 
 
 class FuncGradients(NamedTuple):
-    """What `fftconv_func_backward` returns; None where absent."""
+    """The gradients that `fftconv_func_backward` returns; None for an operand not given."""
 
     du: Any
     dk: Any
@@ -81,13 +84,18 @@ class FuncGradients(NamedTuple):
 
 
 class _HeadsCall:
-    """The checked rows and numbers of one call, in the types that it computes with.
+    """The operands of one call, checked and converted to the dtypes that C computes with.
 
-    u, v, q, skip, mask: Views or None; mask (B, G), the columns that are read.
-    dtype: of u, v, q and the result; wide: of the arithmetic and of kernels.
+    Attributes:
+        u, v, q, skip, mask: Views, or None where absent; mask is (B, G), the part of
+            dropout_mask that is read.
+        dtype: the dtype of u, v, q and the result.
+        wide: the dtype of the arithmetic, and on the CPU of the kernels.
 
-    kernels: Views of k and k_rev; others: of a filter and dout, which widen the
-    result to float64 if they are that wide, and not otherwise.
+    Args (besides those of `fftconv_fwd`):
+        kernels: Views of k and k_rev, which take part in the promotion of dtypes.
+        others: Views of a filter and dout; they affect the result's dtype only by making it
+            float64 if one of them has that precision.
     """
 
     def __init__(
@@ -133,7 +141,7 @@ class _HeadsCall:
         return self._of_shape(x, name, self.u.shape, ", as u")
 
     def _of_shape(self, x, name, shape, more=""):
-        """View of a real array, or None."""
+        """Return a View of x, a real array of the given shape; None if x is None."""
         if x is None:
             return None
         v = real(view(x, name, devices=True), name)
@@ -142,14 +150,20 @@ class _HeadsCall:
         return v
 
     def typed(self, v, name, allowed):
-        """v, a View or None, where u is and in one of these types."""
+        """Return the View v converted to one of the allowed dtypes; None if v is None.
+
+        v must be on the same device as u.
+        """
         if v is None:
             return None
         check_place(v, name, self.u.device)
         return converted(v, name, allowed, f"the result is {self.dtype}")
 
     def kernel(self, v, name):
-        """A View of (G, Lk) in the arithmetic's type, or None."""
+        """Return the kernel View v (G, Lk) in a dtype that the call takes; None if v is None.
+
+        On the CPU that is the dtype of the arithmetic.
+        """
         if v is None:
             return None
         if len(v.shape) != 2 or v.shape[0] != self.groups or v.shape[1] < 1:
@@ -162,7 +176,7 @@ class _HeadsCall:
         return self.typed(v, name, (self.wide,) if v.device is None else numbers)
 
     def filter(self, v, fft_size):
-        """A View (G, n // 2 + 1), complex, and n."""
+        """Return (the filter's View (G, n // 2 + 1), complex; n, the FFT size)."""
         self.needs_cpu("a filter")
         if fft_size is None:
             least = self.length + 1
@@ -185,8 +199,11 @@ class _HeadsCall:
         return self.typed(v, "filter", (_COMPLEX[self.wide],)), n
 
     def taps(self, bins, n):
-        """k and k_rev (G, L), Views of irfft(filter) and a zero behind it: lag
-        -s is at n - s, and lag 0 counts once."""
+        """Return Views k and k_rev (G, L) of the irfft of the filter, on the same memory.
+
+        The tap of lag -s is at n - s.  k_rev starts at a zero that follows the n taps, because
+        both k[0] and k_rev[0] act at lag 0, which must count once.
+        """
         array, rows = empty((self.groups, n + 1), self.wide, None)
         array[:, n] = 0
         irfft(bins, first(rows, n), self.threads)
@@ -201,7 +218,11 @@ class _HeadsCall:
             )
 
     def is_direct(self, dtypes):
-        """One lane, and no type or GELU that `conv` does not have."""
+        """Say whether `conv` can compute this call.
+
+        It can with head_dim 1, no GELU of u or q, and every dtype in `dtypes` equal to the
+        result's.
+        """
         return (
             self.h == 1
             and not self.gelu_u
@@ -220,7 +241,7 @@ class _HeadsCall:
         )
 
     def result(self, fp16, hbl):
-        """(array (B, H, L), its View): the output, still to be written."""
+        """Return (an array (B, H, L) for the output, not yet written; its View)."""
         dtype = self.dtype
         if fp16 and dtype == "float64":
             raise ValueError(
@@ -237,7 +258,7 @@ class _HeadsCall:
         )
 
     def heads(self, k, k_rev):
-        """(Plan of a group, Heads with the inputs)."""
+        """Return (the Plan of one group, a `HeadsDesc` that holds the inputs)."""
         reverse = None if k_rev is None else k_rev.shape[-1]
         plan = cached_plan(
             (1, self.h, self.length),
@@ -276,7 +297,10 @@ class _HeadsCall:
         return finish(result, self.u.kind)
 
     def backward(self, d, k, k_rev):
-        """Gradients by name, each of its operand's dtype and kind; d: a View of dout."""
+        """Return {name: gradient}, each in its operand's dtype and array library.
+
+        d: a View of dout.
+        """
         d = self.typed(self._rows(d, "dout"), "dout", _DOUT[self.wide])
         if self.is_direct([d.dtype]):
             g = conv_backward(d, self.u, k, self.v, self.q, **self.conv_arguments(k_rev))
@@ -314,7 +338,7 @@ def _put(heads, **views):
 
 
 def _put_numbers(heads, **views):
-    """skip (G,) as (1, G, 1) and mask (B, G) as (B, G, 1)."""
+    """Pass skip (G,) to C as a tensor (1, G, 1), and mask (B, G) as (B, G, 1)."""
     for name, v in views.items():
         if v is not None:
             batch = v.shape[0] if len(v.shape) == 2 else 1
@@ -350,33 +374,36 @@ def fftconv_fwd(
     *,
     threads=None,
 ):
-    """hyena-dna's fftconv_fwd: out (B, H, L), as the module's docstring says.
+    """hyena-dna's fftconv_fwd: compute out (B, H, L) by the equations of this module.
 
     Args:
         u: (B, H, L), real.
-        filter: (H / head_dim, fft_size / 2 + 1), complex, the rfft of kernels of
-            fft_size taps, in natural order; a tap at fft_size - s acts s samples
-            ahead. The imaginary parts of its first and last bins do not act.
-        D: (H / head_dim,); None means none.
-        v, q: u's shape; together, or neither, which head_dim = 1 alone allows.
+        filter: (H / head_dim, fft_size / 2 + 1), complex: the rfft of kernels of fft_size
+            taps, with the bins in natural order.  A tap at fft_size - s multiplies the input
+            s samples ahead.  The imaginary parts of the first and last bin are ignored.
+        D: (H / head_dim,), the skip weights; None means no skip.
+        v, q: arrays of u's shape.  Give both or neither; without them head_dim must be 1.
         head_dim: any divisor of H.
-        dropout_mask: (B, H), real or boolean, already scaled; read at [b, g]: its
-            first H / head_dim columns.
-        gelu: act is GELU. gelu_inp: GELU on u, before v. gelu_q: GELU on q.
-        fft_size: even, at least 2 L; None means what filter's shape says.
-        force_fp16_output: out is float16 where u is float32.
-        output_hbl_layout: out's memory is (H, B, L), contiguous; its shape is
+        dropout_mask: (B, H), real or boolean, already scaled.  Group g of batch entry b uses
+            dropout_mask[b, g], so only its first H / head_dim columns are read.
+        gelu: True makes act the GELU, False the identity.
+        gelu_inp: apply GELU to u, before the product with v.
+        gelu_q: apply GELU to q.
+        fft_size: even and at least 2 L; None takes it from the shape of filter.
+        force_fp16_output: return out in float16 if it would be float32.
+        output_hbl_layout: out lies in memory as a contiguous (H, B, L); its shape remains
             (B, H, L).
-        fftfp16: accepted; arithmetic is in float32 (float64 for float64).
-        threads: None means all processors. The result does not depend on it.
+        fftfp16: accepted for compatibility and ignored; the arithmetic is in float32, and in
+            float64 if out is float64.
+        threads: None means all processors.  The result does not depend on it.
 
-    Types promote as in `fftconv.conv`: out is float64 if one operand is, or filter is
-    complex128; 16 bits where u, v and q all have the same, D, filter and dropout_mask
-    being in 16 bits, float32 or complex64; else float32.
+    dtypes promote as in `fftconv.conv`: out is float64 if one operand is, or if filter is
+    complex128.  It has 16 bits if u, v and q share one 16-bit dtype and D, filter and
+    dropout_mask have 16 bits, float32 or complex64.  Otherwise it is float32.
 
-    Returns out, of u's kind. Raises TypeError for what is no array of numbers and
-    ValueError for wrong values, naming the argument, before anything is written;
-    `Unsupported` on a GPU; MemoryError.
+    Returns out, an array from the same library as u.  Raises TypeError for an argument that
+    is not an array of numbers, and ValueError for wrong values; the message names the argument,
+    and nothing has been written.  Raises `Unsupported` on a GPU, and MemoryError.
     """
     bins = view(filter, "filter", devices=True)
     call = _HeadsCall(
@@ -404,14 +431,16 @@ def fftconv_bwd(
     *,
     threads=None,
 ):
-    """`FilterGradients` (du, dfilter, dD, dv, dq) of sum(dout . out).
+    """Return the `FilterGradients` (du, dfilter, dD, dv, dq) of sum(dout . out).
 
-    dout: (B, H, L) of any strides, real; float64 widens all to that.
-    output_hbl_layout says nothing that its strides do not. The other arguments
-    are those of `fftconv_fwd`, which is computed again. du, dv, dq and dD have
-    their operands' dtypes; dfilter is complex as filter. dv and dq are None
-    where v and q are. Sums run in a fixed order: two runs agree to the bit.
-    Raises TypeError for what is no array of numbers, ValueError; MemoryError.
+    dout: (B, H, L), real, with any strides.  If it is float64, all is computed in float64.
+    output_hbl_layout: accepted for compatibility and ignored; the strides of dout say the same.
+
+    The other arguments are those of `fftconv_fwd`, and the forward pass is computed again.
+    du, dv, dq and dD have the dtypes of their operands, dfilter has that of filter.  dv and dq
+    are None if v and q are.  Sums run in a fixed order, so two runs agree to the bit.
+    Raises TypeError for an argument that is not an array of numbers, ValueError for wrong
+    values, `Unsupported` on a GPU, and MemoryError.
     """
     bins, d = view(filter, "filter", devices=True), view(dout, "dout", devices=True)
     call = _HeadsCall(
@@ -420,7 +449,7 @@ def fftconv_bwd(
     bins, n = call.filter(bins, fft_size)
     k, k_rev = call.taps(bins, n)
     g = call.backward(d, k, k_rev)
-    # The taps' gradient, lag -s at n - s; none but lags below L ever act.
+    # Lay out the gradient of the taps with lag -s at n - s; lags of L and more never act.
     array, rows = empty((call.groups, n), call.wide, None)
     array[...] = 0
     array[:, : call.length] = g["k"]
@@ -448,12 +477,14 @@ def fftconv_func(
     *,
     threads=None,
 ):
-    """hyena-dna's fftconv_func: `fftconv_fwd` of a kernel k (H / head_dim, Lk).
+    """hyena-dna's fftconv_func: `fftconv_fwd` with kernels given by their taps.
 
-    k: any Lk. Causal; with k_rev, of its own length, also
-    sum_{s>=0} k_rev[s] z[t + s], so that lag 0 counts in both. The other
-    arguments, the promotion of types and the errors are those of `fftconv_fwd`; on a
-    GPU head_dim must be 1, without force_fp16_output and output_hbl_layout.
+    k: (H / head_dim, Lk), with any Lk.  The convolution is causal.
+    k_rev: (H / head_dim, any length) adds sum_{s>=0} k_rev[s] z[t + s], so that lag 0 counts
+        in both k and k_rev.
+
+    The other arguments, the promotion of dtypes and the errors are those of `fftconv_fwd`.
+    On a GPU head_dim must be 1, and force_fp16_output and output_hbl_layout are not supported.
 
     Example:
         >>> import numpy as np
@@ -466,7 +497,7 @@ def fftconv_func(
 
 
 def _of_kernels(u, k, D, dropout_mask, gelu, v, head_dim, q, k_rev, threads, others=()):
-    """(the call, Views of k and k_rev or None) of a call by kernels."""
+    """Return (the checked call, the View of k, the View of k_rev or None)."""
     k = view(k, "k", devices=True)
     k_rev = None if k_rev is None else view(k_rev, "k_rev", devices=True)
     call = _HeadsCall(
@@ -491,10 +522,13 @@ def fftconv_func_backward(
     *,
     threads=None,
 ):
-    """`FuncGradients` (du, dk, dD, dv, dq, dk_rev) of sum(dout . out), each of
-    its operand's shape and dtype; arguments as in `fftconv_func`, dout as in
-    `fftconv_bwd`.  Raises TypeError for what is no array of numbers, ValueError;
-    MemoryError."""
+    """Return the `FuncGradients` (du, dk, dD, dv, dq, dk_rev) of sum(dout . out).
+
+    Each gradient has the shape and dtype of its operand.  The arguments are those of
+    `fftconv_func`; dout is as in `fftconv_bwd`.  Raises TypeError for an argument that is not
+    an array of numbers, ValueError for wrong values, `Unsupported` for an option that a GPU
+    lacks, and MemoryError.
+    """
     d = view(dout, "dout", devices=True)
     call, k, k_rev = _of_kernels(u, k, D, dropout_mask, gelu, v, head_dim, q, k_rev, threads, [d])
     g = call.backward(d, k, k_rev)

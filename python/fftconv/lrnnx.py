@@ -1,10 +1,11 @@
-"""The calls of lrnnx, under their own names, over arrays.
+"""The functions and layers of the lrnnx package, under its names, for arrays.
 
-`opt_ssm_forward`, `opt_ssm_backward` and `fft_conv` are convolutions of state-space
-layers, in the order of steps that costs least: `strategy_costs` predicts it for a
-`Machine`, `upstream_strategy` is lrnnx's own rule.  `FFTConvS4` is a layer over
-`S4Kernel` or `S4DKernel`; `Centaurus` is one with structured projections.
-Centaurus, arXiv 2409.03377; S4, 2111.00396; S4D, 2206.11893.
+`opt_ssm_forward`, `opt_ssm_backward` and `fft_conv` compute the convolutions of state-space
+layers.  `opt_ssm_forward` takes the cheapest order of its steps: `strategy_costs` predicts
+the cost of each order on a `Machine`; `upstream_strategy` is the rule that lrnnx itself uses.
+`FFTConvS4` is a layer whose kernel is an `S4Kernel` or an `S4DKernel`; `Centaurus` is a layer
+with structured projections.
+Sources: Centaurus, arXiv 2409.03377; S4, arXiv 2111.00396; S4D, arXiv 2206.11893.
 """
 
 from .centaurus import Centaurus

@@ -1,16 +1,16 @@
-"""The operation written out in NumPy float64: the oracle of the tests.
+"""The operations in plain float64 NumPy: the reference results that the tests compare with.
 
-Nothing here calls the library.  Short rows are summed directly, long ones go
-through numpy.fft; both are exact to about 1e-15.
+Nothing here calls the C library.  Short rows are summed directly and long rows go through
+numpy.fft; the relative error of both is about 1e-15.
 
     z = in_gate . u                        pre-gate
     p = z * k + skip . z                   convolution and skip
     y = out_gate . mask . act(p)           activation, mask, post-gate
 
-u, gates and y are (B, H, L), (H, L) or (L,); gates may broadcast to u.  k is
-(Lk,), (G, Lk), (1, G, Lk) or (B, G, Lk), G a divisor of H: channel h has kernel
-h // (H // G).  skip is (H,), mask is (B, H).  All may be complex but the mask,
-where there is no activation.
+u, the gates and y are (B, H, L), (H, L) or (L,); the gates may broadcast to u.  k is (Lk,),
+(G, Lk), (1, G, Lk) or (B, G, Lk), where G divides H: channel h uses kernel h // (H // G).
+skip is (H,) and mask is (B, H).  Without an activation, all of these but the mask may be
+complex.
 """
 
 import math
@@ -24,7 +24,7 @@ DIRECT_PRODUCTS = 1 << 14
 
 
 def _wide(x):
-    """x in float64, or complex128 if it is complex; None stays None."""
+    """Return x in float64, or in complex128 if it is complex; None stays None."""
     if x is None:
         return None
     x = np.asarray(x)
@@ -32,7 +32,7 @@ def _wide(x):
 
 
 def linear_convolution(a, b):
-    """Sum_s a[t - s] b[s] for t = 0 ... La + Lb - 2, along the last axis."""
+    """Return sum_s a[t - s] b[s] for t = 0 ... La + Lb - 2, along the last axis."""
     a, b = _wide(a), _wide(b)
     length = a.shape[-1] + b.shape[-1] - 1
     if a.shape[-1] * b.shape[-1] > DIRECT_PRODUCTS:
@@ -52,16 +52,16 @@ def linear_convolution(a, b):
 
 
 def correlation(g, x):
-    """c[tau] = sum_t g[t] x[t - tau], and the tau of its first entry."""
+    """Return c[tau] = sum_t g[t] x[t - tau], and the tau of its first entry."""
     x = np.asarray(x)
     return linear_convolution(g, x[..., ::-1]), 1 - x.shape[-1]
 
 
 def fold(full, first, length, n=None):
-    """Entries 0 ... length - 1 of a sequence that starts at index `first`.
+    """Return entries 0 ... length - 1 of a sequence `full` that starts at index `first`.
 
-    With n, indices that agree modulo n are added: a linear convolution becomes
-    a circular one.
+    With n, entries whose indices are equal modulo n are added, which turns a linear convolution
+    into a circular one.
     """
     if n is None:
         out = np.zeros(full.shape[:-1] + (length,), full.dtype)
@@ -77,7 +77,7 @@ def fold(full, first, length, n=None):
 
 
 def _normal_cdf(p):
-    """Phi(p) = (1 + erf(p / sqrt 2)) / 2; erfc keeps the lower tail exact."""
+    """Return Phi(p) = (1 + erf(p / sqrt 2)) / 2, by erfc, which keeps the lower tail accurate."""
     erfc = np.frompyfunc(math.erfc, 1, 1)
     return 0.5 * erfc(-p / math.sqrt(2)).astype(np.float64)
 
@@ -88,17 +88,17 @@ def _sigmoid(p):
 
 
 def _gelu_derivative(p):
-    """(p Phi(p))' = Phi(p) + p phi(p), phi the normal density."""
+    """Return (p Phi(p))' = Phi(p) + p phi(p), where phi is the normal density."""
     return _normal_cdf(p) + p * np.exp(-p * p / 2) / math.sqrt(2 * math.pi)
 
 
 def _silu_derivative(p):
-    """(p s(p))' = s + p s (1 - s), s the logistic function."""
+    """Return (p s(p))' = s + p s (1 - s), where s is the logistic function."""
     s = _sigmoid(p)
     return s + p * s * (1 - s)
 
 
-# name: (act, its derivative)
+# Name of an activation: (the function, its derivative).
 ACTIVATIONS = {
     None: (lambda p: p, np.ones_like),
     "gelu": (lambda p: p * _normal_cdf(p), _gelu_derivative),
@@ -107,7 +107,7 @@ ACTIVATIONS = {
 
 
 def _modulus(u, k, mode, fft_size):
-    """The circular convolution's N; None in the linear modes."""
+    """Return the modulus N of a circular convolution; None in the linear modes."""
     if mode in ("causal", "two_sided"):
         if fft_size is not None:
             raise ValueError("fft_size is for mode='circular' only")
@@ -124,7 +124,7 @@ def _modulus(u, k, mode, fft_size):
 
 
 def _full_mask(pattern, n):
-    """(n,) boolean: the bins that a pattern, or a mask of rfft bins, keeps."""
+    """Return a boolean array (n,) of the FFT bins kept by a Pattern or by a mask of rfft bins."""
     if hasattr(pattern, "mask"):
         return pattern.mask(n)
     m = np.arange(n)
@@ -132,9 +132,13 @@ def _full_mask(pattern, n):
 
 
 class _Operation:
-    """The operands in three axes and 64 bits, and the products of z and k.
+    """The operands with three axes in 64 bits, and the convolutions of z and k.
 
-    Kernels are spread to (1 or B, H, Lk); n is the modulus, or None.
+    u, z: (B, H, L).  w, v: in_gate and out_gate, broadcast to (B, H, L).
+    k, r: k and k_rev, repeated to (1 or B, H, Lk).  d, m: skip and mask, with an axis for L.
+    n: the modulus of a circular convolution, else None.
+    keep: the FFT bins that a pattern keeps, or None.
+    given: the operands in their original shapes.
     """
 
     def __init__(
@@ -170,14 +174,14 @@ class _Operation:
         return np.repeat(k, self.u.shape[1] // k.shape[1], axis=1)
 
     def gather(self, dk, k):
-        """The gradient of k from that of each row's kernel (B, H, Lk)."""
+        """Return the gradient of k, given the gradient dk (B, H, Lk) of the kernel of each row."""
         batch, channels, taps = dk.shape
         shape = (1,) * (3 - k.ndim) + k.shape
         dk = dk.reshape(batch, shape[1], channels // shape[1], taps).sum(2)
         return sum_to_shape(dk, shape).reshape(k.shape)
 
     def convolved(self):
-        """z * k + skip . z."""
+        """Return p = z * k + skip . z."""
         z, n, length = self.z, self.n, self.u.shape[-1]
         if self.keep is not None:  # Re IDFT(DFT(z) . mask . DFT(k))
             p = np.fft.ifft(np.fft.fft(z, n) * self.keep * np.fft.fft(self.k, n)).real[..., :length]
@@ -188,7 +192,7 @@ class _Operation:
         return p if self.d is None else p + self.d * z
 
     def dz(self, g):
-        """The gradient of z: the adjoint of z -> z * k + skip . z."""
+        """Return the gradient of z from that of p: the adjoint of z -> z * k + skip . z."""
         n, length = self.n, self.u.shape[-1]
         if self.keep is not None:
             dz = np.fft.ifft(np.fft.fft(g, n) * np.conj(self.keep * np.fft.fft(self.k, n))).real[
@@ -201,7 +205,7 @@ class _Operation:
         return dz if self.d is None else dz + np.conj(self.d) * g
 
     def dk(self, g):
-        """The gradient of each row's kernel."""
+        """Return the gradient (B, H, Lk) of the kernel of each row from that of p."""
         taps, z = self.k.shape[-1], np.conj(self.z)
         if self.keep is not None:
             return np.fft.ifft(
@@ -210,7 +214,7 @@ class _Operation:
         return fold(*correlation(g, z), taps, self.n)
 
     def gradient(self, name, x):
-        """x as the gradient of an operand: of its shape, real if it is."""
+        """Return x as the gradient of the operand `name`: in its shape, real if it is real."""
         of = self.given[name]
         x = x if np.iscomplexobj(of) else x.real
         if name in ("k", "k_rev"):
@@ -234,15 +238,19 @@ def conv(
     activation=None,
     mask=None,
 ):
-    """y as in the module's docstring; float64 or complex128, of u's shape.
+    """Return y of the module's equations, float64 or complex128, in u's shape.
 
-    causal:     p[t] = sum_{s<=t} k[s] z[t-s]
-    circular:   the same with t - s modulo fft_size (None: L)
-    two_sided:  causal, and sum_s k_rev[s] z[t+s]; both count lag 0
+    The convolution z * k depends on mode:
 
-    pattern, circular only: p = Re IDFT(DFT(z) . mask . DFT(k)), where mask is
-    pattern.mask(fft_size), or a boolean array over the rfft bins and its
-    mirror image.
+    causal:     sum_{s<=t} k[s] z[t-s]
+    circular:   the same with t - s modulo fft_size, by default L
+    two_sided:  the causal sum plus sum_s k_rev[s] z[t+s]; lag 0 counts in both
+
+    pattern, for circular only: z * k is Re IDFT(DFT(z) . mask . DFT(k)), where mask is
+    pattern.mask(fft_size).  An array of booleans in place of a Pattern says which rfft bins are
+    kept; their mirror images are kept too.
+
+    Raises ValueError.
     """
     c = _Operation(u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern, skip, activation, mask)
     return (c.v * (c.m * c.act(c.convolved()))).reshape(c.shape)
@@ -263,19 +271,19 @@ def conv_backward(
     activation=None,
     mask=None,
 ):
-    """Gradients of sum(dy * conv(u, k, ...)); 64 bits, by closed formulas.
+    """Return the `Gradients` of sum(dy . conv(u, k, ...)) in 64 bits, by closed formulas.
 
-    With g = dL/dp = act'(p) . mask . out_gate . dy:
+    With g = act'(p) . mask . out_gate . dy, the gradient of p:
 
         dz[t]     = sum_s k[s] g[t + s] + sum_s k_rev[s] g[t - s] + skip g[t]
         du        = in_gate . dz            din_gate = u . dz
         dk[s]     = sum g[t] z[t - s]       dk_rev[s] = sum g[t] z[t + s]
         dskip     = sum g[t] z[t]           dout_gate = dy . mask . act(p)
 
-    indices modulo fft_size when circular; sums over t and whatever shares the
-    operand.  With a pattern dz = Re IDFT(DFT(g) . conj(mask . DFT(k))), dk
-    likewise.  Where operands are complex, the factors of g, dz and dy above are
-    conjugated, and the gradient of a real operand is the real part.
+    In circular mode, indices are modulo fft_size.  Sums are over t and over all rows that share
+    the operand.  With a pattern, dz = Re IDFT(DFT(g) . conj(mask . DFT(k))), and dk likewise.
+    With complex operands, the factors that multiply g, dz and dy above are conjugated, and the
+    gradient of a real operand is the real part.
     """
     c = _Operation(u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern, skip, activation, mask)
     dy = _wide(dy).reshape(c.u.shape)
@@ -302,7 +310,7 @@ def conv_backward(
 
 
 def _of_lanes(x, head_dim):
-    """(B, H, L) as (B, G, head_dim, L)."""
+    """Reshape x (B, H, L) to (B, G, head_dim, L)."""
     batch, channels, length = x.shape
     return x.reshape(batch, channels // head_dim, head_dim, length)
 
@@ -322,14 +330,15 @@ def conv_heads(
     gelu_q=False,
     dy=None,
 ):
-    """y (B, H, L) of hyena-dna's fftconv, lane pair by lane pair; given dy,
-    the gradients of sum(dy . y) by name instead.
+    """Return y (B, H, L) of hyena-dna's fftconv, computed for each pair (i, j) of lanes.
 
         z_ij = u_i . v_j,   y_j = sum_i q_i . mask[b, g] . act(z_ij * k_g + D_g z_ij)
 
-    u, v, q: (B, H, L), v and q may be None where head_dim is 1; k, k_rev
-    (H / head_dim, Lk); skip (H / head_dim,); mask (B, H / head_dim); gelu_u,
-    gelu_q: GELU(u), GELU(q) in their place.
+    If dy is given, return {name: gradient of sum(dy . y)} instead.
+
+    u, v, q: (B, H, L); v and q may be None if head_dim is 1.  k, k_rev: (H / head_dim, Lk).
+    skip: D, (H / head_dim,).  mask: (B, H / head_dim).
+    gelu_u, gelu_q: replace u by GELU(u), q by GELU(q).
     """
     gelu, slope = ACTIVATIONS["gelu"]
     given = {"u": _wide(u), "v": _wide(v), "q": _wide(q)}
@@ -389,13 +398,15 @@ def conv_heads(
 
 
 def depthwise_conv1d(x, weight, bias=None, *, padding=(0, 0), activation=None, state=None, dy=None):
-    """y (B, D, L + before + after - K + 1), or given dy the gradients of
-    sum(dy . y) by name.
+    """Return the short depthwise convolution y (B, D, L + before + after - K + 1) of x.
 
         y[l] = act(bias + sum_k weight[k] x[l - before + k])
 
-    x (B, D, L), zero outside, or after the K - 1 samples of state, which stands
-    for `before`; weight (D, K), bias (D,).
+    If dy is given, return {name: gradient of sum(dy . y)} instead.
+
+    x: (B, D, L); it counts as zero outside its samples.  weight: (D, K).  bias: (D,).
+    padding: (before, after).
+    state: the K - 1 samples before x, used in place of the `before` zeros.
     """
     x, w = _wide(x), _wide(weight)
     batch, channels, length = x.shape

@@ -1,10 +1,11 @@
-"""S4 and S4D: kernels with parameters, and the convolution layer over them.
+"""S4 and S4D: kernels of state-space models, and the convolution layer that uses them.
 
-    x'(t) = A x(t) + B u(t),   y(t) = C x(t),   one for each of H channels
+    x'(t) = A x(t) + B u(t),   y(t) = C x(t),   one system for each of H channels
 
-as a convolution with k[l] = 2 Re C Abar^l Bbar (`forward`), or step by step
-(`step`): the two are the same thing.  S4: arXiv 2111.00396; S4D: 2206.11893.
-The calls are those of lrnnx's FFTConvS4, over NumPy arrays.
+The layer computes the discretized system either as a convolution with
+k[l] = 2 Re C Abar^l Bbar (`forward`), or sample by sample as a recurrence (`step`); both give
+the same output.  The interface is that of lrnnx's FFTConvS4, for arrays.
+Sources: S4, arXiv 2111.00396; S4D, arXiv 2206.11893.
 """
 
 import numpy as np
@@ -14,7 +15,7 @@ from ._array import aligned_empty, choice, finish, real, size, view
 from .convolution import conv, conv_backward
 from .ssm import ssm_kernel, ssm_kernel_backward
 
-#: The least value a transform's inverse is given: exp has no zero.
+#: Smaller values are raised to this one before a transform is inverted: exp(x) is never 0.
 SMALLEST = 1e-4
 
 
@@ -26,7 +27,7 @@ def _sigmoid(x):
     return np.exp(-np.logaddexp(0.0, -x))
 
 
-# name: f, its derivative, its inverse.
+# Name of a transform: (the function f, its derivative, its inverse).
 TRANSFORMS = {
     "none": (lambda x: x, np.ones_like, lambda y: y),
     "exp": (np.exp, np.exp, lambda y: np.log(np.maximum(y, SMALLEST))),
@@ -40,7 +41,7 @@ TRANSFORMS = {
         lambda x: _sigmoid(x) * _sigmoid(-x),
         lambda y: np.log(np.maximum(y, SMALLEST)) - np.log1p(-y),
     ),
-    # y + log(1 - e^-y): log(e^y - 1) without overflow
+    # The inverse is log(e^y - 1), computed as y + log(1 - e^-y), which does not overflow.
     "softplus": (
         _softplus,
         _sigmoid,
@@ -60,7 +61,7 @@ def _inverse(name, of, value):
 
 
 def check_decay(A):
-    """Re A < 0, or ValueError."""
+    """Raise ValueError unless Re A < 0 everywhere."""
     bad = np.argwhere(~(A.real < 0))
     if len(bad):
         h, n = bad[0]
@@ -68,27 +69,35 @@ def check_decay(A):
 
 
 class S4DKernel:
-    """The kernel of a diagonal state space for each of H channels (S4D).
+    """The convolution kernels of H diagonal state-space models, one for each head (S4D).
 
-    d_model: H. d_state: states, of which d_state / 2 are kept, one of each
-        conjugate pair (N below). l_max is not used: the call says how long.
-    channels: C outputs of each head. n_ssm: S, a divisor of H: different A and
-        B; head h has number h mod S. None means H.
-    init: one of `hippo.DIAGONAL`. B_clip: Im B of "legs" is held to +- B_clip;
-        None leaves it exact.
-    dt_min, dt_max: Delta is log-uniform between them, or, deterministic,
-        evenly spaced in the logarithm. dt_tie: one Delta for all N of a head.
-    dt_transform, real_transform, imag_transform: "none", "exp", "relu",
-        "sigmoid", "softplus": Delta = f(inv_dt), A = -f(A_real) - i f(A_imag).
-        dt_fast: inv_dt = sinh of what is stored.
-    disc: "zoh", "bilinear" or "dss". bandlimit: C is 0 where Delta |Im A| /
-        2 pi is at least bandlimit / 2, Delta without rate; None: nowhere.
-    is_real: d_state real states in place of pairs; A is the real part of init.
-    seed: of all that is random. verbose: accepted, prints nothing.
+    d_model: H, the number of heads.
+    d_state: the number of states of a head, even unless is_real.  States come in conjugate
+        pairs, and one of each pair is stored: N = d_state / 2.
+    channels: C, the number of outputs of each head.
+    n_ssm: S, a divisor of H: the number of different A and B; head h uses number h mod S.
+        None means H.
+    init: the initialization of A, one of `hippo.DIAGONAL`.
+    B_clip: for init "legs", Im B is clipped to +- B_clip; None leaves it exact.
+    dt_min, dt_max: the initial time steps Delta are log-uniform between these.
+    deterministic: space the initial Delta evenly in the logarithm instead of drawing them.
+    dt_tie: use one Delta for all N states of a head.
+    dt_transform, real_transform, imag_transform: the functions f in Delta = f(inv_dt) and
+        A = -f(A_real) - i f(A_imag): "none", "exp", "relu", "sigmoid" or "softplus".
+    dt_fast: Delta = f(sinh(inv_dt)) instead of f(inv_dt).
+    disc: the discretization, "zoh", "bilinear" or "dss"; None means the class's first one.
+    bandlimit: C counts as 0 for states with Delta |Im A| / (2 pi) >= bandlimit / 2, where
+        Delta is taken without the factor rate.  None means no limit.
+    is_real: use N = d_state real states instead of pairs; A is the real part of init.
+    rank: must be None; only `S4Kernel` takes a rank.
+    l_max: accepted and ignored; each call gives the length.
+    seed: for everything that is drawn at random.
+    verbose: accepted and ignored; nothing is printed.
 
-    ``parameters``: A_real, A_imag (S, N), B (1, S, N), C (C, H, N), inv_dt
-    (H, 1) or (H, N), float64 and complex128, yours to change in place. Raises
-    ValueError.
+    ``parameters`` is a dict of float64 and complex128 arrays that may be changed in place:
+    A_real and A_imag (S, N), B (1, S, N), C (C, H, N), inv_dt (H, 1) or (H, N).
+
+    Raises ValueError.
     """
 
     discretizations = ("zoh", "bilinear", "dss")
@@ -148,7 +157,7 @@ class S4DKernel:
         if P is not None:
             p["P"] = np.repeat(P[:, None], ssms, 1)
         shape = (self.channels, heads, N)
-        # E |C|^2 = 1
+        # Both cases have the expectation E |C|^2 = 1.
         p["C"] = (
             rng.standard_normal(shape) + 0j
             if is_real
@@ -159,7 +168,7 @@ class S4DKernel:
             log_dt = np.repeat(np.linspace(low, high, heads)[:, None], 1 if dt_tie else N, 1)
         else:
             log_dt = rng.uniform(low, high, (heads, 1 if dt_tie else N))
-        # exp's inverse as it is: a Delta below SMALLEST stays
+        # For "exp" the logarithm is used directly, so that a Delta below SMALLEST is kept.
         inv_dt = (
             log_dt
             if dt_transform == "exp"
@@ -170,10 +179,17 @@ class S4DKernel:
 
     @classmethod
     def from_config(cls, config):
-        """The kernel of a param_config: A_real, A_imag, B, C, inv_dt, of S4 P
-        too, and settings by their names here; complex arrays, or real ones
-        with a last axis of 2. N, H, channels, rank, repeat and verbose are
-        what the arrays say and may be left out."""
+        """Return a kernel with the parameters and settings of lrnnx's param_config, a dict.
+
+        It must have the arrays A_real, A_imag, B, C and inv_dt, for `S4Kernel` also P.  B, C
+        and P are complex, or real with a last axis of 2 for the real and imaginary parts.  It
+        may have the settings disc, dt_transform, dt_fast, real_transform, imag_transform,
+        bandlimit and is_real.  N, H and channels may be given if they agree with the shapes of
+        the arrays; rank, repeat, verbose, deterministic and l_max are ignored, and so is P by
+        `S4DKernel`.
+
+        Raises ValueError.
+        """
         if not isinstance(config, dict):
             raise ValueError(f"param_config is a {type(config).__name__}; it must be a dict")
         arrays = ["A_real", "A_imag", "B", "C", "inv_dt"] + ["P"] * (cls is S4Kernel)
@@ -242,7 +258,7 @@ class S4DKernel:
         self._step = None
 
     def _initial(self, init, d_state, b_clip, rank):
-        """A, B (N,) and P (rank, N) or None."""
+        """Return the initial A (N,), B (N,) and P, which is (rank, N) or None."""
         if rank is not None:
             raise ValueError(f"rank is {rank!r}; a diagonal kernel has none: it must be None")
         A = hippo.diagonal(init, 2 * d_state if self.is_real else d_state)
@@ -254,13 +270,13 @@ class S4DKernel:
         return A, B, None
 
     def _take(self, p):
-        """The parameters, which say how many heads and states there are."""
+        """Set the parameters, and the numbers of heads and states by their shapes."""
         self.N, self.H = p["A_real"].shape[1], p["C"].shape[1]
         self._check(p)
         self.parameters = p
 
     def _check(self, p):
-        """Shapes that go together, and finite numbers."""
+        """Raise ValueError unless the parameters have matching shapes and finite numbers."""
         S = len(p["A_real"])
         shapes = {
             "A_real": [(S, self.N)],
@@ -285,11 +301,11 @@ class S4DKernel:
     # ---- The continuous system, and its gradients -------------------------
 
     def _heads(self, x):
-        """(.., S, N) as (.., H, N): head h has number h mod S."""
+        """Repeat x (.., S, N) to (.., H, N): head h gets row h mod S."""
         return np.tile(x, (1,) * (x.ndim - 2) + (self.H // x.shape[-2], 1))
 
     def dt(self, rate=1.0):
-        """Delta rate: (H, 1) or (H, N)."""
+        """Return Delta times rate, (H, 1) or (H, N)."""
         if not np.isscalar(rate) or not 0 < rate < np.inf:
             raise ValueError(f"rate is {rate!r}; it must be a positive number")
         raw = self.parameters["inv_dt"]
@@ -297,7 +313,7 @@ class S4DKernel:
         return f(np.sinh(raw) if self.dt_fast else raw) * rate
 
     def A(self):
-        """(H, N): -f(A_real) - i f(A_imag)."""
+        """Return A (H, N) = -f(A_real) - i f(A_imag)."""
         f, _, _ = TRANSFORMS[self.real_transform]
         g, _, _ = TRANSFORMS[self.imag_transform]
         A = -f(self.parameters["A_real"]) + 0j
@@ -306,14 +322,14 @@ class S4DKernel:
         return self._heads(A)
 
     def _kept(self):
-        """(H, N): which states are below the band limit; True for all."""
+        """Return a mask (H, N) of the states below the band limit; True if there is no limit."""
         if self.bandlimit is None:
             return True
         frequency = self.dt() * np.abs(self.A().imag) / (2 * np.pi)
         return frequency < self.bandlimit / 2
 
     def _system(self, rate):
-        """A, B, C and, of S4, P, Q in units of one step: dicts of arrays."""
+        """Return a dict of A, B, C and, for S4, P and Q, in units of one time step."""
         self._check(self.parameters)
         dt, p, A = self.dt(rate), self.parameters, self.A()
         check_decay(A)
@@ -324,10 +340,15 @@ class S4DKernel:
         return system
 
     def __call__(self, length, state=None, rate=1.0, dtype="float32"):
-        """(k, k_state): k (C, H, L), and what a state adds to each y.
+        """Return (k, k_state): the kernel k (C, H, L), and what the state adds to each output.
 
-        state: (batch, H, N), before the first sample, or None; k_state is then
-        (batch, C, H, L), else None. rate multiplies Delta. Raises ValueError.
+        length: L.
+        state: (batch, H, N), the state before the first sample, or None.  k_state is
+            (batch, C, H, L), or None without a state.
+        rate: multiplies Delta.
+        dtype: the dtype of k and k_state, "float32" or "float64".
+
+        Raises ValueError.
         """
         system = self._system(rate)
         options = {"discretization": self.disc, "dtype": dtype}
@@ -338,8 +359,10 @@ class S4DKernel:
         return k, ssm_kernel(length=length, **system, state=True, **options)
 
     def backward(self, dk, rate=1.0):
-        """{name: gradient} of sum(dk . k) for every parameter, dk (C, H, L);
-        of complex ones d/dRe + i d/dIm."""
+        """Return {name: gradient} of sum(dk . k) for every parameter; dk is (C, H, L).
+
+        The gradient of a complex parameter is d/dRe + i d/dIm.
+        """
         system, p, dt = self._system(rate), self.parameters, self.dt(rate)
         got = ssm_kernel_backward(np.asarray(dk)[None], **system, discretization=self.disc)
         A, B = self.A(), self._heads(p["B"])
@@ -368,19 +391,23 @@ class S4DKernel:
         return {name: result[name] for name in p}
 
     def _shared(self, x):
-        """The adjoint of `_heads`: summed over the heads of each SSM."""
+        """Sum x (.., H, N) over the heads that share an SSM: the adjoint of `_heads`."""
         ssms = self.parameters["A_real"].shape[0]
         return x.reshape(x.shape[:-2] + (-1, ssms, self.N)).sum(-3)
 
     # ---- The recurrence -----------------------------------------------------
 
     def default_state(self, *batch_shape, dtype="complex64"):
-        """Zeros (*batch_shape, H, N): one state of each conjugate pair."""
+        """Return zeros (*batch_shape, H, N): one state of each conjugate pair."""
         shape = tuple(size(n, "batch_shape") for n in batch_shape)
         return np.zeros(shape + (self.H, self.N), dtype)
 
     def _checked_state(self, state):
-        """(batch, H, N), complex: a real one's next would lose a part."""
+        """Return the state (batch, H, N) in a complex dtype; raise ValueError if it is wrong.
+
+        The next state is stored in the dtype of this one and is complex, so a real dtype would
+        lose its imaginary part.
+        """
         state = np.asarray(state)
         if state.ndim != 3 or state.shape[1:] != (self.H, self.N):
             raise ValueError(
@@ -396,11 +423,11 @@ class S4DKernel:
         return state.astype(np.result_type(state, np.complex64), copy=False)
 
     def forward_state(self, u, state, rate=1.0):
-        """The state after u (batch, H, L): Abar^L s + sum_l Abar^(L-1-l) Bbar u[l]."""
+        """Return the state after u (batch, H, L): Abar^L s + sum_l Abar^(L-1-l) Bbar u[l]."""
         state = self._checked_state(state)
         length, batch = u.shape[-1], len(u)
         system = self._system(rate)
-        # With dk = u backwards, conj(dC) / 2 is the sum.
+        # With dk = u in reversed order, the sum over l is conj(dC) / 2.
         own = {**system, "C": np.zeros((batch, self.H, self.N))}
         backwards = np.ascontiguousarray(u[None, ..., ::-1], np.float64)
         added = (
@@ -410,15 +437,20 @@ class S4DKernel:
         return (self._decayed(system, state, length) + added).astype(state.dtype)
 
     def _decayed(self, system, state, length):
-        """Abar^length s"""
+        """Return Abar^length s for a state s."""
         x = system["A"]
         if self.disc == "zoh":
             return np.exp(x * length) * state
         return ((1 + x / 2) / (1 - x / 2)) ** length * state
 
     def setup_step(self, mode=None, rate=1.0):
-        """Make ready for `step`. mode: None, the best, or one of ``modes``;
-        rate as in the forward call. Parameters changed afterwards are seen."""
+        """Prepare for `step`.
+
+        mode: one of ``modes``; None means "linear".
+        rate: as in the forward call.
+
+        Parameters that are changed afterwards take effect.  Raises ValueError.
+        """
         if mode == "diagonal" and mode not in self.modes:
             raise ValueError(
                 "mode is 'diagonal': eigenvectors of a HiPPO matrix are so far "
@@ -432,7 +464,7 @@ class S4DKernel:
         self._step = {"mode": mode, "rate": rate}
 
     def _ready(self):
-        """The recurrence's constants, made again where a parameter changed."""
+        """Return the constants of the recurrence, computed again if a parameter changed."""
         if self._step is None:
             raise ValueError("step was called before setup_step: call setup_step() first")
         made = self._step.get("parameters")
@@ -446,7 +478,7 @@ class S4DKernel:
     def _constants(self, system):
         x, B = system["A"], system["B"][0]
         if self.disc == "zoh":
-            # expm1, so that a small step keeps its digits
+            # f = (e^x - 1) / x; a series for small x avoids cancellation.
             near = np.abs(x) < 1e-3
             series = 1 + x / 2 * (1 + x / 3 * (1 + x / 4))
             p = np.exp(x)
@@ -459,10 +491,10 @@ class S4DKernel:
         return constants["A"] * state + constants["B"] * u[..., None]
 
     def step(self, u, state):
-        """(y, next state): y (batch, C, H) of one sample u (batch, H).
+        """Return (y, next state) for one sample u (batch, H), real; y is (batch, C, H).
 
-        In float64 inside; the next state has the state's dtype. Raises
-        ValueError before `setup_step`.
+        The computation is in float64.  y has the dtype of u, and the next state that of state.
+        Raises ValueError, also if `setup_step` has not been called.
         """
         constants = self._ready()
         state = self._checked_state(state)
@@ -479,17 +511,22 @@ class S4DKernel:
 
 
 class S4Kernel(S4DKernel):
-    """The kernel of a state space with A diagonal plus low rank (S4).
+    """The convolution kernels of H state-space models with A diagonal plus low rank (S4).
 
-    init: one of `hippo.MEASURES`. rank: None means the measure's own, 1, for
-    "legt" 2; more are zeros, less is refused. disc: "bilinear" alone.
-    B_clip: 2 as in the original, whose default is so no exact HiPPO matrix;
-    None for the exact one. setup_step's modes: None and "linear", the
-    recurrence in O(N); "dense", a matrix. All else as `S4DKernel`;
-    ``parameters`` has P (rank, S, N) too.
+    The arguments are those of `S4DKernel`, except for these:
 
-    Re Lambda of "fout" and "legt" is 0; with real_transform "exp" it becomes
-    -`SMALLEST`.
+    init: one of `hippo.MEASURES`.
+    rank: the rank of the correction.  None means that of the measure: 2 for "legt", else 1.
+        A larger rank is filled with zeros; a smaller one is an error.
+    disc: only "bilinear".
+    B_clip: 2 as in the original S4, whose default system is therefore not exactly HiPPO's;
+        None gives the exact one.
+    is_real: must be False.
+
+    The modes of setup_step are "linear" (also None), a recurrence in O(N) operations per step,
+    and "dense", a matrix product.  ``parameters`` also has P (rank, S, N).
+
+    For "fout" and "legt" Re Lambda is 0; with real_transform "exp" it becomes -`SMALLEST`.
     """
 
     discretizations = ("bilinear",)
@@ -508,10 +545,10 @@ class S4Kernel(S4DKernel):
         return A, B, np.concatenate([P, np.zeros((rank - len(P), len(A)))])
 
     def _solver(self, system):
-        """(I - A/2)^-1 x = D x - sum_j column_j Re(row_j . x)."""
+        """Return D, rows and columns of (I - A/2)^-1 x = D x - sum_j column_j Re(row_j . x)."""
         D = 1 / (1 - system["A"] / 2)
         P, Q = system["P"], system["Q"]
-        # I + Re(Q* D P), a matrix for each head
+        # S = I + Re(Q* D P), one matrix for each head
         S = np.eye(len(P)) + np.einsum("ihn,jhn->hij", Q.conj(), D * P).real
         columns = np.einsum("ihn,hij->hjn", D * P / 2, np.linalg.inv(S))
         return {"D": D, "rows": np.moveaxis(2 * Q.conj() * D, 0, 1), "columns": columns}
@@ -528,7 +565,7 @@ class S4Kernel(S4DKernel):
         return constants
 
     def _dense(self, s):
-        """Abar (H, 2N, 2N) on (Re x, Im x)."""
+        """Return Abar as a real matrix (H, 2N, 2N) that acts on (Re x, Im x)."""
         unit = np.concatenate([np.eye(self.N), 1j * np.eye(self.N)])
         unit = np.repeat(unit[:, None], self.H, 1)  # (2N, H, N)
         image = 2 * self._solve(s, unit) - unit
@@ -562,22 +599,27 @@ def _probability(p, name):
 
 
 class FFTConvS4:
-    """Convolution with the kernel of a state space: lrnnx's FFTConvS4.
+    """lrnnx's FFTConvS4: a convolution layer whose kernel is that of a state-space model.
 
-    d_model: H. l_max: the longest kernel, in samples at rate 1; None: as long
-        as the input. channels: C outputs of each of the H inputs.
-    swap_channels: the order of `flatten`'s (B, d_output, L): False (C H),
-        True (H C). transposed: x is (B, H, L), else (B, L, H); y is
-        (B, C, H, L) in either.
-    dropout: of y in train(); tie_dropout: one mask for all L. drop_kernel: of
-        k's entries in train(). A new module is in eval().
-    kernel: "s4" or "s4d", with kernel_args those of `S4Kernel` or `S4DKernel`;
-        or kernel_type, the same names, with param_config, the parameters
-        themselves (`S4DKernel.from_config`).
-    seed: of the kernel and of dropout.
+    d_model: H, the number of input channels.
+    l_max: the length of the longest kernel, in samples at rate 1; None means the length of
+        the input.
+    channels: C, the number of outputs of each of the H inputs.
+    swap_channels: the order in which `flatten` merges the axes C and H: False gives (C H),
+        True gives (H C).
+    transposed: True if x is (B, H, L), False if it is (B, L, H); y is (B, C, H, L) in both
+        cases.
+    dropout: the probability of dropout on y after train().  A new layer is in eval() mode.
+    tie_dropout: use one dropout mask for all L samples of a row.
+    drop_kernel: the probability of dropout on the taps of the kernel after train().
+    kernel: "s4" or "s4d": make a new `S4Kernel` or `S4DKernel` with the arguments kernel_args.
+    param_config, kernel_type: instead of kernel, the parameters themselves
+        (see `S4DKernel.from_config`) and the type of the kernel, "s4" or "s4d".
+    seed: for the kernel and for dropout.
 
-    ``kernel``: the kernel; its ``parameters`` are the module's. Raises
-    ValueError.
+    The attribute ``kernel`` is the kernel; its ``parameters`` are the layer's.
+
+    Raises ValueError.
     """
 
     def __init__(
@@ -643,20 +685,20 @@ class FFTConvS4:
 
     @property
     def d_output(self):
-        """d_model * channels"""
+        """The number of output channels, d_model * channels."""
         return self.d_model * self.channels
 
     def train(self, mode=True):
-        """Dropout on; returns self."""
+        """Turn dropout on, or off if mode is False; return self."""
         self.training = bool(mode)
         return self
 
     def eval(self):
-        """Dropout off; returns self."""
+        """Turn dropout off; return self."""
         return self.train(False)
 
     def _rows(self, x):
-        """x as a NumPy (B, H, L), and its kind."""
+        """Return x as a NumPy array (B, H, L), and the array library that it comes from."""
         v = view(x, "x", "float32")
         axes = "(B, H, L)" if self.transposed else "(B, L, H)"
         if (
@@ -669,13 +711,13 @@ class FFTConvS4:
         return (rows if self.transposed else rows.swapaxes(1, 2)), v.kind
 
     def _mask(self, p, shape):
-        """0 or 1 / (1 - p), in train(); None where there is no dropout."""
+        """Return a random mask of 0 (with probability p) or 1 / (1 - p); None without dropout."""
         if not self.training or p == 0:
             return None
         return (self._rng.random(shape) >= p) / (1 - p)
 
     def _kernel_length(self, length, rate):
-        self.kernel.dt(rate)  # rate is checked there
+        self.kernel.dt(rate)  # called only because it checks rate
         if self.l_max is None:
             return length
         return max(1, min(length, round(self.l_max / rate)))
@@ -684,14 +726,16 @@ class FFTConvS4:
         return self.forward(x, state, rate, **kwargs)
 
     def forward(self, x, state=None, rate=1.0, **kwargs):
-        """(y, next_state): y (B, C, H, L), of x's dtype and kind.
+        """Return (y, next_state); y is (B, C, H, L), of x's dtype and array library.
 
-        x: (B, H, L) or, not transposed, (B, L, H), real. state: (B, H, N), one
-        of each conjugate pair, or None; with a state the recurrence goes on for
-        all of L whatever l_max, so that any chunks equal the whole, and
-        next_state is the state after x; else None. Without one, the kernel ends
-        after l_max / rate samples. rate multiplies Delta. Other keywords are
-        ignored. Raises ValueError.
+        x: real, (B, H, L), or (B, L, H) if not transposed.
+        state: (B, H, N), one state of each conjugate pair, before the first sample, or None.
+            Without a state, the kernel ends after l_max / rate samples, and next_state is
+            None.  With a state, l_max is ignored, so that an input may be processed in chunks
+            with the same result; next_state is the state after x.
+        rate: multiplies Delta.
+
+        Other keywords are ignored.  Raises ValueError.
         """
         rows, kind = self._rows(x)
         batch, _, length = rows.shape
@@ -721,10 +765,12 @@ class FFTConvS4:
         return finish(y, kind), next_state
 
     def backward(self, dy, x, rate=1.0):
-        """(dx, {parameter: gradient}) of sum(dy . y), y = forward(x, rate=rate)
-        the last one computed, in train() with its dropout masks.
+        """Return (dx, {parameter: gradient}) of sum(dy . y), y = forward(x, rate=rate).
 
-        dy: (B, C, H, L), x's dtype. dx has x's shape. Raises ValueError.
+        If y was computed in train() mode, that must have been the last forward call: its
+        dropout masks are used.
+
+        dy: (B, C, H, L), in x's dtype.  dx has x's shape.  Raises ValueError.
         """
         rows, kind = self._rows(x)
         dy = view(dy, "dy", "float32").numpy()
@@ -759,8 +805,11 @@ class FFTConvS4:
         return finish(dx, kind), self.kernel.backward(dk, rate)
 
     def flatten(self, y):
-        """y (B, C, H, L) or, of step, (B, C, H), with C and H as one axis of
-        d_output: (C H), or (H C) where swap_channels."""
+        """Return y with its axes C and H merged into one of length d_output.
+
+        y: (B, C, H, L), or (B, C, H) as `step` returns it.  The merged axis is in the order
+        (C H), or (H C) with swap_channels.  Raises ValueError.
+        """
         if np.ndim(y) not in (3, 4) or tuple(y.shape[1:3]) != (self.channels, self.d_model):
             raise ValueError(
                 f"y has shape {tuple(np.shape(y))}; it must be "
@@ -772,22 +821,30 @@ class FFTConvS4:
         return y.reshape((y.shape[0], self.d_output) + tuple(y.shape[3:]))
 
     def setup_step(self, mode=None, rate=1.0, **kwargs):
-        """Make ready for `step`, as the kernel's setup_step; call it once.
-        Parameters changed afterwards are seen. Other keywords are ignored."""
+        """Prepare for `step`; call this once before it.
+
+        The arguments are those of the kernel's setup_step.  Parameters that are changed
+        afterwards take effect.  Other keywords are ignored.  Raises ValueError.
+        """
         self.kernel.setup_step(mode, rate)
 
     def step(self, x, state):
-        """(y, next_state) of one sample: x (B, H), state (B, H, N); y
-        (B, C, H). No dropout, and no end after l_max. Raises ValueError before
-        `setup_step`."""
+        """Return (y, next_state) for one sample x (B, H) and a state (B, H, N).
+
+        y is (B, C, H).  There is no dropout, and the kernel does not end after l_max samples.
+        Raises ValueError, also if `setup_step` has not been called.
+        """
         v = view(x, "x", "float32")
         y, state = self.kernel.step(v.numpy(), state)
         return finish(y, v.kind), state
 
     def default_state(self, *batch_shape, device=None):
-        """Zeros (*batch_shape, H, N), complex64: the half of each conjugate
-        pair with Im <= 0. For float64 make them complex128: a state keeps its
-        type. device: None or "cpu"."""
+        """Return zeros (*batch_shape, H, N), complex64: the initial state.
+
+        A state holds, of each conjugate pair, the component whose eigenvalue has an imaginary
+        part of at most 0.  A state keeps its dtype from step to step, so convert it to
+        complex128 for float64 precision.  device: None or "cpu"; else ValueError.
+        """
         if device is not None and str(device) != "cpu":
             raise ValueError(
                 f"device is {device!r}; this build computes on the CPU: allowed: None, 'cpu'"

@@ -1,16 +1,17 @@
-"""Kernels of state-space models: powers of A met by B and C, and gradients.
+"""Convolution kernels of state-space models, and their gradients.
 
     k[i, c, h, l] = 2 Re sum_n C[c, h, n] (Abar^l Bbar)[i, h, n]
 
-A = diag(A) - sum_j P_j Q_j*, in units of one time step: pass Delta A, Delta B and
-sqrt(Delta) P.  N states stand for 2N, conjugate pairs.
+A = diag(A) - sum_j P_j Q_j* is in units of one time step: pass Delta A, Delta B and
+sqrt(Delta) P.  The 2N states of a head form conjugate pairs; the arrays hold N of them, one of
+each pair.
 
-Without P this is S4D (arXiv 2206.11893), two tables of powers and their product;
-with it S4 (arXiv 2111.00396), Cauchy sums at the points where z^M = i, in a form
-that has no pole at z = -1:
+Without P this is S4D (arXiv 2206.11893), computed as a matrix product of two tables of powers
+of Abar.  With P it is S4 (arXiv 2111.00396), computed by Cauchy sums at the points z with
+z^M = i, in a form that has no pole at z = -1:
 
     khat = e^(it) (R00 - c R10 (I + c R11)^-1 R01),    z = e^(-2it), c = cos t,
-    R[v] = sum_n v / (2i sin t - c A) + its mirror,
+    R[v] = sum_n v / (2i sin t - c A) + the same sum with conj(v) and conj(A),
     R00: v = Ct B,   R10: v = Ct P,   R01: v = conj(Q) B,   R11: v = conj(Q) P,
     Ct = C (I + Abar^2M).
 """
@@ -30,7 +31,7 @@ MAX_RANK = 8
 
 
 class KernelGradients(NamedTuple):
-    """Gradients of sum(dk * k), d/dRe + i d/dIm; None where not asked for."""
+    """Gradients of sum(dk . k), as d/dRe + i d/dIm; None for one that was not asked for."""
 
     dA: Any = None
     dB: Any = None
@@ -40,7 +41,7 @@ class KernelGradients(NamedTuple):
 
 
 class _SsmCall:
-    """The checked operands of one call, and the library's structure of them."""
+    """The checked operands of one call, and the C structure that describes them."""
 
     def __init__(self, A, B, C, P, Q, length, discretization, state, dtype, threads, isa):
         self.dtype = dtype_name(dtype)
@@ -89,7 +90,10 @@ class _SsmCall:
 
 
 def _parameters(x, name, axes):
-    """x in complex128, C-contiguous, of 2 (H, N) or 3 axes."""
+    """Return x as a C-contiguous complex128 array: (H, N) for axes = 2, (any, H, N) for 3.
+
+    Raises ValueError for another shape and, except in A, for entries that are not finite.
+    """
     x = np.ascontiguousarray(view(x, name).numpy(), np.complex128)
     if x.ndim != axes or 0 in x.shape:
         shape = "(H, N)" if axes == 2 else "(any, H, N)"
@@ -113,21 +117,26 @@ def ssm_kernel(
     threads=None,
     isa=None,
 ):
-    """k (I, C, H, L): responses of channels C to inputs B over L samples.
+    """Return k (I, C, H, L), the response over L samples of each output C to each input B.
 
-    A: (H, N) complex, real parts negative. B: (I, H, N). C: (C, H, N). P, Q:
-    (rank, H, N), rank 1 ... 8, Q None meaning P; both None: A is diagonal. All
-    in units of one time step.
+    All parameters are in units of one time step:
 
-    discretization: "zoh", "bilinear", or "dss" (zoh's Bbar over e^(A L) - 1, and
-    k without the factor 2; DSS_softmax of arXiv 2203.14343); with P "bilinear"
-    alone. state: B holds states s before the first sample, and
-    k[l] = 2 Re C Abar^(l+1) s. dtype: "float32" or "float64", of k; parameters
-    and tables are float64 in either. The result does not depend on threads.
+    A: (H, N), complex, with negative real parts.
+    B: (I, H, N).  C: (C, H, N).
+    length: L.
+    P, Q: (rank, H, N) with a rank of 1 ... 8.  Q None means Q = P; both None: A is diagonal.
+    discretization: "zoh", "bilinear" or "dss"; with P only "bilinear".  "dss" is DSS_softmax
+        of arXiv 2203.14343: Bbar is that of "zoh" divided by e^(A L) - 1, and k has no
+        factor 2.
+    state: True means that B holds states s before the first sample, and that
+        k[l] = 2 Re C Abar^(l+1) s.
+    dtype: the dtype of k, "float32" or "float64"; parameters and tables are float64 in both.
+    threads: None means all processors.  The result does not depend on it.
+    isa: one of `fftconv.isas()`; None means the best of this machine.
 
-    Memory: a few rows of L, and with P a matrix of (2N, 2N), for each thread.
-    Raises TypeError for what is no array of numbers, ValueError, `Unsupported` for an
-    isa, MemoryError.
+    Each thread needs memory for a few rows of length L and, with P, for a (2N, 2N) matrix.
+    Raises TypeError for an argument that is not an array of numbers, ValueError for wrong
+    values, `Unsupported` for an isa that this machine lacks, and MemoryError.
 
     Example:
         >>> ssm_kernel([[-1]], [[[1]]], [[[1]]], 3, state=True).round(4).tolist()
@@ -154,12 +163,17 @@ def ssm_kernel_backward(
     threads=None,
     isa=None,
 ):
-    """`KernelGradients` of sum(dk . k), k that of `ssm_kernel`.
+    """Return the `KernelGradients` of sum(dk . k), where k = ssm_kernel(...).
 
-    dk: (I, C, H, L), float32 or float64. needs: which, out of "A", "B", "C",
-    "P", "Q"; None means all that are there. With P the recurrence itself runs,
-    forwards and backwards, in float64. Where Q is None, dP is that by both.
-    Raises TypeError for what is no array of numbers, ValueError.
+    dk: (I, C, H, L), float32 or float64.
+    needs: which gradients to compute, out of "A", "B", "C", "P", "Q"; None means those of all
+        parameters given.
+
+    The other arguments are those of `ssm_kernel`.  With P, the gradients are computed by
+    running the recurrence forwards and backwards in float64.  If Q is None, dP is the sum of
+    the gradients of both.  Raises TypeError for an argument that is not an array of numbers,
+    ValueError for wrong values, `Unsupported` for an isa that this machine lacks, and
+    MemoryError.
     """
     dk = np.ascontiguousarray(view(dk, "dk").numpy())
     if dk.dtype not in (np.float32, np.float64) or dk.ndim != 4:
@@ -176,7 +190,7 @@ def ssm_kernel_backward(
         if name not in there:
             raise ValueError(f"needs names {name!r}; allowed here: {', '.join(there)}")
     wanted = set(needs) | ({"Q"} if "P" in needs else set())
-    if P is not None and wanted - {"C"}:  # the recurrence sums them together
+    if P is not None and wanted - {"C"}:  # the recurrence computes these gradients together
         wanted = set(call.arrays)
     results = {
         name: empty(x.shape, "complex128", None)[0]

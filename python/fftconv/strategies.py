@@ -2,15 +2,16 @@
 
     y[b, t, o] = Re sum_n C[o, n] sum_{j <= t} K[j, n] sum_i B_[n, i] x[b, t - j, i]
 
-in three orders, which cost differently and give the same numbers (Centaurus,
-arXiv 2409.03377, section 3):
+The sums can be taken in three orders, called strategies, which give the same result up to
+rounding at different costs (Centaurus, arXiv 2409.03377, section 3):
 
-1. the kernels of all (o, i) in time, then a dense convolution;
-2. project, convolve each of N rows, project back;
-3. project, or make the kernels, between the transforms, at each frequency.
+1. compute the kernels of all pairs (o, i) in time, then convolve densely;
+2. project x onto the N states, convolve each of these rows, and project back;
+3. work at each frequency, between the transforms: either project there, or compute the
+   kernels of all pairs (o, i) there.
 
-Nothing of size (B, F, N, H) or (B, F, N) is ever made: blocks of the batch, of
-kernels, or of frequencies pass through the cache.
+No array of size (B, F, N, H) or (B, F, N), F frequencies, is ever allocated: blocks of the
+batch, of the kernels or of the frequencies are processed one at a time, in the cache.
 """
 
 import ctypes
@@ -42,13 +43,16 @@ from .convolution import conv, conv_backward
 from .matrix import BLOCK_BYTES, Spectra, conv_matrix, conv_matrix_backward, first_rows, row_plan
 from .plan import cached_plan
 
-#: What the N rows of strategy 2 may take at a time.
+#: Bytes of rows or spectra that one block of the batch may take in strategies 2 and 3.
 ROWS_BYTES = 2 << 20
 
 
 class SsmGradients(NamedTuple):
-    """Gradients of sum(dy * y), of each operand's shape and dtype; of complex
-    ones d/dRe + i d/dIm. None where not asked for."""
+    """Gradients of sum(dy . y), each of its operand's shape and dtype.
+
+    The gradient of a complex operand is d/dRe + i d/dIm.  A gradient that was not asked for
+    is None.
+    """
 
     dx: Any = None
     dK: Any = None
@@ -60,11 +64,13 @@ class SsmGradients(NamedTuple):
 
 
 class _Operands:
-    """What a call computes with: x (B, L, I), K (N, Lk), Lk <= L, B (N, I),
-    C (O, N), NumPy arrays of one precision; real where the result is not changed
-    by it.
+    """The checked operands of one call, as NumPy arrays of one precision.
 
-    dtype: the result's; kind: x's; real: all four are.
+    x (B, L, I), K (N, Lk) with Lk <= L, B (N, I), C (O, N).
+    views: the operands as given, in the order x, K, B, C.
+    transposed: K was given as (Lk, N).  full: the number of taps of K as given.
+    dtype: the dtype of the result.  kind: the array library of x, which the result uses.
+    real: whether all four arrays are real.
     """
 
     def __init__(self, x, K, B_, C, k_layout):
@@ -107,8 +113,10 @@ class _Operands:
         return not any(map(np.iscomplexobj, (self.x, self.K, self.B, self.C)))
 
     def reduce(self):
-        """Parts that a real part of the result cannot see: with x real and two
-        of K, B, C real, the third's imaginary part."""
+        """Drop an imaginary part that does not affect the real part of the result.
+
+        If x and two of K, B, C are real, the imaginary part of the third has no effect.
+        """
         names = [n for n in ("K", "B", "C") if np.iscomplexobj(getattr(self, n))]
         if len(names) == 1 and not np.iscomplexobj(self.x):
             setattr(self, names[0], np.ascontiguousarray(getattr(self, names[0]).real))
@@ -119,19 +127,25 @@ class _Operands:
 
 
 def _in_precision(v, real):
-    """A View as an array of this precision."""
+    """Return a View's numbers as an array in the real dtype, or the complex one that matches."""
     a = v.numpy()
     return a.astype(COMPLEX_OF[real] if a.dtype.kind == "c" else real, copy=False)
 
 
 def _real_dtype(views):
-    """The real dtype of a result: the widest precision; 16 bits if all are the same."""
+    """Return the real dtype of a result: the widest precision of the operands.
+
+    It has 16 bits only if all operands have the same 16-bit dtype.
+    """
     dtype = result_dtype(views)
     return WIDE[dtype] if dtype in COMPLEX else dtype
 
 
 def _k_layout(shape, states, k_layout):
-    """ "LN" or "NL", from K's shape where that tells, or ValueError."""
+    """Return the layout of K, "LN" or "NL": k_layout if given, else as K's shape tells.
+
+    A square K is taken as "LN", with a warning.  Raises ValueError for a wrong shape.
+    """
     if k_layout is not None:
         choice(k_layout, "k_layout", dict.fromkeys(("LN", "NL")))
     if len(shape) != 2 or 0 in shape or states not in shape:
@@ -162,8 +176,11 @@ def _swapped(x):
 
 
 def _batches(operands, row_bytes):
-    """(start, stop) over the batch, with at most ROWS_BYTES of rows each, all
-    of one size: the largest divisor."""
+    """Return (start, stop) of blocks of the batch, all of the same size.
+
+    row_bytes: the bytes for one batch entry.  The size is the largest divisor of the batch
+    with at most ROWS_BYTES in a block, and 1 if one entry alone takes more.
+    """
     batch = operands.shape[0]
     block = _block_of(batch, row_bytes)
     return [(b, b + block) for b in range(0, batch, block)]
@@ -177,8 +194,10 @@ def _spectra(length, taps, dtype, threads):
 
 
 def _blocks(outputs, inputs, row_bytes):
-    """Blocks of kernels of at most BLOCK_BYTES of spectra, all inputs of an
-    output in turn."""
+    """Return blocks (o, o_end, i, i_end) of kernels whose spectra take at most BLOCK_BYTES.
+
+    The blocks with the same outputs follow each other, until all inputs are done.
+    """
     i_block = min(inputs, max(1, BLOCK_BYTES // row_bytes))
     o_block = min(outputs, max(1, BLOCK_BYTES // (row_bytes * i_block)))
     return [
@@ -189,8 +208,11 @@ def _blocks(outputs, inputs, row_bytes):
 
 
 def _folded(p):
-    """K' (N', Lk) and w(o, o_end, i, i_end) -> (outputs, inputs, N') such that
-    the kernel of (o, i) is sum_n w K': for real x of the real part alone."""
+    """Return rows K' (N', Lk) and a function w(o, o_end, i, i_end) -> (outputs, inputs, N').
+
+    The kernel of (o, i) is sum_n w[o, i, n] K'[n].  If x is real, only the kernel's real part
+    matters, so K' and w are real: Re(w K) = Re w Re K - Im w Im K.
+    """
     if p.real or np.iscomplexobj(p.x):
 
         def weights(o, o_end, i, i_end):
@@ -209,7 +231,7 @@ def _folded(p):
 
 
 def _dense(p, y, threads, in_time):
-    """Strategy 1, or 3 with the kernels made at each frequency."""
+    """Compute y by strategy 1 if in_time, else by 3 with the kernels made at each frequency."""
     K, weights = _folded(p)
     is_complex = np.iscomplexobj(p.x) or np.iscomplexobj(K)
     dtype = p.complex_dtype if is_complex else WIDE[p.dtype]
@@ -227,7 +249,7 @@ def _dense(p, y, threads, in_time):
         if in_time:
             k = (w @ K).reshape(o_end - o, i_end - i, -1).astype(dtype, copy=False)
             S = s.spectra_of_taps([tensor(view(k, "K"))], memory)
-            del k  # before the next block's is made
+            del k  # free it before the k of the next block is allocated
         else:
             S = first_rows(memory, o_end - o, i_end - i)
             _spectral_matmul(w, SK, S.reshape(len(w), -1), s.plan.lanes)
@@ -238,7 +260,7 @@ def _dense(p, y, threads, in_time):
 
 
 def _real_rows(s, Y, dtype, y):
-    """y (batch, L, outputs) from its rows' spectra: the real part."""
+    """Write y (batch, L, outputs), the real part of the rows with spectra Y."""
     rows = _swapped(y)
     if np.dtype(dtype).kind != "c":
         s.rows_from(Y, _lib.OUTPUT, view(rows, "y"))
@@ -249,7 +271,10 @@ def _real_rows(s, Y, dtype, y):
 
 
 def _spectral_matmul(w, s, out, lanes):
-    """out = w s, s (N, reals) of spectra, w real or complex."""
+    """Compute out = w s for spectra s (N, reals) and a real or complex matrix w.
+
+    A spectrum stores `lanes` real parts, then the `lanes` imaginary parts that go with them.
+    """
     if not np.iscomplexobj(w):
         np.matmul(w.astype(s.dtype, copy=False), s, out=out)
         return
@@ -261,14 +286,13 @@ def _spectral_matmul(w, s, out, lanes):
 
 
 def _projected_rows(p, start, stop, u):
-    """u (batch, N, L) = B x, for some of the batch; in u's dtype, real or
-    complex."""
+    """Write u (batch, N, L) = B x for the batch entries start ... stop - 1, in u's dtype."""
     x = _swapped(p.x[start:stop].astype(u.dtype, copy=False))
     np.matmul(p.B.astype(u.dtype, copy=False), x, out=u)
 
 
 def _projections_in_time(p, y, threads):
-    """Strategy 2."""
+    """Compute y by strategy 2."""
     dtype = numpy_dtype(WIDE[p.dtype] if p.real else p.complex_dtype)
     length = p.shape[1]
     batches = _batches(p, p.states * length * dtype.itemsize)
@@ -285,7 +309,7 @@ def _projections_in_time(p, y, threads):
 
 
 def _projections_in_frequency(p, y, threads):
-    """Strategy 3, projections at each frequency."""
+    """Compute y by strategy 3, with projections at each frequency."""
     dtype = WIDE[p.dtype] if p.real else p.complex_dtype
     length = p.shape[1]
     s = _spectra(length, p.K.shape[1], dtype, threads)
@@ -316,11 +340,11 @@ def _projections_in_frequency(p, y, threads):
             imaginary=imaginary,
         )
         _lib.lib.fftconv_project(s.plan._handle, byref(c))
-        del x, U  # before the next batches' are made
+        del x, U  # free them before those of the next block are allocated
         _real_rows(s, Y, dtype, y[start:stop])
 
 
-#: What runs each: strategy 3 has two inner orders.
+#: The function that runs each order.  Strategy 3 has two orders.
 ORDERS = {
     "1": lambda p, y, threads: _dense(p, y, threads, True),
     "2": _projections_in_time,
@@ -334,22 +358,23 @@ ORDERS = {
 
 @dataclass(frozen=True)
 class Machine:
-    """What the cost model knows of a machine, in seconds, on the threads it was
-    measured with."""
+    """The measured rates of a machine, in seconds, with a fixed number of threads."""
 
-    gemm: float  #: a real flop of NumPy's matmul
-    contract: float  #: ... of the matrix product at each frequency
-    project: float  #: ... of the projections at each frequency
-    transform: float  #: a row's transform, over the planner's estimate
-    byte: float  #: a byte of an array read or written in order
-    turn: float  #: ... where axes of time and channels are exchanged
-    call: dict  #: of each order: what the smallest problem takes
+    gemm: float  #: seconds per real flop of NumPy's matmul
+    contract: float  #: seconds per real flop of the matrix product at each frequency
+    project: float  #: seconds per real flop of the projections at each frequency
+    transform: float  #: measured time of a row's transform / the planner's estimate of it
+    byte: float  #: seconds per byte of an array that is read or written in order
+    turn: float  #: seconds per byte where the axes of time and channels are exchanged
+    call: dict  #: order -> seconds that the smallest problem takes
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A strategy's prediction. Flops are real ones; memory is what a call holds
-    at most beside operands and result."""
+    """The predicted cost of one order: real flops, seconds and memory.
+
+    memory_bytes: the most that a call holds besides its operands and result.
+    """
 
     flops: float
     seconds: float
@@ -357,7 +382,7 @@ class Cost:
 
 
 def _shape_of(p):
-    """What decides a problem's cost; of zeros in place of arrays, too."""
+    """Return the arguments of `_costs`, from batch to K_complex, for the operands p."""
     return (
         p.shape[0],
         p.shape[1],
@@ -386,13 +411,13 @@ def _costs(
     K_complex,
     threads,
 ):
-    """{order: Cost} of a problem."""
+    """Return {order: Cost} for a problem of the given sizes."""
     item = np.dtype(real_dtype).itemsize
     B, L, I, O, N = batch, length, inputs, outputs, states
     result = {}
     for order in ORDERS:
         dense = order in ("1", "3 kernels")
-        # the rows of the dense orders are real where x is
+        # In the dense orders the rows are real if x is real.
         wide = x_complex if dense else is_complex
         c = 2 if wide else 1
         dtype = COMPLEX_OF[real_dtype] if wide else real_dtype
@@ -403,7 +428,7 @@ def _costs(
         row_seconds = s.plan.counters.predicted_seconds / 2 * machine.transform
         if dense:
             folds = 2 if is_complex and not x_complex and K_complex else 1
-            rate = 4 if x_complex else 1  # complex products
+            rate = 4 if x_complex else 1  # a complex product takes four real ones
             fold = 2 * rate * folds * N * I * O
             contract = 8 * M * B * I * O
             blocks = _blocks(O, I, row)
@@ -414,14 +439,14 @@ def _costs(
                 fold, transforms = fold * 2 * M / c, folds * N + B * (I + O)
             gemm, special = fold, contract * machine.contract
             flops = fold + contract
-            passes = -(-O // ob)  # of x's spectra
+            passes = -(-O // ob)  # how often all spectra of x are read
             moved = (
                 B * (I * (1 + passes) + 3 * O) * row
                 + B * O * bytes_
                 + I * O * (4 * row if order != "1" else 2 * bytes_ + 2 * row)
             )
             turned = 2 * B * (I + O) * bytes_
-            copied = bytes_ if wide else 0  # x, and y, made complex
+            copied = bytes_ if wide else 0  # a complex copy of a row of x or y
             memory = (
                 B * I * (row + (0 if x_complex else copied))
                 + ob * ib * row
@@ -430,7 +455,7 @@ def _costs(
             )
             memory += ob * ib * bytes_ * taps // L if order == "1" else folds * N * row
         elif order == "2":
-            gemm = 2 * B * L * N * (I + O) * c * c  # complex: 4 products
+            gemm = 2 * B * L * N * (I + O) * c * c  # a complex product takes four real ones
             flops, special = gemm + 6 * M * B * N, 0
             transforms = N + 2 * B * N
             moved, turned = B * L * ((I + O) * item + 4 * N * c * item), 0
@@ -463,7 +488,10 @@ def _block_of(batch, row_bytes):
 
 @cache
 def machine(dtype="float32", threads=None):
-    """This `Machine`, measured on first use (about a tenth of a second)."""
+    """Return the `Machine` of this computer, measured on first use (about 0.1 s).
+
+    dtype: "float32" or "float64".  threads: None means all processors.  Raises ValueError.
+    """
     dtype = choice(dtype, "dtype", {"float32": "float32", "float64": "float64"})
     rng = np.random.default_rng(0)
 
@@ -533,13 +561,19 @@ def strategy_costs(
     threads=None,
     hardware=None,
 ):
-    """{"1", "2", "3 projections", "3 kernels": `Cost`} of opt_ssm_forward for
-    x (batch, length, inputs), a kernel for each of `states`, and `outputs`;
-    is_complex: of K, B_ and C. hardware: a `Machine`; None: this one.
+    """Return the predicted `Cost` of each order of opt_ssm_forward.
 
-    Flops are counted; seconds add those of matrix products, transforms (the
-    planner's estimate), bytes moved and of a call, each at the machine's
-    measured rate. Raises ValueError.
+    The result is a dict with the keys "1", "2", "3 projections" and "3 kernels".
+
+    batch, length, inputs: the shape of x.  outputs: H_out.
+    states: N, the number of kernels; each has `length` taps.
+    dtype: "float32" or "float64".
+    is_complex: whether K, B_ and C are complex; x is real.
+    hardware: a `Machine`; None means this computer, measured on first use.
+
+    The flops are counted.  The seconds are the sum of those for matrix products, transforms
+    (the planner's estimate), bytes moved and the fixed cost of a call, each at the rate
+    measured on the machine.  Raises ValueError.
     """
     sizes = {
         "batch": batch,
@@ -569,10 +603,12 @@ def strategy_costs(
 
 
 def upstream_strategy(batch, inputs, outputs, states):
-    """1, 2 or 3 by lrnnx's rule, which length does not enter:
+    """Return the strategy 1, 2 or 3 that lrnnx's rule chooses, whatever the length.
 
-    1/H_in + 1/H_out > 1/B + 1/N: 1 if H_in H_out <= N, else 3
-    otherwise:                    2 if N <= H_in, else 3
+    If 1/H_in + 1/H_out > 1/B + 1/N: 1 if H_in H_out <= N, else 3.
+    Otherwise:                       2 if N <= H_in, else 3.
+
+    Raises ValueError.
     """
     for value, name in (
         (batch, "batch"),
@@ -587,7 +623,7 @@ def upstream_strategy(batch, inputs, outputs, states):
 
 
 def _order(p, strategy, threads):
-    """The order that a strategy means for a problem."""
+    """Return the order that runs a strategy: the cheapest one that it allows for p."""
     if strategy in ORDERS:
         return strategy
     if strategy == "upstream":
@@ -603,32 +639,37 @@ def _order(p, strategy, threads):
 
 
 def opt_ssm_forward(x, K, B_, C, *, strategy="auto", k_layout=None, threads=None):
-    """y (B, L, H_out): project x by B_, convolve with K, project by C.
+    """Return y (B, L, H_out): project x with B_, convolve with K, and project with C.
 
         y[b,t,o] = Re sum_n C[o,n] sum_{j<=t} K[j,n] sum_i B_[n,i] x[b,t-j,i]
 
     Args:
-        x: (B, L, H_in). B_: (N, H_in). C: (H_out, N). All, and K, real or
-            complex, float64 to bfloat16, integers and booleans becoming float64;
-            arithmetic in float32 or better.
-        K: (Lk, N) as lrnnx documents it, or (N, Lk) as its models pass it, told
-            by shape; taps past L do nothing. Or (Lk, H_out, H_in), the kernels
-            themselves, B_ and C None.
-        strategy: 1, the kernels first; 2, projections in time; 3, at each
-            frequency; "auto", the least seconds of `strategy_costs`;
-            "upstream", lrnnx's rule; or an order by its name there, such as
-            "3 kernels". All equal but for rounding.
-        k_layout: "LN" or "NL". None: by shape, and where Lk = N the documented
-            "LN", with a warning.
-        threads: of the transforms; None: all. NumPy's matrix products use its
-            own.
+        x: (B, L, H_in).  x, K, B_ and C may each be real or complex, in float64, float32,
+            float16 or bfloat16; integers and booleans become float64.  The arithmetic is in
+            float32 or float64.
+        K: (Lk, N), as lrnnx documents it, or (N, Lk), as lrnnx's models pass it; the shape
+            tells which.  Taps beyond L have no effect.  With B_ and C None, K is
+            (Lk, H_out, H_in), one kernel for each output and input.
+        B_: (N, H_in), or None.
+        C: (H_out, N), or None.
+        strategy: the order of the sums; all give the same result up to rounding.
+            1: compute the kernels first, in time.
+            2: project in time.
+            3: project, or compute the kernels, at each frequency.
+            "auto": the order to which `strategy_costs` gives the fewest seconds.
+            "upstream": the rule of lrnnx, `upstream_strategy`.
+            A key of `strategy_costs`, such as "3 kernels", means that order.
+        k_layout: "LN" or "NL".  None decides by the shape of K; if Lk = N it is taken as the
+            documented "LN", with a warning.
+        threads: for the transforms; None means all processors.  NumPy's matrix products use
+            NumPy's own threads.
 
-    Returns y, of x's kind; real, of the widest precision of the four (16 bits if
-    all have the same 16); Python lists take the type of the others. Raises TypeError
-    for what is no array of numbers and ValueError for wrong values, naming the
-    argument; MemoryError.
+    Returns y, an array from the same library as x.  It is real, in the widest precision of the
+    four operands (16 bits only if all have the same 16-bit dtype); Python lists take the dtype
+    of the other operands.  Raises TypeError for an argument that is not an array of numbers,
+    ValueError, naming the argument, for wrong values, and MemoryError.
 
-    Centaurus, arXiv 2409.03377, section 3.
+    Source: Centaurus, arXiv 2409.03377, section 3.
 
     Example:
         >>> x, K = [[[1], [2], [3]]], [[1, 1]]  # (B, L, H_in), (N, Lk)
@@ -656,7 +697,10 @@ def _check_strategy(strategy):
 
 
 def _kernels_3d(x, K, B_, C, k_layout):
-    """(x (B, H_in, L), k (H_out, H_in, Lk), the result's dtype, Views)."""
+    """Check a call with K (Lk, H_out, H_in), the kernels themselves.
+
+    Returns (x (B, H_in, L), k (H_out, H_in, Lk), the dtype of the result, the Views (x, K)).
+    """
     for name, value in (("B_", B_), ("C", C), ("k_layout", k_layout)):
         if value is not None:
             raise ValueError(f"{name} is given; with K of (L, H_out, H_in) it must be None")
@@ -685,13 +729,17 @@ def _with_kernels(x, K, B_, C, k_layout, threads):
 
 
 def opt_ssm_backward(dy, x, K, B_, C, *, k_layout=None, needs=None, threads=None):
-    """`SsmGradients` (dx, dK, dB_, dC) of sum(dy . y), y that of
-    `opt_ssm_forward`, by projections in time, a block of the batch at a time.
+    """Return the `SsmGradients` (dx, dK, dB_, dC) of sum(dy . y), y = opt_ssm_forward(...).
 
-    dy: (B, L, H_out), y's dtype or one that is narrower. needs: which, out of "x", "K",
-    "B_", "C"; None means all that are given. Each has its operand's shape, dtype and
-    kind; of complex ones d/dRe + i d/dIm. Taps of K past L have gradient 0. Raises
-    TypeError for what is no array of numbers, ValueError; MemoryError.
+    They are computed with projections in time, one block of the batch at a time.
+
+    dy: (B, L, H_out), in y's dtype or one that is narrower.
+    needs: which gradients to compute, out of "x", "K", "B_", "C"; None means those of all
+        operands given.
+
+    Each gradient has the shape, dtype and array library of its operand; that of a complex
+    operand is d/dRe + i d/dIm.  Taps of K beyond L have gradient 0.  Raises TypeError for an
+    argument that is not an array of numbers, ValueError for wrong values, and MemoryError.
     """
     dense = len(np.shape(K)) == 3
     there = ("x", "K") if dense else ("x", "K", "B_", "C")
@@ -728,8 +776,10 @@ def opt_ssm_backward(dy, x, K, B_, C, *, k_layout=None, needs=None, threads=None
 
 
 def _like(gradient, v):
-    """A gradient in its operand's dtype, kind and shape: zeros for taps that
-    did nothing."""
+    """Return a gradient in the dtype, array library and shape of its operand v.
+
+    Taps that had no effect get zeros.
+    """
     dtype = v.gradient_dtype
     x = gradient if dtype in COMPLEX else gradient.real
     if x.shape != tuple(v.shape):
@@ -738,10 +788,13 @@ def _like(gradient, v):
 
 
 def _backward(p, g, threads):
-    """{name: gradient}: with u = B x, z = K * u and y = Re C z,
+    """Return {name: gradient} for g = dy.  With u = B x, z = K * u and y = Re C z,
 
-    dz = conj(C)^T g,  dC = g conj(z)^T,  (du, dK) by the convolution,
-    dB = du conj(x)^T, dx = conj(B)^T du."""
+    dz = conj(C)^T g,  dC = g conj(z)^T,
+    dB = du conj(x)^T, dx = conj(B)^T du,
+
+    where du and dK are the gradients of the convolution.
+    """
     dtype = WIDE[p.dtype] if p.real else p.complex_dtype
     length = p.shape[1]
     batches = _batches(p, p.states * length * np.dtype(dtype).itemsize)
@@ -767,21 +820,25 @@ def _backward(p, g, threads):
 
 
 def fft_conv(equation, input, *args, real=True, threads=None):
-    """Causal convolution over the axis of time, by an einsum-like equation.
+    """Convolve causally over the time axis, as an equation like those of einsum says.
 
-        fft_conv("bli,loi->blo", x, k)              k mixes channels
-        fft_conv("bln,ln->bln", x, k)               a kernel for each channel
-        fft_conv("blh,nl,nh,on->blo", x, K, B_, C)  opt_ssm_forward's
+        fft_conv("bli,loi->blo", x, k)              each output sums over the inputs
+        fft_conv("bln,ln->bln", x, k)               one kernel for each channel
+        fft_conv("blh,nl,nh,on->blo", x, K, B_, C)  the operation of opt_ssm_forward
 
-    The input's letters are batch, time, channel; the result has batch and time
-    in these places. The axes of kernels and matrices are told by their letters,
-    in any order: (n, l) or (l, n). A kernel of time alone serves all channels.
-    Kernels of any length: taps past L do nothing, nothing wraps.
+    equation: the letters of the input are batch, time and channel, in this order; the result
+        starts with the same batch and time.  Kernels and matrices may have their axes in any
+        order, which their letters tell: (n, l) or (l, n).  A kernel whose only axis is time
+        is used for all channels.
+    input: (B, L, H_in).  args: one kernel, or K, B_ and C.  Kernels may have any length:
+        taps beyond L have no effect, and nothing wraps around.
+    real: True returns the real part, False the whole result as a complex array.
+    threads: None means all processors.
 
-    real: True: the real part. False: the whole, a complex array. Types promote to the
-    widest precision, as in `opt_ssm_forward`; 16 bits compute in float32. Returns
-    (B, L, H_out), of the input's kind. Raises TypeError for what is no array of
-    numbers, ValueError naming the equation's part that is wrong.
+    Returns (B, L, H_out), an array from the same library as the input.  dtypes promote to the
+    widest precision, as in `opt_ssm_forward`; 16-bit operands are computed in float32.
+    Raises TypeError for an argument that is not an array of numbers, and ValueError, naming
+    the part of the equation that is wrong.
 
     Example:
         >>> fft_conv("bln,l->bln", [[[1], [2], [3]]], [1, 1]).round(6).tolist()
@@ -818,9 +875,12 @@ def fft_conv(equation, input, *args, real=True, threads=None):
 
 
 def _parse(equation, input, args):
-    """(View of the input, Views of the arguments in the library's axes, which
-    convolution): [k] as (n, l) or (l,), "channels"; [k] as (o, i, l),
-    "matrix"; [K, B_, C] as (n, l), (n, i), (o, n)."""
+    """Return (the View of the input, the Views of args, the name of the convolution).
+
+    The Views of args have their axes in the order that the library uses:
+    "channels": [k] as (n, l) or (l,); "matrix": [k] as (o, i, l);
+    "states": [K, B_, C] as (n, l), (n, i), (o, n).
+    """
 
     def wrong(what):
         return ValueError(f"equation is {equation!r}; {what}")
