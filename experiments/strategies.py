@@ -195,7 +195,7 @@ def kernels(grid, rng):
     def ours():
         return fftconv.ssm.ssm_kernel(length=length, dtype="float32", threads=1, **system)[0, 0]
 
-    # With this B the kernel is the product alone.
+    # B = 1 in continuous time; with time in units of Delta, A becomes dt A and B becomes dt.
     system = {"A": dt * A, "B": np.broadcast_to(dt, A.shape)[None], "C": kernel.parameters["C"]}
     k = ours()[:some]
     difference = float(np.max(np.abs(k - by_numpy())) / np.max(np.abs(k)))
