@@ -463,7 +463,7 @@ class Run:
     def circular(self):
         for length in self.grid["lengths"] + self.grid["long"][:1]:
             b, h = 2, max(1, min(16, 2**17 // length))
-            # Both transforms have 2 length points.
+            # Both cases have transforms of 2 * length points.
             ring = self.case(b, h, 2 * length, circular=True)
             self.compare("circular", 2 * length, ring, self.case(b, h, length))
 

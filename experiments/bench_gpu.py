@@ -62,7 +62,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLES = {  # gated, causal, backward
+TABLES = {  # table: (gated, causal, backward)
     11: (False, False, False),
     12: (True, False, False),
     13: (False, True, False),

@@ -1,12 +1,13 @@
 """Measures the paper's Tables 3, 4 and 11-15 on this machine: fftconv, NumPy and SciPy.
 
 The protocol is the paper's (appendix C.4), scaled down: batch 64 where it fits, fewer channels,
-and times multiplied by 64*768 / (B H).  All calls are float32.  As in the paper, every method
-transforms the kernel inside the call; only "fftconv_ready" has the plan and the spectrum made
-beforehand.  All methods get the same arrays, allocate their own result, and run on one thread
-unless their name ends in "_threads".  Every method is compared with the float64 oracle, row by
-row, before it is timed.  Times are medians of interleaved runs, in a process that keeps its
-freed memory (bench.keep_freed_memory).
+and times multiplied by 64*768 / (B H).  All calls are float32.  As in the paper, methods
+transform the kernel inside the call, with two exceptions: "fftconv_ready" has the plan and the
+spectrum made beforehand, and backward "numpy_saved" has the spectra of the forward call.  All
+methods get the same arrays, allocate their own result, and run on one thread unless their name
+ends in "_threads".  Every method is compared with the float64 oracle, row by row, before it is
+timed.  Times are medians of interleaved runs, in a process that keeps its freed memory
+(bench.keep_freed_memory).
 
     11  forward   y  = u * k              circular, L = N
     12  gated     y  = v . ((u . w) * k)  circular, L = N
