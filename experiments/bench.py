@@ -1,7 +1,8 @@
-"""What every experiment shares: options, the machine record, timing, results.
+"""What all experiments share: the command line, the machine record, timing and results.
 
-A result is one JSON file, results/<experiment>.json, that says where, when and
-with what it was measured; paper_figures/ draws from these files alone.
+Each experiment writes one JSON file, results/<experiment>.json, which records the machine,
+the time and the versions of the measurement.  The scripts in paper_figures/ draw from
+these files and measure nothing themselves.
 """
 
 import argparse
@@ -22,18 +23,20 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "paper_figures" / "out" / "results"
 
-# The paper's appendix C.4: what every time is scaled to.
+# The batch and the number of channels of the paper's appendix C.4.  Every measured time is
+# scaled to them.
 PAPER_BATCH, PAPER_CHANNELS = 64, 768
 
-# A call's error before it is timed: float32, per row, relative to
+# The largest error of a float32 row with which a call is still timed, relative to
 # max(||y||, ||k|| ||z||).
 ERROR_LIMIT = 5e-7
 
 
 def options(description):
-    """The command line all experiments have in common, parsed by the caller.
+    """An argument parser with the options that all experiments have; the caller parses.
 
-    grid is "quick" (seconds: does it run), "default" or "full".
+    The parsed `grid` is "quick" (a run of seconds, which only shows that the experiment
+    works), "default" or "full".
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -68,19 +71,19 @@ def options(description):
 
 
 def dtype_of(name):
-    """The NumPy dtype of a name; bfloat16 is ml_dtypes'."""
+    """The NumPy dtype called `name`; the package ml_dtypes defines "bfloat16"."""
     if name == "bfloat16":
-        import ml_dtypes  # noqa: F401  which is not installed everywhere
+        import ml_dtypes  # noqa: F401  imported here because it is an optional package
     return np.dtype(name)
 
 
 def processors():
-    """How many processors this process may use."""
+    """The number of processors that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def _field(path, key):
-    """The first `key : value` of a /proc file, or ""."""
+    """The value of the first line "key : value" of a /proc file; "" if there is none."""
     try:
         lines = Path(path).read_text().splitlines()
     except OSError:
@@ -99,7 +102,7 @@ def _git(*arguments):
 
 
 def machine():
-    """Where a number is from: processor, memory, system, versions, commit."""
+    """The origin of a measurement: processor, memory, system, versions and commit."""
     memory_kib = _field("/proc/meminfo", "MemTotal").split()
     versions = {"fftconv": fftconv.__version__, "python": platform.python_version()}
     for package in ("numpy", "scipy"):
@@ -119,7 +122,7 @@ def machine():
                 "status",
                 "--porcelain",
                 "--untracked-files=no",
-                # What was measured, and what measured it.
+                # The measured library and the programs that measure it.
                 "libfftconv",
                 "python",
                 "experiments/*.[chp]*",
@@ -129,40 +132,45 @@ def machine():
 
 
 def keep_freed_memory():
-    """Let malloc keep what was freed, as a long-lived process would.
+    """Make malloc keep freed memory, as it mostly does in a long-lived process.
 
-    Every call then finds its pages mapped, whichever method ran before it; else
-    glibc returns large arrays to the system and the page faults of getting them
-    back are timed too, more or less of them from one size to the next.  It
-    spares NumPy and SciPy most, whose calls allocate most.
+    Every call then finds its pages mapped, whichever method ran before it.  Otherwise
+    glibc returns large arrays to the system, and the timings include the page faults of
+    allocating them again, whose number changes from one size to the next.  NumPy and SciPy
+    gain most from this setting, because their calls allocate most.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
         M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # the most it takes
+        mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # the largest value mallopt accepts
 
 
-# Seconds after which no thread of a library that has returned still looks for
-# work: GNU OpenMP's do for some 8 ms here, and take the processor of whoever is
-# measured next.
+# A rest in seconds after which the threads of any library are asleep.  After a call returns,
+# the threads of GNU OpenMP keep looking for work for about 8 ms on this machine, and
+# meanwhile they take processors from the method that is measured next.
 SPIN_PAUSE = 0.03
 
 
 def interleaved(calls, repeats, threads=1, cap=3.0, least=0.0, pause=0.0):
-    """Median seconds of each of `calls` (name: function), run in turn.
+    """Median seconds of each of `calls` (a dict name: function), run in turn.
 
-    Round after round, each call once, in an order that rotates, so that a drift
-    of the machine meets all of them alike.  A sample of a one-thread call
-    during which other work took the processor (processor time below 95 % of
-    wall time) is rejected, and taken again in up to three more rounds.  Where
-    that leaves fewer than three of any call, the processor time of all samples
-    of all calls is reported in place of wall time, and `clock` says
-    "processor".  A call slower than `cap` seconds gets three samples; one faster
-    than `least` is repeated within a sample until that is over.  With a `pause`,
-    each sample begins after so many seconds of rest, in which the threads of the
-    call before go to sleep, and one call not counted, which wakes its own.  Returns
-    name: dict of median_s, low_s, high_s (quartiles), samples, rejected, clock.
+    Every round takes one sample of each call.  The order rotates from round to round, so
+    that a drift of the machine affects all calls equally.
+
+    A sample of a one-thread call is rejected if other work used the processor meanwhile
+    (processor time below 95 % of wall time); up to three more rounds replace rejected
+    samples.  If fewer than three samples of any call remain, the function reports the
+    processor time of all samples of all calls in place of the wall time, and `clock` is
+    "processor".
+
+    A call slower than `cap` seconds gets three samples.  A call faster than `least` seconds
+    is repeated within each sample until it lasts about that long.  With a `pause`, each
+    sample begins with that many seconds of rest, in which the threads of the previous call
+    go to sleep, and with one untimed call, which wakes the threads of the call itself.
+
+    Returns a dict name: dict of median_s, low_s, high_s (quartiles), samples, rejected and
+    clock.
     """
     samples = {name: [] for name in calls}  # (wall, processor) seconds
     names = list(calls)
@@ -176,7 +184,7 @@ def interleaved(calls, repeats, threads=1, cap=3.0, least=0.0, pause=0.0):
 
     inner = {}
     for name in names:
-        calls[name]()  # pages, caches, plans
+        calls[name]()  # maps pages, fills caches and makes plans
         wall = time.perf_counter()
         if least:
             calls[name]()
@@ -212,10 +220,10 @@ def interleaved(calls, repeats, threads=1, cap=3.0, least=0.0, pause=0.0):
 
 
 def row_error(y, exact, scale):
-    """The worst row's ||y - exact|| / max(||exact||, scale).
+    """The largest ||y - exact|| / max(||exact||, scale) of all rows.
 
-    y, exact: (..., L); scale: the size of the row's terms, ||k|| ||z||, so that
-    a row that nearly cancels is not held to its own small norm.
+    y and exact are (..., L).  scale is the size of a row's terms, ||k|| ||z||, so that a
+    row whose terms nearly cancel is not judged by its own small norm.
     """
     norm = np.linalg.norm
     size = np.maximum(norm(exact, axis=-1), scale)
@@ -223,14 +231,17 @@ def row_error(y, exact, scale):
 
 
 def check(name, error, limit=ERROR_LIMIT):
-    """Refuse to time what is wrong; returns the error."""
+    """Return `error`; raise RuntimeError if it exceeds `limit`, so wrong calls are not timed."""
     if not error <= limit:
         raise RuntimeError(f"{name}: relative error {error:.3g} is above {limit:.3g}")
     return error
 
 
 def write(directory, experiment, settings, body, started):
-    """results/<experiment>.json: the machine, the settings, then `body`."""
+    """Write the settings, the machine and `body` to directory/<experiment>.json.
+
+    `started` is the time.perf_counter() at which the experiment began.  Returns the path.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     record = {
         "experiment": experiment,

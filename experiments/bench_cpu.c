@@ -1,19 +1,23 @@
-/* The CPU engine against FFTW, and against what this machine can do.
+/* Compares the CPU engine with FFTW and with the peak rates of this machine.
  *
- * y = u * k, causal, float32, u of (B, H, L) in FFTs of 2L points, the spectrum of
- * k made beforehand on both sides, one thread.  FFTW, if it was found, runs row by
- * row what a careful user of it would write (`fftw_rows`).  Every method's result
- * is compared with a float64 FFT before it is timed; methods are timed in turn.
+ * The operation is y = u * k, causal, float32, with u (B, H, L) and FFTs of 2L points, on one
+ * thread; both sides make the spectrum of k beforehand.  If FFTW was found, `fftw_rows` runs
+ * it row by row, as a careful user of FFTW would.  Every method's result is compared with a
+ * float64 FFT before the methods are timed, in turn.
  *
  *     bench_cpu [--quick | --full] [--length L]... [--isa NAME]... [--no-fftw]
  *               [--plans N] [--plan-up-to L] [--wisdom DIR] [--commit TEXT]
  *               [--json FILE]
  *
- * A table goes to stderr, JSON to FILE or stdout.  --isa: the instruction sets of
- * the library to run; default: the machine's best, and avx2.  --plans: how often
- * FFTW plans each size, the best being kept.  --wisdom: where plans are kept from
- * one run to the next.  Planning 2^21 points takes minutes: longer rows than
- * --plan-up-to (--quick: 2^16) go without FFTW, unless its plans are found there.
+ * A table goes to stderr, and JSON to FILE or stdout.
+ *
+ *     --isa         an instruction set of the library to run; default: the machine's best,
+ *                   and avx2
+ *     --plans       how many times FFTW plans each size; the fastest plan is used
+ *     --wisdom      the directory that stores FFTW's plans from one run to the next
+ *     --plan-up-to  the longest rows that FFTW plans (default: any; with --quick: 2^16), because
+ *                   planning 2^21 points takes minutes; longer rows are measured without
+ *                   FFTW, unless --wisdom has its plans
  */
 #include "config.h"
 
@@ -33,7 +37,7 @@
 #include <fftw3.h>
 #endif
 
-#define ERROR_LIMIT 5e-7 /* of a row, against float64 */
+#define ERROR_LIMIT 5e-7 /* the largest error of a row, as worst_error defines it */
 
 static void die(const char *format, ...)
 {
@@ -61,7 +65,7 @@ static double seconds(clockid_t clock)
 
 static double now(void) { return seconds(CLOCK_MONOTONIC); }
 
-/* Zeroed, its pages mapped. */
+/* Allocates zeroed memory; writing the zeros also maps its pages. */
 static void *memory(int64_t bytes)
 {
     void *p = NULL;
@@ -70,7 +74,7 @@ static void *memory(int64_t bytes)
     return memset(p, 0, (size_t)bytes);
 }
 
-/* Uniform in [-1, 1). */
+/* Fills x with numbers uniform in [-1, 1). */
 static void randomise(float *x, int64_t count, uint64_t seed)
 {
     uint64_t s = seed * 0x9e3779b97f4a7c15u + 1;
@@ -87,11 +91,11 @@ enum { MOST = 16 };
 static struct {
     const char *grid, *wisdom, *commit, *json;
     int lengths, isas, plans, samples;
-    int64_t planned; /* FFTW has no time to plan longer rows */
+    int64_t planned; /* the longest rows that FFTW plans */
     int64_t length[MOST];
     const char *isa[MOST];
     bool fftw;
-    double sample; /* seconds of one */
+    double sample; /* seconds of one sample */
 } options = {.grid = "default", .commit = "unknown", .fftw = true};
 
 static void parse(int argc, char **argv)
@@ -163,7 +167,8 @@ extern const struct kernels bench_kernels_avx2;
 extern const struct kernels bench_kernels_avx512;
 #endif
 
-/* Those of the instruction set; "wide" is compiled from the baseline's. */
+/* The kernels of an instruction set.  "wide" has only baseline instructions, so it gets the
+ * baseline's kernels. */
 static const struct kernels *kernels_of(const char *isa)
 {
     static const struct kernels *const table[] = {
@@ -183,9 +188,10 @@ static const struct kernels *kernels_of(const char *isa)
 
 enum level { L1, L2, L3, DRAM, LEVELS };
 static const char *const level_name[LEVELS] = {"l1", "l2", "l3", "memory"};
-static int64_t cache[LEVELS]; /* bytes; DRAM: no end */
+static int64_t cache[LEVELS]; /* bytes; unlimited for DRAM */
 
-/* As Linux tells it, else the C library, which some virtual machines mislead. */
+/* Cache sizes as Linux reports them in /sys, which has precedence over the C library: on some
+ * virtual machines the latter reports wrong sizes. */
 static void find_caches(void)
 {
     const int name[] = {_SC_LEVEL1_DCACHE_SIZE, _SC_LEVEL2_CACHE_SIZE, _SC_LEVEL3_CACHE_SIZE};
@@ -215,7 +221,7 @@ static void find_caches(void)
     }
 }
 
-/* Where so many bytes stay. */
+/* The first level of the memory hierarchy that holds so many bytes. */
 static enum level level_of(double bytes)
 {
     int i = L1;
@@ -227,7 +233,7 @@ static enum level level_of(double bytes)
 static struct peak {
     const struct kernels *kernels;
     double add, fma, mixed;             /* flop/s */
-    double copy[LEVELS], triad[LEVELS]; /* bytes read and written, per second */
+    double copy[LEVELS], triad[LEVELS]; /* bytes read plus written, per second */
 } peak[MOST];
 
 static double rate(double (*work)(int64_t), double budget)
@@ -252,8 +258,8 @@ static void measure_peaks(void)
         p->fma = rate(kn->fma, budget);
         p->mixed = rate(kn->mixed, budget);
         for (int level = L1; level < LEVELS; level++) {
-            /* half of a cache; of the third, which is shared, an eighth, and yet
-             * well beyond the second */
+            /* The arrays fill half of a cache; of L3, which is shared, an eighth, but at
+             * least three times the size of L2. */
             int64_t bytes = level == DRAM ? most : cache[level] / (level == L3 ? 8 : 2);
             if (level == L3 && bytes < 3 * cache[L2])
                 bytes = 3 * cache[L2];
@@ -288,8 +294,9 @@ struct complex {
     double re, im;
 };
 
-/* DFT of n points by halves, frequencies left in bit-reversed order; w[j step] is
- * exp(-2 pi i j / n).  Its adjoint takes them back: the inverse, without its 1/n. */
+/* DFT of n points in place, by decimation in frequency; the frequencies stay in bit-reversed
+ * order.  w[j step] is exp(-2 pi i j / n).  dft_back is its adjoint: the inverse DFT without
+ * the factor 1/n, from bit-reversed frequencies. */
 static void dft(struct complex *x, int64_t n, const struct complex *w, int64_t step)
 {
     const int64_t half = n / 2;
@@ -323,7 +330,7 @@ static void dft_back(struct complex *x, int64_t n, const struct complex *w, int6
 static struct problem {
     int64_t B, H, L;
     float *u, *k, *y; /* (B, H, L), (H, L), (B, H, L) */
-    double *exact;    /* as y */
+    double *exact;    /* the float64 result, (B, H, L) */
     double *scale;    /* ||k|| ||u|| of each row */
 } p;
 
@@ -347,7 +354,7 @@ static void make_problem(int64_t L)
     randomise(p.u, rows * L, 1);
     randomise(p.k, p.H * L, 2);
     for (int64_t i = 0; i < p.H * L; i++)
-        p.k[i] /= sqrtf((float)L); /* y is O(1) */
+        p.k[i] /= sqrtf((float)L); /* makes y O(1) */
 
     int64_t n = 2;
     while (n < 2 * L)
@@ -363,7 +370,7 @@ static void make_problem(int64_t L)
         for (int64_t i = 0; i < L; i++)
             K[i].re = p.k[h * L + i] / (double)n;
         dft(K, n, w, 1);
-        for (int64_t b = 0; b < p.B; b += 2) { /* in float64 two rows may share one */
+        for (int64_t b = 0; b < p.B; b += 2) { /* two real rows share a complex one */
             const int64_t r0 = b * p.H + h, r1 = r0 + p.H;
             memset(x, 0, (size_t)n * sizeof *x);
             for (int64_t i = 0; i < L; i++)
@@ -386,7 +393,7 @@ static void make_problem(int64_t L)
 
 static void free_problem(void) { free(p.u), free(p.k), free(p.y), free(p.exact), free(p.scale); }
 
-/* The worst row's ||y - exact|| / max(||exact||, ||k|| ||u||). */
+/* The largest ||y - exact|| / max(||exact||, ||k|| ||u||) of all rows. */
 static double worst_error(void)
 {
     double worst = 0;
@@ -398,7 +405,7 @@ static double worst_error(void)
             size += p.exact[i] * p.exact[i];
         }
         const double error = sqrt(off) / fmax(sqrt(size), p.scale[r]);
-        worst = error <= worst ? worst : error; /* a NaN stays */
+        worst = error <= worst ? worst : error;
         if (isnan(error))
             return error;
     }
@@ -409,16 +416,16 @@ static double worst_error(void)
 
 struct method {
     char name[32];
-    const char *isa; /* ours; NULL: FFTW's own */
+    const char *isa; /* of our methods; NULL for FFTW, which chooses its own */
     void (*call)(struct method *);
-    /* ours */
+    /* For our methods. */
     fftconv_plan *plan;
     fftconv_spectrum *spectrum;
     fftconv_operands operands;
     fftconv_plan_info info;
     void *workspace;
     const struct peak *peak;
-    /* FFTW's */
+    /* For FFTW's methods. */
     const struct kernels *kernels;
     bool pairs;
     float *buffer, *bins, *K;
@@ -426,9 +433,9 @@ struct method {
     fftwf_plan forward, inverse;
     char *plan_text;
 #endif
-    /* timing */
+    /* Error and timing. */
     double error;
-    int inner; /* calls of a sample */
+    int inner; /* calls in a sample */
     struct sample {
         double wall, processor;
     } sample[64];
@@ -499,8 +506,8 @@ static void free_method(struct method *m)
 }
 
 #ifdef HAVE_FFTW
-/* One row, or one pair, at a time, so that it stays in cache: copy in, pad with
- * zeros, transform, multiply, transform back, copy out. */
+/* Convolves one row, or one pair of rows, at a time, so that it stays in cache: copies it to a
+ * buffer, pads it with zeros, transforms, multiplies, transforms back and copies the result. */
 static void fftw_rows(struct method *m)
 {
     const int64_t L = p.L, points = m->pairs ? 2 * L : L + 1;
@@ -526,7 +533,7 @@ static void fftw_rows(struct method *m)
 
 static void plan_fftw(struct method *m, unsigned flags)
 {
-    flags |= FFTW_DESTROY_INPUT; /* both buffers are ours */
+    flags |= FFTW_DESTROY_INPUT; /* allowed, since the input is always a buffer of ours */
     const int n = (int)(2 * p.L);
     fftwf_complex *bins = (fftwf_complex *)m->bins, *z = (fftwf_complex *)m->buffer;
     if (m->pairs) {
@@ -548,8 +555,9 @@ static char *fftw_wisdom_file(const struct method *m)
     return name;
 }
 
-/* FFTW_MEASURE, several times, as its plans vary; the best is kept.  False where
- * there is no time for that. */
+/* Plans with FFTW_MEASURE.  Its plans vary from one time to the next, so it plans
+ * options.plans times and keeps the fastest plan.  Returns false if the row is longer than
+ * options.planned and its plan is not stored. */
 static bool make_fftw(struct method *m, bool pairs)
 {
     *m = (struct method){.call = fftw_rows, .pairs = pairs, .kernels = kernels_of(options.isa[0])};
@@ -602,7 +610,7 @@ static bool make_fftw(struct method *m, bool pairs)
         die("FFTW made no plan of %lld points", (long long)(2 * p.L));
     m->plan_text = fftwf_sprint_plan(m->forward);
 
-    for (int64_t h = 0; h < p.H; h++) { /* the spectrum, with the inverse's 1 / 2L */
+    for (int64_t h = 0; h < p.H; h++) { /* the spectrum of k, times the inverse's 1 / 2L */
         memset(m->buffer, 0, 4 * (size_t)reals);
         for (int64_t i = 0; i < p.L; i++)
             m->buffer[pairs ? 2 * i : i] = p.k[h * p.L + i];
@@ -622,8 +630,8 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* During a sample that took the processor for less than this part, other work had
- * it. */
+/* Whether the sample was undisturbed.  If its processor time is below 95 % of its wall time,
+ * other work used the processor meanwhile. */
 static bool quiet(const struct sample *s) { return s->processor >= 0.95 * s->wall; }
 
 static int quiet_samples(const struct method *m)
@@ -643,9 +651,10 @@ static void take_sample(struct method *m)
     m->sample[m->samples++] = (struct sample){(w1 - wall) / m->inner, (p1 - processor) / m->inner};
 }
 
-/* Medians of samples in turn, in an order that rotates; disturbed ones are taken
- * again in up to three more rounds.  Where three quiet ones of any method are not
- * had, the processor time of all samples of all methods is reported. */
+/* Times the methods in turn, in an order that rotates from round to round, and stores medians.
+ * Up to three more rounds replace disturbed samples.  If any method has fewer than three quiet
+ * samples, the processor time of all samples of all methods is reported in place of the wall
+ * time. */
 static void interleave(struct method *method, int count)
 {
     for (int i = 0; i < count; i++) {
@@ -692,11 +701,11 @@ static void check(struct method *m)
 /* ---- What limits a call --------------------------------------------------------- */
 
 struct limits {
-    double flops, bytes[LEVELS];       /* of a call, by the plan's counts */
-    double arithmetic, moving[LEVELS]; /* seconds at the measured peaks */
-    double floor;                      /* seconds of a real FFT's additions alone */
-    const char *binds;
-    double bound; /* seconds of what binds */
+    double flops, bytes[LEVELS];       /* of a call, as the plan counts them */
+    double arithmetic, moving[LEVELS]; /* seconds that these take at the measured peaks */
+    double floor;                      /* seconds of the additions of real FFTs alone */
+    const char *binds;                 /* the name of the largest: "arithmetic" or a level */
+    double bound;                      /* its seconds */
 };
 
 static struct limits limits_of(const struct method *m)
@@ -705,8 +714,9 @@ static struct limits limits_of(const struct method *m)
     struct limits l = {.flops = info->product_flops + info->fold_flops};
     for (int i = 0; i < info->stages; i++)
         l.flops += info->stage_flops[i];
-    /* u, y and the spectrum come from where all of them stay; a spectrum's row is
-     * read again for each of the batch, from where it stays itself. */
+    /* u, y and the spectrum are moved once to or from the level that holds all of them.  For
+     * each further batch entry, a row of the spectrum is read again, from the level that holds
+     * two such rows. */
     const double spectrum = (double)info->spectrum_bytes;
     const double row = spectrum / (double)p.H;
     l.bytes[L1] = info->l1_bytes;
@@ -722,8 +732,9 @@ static struct limits limits_of(const struct method *m)
         if (l.moving[i] > l.bound)
             l.bound = l.moving[i], l.binds = level_name[i];
     }
-    /* A complex FFT of M points takes about 3 M log2 M additions where radices are
-     * high; per output of a right-angle row, both directions, 4 (log2 2L - 3/4). */
+    /* The butterflies of a complex FFT of M points take 2 M log2 M real additions.  A
+     * right-angle row needs one of M = L points in each direction: about 4 log2 L additions per
+     * output, counted here as 4 (log2 2L - 3/4). */
     l.floor = (double)(p.B * p.H * p.L) * 4 * (log2(2.0 * (double)p.L) - 0.75) / m->peak->add;
     return l;
 }

@@ -1,30 +1,32 @@
-"""The CPU engine against its targets: every promise about speed, measured.
+"""Measures the CPU engine against its targets, one for every promise about its speed.
 
-Runs the C program bench_cpu first (FFTW, the machine's peak rates, what binds),
-then measures here, in groups whose members take turns:
+The C program bench_cpu runs first: it compares the engine with FFTW, measures the peak rates
+of the machine and finds what limits each call.  This program then measures the following
+groups, whose members are timed in turn:
 
-    scipy, torch     the peers' padded real FFTs, the kernel's included, the same
-                     threads; torch where it can be imported.  With two threads
-                     and more, each sample begins after a rest
-    threads          all processors against one; a single row on all of them
-    batch            B = 1 and odd B against B = 4, the spectrum in cache
+    scipy, torch     padded real FFTs of SciPy and PyTorch (if PyTorch can be imported), the
+                     kernel's transform included, on the same number of threads.  With
+                     two threads or more, each sample begins after a rest
+    threads          two threads against one, and a single row on two threads
+    batch            B = 1 and odd B against B = 4, with the spectrum in cache
     fused            gates, skip and activation against none
     half             16-bit rows against float32
-    backward         du, dk and both gates' gradients against the gated forward
-    circular         a named fft_size against the causal transform of that size
-    any_length       odd, prime, smooth L against the nearest power of two
+    backward         du, dk and the gradients of both gates against the gated forward call
+    circular         a given fft_size against the causal transform of the same size
+    any_length       odd, prime and smooth L against the nearest power of two
     baseline         the build without AVX against AVX2
-    planner          the plan's own radices against the best of those forced
-    planning         seconds of a first plan and of a second; a call from Python
+    planner          the radices that the plan chose against the best of the forced ones
+    planning         the seconds that a first and a second plan take; what Python adds to a
+                     call
 
-Ratios are of C calls alone, all that Python does being done beforehand, except
-for the peers and the last line.  float32, one thread, causal, the spectrum made
-beforehand, unless the line says otherwise.  Every call is compared with float64
-before it is timed.  Prints a table of targets; writes results/bench_cpu.json.
+The ratios compare C calls alone, after all of Python's work is done; the exceptions are scipy,
+torch and planning.  Unless the group says otherwise, calls are float32, causal, on one thread,
+with the kernel's spectrum made beforehand.  Every call is compared with a float64 result
+before it is timed.  The program prints a table of targets and writes results/bench_cpu.json.
 
-FFTW plans rows of up to 16K, three times each, in a quarter of a minute.  Longer
-ones take it minutes: they are planned under --full, and kept beside the results,
-where every later run finds them.
+FFTW plans the rows of up to 16K samples, three times each, in a quarter of a minute.  Planning
+longer rows takes minutes: it happens with --full only, and the plans are stored beside the
+results, where every later run finds them.
 """
 
 import itertools
@@ -46,7 +48,8 @@ from tqdm import tqdm
 
 K = 1024
 GRIDS = {
-    # long: rows beyond a cache; forced: candidates of the planner's table.
+    # repeats: samples of each call; least: seconds of a sample at least; long: lengths whose
+    # rows exceed the cache; forced: the count of candidates() for the group "planner".
     "quick": dict(
         repeats=1,
         least=0.0,
@@ -89,8 +92,8 @@ GRIDS = {
     ),
 }
 
-# Name: (what is compared, "least" or "most", the limit; None: each row has its
-# own).
+# Name: (the compared ratio or quantity, whether the limit is the "least" or the "most"
+# allowed, the limit or None where every measured row has a limit of its own).
 TARGETS = {
     "fftw_avx512": ("FFTW's better / ours, AVX-512", "least", None),
     "fftw_avx2": ("FFTW's better / ours, AVX2", "least", None),
@@ -115,23 +118,23 @@ TARGETS = {
     "planning_again": ("a second plan, ms", "most", 1),
     "python": ("what a call from Python adds, us", "most", 15),
 }
-# Times FFTW, by instruction set and length.
+# The least allowed ratio of FFTW's time to ours, by instruction set and length.
 MUST = {
     "avx512": dict(zip((4**a for a in range(4, 11)),
                        (1.7, 1.9, 2.5, 2.4, 2.7, 3.1, 3.8))),
     "avx2": dict(zip((4**a for a in range(4, 11)),
                      (1.1, 1.05, 1.5, 1.6, 1.9, 2.2, 2.7))),
 }  # fmt: skip
-# Of a row, relative to its terms.
+# The largest error of a row relative to the size of its terms.
 ERROR_LIMIT = {"float32": bench.ERROR_LIMIT, "float16": 1e-3, "bfloat16": 4e-3}
 L2_BYTES = 2**20
 
 
 class Case:
-    """One call on arrays of its own, checked: `again()` is its C call.
+    """One call on its own arrays, whose result has been checked.
 
-    options: gated, skip, activation, circular, backward; the rest is the
-    plan's.
+    `again()` repeats the C call.  The options gated, skip, activation, circular and backward
+    choose the call; all other keywords go to the plan.
     """
 
     def __init__(self, rng, batch, channels, length, *, dtype="float32",
@@ -145,7 +148,7 @@ class Case:
             return x.astype(bench.dtype_of(dtype))
 
         self.u = normal(*shape)
-        # y is O(1); float32 beside 16 bits, as in training
+        # k is float32 even if the rows have 16 bits, as in training.  The division makes y O(1).
         self.k = rng.standard_normal((channels, length), np.float32)
         self.k /= np.float32(np.sqrt(length))
         self.gates = [normal(*shape), normal(*shape)] if gated else [None] * 2
@@ -172,11 +175,14 @@ class Case:
         self.error = self.check(backward)
 
     def check(self, backward):
-        """The worst error of the first and the last channel, forward of the
-        first and the last row of each, if allowed."""
+        """Check the first and the last channel; return the largest error of a row.
+
+        A forward call is checked at the first and the last batch entry only.  Raises
+        RuntimeError if the error exceeds the limit.
+        """
         batch, channels, _ = self.u.shape
         pick = sorted({0, channels - 1})
-        # dk is a sum over the batch
+        # dk sums over the batch, so a backward call needs all batch entries.
         rows = slice(None) if backward else slice(0, None, max(1, batch - 1))
 
         def some(x):
@@ -224,18 +230,21 @@ class Case:
 
 
 def in_cache(length, bytes_per_point, batch):
-    """(B, H) whose rows and spectra take about a half of L2."""
+    """(B, H) for which rows and spectra take about half of the L2 cache."""
     channels = L2_BYTES // 2 // (bytes_per_point * length)
     return batch, int(np.clip(channels, 1, 64))
 
 
 def beyond(length):
-    """(B, H) as bench_cpu.c has them."""
+    """(B, H) for rows beyond the cache, as in bench_cpu.c."""
     return 4, 64 if length < 2**18 else 16 if length < 2**20 else 4
 
 
 class Run:
-    """The rows of one run: a target, what was compared, the value, the limit."""
+    """One run of the program, and the measured rows that it collects.
+
+    A row holds its target, what was compared, the value, the limit and whether it is met.
+    """
 
     def __init__(self, settings):
         self.grid = GRIDS[settings.grid]
@@ -260,7 +269,7 @@ class Run:
         )
 
     def time(self, calls, threads=1, pause=0.0):
-        """name: seconds, and what bench.interleaved says of them."""
+        """({name: median seconds}, the whole result of bench.interleaved)."""
         timing = bench.interleaved(
             calls, self.grid["repeats"], threads, least=self.grid["least"],
             pause=pause)  # fmt: skip
@@ -268,7 +277,7 @@ class Run:
 
     def compare(self, target, length, above, below, limit=None, threads=1,
                 per_output=False, **more):  # fmt: skip
-        """The seconds of one case over those of another, per output or not."""
+        """Add the ratio of two cases' seconds (above / below), per output if asked."""
         t, timing = self.time(
             {"above": above.again, "below": below.again}, threads)  # fmt: skip
         value = t["above"] / t["below"]
@@ -287,8 +296,9 @@ class Run:
     # ---- C program ----------------------------------------------------------
 
     def program(self):
-        """bench_cpu's record; its targets."""
-        library = os.environ.get("FFTCONV_LIBRARY")  # the package takes it, or the build tree's
+        """Run the C program bench_cpu, add its FFTW targets and return its record."""
+        # The program belongs to the same build as the library that the package loads.
+        library = os.environ.get("FFTCONV_LIBRARY")
         build = Path(library).resolve().parents[1] if library else bench.ROOT / "build"
         program = build / "experiments/bench_cpu"
         if not program.exists():
@@ -359,7 +369,7 @@ class Run:
         if bench.processors() < 2:
             return
         grid = self.grid
-        # calls of 100 us and more
+        # Batches large enough for every call to take 100 us or more.
         every = [(n, beyond(n) if n > 512 else (4, 128)) for n in grid["lengths"] + grid["long"]]
         row = [(n, (1, 1)) for n in grid["lengths"][-1:] + grid["long"]]
         for length, shape in every + row:
@@ -371,7 +381,7 @@ class Run:
             self.compare(target, length, one, two, threads=2)
 
     def batch(self):
-        # 8 bytes a point of spectrum
+        # A spectrum has 8 bytes per point.
         for length in self.grid["lengths"]:
             channels = in_cache(length, 8, 1)[1]
             four = self.case(4, channels, length)
@@ -412,9 +422,12 @@ class Run:
                              whole, case=dtype)  # fmt: skip
 
     def half_memory(self, record):
-        """All processors on the shortest rows, far more than caches hold: the
-        most bytes for the least arithmetic.  Where even there moving float32
-        takes less than half of the time, memory does not bind this machine."""
+        """16-bit rows against float32 on all processors, where memory limits the speed.
+
+        The rows are the shortest ones, which need the least arithmetic per byte, and exceed
+        all caches.  If even then the transfer of float32 rows takes less than half of the
+        time, memory does not limit this machine and the weaker limit applies.
+        """
         bandwidth = record["peaks"][0]["copy_bytes"]["memory"]
         length = self.grid["lengths"][0]
         n = bench.processors()
@@ -450,7 +463,7 @@ class Run:
     def circular(self):
         for length in self.grid["lengths"] + self.grid["long"][:1]:
             b, h = 2, max(1, min(16, 2**17 // length))
-            # Both transforms have 2 length points.
+            # Both cases have transforms of 2 * length points.
             ring = self.case(b, h, 2 * length, circular=True)
             self.compare("circular", 2 * length, ring, self.case(b, h, length))
 
@@ -475,7 +488,10 @@ class Run:
     # ---- The planner --------------------------------------------------------
 
     def forced(self):
-        """The plan's radices against the best of others, screened first."""
+        """The plan's own radices against the best forced ones.
+
+        Three calls of each candidate select the few that are then timed in turn.
+        """
         for length in self.grid["planner"]:
             shape = 2, max(1, min(16, 2**16 // length)), length
             own = self.case(*shape)
@@ -484,12 +500,12 @@ class Run:
                 try:
                     case = self.case(*shape, radices=radices)
                 except ValueError:
-                    continue  # not every product has a decomposition
+                    continue  # the plan cannot use these radices
                 if case.plan.stage_radices == own.plan.stage_radices:
                     continue
                 t = [_seconds(case.again) for _ in range(3)]
                 tried[radices] = min(t), case
-                if len(tried) > 5:  # keep the arrays of few
+                if len(tried) > 5:  # keep the fastest five, to bound the memory
                     tried.pop(max(tried, key=lambda r: tried[r][0]))
             calls = {"own": own.again}
             calls |= {r: case.again for r, (_, case) in tried.items()}
@@ -544,7 +560,7 @@ class Run:
                      case=way, clock=timing[way]["clock"])  # fmt: skip
 
 
-# A process of its own: nothing is planned yet.
+# Run in a new process, in which no plan exists yet.
 PLANNING = """
 import json, sys, time
 import fftconv
@@ -565,18 +581,19 @@ def _seconds(call):
 
 
 def powers(bits, steps):
-    """Every multiset of `steps` radices 16, 8, 4, 2 with product 2^bits."""
+    """Yield every multiset of `steps` radices out of 16, 8, 4, 2 with product 2^bits."""
     for chosen in itertools.combinations_with_replacement((4, 3, 2, 1), steps):
         if sum(chosen) == bits:
             yield tuple(2**b for b in chosen)
 
 
 def candidates(plan, count, rng):
-    """Radices to force in the plan's place, at most about `count`.
+    """Tuples of radices to force in place of the plan's own, at most about 2 `count`.
 
-    The plan's own length and other smooth ones a little above the row's, with
-    few more steps than they need; each set of radices in falling and rising
-    order and, up to `count`, some others, drawn at random.
+    The transform lengths are the plan's own and other smooth ones, up to 1.2 times the row's
+    length; the number of radices is at most two above the smallest possible one.  Each set
+    of radices comes with its powers of two in falling and in rising order, of which at most
+    `count` are kept at random; up to `count` further tuples have a random order.
     """
     length = plan.u_shape[-1]
     lengths = {plan.transform_length}
@@ -612,7 +629,7 @@ def candidates(plan, count, rng):
 
 
 def summary(rows):
-    """One entry a target: its worst row, and whether all rows meet it."""
+    """One entry for each target: its worst row, and whether all of its rows meet it."""
     found = {}
     for name, (what, sense, _) in TARGETS.items():
         mine = [r for r in rows if r["target"] == name]
@@ -636,7 +653,7 @@ def summary(rows):
 
 
 def show(targets, rows):
-    """The table of targets, and every row that misses its own."""
+    """Print the table of targets, then every row that misses its limit."""
     for name, t in targets.items():
         print(
             f"{name:15s} {t['what']:54s} at {t['sense']:5s} "

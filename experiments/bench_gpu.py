@@ -1,25 +1,25 @@
-"""The CUDA engine on a GPU, in one call: build, tests, timings, sanitizer.
+"""Builds the CUDA engine on a machine with a GPU, tests it and measures it, in one call.
 
     python3 experiments/bench_gpu.py --out DIR      under ten minutes
     python3 experiments/bench_gpu.py --out DIR --quick
     python3 experiments/bench_gpu.py --out DIR --stages build,tests --build B
     python3 experiments/bench_gpu.py --out DIR --stages measure --build B
 
-Stages, each with a log DIR/<stage>.log; what became of them is in
-DIR/stages.json after each.  One that fails, or that the machine lacks something
-for, is reported and the next goes on; each may use the time but for the least
-that those after it need:
+The program runs the stages below in turn.  Each stage writes a log DIR/<stage>.log, and
+DIR/stages.json is updated with its outcome.  If a stage fails, or the machine lacks a program
+that it needs, this is reported and the next stage runs.  A stage may use all the remaining
+time except the least that the later stages need:
 
     build       configure for this card's architecture, and make
     verify      small cases of every table against the oracle, on the card
     tests       tests/cuda, on the card
-    measure     below
+    measure     the measurements described below
     sanitizer   compute-sanitizer's memcheck and racecheck over a few tests
-    cpu         the CPU engine's tests
+    cpu         tests of the CPU engine
 
-A library built elsewhere, for this card's architecture, is tried by --library.
-`measure` writes DIR/bench_gpu.json after every case.  It has the paper's
-Tables 11-15 (times in ms scaled to B = 64, H = 768 from its own B and H):
+--library tests a library that was built elsewhere for this card's architecture.
+`measure` writes DIR/bench_gpu.json after every case.  The file holds the paper's
+Tables 11-15 (times in ms, scaled to B = 64, H = 768 from the measured B and H):
 
     11  forward   y  = u * k              circular, L = N
     12  gated     y  = v . ((u . w) * k)  circular, L = N
@@ -27,19 +27,21 @@ Tables 11-15 (times in ms scaled to B = 64, H = 768 from its own B and H):
     14  gated     y  = v . ((u . w) * k)  causal,   L = N/2
     15  backward  du, dk from dy, u, k    circular, L = N
 
-u, gates and y in 16 bits, k in float32.  Methods: the fused kernel with the
-kernel's spectrum made in every call, and ready; the cuFFT engine likewise;
-PyTorch as the paper wrote it (complex FFTs) and by rfft.  Backward, PyTorch is
-autograd's, which keeps the forward spectra; ours keep nothing.
+Rows (u, gates, y) are mostly float16, in some cases bfloat16 or float32; k is float32.  The
+methods are: the fused kernel, with the spectrum of k made in every call or made beforehand; the
+cuFFT engine in the same two ways; PyTorch with complex FFTs, as in the paper, and PyTorch with
+rfft.  The backward calls of PyTorch are autograd's, which keeps the spectra of the forward
+call; ours keep nothing from it.
 
-Every method is first checked: outputs poisoned, sampled rows against the
-float64 oracle, all rows against PyTorch's.  What is wrong is not timed.  Then
-all are timed in turn, round by round: CUDA graphs of calls over sets of
-operands that together exceed the L2 cache by far, between CUDA events;
-medians.  The floor of a row is its operands' bytes, each once, over the rate
-at which this card copies device memory, measured in the same run.
+Every method is checked before it is timed: memory is filled with NaN beforehand, sampled rows
+are compared with the float64 oracle and all rows with a result of PyTorch.  Wrong methods are
+not timed.  The others are timed in turn, round by round, and medians are reported.  A timing
+covers a CUDA graph of calls between two CUDA events; the calls rotate over sets of operands
+that together far exceed the L2 cache.  The floor of a row is the time to move each byte of its
+operands and results once, at the rate at which this card copies device memory, which is
+measured in the same run.
 
-Exit status: 0; 1 where a stage failed or could not be run; 77 where there is no
+The exit status is 0 after success, 1 if a stage failed or could not run, and 77 if there is no
 GPU.
 """
 
@@ -60,7 +62,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLES = {  # gated, causal, backward
+TABLES = {  # table: (gated, causal, backward)
     11: (False, False, False),
     12: (True, False, False),
     13: (False, True, False),
@@ -68,7 +70,8 @@ TABLES = {  # gated, causal, backward
     15: (False, False, True),
 }
 PAPER_BATCH, PAPER_CHANNELS = 64, 768
-# The paper's program: (least N, B, H), the last that N reaches.
+# Shapes of the paper's program: (least FFT size N, B, H).  The last row whose least N is not
+# above the FFT size applies.
 PAPER_ROWS = [
     (256, 64, 768),
     (2**14, 32, 768),
@@ -82,10 +85,11 @@ PAPER_ROWS = [
     (2**22, 8, 16),
 ]
 ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
-# What is wrong: twice what the tests hold rows to against float64, relative to
-# max(|y|, |k| |z| rms(v)); backward twice of it.  The error itself is recorded.
+# A row with a larger error is wrong: twice the tolerance of tests/cuda against float64,
+# relative to max(|y|, |k| |z| rms(v)); gradients may have twice this error.  The error itself
+# is recorded too.
 LIMITS = {"float16": 2e-3, "bfloat16": 4e-3, "float32": 2e-6}
-OURS = {  # method: (engine, the kernel's spectrum is ready)
+OURS = {  # method: (engine, whether the kernel's spectrum is made beforehand)
     "fused": ("fused", False),
     "fused_ready": ("fused", True),
     "cufft": ("cufft", False),
@@ -97,7 +101,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Case:
-    """One row of a table: what is computed, without its numbers."""
+    """One row of a table: the operation, its shapes and its type, without any data."""
 
     table: int
     fft_size: int
@@ -127,14 +131,14 @@ class Case:
 
     @property
     def how(self):
-        """Keywords of Plan and of the oracle."""
+        """The keywords of the operation for Plan and for the oracle."""
         if self.causal:
             return {"mode": "causal"}
         return {"mode": "circular", "fft_size": self.fft_size}
 
     @property
     def scale(self):
-        """What a time is multiplied by."""
+        """The factor that scales a time to the paper's B = 64 and H = 768."""
         return PAPER_BATCH * PAPER_CHANNELS / (self.batch * self.channels)
 
     @property
@@ -144,7 +148,7 @@ class Case:
 
     @property
     def io_bytes(self):
-        """Every operand and result once: u, y, gates or dy, du; k, dk."""
+        """Bytes of all operands and results: u, y, gates, dy, du as given; k, dk in float32."""
         arrays = 3 if self.backward else 4 if self.gated else 2
         kernels = 2 if self.backward else 1
         return arrays * self.rows_bytes + kernels * 4 * self.taps
@@ -159,12 +163,12 @@ class Case:
 
 
 def paper_rows(n):
-    """(B, H) at FFT size n, as the paper's program has it."""
+    """(B, H) at FFT size n, as in the paper's program."""
     return next(rest for least, *rest in reversed(PAPER_ROWS) if n >= least)
 
 
 def cases(grid):
-    """All cases, the most wanted first: what time does not reach is left out."""
+    """All cases, the most important first, because the last ones may run out of time."""
     if grid == "quick":
         sizes = [256, 4096]
     else:
@@ -177,22 +181,22 @@ def cases(grid):
             for t in (14, 12)
             for n in (1024, 4096, 16384)
         ]
-        found += [  # beyond one launch
+        found += [  # sizes that one launch of the fused kernel cannot hold
             Case(t, n, *paper_rows(n)) for n in (2**16, 2**18, 2**20) for t in (14, 12)
         ]
     return found
 
 
-# ---- Numbers and the oracle -------------------------------------------------
+# ---- Data and the oracle ----------------------------------------------------
 
 
 def sampled(channels):
-    """The channels whose rows the oracle computes."""
+    """The channels whose rows are compared with the oracle."""
     return sorted({0, channels // 2, channels - 1})
 
 
 def exact(case, arrays):
-    """Float64 results of operands (NumPy), and each row's scale."""
+    """(float64 results for NumPy operands, the scale of each row's error)."""
     import numpy as np
     from fftconv import reference
 
@@ -216,7 +220,7 @@ def exact(case, arrays):
 
 
 def worst_error(found, wanted, scales):
-    """The largest error of a row; NaN where anything is not finite."""
+    """The largest error of a row; NaN if a result is not finite."""
     import numpy as np
 
     worst = 0.0
@@ -231,8 +235,8 @@ def worst_error(found, wanted, scales):
 
 
 def our_calls(case, sets, engine, ready):
-    """Functions of no arguments, one for each of the sets of operands, by a plan
-    forced to an engine."""
+    """Functions without arguments, one for each set of operands, of a plan whose engine is
+    forced."""
     import fftconv
 
     plan = fftconv.Plan(
@@ -267,11 +271,11 @@ def names_of(case):
 
 
 def random_operands(case, rng):
-    """NumPy operands, O(1)."""
+    """NumPy operands for which the results are O(1)."""
     import numpy as np
 
     if case.dtype == "bfloat16":
-        import ml_dtypes  # noqa: F401  which is not installed everywhere
+        import ml_dtypes  # noqa: F401  imported here because it is an optional package
     dtype = np.dtype(case.dtype)
     found = {
         name: rng.standard_normal(case.shape, "float32").astype(dtype)
@@ -284,8 +288,10 @@ def random_operands(case, rng):
 
 
 def verify(settings):
-    """Small cases of every table by fftconv.cuda's own arrays, no timings: what
-    can be run without PyTorch, and on the emulated machine."""
+    """Check small cases of every table with arrays of fftconv.cuda, without timings.
+
+    This needs no PyTorch, and runs on the emulated machine too.
+    """
     import numpy as np
     from fftconv import Unsupported, cuda
 
@@ -327,7 +333,7 @@ def row_of(case, method):
 
 
 class Card:
-    """The GPU through PyTorch: operands, its methods, events, memory."""
+    """The GPU as PyTorch offers it: operands, PyTorch's methods, events and memory."""
 
     def __init__(self, seed, device="cuda"):
         import torch
@@ -359,11 +365,14 @@ class Card:
         return found
 
     def host(self, x):
-        """NumPy's copy, in float32 where the type is 16 bits: no digit less."""
+        """A NumPy copy of x in float32, which holds every 16-bit value exactly."""
         return x.detach().float().cpu().numpy()
 
     def torch_call(self, case, arrays, method):
-        """y = irfft(rfft(u, N) rfft(k, N)), or by complex FFTs, of floats."""
+        """A call of y = irfft(rfft(u, N) rfft(k, N)), or the same with complex FFTs.
+
+        u is converted to float32 first, y back to the type of u.
+        """
         torch, n = self.torch, case.fft_size
         fft, ifft = torch.fft.fft, torch.fft.ifft
         if method == "torch_rfft":
@@ -390,7 +399,7 @@ class Card:
         return lambda: torch.autograd.grad(y, (u, k), arrays["dy"], retain_graph=True)
 
     def poison(self):
-        """Memory that PyTorch will hand out next is full of NaN."""
+        """Fill the free memory that PyTorch will allocate next with NaN."""
         torch = self.torch
         torch.cuda.empty_cache()
         free, _ = torch.cuda.mem_get_info()
@@ -402,7 +411,7 @@ class Card:
         del pieces
 
     def peak(self, call):
-        """(result, bytes that the call needs beside its operands)."""
+        """(result of the call, bytes that it allocates at its peak, the result included)."""
         torch = self.torch
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -414,7 +423,7 @@ class Card:
     def milliseconds(self, run):
         torch = self.torch
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda._sleep(1_000_000)  # busy while the rest is being put there
+        torch.cuda._sleep(1_000_000)  # keeps the GPU busy while the CPU submits the work
         start.record()
         run()
         end.record()
@@ -422,8 +431,11 @@ class Card:
         return start.elapsed_time(end)
 
     def repeated(self, calls, least_ms):
-        """(run, calls in a run, "graph" or "events"): the calls over and over in
-        turn, for at least so long."""
+        """(run, calls in a run, "graph" or "events").
+
+        `run` repeats `calls` in turn, often enough to last about `least_ms` (64 rounds at
+        most).  It replays a CUDA graph if the calls can be captured.
+        """
         torch = self.torch
         for call in calls:
             call()
@@ -432,7 +444,7 @@ class Card:
         rounds = max(1, min(64, int(least_ms / max(once, 1e-3))))
 
         def all_of_it():
-            held = deque(maxlen=len(calls))  # so that results rotate too
+            held = deque(maxlen=len(calls))  # keeps results alive, so that their memory rotates
             for _ in range(rounds):
                 for call in calls:
                     held.append(call())
@@ -452,7 +464,7 @@ class Card:
             return all_of_it, rounds * len(calls), "events"
 
     def agreement(self, found, other, scales):
-        """The worst row's error against another method's, all rows."""
+        """The largest error of all rows against the results of another method."""
         worst = 0.0
         for x, y, scale in zip(found, other, scales):
             x, y = x.float(), y.float()
@@ -463,15 +475,17 @@ class Card:
         return worst
 
     def working(self):
-        """A context: not the default stream, which graphs cannot be captured
-        beside."""
+        """A context that selects a stream of its own.
+
+        CUDA graphs cannot be captured on the default stream.
+        """
         return self.torch.cuda.stream(self.stream)
 
     def forget(self):
         self.torch.cuda.empty_cache()
 
     def copy_rate(self, size=2**32):
-        """Bytes read and written a second by a copy of device memory."""
+        """The rate of a copy within device memory: bytes read plus written per second."""
         torch = self.torch
         x = torch.randint(-(2**31), 2**31 - 1, (size // 4,), dtype=torch.int32, device=self.device)
         y = torch.empty_like(x)
@@ -481,7 +495,7 @@ class Card:
 
 
 def interleaved(card, runs, repeats):
-    """name: seconds of a call, sorted; runs: name: (run, calls in it, ...)."""
+    """{name: sorted seconds per call}, for runs = {name: (run, calls in a run, clock)}."""
     samples = {name: [] for name in runs}
     names = list(runs)
     for turn in range(repeats):
@@ -503,7 +517,7 @@ def make_calls(card, case, sets, method):
 
 
 def measure_case(card, case, settings, copy_rate):
-    """The rows of one case."""
+    """Check and time all methods on one case; return a row for each method."""
     quick = settings.grid == "quick"
     each = case.rows_bytes * (4 if case.gated else 3)
     sets = max(1, min(8, -(-4 * card.l2 // each)))
@@ -514,14 +528,14 @@ def measure_case(card, case, settings, copy_rate):
         {name: card.host(x[some] if name == "k" else x[:, some]) for name, x in arrays[0].items()},
     )
     rows, calls, everywhere = {}, {}, None
-    for method in reversed(methods_of(case)):  # PyTorch's rfft first
+    for method in reversed(methods_of(case)):  # PyTorch's rfft first: others are compared with it
         row = rows[method] = row_of(case, method)
         try:
             row["status"] = "failed"
-            card.forget()  # the library allocates beside PyTorch
+            card.forget()  # the library cannot use the memory in PyTorch's cache
             mine = make_calls(card, case, arrays, method)
             card.poison()
-            mine[0]()  # cuFFT's plans are no part of the peak
+            mine[0]()  # cuFFT makes its plans here, so that the peak excludes them
             found, row["peak_bytes"] = card.peak(mine[0])
             if getattr(mine[0], "ready", False):
                 row["spectrum_bytes"] = mine[0].plan.counters.spectrum_bytes
@@ -530,7 +544,7 @@ def measure_case(card, case, settings, copy_rate):
             limit = case.limit if method in OURS else 2 * case.limit
             if everywhere is None and error <= limit:
                 everywhere = found
-            # All rows: of what size a row's terms are, the sampled ones say.
+            # All rows are compared; the sampled rows give the size of a row's terms.
             scales = [float(s.min()) for s in wanted[1]]
             apart = card.agreement(found, everywhere or found, scales)
             right = error <= limit and apart <= 5 * case.limit
@@ -539,7 +553,7 @@ def measure_case(card, case, settings, copy_rate):
                 row[name] = x if x == x else None  # JSON has no NaN
             if row["status"] == "right":
                 calls[method] = mine
-        except Exception as error:  # the other methods are still wanted
+        except Exception as error:  # the other methods must still run
             text = str(error).splitlines()[0] if str(error) else repr(error)
             row["status"] = f"{type(error).__name__}: {text}"[:200]
         found = None
@@ -570,7 +584,7 @@ def measure_case(card, case, settings, copy_rate):
 
 
 def short_line(case, rows):
-    """What is printed of a case."""
+    """The line that is printed for a case."""
     words = []
     for row in rows:
         what = (
@@ -586,7 +600,7 @@ def short_line(case, rows):
 
 
 def measure(settings, card=None):
-    """The stage `measure`, in a process of its own."""
+    """Run the stage `measure`, in its own process; return the exit status."""
     import bench
 
     started = time.perf_counter()
@@ -622,7 +636,7 @@ def measure(settings, card=None):
 
 
 def record(settings, body, started, bench):
-    """bench_gpu.json, whole at every moment."""
+    """Replace bench_gpu.json as a whole, so that it is complete at every moment."""
     path = bench.write(settings.out / "part", "bench_gpu", settings, body, started)
     if settings.commit:
         found = json.loads(path.read_text())
@@ -636,7 +650,7 @@ def record(settings, body, started, bench):
 
 
 def driver():
-    """The CUDA driver, awake; None where there is none."""
+    """The initialised CUDA driver; None if there is none."""
     try:
         found = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -645,19 +659,19 @@ def driver():
 
 
 def number_of(function, *arguments):
-    """What a function of the driver's stores; 0 if it fails."""
+    """The integer that a function of the driver returns through a pointer; 0 if it fails."""
     found = ctypes.c_int()
     return 0 if function(ctypes.byref(found), *arguments) else found.value
 
 
 def devices():
-    """How many the driver has; 0 without a driver."""
+    """The number of devices; 0 without a driver."""
     found = driver()
     return number_of(found.cuDeviceGetCount) if found else 0
 
 
 def capability():
-    """(major, minor) of the first device; (0, 0) without one."""
+    """The compute capability (major, minor) of the first device; (0, 0) without one."""
     found = driver()
     MAJOR, MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
     return tuple(
@@ -675,7 +689,7 @@ def output_of(*command):
 
 
 def gpu_record():
-    """What the JSON says of the card and of what compiled for it."""
+    """The record of the card, its driver, the compiler and the cuFFT library."""
     asked = (
         "name",
         "compute_cap",
@@ -699,14 +713,16 @@ def gpu_record():
 
 
 def architecture():
-    """--with-cuda-arch of this card: with Hopper's own instructions there."""
+    """The value of --with-cuda-arch for this card: 90a on Hopper, for its own instructions."""
     number = "{}{}".format(*capability())
     return {"90": "90a", "00": "80"}.get(number, number)
 
 
 def cufft():
-    """The file of cuFFT where it came with PyTorch, beside what the loader
-    finds by itself: path or ""."""
+    """The path of the cuFFT library that FFTCONV_CUFFT names or that came with PyTorch.
+
+    "" if there is neither; the dynamic loader may still find a cuFFT by itself.
+    """
     folders = [Path(p) / "nvidia" for p in sys.path if p]
     found = [f for folder in folders for f in sorted(folder.glob("*/lib/libcufft.so.*"))]
     return os.environ.get("FFTCONV_CUFFT") or (str(found[-1]) if found else "")
@@ -717,14 +733,17 @@ def cufft():
 
 @dataclass(frozen=True)
 class Stage:
-    """A program; its command may be a function of the seconds it has."""
+    """One stage: a program to run.
+
+    command is a list of words, or a function that makes it from the seconds it may take.
+    """
 
     name: str
     command: object
-    least: float = 0  # seconds that those before it leave
+    least: float = 0  # seconds that earlier stages must leave for it
     environment: dict = field(default_factory=dict)
-    programs: tuple = ()  # what it needs ...
-    modules: tuple = ()  # ... of Python
+    programs: tuple = ()  # programs that it needs
+    modules: tuple = ()  # Python modules that it needs
 
     def lacks(self):
         return [x for x in self.programs if not shutil.which(x)] + [
@@ -733,7 +752,8 @@ class Stage:
 
 
 def end(process):
-    """Ctrl-C first: pytest then says what failed so far."""
+    """End a stage's process group: SIGINT first, on which pytest reports its failures so
+    far, then SIGKILL."""
     for sign, wait in (signal.SIGINT, 10), (signal.SIGKILL, None):
         try:
             os.killpg(process.pid, sign)
@@ -745,11 +765,13 @@ def end(process):
 
 
 def run_stage(stage, limit, out):
-    """Run a stage for at most `limit` seconds, its output to OUT/<name>.log:
-    dict of status (0, an exit status or "timeout"), seconds."""
+    """Run a stage for at most `limit` seconds, with its output in OUT/<name>.log.
+
+    Returns a dict of status (an exit status or "timeout") and seconds.
+    """
     started = time.perf_counter()
     command = stage.command
-    # Inherited: a shell's background jobs ignore Ctrl-C, and so would stages.
+    # A shell's background jobs ignore SIGINT.  Stages would inherit that, so it is undone.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with open(out / f"{stage.name}.log", "w") as log:
         process = subprocess.Popen(
@@ -770,8 +792,10 @@ def run_stage(stage, limit, out):
 
 
 def run_stages(stages, seconds, out):
-    """Run stages in turn within `seconds`; write OUT/stages.json; the worst of
-    their statuses."""
+    """Run the stages in turn within `seconds` and write OUT/stages.json after each.
+
+    Returns 0 if every stage succeeded, else 1.
+    """
     finish, done = time.perf_counter() + seconds, {}
     for i, stage in enumerate(stages):
         name = stage.name
@@ -793,9 +817,9 @@ def run_stages(stages, seconds, out):
 
 
 def build_command(build):
-    """The shell that configures and builds in the folder `build`."""
+    """The shell command that configures and builds the library in the folder `build`."""
     generate = "autoreconf -i && " if not (ROOT / "configure").exists() else ""
-    # A configure that came along is not to be made again, whatever its date.
+    # Without the Autotools, keep make from regenerating the configure script, whatever its date.
     tools = all(map(shutil.which, ("autoreconf", "automake", "libtoolize")))
     keep = "" if tools else "ACLOCAL=: AUTOCONF=: AUTOMAKE=: AUTOHEADER=: "
     return (
@@ -806,7 +830,7 @@ def build_command(build):
     )
 
 
-# A few launches of each kind: sanitizers are slow.
+# Tests with a few launches of each kind of kernel, because sanitizers are slow.
 SANITIZED = (
     "(test_short_rows and 65) or (test_backward_strides) or "
     "(test_each_length_is_chosen and (256 or 4096 or 32768)) or "
@@ -870,12 +894,14 @@ def stages_of(settings, build):
         return command + ["--quick"] * (settings.grid == "quick")
 
     def measure(seconds):
-        """Ends by itself, in time."""
+        """The command of `measure`, which ends by itself 20 seconds before its limit."""
         return here("measure") + ["--seconds", str(max(1, seconds - 20))]
 
     def one_by_one(*commands):
-        """All of them; the last that failed gives the status.  A Ctrl-C ends
-        the one that runs, and then the shell."""
+        """A shell command that runs all commands; its status is that of the last failed one.
+
+        SIGINT ends the running command, and then the shell.
+        """
         return [
             "sh",
             "-c",
@@ -888,7 +914,7 @@ def stages_of(settings, build):
     found = [
         Stage("build", ["sh", "-c", build_command(build)], 100, {}, ("make", "nvcc")),
         Stage("verify", here("verify"), 15, python, (), ("numpy",)),
-        # A call that goes wrong on the card ends its process for CUDA.
+        # One process for each file: after a failed kernel, a process cannot use CUDA any more.
         Stage(
             "tests",
             one_by_one(*([*pytest, "--maxfail=40", "--durations=5", f] for f in on_gpu)),
@@ -980,7 +1006,7 @@ def options():
     )
     parser.add_argument(
         "--inside", choices=("measure", "verify"), help=argparse.SUPPRESS
-    )  # the stage, in its process
+    )  # for internal use: the stage to run in this process
     settings = parser.parse_args()
     for name in "out", "library", "build":
         path = getattr(settings, name)

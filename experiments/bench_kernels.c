@@ -1,4 +1,5 @@
-/* Compiled with BENCH_ISA and BENCH_VECTOR_BYTES named: bench_kernels.h. */
+/* The kernels of bench_kernels.h.  The build compiles this file once for each instruction set,
+ * with BENCH_ISA and BENCH_VECTOR_BYTES defined. */
 #include "bench_kernels.h"
 
 #include <string.h>
@@ -8,13 +9,14 @@ enum { LANES = BENCH_VECTOR_BYTES / 4 };
 
 /* ---- Peaks ---------------------------------------------------------------------- */
 
-/* Chains enough to hide the latency of four pipes, with two constants in 16
- * registers. */
+/* Fourteen independent chains hide the latency of the arithmetic units, and fit with two
+ * constants in 16 registers. */
 #define CHAINS(DO) \
     DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12) DO(13)
 enum { COUNT = 14 };
 
-/* Volatile: the compiler may know nothing of the numbers, and throw none away. */
+/* The operands and the result are volatile, so that the compiler can neither precompute nor
+ * discard the arithmetic. */
 #define START(i) vec x##i = a + (float)i;
 #define SUM(i) +x##i
 #define ADD(i) x##i = x##i + b;
@@ -69,7 +71,7 @@ static void triad(float *to, const float *a, const float *b, int64_t count, int6
 
 /* ---- Around FFTW ---------------------------------------------------------------- */
 
-/* Left to the compiler, which vectorises all three. */
+/* Plain loops, since the compiler vectorises all three. */
 
 static void multiply(float *restrict x, const float *restrict k, int64_t points)
 {

@@ -1,8 +1,8 @@
-"""This machine in the cost model's four numbers (the paper's Table 19).
+"""Measures the constants of the paper's cost model on this machine (the paper's Table 19).
 
-Writes results/host.json: sigma_h and sigma_s (bytes/s of main and of fast
-memory), tau_m and tau_g (flop/s of matrix products and of everything else), mu
-and fast_points, as the library measures them, with the paper's A100 beside it.
+Writes results/host.json with sigma_h and sigma_s (bytes/s of main and of fast memory), tau_m
+and tau_g (flop/s of matrix products and of everything else), mu and fast_points, as the library
+measures them, and with the paper's values for an A100.
 """
 
 import time

@@ -1,15 +1,16 @@
-"""What every CUDA kernel takes of a multiprocessor, from the compiler's report.
+"""Reports the registers and shared memory of every fused CUDA kernel, as compiled.
 
     python3 experiments/cuda_resources.py --results experiments/results
 
-Compiles the fused kernels, one by one, for each of --arch, reads ptxas's report
-(registers, stack, spills) and writes cuda_resources.json: a row for each kernel
-and architecture, with its threads, shared memory and how many blocks a
-multiprocessor holds: none where a block's shared memory has no room for it.
-Prints them as a table.  No GPU is needed; nvcc is, and some minutes.
+Compiles each fused kernel for each architecture of --arch, reads the report of ptxas (registers
+and spills) and writes cuda_resources.json.  The file has a row for each kernel and architecture
+with the kernel's registers, threads, shared memory and the number of blocks that a
+multiprocessor holds; this number is 0 if the architecture has too little shared memory for a
+block.  The program also prints these rows as a table.  It needs nvcc and some minutes, but no
+GPU.
 
-Exit status: 0; 1 where a fused kernel that fits spills registers, or where there
-are more than MOST kernels; 77 where there is no nvcc.
+The exit status is 0 after success, 1 if a kernel that fits an architecture spills registers
+there or if there are more than MOST kernels, and 77 if there is no nvcc.
 """
 
 import argparse
@@ -44,9 +45,10 @@ SOURCES = (
 ARCHITECTURES = ("80", "89", "90a", "100")
 ROLES = ("forward", "backward", "spectra", "taps")
 MOST = 64
-# CUDA C++ Programming Guide, "Technical Specifications per Compute Capability":
-# shared memory of a multiprocessor and of a block (KB, 1 of them the system's),
-# threads; all have 64K registers, given out to a warp in units of 256.
+# For each architecture: the shared memory of a multiprocessor and the most that a block may use
+# (KB; the system takes 1 KB of each block), and the most threads of a multiprocessor.  Source:
+# CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".  All have 64K
+# registers, allocated to a warp in units of 256.
 LIMITS = {
     "80": (164, 163, 2048),
     "86": (100, 99, 1536),
@@ -69,14 +71,17 @@ Report<Kernel::SHARED_BYTES, Kernel::WARPS> report;
 
 
 def digest():
-    """Of the sources that the numbers follow from, comments aside."""
+    """SHA-256 of the kernels' sources without comments and white space.
+
+    A stored report is stale if this digest no longer matches the sources.
+    """
     text = "".join((CUDA / name).read_text() for name in SOURCES)
     text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
     return hashlib.sha256("".join(text.split()).encode()).hexdigest()
 
 
 def shapes():
-    """(arithmetic, R1, R2, R3) of every kernel, as shapes.h lists them."""
+    """(arithmetic, R1, R2, R3) of every kernel that shapes.h lists."""
     text = (CUDA / "shapes.h").read_text()
     single = text[text.index("SINGLE(SHAPE)") : text.index("HALF(SHAPE)")]
     radices = [
@@ -112,13 +117,15 @@ def nvcc(arguments, source):
 
 
 def fits(arch, shared):
-    """Is there so much shared memory for a block?  Where not, a kernel is compiled,
-    but never launched."""
+    """Whether a block may have `shared` bytes of shared memory on this architecture.
+
+    A kernel that needs more is compiled, but never launched.
+    """
     return shared <= LIMITS[arch][1] * 1024
 
 
 def resident(arch, warps, registers, shared):
-    """Blocks that a multiprocessor holds: by registers, shared memory, threads."""
+    """The number of blocks a multiprocessor holds, from registers, shared memory and threads."""
     total, _, threads = LIMITS[arch]
     if not fits(arch, shared):
         return 0
@@ -127,7 +134,7 @@ def resident(arch, warps, registers, shared):
 
 
 def compiled(job):
-    """The row of one kernel on one architecture."""
+    """Compile one kernel for one architecture; return its row of the report."""
     (arith, r1, r2, r3), role, arch, (shared, warps) = job
     source = SOURCE.format(arith=arith, r1=r1, r2=r2, r3=r3, role=f"ROWS_{role.upper()}")
     done = nvcc([f"-gencode=arch=compute_{arch},code=sm_{arch}", "-Xptxas", "-v"], source)
@@ -154,7 +161,10 @@ def compiled(job):
 
 
 def asked(shape):
-    """(shared bytes, warps) of a shape: from an error that names them."""
+    """(bytes of shared memory, warps) of a block of this shape.
+
+    They are template arguments of an incomplete type, which nvcc's error message prints.
+    """
     arith, r1, r2, r3 = shape
     done = nvcc(["-DASK"], SOURCE.format(arith=arith, r1=r1, r2=r2, r3=r3, role="ROWS_FORWARD"))
     found = re.search(r"Report<.*?(\d+), .*?(\d+)>", done.stderr)
@@ -164,7 +174,7 @@ def asked(shape):
 
 
 def faults(rows):
-    """What is wrong with a report, in words."""
+    """One message for each fault of a report: too many kernels, or registers spilled."""
     kernels = {(row["arithmetic"], row["points"], row["role"]) for row in rows}
     found = [f"{len(kernels)} kernels, more than {MOST}"] * (len(kernels) > MOST)
     for row in rows:

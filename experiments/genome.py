@@ -1,7 +1,7 @@
-"""The genomes in experiments/data, as arrays.
+"""Reads the genomes in experiments/data as arrays.
 
-load(name)      letters as codes 0 ... 3 for A, C, G, T: (L,) uint8
-one_hot(codes)  one row per base: (4, L), exactly one 1 in each column
+load(name)      the letters A, C, G, T as codes 0, 1, 2, 3: (L,) uint8
+one_hot(codes)  one row for each base: (4, L), exactly one 1 in each column
 """
 
 import gzip
@@ -13,7 +13,7 @@ import numpy as np
 BASES = "ACGT"
 DATA = Path(__file__).resolve().parent / "data"
 
-# name: (file, bases, SHA-256 of the file); provenance in data/README.md.
+# name: (file, number of bases, SHA-256 of the file); data/README.md gives the origin.
 GENOMES = {
     "ecoli": (
         "NC_008253.fna.gz",
@@ -33,10 +33,10 @@ TITLES = {
 
 
 def load(name):
-    """The sequence `name`, a key of GENOMES: (L,) uint8, A C G T as 0 1 2 3.
+    """The sequence `name`, a key of GENOMES: (L,) uint8, with A C G T as 0 1 2 3.
 
-    Raises KeyError for another name, ValueError where the file is not the one
-    recorded in GENOMES or holds another letter.
+    Raises KeyError if GENOMES has no such name, and ValueError if the file is not the one
+    recorded in GENOMES or contains any other letter.
     """
     if name not in GENOMES:
         raise KeyError(f"name is {name!r}; it must be one of {sorted(GENOMES)}")
@@ -46,7 +46,7 @@ def load(name):
     if found != sha256:
         raise ValueError(f"{DATA / file}: SHA-256 is {found}; it must be {sha256}")
     lines = gzip.decompress(packed).split(b"\n")
-    text = np.frombuffer(b"".join(lines[1:]), np.uint8)  # line 0 is the title
+    text = np.frombuffer(b"".join(lines[1:]), np.uint8)  # line 0 is a title
     code = np.full(256, 255, np.uint8)
     code[np.frombuffer(BASES.encode(), np.uint8)] = np.arange(4)
     codes = code[text]
@@ -60,5 +60,5 @@ def load(name):
 
 
 def one_hot(codes, dtype=np.float32):
-    """(4, L) of `dtype`: row b is 1 where the base is b, else 0."""
+    """(4, L) of `dtype`: row b is 1 where codes == b, else 0."""
     return (codes == np.arange(4, dtype=np.uint8)[:, None]).astype(dtype)

@@ -1,18 +1,18 @@
-"""Long convolutions over a whole genome: the real input.
+"""Long convolutions over a whole genome, as an example of real data.
 
-The chromosome of E. coli is a ring, so its 4,938,920 bases are convolved
-modulo 4,938,920, a length with a prime factor of 569.  One-hot rows A, C, G, T
-are the batch; Gaussian windows of 4,096 ... 4,194,304 taps are the filters:
+The chromosome of E. coli is a ring, so its 4,938,920 bases are convolved circularly modulo
+4,938,920, a length with the prime factor 569.  The one-hot rows A, C, G, T are the batch, and
+Gaussian windows of 4,096 ... 4,194,304 taps are the filters.  From them follow:
 
     GC content             c = (G + C) / (A + C + G + T)
     GC skew, AT skew       (G - C) / (G + C), (A - T) / (A + T)
-    dinucleotide skew      (XY - rc) / (XY + rc), rc its reverse complement, for
-                           the six pairs that are not their own
-    cumulative GC skew     (G - C) * 1, a causal filter as long as the genome
+    dinucleotide skew      (XY - rc) / (XY + rc), where rc is the reverse complement
+                           of XY, for the six pairs with rc other than XY
+    cumulative GC skew     (G - C) * 1, with a causal filter of ones as long as the genome
 
-Checked: Gaussian filters against the float64 oracle; box filters and the
-cumulative skew against exact integer sums.  Then one circular convolution of
-the four rows is timed, ours against NumPy and SciPy, one thread.
+Gaussian filters are checked against the float64 oracle, a box filter and the cumulative skew
+against exact integer sums.  Then the circular convolution of the four rows with one window is
+timed on one thread: ours, NumPy's and SciPy's.
 
 Writes results/genome.json (numbers) and results/genome_tracks.json (curves).
 """
@@ -30,10 +30,10 @@ import scipy.signal
 from fftconv import reference
 from tqdm import tqdm
 
-# name: the genome; marks: what the least and the greatest cumulative skew are
-# called; low, high, step: log2 of the windows; pair_taps: the dinucleotides'
-# window; lines: windows drawn as lines; timed: windows timed; bins: points
-# drawn.
+# name: the genome; marks: the names of the places of the least and the greatest cumulative skew;
+# low, high, step: log2 of the windows' taps; pair_taps: the window of the dinucleotides;
+# lines: windows drawn as lines; timed: windows that are timed; repeats: samples of each
+# timing; bins: points of a drawn curve.
 GRIDS = {
     "quick": dict(
         name="lambda",
@@ -83,8 +83,8 @@ def gaussian(taps):
 
 
 def smooth(rows, window, threads):
-    """rows (C, L) convolved on the ring with one window, centred: (C, L)."""
-    batch = rows[:, None, :]  # C rows of one channel share the kernel
+    """rows (C, L) convolved circularly modulo L with one centred window: (C, L)."""
+    batch = rows[:, None, :]  # (C, 1, L): C batch entries of one channel share the kernel
     plan = fftconv.Plan(
         batch.shape, (1, window.size), mode="circular", fft_size=rows.shape[-1], threads=threads
     )
@@ -93,23 +93,23 @@ def smooth(rows, window, threads):
 
 
 def ratio(x, y):
-    """(x - y) / (x + y), rows or arrays of densities."""
+    """(x - y) / (x + y) of two arrays of densities."""
     return (x - y) / (x + y)
 
 
 def binned(track, bins):
-    """Means of `bins` equal stretches of a track of any length: (bins,)."""
+    """The means of `bins` nearly equal stretches of a track of any length: (bins,)."""
     edges = np.linspace(0, track.size, bins + 1).astype(np.int64)
     return np.add.reduceat(track.astype(np.float64), edges[:-1]) / np.diff(edges)
 
 
 def rounded(track):
-    """For JSON: four decimals are finer than a pixel."""
+    """The track as a list for JSON, with four decimals, which are finer than a pixel."""
     return [round(float(x), 4) for x in track]
 
 
 def pair_rows(codes):
-    """Indicators of PAIRS on the ring, each XY, then rc: (12, L) float32."""
+    """Indicators of PAIRS on the ring, (12, L) float32: for each pair XY, then its rc."""
     following = np.roll(codes, -1)
     rows = []
     for pair in PAIRS:
@@ -120,14 +120,14 @@ def pair_rows(codes):
 
 
 def oracle(rows, window):
-    """The ring convolution in float64, not centred: (C, L)."""
+    """The circular convolution in float64, not centred: (C, L)."""
     return reference.conv(rows[:, None], window[None], mode="circular", fft_size=rows.shape[-1])[
         :, 0
     ]
 
 
 def box_error(rows, taps, threads):
-    """A window of ones counts bases: against integer sums, the worst row."""
+    """The largest row error of `smooth` with a window of ones, against integer counts."""
     length = rows.shape[-1]
     total = np.cumsum(np.concatenate([rows, rows], axis=-1), axis=-1, dtype=np.int64)
     counts = total[:, length:] - total[:, length - taps : 2 * length - taps]
@@ -136,14 +136,15 @@ def box_error(rows, taps, threads):
 
 
 def cumulative_skew(rows, threads):
-    """(sum over s <= t of G - C, by a filter of L ones; its relative error).
+    """(the sums of G - C over s <= t, their relative error before rounding).
 
-    In float64: rounded to whole numbers it is exact, and refused if not.
+    Computed in float64 by a causal filter of L ones and rounded to whole numbers.  Raises
+    RuntimeError if the rounded sums are not exact.
     """
     difference = (rows[2] - rows[1]).astype(np.float64)[None, None]
     ones = np.ones((1, difference.shape[-1]))
     y = fftconv.conv(difference, ones, threads=threads)[0, 0]
-    exact = np.cumsum(difference[0, 0])  # whole numbers: no rounding
+    exact = np.cumsum(difference[0, 0])  # exact: sums of whole numbers
     if np.any(np.rint(y) != exact):
         raise RuntimeError("cumulative skew: not the integer sums")
     scale = np.linalg.norm(ones) * np.linalg.norm(difference)
@@ -151,7 +152,10 @@ def cumulative_skew(rows, threads):
 
 
 def ring_by_fft(rows, window, rfft, irfft):
-    """NumPy's or SciPy's way: a fast length, then folded onto the ring."""
+    """The circular convolution by FFTs of NumPy or SciPy.
+
+    A linear convolution of a fast FFT length, whose end is then added to its beginning.
+    """
     length, taps = rows.shape[-1], window.size
     n = scipy.fft.next_fast_len(length + taps - 1, real=True)
     spectra = rfft(rows, n)
@@ -162,7 +166,7 @@ def ring_by_fft(rows, window, rfft, irfft):
 
 
 def ring_by_overlap_add(rows, window):
-    """SciPy's overlap-add: blocks near the filter's length."""
+    """The circular convolution by SciPy's overlap-add, with blocks near the filter's length."""
     length, taps = rows.shape[-1], window.size
     y = scipy.signal.oaconvolve(rows, window[None], axes=-1)
     y[:, : taps - 1] += y[:, length:]
@@ -170,7 +174,7 @@ def ring_by_overlap_add(rows, window):
 
 
 def ways(rows, window):
-    """name: function, each the same ring convolution on one thread."""
+    """{name: function}; each function computes the same circular convolution on one thread."""
     return {
         "fftconv": lambda: fftconv.conv(
             rows[:, None], window[None], mode="circular", fft_size=rows.shape[-1], threads=1
@@ -182,7 +186,10 @@ def ways(rows, window):
 
 
 def checked_and_timed(rows, taps, repeats):
-    """Each way against the oracle; rows of results, timed where repeats > 0."""
+    """Check every method against the oracle; time them if repeats > 0; return result rows.
+
+    With repeats = 0, only "fftconv" is checked.
+    """
     window = gaussian(taps)
     exact = oracle(rows, window)
     calls = ways(rows, window)
@@ -286,8 +293,8 @@ def main():
         "genome": genome.TITLES[grid["name"]],
         "bases": int(codes.size),
         "counts": dict(zip(genome.BASES, np.bincount(codes).tolist())),
-        # A bacterium's leading strand holds more G than C: the sum is least at
-        # the origin of replication and greatest at its terminus.
+        # The leading strand of a bacterium has more G than C, so the cumulative skew is least
+        # at the origin of replication and greatest at its terminus.
         "marks": dict(zip(grid["marks"], (int(np.argmin(total)), int(np.argmax(total))))),
         "threads_of_curves": threads,
         "errors": errors,

@@ -1,18 +1,18 @@
-"""Tables 16 and 17 on this machine: the memory one forward call takes.
+"""Measures the memory of one forward call: the paper's Tables 16 and 17 on this machine.
 
     16  y = u * k              circular, L = N
     17  y = v . ((u . w) * k)  circular, L = N
 
-float32, one thread, one forked process per call, so that nothing is left over
-from another.  Two numbers each, both without the inputs and with the result y:
+All calls are float32 on one thread.  Each call runs in a forked process of its own, so that no
+memory of an earlier call remains.  Two numbers exclude the inputs and include the result y:
 
-    resident_bytes  the peak resident set during the call, less the resident set
+    resident_bytes  the peak resident set during the call minus the resident set
                     just before it (Linux: VmHWM, reset through clear_refs)
-    counted_bytes   ours: y, the workspace and the spectrum as the plan counts
-                    them; NumPy and SciPy: the peak tracemalloc sees
+    counted_bytes   ours: y, the workspace and a ready spectrum, as the plan counts
+                    them; NumPy and SciPy: the peak that tracemalloc reports
 
-and peak_bytes, the inputs included.  The paper's table says that it leaves the
-inputs out; its published benchmark counts them, so both are kept.
+A third one, peak_bytes, is resident_bytes plus the inputs.  The paper says that its tables
+exclude the inputs, but its published benchmark counts them, so both are recorded.
 
 Writes results/memory.json.
 """
@@ -28,9 +28,9 @@ import numpy as np
 import speed
 from tqdm import tqdm
 
-# Elements of u, large beside a page and the allocator's slack; FFT sizes.
+# elements: the size of u, large compared with a page and the allocator's slack; sizes: FFT sizes.
 GRIDS = {
-    # More than the kernel counts memory to, or an array is found to take none.
+    # Linux counts resident memory inexactly; smaller arrays could seem to take none.
     "quick": dict(elements=2**18, sizes=[256, 1024]),
     "default": dict(elements=2**22, sizes=[2**a for a in range(8, 17, 2)] + [2**20]),
     "full": dict(elements=2**22, sizes=[2**a for a in range(8, 23)]),
@@ -40,7 +40,7 @@ METHODS = ("fftconv", "fftconv_ready", "numpy", "scipy")
 
 
 def resident(field):
-    """This process's VmRSS (now) or VmHWM (highest since the reset), bytes."""
+    """This process's VmRSS (current) or VmHWM (peak since the last reset), in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1]) * 1024
@@ -48,26 +48,26 @@ def resident(field):
 
 
 def peak_extra(call):
-    """(what call() returns, the peak resident set it adds, bytes)."""
+    """(the result of call(), the bytes that it adds to the peak resident set)."""
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak, to now
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current size
     except OSError:
-        pass  # not everywhere; a forked process starts with it near there
+        pass  # not allowed everywhere; the peak of a forked process starts near its size anyway
     before = resident("VmRSS")
     found = call()
     return found, resident("VmHWM") - before
 
 
 def one_call(table, n, method, elements, seed):
-    """Measured in this process: the memory of one call, bytes."""
+    """Measure the memory of one call in this process; return the row, in bytes."""
     batch, channels = speed.scaled_shape(n, elements, least_batch=1)
     rng = np.random.default_rng(seed)
-    # A small call first: code and tables that stay are not the call's own.
+    # A small call first loads code and tables that outlast a call, so they are not counted.
     small = speed.Case(TABLES[table], 256, 1, 1, rng)
     small.method(method)()
     case = speed.Case(TABLES[table], n, batch, channels, rng)
     inputs = sum(a.nbytes for a in (case.u, case.k, case.w, case.v) if a is not None)
-    # fftconv_ready: plan and spectrum included
+    # Making the method inside the measured call includes plan and spectrum of fftconv_ready.
     y, extra = peak_extra(lambda: case.method(method)())
     if method.startswith("fftconv"):
         plan = fftconv.Plan(case.u.shape, case.k.shape, threads=1, **case.how)
@@ -100,7 +100,7 @@ def main():
     grid = GRIDS[settings.grid]
     rows = []
     work = [(n, t, m) for n in grid["sizes"] for t in TABLES for m in METHODS]
-    # maxtasksperchild=1: a process per call.
+    # maxtasksperchild=1 runs each call in a new process.
     with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
         for n, table, method in (bar := tqdm(work, desc="memory", unit="call")):
             bar.set_postfix_str(f"table {table}, N = {n}, {method}")

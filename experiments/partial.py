@@ -1,29 +1,28 @@
-"""Partial convolutions: what a filter shorter than the row costs.
+"""Measures partial convolutions: the cost of a filter that is shorter than the row.
 
     forward   y  = u * k           causal; u (B, H, L), k (H, Lk), Lk <= L
     backward  du, dk from dy, u, k
 
-The filters of one L are one filter cut at Lk, as the paper cut Hyena-s-8K's for
-its Table 7; Lk = L is the 1 x, and every Lk of one L takes turns with it.
+All filters of one L are the same filter cut off at Lk, as the paper cut the filters of
+Hyena-s-8K for its Table 7.  Lk = L is the baseline (1 x); all Lk of one L are timed in turn.
 
     L = 8K     Table 7's lengths, 8K ... 256
-    longer L   Lk = L, Lk = L/4, and Lk = 4K: one short filter on ever longer
-               rows, a sliding window
+    longer L   mostly Lk = L, Lk = L/4, and Lk = 4K, which is one short filter on ever
+               longer rows (a sliding window)
 
-Times: float32, one thread; medians of interleaved runs, in a process that keeps
-its freed memory; each method is compared with the float64 oracle, row by row,
-before it is timed.
+Times are medians of interleaved float32 runs on one thread, in a process that keeps its freed
+memory.  Each method is compared with the float64 oracle, row by row, before it is timed.
 
-    fftconv            forward, k's transform made inside the call
+    fftconv            forward, transform of k inside the call
     fftconv_ready      forward, plan and spectrum made beforehand
-    fftconv_backward   du and dk, k's transform made inside the call
-    fftconv_whole      forward, spectrum ready, each row in one transform
+    fftconv_backward   du and dk, transform of k inside the call
+    fftconv_whole      forward, spectrum made beforehand, each row in one transform
     scipy_oaconvolve   forward, scipy.signal.oaconvolve, cut to L
 
-Memory, at Table 7's lengths: what the plan counts (the workspace of one thread,
-a spectrum of all channels), and what one call adds to the peak resident set of
-a process of its own, its results included, its inputs not; "fftconv_ready" then
-includes making plan and spectrum.
+Memory is measured at Table 7's lengths in two ways: the bytes that the plan counts (the
+workspace of one thread and a spectrum of all channels), and the bytes that one call, with its
+results but without its inputs, adds to the peak resident set of its own process.  There,
+"fftconv_ready" includes making the plan and the spectrum.
 
 Writes results/partial.json.
 """
@@ -44,8 +43,9 @@ from tqdm import tqdm
 TABLE_7 = [2**a for a in range(13, 7, -1)]
 WINDOW = 2**12
 
-# Elements of u per call; the least batch; repeats; L: its Lk, all timed; pairs
-# of which only the plan's costs are wanted; (B, H) of the memory runs.
+# elements: elements of u in a call; least_batch: the least batch; repeats: samples of each call;
+# lengths: {L: the timed Lk}; planned: pairs (L, Lk) that are planned but not timed;
+# memory_rows: (B, H) of the memory runs.
 GRIDS = {
     "quick": dict(
         elements=2**14,
@@ -53,7 +53,7 @@ GRIDS = {
         repeats=1,
         lengths={2**13: TABLE_7, 2**14: [2**14, WINDOW]},
         planned=[(2**22, WINDOW)],
-        memory_rows=(1, 256),  # large beside the allocator's slack
+        memory_rows=(1, 256),  # large compared with the allocator's slack
     ),
     "default": dict(
         elements=2**20,
@@ -86,7 +86,7 @@ MEMORY_METHODS = ("fftconv_ready", "fftconv_backward", "scipy_oaconvolve")
 
 
 class Rows:
-    """u, dy and the longest filter of one L; every Lk works on these."""
+    """u, dy and the longest filter of one L, which all its Lk share."""
 
     def __init__(self, length, batch, channels, rng):
         shape = (batch, channels, length)
@@ -96,16 +96,16 @@ class Rows:
 
 
 class Case:
-    """One filter length on given rows: its kernel, its plan, its methods."""
+    """One filter length on given rows: its kernel, its plan and its methods."""
 
     def __init__(self, rows, kernel_length):
         self.u, self.dy = rows.u, rows.dy
         self.k = np.ascontiguousarray(rows.taps[:, :kernel_length])
-        self.k /= np.float32(np.sqrt(kernel_length))  # y is then O(1)
+        self.k /= np.float32(np.sqrt(kernel_length))  # makes y O(1)
         self.plan = partial(fftconv.Plan, self.u.shape, self.k.shape, threads=1)
 
     def ready(self, **how):
-        """The plan's call with its spectrum made now, once."""
+        """The plan's call on a spectrum that is made here, once."""
         plan = self.plan(**how)
         return partial(plan, self.u, plan.spectrum(self.k))
 
@@ -118,7 +118,7 @@ class Case:
         return y[..., : self.u.shape[-1]]
 
     def method(self, name):
-        """A function of no arguments that computes this case the named way."""
+        """A function without arguments that computes this case by the named method."""
         return {
             "fftconv": lambda: partial(fftconv.conv, self.u, self.k, threads=1),
             "fftconv_ready": self.ready,
@@ -140,9 +140,9 @@ class Case:
         }
 
     def errors(self, methods):
-        """name: worst row's error against float64; a wrong method raises.
+        """{name: the largest error of a row against float64}; RuntimeError if one is too large.
 
-        Random rows do not cancel: each is held to its own norm.
+        The terms of random rows do not cancel, so each error is relative to its own row's norm.
         """
         y = reference.conv(self.u, self.k)
         g = reference.conv_backward(self.dy, self.u, self.k)
@@ -161,7 +161,7 @@ class Case:
 
 
 def plan_row(batch, channels, length, kernel_length):
-    """What the plan chose for one (L, Lk), and what it counts."""
+    """The choices of the plan for one (L, Lk), and its counts of flops and bytes."""
     plan = fftconv.Plan((batch, channels, length), (channels, kernel_length), threads=1)
     return {
         "length": length,
@@ -180,7 +180,7 @@ def plan_row(batch, channels, length, kernel_length):
 
 
 def measure(length, kernel_lengths, grid, rng):
-    """(rows of times, rows of plans) of every Lk of one L."""
+    """(rows of times, rows of plans) for every Lk of one L."""
     batch, channels = speed.scaled_shape(length, grid["elements"], grid["least_batch"])
     rows = Rows(length, batch, channels, rng)
     calls, errors = {}, {}
@@ -208,10 +208,10 @@ def measure(length, kernel_lengths, grid, rng):
 
 
 def one_memory(rows, length, kernel_length, method, seed):
-    """Measured in this process: what one call adds to it, bytes."""
+    """Measure, in this process, the memory that one call adds; return the row, in bytes."""
     batch, channels = rows
     rng = np.random.default_rng(seed)
-    # A small call first: code and tables that stay are not the call's own.
+    # A small call first loads code and tables that outlast a call, so they are not counted.
     Case(Rows(256, 1, 1, rng), 16).method(method)()
     case = Case(Rows(length, batch, channels, rng), kernel_length)
     result, extra = memory.peak_extra(lambda: case.method(method)())
@@ -243,7 +243,7 @@ def main():
     grid = GRIDS[settings.grid]
     rng = np.random.default_rng(settings.seed)
 
-    # Memory first, in processes forked from a small one, one for each call.
+    # Memory is measured first, while this process is small; each call gets a forked process.
     work = [(n, m) for n in TABLE_7 for m in MEMORY_METHODS]
     remembered = []
     with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:

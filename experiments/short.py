@@ -1,19 +1,19 @@
-"""Short depthwise convolutions: flash-fft-conv's README table, CPU edition.
+"""Measures short depthwise convolutions: the table in flash-fft-conv's README, on a CPU.
 
     y[b, d, l] = bias[d] + sum_k w[d, k] x[b, d, l - (K - 1) / 2 + k]
 
-x (B, D, L), or (B, L, D) in layout BLH; as long as x.  The README's lengths and
-channels, K = 5, at a batch that makes x of at least `elements` elements, 16 at
-most; K = 3 and 7 at the smallest and the largest of them (all, in the full grid).
+x is (B, D, L) in layout BHL or (B, L, D) in layout BLH, and y has the shape of x.  The lengths
+and channels are those of the README.  The batch is the largest one, up to 16, for which x has
+at most `elements` elements, and at least 1.  K is 5; at the smallest and the largest shape (at
+every shape in the full grid) also 3 and 7.
 
-Times: all processors, medians of interleaved runs; every result is compared with
-the float64 oracle, on some of its channels, before it is timed.
+Times are medians of interleaved runs on all processors.  Every result is compared with the
+float64 oracle, on some of its channels, before it is timed.
 
-    fftconv   depthwise_conv1d, into an array that is there
-    numpy     the same sum by NumPy, a multiplication and an addition a tap; one
-              thread, float32 only
-    copy      x read and y written once: np.copyto on as many threads, or on one
-              where that is faster
+    fftconv   depthwise_conv1d, into an existing array
+    numpy     the same sum in NumPy, a multiplication and an addition for each tap, on one
+              thread and in float32 only
+    copy      np.copyto of x to y, on all processors or on one thread, whichever is faster
 
 Writes results/short.json.
 """
@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 LENGTHS = (1024, 2048, 4096, 8192)
 CHANNELS = (768, 1024, 2048, 8192)
-# Short rows in 16 bits: the rounding of y is most of it.
+# The largest error of a row.  With 16 bits, most of it is the rounding of y.
 ERRORS = {"float32": 5e-7, "bfloat16": 4e-3, "float16": 6e-4}
 
 GRIDS = {
@@ -61,7 +61,7 @@ GRIDS = {
 
 
 class Copy:
-    """x into y, byte by byte, its rows shared out to so many threads."""
+    """A copy of x to y that is divided among `threads` threads."""
 
     def __init__(self, x, y, threads):
         self.pairs = list(zip(*(np.array_split(a.reshape(-1), threads) for a in (x, y))))
@@ -73,7 +73,7 @@ class Copy:
 
 
 def by_numpy(x, w, bias, padding, axis, y):
-    """y, along `axis` of x; w (D, K)."""
+    """Write the convolution of x with w (D, K) along `axis` into y."""
     n = x.shape[axis]
     y[...] = bias if axis == 1 else bias[:, None]
     for k in range(w.shape[1]):
@@ -88,7 +88,7 @@ def by_numpy(x, w, bias, padding, axis, y):
 
 
 def measure(length, channels, taps, dtype, layout, grid, memory, rng):
-    """A row for each method at one shape."""
+    """Check and time the methods at one shape; return a row for each."""
     threads = bench.processors()
     batch = max(1, grid["elements"] // (length * channels))
     batch = min(grid["batch"], batch)
@@ -97,7 +97,7 @@ def measure(length, channels, taps, dtype, layout, grid, memory, rng):
     x, y = (
         m.view(bench.dtype_of(dtype))[: batch * channels * length].reshape(shape) for m in memory
     )
-    # Normal numbers, 2^20 + 7 of them over and over: no channel's are another's.
+    # x repeats 2^20 + 7 normal numbers, a length that keeps channels different from each other.
     noise = rng.standard_normal(2**20 + 7, np.float32).astype(x.dtype)
     x.reshape(-1)[...] = np.resize(noise, x.size)
     w = rng.standard_normal((channels, taps), np.float32).astype(x.dtype)
@@ -156,7 +156,7 @@ def main():
     rng = np.random.default_rng(settings.seed)
     bench.keep_freed_memory()
     most = max(grid["elements"], max(n * d for n, d in grid["shapes"]))
-    # Shared by all shapes: their pages are there.
+    # The memory of x and y, shared by all shapes, so that its pages are mapped beforehand.
     memory = [np.zeros(4 * most, np.uint8) for _ in range(2)]
     work = [
         (n, d, taps, dtype, layout)

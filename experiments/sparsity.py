@@ -1,27 +1,27 @@
-"""Frequency-sparse convolutions: Table 9's six patterns, asked and really had.
+"""Measures frequency-sparse convolutions: the six patterns of the paper's Table 9.
 
     forward   y  = Re IDFT(DFT(u) . mask . DFT(k))     circular modulo N
     backward  du, dk from dy, u, k
 
-A pattern (a, b, c, d) on N = N1 N2 N3 N4 removes that many of the highest values
-of each digit of the frequency index, in stage order, m = i1 + N1 (i2 + N2 (i3 +
-N3 i4)), or in natural order, m = ((i1 N2 + i2) N3 + i3) N4 + i4.  The paper's
-are on 32 x 32 x 32 x 64, N = 2M; on a smaller shape every number is scaled by
-the same factor as its digit, so that the fractions stay.
+A pattern (a, b, c, d) on N = N1 N2 N3 N4 removes that many of the highest values of each digit
+of the frequency index m.  The digits follow from m in stage order, m = i1 + N1 (i2 + N2 (i3 +
+N3 i4)), or in natural order, m = ((i1 N2 + i2) N3 + i3) N4 + i4.  The paper's patterns belong to
+32 x 32 x 32 x 64, N = 2M.  On a smaller shape each number is scaled by the same factor as its
+digit, so that the removed fractions stay the same.
 
-float32, one thread, plan and spectrum made beforehand, as a pretrained filter's
-are; the same u, k and dy for all.  1 x is our own circular convolution of the
-same N without a pattern, "dense".  Each result is compared with the formula in
-float64 before it is timed; times are medians of interleaved runs, in a process
-that keeps its freed memory.
+All calls are float32 on one thread, with the same u, k and dy, and with plan and spectrum made
+beforehand, as for a pretrained filter.  The baseline (1 x) is "dense", our own circular
+convolution of the same N without a pattern.  Each result is compared with the formula in
+float64 before it is timed.  Times are medians of interleaved runs, in a process that keeps its
+freed memory.
 
-    asked     the fraction of N bins outside mask, as the paper counts
-    kept      the fraction with a weight (mask[m] + mask[-m]) / 2 other than
-              zero: on a real row a bin acts with its mirror, so a bin can go
-              only where both are removed
-    computed  of the points that stages and product visit without a pattern, the
-              part that they still do
-    flops     counted by the plan, of a forward call
+    asked     the fraction of the N bins that the mask removes, as the paper counts
+    kept      the fraction of the bins with a nonzero weight (mask[m] + mask[-m]) / 2:
+              in a real row, bins m and -m act together, so a bin can be left out only
+              if both are removed
+    computed  the number of points that stages and product visit, relative to that
+              without a pattern
+    flops     of a forward call, as the plan counts them
 
 Writes results/sparsity.json.
 """
@@ -46,7 +46,7 @@ PAPER_DROPS = [
 ]
 ORDERS = ("stage", "natural")
 
-# Elements of u per call; repeats; shapes.
+# elements: elements of u in a call; repeats: samples of each call; shapes: the digits N_i.
 GRIDS = {
     "quick": dict(elements=2**14, repeats=1, shapes=[(8, 8, 8, 16)]),
     "default": dict(elements=2**21, repeats=9, shapes=[(16, 16, 16, 32), PAPER_SHAPE]),
@@ -55,7 +55,10 @@ GRIDS = {
 
 
 def scaled_drop(drop, shape):
-    """The paper's (a, b, c, d) on another shape, the fractions kept."""
+    """The paper's (a, b, c, d) on another shape, with the same removed fractions.
+
+    Raises ValueError if a fraction of the shape's digit is not a whole number.
+    """
     scaled = []
     for removed, n, paper_n in zip(drop, shape, PAPER_SHAPE):
         whole, rest = divmod(removed * n, paper_n)
@@ -66,7 +69,7 @@ def scaled_drop(drop, shape):
 
 
 class Case:
-    """One shape: its arrays, their spectra in float64, the formula."""
+    """One shape: its arrays, their float64 spectra, and the formula as an oracle."""
 
     def __init__(self, shape, elements, rng):
         self.shape, self.n = shape, math.prod(shape)
@@ -75,7 +78,7 @@ class Case:
         self.u = rng.standard_normal(rows, np.float32)
         self.dy = rng.standard_normal(rows, np.float32)
         self.k = rng.standard_normal((channels, self.n), np.float32)
-        self.k /= np.float32(np.sqrt(self.n))  # y is then O(1)
+        self.k /= np.float32(np.sqrt(self.n))  # makes y O(1)
         self.spectra = [np.fft.fft(x.astype(np.float64)) for x in (self.u, self.k, self.dy)]
 
     def plan(self, pattern):
@@ -84,7 +87,7 @@ class Case:
         )
 
     def methods(self, plan):
-        """direction: function of no arguments."""
+        """{direction: function without arguments}, on a spectrum made here."""
         spectrum = plan.spectrum(self.k)
 
         def backward():
@@ -94,10 +97,14 @@ class Case:
         return {"forward": partial(plan, self.u, spectrum), "backward": backward}
 
     def error(self, direction, mask, found):
-        """The worst row's error against the formula, in complex float64.
+        """The largest error of a row against the formula in complex128.
 
-        y is linear in u and in k, each by a real matrix: the gradients are
-        its transposes, the conjugates of what multiplies the other's DFT.
+        y is linear in u, as a real matrix times u, and likewise in k.  A gradient is the
+        transposed matrix times dy; for DFTs that means multiplying DFT(dy) by the
+        conjugate factor:
+
+            du = Re IDFT(DFT(dy) . conj(mask . DFT(k)))
+            dk = Re IDFT(DFT(dy) . conj(mask . DFT(u))), summed over the batch
         """
 
         def real(spectrum):
@@ -123,7 +130,7 @@ class Case:
 
 
 def patterns(shape):
-    """(order or "dense", the paper's drop or None, Pattern or None), in turn."""
+    """Yield (order or "dense", the paper's drop or None, Pattern or None)."""
     yield "dense", None, None
     for order in ORDERS:
         for drop in PAPER_DROPS:
@@ -132,7 +139,7 @@ def patterns(shape):
 
 
 def measure(shape, grid, rng):
-    """The rows of one shape: every pattern, forward and backward."""
+    """The rows of one shape: all patterns, forward and backward."""
     case = Case(shape, grid["elements"], rng)
     calls, rows = {}, []
     for order, drop, pattern in patterns(shape):

@@ -1,13 +1,13 @@
-"""Tables 3, 4 and 11-15 on this machine: ours, NumPy, SciPy.
+"""Measures the paper's Tables 3, 4 and 11-15 on this machine: fftconv, NumPy and SciPy.
 
-The paper's protocol (appendix C.4) scaled down to fit: batch 64 where it fits,
-fewer channels, times multiplied by 64*768 / (B H).  float32 throughout.  The
-kernel's transform is made inside every call, on all sides, as the paper did;
-"fftconv, spectrum ready" is ours with that done beforehand.  All methods get
-the same arrays, allocate their own result, and run on one thread unless the
-name says otherwise.  Every method is compared with the float64 oracle, row by
-row, before it is timed; times are medians of interleaved runs, in a process
-that keeps its freed memory (bench.keep_freed_memory).
+The protocol is the paper's (appendix C.4), scaled down: batch 64 where it fits, fewer channels,
+and times multiplied by 64*768 / (B H).  All calls are float32.  As in the paper, methods
+transform the kernel inside the call, with two exceptions: "fftconv_ready" has the plan and the
+spectrum made beforehand, and backward "numpy_saved" has the spectra of the forward call.  All
+methods get the same arrays, allocate their own result, and run on one thread unless their name
+ends in "_threads".  Every method is compared with the float64 oracle, row by row, before it is
+timed.  Times are medians of interleaved runs, in a process that keeps its freed memory
+(bench.keep_freed_memory).
 
     11  forward   y  = u * k              circular, L = N
     12  gated     y  = v . ((u . w) * k)  circular, L = N
@@ -29,7 +29,8 @@ import scipy.signal
 from fftconv import reference
 from tqdm import tqdm
 
-# Elements of u per call; the least batch; repeats; FFT sizes.
+# elements: elements of u in a call; least_batch: the least batch; repeats: samples of each call;
+# sizes: FFT sizes.
 GRIDS = {
     "quick": dict(elements=2**13, least_batch=2, repeats=1, sizes=[256, 1024]),
     "default": dict(
@@ -52,14 +53,14 @@ TABLES = {
 
 
 def scaled_shape(n, elements, least_batch):
-    """(B, H) with B H n near `elements`, B = 64 as long as that fits."""
+    """(B, H) with B H n near `elements`, and B = 64 as long as that fits."""
     batch = int(np.clip(elements // n, least_batch, bench.PAPER_BATCH))
     channels = int(np.clip(elements // (n * batch), 1, bench.PAPER_CHANNELS))
     return batch, channels
 
 
 class Case:
-    """One table at one FFT size: its arrays, its oracle, its methods."""
+    """One table at one FFT size: its arrays, its oracle and its methods."""
 
     def __init__(self, table, n, batch, channels, rng):
         self.table, self.n = table, n
@@ -68,7 +69,7 @@ class Case:
         shape = (batch, channels, self.length)
         self.u = rng.standard_normal(shape, np.float32)
         self.k = rng.standard_normal((channels, self.length), np.float32)
-        self.k /= np.float32(np.sqrt(self.length))  # y is then O(1)
+        self.k /= np.float32(np.sqrt(self.length))  # makes y O(1)
         self.w = rng.standard_normal(shape, np.float32) if self.gated else None
         self.v = rng.standard_normal(shape, np.float32) if self.gated else None
         self.dy = rng.standard_normal(shape, np.float32) if self.backward else None
@@ -85,7 +86,7 @@ class Case:
         return fftconv.conv(self.u, self.k, self.w, self.v, threads=threads, **self.how)
 
     def ours_ready(self):
-        """Ours with plan and spectrum made now, once."""
+        """Our call, with plan and spectrum made here, once."""
         plan = fftconv.Plan(self.u.shape, self.k.shape, threads=1, **self.how)
         spectrum = plan.spectrum(self.k)
         if self.backward:
@@ -112,14 +113,14 @@ class Case:
         return y * self.v if self.gated else y
 
     def gradients(self, rfft, irfft, rows, kernel):
-        """du = dy correlated with k; dk = dy with u, summed over the batch."""
+        """du: dy correlated with k; dk: dy correlated with u, summed over the batch."""
         slope = rfft(self.dy, self.n)
         dk = irfft(np.sum(slope * rows.conj(), axis=0), self.n)
         slope *= kernel.conj()
         return irfft(slope, self.n), dk
 
     def by_saved_fft(self):
-        """NumPy's backward given the forward spectra, as autograd keeps."""
+        """NumPy's backward call, with the forward spectra kept as autograd does."""
         rows, kernel = np.fft.rfft(self.u, self.n), np.fft.rfft(self.k, self.n)
         return partial(self.gradients, np.fft.rfft, np.fft.irfft, rows, kernel)
 
@@ -131,14 +132,14 @@ class Case:
         )
 
     def by_signal(self, convolve, workers=1):
-        """scipy.signal's fftconvolve or oaconvolve; causal."""
+        """The causal convolution by scipy.signal's fftconvolve or oaconvolve."""
         u = self.u * self.w if self.gated else self.u
         with scipy.fft.set_workers(workers):
             y = convolve(u, self.k[None], axes=-1)[..., : self.length]
         return y * self.v if self.gated else y
 
     def by_torch(self, threads):
-        """PyTorch's padded rfft and irfft, as its users write them; forward."""
+        """The forward call by PyTorch's padded rfft and irfft, as its users write it."""
         import torch
 
         u, k = torch.from_numpy(self.u), torch.from_numpy(self.k)
@@ -155,8 +156,10 @@ class Case:
         return call
 
     def method(self, name):
-        """A function of no arguments that computes this case the named way;
-        "_threads": on all processors."""
+        """A function without arguments that computes this case by the named method.
+
+        A name that ends in "_threads" runs on all processors.
+        """
         way = name.removesuffix("_threads")
         threads = bench.processors() if name != way else 1
         return {
@@ -171,7 +174,7 @@ class Case:
         }[way]()
 
     def methods(self):
-        """name: (function, threads), of all that make sense here."""
+        """{name: (function, threads)} of all methods that apply to this case."""
         names = ["fftconv", "fftconv_ready", "numpy", "scipy"]
         names += ["scipy_fftconvolve"] * self.causal
         names += ["numpy_saved"] * self.backward
@@ -185,7 +188,7 @@ class Case:
     # ---- the oracle ----
 
     def errors(self, methods):
-        """name: worst row error against float64; a wrong method raises."""
+        """{name: the largest error of a row against float64}; RuntimeError if it is too large."""
 
         def norm(x):
             return np.linalg.norm(x.astype(np.float64), axis=-1)
@@ -197,7 +200,7 @@ class Case:
         else:
             exact = [reference.conv(self.u, self.k, self.w, self.v, **self.how)]
             if self.gated:
-                # The post-gate multiplies the error too.
+                # The post-gate also multiplies the error.
                 scales = [norm(self.k) * norm(self.u * self.w) * np.abs(self.v).max(axis=-1)]
             else:
                 scales = [norm(self.k) * norm(self.u)]
@@ -211,13 +214,13 @@ class Case:
 
 
 def measure(table, n, grid, rng):
-    """The rows of one table at one FFT size."""
+    """Check and time the methods of one table at one FFT size; return a row for each."""
     batch, channels = scaled_shape(n, grid["elements"], grid["least_batch"])
     case = Case(table, n, batch, channels, rng)
     methods = case.methods()
     errors = case.errors(methods)
     timing = {}
-    for group in sorted({t for _, t in methods.values()}):  # 1, then all
+    for group in sorted({t for _, t in methods.values()}):  # one thread, then all processors
         calls = {name: f for name, (f, t) in methods.items() if t == group}
         timing |= bench.interleaved(calls, grid["repeats"], threads=group)
     scale = bench.PAPER_BATCH * bench.PAPER_CHANNELS / (batch * channels)

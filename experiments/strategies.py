@@ -1,18 +1,19 @@
-"""opt_ssm_forward's three strategies: times, the model's choice, memory.
+"""Measures the three strategies of opt_ssm_forward: time, memory and the model's choice.
 
-x (B, L, H_in), float32, one thread; N kernels of length L.  At each shape every
-strategy (3 in its two inner orders) is compared with the float64 definition, then
-timed in turn with the others, beside what "auto" and lrnnx's rule choose, the
-model's prediction, and the memory a call holds beside operands and result (NumPy's
-arrays, traced; the model adds the library's own spectra).
+x is (B, L, H_in) in float32, with N kernels of length L, on one thread.  At each shape every
+strategy (strategy 3 in both of its inner orders) is compared with the definition in float64 and
+then timed in turn with the others.  The results also hold the strategies that "auto" and
+lrnnx's rule choose, the times that the cost model predicts, and the memory that a call needs
+besides operands and result (as traced for NumPy's arrays, and as predicted by the model, which
+adds the library's own spectra).
 
-At the document's shapes also strategy 2 and the fallback (projections at each
-frequency) with scipy.fft and NumPy's matmul, in float32, as a careful user would,
-rows of time contiguous; and strategy 2 with einsum(optimize=True) as the document
-writes it, time on axis 1.
+At the shape of the lrnnx document, these are also timed in float32: strategy 2 and the fallback
+(projections at each frequency) with scipy.fft and NumPy's matmul, as a careful user would write
+them, with contiguous rows along time; and strategy 2 with einsum(optimize=True) as the document
+writes it, with time on axis 1.
 
-And the S4D kernel of H channels beside the same Vandermonde product in NumPy, in
-complex64, by blocks of heads; of NumPy only some heads are run, and scaled.
+Finally, the S4D kernel of H channels is compared with the same Vandermonde product in NumPy, in
+complex64.  NumPy computes only some of the heads, and its time is scaled to all.
 
 Writes results/strategies.json.
 """
@@ -73,11 +74,11 @@ GRIDS = {
     ),
 }
 GRIDS["full"] = {**GRIDS["default"], "repeats": 11}
-ERROR_LIMIT = 3e-6  # of max |y|
+ERROR_LIMIT = 3e-6  # the largest error relative to max |y|
 
 
 def operands(shape, rng):
-    """x, K (N, L), B_, C of order one."""
+    """Random x (B, L, I), K (N, L), B_ (N, I) and C (O, N), scaled so that y is O(1)."""
     B, L, I, O, N = shape
     return [
         rng.standard_normal(s, np.float32) * np.float32(scale)
@@ -86,7 +87,7 @@ def operands(shape, rng):
 
 
 def exact(x, K, B_, C):
-    """The definition in float64, of the last of the batch."""
+    """y in float64 by the definition, for the last batch entry: (1, L, O)."""
     x, K, B_, C = (a.astype(np.float64) for a in (x[-1:], K, B_, C))
     n = scipy.fft.next_fast_len(2 * x.shape[1], real=True)
     u = scipy.fft.rfft(B_ @ x.swapaxes(1, 2), n) * scipy.fft.rfft(K, n)
@@ -104,7 +105,7 @@ def scipy_2(x, K, B_, C):
 
 
 def scipy_3(x, K, B_, C):
-    """The fallback: projections, real, of (re, im) at each frequency."""
+    """The fallback: real projections of the pairs (re, im) at each frequency."""
     length = x.shape[1]
     n = scipy.fft.next_fast_len(2 * length - 1, real=True)
     X = scipy.fft.rfft(np.ascontiguousarray(x.swapaxes(1, 2)), n)
@@ -115,7 +116,7 @@ def scipy_3(x, K, B_, C):
 
 
 def scipy_2_einsum(x, K, B_, C):
-    """Strategy 2 as the document writes it."""
+    """Strategy 2 with einsum, as the document writes it."""
     length = x.shape[1]
     n = scipy.fft.next_fast_len(2 * length - 1, real=True)
     u = np.einsum("blh,nh->bln", x, B_, optimize=True)
@@ -135,7 +136,7 @@ def error_of(y, want):
 
 
 def held(call):
-    """Bytes of NumPy's arrays at the peak of a call, beside its result's."""
+    """The peak bytes of NumPy's arrays during a call, without its result."""
     tracemalloc.start()
     y = call()
     peak = tracemalloc.get_traced_memory()[1]
@@ -144,7 +145,7 @@ def held(call):
 
 
 def measure(shape, grid, rng, with_scipy):
-    """One row: the shape, its strategies, the choices."""
+    """One row: the shape, the timing of its strategies, and the strategies chosen."""
     B, L, I, O, N = shape
     arrays = operands(shape, rng)
     want = exact(*arrays)
@@ -180,7 +181,7 @@ def measure(shape, grid, rng, with_scipy):
 
 
 def kernels(grid, rng):
-    """The S4D kernel's time, and NumPy's for the same product."""
+    """Times of the S4D kernel and of the same product in NumPy."""
     heads, states, length, some = grid["kernel"]
     kernel = lrnnx.S4DKernel(heads, states, init="inv", seed=0)
     dt, A = kernel.dt(), kernel.A()
@@ -194,7 +195,7 @@ def kernels(grid, rng):
     def ours():
         return fftconv.ssm.ssm_kernel(length=length, dtype="float32", threads=1, **system)[0, 0]
 
-    # B = 1: the product alone
+    # B = 1 in continuous time; with time in units of Delta, A becomes dt A and B becomes dt.
     system = {"A": dt * A, "B": np.broadcast_to(dt, A.shape)[None], "C": kernel.parameters["C"]}
     k = ours()[:some]
     difference = float(np.max(np.abs(k - by_numpy())) / np.max(np.abs(k)))

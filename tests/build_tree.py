@@ -1,4 +1,4 @@
-"""The tree and the build that the tests of headers and packaging look at."""
+"""Paths of the source tree and the build, and helpers that install and use the built library."""
 
 import functools
 import os
@@ -17,7 +17,7 @@ CC = os.environ.get("CC", "cc").split()
 
 
 def clean_environment(**extra):
-    """The environment without what `make check` set for its tests."""
+    """The environment without the variables that `make check` sets for its tests."""
     ours = (
         "MAKEFLAGS",
         "MFLAGS",
@@ -33,7 +33,10 @@ def clean_environment(**extra):
 
 
 def run(*command, **options):
-    """The output of a program that must succeed; its messages if it does not."""
+    """Run a program and return its output.
+
+    Raises AssertionError with all of the program's messages if it fails.
+    """
     options.setdefault("env", clean_environment())
     done = subprocess.run(
         [str(word) for word in command], text=True, capture_output=True, **options
@@ -45,15 +48,15 @@ def run(*command, **options):
 
 
 def need(program):
-    """Skip the test where `program` is not installed."""
+    """Skip the test if `program` is not installed."""
     if shutil.which(program) is None:
         pytest.skip(f"{program} is not installed")
 
 
 @functools.cache
 def installed():
-    """`make install` into an empty directory, once: what stands for the prefix."""
-    # The interpreter outlives the tests; the directory must not outlive it.
+    """Run `make install` into an empty directory, once; return the prefix in it."""
+    # Kept in an attribute of the function, so that the directory is removed when Python exits.
     holder = tempfile.TemporaryDirectory(prefix="fftconv-install-")
     installed.holder = holder
     run("make", "-C", BUILD, "install", f"DESTDIR={holder.name}")
@@ -63,7 +66,7 @@ def installed():
 
 
 def pkg_config(*arguments):
-    """What the installed fftconv.pc says, its prefix moved to where it is."""
+    """The words that pkg-config prints for the installed fftconv.pc, with the actual prefix."""
     need("pkg-config")
     prefix = installed()
     return run(
@@ -76,7 +79,8 @@ def pkg_config(*arguments):
 
 
 def compile_and_run(source, directory):
-    """Compile a C program against the installed library, as its .pc says."""
+    """Compile a C program against the installed library with pkg-config's flags; return its
+    output."""
     file = Path(directory) / "program.c"
     file.write_text(source)
     run(

@@ -1,4 +1,4 @@
-"""Settings of the tests: which of them run, and NaN in all memory before it is written."""
+"""Selects the tests that run, and fills all memory with NaN before the library writes to it."""
 
 import gc
 from collections import defaultdict
@@ -9,7 +9,7 @@ from fftconv import _array, _backends, _lib, cuda
 from hypothesis import settings
 from targets import EXAMPLES, TARGET, TARGETS, covering, runs
 
-# The same examples on every run.
+# derandomize makes Hypothesis try the same examples on every run.
 settings.register_profile(
     "fftconv", derandomize=True, deadline=None, database=None, max_examples=EXAMPLES
 )
@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         marks = {mark.name for mark in item.iter_markers()}
         here = "on_device" not in marks or cuda.available()
-        # -m says itself what runs.
+        # With -m, the user's expression selects the tests instead of TARGET.
         chosen = here and (config.option.markexpr or runs(TARGET, marks))
         (kept if chosen else left_out).append(item)
     if left_out:
@@ -43,8 +43,9 @@ def pytest_collection_modifyitems(config, items):
         items[:] = kept
 
 
-# Files whose tests stay together in one of several processes, which begin with them: the
-# figures are made once, the library is installed once, what lessons need imported once.
+# Groups of test files.  pytest-xdist runs each group in one process, and starts with the groups.
+# So the figures are made once, the library is installed once, and the lessons' packages are
+# imported once.
 TOGETHER = {
     "figures": "figures",
     "notebooks": "notebooks",
@@ -66,20 +67,24 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_finish():
-    """What lives until the end need not be looked at by every gc.collect()."""
+    """Exclude objects that live until the end from garbage collection, to make it faster."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def poison(monkeypatch):
-    """Every output, spectrum and workspace is full of NaN before its call."""
+    """Fill every output, spectrum and workspace with NaN before the library writes to it.
+
+    A number that a call forgets to write, or reads before it was written, then shows up as
+    NaN in the result.
+    """
     fresh_bytes, fresh_tensor, device_empty = _array.fresh_bytes, _array.fresh_tensor, cuda.empty
     at_least = _backends.Workspace.at_least
 
     def bytes_of_nan(n):
         buffer = fresh_bytes(n)
-        buffer[...] = 0xFF  # a NaN in every type we have
+        buffer[...] = 0xFF  # all bits set are a NaN in every type of the library
         return buffer
 
     def tensor_of_nan(*arguments):
@@ -87,7 +92,7 @@ def poison(monkeypatch):
 
     def workspace(self, size):
         pointer = at_least(self, size)
-        self._buffer[:size] = 0xFF  # of what may be a far larger one, and used before
+        self._buffer[:size] = 0xFF  # only the part for this call, out of a reused buffer
         return pointer
 
     def device_nan(shape, dtype, like):
@@ -97,7 +102,7 @@ def poison(monkeypatch):
         _lib.lib.fftconv_cuda_copy(v.pointer, nan.ctypes.data, bytes_, v.device, cuda.stream_of(v))
         return array, v
 
-    device_nan.__wrapped__ = device_empty  # for who must not wait
+    device_nan.__wrapped__ = device_empty  # for tests that must not wait for the copy
     monkeypatch.setattr(_array, "fresh_bytes", bytes_of_nan)
     monkeypatch.setattr(_array, "fresh_tensor", tensor_of_nan)
     monkeypatch.setattr(_backends.Workspace, "at_least", workspace)

@@ -1,16 +1,16 @@
-"""What the tests share: data, the oracle's answer, and the error of each row.
+"""Random operands for the tests, and their comparison with the oracle row by row.
 
-Every check compares with `fftconv.reference` (NumPy float64) row by row:
+Every check compares with `fftconv.reference` (float64 NumPy):
 
     error = |y - reference| / max(|reference|, |k| |z|),   2-norms of one row
 
-so a quiet row beside a loud one is held to its own size.  16-bit results are
-held closer: to what rounding the exact result costs, plus the error of the
-float32 arithmetic.
+so that a row of small numbers is judged by its own size even next to a row of large ones.  A
+16-bit result may differ from the oracle by the rounding of the exact result to its type plus
+the error of the float32 arithmetic, which is a closer limit.
 """
 
 import fftconv
-import ml_dtypes  # noqa: F401  np.dtype knows bfloat16 by it
+import ml_dtypes  # noqa: F401  makes np.dtype("bfloat16") known
 import numpy as np
 import pytest
 from fftconv import reference
@@ -19,7 +19,7 @@ DTYPES = ("float64", "float32", "float16", "bfloat16")
 COMPLEX = ("complex128", "complex64")
 ACTIVATIONS = (None, "gelu", "silu")
 
-# What kernels, skip and mask may be beside u without changing the result's type.
+# For each type of u: the types of kernel, skip and mask with which the result has u's type.
 KERNEL_DTYPES = {
     "float64": ("float64",),
     "float32": ("float32",),
@@ -27,8 +27,8 @@ KERNEL_DTYPES = {
     "bfloat16": ("bfloat16", "float32"),
 }
 
-# Forward, rows of 64 samples or more, the rounding of y included.  Backward is
-# held to twice of it.
+# The largest error of a forward result with rows of 64 samples or more, the rounding of y
+# included.  Gradients may have twice this error.
 TOLERANCE = {
     "float64": 1e-13,
     "float32": 5e-7,
@@ -43,7 +43,10 @@ big = pytest.mark.big
 
 
 def tolerance(dtype, length):
-    """A short row has no average: its worst rounding is twice the usual."""
+    """The largest error of a row of `length` samples.
+
+    It is twice TOLERANCE below 64 samples, since rounding errors average less over short rows.
+    """
     return TOLERANCE[dtype] * (1 if length >= 64 else 2)
 
 
@@ -62,11 +65,11 @@ def wide(x):
 
 
 class Case:
-    """Random operands of one call, O(1): |k| is about 1 for each channel.
+    """Random operands of one call.  They are O(1), and |k| is about 1 for each channel.
 
-    options: any of "in_gate", "out_gate", "skip", "mask".
-    kernels: k's axes before the last; None means (channels,).
-    reverse: k_rev's length; None means taps in mode "two_sided".
+    options: the optional operands, out of "in_gate", "out_gate", "skip" and "mask".
+    kernels: k's shape without its last axis; None means (channels,).
+    reverse: the length of k_rev; None means `taps` in mode "two_sided", else no k_rev.
     """
 
     def __init__(
@@ -123,7 +126,7 @@ class Case:
 
     @property
     def arguments(self):
-        """Keywords of conv, conv_backward and of the reference alike."""
+        """The keywords of conv and conv_backward, both the library's and the reference's."""
         return {
             **self.operands,
             **self.mode,
@@ -134,12 +137,12 @@ class Case:
 
     @property
     def plan_arguments(self):
-        """Keywords of a plan's calls, beside a spectrum."""
+        """The keywords of a plan's calls that take a spectrum."""
         return {**self.operands, "activation": self.activation}
 
     @property
     def kernel_arguments(self):
-        """Keywords of a plan's calls, beside the kernel itself."""
+        """The keywords of a plan's calls that take the kernel itself."""
         return {**self.plan_arguments, "k_rev": self.k_rev}
 
     def plan(self, **choices):
@@ -157,12 +160,12 @@ class Case:
         )
 
     def wide(self, name):
-        """An operand in 64 bits; 1 where it is absent."""
+        """An optional operand in float64 or complex128; 1.0 if this case does not have it."""
         x = self.operands.get(name)
         return 1.0 if x is None else wide(x)
 
     def kernel_norms(self):
-        """|k|, k_rev included, of each row: (1 or B, H)."""
+        """|k| for each row, with k_rev included: (1 or B, H)."""
         square = norm(self.k) ** 2
         if self.k_rev is not None:
             square = square + norm(self.k_rev) ** 2
@@ -171,7 +174,7 @@ class Case:
         return np.sqrt(np.repeat(square, self.u.shape[1] // square.shape[1], axis=1))
 
     def shared(self, rows):
-        """(B, H) summed over the rows that share a kernel: k's leading axes."""
+        """Sums of `rows` (B, H) over the rows that share a kernel: shape k.shape[:-1]."""
         batch, groups = ((1, 1) + self.k.shape[:-1])[-2:]
         rows = rows.reshape(rows.shape[0], groups, -1).sum(2)
         return (rows if batch > 1 else rows.sum(0)).reshape(self.k.shape[:-1])
@@ -182,11 +185,13 @@ def norm(x, axis=-1):
 
 
 def check_rows(name, got, want, scale, length, factor=1):
-    """Each row's error is at most its type's tolerance times `factor`.
+    """Assert that the error of each row is at most `factor` times the tolerance of its type.
 
-    scale is |k| |z| of each row, length what `tolerance` goes by.  In 16 bits
-    a result that is nearest to x + e, x exact, is off by at most what the one
-    nearest to x is, and 2 |e|.
+    got and want are (..., L).  scale is |k| |z| of each row, and `length` is the argument of
+    `tolerance`.
+
+    A 16-bit result is the rounding of x + e, where x is exact and e is the error of the
+    float32 arithmetic.  It differs from x by at most the rounding error of x plus 2 |e|.
     """
     assert got.shape == want.shape, f"{name}: {got.shape}, not {want.shape}"
     assert np.isfinite(wide(got)).all(), f"{name}: not finite"
@@ -207,7 +212,7 @@ def check_rows(name, got, want, scale, length, factor=1):
 
 
 def check_forward(case, y, want=None):
-    """y against the oracle."""
+    """Check y against `want`, by default the oracle's result."""
     if want is None:
         want = reference.conv(case.u, case.k, **case.arguments)
     z = wide(case.u) * case.wide("in_gate")
@@ -218,13 +223,13 @@ def check_forward(case, y, want=None):
 
 
 def check_gradients(case, got, want=None, needs=None):
-    """Gradients against the oracle; what is not in `needs` must be None."""
+    """Check gradients against `want`, by default the oracle's; others than `needs` must be None."""
     if want is None:
         want = reference.conv_backward(case.dy, case.u, case.k, **case.arguments)
     k, z = case.kernel_norms(), wide(case.u) * case.wide("in_gate")
     mask = case.wide("mask")
     g = wide(case.dy) * case.wide("out_gate") * (mask if np.isscalar(mask) else mask[..., None])
-    # Cauchy-Schwarz over the rows for what is summed over them.
+    # The scale of a sum over rows, by the Cauchy-Schwarz inequality.
     g, z = norm(g), norm(z)
     shared = np.sqrt(case.shared(g**2) * case.shared(z**2))
     scales = {
@@ -255,12 +260,15 @@ def check_gradients(case, got, want=None, needs=None):
 
 
 def same_bits(a, b):
-    """Equal to the last bit; NaN equals NaN of the same bits, None None."""
+    """Whether two arrays have equal types, shapes and bits; None equals only None.
+
+    NaNs with the same bits are equal.
+    """
     if a is None or b is None:
         return a is b
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
 def k_dtypes():
-    """(dtype of u, dtype of k), all that are allowed."""
+    """All pairs (dtype of u, dtype of k) of KERNEL_DTYPES."""
     return [(d, k) for d in DTYPES for k in KERNEL_DTYPES[d]]

@@ -1,17 +1,19 @@
-"""Which tests run: the targets, and the part of a product in which all pairs of values meet."""
+"""Decides which tests run: by target, and for `pairwise` tests by pairs of parameter values."""
 
 import itertools
 import os
 
 TARGETS = ("check", "all", "rest", "big", "short")
 TARGET = os.environ.get("FFTCONV_TESTS", "check")
-# Of hypothesis, for each test.
+# The number of examples that Hypothesis tries for each test.
 EXAMPLES = int(os.environ.get("FFTCONV_EXAMPLES", {"check": 25, "short": 10}.get(TARGET, 200)))
 
 
 def runs(target, marks):
-    """Does a target run a test with these marks?  Of `all`, rest is what check leaves out
-    or runs a part of."""
+    """Whether a target runs a test with these marks.
+
+    The target "rest" runs the tests of "all" that "check" omits or runs only in part.
+    """
     if "big" in marks:
         return target == "big"
     return {
@@ -22,7 +24,12 @@ def runs(target, marks):
 
 
 def covering(rows):
-    """Places of some of the rows: every two values that meet in one of all meet there."""
+    """Indices of a few rows that cover all pairs of values.
+
+    rows: the parameter values of each test of a product.  Any two values that occur together
+    in a row also occur together in one of the chosen rows.  The choice is greedy: each step
+    takes the row with the most pairs that are still missing.
+    """
     pairs = {i: set(itertools.combinations(list(enumerate(row)), 2)) for i, row in enumerate(rows)}
     missing, chosen = set().union(*pairs.values()), []
     while missing:
