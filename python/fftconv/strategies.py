@@ -101,7 +101,6 @@ class _Operands:
         real = WIDE[self.dtype]
         x, K, B_, C = (_in_precision(v, real) for v in self.views)
         K = K.T if self.transposed else K
-        self.full = K.shape[1]
         K = np.ascontiguousarray(K[:, : x.shape[1]])
         self.x, self.K, self.B, self.C = x, K, B_, C
         self.shape = x.shape
