@@ -60,6 +60,7 @@ def test_one_head_is_singular(name, threads):
     for head in (0, 1, HEADS // 2, HEADS - 1):
         ssm = Ssm((head,))
         for _ in range(5):
+            call(name, None)  # its message must not stay the caller's
             status, message = ssm.call(name, threads)
             assert status == _lib.INVALID, (head, status, message)
             assert "I - A/2 is singular" in message

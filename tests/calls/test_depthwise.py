@@ -94,6 +94,23 @@ def test_types(x, w, activation, layout):
     check(x=x, w=w, activation=activation, layout=layout)
 
 
+@pytest.mark.parametrize("operand", ["weight", "bias", "state"])
+def test_one_operand_of_float64(operand):
+    """Sums run in float64 where any operand is float64: 1 + 2^-30, which float32 does not
+    hold, less 1 is 2^-30."""
+    values = dict(x=-1.0, weight=1.0, bias=0.0, state=0.0)
+    if operand == "weight":
+        values.update(x=1.0, bias=-1.0)
+    values[operand] = 1 + 2.0**-30
+    shapes = dict(x=(1, 1), weight=(1, 2), bias=(1,), state=(1, 1))
+    of = {
+        name: np.full(shape, values[name], "float64" if name == operand else "float32")
+        for name, shape in shapes.items()
+    }
+    y = depthwise_conv1d(**of, padding="causal")
+    assert y.dtype == np.float32 and y == np.float32(2.0**-30)
+
+
 @pytest.mark.parametrize("isa", fftconv.isas())
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("taps", [1, 2, 3, 4, 5, 6, 7, 12, 33])

@@ -412,6 +412,15 @@ def test_out_refused():
     memory[120:] = case.k.reshape(-1)  # next to it, without overlap
     case.k = memory[120:].reshape(case.k.shape)
     assert same_bits(case.conv(out=memory[:120].reshape(1, 3, 40)), y)
+    # Rows in descending order reach below the address that they begin at.
+    memory = np.full(2 * 120 + case.k.size, 7, "float32")
+    case = Matrix(2, 4, 3, 40, 40)
+    memory[: case.k.size] = case.k.reshape(-1)
+    case.k = memory[: case.k.size].reshape(case.k.shape)
+    out = memory[case.k.size - 120 : case.k.size + 120].reshape(2, 3, 40)[::-1]
+    with pytest.raises(ValueError, match="out overlaps k"):
+        case.conv(out=out)
+    assert np.all(out[0] == 7)
 
 
 def test_no_plan_is_folded():

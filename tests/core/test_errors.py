@@ -104,6 +104,15 @@ def test_conv(arguments, message):
         fftconv.conv_backward(U, **arguments)
 
 
+@pytest.mark.parametrize("name, good", [("fft_size", 64), ("threads", 1)])
+def test_a_plan_that_is_kept_takes_no_float(name, good):
+    """64.0 is refused after a call with 64, too: the two are not one key."""
+    arguments = {"mode": "circular", name: good}
+    fftconv.conv(U, K, **arguments)
+    with pytest.raises(ValueError, match=f"{name} is {good}.0"):
+        fftconv.conv(U, K, **{**arguments, name: float(good)})
+
+
 class Record:
     """Neither an array nor something that NumPy can make one of."""
 

@@ -114,6 +114,16 @@ def test_repeated_by_strides(axes, mode):
     assert got.dk.shape == (3, 6, 130)
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_one_kernel_of_two_is_repeated(axis):
+    """Beside a k that repeats, a k_rev that does not keeps its own kernels; and the other way."""
+    for name in ("k", "k_rev"):
+        case = Case(3, 6, 130, 130, kernels=(3, 6), mode="two_sided")
+        once = getattr(case, name).take([0], axis)
+        setattr(case, name, np.broadcast_to(once, getattr(case, name).shape))
+        check_forward(case, fftconv.conv(case.u, case.k, **case.arguments))
+
+
 def test_repeated_kernel_makes_one_spectrum(monkeypatch):
     """For a repeated kernel, `conv` makes a plan for the one kernel.  The test replaces the
     function that `conv` gets its plans from."""

@@ -246,6 +246,17 @@ def test_blh_kernels_and_threads(mode, kernels):
             assert a is b is None or np.array_equal(a, b), name
 
 
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_the_last_channels_of_one_kernel(threads):
+    """Channels of a kernel go by 16; the last of a row are fewer, and nothing is written
+    behind them."""
+    case = Case(2, 18, 150, 40, kernels=(1,))
+    base, y = room(case.u.shape, (0, 2, 1), (1, 1, 1), np.float32)
+    fftconv.conv(laid_out(case.u, (0, 2, 1)), case.k, threads=threads, out=y)
+    check_forward(case, y)
+    assert untouched(base, y)
+
+
 def test_no_copied_tensor():
     """A call on (B, L, H) takes memory for a tile of channels, not for a copy of u."""
     plan = fftconv.Plan((4, 1 << 14, 256), (256, 1 << 14), layout="BLH", threads=2)
