@@ -163,22 +163,22 @@ def test_tables_16_and_17_are_the_measured_bytes(out):
 def test_table_7_is_what_was_measured_and_counted(out):
     record = result(out, "partial")
     shown = {
-        (int(r["length"]), int(r["k_length"])): r
+        (int(r["length"]), int(r["kernel_length"])): r
         for name in ("table7", "table7_longer")
         for r in table(out, name)
     }
     assert sorted(n for length, n in shown if length == 8192) == [2**a for a in range(8, 14)]
     for row in record["rows"]:
-        seen = shown[row["length"], row["k_length"]][row["method"]]
+        seen = shown[row["length"], row["kernel_length"]][row["method"]]
         outputs = row["batch"] * row["channels"] * row["length"]
         assert float(seen) == pytest.approx(1e9 * row["median_s"] / outputs)
         assert 0 <= row["error"] <= 5e-7
     methods = {row["method"] for row in record["rows"]}
     assert len(record["rows"]) == len(methods) * len(
-        {(r["length"], r["k_length"]) for r in record["rows"]}
+        {(r["length"], r["kernel_length"]) for r in record["rows"]}
     )
     for plan in record["plans"]:
-        seen = shown.pop((plan["length"], plan["k_length"]))
+        seen = shown.pop((plan["length"], plan["kernel_length"]))
         assert int(seen["blocks"]) == plan["blocks"]
         # The blocks cover the row, and the last of them is needed.
         covered = plan["blocks"] * plan["block_length"]
@@ -194,7 +194,7 @@ def test_table_7_is_what_was_measured_and_counted(out):
 
 
 def test_a_short_filter_takes_less_memory_and_long_rows_no_more(out):
-    plans = {(p["length"], p["k_length"]): p for p in result(out, "partial")["plans"]}
+    plans = {(p["length"], p["kernel_length"]): p for p in result(out, "partial")["plans"]}
     for key in ("forward_workspace_bytes", "spectrum_bytes_per_channel"):
         cut = [plans[8192, 2**a][key] for a in range(13, 7, -1)]
         assert max(cut) == cut[0] and cut[-1] < cut[0]
@@ -330,7 +330,7 @@ def test_lines_of_the_partial_figure(out, scripts, tmp_path):
     expected = {}
     for row in record["rows"]:
         if row["length"] == 8192:
-            expected.setdefault(row["method"], {})[row["k_length"]] = row["ns_per_output"]
+            expected.setdefault(row["method"], {})[row["kernel_length"]] = row["ns_per_output"]
     assert sorted(drawn) == sorted(
         [by_k[n] for n in sorted(by_k, reverse=True)] for by_k in expected.values()
     )
