@@ -506,10 +506,10 @@ class Plan(Handle):
             >>> u, k = np.zeros((1, 1, 4), "float32"), np.ones((1, 4), "float32")
             >>> plan = Plan(u.shape, k.shape, threads=1)
             >>> y, run = plan.prepare(u, plan.spectrum(k))
-            >>> u[0, 0, 1] = 1
+            >>> u[0, 0, 0] = 1
             >>> run()
             >>> y.round(3).tolist()
-            [[[0.0, 1.0, 1.0, 1.0]]]
+            [[[1.0, 1.0, 1.0, 1.0]]]
         """
         v, repeat = self._rows_view(u, "u"), []
         operands = (v, self._axes, spectrum, k_rev, in_gate, out_gate, skip, activation, mask)
