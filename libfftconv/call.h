@@ -12,7 +12,7 @@
 struct worker {
     const struct fftconv_plan *plan;
     const struct layout *layout;
-    int inside; /* threads within the row */
+    int inside; /* how many threads share one row; 1 unless kernels and rows are few */
     char *memory, *x, *row, *scratch, *z, *g, *p, *dz, *taps, *filter;
     int64_t scratch_bytes; /* of each thread */
 };
@@ -52,19 +52,21 @@ void row_to_spectra(const struct worker *w, const struct source *source, void *S
 /* A row from its spectra S, which are overwritten. */
 void spectra_to_row(const struct worker *w, void *S, const struct sink *sink,
                     struct prefetch *prefetch);
-/* All three at once, the product never leaving the leaf.  Where S is given and
- * keeps_spectra(plan), the spectra of the row are left there. */
+/* The transform of a row, its product with a spectrum and the transform back in one pass, in
+ * which the product stays in the cache that its leaf is in.  If S is given and
+ * keeps_spectra(plan) is true, the spectra of the row are written to S. */
 void convolve_row(const struct worker *w, const struct source *source, void *S,
                   const void *spectrum, const struct sink *sink, struct prefetch *prefetch);
 bool keeps_spectra(const struct fftconv_plan *plan);
 /* out = spectrum S at every frequency, or conj(spectrum) S; out may be S. */
 void multiply_row(const struct worker *w, const void *spectrum, void *S, void *out, bool adjoint);
-/* sum += weights conj(Z) G and the factor that the way back leaves out, or begins with that;
- * where a spectrum is given, G *= conj(spectrum). */
+/* sum += scale weights conj(Z) G, or sum = that if `begin` is true.  The scale is the factor
+ * that the inverse transform leaves out (scale_of_part in row.c).  If a spectrum is given, G is
+ * also multiplied by conj(spectrum). */
 void accumulate_row(const struct worker *w, bool begin, void *sum, void *Z, void *G,
                     const void *spectrum);
-/* The transform of k, S, becomes a spectrum: times the weights, and the factor that the way
- * back leaves out. */
+/* Turns S, the transform of a kernel, into a spectrum: multiplies it by the weights and by the
+ * factor that the inverse transform leaves out (scale_of_part in row.c). */
 void weigh_row(const struct fftconv_plan *plan, void *S);
 
 /* ---- taps.c: kernels to spectra, and gradients back -------------------------------------------- */
@@ -81,13 +83,14 @@ int spectra_to_taps(const struct worker *w, const struct taps *taps, void *S);
 /* The spectrum of kernel (b, g) of the operands. */
 int make_spectrum(const struct worker *w, const fftconv_operands *o, int64_t b, int64_t g,
                   void *spectrum);
-/* Those of all kernels, into consecutive rows. */
+/* The spectra of all kernels, one after the other from `to` on. */
 int make_all_spectra(const struct call *c, char *to);
 
 /* ---- groups.c: rows of a call ------------------------------------------------------------------ */
 
-/* Prepares a call, with its workspace, the caller's or its own: *owned is to be freed.  rows:
- * of a primitive; 0: the plan's. */
+/* Prepares a call and its workspace.  The workspace is the caller's if there is one; otherwise
+ * it is allocated here, and the caller of this function frees *owned.  rows: the number of rows
+ * that a primitive is given; 0 means the plan's B H rows. */
 int begin_call(struct call *c, const struct fftconv_plan *plan, const fftconv_operands *o,
                int direction, bool has_spectrum, int64_t rows, void **owned);
 struct worker worker_of(const struct call *c, int index);
@@ -98,13 +101,14 @@ struct kernels {
     int64_t kb, g0, g1;
     const char *spectra;
 };
-/* Those of a task; spectra as the call has them, or made here and now. */
+/* The kernels of a task.  Their spectra are the call's if it has them; otherwise they are made
+ * here, in the worker's memory. */
 int kernels_of_task(struct kernels *k, const struct call *c, const struct worker *w, int64_t task);
 /* Rows that a kernel serves: those of its channels, in one row of the batch or in all. */
 int64_t rows_of_kernel(const struct fftconv_plan *plan);
 
 /* Rows (b, h0 ... h0 + count) of every operand, or rows (b ... b + count, h0), which are
- * worked on block by block.  What is copied stands in the workspace, row after row. */
+ * worked on block by block.  Operands that are copied lie in the workspace, row after row. */
 struct row_group {
     const struct call *call;
     const struct worker *worker;
@@ -123,35 +127,38 @@ struct row_group {
  * rows of one kernel in several rows of the batch may be one group. */
 struct row_group groups_of(const struct call *c, const struct worker *w, const struct kernels *k,
                            int64_t row0, int64_t row1, bool along_batch);
-/* Makes the next group of them; false after the last. */
+/* Moves on to the next group of rows; returns false after the last group. */
 bool next_group(struct row_group *group);
 
-/* What of a block's operands is copied comes in; what is known of an operand goes out. */
+/* Copies into the workspace what a block reads of the operands that must be copied: those whose
+ * rows are not contiguous, and u where y overwrites it. */
 void copy_in(struct row_group *group, const struct block *block);
+/* Copies elements [from, to) of such an operand from the workspace to the caller's array. */
 void copy_out(const struct row_group *group, int operand, int64_t from, int64_t to);
-/* Row i of the group, of an operand, by value; see row_to below. */
+/* Row i of the group in an operand.  row_to, below, does the same through a pointer. */
 struct array row_of(const struct row_group *group, int operand, int64_t i);
-/* skip (b = 0) or mask of a row; 0 where there is none. */
+/* The number of skip (with b = 0) or of mask that belongs to a row; 0 if the operand is absent. */
 struct scalar scalar_of(const struct fftconv_plan *plan, const fftconv_tensor *t, int64_t b,
                         int64_t h);
 
-/* The places of a block's inputs, of a row yet to be named; and then of row i. */
+/* Prepares a source for a block: which elements it reads.  source_of_row then says from which
+ * row. */
 void input_source(struct source *s, const struct fftconv_plan *plan, int64_t L,
                   const struct block *block);
 void source_of_row(struct source *s, const struct row_group *group, const struct block *block,
                    int64_t i);
-/* A row in the places of a block's outputs, zeros around it. */
+/* A source that reads row x at the positions of a block's outputs, with zeros around it. */
 struct source output_source(const struct fftconv_plan *plan, const struct block *block,
                             struct array x);
 struct sink output_sink(const struct fftconv_plan *plan, const struct block *block, struct array y);
-/* All the places that a block's inputs may have come from. */
+/* A sink that writes every element which the block's source may have read. */
 struct sink input_sink(const struct fftconv_plan *plan, int64_t L, const struct block *block,
                        struct array y);
 
 /* What follows is done for every row.  It stands here to be compiled into its callers, since
  * a row of 256 samples is done in 300 ns, and ten calls more would be felt. */
 
-/* Row i of the group, of an operand.  Written through a pointer: to return the structure would
+/* Row i of the group in an operand.  Written through a pointer: to return the structure would
  * copy it as a whole just after it was written member by member, and that stalls on store
  * forwarding. */
 static inline void row_to(struct array *a, const struct row_group *group, int operand, int64_t i)
@@ -171,14 +178,14 @@ static inline void row_to(struct array *a, const struct row_group *group, int op
     }
 }
 
-/* The spectrum that row i meets. */
+/* The spectrum that row i is multiplied by. */
 static inline const char *spectrum_of(const struct row_group *group, int64_t i)
 {
     const bool own = group->call->plan->channels_per_kernel == 1 && group->step_h;
     return group->kernels->spectra + (own ? i : 0) * group->call->layout.spectra_bytes;
 }
 
-/* Row (b, h) of an operand is wanted, or written, soon. */
+/* Adds row (b, h) of an operand to the rows to prefetch, since it is read or written soon. */
 static inline void prefetch_row_at(struct prefetch *p, const struct row_group *group, int operand,
                                    int64_t b, int64_t h)
 {
@@ -187,7 +194,7 @@ static inline void prefetch_row_at(struct prefetch *p, const struct row_group *g
         p->at[p->rows++] = (const char *)rows->first.data + b * rows->step_b + h * rows->step_h;
 }
 
-/* Row i of the group; and below, the row after it. */
+/* The same for row i of the group, and, below, for the row that follows it. */
 static inline void prefetch_row(struct prefetch *p, const struct row_group *group, int operand,
                                 int64_t i)
 {
@@ -205,8 +212,8 @@ static inline void prefetch_next_row(struct prefetch *p, const struct row_group 
 
 /* ---- backward.c -------------------------------------------------------------------------------- */
 
-/* Overlap-add: dz of block j of row i, as its transform left it, plus what came before; the
- * elements [*from, *to) of it are then finished. */
+/* Overlap-add: adds to dz, the result of block j of row i, what earlier blocks contributed to
+ * the same elements.  Elements [*from, *to) are then complete. */
 void overlap_add(const struct call *c, const struct worker *w, const struct block *block, int64_t i,
                  char *dz, int64_t *from, int64_t *to);
 

@@ -14,7 +14,7 @@ enum { MAX_PARTS = 10 };
  * A row goes through its transforms in blocks (overlap-save): block j reads elements
  * j block_length - lead ... of z, as many as the transform holds, and gives the block_length
  * elements of y from j block_length on.  A whole row in one block needs no lead where the
- * places behind its end are free: what wraps round falls there. */
+ * positions after its end are unused: what wraps round falls on those. */
 struct choice {
     struct transform part[MAX_PARTS]; /* one, unless the form is folded */
     int parts, form;
@@ -41,13 +41,13 @@ struct fftconv_plan {
     const struct engine *engine;
     int64_t past_taps, future_taps; /* how far y[t] sees into the past and the future */
     struct choice chosen;
-    struct shared_choice *shared; /* whose tables these are; choices.c */
+    struct shared_choice *shared; /* owns the tables of `chosen`; see choices.c */
     int64_t chunks;               /* the rows of a kernel are summed in so many fixed chunks */
     uint64_t pattern;             /* a hash of the weights; 0: there are none */
-    struct filter *filter;        /* the weights act on the kernel beforehand; else NULL */
-    double kept;                  /* the part of the bins that have a weight other than 0 */
-    int64_t direct_outputs;       /* history: so many outputs cost less as direct sums */
-    int64_t prefetch_bytes;       /* of a row, with each square of the row before */
+    struct filter *filter;        /* if not NULL, it applies the weights to kernels; filter.c */
+    double kept;                  /* the fraction of bins whose weight is not 0 */
+    int64_t direct_outputs;       /* history: up to so many outputs, direct sums are cheaper */
+    int64_t prefetch_bytes;       /* bytes of the next row to prefetch with each square */
 };
 
 /* What a spectrum must have in common with the plan that runs it. */
@@ -75,7 +75,7 @@ struct fftconv_spectrum {
 /* Numbers of a row's spectra, all parts; and their bytes, rounded up to ALIGNMENT. */
 int64_t spectra_reals(const struct fftconv_plan *plan);
 int64_t spectra_bytes(const struct fftconv_plan *plan);
-/* The spectra of part i, of a row's spectra. */
+/* Where the spectra of part i begin within a row's spectra. */
 void *spectra_of_part(const struct fftconv_plan *plan, int i, const void *spectra);
 /* Bytes of an element of the plan's own arithmetic. */
 int64_t element_bytes(const struct fftconv_plan *plan);
@@ -84,7 +84,7 @@ int resolve_threads(const struct fftconv_plan *plan, int threads, int *out);
 /* ---- choices.c: forms, lengths and blocks --------------------------------------------------- */
 
 /* The cheapest way to compute the plan's operation: plan->chosen, with its tables, which
- * plans of the same size share.  d: the descriptor, whose weights are the stages' work. */
+ * plans of the same size share.  d: the descriptor, whose weights decide which stages have work. */
 int choose(struct fftconv_plan *plan, const fftconv_plan_desc *d);
 void leave_choice(struct fftconv_plan *plan);
 
@@ -97,7 +97,7 @@ enum { GROUP_CHANNELS = 16 };
 /* The operands that are rows. */
 enum row_operand { U, IN_GATE, OUT_GATE, Y, DY, DU, DIN_GATE, DOUT_GATE, ROW_OPERANDS };
 
-/* What of a call decides its memory. */
+/* The properties of a call that decide how much memory it needs. */
 struct call_shape {
     int direction, threads;
     bool has_spectrum;

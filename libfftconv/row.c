@@ -118,10 +118,10 @@ static int64_t subtrees_of(const struct transform *t)
     return t->depth > 0 ? t->stage1_outputs : 1;
 }
 
-/* The three steps of a transform.  On one thread they go straight to the engine: a short row
+/* The three steps of a transform.  On one thread they call the engine directly: a short row
  * is done in less time than a step for several threads takes to set up. */
-static void run_first_stage(const struct worker *w, const struct transform *t,
-                            const struct source *source)
+static inline void run_first_stage(const struct worker *w, const struct transform *t,
+                                   const struct source *source)
 {
     if (w->inside <= 1) {
         w->plan->engine->transform.first_stage(t, source, w->x, 0, t->stage[0].sub, w->scratch);
@@ -131,8 +131,9 @@ static void run_first_stage(const struct worker *w, const struct transform *t,
     run_pieces(&s, first_stage_piece, pieces_of(w, t));
 }
 
-static void run_inner_stages(const struct worker *w, const struct transform *t, int directions,
-                             void *S, const void *spectrum, struct prefetch *prefetch)
+static inline void run_inner_stages(const struct worker *w, const struct transform *t,
+                                    int directions, void *S, const void *spectrum,
+                                    struct prefetch *prefetch)
 {
     if (w->inside <= 1) {
         w->plan->engine->transform.inner_stages(t, directions, w->x, S, spectrum, 0, subtrees_of(t),
@@ -143,8 +144,8 @@ static void run_inner_stages(const struct worker *w, const struct transform *t, 
     run_pieces(&s, inner_stages_piece, subtrees_of(t));
 }
 
-static void run_last_stage(const struct worker *w, const struct transform *t,
-                           const struct sink *sink)
+static inline void run_last_stage(const struct worker *w, const struct transform *t,
+                                  const struct sink *sink)
 {
     if (w->inside <= 1) {
         w->plan->engine->transform.last_stage(t, w->x, sink, 0, t->stage[0].sub, w->scratch);
@@ -261,7 +262,6 @@ void convolve_row(const struct worker *w, const struct source *source, void *S,
                   const void *spectrum, const struct sink *sink, struct prefetch *prefetch)
 {
     const struct fftconv_plan *plan = w->plan;
-    const struct transform_kernels *kernels = &plan->engine->transform;
     const int parts = plan->chosen.parts, directions = FORWARD | INVERSE | (S ? KEEP_SPECTRA : 0);
     struct worker in_sink;
     if (parts > 1 && can_hold_row(plan, sink)) {
@@ -284,16 +284,9 @@ void convolve_row(const struct worker *w, const struct source *source, void *S,
         }
         void *kept = S ? spectra_of_part(plan, i, S) : NULL;
         const void *factor = spectra_of_part(plan, i, spectrum);
-        if (w->inside <= 1) {
-            kernels->first_stage(t, from, w->x, 0, t->stage[0].sub, w->scratch);
-            kernels->inner_stages(t, directions, w->x, kept, factor, 0, subtrees_of(t), w->scratch,
-                                  prefetch);
-            kernels->last_stage(t, w->x, to, 0, t->stage[0].sub, w->scratch);
-        } else {
-            run_first_stage(w, t, from);
-            run_inner_stages(w, t, directions, kept, factor, NULL);
-            run_last_stage(w, t, to);
-        }
+        run_first_stage(w, t, from);
+        run_inner_stages(w, t, directions, kept, factor, prefetch);
+        run_last_stage(w, t, to);
         if (parts > 1)
             unfold_row(w, sink, i);
     }
