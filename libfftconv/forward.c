@@ -39,75 +39,81 @@ static void sum_row(const struct row_group *group, const struct source *source, 
         c->L, sink, group->worker->memory + c->layout.direct_work);
 }
 
-/* Blocks [block0, block1) of a group's rows. */
-static void forward_group(struct row_group *group, int64_t block0, int64_t block1)
+/* The work of a task: the number of its kernel task, those rows that each of its kernels serves,
+ * and blocks of them. */
+struct extent {
+    int64_t kernel_task, row0, row1, block0, block1;
+};
+
+/* A task is all rows and blocks of some kernels where layout.whole says so, else one of row_tasks
+ * and one of segments. */
+static struct extent extent_of_task(const struct call *c, int64_t index)
 {
-    const struct call *c = group->call;
-    const struct fftconv_plan *plan = c->plan;
-    const fftconv_operands *o = c->o;
-    for (int64_t j = block0; j < block1; j++) {
-        const struct block block = block_of(plan, c->L, j);
-        copy_in(group, &block);
-        struct source source;
-        struct sink sink = {.packing = plan->chosen.packing,
-                            .shift = block.s,
-                            .from = block.t0,
-                            .to = block.t1,
-                            .has_skip = o->skip.data,
-                            .has_mask = o->mask.data,
-                            .activation = o->activation};
-        input_source(&source, plan, c->L, &block);
-        for (int64_t i = 0; i < group->count; i++) {
-            source_of_row(&source, group, &block, i);
-            sink_of_row(&sink, group, i);
-            if (c->direct) {
-                sum_row(group, &source, &sink, i);
-                continue;
-            }
-            struct prefetch prefetch = {.step = c->prefetch_bytes};
-            if (c->prefetch_bytes) {
-                prefetch_next_row(&prefetch, group, U, i);
-                prefetch_next_row(&prefetch, group, IN_GATE, i);
-                prefetch_row(&prefetch, group, OUT_GATE, i);
-                prefetch_row(&prefetch, group, Y, i);
-            }
-            convolve_row(group->worker, &source, NULL, spectrum_of(group, i), &sink, &prefetch);
-        }
-        copy_out(group, Y, block.t0, block.t1);
-    }
+    const struct layout *l = &c->layout;
+    const int64_t channels = c->plan->channels_per_kernel, blocks = blocks_of(c);
+    if (l->whole)
+        return (struct extent){index, 0, rows_of_kernel(c->plan), 0, blocks};
+    const int64_t segment = index % l->segments, row_task = index / l->segments % l->row_tasks;
+    /* A row task is a piece of the channels of one row of the batch. */
+    const int64_t length = channels > 1 ? l->group_channels : 1;
+    const int64_t pieces = ceil_div(channels, length), first = row_task / pieces * channels;
+    const int64_t row0 = first + row_task % pieces * length;
+    return (struct extent){index / l->segments / l->row_tasks, row0,
+                           min64(first + channels, row0 + length), blocks * segment / l->segments,
+                           blocks * (segment + 1) / l->segments};
 }
 
-/* A task is some kernels, some of the rows that they serve, and some of the blocks of those:
- * all of them where layout.whole says so, else one of row_tasks and one of segments. */
+/* What is fetched into cache while row i of the group is computed. */
+static struct prefetch prefetch_beside_row(const struct row_group *group, int64_t i)
+{
+    struct prefetch prefetch = {.step = group->call->prefetch_bytes};
+    if (prefetch.step) {
+        prefetch_next_row(&prefetch, group, U, i);
+        prefetch_next_row(&prefetch, group, IN_GATE, i);
+        prefetch_row(&prefetch, group, OUT_GATE, i);
+        prefetch_row(&prefetch, group, Y, i);
+    }
+    return prefetch;
+}
+
 static int forward_task(void *context, int64_t index, int worker)
 {
     const struct call *c = context;
-    const struct layout *l = &c->layout;
-    const int64_t channels = c->plan->channels_per_kernel, blocks = blocks_of(c);
-    int64_t kernel_task = index, row0 = 0, row1 = rows_of_kernel(c->plan);
-    int64_t block0 = 0, block1 = blocks;
-    if (!l->whole) {
-        const int64_t segment = index % l->segments;
-        const int64_t row_task = index / l->segments % l->row_tasks;
-        kernel_task = index / l->segments / l->row_tasks;
-        block0 = blocks * segment / l->segments;
-        block1 = blocks * (segment + 1) / l->segments;
-        /* a row task is a piece of the channels of one row of the batch */
-        const int64_t length = channels > 1 ? l->group_channels : 1;
-        const int64_t pieces = ceil_div(channels, length);
-        const int64_t first = row_task / pieces * channels;
-        row0 = first + row_task % pieces * length;
-        row1 = min64(first + channels, row0 + length);
-    }
+    const fftconv_operands *o = c->o;
+    const struct extent extent = extent_of_task(c, index);
     const struct worker w = worker_of(c, worker);
     struct kernels kernels;
-    const int status = kernels_of_task(&kernels, c, &w, kernel_task);
+    const int status = kernels_of_task(&kernels, c, &w, extent.kernel_task);
     if (status)
         return status;
-    /* rows of several blocks go one after the other, so that a row stays in cache */
-    struct row_group group = groups_of(c, &w, &kernels, row0, row1, l->whole && blocks == 1);
+    /* Rows of several blocks go one after the other, so that a row stays in cache. */
+    const bool along_batch = c->layout.whole && extent.block1 == 1;
+    struct row_group group = groups_of(c, &w, &kernels, extent.row0, extent.row1, along_batch);
     while (next_group(&group))
-        forward_group(&group, block0, block1);
+        for (int64_t j = extent.block0; j < extent.block1; j++) {
+            const struct block block = block_of(c->plan, c->L, j);
+            copy_in(&group, &block);
+            struct source source;
+            struct sink sink = {.packing = c->plan->chosen.packing,
+                                .shift = block.s,
+                                .from = block.t0,
+                                .to = block.t1,
+                                .has_skip = o->skip.data,
+                                .has_mask = o->mask.data,
+                                .activation = o->activation};
+            input_source(&source, c->plan, c->L, &block);
+            for (int64_t i = 0; i < group.count; i++) {
+                source_of_row(&source, &group, &block, i);
+                sink_of_row(&sink, &group, i);
+                if (c->direct) {
+                    sum_row(&group, &source, &sink, i);
+                    continue;
+                }
+                struct prefetch prefetch = prefetch_beside_row(&group, i);
+                convolve_row(&w, &source, NULL, spectrum_of(&group, i), &sink, &prefetch);
+            }
+            copy_out(&group, Y, block.t0, block.t1);
+        }
     return FFTCONV_STATUS_OK;
 }
 

@@ -175,21 +175,19 @@ static void N_(last_stage_by_strips)(const struct transform *t, void *X, const s
     }
 }
 
-/* ---- Rows where they are ----------------------------------------------------------------- */
-
-static void N_(stage_in_place)(const struct transform *t, enum N_(step) step, void *X, REAL *rows,
-                               bool imag, int64_t c0, int64_t c1)
-{
-    struct N_(columns) a = {.x = X,
-                            .shift = t->shift,
-                            .imag = imag,
-                            .half = is_half(t),
-                            .rows = rows + c0 * W,
-                            .plane = t->M};
-    N_(run_columns)(&t->stage[0], step, &a, c0, c1 - c0);
-}
-
 /* ---- The two stages ---------------------------------------------------------------------- */
+
+/* Columns of X, from c0 on, beside rows that the stage reads or writes where they are. */
+INLINE struct N_(columns)
+    N_(columns_in_place)(const struct transform *t, void *X, REAL *rows, bool imag, int64_t c0)
+{
+    return (struct N_(columns)){.x = X,
+                                .shift = t->shift,
+                                .imag = imag,
+                                .half = is_half(t),
+                                .rows = rows + c0 * W,
+                                .plane = t->M};
+}
 
 static void N_(first_stage)(const struct transform *t, const struct source *s, void *X, int64_t c0,
                             int64_t c1, void *scratch)
@@ -198,19 +196,24 @@ static void N_(first_stage)(const struct transform *t, const struct source *s, v
     const bool plain = s->packing == LINEAR && !s->gate.data && t->Q % W == 0 &&
                        s->shift >= max64(0, s->from) && s->shift + t->M * (1 + imag) <= s->to;
     REAL *z = plain ? N_(in_place)(&s->x, s->shift) : NULL;
-    if (z)
-        N_(stage_in_place)(t, N_(FIRST), X, z, imag, c0, c1);
-    else
+    if (!z) {
         N_(first_stage_by_strips)(t, s, X, c0, c1, scratch);
+        return;
+    }
+    struct N_(columns) a = N_(columns_in_place)(t, X, z, imag, c0);
+    N_(run_columns)(&t->stage[0], N_(FIRST), &a, c0, c1 - c0);
 }
 
 static void N_(last_stage)(const struct transform *t, void *X, const struct sink *s, int64_t c0,
                            int64_t c1, void *scratch)
 {
     const bool imag = N_(has_imaginary)(s->packing, s->to, s->shift, t->M);
-    if (N_(sink_is_plain)(s) && t->Q % W == 0 && s->shift >= s->from &&
-        s->shift + t->M * (1 + imag) <= s->to)
-        N_(stage_in_place)(t, N_(LAST), X, N_(in_place)(&s->y, s->shift), imag, c0, c1);
-    else
+    const bool plain = N_(sink_is_plain)(s) && t->Q % W == 0 && s->shift >= s->from &&
+                       s->shift + t->M * (1 + imag) <= s->to;
+    if (!plain) {
         N_(last_stage_by_strips)(t, X, s, c0, c1, scratch);
+        return;
+    }
+    struct N_(columns) a = N_(columns_in_place)(t, X, N_(in_place)(&s->y, s->shift), imag, c0);
+    N_(run_columns)(&t->stage[0], N_(LAST), &a, c0, c1 - c0);
 }
