@@ -7,10 +7,10 @@
  * are operations of a whole warp, so they stand outside of EACH_LANE.
  *
  * There are two machines.  On a GPU (machine_device.h) a lane is a thread, a Lanes<T> is one T,
- * and there are no loops.  In the tests (machine_host.h) the same source runs as C++ on a CPU:
- * lanes and warps are loops, the warps run in another order in every phase, and shared memory
- * records which warp touched what, so that every race is reported, whether or not it would
- * have changed a result. */
+ * and there are no loops.  In the tests (tests/cuda/machine_host.h) the same source runs as C++
+ * on a CPU: lanes and warps are loops, the warps run in another order in every phase, and shared
+ * memory records which warp touched what, so that every race is reported, whether or not it
+ * would have changed a result. */
 #ifndef FFTCONV_CUDA_MACHINE_H
 #define FFTCONV_CUDA_MACHINE_H
 
@@ -71,7 +71,7 @@ struct FragmentC {
 #ifdef __CUDACC__
 #include "machine_device.h"
 #else
-#include "machine_host.h"
+#include "numbers.h" /* a host needs no more, to make the constants of the stages */
 #endif
 
 namespace fftconv

@@ -2,6 +2,8 @@
  * with its kernels compiled as C++ over machine_host.h.  The GPU's place is taken by two devices
  * whose memory is this process's, and cuFFT's by plain DFTs.  The functions cuda_emulated_... let
  * a test set up the devices and see what was done with them. */
+#include "machine_host.h"
+
 #include "cuda/kernel.h"
 #include "cuda/pack.h"
 #include "cuda/padded.h"

@@ -1,6 +1,6 @@
 """What the tests of the CUDA engine share: its library, calls and checks.
 
-Where the library finds a GPU, the tests run on it.  Elsewhere libfftconv/cuda/machine_host.h
+Where the library finds a GPU, the tests run on it.  Elsewhere tests/cuda/machine_host.h
 runs the engine's kernels and its host code on the CPU; that file says what it is strict about.
 The emulated machine can show neither speed nor memory order; test_banks.py counts bank
 conflicts.  FFTCONV_CUDA=emulated selects the emulated machine even where there is a GPU.

@@ -1,12 +1,14 @@
-/* The machine of machine.h on a CPU: for tests, and as slow as that allows.
+/* The machine that the kernels are written for (libfftconv/cuda/machine.h), on a CPU: for tests,
+ * which may be slow.
  *
- * It is stricter than a GPU.  Memory begins as NaN; warps of a phase run in a
- * shuffled order; an access to memory that another lane wrote since the last
- * barrier, or a write to what another lane has read since, is an error, also
- * where it would have come out right (a lane of the same warp may be met after
- * sync_warp).  Products are summed exactly and cut off, the least that is known
- * of tensor cores.  Where a test asks for it, the wavefronts of shared memory are
- * counted. */
+ * It is stricter than a GPU.  Memory begins as NaN.  The warps of a phase run in a shuffled
+ * order.  It is an error to access memory that another lane has written since the last barrier,
+ * or to write what another lane has read since, even where the result would have been right; a
+ * lane of the same warp may follow after sync_warp.  Matrix products are summed exactly and then
+ * cut off, which is the least that is known of tensor cores.  Where a test asks for it, the
+ * wavefronts that shared memory takes are counted. */
+#ifndef FFTCONV_CUDA_MACHINE_HOST_H
+#define FFTCONV_CUDA_MACHINE_HOST_H
 
 #include <math.h>
 #include <string.h>
@@ -20,7 +22,8 @@
 #include <utility>
 #include <vector>
 
-#define DEVICE inline
+#include "cuda/machine.h"
+
 #define UNROLL
 #define NO_UNROLL
 #define EACH_LANE(l) for (int l = 0; l < LANES; l++)
@@ -49,70 +52,6 @@ template <class T, int COUNT> struct Warps {
     T value[COUNT];
     T &operator[](int warp) { return value[warp]; }
 };
-
-/* ---- 16-bit numbers ------------------------------------------------------------ */
-
-inline uint32_t float_bits(float x)
-{
-    uint32_t b;
-    memcpy(&b, &x, 4);
-    return b;
-}
-
-inline float float_of_bits(uint32_t b)
-{
-    float x;
-    memcpy(&x, &b, 4);
-    return x;
-}
-
-/* To nearest, ties to even; NaN stays. */
-inline uint16_t half_bits(float x)
-{
-    const uint32_t b = float_bits(x), sign = b >> 16 & 0x8000, m = b & 0x7fffffff;
-    if (m > 0x7f800000)
-        return static_cast<uint16_t>(sign | 0x7e00);
-    if (m >= 0x47800000)
-        return static_cast<uint16_t>(sign | 0x7c00);
-    if (m < 0x38800000) /* subnormal: units of 2^-24, by the rounding of an addition */
-        return static_cast<uint16_t>(sign | (float_bits(float_of_bits(m) + 0.5f) - 0x3f000000));
-    return static_cast<uint16_t>(sign | ((m - 0x38000000 + 0xfff + (m >> 13 & 1)) >> 13));
-}
-
-inline float half_value(uint16_t h)
-{
-    const uint32_t sign = (h & 0x8000u) << 16, e = h >> 10 & 31, m = h & 0x3ff;
-    if (e == 0)
-        return (sign ? -1.0f : 1.0f) * static_cast<float>(m) * 0x1p-24f;
-    return float_of_bits(sign | (e == 31 ? 0x7f800000 : (e + 112) << 23) | m << 13);
-}
-
-inline uint16_t bfloat_bits(float x)
-{
-    const uint32_t b = float_bits(x);
-    if ((b & 0x7fffffff) > 0x7f800000)
-        return static_cast<uint16_t>(b >> 16 | 0x40);
-    return static_cast<uint16_t>((b + 0x7fff + (b >> 16 & 1)) >> 16);
-}
-
-inline float bfloat_value(uint16_t h) { return float_of_bits(static_cast<uint32_t>(h) << 16); }
-inline uint32_t half2_of(float a, float b)
-{
-    return half_bits(a) | static_cast<uint32_t>(half_bits(b)) << 16;
-}
-inline uint32_t bfloat2_of(float a, float b)
-{
-    return bfloat_bits(a) | static_cast<uint32_t>(bfloat_bits(b)) << 16;
-}
-inline float half_low(uint32_t p) { return half_value(static_cast<uint16_t>(p)); }
-inline float half_high(uint32_t p) { return half_value(static_cast<uint16_t>(p >> 16)); }
-inline uint32_t half2_times(uint32_t p, float x)
-{
-    x = half_value(half_bits(x));
-    return half2_of(half_low(p) * x, half_high(p) * x);
-}
-inline uint32_t low_halves(uint32_t a, uint32_t b) { return (a & 0xffff) | b << 16; }
-inline uint32_t high_halves(uint32_t a, uint32_t b) { return a >> 16 | (b & 0xffff0000); }
 
 /* ---- The block ------------------------------------------------------------------- */
 
@@ -493,3 +432,4 @@ void launch_here(const typename Kernel::Arguments &a, int64_t blocks, int64_t by
 }
 
 } // namespace fftconv
+#endif
