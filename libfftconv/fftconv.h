@@ -447,13 +447,13 @@ FFTCONV_API FFTCONV_MUST_CHECK int fftconv_rdft_inverse(const fftconv_rdft *rdft
 
 /* ---- Heads: H3's outer products, convolved and contracted ------------------
  *
- * Channels come in groups of head_dim = h lanes, with one kernel for each group.  For lanes
- * i, j of a group g, with u' = gelu(u) where gelu_u, q' = gelu(q) where gelu_q:
+ * Channels come in groups of head_dim = h, with one kernel for each group.  For channels i and
+ * j of a group g, with u' = gelu(u) where gelu_u, q' = gelu(q) where gelu_q:
  *
  *     z_ij = u'_i . v_j,    p_ij = z_ij * k_g + skip_g . z_ij
  *     y_j = sum_i q'_i . mask_bg . act(p_ij)
  *
- * (hyena-dna's fftconv; H3, arXiv 2212.14052).  The h L numbers of a lane's products are
+ * (hyena-dna's fftconv; H3, arXiv 2212.14052).  The h L numbers of a channel's products are
  * never stored: beside the operands, each thread needs the memory of one group, whatever B.
  */
 

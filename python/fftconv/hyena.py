@@ -1,7 +1,7 @@
 """hyena-dna's FFT convolution functions: `fftconv_fwd`, `fftconv_bwd`, `fftconv_func`.
 
-The H channels form groups of head_dim = h lanes. Each group g has one kernel k_g and one
-skip weight D_g.  For lane i of u and q, and lane j of v and the output,
+The H channels form groups of head_dim = h.  Each group g has one kernel k_g and one skip
+weight D_g.  For channel i of the group in u and q, and channel j in v and the output,
 
     z_ij = u_i . v_j                    (without v and q: h = 1 and z = u)
     p_ij = z_ij * k_g + D_g z_ij        `*` is causal; with k_rev it is two-sided

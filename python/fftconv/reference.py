@@ -309,7 +309,7 @@ def conv_backward(
     )
 
 
-def _of_lanes(x, head_dim):
+def _in_groups(x, head_dim):
     """Reshape x (B, H, L) to (B, G, head_dim, L)."""
     batch, channels, length = x.shape
     return x.reshape(batch, channels // head_dim, head_dim, length)
@@ -330,7 +330,7 @@ def conv_heads(
     gelu_q=False,
     dy=None,
 ):
-    """Return y (B, H, L) of hyena-dna's fftconv, computed for each pair (i, j) of lanes.
+    """Return y (B, H, L) of hyena-dna's fftconv, for each pair (i, j) of a group's channels.
 
         z_ij = u_i . v_j,   y_j = sum_i q_i . mask[b, g] . act(z_ij * k_g + D_g z_ij)
 
@@ -345,7 +345,7 @@ def conv_heads(
     rows = {
         name: None
         if x is None
-        else _of_lanes(
+        else _in_groups(
             gelu(x) if (name == "u" and gelu_u) or (name == "q" and gelu_q) else x, head_dim
         )
         for name, x in given.items()
@@ -377,12 +377,12 @@ def conv_heads(
             if dy is None:
                 y[:, :, j] += conv(*arguments, **options)
                 continue
-            g = conv_backward(_of_lanes(_wide(dy), head_dim)[:, :, j], *arguments, **options)
+            g = conv_backward(_in_groups(_wide(dy), head_dim)[:, :, j], *arguments, **options)
             total["u"][:, :, i] += g.du
             total["k"] += g.dk
-            for name, of, lane, x in (("v", v, j, g.din_gate), ("q", q, i, g.dout_gate)):
+            for name, of, channel, x in (("v", v, j, g.din_gate), ("q", q, i, g.dout_gate)):
                 if of is not None:
-                    total[name][:, :, lane] += x
+                    total[name][:, :, channel] += x
             for name, of, x in (("k_rev", k_rev, g.dk_rev), ("skip", skip, g.dskip)):
                 if of is not None:
                     total[name] += x

@@ -339,7 +339,7 @@ def test_a_row_knows_no_other():
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @slow
 def test_memory_does_not_grow_with_the_batch():
-    """64 rows of 64 pairs of lanes would take 64 MiB, and three times that backward."""
+    """64 rows of 64 pairs of channels would take 64 MiB, and three times that backward."""
     program = """
 import re, numpy as np, fftconv
 def peak():
