@@ -1,27 +1,28 @@
 # %% [markdown]
 # # 1. Convolution, and why it costs N log N
 #
-# This lesson starts from a sequence of numbers and a filter and ends with the
-# way libfftconv turns one long convolution into one short complex transform.
-# You need to know what a matrix and a complex number are, no more. Each step is
-# one idea longer than the last; each claim is followed by an `assert` or by a
-# figure of something measured on the machine that ran it.
+# This lesson starts from a sequence of numbers and a filter. It ends with the
+# method by which libfftconv turns one long convolution into one complex Fourier
+# transform of half the usual length. You need to know what a matrix and a complex
+# number are, and a little NumPy. Each step adds one idea to the step before it.
+# Each claim is followed by an `assert` that checks it, or by a figure of something
+# measured on the machine that ran the lesson.
 #
 # | step | idea |
 # |---|---|
-# | 1–2 | a signal, a filter, and the sum that joins them |
-# | 3–4 | the same sum as a matrix; causal, circular, padded |
-# | 5–6 | the DFT as a matrix; it makes every circular convolution a product |
+# | 1–2 | a signal, a filter, and the sum that combines them |
+# | 3–4 | the same sum as a matrix; causal and circular convolution, padding |
+# | 5–6 | the DFT as a matrix; it turns every circular convolution into a product |
 # | 7 | why the fast transform costs N log N |
-# | 8–9 | a real row costs half: even/odd packing, the right angle, folds |
-# | 10 | the library, on a whole genome |
+# | 8–9 | a real signal costs half: even/odd packing, the right angle, folding |
+# | 10 | the library, applied to a whole genome |
 
 # %%
 import gzip
 import os
 import time
 
-os.environ["OPENBLAS_NUM_THREADS"] = "1"  # NumPy's products on one thread
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # NumPy multiplies matrices on one thread
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -31,13 +32,13 @@ rng = np.random.default_rng(1)
 # %% [markdown]
 # ## Step 1. A signal
 #
-# Bacteriophage lambda is a virus of 48,502 letters of DNA. Write 1 where the
-# letter is G or C and 0 where it is A or T. That is our sequence $u$: real
-# data, and long enough that a slow method hurts.
+# Bacteriophage lambda is a virus whose DNA has 48,502 letters. We write 1 where
+# the letter is G or C, and 0 where it is A or T. This sequence is our signal $u$.
+# It is real data, and it is long enough for a slow method to be noticeably slow.
 
 # %%
 with gzip.open("../experiments/data/lambda_virus.fa.gz", "rt") as file:
-    file.readline()  # the record's title
+    file.readline()  # skip the title line
     genome = file.read().replace("\n", "")
 
 u = np.array([base in "GC" for base in genome], dtype=np.float64)
@@ -49,18 +50,22 @@ print(f"L = {len(u)} letters, {u.mean():.1%} of them G or C")
 # %% [markdown]
 # ## Step 2. A filter, and the sum
 #
-# To **convolve** $u$ with a filter $k$ of $L_k$ taps means
+# A filter $k$ is a list of $L_k$ numbers, called its **taps**. The **convolution**
+# of $u$ with $k$ is
 #
 # $$y[t] = \sum_{s=0}^{L_k-1} k[s]\, u[t-s], \qquad u[n] = 0 \text{ for } n < 0.$$
 #
-# Tap $k[s]$ says how much of what was there $s$ places ago is still heard now.
-# It never looks ahead, so it is called **causal**. With $k[s] = 1/L_k$ the sum
-# is a mean of the last $L_k$ letters: the *GC content* of a window.
+# Tap $k[s]$ is the weight that the sample $s$ places earlier has in the present
+# output. An output never depends on later samples, so this convolution is called
+# **causal**. If every tap is $1/L_k$, the sum is the mean of the last $L_k$
+# letters, which is the *GC content* of a window of the genome. The first
+# $L_k - 1$ outputs are smaller than that mean, because their window reaches back
+# to before the sequence, where $u$ counts as zero.
 
 
 # %%
 def convolve_by_hand(u, k):
-    """Causal convolution, cut to the input's length: L * Lk products."""
+    """Return the first len(u) samples of the causal convolution, by L * Lk products."""
     y = np.zeros(len(u))
     for s in range(len(k)):
         y[s:] += k[s] * u[: len(u) - s]
@@ -74,7 +79,7 @@ assert np.allclose(y, np.convolve(short, k)[:80], rtol=0, atol=1e-15)
 
 fig, (top, bottom) = plt.subplots(2, 1, figsize=(7.5, 3.4), sharex=True, height_ratios=[1, 1.6])
 top.bar(range(80), short, width=0.8, color="C0")
-top.set(title="u[n]: 1 where the letter is G or C", yticks=[0, 1])
+top.set(title="the signal u[n]: 1 where the letter is G or C", yticks=[0, 1])
 bottom.plot(y, "o-", color="C1")
 bottom.axvspan(40 - 11.5, 40.5, color="C1", alpha=0.15, lw=0)
 bottom.annotate(
@@ -85,17 +90,17 @@ bottom.annotate(
 )
 bottom.set(
     title="y = u * k, the mean of the last 12 letters",
-    xlabel="place in the sequence (letters)",
+    xlabel="position in the sequence (letters)",
     ylabel="GC content",
     ylim=(0, 1),
 )
 plt.show()
 
 # %% [markdown]
-# Two facts follow from the sum at once, and the tests of the library lean on
-# them. It is **linear** in $u$, and **shifting** $u$ shifts $y$. So what the
-# filter does to one single 1 (its *impulse response*, $k$ itself) says what it
-# does to everything.
+# Two facts follow from the sum at once, and the library's tests use both. The
+# convolution is **linear** in $u$, and **shifting** $u$ shifts $y$ by as many
+# places. Therefore the answer of the filter to a single 1 (its *impulse response*,
+# which is $k$ itself) determines its answer to every signal.
 
 # %%
 a, b = rng.standard_normal((2, 80))
@@ -111,14 +116,14 @@ assert np.array_equal(convolve_by_hand(impulse, k)[:12], k)
 # %% [markdown]
 # ## Step 3. The same sum as a matrix
 #
-# A linear map is a matrix. Here $y = Tu$ with $T[t, s] = k[t-s]$: the same
-# number all along each diagonal (a **Toeplitz** matrix), and zero above the
-# main diagonal, because nothing looks ahead.
+# Every linear map is a matrix. Here it is $y = Tu$ with $T[t, s] = k[t-s]$. The
+# entries along each diagonal are equal, so $T$ is called a **Toeplitz** matrix.
+# They are zero above the main diagonal, because the convolution is causal.
 #
-# If we let the index wrap round, $C[t, s] = k[(t-s) \bmod N]$, the matrix is
-# **circulant** and the convolution **circular modulo N**: what falls off the
-# end comes back in at the front. A filter may also be as long as the sequence,
-# and that is the case this library is for.
+# If the index is taken modulo $N$, $C[t, s] = k[(t-s) \bmod N]$, the matrix is
+# called **circulant** and the convolution **circular modulo $N$**: samples that
+# move past the end come back in at the front. In this lesson the filter is often
+# as long as the sequence. That is the case for which the library is made.
 
 # %%
 L = 12
@@ -128,7 +133,7 @@ x = rng.standard_normal(L)
 
 def toeplitz(k, L):
     t, s = np.indices((L, L))
-    return np.where(t >= s, k[t - s], 0.0)  # k[t-s], causal
+    return np.where(t >= s, k[t - s], 0.0)  # k[t-s], zero where t < s
 
 
 def circulant(k, N):
@@ -140,13 +145,13 @@ def circulant(k, N):
 assert np.allclose(toeplitz(k, L) @ x, np.convolve(x, k)[:L])
 
 # %% [markdown]
-# ## Step 4. Padding: a circular convolution that does a causal one's work
+# ## Step 4. Padding: a causal convolution inside a circular one
 #
-# Why care about the circular kind? Because step 6 makes it cheap. And the
-# causal kind is hidden in it: put $L$ zeros behind $x$ and $k$, take $N = 2L$,
-# and what wraps round is only zeros. In the right-hand matrix below, the upper
-# left quarter *is* the Toeplitz matrix, and the columns on the right meet
-# nothing but padding.
+# Circular convolutions matter because step 6 makes them cheap, and because a causal
+# convolution is part of a longer circular one. Append $L$ zeros to $x$ and to $k$,
+# and work modulo $N = 2L$. Then only zeros wrap round. In the right-hand matrix
+# below, the upper left quarter is exactly the Toeplitz matrix, and the columns on
+# the right are multiplied by the padding, which is zero.
 
 # %%
 padded = np.concatenate([x, np.zeros(L)])
@@ -163,24 +168,26 @@ for ax, matrix, title in [
 ]:
     image = ax.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
     ticks = range(0, len(matrix), len(matrix) // 4)
-    ax.set(title=title, xticks=ticks, yticks=ticks, xlabel="input place s", ylabel="output place t")
+    ax.set(title=title, xticks=ticks, yticks=ticks, xlabel="input index s", ylabel="output index t")
     ax.grid(False)
 axes[2].add_patch(plt.Rectangle((-0.5, -0.5), L, L, fill=False, ec="k", lw=1.5))
 axes[2].axvspan(L - 0.5, 2 * L - 0.5, color="0.8", alpha=0.55, lw=0)
-axes[2].text(1.5 * L - 0.5, 0.45 * L, "meets\nzeros", ha="center", fontsize=9)
+axes[2].text(1.5 * L - 0.5, 0.45 * L, "times\nzero", ha="center", fontsize=9)
 fig.colorbar(image, ax=axes, shrink=0.8, label="matrix entry")
 plt.show()
 
 # %% [markdown]
 # ## Step 5. The DFT is a matrix too
 #
-# The discrete Fourier transform of $N$ numbers is the product $X = F x$ with
+# The **discrete Fourier transform** (DFT) of $N$ numbers is the product $X = F x$
+# with
 #
 # $$F[m, n] = e^{-2\pi i\, mn/N}.$$
 #
-# Row $m$ is a wave that turns $m$ times round the circle. The matrix is
-# symmetric, and its inverse is its own conjugate over $N$. Nothing here is
-# "fast" yet: it is a matrix times a vector, $N^2$ products.
+# Row $m$ is a complex wave that goes $m$ times round the unit circle, so $m$ is
+# called the **frequency**. The matrix is symmetric, and its inverse is its complex
+# conjugate divided by $N$. Nothing here is fast yet: a matrix times a vector takes
+# $N^2$ products.
 
 
 # %%
@@ -209,7 +216,7 @@ for m in range(4):
     right.plot(fine, np.cos(2 * np.pi * m * fine / N) - 2.6 * m, "0.8", lw=1)
     right.plot(np.arange(N), F[m].real - 2.6 * m, "o", color=f"C{m}")
 right.set(
-    title="real part of its first four rows",
+    title="real part of the first four rows of F",
     xlabel="n",
     yticks=[-2.6 * m for m in range(4)],
     yticklabels=[f"m = {m}" for m in range(4)],
@@ -219,16 +226,17 @@ plt.show()
 # %% [markdown]
 # ## Step 6. The DFT turns circular convolution into a product
 #
-# Take a wave of $m$ turns into a circular convolution: shifting a wave only
-# turns it, so the same wave comes out, multiplied by one complex number,
-# $K[m] = (Fk)[m]$. In matrix words the waves are eigenvectors of *every*
+# Let the input of a circular convolution be a wave of frequency $m$. Shifting a
+# wave only multiplies it by a complex number of modulus 1. So the output, a sum of
+# shifted waves, is the same wave multiplied by one complex number, which is
+# $K[m] = (Fk)[m]$. In terms of matrices: the waves are eigenvectors of *every*
 # circulant matrix,
 #
 # $$F\, C\, F^{-1} = \operatorname{diag}(F k), \qquad\text{so}\qquad
-#   y = F^{-1}\big(Fk \odot Fu\big).$$
+#   y = F^{-1}\big(Fk \odot Fu\big),$$
 #
-# This is the **convolution theorem**. The $N^2$ products are now $N$, with
-# three transforms around them.
+# where $\odot$ multiplies element by element. This is the **convolution theorem**.
+# Instead of $N^2$ products there are now $N$, and three transforms.
 
 # %%
 N = 24
@@ -239,12 +247,12 @@ D = F @ C @ F.conj() / N  # F C F^-1
 assert np.allclose(D, np.diag(F @ k24), rtol=0, atol=1e-13)
 
 y = np.fft.ifft(np.fft.fft(k24) * np.fft.fft(padded)).real
-assert np.allclose(y[:L], causal, rtol=0, atol=1e-14)  # padded: causal again
+assert np.allclose(y[:L], causal, rtol=0, atol=1e-14)  # with padding, the causal result
 
 fig, axes = plt.subplots(1, 2, figsize=(7.4, 3.2))
 for ax, matrix, title in [
     (axes[0], np.abs(C), "|C|: a circulant matrix"),
-    (axes[1], np.abs(D), "|F C F⁻¹|: only a diagonal"),
+    (axes[1], np.abs(D), "|F C F⁻¹|: a diagonal matrix"),
 ]:
     image = ax.imshow(matrix, cmap="Blues", vmin=0)
     ax.set(title=title, xlabel="column", ylabel="row")
@@ -255,23 +263,26 @@ plt.show()
 # %% [markdown]
 # ## Step 7. Why N log N
 #
-# The three transforms cost $3N^2$ as matrices: nothing is won yet. But $F$ has
-# structure. Sum over even and odd places apart, $n = 2j$ and $n = 2j+1$:
+# As matrix products the three transforms cost $3N^2$, so nothing is gained yet.
+# But $F$ has structure. Separate the sum into even places $n = 2j$ and odd places
+# $n = 2j+1$:
 #
 # $$X[m] = \sum_j x[2j]\, e^{-2\pi i\, mj/(N/2)} \;+\; e^{-2\pi i\, m/N}
 #   \sum_j x[2j+1]\, e^{-2\pi i\, mj/(N/2)}.$$
 #
-# Both sums are DFTs of *half* the length. They repeat after $N/2$ values of
-# $m$, while the factor in front (the **twiddle**) changes sign. So $N/2$
-# products join two halves. There are $\log_2 N$ halvings, hence
-# $\tfrac N2\log_2 N$ products in all. We let the program count them.
+# Both sums are DFTs of *half* the length, and repeat after $N/2$ values of $m$. The
+# factor in front of the second sum, called a **twiddle factor** or twiddle, only
+# changes its sign when $m$ grows by $N/2$. So $N/2$ products are enough to combine
+# two transforms of half the length into one. The length can be halved $\log_2 N$
+# times, hence there are $\tfrac N2\log_2 N$ products in all. This method is the
+# **fast Fourier transform** (FFT). The program below counts its products.
 
 # %%
 products = 0
 
 
 def fft(x):
-    """X = F x by halving, N a power of two; counts its complex products."""
+    """Return F x by halving, for N a power of two, and count the complex products."""
     global products
     N = len(x)
     if N == 1:
@@ -279,7 +290,7 @@ def fft(x):
     even, odd = fft(x[0::2]), fft(x[1::2])
     odd = odd * np.exp(-2j * np.pi * np.arange(N // 2) / N)  # twiddles
     products += N // 2
-    return np.concatenate([even + odd, even - odd])  # m, m + N/2
+    return np.concatenate([even + odd, even - odd])  # X[m], X[m + N/2]
 
 
 sizes = 2 ** np.arange(1, 13)
@@ -293,16 +304,17 @@ counted = np.array(counted)
 assert np.array_equal(counted, sizes * np.log2(sizes) / 2)
 
 # %% [markdown]
-# And the clock agrees. Three ways to the same causal convolution with a filter
-# as long as the sequence: the sum of step 2, the matrix of step 3, and NumPy's
-# FFT on padded rows. Each is checked first, then timed in turns; the median
-# counts. The clock is the thread's own processor time, so that whatever else
-# the machine is doing stays out of it.
+# Measured times agree with the count. We compare three methods for the same causal
+# convolution, with a filter as long as the sequence: the sum of step 2, the matrix
+# of step 3, and NumPy's FFT on padded rows. Each result is checked before it is
+# timed. The methods are timed in turns, and each gets the median of its times. We
+# measure the processor time of this thread, which does not count the time that the
+# processor spends on other programs.
 
 
 # %%
 def medians(calls, rounds=15):
-    """Median processor seconds of each call, the calls taking turns."""
+    """Return the median processor time of each call in seconds; the calls take turns."""
     taken = []
     for _ in range(rounds):
         taken.append([])
@@ -319,14 +331,14 @@ rows = []
 for L in lengths:
     x, k = rng.standard_normal((2, L))
     T = toeplitz(k, L)
-    ways = [
+    methods = [
         lambda: convolve_by_hand(x, k),
         lambda: T @ x,
         lambda: irfft(rfft(k, 2 * L) * rfft(x, 2 * L))[:L],
     ]
-    for way in ways[1:]:
-        assert np.allclose(way(), ways[0](), rtol=0, atol=1e-12 * L)
-    rows.append(medians(ways))
+    for method in methods[1:]:
+        assert np.allclose(method(), methods[0](), rtol=0, atol=1e-12 * L)
+    rows.append(medians(methods))
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.4))
 left.loglog(sizes, sizes**2, "s-", color="C1", label="matrix: N²")
@@ -334,7 +346,7 @@ left.loglog(sizes, counted, "o-", color="C0", label="FFT, counted: (N/2) log₂ 
 left.set(title="complex products of one DFT", xlabel="N (points)", ylabel="products")
 left.legend()
 for name, marker, colour, times in zip(
-    ["the sum, a tap at a time", "Toeplitz matrix, built before", "NumPy FFT, padded"],
+    ["the sum, tap by tap", "Toeplitz matrix (made beforehand)", "NumPy FFT, padded"],
     "^so",
     ["C2", "C1", "C0"],
     np.transpose(rows),
@@ -351,31 +363,42 @@ plt.show()
 # %% [markdown]
 # ## Step 8. A real row costs half: even/odd packing
 #
-# Our rows are real, and a complex transform of a real row does everything
-# twice: $X[-m] = \overline{X[m]}$. To use the room, put the even samples in the
-# real part and the odd ones in the imaginary part of a row of $M = N/2$ complex
-# numbers:
+# From here on we call the samples of one signal a **row**. Our rows are real, and
+# the complex transform of a real row contains everything twice, because
+# $X[-m] = \overline{X[m]}$ (indices are taken modulo the length). To avoid the
+# double work, put the even samples into the real part and the odd samples into the
+# imaginary part of a row of $M = N/2$ complex numbers:
 #
 # $$z[n] = x[2n] + i\,x[2n+1].$$
 #
-# Let $E, O$ be the DFTs of length $M$ of the even and the odd samples,
-# $Z^*[m] = \overline{Z[-m]}$, and $W = e^{-2\pi i/M}$. Then
+# Let $E$ and $O$ be the DFTs of length $M$ of the even and of the odd samples. Let
+# $Z$ be the DFT of $z$, and write $Z^*[m] = \overline{Z[-m]}$ for its conjugate at
+# the mirrored frequency, and $W = e^{-2\pi i/M}$. Then
 #
 # $$E = \tfrac12 (Z + Z^*), \qquad O = \tfrac1{2i} (Z - Z^*).$$
 #
-# (The paper's appendix A.1 prints $-i(Z-Z^*)/2i$ for $O$; that is a slip, as
-# the assert shows.) A circular convolution mixes them so:
+# (Appendix A.1 of the paper, FlashFFTConv, arXiv 2311.05908, prints
+# $-i(Z-Z^*)/2i$ for $O$. The assert below shows that this is a misprint.) Let
+# $K_e, K_o$ and $Y_e, Y_o$ be the same for the filter and for the output of the
+# circular convolution. An even output comes from an even sample and an even tap, or
+# from an odd sample and an odd tap, and similarly for the odd outputs:
 #
-# $$Y_e = E K_e + W^m O K_o, \qquad Y_o = E K_o + O K_e,$$
+# $$Y_e = E K_e + W^m O K_o, \qquad Y_o = E K_o + O K_e.$$
 #
-# where $W^m$ is the delay by one pair that an odd sample meeting an odd tap
-# gives. Put all this into $Y = Y_e + i Y_o$ and collect:
+# The factor $W^m$ is a delay by one pair: the indices $2j+1$ and $2l+1$ add up to
+# $2(j+l+1)$. The packed output has the transform
+#
+# $$Y = Y_e + i Y_o = E\,(K_e + i K_o) + O\,(W^m K_o + i K_e).$$
+#
+# Insert $E$ and $O$ from above and collect the terms with $Z$ and with $Z^*$:
 #
 # $$Y[m] = A[m]\,Z[m] + B[m]\,\overline{Z[-m]},\qquad
 #   A = K_e + \tfrac i2 (1 - W^m) K_o,\quad B = \tfrac i2 (1 + W^m) K_o.$$
 #
-# Untangle, multiply and tangle again have become one product with a
-# **spectrum** $(A, B)$ that depends on $k$ alone and is computed once.
+# So separating $Z$ into $E$ and $O$, multiplying and packing again have become one
+# product with the pair $(A, B)$. This pair depends on $k$ alone and is computed
+# once for a filter. The library calls what it prepares from a filter in this way
+# the filter's **spectrum**.
 
 # %%
 M = 20
@@ -400,21 +423,27 @@ assert np.allclose(y, circulant(k, 2 * M) @ x, rtol=0, atol=1e-13)
 # %% [markdown]
 # ## Step 9. The right angle: a causal convolution with no padding at all
 #
-# There is a neater way where the length is ours to choose. Read the row as a
-# polynomial, $u(t) = \sum u[n] t^n$; then $u(t)k(t)$ is the linear convolution,
-# $2M-1$ coefficients long. Working circularly modulo $M$ means $t^M = 1$: place
-# $M+j$ lands on place $j$ and is lost in it. Choose instead
+# There is a simpler method where we may choose the length. Read the row as a
+# polynomial, $u(t) = \sum u[n] t^n$. Then the product $u(t)k(t)$ has the linear
+# convolution as its coefficients; there are $2M-1$ of them if $u$ and $k$ have $M$
+# each. To work circularly modulo $M$ is to set $t^M = 1$: coefficient $M+j$ is
+# added to coefficient $j$, and the two cannot be separated any more. Set instead
 #
 # $$t^M = i.$$
 #
-# Now place $M+j$ lands on place $j$ *times i*. As everything is real, the two
-# stay apart: the real part holds samples $0 \dots M-1$ of the convolution, the
-# imaginary part samples $M \dots 2M-1$. The numbers with $t^M = i$ are the
-# $M$-th roots of 1, turned by a quarter of a step,
-# $t_m = \theta e^{-2\pi i m/M}$ with $\theta = e^{i\pi/2M}$. So
+# Now coefficient $M+j$ is added to coefficient $j$ after a multiplication by $i$.
+# As all samples are real, the two stay apart: the real part holds samples
+# $0 \dots M-1$ of the convolution, the imaginary part samples $M \dots 2M-1$. The
+# numbers with $t^M = i$ are the $M$-th roots of 1, turned by a quarter of the angle
+# between neighbours: $t_m = \theta e^{-2\pi i m/M}$ with $\theta = e^{i\pi/2M}$.
+# Evaluating the polynomials there is a DFT of $u[n]\theta^n$, so
 #
-# $$U = \mathrm{DFT}_M\big(u[n]\,\theta^n\big),\qquad Y = K\,U,\qquad
-#   y[n] = \theta^{-n}\, \mathrm{DFT}_M^{-1}(Y)[n].$$
+# $$U = \mathrm{DFT}_M\big(u[n]\,\theta^n\big),\qquad
+#   K = \mathrm{DFT}_M\big(k[n]\,\theta^n\big),\qquad
+#   y[n] = \theta^{-n}\, \mathrm{DFT}_M^{-1}(K\,U)[n].$$
+#
+# Since $i$ stands at a right angle to 1, the library calls this method the **right
+# angle**.
 
 # %%
 M = L = 20
@@ -426,7 +455,7 @@ y = np.fft.ifft(U * K) / theta
 linear = np.convolve(x, k)  # 2M - 1 samples
 assert np.allclose(y.real, linear[:M], rtol=0, atol=1e-13)
 assert np.allclose(y.imag[:-1], linear[M:], rtol=0, atol=1e-13)
-assert abs(y.imag[-1]) < 1e-13  # there is no sample 2M-1
+assert abs(y.imag[-1]) < 1e-13  # the convolution has no sample 2M-1
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.4), width_ratios=[1, 1.7])
 circle = np.exp(2j * np.pi * np.linspace(0, 1, 200))
@@ -457,7 +486,8 @@ right.legend(loc="upper right", ncols=1)
 plt.show()
 
 # %% [markdown]
-# Compare what is transformed for a causal convolution of $L$ real samples:
+# The table compares the lengths of the transforms for a causal convolution of $L$
+# real samples:
 
 # %%
 L = 65536
@@ -467,27 +497,27 @@ def halvings(n):
     return n / 2 * np.log2(n)
 
 
-print("way                 points   products of one transform (step 7)")
-for way, n in [("padded, complex", 2 * L), ("padded, even/odd", L), ("right angle", L)]:
-    print(f"{way:17s}{n:>9,}{halvings(n):>12,.0f}")
+print("method              points   products of one transform (step 7)")
+for method, n in [("padded, complex", 2 * L), ("padded, even/odd", L), ("right angle", L)]:
+    print(f"{method:17s}{n:>9,}{halvings(n):>12,.0f}")
 
 # %% [markdown]
-# The two real forms transform alike. The product in the middle differs:
-# even/odd takes two per point and brings each value together with its mirror
-# from the other end of memory; the right angle takes one, and its turning by
-# $\theta^n$ can be hidden in the constants of the first stage (lesson 2, step
-# 10).
+# The two methods for real rows transform equally many points. They differ in the
+# product between the transforms. Even/odd packing takes two products per point and
+# combines each value with its mirror image $Z[-m]$, which lies far away in memory.
+# The right angle takes one product per point, and its multiplication by $\theta^n$
+# can be included in the constants of the transform (lesson 2, step 10).
 #
-# A row that must wrap around $N$ gets there too. As
-# $t^N - 1 = (t^{N/2} - 1)(t^{N/2} + 1)$, fold it in halves: the sums
-# $x[n] + x[n + N/2]$ wrap around $N/2$, and the differences $x[n] - x[n + N/2]$
-# live where $t^{N/2} = -1$, which is a right angle of $M = N/4$ points. The sums
-# fold again.
+# A circular convolution modulo $N$ of real rows can be computed with right angles
+# too. As $t^N - 1 = (t^{N/2} - 1)(t^{N/2} + 1)$, **fold** the row into two of half
+# the length. The sums $x[n] + x[n + N/2]$ are convolved circularly modulo $N/2$.
+# The differences $x[n] - x[n + N/2]$ are convolved with $t^{N/2} = -1$, which is a
+# right angle of $M = N/4$ points. The sums can be folded again in the same way.
 
 
 # %%
 def right_angle(x, k):
-    """x k modulo t^2M = -1, by M complex points."""
+    """Return x k with t^2M = -1, by transforms of M complex points."""
     M = len(x) // 2
     theta = np.exp(1j * np.pi * np.arange(M) / (2 * M))
     X, K = (np.fft.fft((z[:M] + 1j * z[M:]) * theta) for z in (x, k))
@@ -496,6 +526,7 @@ def right_angle(x, k):
 
 
 def circular(x, k):
+    """Return x k with t^N = 1, by folding as long as N is a multiple of four."""
     N = len(x)
     if N % 4:
         return np.fft.ifft(np.fft.fft(x) * np.fft.fft(k)).real
@@ -511,16 +542,18 @@ assert np.allclose(
 
 # %% [markdown]
 # Together the right angles have $N/4 + N/8 + \dots$ points, as many as even/odd
-# packing, and nothing has to meet its mirror. That is the library's form
-# "folded".
+# packing has, and no value has to be combined with its mirror image. The library
+# calls this the "folded" form.
 #
-# ## Step 10. The library, on the whole genome
+# ## Step 10. The library, applied to a whole genome
 #
-# `fftconv.conv(u, k)` is the sum of step 2 for `u` of shape (B, H, L) and `k`
-# of shape (H, Lk), by the right angle of step 9 and the stages of lesson 2.
-# Three windows are three channels, with one and the same sequence in each. We
-# check against `fftconv.reference`, plain float64 NumPy that never calls the
-# library.
+# `fftconv.conv(u, k)` computes the sum of step 2 for `u` of shape (B, H, L) and `k`
+# of shape (H, Lk). B is the size of the batch and H the number of channels; each
+# channel has a filter of its own. It uses the right angle of step 9 and the
+# transforms of lesson 2. Here three windows of different lengths are three
+# channels, and each channel holds the same sequence. We compare the result with
+# `fftconv.reference`, which computes in float64 with NumPy alone and never calls
+# the library's C code.
 
 # %%
 import fftconv
@@ -544,12 +577,12 @@ print(plan)
 # %%
 fig, ax = plt.subplots(figsize=(8.6, 3.4))
 for row, width, colour, line in zip(y[0], windows, ["0.8", "C0", "C1"], [0.6, 1.3, 2.2]):
-    # A causal mean of `width` letters belongs to the window's middle.
+    # A causal mean of `width` letters is drawn at the middle of its window.
     centre = (np.arange(len(u)) - (width - 1) / 2)[width - 1 :] / 1000
     ax.plot(centre, 100 * row[width - 1 :], color=colour, lw=line, label=f"{width:,} letters")
 ax.set(
-    title="GC content of phage lambda: three filters, one call",
-    xlabel="place in the genome (thousands of letters)",
+    title="GC content of phage lambda: three filters in one call",
+    xlabel="position in the genome (thousands of letters)",
     ylabel="G or C in the window (%)",
     xlim=(0, len(u) / 1000),
 )
@@ -557,9 +590,10 @@ ax.legend(title="window", loc="upper right", ncols=3)
 plt.show()
 
 # %% [markdown]
-# The left half of the genome, which makes the virus's head and tail, is rich in
-# G and C; the right half is not, and the short window shows the noise that the
-# long ones average away.
+# The left half of the genome, which contains the genes for the head and the tail of
+# the virus, has more G and C than the right half. The short window shows random
+# variation that the longer windows average out.
 #
-# **Next.** Lesson 2 takes step 7 apart: instead of halving, it splits $N$ into
-# a few large factors, so that the transform becomes a few matrix products.
+# **Next.** Lesson 2 generalises step 7: instead of halving again and again, it
+# splits $N$ into a few large factors, so that the transform becomes a few matrix
+# products.
