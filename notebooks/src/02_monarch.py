@@ -1,21 +1,23 @@
 # %% [markdown]
 # # 2. The FFT as a few matrix products
 #
-# Lesson 1 halved the DFT until nothing was left: $\log_2 N$ small steps, each a
-# few additions. A machine with units for matrix products (a GPU's tensor cores)
-# would rather have a *few big* steps. FlashFFTConv's answer is the **order-p
-# Monarch decomposition**: write $N = N_1 N_2 \cdots N_p$ and do $p$ stages,
-# each a product with a small DFT matrix.
+# Lesson 1 halved the DFT until nothing was left to halve. That takes $\log_2 N$
+# steps, each of which does a few additions and products per point. A machine with
+# units for matrix products, such as the tensor cores of a GPU, is faster with *few
+# large* steps. FlashFFTConv (arXiv 2311.05908, called "the paper" in these lessons)
+# therefore uses the **order-$p$ Monarch decomposition**: it writes
+# $N = N_1 N_2 \cdots N_p$ and computes the DFT in $p$ **stages**, each of which is a
+# product with a small DFT matrix. The factors $N_i$ are called **radices**.
 #
 # | step | idea |
 # |---|---|
-# | 1–2 | order 2, one equation per line; the whole DFT matrix in four factors |
+# | 1–2 | order 2, one equation per line; the whole DFT matrix as four factors |
 # | 3–4 | its twiddles and its permutation, drawn |
 # | 5–6 | orders 3 and 4 by recursion; what they cost |
-# | 7 | forward and back with no permutation at all |
-# | 8–9 | the library's own stages, dense or as codelets |
-# | 10 | the right angle hidden in the first stage |
-# | 11 | real times of forced radices |
+# | 7 | transform and inverse without any permutation |
+# | 8–9 | the library's own stages, as dense products or as codelets |
+# | 10 | the right angle included in the first stage |
+# | 11 | measured times for different radices |
 
 # %%
 import platform
@@ -30,7 +32,7 @@ rng = np.random.default_rng(2)
 
 
 def dft_matrix(N):
-    """F[k, n] = exp(-2 pi i k n / N), k n reduced modulo N for accuracy."""
+    """Return F[k, n] = exp(-2 pi i k n / N); k n is reduced modulo N for accuracy."""
     k, n = np.indices((N, N))
     return np.exp(-2j * np.pi * (k * n % N) / N)
 
@@ -46,25 +48,26 @@ def dots(radices):
 # %% [markdown]
 # ## Step 1. Order 2, one equation per line
 #
-# Write the place of a sample with two digits, and so the frequency, but with
-# the digits' weights **exchanged**:
+# In this lesson $k$ is a frequency, where lesson 1 wrote $m$. Write the index $n$ of
+# a sample with two digits. Write the frequency $k$ with two digits as well, but with
+# the weights of the digits **exchanged**:
 #
 # $$n = n_1 N_2 + n_2, \qquad k = k_1 + N_1 k_2,$$
 #
 # with $n_1, k_1$ from $0$ to $N_1-1$ and $n_2, k_2$ from $0$ to $N_2-1$. With
-# $W_N = e^{-2\pi i/N}$ the DFT needs $W_N^{nk}$, and the product $nk$ has four
+# $W_N = e^{-2\pi i/N}$ the DFT needs the powers $W_N^{nk}$. The product $nk$ has four
 # terms:
 #
 # $$nk = n_1 k_1 N_2 \;+\; n_2 k_1 \;+\; n_2 k_2 N_1 \;+\; n_1 k_2 N_1 N_2.$$
 #
-# The last is a multiple of $N$ and turns nothing. As $W_N^{N_2} = W_{N_1}$ and
-# $W_N^{N_1} = W_{N_2}$,
+# The last term is a multiple of $N$, so its power of $W_N$ is 1. As
+# $W_N^{N_2} = W_{N_1}$ and $W_N^{N_1} = W_{N_2}$,
 #
 # $$X[k_1 + N_1 k_2] = \sum_{n_2} \Big( \underbrace{W_N^{\,n_2 k_1}}_{\text{twiddle}}
 #   \;\sum_{n_1} \underbrace{W_{N_1}^{\,n_1 k_1}}_{F_{N_1}}\, x[n_1 N_2 + n_2] \Big)
 #   \underbrace{W_{N_2}^{\,n_2 k_2}}_{F_{N_2}}.$$
 #
-# Both sums are matrix products of an $N_1 \times N_2$ array:
+# Both sums are matrix products with an $N_1 \times N_2$ array:
 
 # %%
 N1, N2 = 4, 8
@@ -82,20 +85,22 @@ X = D.T.reshape(N)  # X[k1 + N1 k2] = D[k1,k2]
 assert np.allclose(X, np.fft.fft(x), rtol=0, atol=1e-13)
 
 # %% [markdown]
-# For 16 points, $N_1 = N_2 = 4$, the same five lines as a picture. The number
-# in a square says which sample (or frequency) lies there; colour follows the
-# square through the picture. A bar joins what one small DFT mixes.
+# The picture shows the same five lines for 16 points, $N_1 = N_2 = 4$. The text in a
+# square says which value lies there: a sample $n$ in panel 1, the pair $k_1, n_2$ in
+# panel 2, the angle of the twiddle as a part of a full circle in panel 3, and a
+# frequency $k$ in panels 4 and 5. A square keeps its colour from panel to panel. A
+# red bar runs along the values that one small DFT combines.
 
 
 # %%
 def draw_grid(ax, numbers, colours, title, bars=None):
-    """A 4 x 4 array; bars says whether columns or rows are mixed."""
+    """Draw a 4 x 4 array; bars says whether a DFT combines its columns or its rows."""
     ax.imshow(colours, cmap="viridis", vmin=-3, vmax=18, alpha=0.75)
     for (i, j), number in np.ndenumerate(numbers):
         ax.text(j, i, number, ha="center", va="center", fontsize=9, color="k")
     for q in range(4):
         if bars == "columns":
-            ax.plot([q - 0.33, q - 0.33], [-0.3, 3.3], color="C5", lw=2.5)
+            ax.plot([q - 0.42, q - 0.42], [-0.3, 3.3], color="C5", lw=2.5)
         elif bars == "rows":
             ax.plot([-0.3, 3.3], [q + 0.36, q + 0.36], color="C5", lw=2.5)
     ax.set_title(title, fontsize=9, loc="center")
@@ -108,27 +113,30 @@ def draw_grid(ax, numbers, colours, title, bars=None):
 places = np.arange(16).reshape(4, 4)  # n = 4 n1 + n2
 frequencies = np.arange(4)[:, None] + 4 * np.arange(4)  # k = k1 + 4 k2
 fig, axes = plt.subplots(1, 5, figsize=(9.6, 2.5))
-draw_grid(axes[0], places, places, "1. fold x:\n$n = 4n_1 + n_2$")
-draw_grid(axes[1], places, places, "2. DFT of columns\n$F_4 A$", "columns")
+draw_grid(axes[0], places, places, "1. x as an array:\n$n = 4n_1 + n_2$")
+pairs = np.array([[f"{i},{j}" for j in range(4)] for i in range(4)])
+draw_grid(axes[1], pairs, places, "2. DFT of columns\n$F_4 A$: $k_1, n_2$", "columns")
 turns = np.array([[f"{i * j}/16" if i * j else "0" for j in range(4)] for i in range(4)])
-draw_grid(axes[2], turns, places, "3. twiddle: turns\nof $W_{16}^{k_1 n_2}$")
+draw_grid(axes[2], turns, places, "3. twiddles $W_{16}^{k_1 n_2}$:\nparts of a circle")
 draw_grid(axes[3], frequencies, places, "4. DFT of rows $C F_4$:\n$k = k_1 + 4k_2$", "rows")
 draw_grid(axes[4], frequencies.T, places.T, "5. transpose:\nfrequencies in order")
 plt.show()
 
 # %% [markdown]
-# ## Step 2. The whole DFT matrix, in four factors
+# ## Step 2. The whole DFT matrix as four factors
 #
-# Each line is a linear map, so the 16 × 16 matrix $F_{16}$ is their product
-# (read from the right):
+# Each line is a linear map, so the 16 × 16 matrix $F_{16}$ is the product of their
+# matrices (the rightmost one acts first):
 #
 # $$F_{16} = P\,(I_4 \otimes F_4)\; T\; (F_4 \otimes I_4).$$
 #
-# $F_4 \otimes I_4$ is the DFT of columns, $T$ a diagonal of twiddles,
-# $I_4 \otimes F_4$ the DFT of rows, $P$ the transpose. A full matrix of 256
-# entries has become two with 64 that are not zero. Matrices of the form
-# "permutation, blocks, permutation, blocks" are called *Monarch* matrices;
-# hence the name.
+# $F_4 \otimes I_4$ is the DFT of the columns, the diagonal matrix $T$ holds the
+# twiddles, $I_4 \otimes F_4$ is the DFT of the rows, and $P$ is the permutation that
+# transposes the array. A full matrix with 256 entries has become two matrices with 64
+# nonzero entries each, a diagonal and a permutation. A DFT of columns is a DFT of
+# rows between two transpositions, $F_4 \otimes I_4 = P\,(I_4 \otimes F_4)\,P$. So
+# $F_{16}$ is a product of permutations and of block diagonal matrices in turn. Such
+# products are called *Monarch* matrices, which gives the decomposition its name.
 
 # %%
 F4, I4 = dft_matrix(4), np.eye(4)
@@ -137,11 +145,13 @@ T = np.diag(np.exp(-2j * np.pi * k1 * n2 / 16).ravel())
 P = np.eye(16)[frequencies.ravel().argsort()]  # row k picks the place of X[k]
 factors = [P, np.kron(I4, F4), T, np.kron(F4, I4)]
 assert np.allclose(np.linalg.multi_dot(factors), dft_matrix(16), rtol=0, atol=1e-14)
-print([int(np.count_nonzero(abs(f) > 1e-12)) for f in factors], "entries not 0")
+assert np.allclose(P @ np.kron(I4, F4) @ P, np.kron(F4, I4))
+counts = [int(np.count_nonzero(abs(f) > 1e-12)) for f in factors]
+print("nonzero entries of the four factors:", counts)
 
 
 def draw_matrix(ax, matrix, title):
-    """Phase as colour; zero is white."""
+    """Draw the phase of each entry as a colour; entries that are zero stay white."""
     phase = np.ma.masked_where(np.abs(matrix) < 1e-12, np.round(np.angle(matrix), 9) % (2 * np.pi))
     ax.imshow(phase, cmap="hsv", vmin=0, vmax=2 * np.pi, alpha=0.8)
     ax.set_title(title, loc="center", fontsize=10)
@@ -158,15 +168,16 @@ for ax, matrix, title in zip(
     ["$F_{16}$  =", "$P$", "$I_4 \\otimes F_4$", "$T$", "$F_4 \\otimes I_4$"],
 ):
     draw_matrix(ax, matrix, title)
-fig.suptitle("colour is phase, white is zero", fontsize=9, y=0.02)
+fig.suptitle("the colour is the phase of an entry; white is zero", fontsize=9, y=0.02)
 plt.show()
 
 # %% [markdown]
-# ## Step 3. Twiddles as a phase picture
+# ## Step 3. The twiddles, drawn by their phase
 #
-# A twiddle has length 1; it only turns, by $k_1 n_2 / N$ of a full circle. Row
-# $k_1 = 0$ and column $n_2 = 0$ do not turn at all; the last corner turns
-# furthest, 9/16 of a circle on the left and 961/1024 on the right.
+# A twiddle has modulus 1, so it only turns a value, by $k_1 n_2 / N$ of a full
+# circle. The values in row $k_1 = 0$ and in column $n_2 = 0$ are not turned at all.
+# The last corner is turned furthest, by 9/16 of a circle on the left and by 961/1024
+# on the right.
 
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.5), width_ratios=[1, 1.15])
@@ -211,16 +222,17 @@ plt.show()
 # %% [markdown]
 # ## Step 4. The permutation
 #
-# After the stages, place $k_1 N_2 + k_2$ holds frequency $k_1 + N_1 k_2$: the
-# digits are written in the reverse order of their weights. With all radices 2
-# this is the well-known *bit reversal*. Putting things back in order is pure
-# memory traffic, and for long rows that is the dear part. Step 7 gets rid of
-# it.
+# After the stages, place $k_1 N_2 + k_2$ of the array holds frequency
+# $k_1 + N_1 k_2$: the digits stand in the reverse order of their weights. We call
+# this order of the frequencies **stage order**. If all radices are 2 it is the
+# well-known *bit reversal*. To sort the frequencies means to move every value in
+# memory without computing anything, and for long rows memory traffic is the larger
+# part of the time. Step 7 avoids it.
 
 
 # %%
 def stage_order(radices):
-    """The frequency that the stages leave at each place."""
+    """Return the frequency that the stages leave at each place."""
     frequency, weight = np.zeros(1, dtype=int), 1
     for N_i in radices:  # k = k_1 + N_1 (k_2 + N_2 (k_3 + ...))
         frequency = (frequency[:, None] + weight * np.arange(N_i)).ravel()
@@ -248,17 +260,17 @@ axes[0].invert_yaxis()
 plt.show()
 
 # %% [markdown]
-# ## Step 5. Orders 3 and 4: the second factor again
+# ## Step 5. Orders 3 and 4: split the second factor again
 #
-# The rows in step 1's fourth line are themselves DFTs, of length $N_2$. If
-# $N_2$ is still too long for one matrix, split *it* the same way. That is all
-# there is to higher orders: do the first stage on columns, twiddle, and treat
-# each row as a shorter problem.
+# The DFT of rows, the fourth of the five lines in step 1, has length $N_2$. If $N_2$
+# is still too long for one matrix, split it in the same way. Higher orders need no
+# other idea: transform the columns, multiply by the twiddles, and treat each row as a
+# shorter problem of the same kind.
 
 
 # %%
 def stages(x, radices):
-    """All stages along the last axis; the result is in stage order."""
+    """Run all stages along the last axis and return the result in stage order."""
     N1, N = radices[0], x.shape[-1]
     rest = N // N1
     assert N == np.prod(radices)
@@ -266,12 +278,12 @@ def stages(x, radices):
     A = x.reshape(*x.shape[:-1], N1, rest)
     C = (dft_matrix(N1) @ A) * np.exp(-2j * np.pi * k1 * n2 / N)
     if len(radices) > 1:
-        C = stages(C, radices[1:])  # every row, by the same rule
+        C = stages(C, radices[1:])  # each row is a shorter DFT
     return C.reshape(x.shape)
 
 
 def in_order(spectrum, radices):
-    """From stage order to natural order."""
+    """Return a spectrum that is in stage order in the natural order of frequencies."""
     X = np.empty_like(spectrum)
     X[..., stage_order(radices)] = spectrum
     return X
@@ -287,7 +299,7 @@ for radices in [(64, 64), (16, 16, 16), (8, 8, 8, 8), (128, 32), (32, 8, 4, 4), 
     assert error < 1e-13
 
 # %% [markdown]
-# Nothing asks for powers of two. Any factors will do:
+# The radices need not be powers of two. Any factors will do:
 
 # %%
 for radices in [(3, 5, 7), (11, 13), (6, 10, 9)]:
@@ -297,12 +309,13 @@ for radices in [(3, 5, 7), (11, 13), (6, 10, 9)]:
 # %% [markdown]
 # ## Step 6. What an order costs
 #
-# A stage of radix $N_i$ multiplies every one of the $N$ points with a row of
-# $N_i$ complex numbers, 8 real operations each (4 products, 4 sums): $8 N N_i$
-# in all. Order $p$ with equal radices costs $8\,p\,N^{1+1/p}$, and
-# $p = \log_2 N$ brings back the FFT's $N \log N$. So **a lower order does more
-# arithmetic**, on purpose: it runs in fewer, larger products, and moves the
-# data fewer times. When that pays is the subject of lesson 3.
+# A stage of radix $N_i$ computes each of the $N$ points as a sum of $N_i$ complex
+# products. A complex product and its addition to the sum take 8 real operations (4
+# products and 4 additions), so the stage takes $8 N N_i$. A transform of order $p$
+# with equal radices takes $8\,p\,N^{1+1/p}$; for $p = \log_2 N$ this is proportional
+# to $N \log N$ like the FFT. So **a lower order does more arithmetic**, but it does it
+# in fewer and larger products and moves the data through memory fewer times. Lesson 3
+# shows when that is faster.
 
 # %%
 sizes = 2 ** np.arange(4, 23)
@@ -326,20 +339,22 @@ ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]
-# ## Step 7. Forward and back, and no permutation at all
+# ## Step 7. Transform and inverse without any permutation
 #
-# A convolution only wants $F^{-1}(Fk \odot Fu)$. The product in the middle goes
-# point by point: **any order of frequencies will do, as long as $u$ and $k$
-# have the same**. So leave both in stage order. The way back undoes the stages
-# one by one, the last first: conjugate DFT of rows, conjugate twiddle,
-# conjugate DFT of columns. This is *decimation in frequency* forward and
-# *decimation in time* back, and no sample is ever sorted. A spectrum that comes
-# from elsewhere in natural order is permuted once, not on every call.
+# A convolution only needs $F^{-1}(Fk \odot Fu)$, where $k$ is again a filter as in
+# lesson 1. The product in the middle is taken point by point. So **any order of the
+# frequencies will do, as long as it is the same for $u$ and $k$**, and both can stay
+# in stage order. The inverse transform undoes the stages one by one, beginning with
+# the last: conjugate DFT of the rows, conjugate twiddles, conjugate DFT of the
+# columns. In the language of the field, the transform is *decimation in frequency*
+# and the inverse is *decimation in time*. No value is ever moved just to sort it. A
+# spectrum in natural order that comes from elsewhere is permuted once, and not on
+# every call.
 
 
 # %%
 def unstages(X, radices):
-    """The inverse of stages(): from stage order back to natural order of n."""
+    """Invert stages(): take a spectrum in stage order, return samples in natural order."""
     N1, N = radices[0], X.shape[-1]
     rest = N // N1
     C = X.reshape(*X.shape[:-1], N1, rest)
@@ -365,10 +380,10 @@ assert np.allclose(unstages(K * stages(u, radices), radices), truth, rtol=0, ato
 # %% [markdown]
 # ## Step 8. The library's own stages
 #
-# `fftconv.monarch` runs the stage code that the convolutions run, one stage at
-# a time if asked. The intermediate results must be those of step 5, and so must
-# the order in which they lie: after stage $i$ the digits $k_1 \dots k_i$ stand
-# where $n_1 \dots n_i$ stood.
+# `fftconv.monarch` runs the same stage code as the convolutions, and can run a single
+# stage. Its intermediate results must equal those of step 5, and they must lie in the
+# same order: after stage $i$ the digits $k_1 \dots k_i$ stand where the digits
+# $n_1 \dots n_i$ stood before.
 
 # %%
 from fftconv import monarch
@@ -380,7 +395,7 @@ x = complex_row(N)
 by_hand = x.reshape(1, N)
 ours = x
 for i, N_i in enumerate(radices, 1):
-    # Stage i by hand: every row that stage i - 1 left, DFT of its columns.
+    # Stage i by hand: for every row that stage i - 1 left, the DFT of its columns.
     rest = by_hand.shape[-1] // N_i
     k_i, n = np.indices((N_i, rest))
     twiddle = np.exp(-2j * np.pi * k_i * n / by_hand.shape[-1])
@@ -397,32 +412,32 @@ assert np.allclose(monarch.dft(x, radices), np.fft.fft(x), rtol=0, atol=1e-12)
 assert np.allclose(monarch.idft(monarch.dft(x, radices), radices), x, rtol=0, atol=1e-13)
 
 # %% [markdown]
-# ## Step 9. Dense, or a codelet
+# ## Step 9. Dense products and codelets
 #
-# On tensor cores a stage really is a dense product with $F_{N_i}$, as above. A
-# CPU core has no such unit, and a small DFT can itself be done with fewer
-# operations: a **codelet** is a DFT of 2 … 16 points written out in additions
-# and a few products, as in lesson 1 step 7. Here is one for 4 points: 16 real
-# additions, where the dense product takes $8 \cdot 4^2 = 128$ operations.
+# On tensor cores a stage is a dense product with $F_{N_i}$, as above. A CPU core has
+# no such unit, and a small DFT can be computed with fewer operations. A **codelet** is
+# a DFT of 2 to 16 points that is written out as additions and a few products, in the
+# way of lesson 1, step 7. Below is a codelet for 4 points. It takes 16 real additions,
+# where the dense product takes $8 \cdot 4^2 = 128$ operations.
 
 
 # %%
 def codelet_4(x):
     a, b = x[0] + x[2], x[0] - x[2]
     c, d = x[1] + x[3], x[1] - x[3]
-    return np.array([a + c, b - 1j * d, a - c, b + 1j * d])  # 8 complex sums
+    return np.array([a + c, b - 1j * d, a - c, b + 1j * d])  # 8 complex additions in all
 
 
 x = complex_row(4)
 assert np.allclose(codelet_4(x), dft_matrix(4) @ x, rtol=0, atol=1e-15)
 
 # %% [markdown]
-# The library has both. `dense=True` forces the product; the result is the same
-# up to rounding, and a plan's counters say how many operations each stage
-# takes, forward and inverse, over all rows. A radix that has no codelet of its
-# own runs as a chain of smaller ones (64 as 8 · 8, for instance), so forcing
-# radices in the codelet form forces the order of the spectrum and not the
-# arithmetic.
+# The library has both. `dense=True` forces the dense product. The results are equal
+# up to rounding, and the counters of a plan say how many operations each stage takes,
+# for transform and inverse together, over all rows. A radix that has no codelet of its
+# own runs as several smaller ones, for example 64 as 8 · 8. So with codelets the
+# radices that you ask for determine the order of the frequencies, but not always the
+# arithmetic. The column "runs as" shows the radices that are really used.
 
 # %%
 import fftconv
@@ -446,18 +461,19 @@ for radices in [(64, 64), (16, 16, 16)]:
         )
 
 # %% [markdown]
-# ## Step 10. The right angle, hidden in the first stage
+# ## Step 10. The right angle, included in the first stage
 #
-# Lesson 1 ended with the transform of $u[n]\,\theta^n$, $\theta = e^{i\pi/2M}$.
-# As $\theta^n = e^{-2\pi i\,n(-1/4)/M}$, it evaluates the DFT at frequency
-# $k - \tfrac14$ instead of $k$. Put that into step 1's equation:
+# Lesson 1 ended with the transform of $u[n]\,\theta^n$, $\theta = e^{i\pi/2M}$. As
+# $\theta^n = e^{-2\pi i\,n(-1/4)/M}$, this is the DFT evaluated at frequency
+# $k - \tfrac14$ instead of $k$. Put that into the product of step 1:
 #
 # $$n\,(k - \tfrac14) = n_1 (k_1 - \tfrac14) N_2 + n_2 (k_1 - \tfrac14)
 #   + n_2 k_2 N_1 + n_1 k_2 N_1 N_2.$$
 #
-# Only the first stage knows of it: its matrix and its twiddles use
-# $k_1 - \tfrac14$. Its input is real besides, so half of its products are with
-# zero; and of the last stage on the way back only the real part is wanted.
+# Only the first stage changes: its matrix and its twiddles use $k_1 - \tfrac14$ in
+# place of $k_1$. In addition the input of this stage is real, so half of the real
+# products would be with zero and are left out. Where only the real part of the result
+# is wanted, half of the last stage of the inverse is left out too.
 
 
 # %%
@@ -484,12 +500,12 @@ spectra = plan.rows_to_spectra(u1.reshape(1, 1, M))  # in stage order
 assert np.allclose(plan.natural(spectra).ravel(), np.fft.fft(u1 * theta), rtol=0, atol=1e-12)
 
 # %% [markdown]
-# ## Step 11. Real times
+# ## Step 11. Measured times
 #
-# The same causal convolution with forced radices, as codelets and as dense
-# products, on one core of the machine that ran this. Every result is checked
-# before it is timed; the calls take turns, and the median of the thread's own
-# processor time counts.
+# We run the same causal convolution with different radices, as codelets and as dense
+# products, on one core of the machine that ran this lesson. Every result is checked
+# before it is timed. The calls take turns, and each gets the median of this thread's
+# processor times.
 
 # %%
 B, H, L = 1, 8, 4096
@@ -537,10 +553,15 @@ ax.invert_yaxis()
 ax.grid(axis="y", visible=False)
 ax.legend(loc="lower right")
 plt.show()
+for name, values in [("codelets", codelet_ns), ("dense products", dense_ns)]:
+    print(f"{name}: the slowest takes {values.max() / values.min():.1f} times as long as the fastest")
 
 # %% [markdown]
-# As codelets the six decompositions run as nearly the same small steps and take
-# nearly the same time. As dense products they follow the operations counted in
-# step 6: large radices are the dear ones. So why ever take them? Because there
-# are machines that multiply matrices at ten times the rate of everything else.
-# Lesson 3 puts that ratio into an equation.
+# As codelets the six decompositions run as similar small steps, and their times differ
+# much less than those of the dense products; the lines printed above say by how much.
+# They are not equal, because the codelets that a radix runs as differ in speed: 64 · 64
+# and 8 · 8 · 8 · 8 both run as four stages of radix 8, while 16 · 16 · 16 runs as three
+# stages of radix 16. The times of the dense products follow the operations counted in
+# step 6, so large radices are slow. They are worth using on machines that multiply
+# matrices at ten times the rate of all other arithmetic. Lesson 3 puts that ratio into
+# an equation.
