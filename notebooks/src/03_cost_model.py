@@ -1,20 +1,21 @@
 # %% [markdown]
 # # 3. The cost model: which order, and why
 #
-# Lesson 2 left a choice open. A low order means few stages, large matrices and
-# more arithmetic; a high order means the reverse. The paper decides with one
-# equation and four numbers per machine. Here we build the equation term by
-# term, draw the paper's Figure 4 from it, move the machine's numbers with a
-# slider, and at the end hold the model against the clock of the machine at
-# hand: where it describes what runs, and where it does not.
+# Lesson 2 left a choice open. A low order has few stages with large matrices and more
+# arithmetic; a high order has many stages with small matrices and less arithmetic. The
+# paper chooses the order by one equation with four numbers for each machine. Here we
+# build this equation term by term, draw the paper's Figure 4 from it, and change the
+# numbers of the machine with a slider. At the end we compare the model with measured
+# times on the machine that ran this lesson, and see where it describes what really runs
+# and where it does not.
 #
 # | step | idea |
 # |---|---|
 # | 1–3 | four numbers, one stage, one whole transform |
-# | 4–5 | Figure 4 and its two bumps; the best order for each length |
-# | 6 | radices need not be balanced |
+# | 4–5 | Figure 4 and its two steps; the best order for each length |
+# | 6 | radices need not be nearly equal |
 # | 7 | sliders: other machines |
-# | 8–9 | this machine: measured constants, and the model against the clock |
+# | 8–9 | this machine: its measured constants, and the model against measured times |
 
 # %%
 import base64
@@ -43,15 +44,16 @@ def dots(radices):
 # %% [markdown]
 # ## Step 1. A machine in four numbers
 #
-# | symbol | what it is | A100-40GB, measured (Table 19) |
+# | symbol | what it is | A100-40GB, measured (the paper's Table 19) |
 # |---|---|---|
 # | $\sigma_H$ | bandwidth of main memory (HBM) | 1.35 TB/s |
 # | $\sigma_S$ | bandwidth of fast on-chip memory (SRAM) | 9.5 TB/s |
 # | $\tau_M$ | rate of matrix products (tensor cores, half precision) | 234 Tflop/s |
 # | $\tau_G$ | rate of all other arithmetic | 17.6 Tflop/s |
 #
-# Two limits go with them: tensor cores take matrices of at least $\mu = 16$
-# rows, and a sequence of up to 32K points stays in fast memory.
+# Two limits belong to them: tensor cores take matrices with at least $\mu = 16$ rows,
+# and a sequence of up to 32K points fits into fast memory. (K stands for 1024, and M
+# for 1024K.)
 
 # %%
 a100 = cost.HARDWARE["A100"]
@@ -65,21 +67,24 @@ print(f"sigma_s / sigma_h = {a100.sigma_s / a100.sigma_h:.1f}")
 # %% [markdown]
 # ## Step 2. One stage
 #
-# A stage of radix $N_i$ on $N$ points takes $8 N N_i$ operations (lesson 2,
-# step 6). A convolution does it forward and inverse: $16 N N_i$. Its
-# intermediate result, $N$ complex numbers of half precision, is $4N$ bytes. So
+# A stage of radix $N_i$ on $N$ points takes $8 N N_i$ operations (lesson 2, step 6). A
+# convolution runs it once in the transform and once in the inverse, which makes
+# $16 N N_i$. The intermediate result is $N$ complex numbers in half precision, or $4N$
+# bytes. So
 #
 # $$\text{seconds of stage } i =
 #   \underbrace{\frac{16\, N N_i}{\gamma(N_i)}}_{\text{arithmetic}}
 #   + \underbrace{\frac{4 N}{\omega(i)}}_{\text{memory}},\qquad
 #   \gamma(N_i) = \begin{cases}\tau_G & N_i < \mu\\
-#                              \tau_M & N_i \ge \mu.\end{cases}$$
+#                              \tau_M & N_i \ge \mu,\end{cases}$$
 #
-# Divided by $N$ the length drops out, and one picture shows the trade. A radix
-# of 8 costs *more* than one of 64: it is too small for the tensor cores. The
-# cheapest arithmetic per stage is at 16, right on the edge; but the radix also
-# decides how many stages there are. The dotted line spreads the arithmetic over
-# the $\log_2 N_i$ halvings that the stage does.
+# where $\omega(i)$ is the bandwidth of the memory that holds the intermediate result.
+# Divide by $N$, and the length drops out; the picture shows the time per point. On the
+# A100 a radix of 8 costs *more* than a radix of 64, because it is too small for the
+# tensor cores. Among the radices that the tensor cores take, the smallest, 16, has the
+# cheapest arithmetic in one stage. But the radix also determines how many stages there
+# are. A stage of radix $N_i$ replaces $\log_2 N_i$ of the halvings of lesson 1, and the
+# dotted line is the arithmetic per halving.
 
 # %%
 radix = 2 ** np.arange(1, 12)
@@ -94,10 +99,10 @@ ax.loglog(
     "o:",
     color="C0",
     alpha=0.6,
-    label="the same per halving (÷ log₂ Nᵢ)",
+    label="arithmetic per halving (÷ log₂ Nᵢ)",
 )
-ax.axhline(4e12 / a100.sigma_s, color="C2", ls="--", label="memory, 4 / σ_S (SRAM)")
-ax.axhline(4e12 / a100.sigma_h, color="C1", ls="--", label="memory, 4 / σ_H (HBM)")
+ax.axhline(4e12 / a100.sigma_s, color="C2", ls="--", label=r"memory, $4 / \sigma_S$ (SRAM)")
+ax.axhline(4e12 / a100.sigma_h, color="C1", ls="--", label=r"memory, $4 / \sigma_H$ (HBM)")
 ax.axvspan(radix[0], a100.mu * 0.84, color="0.5", alpha=0.12, lw=0)
 ax.text(2.1, 0.13, "too small for\ntensor cores", fontsize=8.5, color="0.35")
 ax.set(
@@ -112,23 +117,23 @@ ax.legend(loc="upper left")
 plt.show()
 
 # %% [markdown]
-# ## Step 3. A whole transform: Equation 2
+# ## Step 3. A whole convolution: Equation 2
 #
-# Add the stages up, for B batches and H channels:
+# Add up the stages, for a batch of $B$ and $H$ channels:
 #
 # $$C = B H \sum_{i=1}^{p} \left[ \frac{16\, N N_i}{\gamma(N_i)}
 #   + \frac{4N}{\omega(i)} \right].\tag{2}$$
 #
-# The paper says that $\omega(i)$ is the bandwidth of the memory that holds step
-# $i$'s intermediate result, and gives no formula. Ours: step $i$ works on
-# pieces of $N / (N_1 \cdots N_{i-1})$ points; if such a piece is longer than
-# 32K it lives in main memory, $\omega(i) = \sigma_H$, else in fast memory,
-# $\sigma_S$.
+# The paper says that $\omega(i)$ is the bandwidth of the memory that holds the
+# intermediate result of step $i$, and gives no formula for it. We use this rule: step
+# $i$ works on pieces of $N / (N_1 \cdots N_{i-1})$ points. If such a piece is longer
+# than 32K points it lies in main memory and $\omega(i) = \sigma_H$; otherwise it lies in
+# fast memory and $\omega(i) = \sigma_S$.
 
 
 # %%
 def equation_2(radices, hw):
-    """Seconds for B = H = 1, line by line."""
+    """Return the seconds of Equation 2 for B = H = 1."""
     N = int(np.prod(radices))
     seconds, piece = 0.0, N
     for N_i in radices:
@@ -143,24 +148,25 @@ for radices in [(64, 64), (16, 16, 16), (8, 8, 8, 8)]:
     seconds = equation_2(radices, a100)
     assert np.isclose(cost.monarch_cost(4096, radices, "A100"), seconds, rtol=1e-12)
     print(
-        f"N = 4096 as {dots(radices):9s}{1e9 * seconds:6.1f} ns a row, "
-        f"{1e12 * seconds / 4096:5.2f} ps a point"
+        f"N = 4096 as {dots(radices):9s}{1e9 * seconds:6.1f} ns per row, "
+        f"{1e12 * seconds / 4096:5.2f} ps per point"
     )
 
 # %% [markdown]
 # ## Step 4. Figure 4
 #
-# The paper's figure shows $C/N$ for $p = 2, 3, 4$ over $N$ from 256 to 4M. Its
-# vertical axis has ticks at 10 and 100 and no unit. In picoseconds per point
-# the curves run from 3 to 283, which fits those ticks, so that is very likely
-# the unit. Radices are the most equal powers of two, the largest outermost.
+# The paper's Figure 4 shows $C/N$ for $p = 2, 3, 4$ and $N$ from 256 to 4M. Its vertical
+# axis has ticks at 10 and 100 and no unit. In picoseconds per point our curves run from
+# 3 to 283, which fits those ticks, so this is very likely the unit. We take
+# **balanced** radices: the powers of two that are closest to being equal, with the
+# largest first.
 
 # %%
 SIZES = 2 ** np.arange(8, 23)
 
 
 def per_point(order, hw):
-    """Picoseconds per point for every N of SIZES, balanced radices."""
+    """Return the picoseconds per point for every N of SIZES, with balanced radices."""
     return np.array(
         [
             1e12 / n * cost.monarch_cost(n, cost.balanced_radices(n, order), hw)
@@ -197,10 +203,10 @@ ax.annotate(
     fontsize=9,
     arrowprops=arrow,
 )
-ax.annotate("SRAM limit", (49000, 9.8), (60000, 4.2), ha="center", fontsize=9, arrowprops=arrow)
+ax.annotate("rows outgrow SRAM", (49000, 9.8), (60000, 4.2), ha="center", fontsize=9, arrowprops=arrow)
 plt.show()
 
-# The values at both ends of each curve and around each bump, by hand from (2).
+# Values at the ends of the curves and around their steps, computed by hand from (2).
 for p, n, value in [
     (2, 2**8, 3.03),
     (2, 2**22, 283.45),
@@ -214,12 +220,13 @@ for p, n, value in [
     assert abs(curves[p][SIZES.tolist().index(n)] - value) < 0.006
 
 # %% [markdown]
-# Read it from left to right. With $p = 3$ the radices of short rows are below
-# 16 and run at $\tau_G$; at 4K they reach $16^3$ and the curve has dropped.
-# With $p = 4$ the same happens at 64K $= 16^4$. Between 32K and 64K a row
-# outgrows fast memory, and the outer step of every order begins to pay
-# $\sigma_H$. For $p = 4$ that falls together with the drop, so it hardly shows;
-# $p = 2$ is too busy multiplying to notice.
+# Read the figure from left to right. For $p = 3$ the radices of short rows are below 16
+# and run at the slow rate $\tau_G$. At 4K $= 16^3$ all three reach 16, and the curve has
+# dropped. For $p = 4$ the same happens at 64K $= 16^4$. Between 32K and 64K a row
+# becomes too long for fast memory, and the first stage of every order then uses the
+# bandwidth $\sigma_H$. For $p = 3$ this is the step up in the curve. For $p = 4$ it
+# coincides with the drop, which hides it. For $p = 2$ the arithmetic takes so much
+# longer that the step is hardly visible.
 
 # %% [markdown]
 # ## Step 5. The best order for each length
@@ -235,7 +242,7 @@ for i, n in enumerate(SIZES.tolist()):
         + f"{best[n]:7d}"
     )
 
-# Table 3 of the paper used order 2 to 1K, 3 from 4K to 32K, and 4 from 1M.
+# The paper's Table 3 uses order 2 up to 1K, order 3 from 4K to 32K, and order 4 from 1M.
 assert all(best[n] == 2 for n in (256, 1024))
 assert all(best[n] == 3 for n in (4096, 8192, 16384, 32768))
 assert all(best[n] == 4 for n in (2**20, 2**21, 2**22))
@@ -243,12 +250,13 @@ assert all(best[n] == 4 for n in (2**20, 2**21, 2**22))
 # %% [markdown]
 # ## Step 6. Radices need not be balanced
 #
-# The equation can be asked for the *cheapest* radices instead. What hurts is a
-# radix just under 16: it does nearly as much work as 16 and does it at the slow
-# rate. A radix of 2 runs at the slow rate too, but has so little to do that it
-# hardly matters. So where balanced radices are too small for the tensor cores,
-# one or two tiny stages let the others be large. And for the longest rows a
-# larger first stage leaves pieces that fit into fast memory.
+# Instead of taking balanced radices, we can search for the *cheapest* ones by the same
+# equation. A radix a little below 16 is the most expensive choice: it does nearly as
+# much arithmetic as 16, but at the slow rate. A radix of 2 runs at the slow rate too,
+# but does so little arithmetic that this hardly matters. So where the balanced radices
+# are too small for the tensor cores, it is cheaper to have one or two stages of radix 2
+# and larger radices in the others. For the longest rows a larger first radix is cheaper,
+# because it leaves pieces that fit into fast memory.
 
 # %%
 fig, ax = plt.subplots(figsize=(7.6, 3.6))
@@ -266,7 +274,7 @@ ax.set_xscale("log", base=2)
 ax.set_xticks(SIZES[::2], [size_name(n) for n in SIZES[::2].tolist()])
 ax.minorticks_off()
 ax.set(
-    title="cheapest radices (pale: balanced ones), A100",
+    title="cheapest radices on an A100 (pale: balanced radices)",
     ylim=(2, 500),
     xlabel="sequence length N (points)",
     ylabel="cost per point C/N (ps)",
@@ -284,17 +292,18 @@ for n, p in [(2048, 3), (4096, 4), (2**17, 3), (2**22, 4)]:
 # %% [markdown]
 # ## Step 7. Other machines, with a slider
 #
-# The library takes any four numbers, so we can ask about machines that do not
-# exist. First slider: the rate of matrix products, from no matrix unit at all
-# ($\tau_M = \tau_G$) to one far ahead of the rest. Move it and watch the drops
-# at 16 appear. (The slider swaps pictures drawn beforehand, so it needs nothing
-# installed and no connection. In a notebook that you did not run yourself it
-# moves once the notebook is trusted.)
+# The library takes any four numbers, so we can also ask about machines that do not
+# exist. The first slider changes the rate of matrix products, from a machine without
+# matrix units ($\tau_M = \tau_G$) to one whose matrix units are forty times as fast as
+# its other arithmetic. Move it to see the drops appear where the radices reach 16. (The
+# slider exchanges pictures that were drawn beforehand, so it needs no installation and
+# no connection. If you did not run the notebook yourself, the slider works after you
+# have marked the notebook as trusted.)
 
 
 # %%
 def slider(hardwares, titles, start):
-    """Figure 4 for each of a list of machines, behind a slider."""
+    """Draw Figure 4 for each machine and show the one that a slider selects."""
     pictures = []
     for hw, title in zip(hardwares, titles):
         fig, ax = plt.subplots(figsize=(7.2, 3.8))
@@ -316,13 +325,13 @@ def slider(hardwares, titles, start):
 ratios = [1, 1.5, 2, 3, 5, 8, 13.3, 20, 40]
 slider(
     [replace(a100, tau_m=ratio * a100.tau_g) for ratio in ratios],
-    [f"matrix products at {ratio:g} times the rate of the rest" for ratio in ratios],
+    [f"matrix products at {ratio:g} times the rate of other arithmetic" for ratio in ratios],
     start=6,
 )
 
 # %% [markdown]
-# Second slider: how long a row fast memory holds. The step in the curves moves
-# with it.
+# The second slider changes how many points fit into fast memory. The step up in the
+# curves moves with this number.
 
 # %%
 points = [2**i for i in range(11, 20)]
@@ -333,9 +342,10 @@ slider(
 )
 
 # %% [markdown]
-# What the first slider shows, as a static figure and two asserts: with no
-# matrix unit the order that does the least arithmetic wins everywhere, $p = 4$;
-# the faster the matrix unit, the longer $p = 2$ and 3 stay ahead.
+# The figure below shows in one picture what the first slider shows, and two asserts
+# check it. Without a matrix unit the order with the least arithmetic, $p = 4$, is the
+# best everywhere. The faster the matrix unit, the longer the rows for which $p = 2$ and
+# $p = 3$ are best.
 
 # %%
 grid = []
@@ -355,9 +365,9 @@ image = ax.pcolormesh(
     norm=BoundaryNorm([1.5, 2.5, 3.5, 4.5], 3),
 )
 ax.set(
-    title="best order (balanced radices, other constants as A100)",
+    title="best order (balanced radices, other constants as on the A100)",
     xlabel="sequence length N (points)",
-    ylabel="τ_M / τ_G",
+    ylabel=r"$\tau_M / \tau_G$",
     xticks=np.arange(0, len(SIZES), 2) + 0.5,
     xticklabels=[size_name(n) for n in SIZES[::2].tolist()],
     yticks=np.arange(len(ratios)) + 0.5,
@@ -370,11 +380,11 @@ plt.show()
 # %% [markdown]
 # ## Step 8. This machine
 #
-# `cost.HARDWARE["host"]` measures the four numbers here, in about half a second
-# and on one core: a copy far beyond every cache for $\sigma_H$, a copy inside
-# the L2 cache for $\sigma_S$, a dense stage of radix 32 for $\tau_M$ and a
-# codelet of radix 4 for $\tau_G$. How many points stay in fast memory follows
-# from the size of the L2 cache.
+# `cost.HARDWARE["host"]` measures the four numbers on this machine, on one core, in
+# about half a second. $\sigma_H$ is measured by a copy that is much larger than every
+# cache, $\sigma_S$ by a copy inside the L2 cache, $\tau_M$ by a dense stage of radix 32,
+# and $\tau_G$ by a codelet of radix 4. The number of points that fit into fast memory
+# follows from the size of the L2 cache.
 
 # %%
 host = cost.HARDWARE["host"]
@@ -391,12 +401,13 @@ for field, unit, size in [
         f"{field:12s}{getattr(a100, field) / size:12,.0f}"
         f"{getattr(host, field) / size:16,.1f} {unit}"
     )
+print(f"on this machine tau_m / tau_g = {host.tau_m / host.tau_g:.2f}")
 assert host.measured
 assert min(host.sigma_h, host.sigma_s, host.tau_m, host.tau_g) > 0
 
 fig, ax = plt.subplots(figsize=(7.6, 4.0))
 host_curves = draw_figure_4(ax, host, 1e-3, "ns")
-ax.set(title="the same model with this machine's constants, one core")
+ax.set(title="the same model with the constants of this machine, one core")
 plt.show()
 for n in (1024, 16384, 2**20):
     print(
@@ -405,13 +416,20 @@ for n in (1024, 16384, 2**20):
     )
 
 # %% [markdown]
-# ## Step 9. The model against the clock
+# The number that decides is the printed ratio $\tau_M / \tau_G$. On the A100 a matrix
+# product runs 13.3 times as fast as other arithmetic. A CPU core has no matrix unit:
+# dense products run on the same units as everything else, so the ratio is near 1, and
+# the model chooses the order with the least arithmetic.
 #
-# Now the test. We force radices, run the convolution on one core, and compare
-# with Equation 2 and this machine's constants: once with dense products, which
-# is what the equation describes, and once with codelets, which is what the
-# library does on a CPU. Results are checked before they are timed, the plans
-# take turns, and the median of the thread's own processor time counts.
+# ## Step 9. The model against measured times
+#
+# Now we test the model. We prescribe the radices, run the convolution on one core, and
+# compare its time with Equation 2 and the constants of this machine. We do this once
+# with dense products, which is what the equation describes, and once with codelets,
+# which is what the library uses on a CPU. Results are checked before they are timed.
+# The plans take turns, and each gets the median of this thread's processor times. $M$
+# is the length of the complex transform, which for a causal convolution is the length
+# of the row (lesson 1, step 9).
 
 # %%
 import fftconv
@@ -487,7 +505,7 @@ ax.text(
     fontsize=8.5,
 )
 ax.set(
-    title="Equation 2 against the clock (number: order p)",
+    title="Equation 2 against measured times (the number is the order p)",
     aspect="equal",
     xlabel="predicted by Equation 2 (ns per point)",
     xlim=ends,
@@ -504,7 +522,7 @@ plt.show()
 
 # %%
 def best_of(M, dense, value):
-    """The order whose predicted or measured time is least."""
+    """Return the order whose predicted or measured time is least."""
     chosen = [q for q in points if q["M"] == M and q["dense"] == dense]
     return min(chosen, key=lambda q: q[value])["p"]
 
@@ -529,12 +547,12 @@ def off_by(name, chosen, value="predicted"):
 
 
 print("\nmeasured / predicted")
-off_by("dense, all radices to 16", [q for q in points if q["dense"] and max(q["radices"]) <= 16])
+off_by("dense, all radices up to 16", [q for q in points if q["dense"] and max(q["radices"]) <= 16])
 off_by("dense, some radix above 16", [q for q in points if q["dense"] and max(q["radices"]) > 16])
 off_by("codelets", points[1::2])
 off_by("codelets, by the planner's estimate", points[1::2], "planner")
 
-print("\nbest order:   by the model   dense   codelets")
+print("\nbest order:  by Equation 2   dense   codelets")
 for M in (1024, 4096, 16384):
     print(
         f"{size_name(M):>10s}{best_of(M, True, 'predicted'):>12d}"
@@ -543,21 +561,22 @@ for M in (1024, 4096, 16384):
     )
 
 # %% [markdown]
-# What the numbers of the stored run say:
+# What the numbers say:
 #
-# - **Dense products.** Equation 2 is meant for these, and it does well: it puts
-#   the orders in the right sequence, and for large radices, where arithmetic
-#   is all, it is near in size too. With small radices it is too low. It charges
-#   them at $\tau_G$, which here is the codelets' rate; it counts bytes of half
-#   precision where ours are float32; and it leaves out the rows' reading and
-#   writing, the twiddles and the product of the spectra.
-# - **Codelets.** Here the model is simply not about what runs. A codelet does
-#   not do $8 N_i$ operations a point, and a radix of 64 runs as two of 8, so all
-#   decompositions of one length take nearly the same time. That is why the
-#   library's planner on a CPU does not minimise Equation 2: it adds up the
-#   cycles of codelets and the bytes that each cache level moves, which gives
-#   the last column.
-# - **What stays** is the shape of the argument: count arithmetic at the rate it
-#   really runs at, count bytes at the bandwidth of the memory they really sit
-#   in, add them up per stage, and let a program choose. On a GPU, Equation 2 is
-#   that sum.
+# - **Dense products.** Equation 2 is meant for these, and it describes them well. A longer
+#   predicted time generally means a longer measured time, and where a large radix makes arithmetic
+#   the largest part, the predicted time is close to the measured one. For small radices
+#   the prediction is too low. The equation counts their arithmetic at the rate $\tau_G$,
+#   which we measured with a codelet. It counts the bytes of half precision, while these
+#   rows are float32. And it leaves out reading and writing the rows, the twiddles and
+#   the product of the spectra.
+# - **Codelets.** Equation 2 does not describe these. A codelet does fewer operations
+#   than the $8 N_i$ per point of a dense product, and a radix of 64 runs as two stages
+#   of radix 8. So the measured times of one length differ far less than the predicted
+#   ones. For this reason the library does not minimise Equation 2 when it plans for a
+#   CPU. Its planner adds up the cycles of the codelets and the time for the bytes that
+#   move through each level of cache; the last column of the table is its estimate.
+# - **The method** is the same in both cases: count the arithmetic at the rate at which
+#   it really runs, count the bytes at the bandwidth of the memory in which they really
+#   lie, add both up over the stages, and let a program choose the least sum. On a GPU,
+#   Equation 2 is this sum.
