@@ -58,9 +58,9 @@ print(f"L = {len(u)} letters, {u.mean():.1%} of them G or C")
 # Tap $k[s]$ is the weight that the sample $s$ places earlier has in the present
 # output. An output never depends on later samples, so this convolution is called
 # **causal**. If every tap is $1/L_k$, the sum is the mean of the last $L_k$
-# letters, which is the *GC content* of a window of the genome. The first
-# $L_k - 1$ outputs are smaller than that mean, because their window reaches back
-# to before the sequence, where $u$ counts as zero.
+# letters, which is the *GC content* of a window of the genome. For the first
+# $L_k - 1$ outputs the window reaches back to before the sequence, where $u$ counts
+# as zero. That is why the lower curve of the figure begins near 0.
 
 
 # %%
@@ -122,8 +122,8 @@ assert np.array_equal(convolve_by_hand(impulse, k)[:12], k)
 #
 # If the index is taken modulo $N$, $C[t, s] = k[(t-s) \bmod N]$, the matrix is
 # called **circulant** and the convolution **circular modulo $N$**: samples that
-# move past the end come back in at the front. In this lesson the filter is often
-# as long as the sequence. That is the case for which the library is made.
+# move past the end come back in at the front. A filter may be as long as the
+# sequence, and that is the case for which the library is made.
 
 # %%
 L = 12
@@ -304,12 +304,13 @@ counted = np.array(counted)
 assert np.array_equal(counted, sizes * np.log2(sizes) / 2)
 
 # %% [markdown]
-# Measured times agree with the count. We compare three methods for the same causal
-# convolution, with a filter as long as the sequence: the sum of step 2, the matrix
-# of step 3, and NumPy's FFT on padded rows. Each result is checked before it is
-# timed. The methods are timed in turns, and each gets the median of its times. We
-# measure the processor time of this thread, which does not count the time that the
-# processor spends on other programs.
+# Measured times agree with the count once the rows are long. For short rows the fixed
+# cost of calling a NumPy function is larger than the arithmetic. We compare three methods
+# for the same causal convolution, with a filter as long as the sequence: the sum of step
+# 2, the matrix of step 3, and NumPy's FFT on padded rows. Each result is checked before
+# it is timed. The methods take turns, and each gets the median of its times. We measure
+# the processor time of this thread, which does not count the time that the processor
+# spends on other programs.
 
 
 # %%
