@@ -226,8 +226,8 @@ plt.show()
 # $k_1 + N_1 k_2$: the digits stand in the reverse order of their weights. We call
 # this order of the frequencies **stage order**. If all radices are 2 it is the
 # well-known *bit reversal*. To sort the frequencies means to move every value in
-# memory without computing anything, and for long rows memory traffic is the larger
-# part of the time. Step 7 avoids it.
+# memory without computing anything, and for long rows memory traffic takes a large part
+# of the time. Step 7 avoids it.
 
 
 # %%
@@ -283,7 +283,7 @@ def stages(x, radices):
 
 
 def in_order(spectrum, radices):
-    """Return a spectrum that is in stage order in the natural order of frequencies."""
+    """Sort a spectrum from stage order into natural order."""
     X = np.empty_like(spectrum)
     X[..., stage_order(radices)] = spectrum
     return X
@@ -359,7 +359,7 @@ def unstages(X, radices):
     rest = N // N1
     C = X.reshape(*X.shape[:-1], N1, rest)
     if len(radices) > 1:
-        C = unstages(C, radices[1:])  # rows first
+        C = unstages(C, radices[1:])  # undo the later stages first
     k1, n2 = np.indices((N1, rest))
     B = C * np.exp(+2j * np.pi * k1 * n2 / N)  # undo the twiddle
     return (dft_matrix(N1).conj() @ B / N1).reshape(X.shape)  # undo the columns
@@ -554,7 +554,9 @@ ax.grid(axis="y", visible=False)
 ax.legend(loc="lower right")
 plt.show()
 for name, values in [("codelets", codelet_ns), ("dense products", dense_ns)]:
-    print(f"{name}: the slowest takes {values.max() / values.min():.1f} times as long as the fastest")
+    print(
+        f"{name}: the slowest takes {values.max() / values.min():.1f} times as long as the fastest"
+    )
 
 # %% [markdown]
 # As codelets the six decompositions run as similar small steps, and their times differ
