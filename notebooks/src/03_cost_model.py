@@ -12,7 +12,7 @@
 # | step | idea |
 # |---|---|
 # | 1–3 | four numbers, one stage, one whole transform |
-# | 4–5 | Figure 4 and its two steps; the best order for each length |
+# | 4–5 | Figure 4 and its two bumps; the best order for each length |
 # | 6 | radices need not be nearly equal |
 # | 7 | sliders: other machines |
 # | 8–9 | this machine: its measured constants, and the model against measured times |
@@ -125,7 +125,7 @@ plt.show()
 #   + \frac{4N}{\omega(i)} \right].\tag{2}$$
 #
 # The paper says that $\omega(i)$ is the bandwidth of the memory that holds the
-# intermediate result of step $i$, and gives no formula for it. We use this rule: step
+# intermediate result of stage $i$, and gives no formula for it. We use this rule: stage
 # $i$ works on pieces of $N / (N_1 \cdots N_{i-1})$ points. If such a piece is longer
 # than 32K points it lies in main memory and $\omega(i) = \sigma_H$; otherwise it lies in
 # fast memory and $\omega(i) = \sigma_S$.
@@ -203,10 +203,12 @@ ax.annotate(
     fontsize=9,
     arrowprops=arrow,
 )
-ax.annotate("rows outgrow SRAM", (49000, 9.8), (60000, 4.2), ha="center", fontsize=9, arrowprops=arrow)
+ax.annotate(
+    "rows outgrow SRAM", (49000, 9.8), (60000, 4.2), ha="center", fontsize=9, arrowprops=arrow
+)
 plt.show()
 
-# Values at the ends of the curves and around their steps, computed by hand from (2).
+# Values at the ends of the curves and around their bumps, computed by hand from (2).
 for p, n, value in [
     (2, 2**8, 3.03),
     (2, 2**22, 283.45),
@@ -224,12 +226,16 @@ for p, n, value in [
 # and run at the slow rate $\tau_G$. At 4K $= 16^3$ all three reach 16, and the curve has
 # dropped. For $p = 4$ the same happens at 64K $= 16^4$. Between 32K and 64K a row
 # becomes too long for fast memory, and the first stage of every order then uses the
-# bandwidth $\sigma_H$. For $p = 3$ this is the step up in the curve. For $p = 4$ it
-# coincides with the drop, which hides it. For $p = 2$ the arithmetic takes so much
-# longer that the step is hardly visible.
+# bandwidth $\sigma_H$. For $p = 3$ the curve rises there. For $p = 4$ the rise coincides
+# with the drop, which hides it. For $p = 2$ the arithmetic takes so much longer that the
+# rise is hardly visible.
 
 # %% [markdown]
 # ## Step 5. The best order for each length
+#
+# The table gives the balanced radices of each order, their cost in picoseconds per point,
+# and the order that costs least. The asserts compare it with the orders that the paper
+# reports for its own measurements.
 
 # %%
 print(f"{'N':>5s}" + "".join(f"{f'p = {p}':>14s}      ps" for p in (2, 3, 4)) + "   best")
@@ -330,8 +336,8 @@ slider(
 )
 
 # %% [markdown]
-# The second slider changes how many points fit into fast memory. The step up in the
-# curves moves with this number.
+# The second slider changes how many points fit into fast memory. The place where the
+# curves rise moves with this number.
 
 # %%
 points = [2**i for i in range(11, 20)]
@@ -564,9 +570,9 @@ for M in (1024, 4096, 16384):
 # What the numbers say:
 #
 # - **Dense products.** Equation 2 is meant for these, and it describes them well. A longer
-#   predicted time generally means a longer measured time, and where a large radix makes arithmetic
-#   the largest part, the predicted time is close to the measured one. For small radices
-#   the prediction is too low. The equation counts their arithmetic at the rate $\tau_G$,
+#   predicted time generally means a longer measured time. Where a large radix makes the
+#   arithmetic the largest part, the predicted time is close to the measured one. For small
+#   radices the prediction is too low. The equation counts their arithmetic at the rate $\tau_G$,
 #   which we measured with a codelet. It counts the bytes of half precision, while these
 #   rows are float32. And it leaves out reading and writing the rows, the twiddles and
 #   the product of the spectra.
