@@ -56,8 +56,8 @@ w = np.array(
     [
         [0, 1, 0],  # the sample before
         [0, -1, 1],  # the change since the sample before
-        [1 / 3, 1 / 3, 1 / 3],
-    ],  # the mean of three samples
+        [1 / 3, 1 / 3, 1 / 3],  # the mean of three samples
+    ],
     np.float32,
 )
 y = fftconv.depthwise_conv1d(x, w, padding="causal")
@@ -126,7 +126,9 @@ u = rng.standard_normal((1, 1, L))
 assert np.allclose(fftconv.conv(u, k, in_gate=w, out_gate=v)[0, 0], M @ u[0, 0])
 
 fig, axes = plt.subplots(1, 2, figsize=(6.4, 3))
-for ax, matrix, title in zip(axes, [T, M], ["$T_k$: the filter alone", "$D_v T_k D_w$: with gates"]):
+for ax, matrix, title in zip(
+    axes, [T, M], ["$T_k$: the filter alone", "$D_v T_k D_w$: with gates"]
+):
     ax.imshow(matrix, cmap="Blues")
     ax.set(title=title, xlabel="input index", ylabel="output index")
     ax.grid(False)
@@ -344,8 +346,8 @@ mix = np.array(
     [
         [C_, G_, G_],  # v marks C, G, and G
         [every, every, C_],  # the gate x_1 passes everything, everything, and only C
-        [every, every, every],
-    ],  # the gate x_2 passes everything
+        [every, every, every],  # the gate x_2 passes everything
+    ],
     np.float32,
 )
 short = np.zeros((9, 2), np.float32)
@@ -481,10 +483,10 @@ right.set(title="the learned filter (grey line: at the start)", xlabel="lag")
 plt.show()
 
 # %% [markdown]
-# The learned filter gives recent values more weight than old ones, as it should. The tap
-# at lag 0 does not change, because no question is asked at the place where a pair is
-# written, and its gradient is zero. The loss stops decreasing well above zero: one fixed
-# filter can prefer recent values, but it cannot remove an old one exactly.
+# On the whole, the learned filter gives recent values more weight than old ones, as it
+# should. The tap at lag 0 does not change: no question is asked at the place where a pair
+# is written, so the gradient of this tap is zero. The loss stops decreasing well above
+# zero: one fixed filter can prefer recent values, but it cannot remove an old one exactly.
 #
 # ## Summary
 #
