@@ -1,29 +1,38 @@
 # %% [markdown]
-# # 5. One sum, three orders
+# # 5. One sum, evaluated in three ways
 #
-# A state-space layer mixes channels, convolves, and mixes again:
+# A state-space layer combines channels, convolves, and combines channels again (lesson 6
+# explains where its kernels come from). Its input $x$ has a batch of $B$ sequences of
+# length $L$ with $H_i$ channels, and its output $y$ has $H_o$ channels. Between them
+# there are $N$ **states**, each with a convolution kernel of its own:
 #
-# $$ y[b,t,o] = \sum_n C[o,n] \sum_{j\le t} K[n,j] \sum_i B[n,i]\; x[b,t-j,i]. $$
+# $$ y[b,t,o] = \sum_n \mathbf{C}[o,n] \sum_{j\le t} K[n,j] \sum_i \mathbf{B}[n,i]\;
+#    x[b,t-j,i]. $$
 #
-# Three factors and a convolution: nobody says in which order. All orders give the
-# same numbers; one may cost a hundred times what another does. lrnnx's
-# `opt_ssm_forward` chooses among three by a rule of two inequalities. This lesson
-# derives the rule, finds what it leaves out, and asks the clock.
+# We write the matrices $\mathbf{B}$ and $\mathbf{C}$ in bold, because $B$ is the size of
+# the batch. The formula has three factors and does not say which of them to combine
+# first. Every order of evaluation gives the same numbers, but one may cost many times as
+# much as another. lrnnx, a PyTorch package of state-space and recurrent models, has a
+# function `opt_ssm_forward` that chooses among three of them, called **strategies**, by a
+# rule of two inequalities. The library offers this function for NumPy arrays. In this
+# lesson we derive the rule, see what it leaves out, and measure.
 #
 # | step | idea |
 # |---|---|
-# | 1 | three programs, one result |
+# | 1 | three programs with one result |
 # | 2 | counting products: where the rule comes from |
 # | 3 | counting transforms too: what the rule leaves out |
-# | 4 | the plane: who is fastest where |
-# | 5 | the model against the clock |
-# | 6 | memory: what must never be made |
-# | 7 | the library's calls, and a trap |
+# | 4 | which strategy is expected to be fastest where |
+# | 5 | expected times against measured ones |
+# | 6 | memory: which arrays must never be made |
+# | 7 | the library's calls, and an ambiguous case |
 
 # %%
+import os
 import time
 import warnings
 
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # NumPy multiplies matrices on one thread
 import matplotlib.pyplot as plt
 import numpy as np
 from fftconv.lrnnx import Centaurus, fft_conv, opt_ssm_forward, strategy_costs, upstream_strategy
@@ -32,28 +41,34 @@ plt.style.use("lesson.mplstyle")
 rng = np.random.default_rng(5)
 
 # %% [markdown]
-# ## Step 1. Three programs, one result
+# ## Step 1. Three programs with one result
+#
+# **Strategy 1** multiplies the three factors first, which gives one kernel for each pair
+# of an input and an output channel, and then convolves. **Strategy 2** projects the input
+# onto the states with $\mathbf{B}$, convolves these $N$ rows, and combines the results
+# with $\mathbf{C}$. **Strategy 3** transforms first, does everything at each frequency,
+# and transforms back. The asserts check all three, and also the library's function.
 
 
 # %%
 def convolve(u, k):
-    """Causal, along the last axis."""
+    """Return the causal convolution along the last axis."""
     n = 2 * u.shape[-1]
     return np.fft.irfft(np.fft.rfft(u, n) * np.fft.rfft(k, n), n)[..., : n // 2]
 
 
-def kernels_first(x, K, B, C):  # 1: all (o, i) kernels, in time
+def kernels_first(x, K, B, C):  # strategy 1: a kernel for each pair (o, i)
     k = np.einsum("on,nl,ni->oil", C, K, B)
     rows = x.swapaxes(1, 2)  # (B, H_in, L)
     return sum(convolve(rows[:, i, None], k[:, i]) for i in range(k.shape[1])).swapaxes(1, 2)
 
 
-def project_first(x, K, B, C):  # 2: N rows in the middle
+def project_first(x, K, B, C):  # strategy 2: N rows are convolved
     u = np.einsum("bli,ni->bnl", x, B)
     return np.einsum("bnl,on->blo", convolve(u, K), C)
 
 
-def at_each_frequency(x, K, B, C):  # 3: everything between transforms
+def at_each_frequency(x, K, B, C):  # strategy 3: all sums are taken between the transforms
     n = 2 * x.shape[1]
     X, Kf = np.fft.rfft(x, n, axis=1), np.fft.rfft(K, n)
     Y = np.einsum("bfi,ni,nf,on->bfo", X, B, Kf, C, optimize=True)
@@ -65,7 +80,8 @@ K = rng.standard_normal((7, 100))
 B, C = rng.standard_normal((7, 5)), rng.standard_normal((4, 7))
 first = kernels_first(x, K, B, C)
 for other in project_first, at_each_frequency:
-    print(other.__name__, np.abs(other(x, K, B, C) - first).max())
+    difference = np.abs(other(x, K, B, C) - first).max()
+    print(f"{other.__name__:18s}largest difference from kernels_first {difference:.0e}")
     assert np.allclose(other(x, K, B, C), first)
 for strategy in 1, 2, 3:
     assert np.allclose(opt_ssm_forward(x, K, B, C, strategy=strategy), first)
@@ -73,15 +89,18 @@ for strategy in 1, 2, 3:
 # %% [markdown]
 # ## Step 2. Where the rule comes from
 #
-# For each place in time (or frequency), kernels first costs $H_iH_oN$ to make
-# them and $B\,H_iH_o$ to use them; projections cost $BN(H_i+H_o)$. So kernels
-# first wins where $H_iH_o(N+B) < BN(H_i+H_o)$; divide by $BNH_iH_o$:
+# Count the products at each place in time, or at each frequency. To combine the factors
+# into kernels takes $H_iH_oN$ products, and to use the kernels takes $B\,H_iH_o$. To
+# project onto the states and back takes $BN(H_i+H_o)$. So kernels are the cheaper choice
+# where $H_iH_o(N+B) < BN(H_i+H_o)$. Divide by $BNH_iH_o$:
 #
 # $$ \frac1B+\frac1N < \frac1{H_i}+\frac1{H_o}. $$
 #
-# That is the first inequality, exactly. Inside either case the rule asks where
-# fewer rows are to be transformed: kernels in time if $H_iH_o\le N$, projections
-# in time if $N\le H_i$.
+# This is exactly the first inequality of lrnnx's rule. The second one decides whether to
+# work in time or at each frequency, by comparing how many rows would be transformed.
+# Where kernels are cheaper, the rule makes them in time (strategy 1) if $H_iH_o\le N$.
+# Where projections are cheaper, it makes them in time (strategy 2) if $N\le H_i$. In all
+# other cases it takes strategy 3.
 
 # %%
 sizes = rng.integers(1, 400, (2000, 4)).tolist()
@@ -90,18 +109,22 @@ for b, i, o, n in sizes:
     kernels, projections = i * o * (n + b), b * n * (i + o)
     rule = 1 / i + 1 / o > 1 / b + 1 / n
     agree += rule == (kernels < projections) or kernels == projections
-print(f"the inequality is the count at {agree} of {len(sizes)} random sizes")
+print(f"the inequality agrees with the count at {agree} of {len(sizes)} random sizes")
 assert agree == len(sizes)
 
 # %% [markdown]
 # ## Step 3. What the rule leaves out
 #
-# - A causal convolution is twice as long at the frequencies as in time: projecting
-#   there costs two of projecting here.
-# - Transforms are not free: $O(\log L)$ for each sample, and $L$ is in no inequality.
-# - Bytes are not free either.
+# - A causal convolution of length $L$ is computed with transforms of padded rows, which
+#   have about $L$ complex frequencies and so twice as many real numbers as the rows have
+#   samples. To project at each frequency costs as much as to project twice in time.
+# - Transforms are not free. They take time proportional to $\log L$ for each sample, and
+#   $L$ occurs in neither inequality.
+# - Reading and writing memory is not free either.
 #
-# `strategy_costs` counts all of it. At the shapes of lrnnx's own document:
+# `strategy_costs` counts all of this. It splits strategy 3 into two: "3 projections"
+# projects at each frequency, and "3 kernels" makes the kernels there. These are its
+# results for the sizes that lrnnx's documentation uses as an example:
 
 # %%
 shape = dict(batch=32, length=1024, inputs=64, outputs=64, states=128)
@@ -109,15 +132,17 @@ costs = strategy_costs(**shape, threads=1)
 for order, cost in costs.items():
     print(
         f"{order:14} {cost.flops / 1e9:5.2f} Gflop, {1e3 * cost.seconds:6.1f} ms "
-        f"expected, {cost.memory_bytes / 1e6:6.1f} MB beside operands and result"
+        f"expected, {cost.memory_bytes / 1e6:6.1f} MB besides operands and result"
     )
-print("lrnnx's rule:", upstream_strategy(32, 64, 64, 128))
+print("lrnnx's rule chooses strategy", upstream_strategy(32, 64, 64, 128))
 
 # %% [markdown]
-# ## Step 4. The plane
+# ## Step 4. Which strategy is expected to be fastest where
 #
-# For $H_i=H_o=H$ and $N$ states, the choice by expected seconds, over $B$ and $H$,
-# at three lengths. The dashed line is the rule's first inequality.
+# Take $H_i=H_o=H$ channels and $N=64$ states. For each $B$ and $H$ the figure shows the
+# strategy with the least expected time, at three lengths. On the dashed line both sides
+# of the rule's first inequality are equal; below it the rule makes kernels, above it the
+# rule projects.
 
 # %%
 orders = list(costs)
@@ -142,18 +167,19 @@ for axis, length in zip(axes, (128, 1024, 8192)):
     axis.plot(b, 2 / (1 / b + 1 / states), "--", color="0.5")
     axis.set_xscale("log", base=2)
     axis.set_yscale("log", base=2)
-    axis.set_xlabel("B")
+    axis.set_xlabel("$B$, size of the batch")
     axis.set_title(f"L = {length}, N = {states}")
-axes[0].set_ylabel("$H$")
+axes[0].set_ylabel("$H$, channels")
 axes[0].set_ylim(1.5, 400)
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
 plt.show()
 
 # %% [markdown]
-# ## Step 5. The model against the clock
+# ## Step 5. Expected times against measured ones
 #
-# Each strategy forced, at shapes where different ones win. The whole run is in
-# `experiments/strategies.py`, with SciPy beside it.
+# Here each strategy is forced in turn, for four combinations of sizes, on one core. The
+# table gives the measured times, with the expected times in parentheses. The script
+# `experiments/strategies.py` measures many more, and compares with SciPy.
 
 
 # %%
@@ -167,6 +193,7 @@ def seconds(call):
     return min(times)
 
 
+print("strategy: measured ms (expected ms)")
 figure, axis = plt.subplots(figsize=(5.2, 4))
 for b, length, h, n in (
     (8, 1024, 32, 64),
@@ -197,33 +224,36 @@ for b, length, h, n in (
     axis.loglog(expected, measured, "o", label=f"B={b}, L={length}, H={h}, N={n}")
 ends = axis.get_xlim()
 axis.plot(ends, ends, color="0.7", zorder=0)
+axis.set_title("three strategies at each of four sizes", fontsize=10)
 axis.set_xlabel("expected seconds")
-axis.set_ylabel("measured seconds")
+axis.set_ylabel("measured seconds (grey line: as expected)")
 axis.legend(fontsize=7)
 plt.show()
 
 # %% [markdown]
-# ## Step 6. What must never be made
+# ## Step 6. Which arrays must never be made
 #
-# Evaluated from left to right, the einsum of strategy 3 makes an array of
-# $(B, 2L, H, N)$ complex numbers first. At the document's shapes:
+# Evaluated from left to right, the `einsum` of strategy 3 first makes an array of
+# $(B, 2L, H, N)$ complex numbers. For the sizes of step 3 this array alone would take
+# gigabytes. The library needs the following memory besides the operands and the result:
 
 # %%
 B_, L_, H_, N_ = 32, 1024, 64, 128
-print(f"(B, 2L, H, N) complex64: {B_ * 2 * L_ * H_ * N_ * 8 / 1e9:.1f} GB")
+print(f"an array (B, 2L, H, N) of complex64: {B_ * 2 * L_ * H_ * N_ * 8 / 1e9:.1f} GB")
 for order, cost in strategy_costs(B_, L_, H_, H_, N_, threads=1).items():
     print(f"{order:14} {cost.memory_bytes / 1e6:6.1f} MB")
 
 # %% [markdown]
-# Even $(B, F, N)$ is not made: strategy 2 takes a few of the batch at a time,
-# strategy 3 a block of frequencies that stays in cache, strategy 1 a block of
-# kernels.
+# The library does not even make an array of $(B, F, N)$ numbers for the $F$ frequencies.
+# Strategy 1 makes a block of kernels at a time, strategy 2 works on a few sequences of
+# the batch at a time, and strategy 3 on a block of frequencies that fits into the cache.
 #
-# ## Step 7. The calls, and a trap
+# ## Step 7. The library's calls, and an ambiguous case
 #
-# `K` may be (L, N), as lrnnx's document says, or (N, L), as its models pass it.
-# Its shape tells which, but for a square one. There the original goes on silently
-# and wrong; here the documented layout is taken, with a warning, unless you say.
+# `K` may have the shape (L, N), as in lrnnx's documentation, or (N, L), as in the code of
+# its models. The shape says which of the two is meant, unless $L = N$. In that case lrnnx
+# takes one of them without a warning, and its result is wrong if the other was meant. The
+# library takes the documented layout and warns, unless the argument `k_layout` names one.
 
 # %%
 x, K = rng.standard_normal((2, 8, 3)), rng.standard_normal((8, 8))
@@ -237,16 +267,27 @@ columns = opt_ssm_forward(x, K.T, B, C, k_layout="LN")
 assert np.allclose(rows, columns)
 
 # %%
-# fft_conv reads the layout from the letters
+# fft_conv takes the layout from the letters of its first argument.
 assert np.allclose(fft_conv("blh,nl,nh,on->blo", x, K, B, C), rows)
 assert np.allclose(fft_conv("blh,ln,hn,no->blo", x, K.T, B.T, C.T), rows)
 
-# Centaurus' modes use the structure that B and C have
+# Centaurus is a layer made of this sum.  Its modes differ in the structure of B and C.
 x = rng.standard_normal((3, 50, 4))
 for mode, N in ("neck", 6), ("dws", 4), ("full", 16), ("pointwise", 6):
     layer = Centaurus(4, N, 2, mode, seed=0)
     state, steps = layer.default_state(3), np.empty_like(x)
     for t in range(50):
         steps[:, t], state = layer.step(x[:, t], state)
-    print(f"{mode:10} forward against steps: {np.abs(layer(x) - steps).max():.1e}")
+    difference = np.abs(layer(x) - steps).max()
+    print(f"{mode:10} whole sequence against step by step: difference {difference:.0e}")
     assert np.allclose(layer(x), steps)
+
+# %% [markdown]
+# ## Summary
+#
+# - Whether to make kernels or to project depends on the sizes alone, and lrnnx's first
+#   inequality is the exact count of the products.
+# - The rule leaves out the transforms, the doubled length at the frequencies, and the
+#   bytes. `opt_ssm_forward` chooses by a cost that includes them, unless a strategy is
+#   given.
+# - Each strategy works in blocks, so that no large array is ever made.
