@@ -1,13 +1,13 @@
 """Turn the lessons' text, notebooks/src/*.py, into executed notebooks/*.ipynb.
 
-    python notebooks/build.py                    every lesson
-    python notebooks/build.py 02                 those whose name contains 02
-    python notebooks/build.py --keep-outputs 02  text changed, results not:
-                                                 no run, old outputs kept
+    python notebooks/build.py                    runs every lesson
+    python notebooks/build.py 02                 runs the lessons whose name contains 02
+    python notebooks/build.py --keep-outputs 02  runs nothing and keeps the old outputs,
+                                                 for changes of the text alone
 
-A lesson is plain Python in percent format: `# %% [markdown]` opens a cell of
-text, each line behind a `# `; `# %%` opens a cell of code.  Edit the .py, run
-this, commit both; tests/studies/test_notebooks.py holds the two together.
+A lesson is plain Python in percent format.  `# %% [markdown]` opens a cell of text, in
+which each line begins with `# `, and `# %%` opens a cell of code.  Edit the .py file, run
+this script, and commit both files; tests/studies/test_notebooks.py checks that they agree.
 """
 
 import argparse
@@ -23,34 +23,33 @@ MARKDOWN, CODE = "# %% [markdown]", "# %%"
 
 
 def lessons():
-    """Paths of the lessons' sources, in order."""
+    """Return the paths of the lessons' sources, in order."""
     return sorted(SOURCES.glob("[0-9][0-9]_*.py"))
 
 
 def notebook_path(source):
-    """Where the notebook of a source belongs."""
+    """Return the path of a source's notebook."""
     return HERE / (source.stem + ".ipynb")
 
 
 def read_percent(text):
-    """The cells of a percent-format text as (cell_type, source) pairs."""
+    """Return the cells of a text in percent format as (cell_type, source) pairs."""
     cells = []
     for number, line in enumerate(text.splitlines(), 1):
         if line in (MARKDOWN, CODE):
             cells.append(("markdown" if line == MARKDOWN else "code", []))
         elif line.startswith(CODE):
             raise ValueError(
-                f"line {number}: {line!r} opens a cell of no known kind; "
-                f"allowed are {MARKDOWN!r} and {CODE!r}"
+                f"line {number}: {line!r} opens a cell of an unknown kind; "
+                f"the kinds are {MARKDOWN!r} and {CODE!r}"
             )
         elif not cells:
             if line.strip():
-                raise ValueError(f"line {number}: text before the first cell")
+                raise ValueError(f"line {number}: there is text before the first cell")
         elif cells[-1][0] == "markdown":
             if line.strip() and line != "#" and not line.startswith("# "):
                 raise ValueError(
-                    f"line {number}: {line!r} stands in a markdown cell but "
-                    "does not begin with '# '"
+                    f"line {number}: {line!r} is in a markdown cell but does not begin with '# '"
                 )
             cells[-1][1].append(line[2:])
         else:
@@ -59,7 +58,7 @@ def read_percent(text):
 
 
 def make_notebook(source):
-    """An unexecuted notebook of one lesson's source."""
+    """Return a notebook of one lesson's source, not yet executed."""
     book = nbformat.v4.new_notebook()
     book.metadata["kernelspec"] = {
         "display_name": "Python 3",
@@ -68,13 +67,13 @@ def make_notebook(source):
     }
     new = {"markdown": nbformat.v4.new_markdown_cell, "code": nbformat.v4.new_code_cell}
     for number, (kind, text) in enumerate(read_percent(source.read_text("utf-8"))):
-        # Ids by position: rebuilding an unchanged lesson changes no id.
+        # The ids are positions, so that building an unchanged lesson again changes no id.
         book.cells.append(new[kind](text, id=f"cell-{number:02d}"))
     return book
 
 
 def execute(book):
-    """Run every cell in a fresh kernel, in notebooks/; raise on any error."""
+    """Run every cell in a new kernel in notebooks/, and return the notebook; raise on an error."""
     client = nbclient.NotebookClient(
         book,
         timeout=300,
@@ -88,12 +87,14 @@ def execute(book):
 
 
 def keep_outputs(book, path):
-    """Copy outputs from an older notebook whose code is the same."""
+    """Copy the outputs of the existing notebook, whose code must be the same, and return book."""
     old = nbformat.read(path, as_version=4)
     outputs = [c for c in old.cells if c.cell_type == "code"]
     code = [c for c in book.cells if c.cell_type == "code"]
     if [c.source for c in code] != [c.source for c in outputs]:
-        raise SystemExit(f"{path.name}: its code changed: run it again (leave out --keep-outputs)")
+        raise SystemExit(
+            f"{path.name}: the code of its cells has changed; run it without --keep-outputs"
+        )
     for cell, was in zip(code, outputs):
         cell.outputs, cell.execution_count = was.outputs, was.execution_count
     return book
@@ -101,15 +102,17 @@ def keep_outputs(book, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="parts of lessons' names")
+    parser.add_argument("names", nargs="*", help="parts of the names of the lessons to build")
     parser.add_argument(
-        "--keep-outputs", action="store_true", help="only the text changed: run nothing"
+        "--keep-outputs",
+        action="store_true",
+        help="keep the old outputs and run nothing, if only the text has changed",
     )
     options = parser.parse_args()
     chosen = [s for s in lessons() if not options.names or any(n in s.stem for n in options.names)]
     if not chosen:
         parser.error(
-            f"no lesson named {' '.join(options.names)}; there are "
+            f"no lesson has a name that contains {' or '.join(options.names)}; there are "
             + ", ".join(s.stem for s in lessons())
         )
     for source in chosen:
