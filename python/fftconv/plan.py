@@ -3,7 +3,7 @@
 import ctypes
 from ctypes import POINTER, byref, c_double, c_int64, c_void_p
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -18,8 +18,10 @@ from ._array import (
     broadcast_strides,
     choice,
     converted,
+    demoted,
     dtype_name,
     empty,
+    finish,
     numpy_dtype,
     output_view,
     real,
@@ -122,25 +124,38 @@ class Spectrum(Handle):
     """The transform of a kernel, ready to be used by a plan; made by `Plan.spectrum`.
 
     A spectrum is immutable and may be used by several threads at once.  It keeps its
-    plan alive.
+    plan alive.  On the CPU it also keeps a copy of its kernels, by which it is pickled
+    together with its plan; one on a CUDA device cannot be pickled.
 
     plan: the `Plan` it was made by; plans that differ from it only in the batch accept
         the spectrum, too.
-    nbytes: the bytes of memory it takes.
+    nbytes: the bytes of memory that the transform takes.
     k_shape, k_rev_shape: the shapes of the kernels as they were given; k_rev_shape is
         None if there is no k_rev.
     """
 
-    __slots__ = ("plan", "nbytes", "_k", "_k_rev", "_handle", "__weakref__")
+    __slots__ = ("plan", "nbytes", "_k", "_k_rev", "_taps", "_handle", "__weakref__")
 
-    def __init__(self, plan, k, k_rev):
+    def __init__(self, plan, k, k_rev, keep=True):
+        """keep: whether to keep the kernels, without which it cannot be pickled."""
         views = plan._kernels(k, k_rev)
         self._k, self._k_rev = k, k_rev = views["k"], views.get("k_rev")
         self._own(*plan._backend.create_spectrum(plan, (k, k_rev)))
         self.plan = plan
         self.nbytes = plan.counters.spectrum_bytes
-        # The kernels' shapes and dtypes are kept for their gradients, but not the taps.
-        self._k, self._k_rev = (v and v.without_memory() for v in (self._k, self._k_rev))
+        kernels = self._k, self._k_rev
+        self._taps = None
+        if keep and plan._backend.number is None:
+            self._taps = [v and demoted(v.numpy().copy(), v) for v in kernels]
+        # The caller may change the arrays that were given; of these, gradients need only
+        # the shapes, the dtypes and the kind.
+        self._k, self._k_rev = (v and v.without_memory() for v in kernels)
+
+    def __reduce__(self):
+        if self._taps is None:
+            return super().__reduce__()  # which refuses
+        kinds = [v and v.kind for v in (self._k, self._k_rev)]
+        return self.plan.spectrum, tuple(map(finish, self._taps, kinds))
 
     @property
     def k_shape(self):
@@ -160,13 +175,15 @@ class Spectrum(Handle):
 class Plan(Handle):
     """A convolution of given shapes.
 
-    A plan is immutable and may be used by several threads at once.
+    A plan is immutable and may be used by several threads at once.  It is pickled by its
+    arguments; what these leave open is chosen anew where it is read.
 
     u_shape: (B, H, L), (H, L) or (L,); in layout "BLH" (B, L, H), (L, H) or (L,).
     k_shape: (Lk,), (G, Lk), (1, G, Lk) or (B, G, Lk), G a divisor of H, in both
         layouts.  Channel h uses kernel h // (H // G).
     dtype: the dtype of u, the gates and y: "float64", "float32", "float16",
-        "bfloat16", "complex128" or "complex64", as a string, a NumPy or a torch dtype.
+        "bfloat16", "complex128" or "complex64", or what np.dtype takes for these, such as
+        "f8" or np.float64, or a torch dtype.
         k, skip and mask have this dtype, too, or float32 in a 16-bit plan.  An operand
         of another dtype is converted if that loses nothing, and refused if it does;
         integers count as float64.
@@ -299,7 +316,9 @@ class Plan(Handle):
             desc.order = len(radices)
         elif order is not None:
             desc.order = min(size(order, "order"), 2**31 - 1)
-        self._arguments.update(u_shape=u_shape, k_shape=k_shape, radices=radices)
+        self._arguments.update(
+            u_shape=u_shape, k_shape=k_shape, pattern=self.pattern, radices=radices
+        )
         self._backend.describe(desc, isa, engine)
         if self.pattern is not None:
             weights = self._weights(desc.fft_size or length)
@@ -362,6 +381,9 @@ class Plan(Handle):
                 else f"{self.engine}, {self.device})"
             )
         )
+
+    def __reduce__(self):
+        return partial(type(self), **self._arguments), ()
 
     # ---- Calls ----------------------------------------------------------
 

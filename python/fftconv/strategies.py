@@ -41,7 +41,7 @@ from ._array import (
 from ._handles import tensor
 from .convolution import conv, conv_backward
 from .matrix import BLOCK_BYTES, Spectra, conv_matrix, conv_matrix_backward, first_rows, row_plan
-from .plan import cached_plan
+from .plan import Spectrum, cached_plan
 
 #: Bytes of rows or spectra that one block of the batch may take in strategies 2 and 3.
 ROWS_BYTES = 2 << 20
@@ -297,7 +297,7 @@ def _projections_in_time(p, y, threads):
     batches = _batches(p, p.states * length * dtype.itemsize)
     u = aligned_empty((batches[0][1], p.states, length), dtype)
     plan = cached_plan(u.shape, p.K.shape, None, dtype.name, "causal", None, None, threads)
-    spectrum = plan.spectrum(p.K)
+    spectrum = Spectrum(plan, p.K, None, keep=False)
     for start, stop in batches:
         _projected_rows(p, start, stop, u)
         plan(u, spectrum, out=u)

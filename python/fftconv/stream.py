@@ -52,8 +52,9 @@ class Stream:
         means 8192 or Lk, whichever is more.
     threads: the number of threads of every push; None means all processors.
 
-    A stream must not be used by several threads at once.  Raises TypeError for an
-    operand that is not an array of numbers, ValueError.
+    A stream must not be used by several threads at once.  It is copied and pickled with its
+    past; on the same kind of machine, the copy continues with the same bits.  Raises
+    TypeError for an operand that is not an array of numbers, ValueError.
 
     Example:
         >>> stream = Stream([1, 1])
@@ -94,7 +95,7 @@ class Stream:
         self._skip = None
         if skip is not None:  # copied, since the caller may change the array
             skip = plan._pack_channels(_lib.Operands(), "skip", view(skip, "skip"), 1)
-            self._skip = view(skip.numpy().copy(), "skip")
+            self._skip = skip.numpy().copy()
         # _past[..., _end - (Lk - 1) : _end] holds the last Lk - 1 samples of z, in float32
         # if u has 16 bits.  The buffer has room for twice as many, so that they have to
         # be moved to its beginning only now and then.

@@ -1,6 +1,7 @@
 """Streams: pieces of any length give the result of the whole row."""
 
 import copy
+import pickle
 
 import fftconv
 import numpy as np
@@ -117,11 +118,13 @@ def test_history_of_16_bits_is_not_rounded():
 
 def test_state_can_be_moved():
     """A stream whose state was set, copied or reset goes on from there."""
-    case = Case(2, 2, 100, 30, options=("skip",))
+    case = Case(2, 2, 100, 30, "bfloat16", options=("skip",), activation="silu")
     stream = stream_of(case)
     first = stream.push(case.u[..., :40])
     others = [stream.copy(), copy.copy(stream), copy.deepcopy(stream), stream_of(case)]
     others[-1].history = stream.history
+    others.append(pickle.loads(pickle.dumps(stream)))
+    assert repr(others[-1]) == repr(stream)
     second = stream.push(case.u[..., 40:])
     check_forward(case, np.concatenate([first, second], -1))
     for other in others:
