@@ -88,14 +88,17 @@ AXES = {
 }
 
 
-def size(value, name, low=1):
-    """`value` as an int from `low` to 2^63 - 1; otherwise ValueError."""
+def size(value, name, low=1, high=2**40):
+    """`value` as an int from `low` to `high`; otherwise, and for a bool, ValueError."""
+    to = "2**40" if high == 2**40 else high
     try:
         number = operator.index(value)
     except TypeError:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number from {low}") from None
-    if not low <= number < 2**63:
-        raise ValueError(f"{name} is {number}; it must be from {low} to 2**63 - 1")
+        number = None
+    if number is None or isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}; it must be a whole number from {low} to {to}")
+    if not low <= number <= high:
+        raise ValueError(f"{name} is {number}; it must be from {low} to {to}")
     return number
 
 
@@ -116,17 +119,15 @@ def name_of(dtype):
 
 
 def dtype_name(dtype, name="dtype", allowed=DTYPE_NAMES):
-    """The dtype's name, from a string or a NumPy, ml_dtypes or torch dtype.
+    """The dtype's name, from a torch dtype or from anything that np.dtype takes.
 
-    Raises ValueError if the name is not one of `allowed`.
+    The byte order does not count.  Raises ValueError if the name is not one of `allowed`.
     """
-    if isinstance(dtype, str) or type(dtype).__module__ == "torch":
-        found = str(dtype)
-        found = found[6:] if found.startswith("torch.") else found
-    else:
+    found = str(dtype).removeprefix("torch.")
+    if found not in DTYPE_NAMES and dtype is not None:  # np.dtype(None) is float64
         try:
-            found = np.dtype(dtype).name if dtype is not None else None
-        except TypeError:
+            found = np.dtype(dtype).name
+        except (TypeError, ValueError):
             found = None
     if found not in allowed:
         raise ValueError(f"{name} is {dtype!r}; allowed: {', '.join(allowed)}")
@@ -199,6 +200,8 @@ def _torch_view(x, name, torch, devices=False):
     return View(x.data_ptr(), found, tuple(x.shape), x.stride(), x, torch, original)
 
 
+# NumPy's long doubles, and what holds the most of their precision here.
+_TOO_WIDE = {np.dtype("longdouble"): "float64", np.dtype("clongdouble"): "complex128"}
 _ALLOWED = f"{', '.join(DTYPE_NAMES)}, and integers and booleans, which become float64"
 
 
@@ -209,7 +212,10 @@ def wrong_dtype(name, found, where=""):
     """
     if where:
         return TypeError(f"{name} has dtype {found}; allowed {where}: {', '.join(DTYPE_NAMES)}")
-    return TypeError(f"{name} has dtype {found}; allowed: {_ALLOWED}")
+    more = ""
+    if found in _TOO_WIDE:
+        more = f": pass {name}.astype({_TOO_WIDE[found]!r})"
+    return TypeError(f"{name} has dtype {found}; allowed: {_ALLOWED}{more}")
 
 
 def wrong_kind(name, x):
@@ -338,8 +344,10 @@ def output_view(x, name, shape, dtype, devices=False):
             raise ValueError(f"{name} is read-only; it must be writeable")
         known = name_of(x.dtype)
         if known is None:
+            swapped = not x.dtype.isnative
             raise ValueError(
-                f"{name} has dtype {x.dtype.str}; it must be {dtype}, in native byte order"
+                f"{name} has dtype {x.dtype.str if swapped else x.dtype}; it must be {dtype}, "
+                + ("in native byte order" if swapped else "as the result")
             )
         if not _is_aligned(x, known):
             raise ValueError(f"{name} is misaligned; it must be aligned to its element")
@@ -356,7 +364,7 @@ def output_view(x, name, shape, dtype, devices=False):
     if torch is not None and found.keep is not x:
         raise ValueError(f"{name} is a lazily negated or conjugated view; pass a plain tensor")
     if found.shape != shape:
-        raise ValueError(f"{name} has shape {found.shape}; it must be {shape}, as u")
+        raise ValueError(f"{name} has shape {found.shape}; it must be {shape}, as the result")
     return found
 
 

@@ -47,13 +47,10 @@ def tensor_offsets(structure):
 
 
 def thread_count(threads):
-    """A thread count as C takes it: 0, all processors, for None; else a number from 1."""
+    """A thread count as C takes it: 0, all processors, for None; else 1 ... MAX_THREADS."""
     if threads is None:
         return 0
-    threads = size(threads, "threads")
-    if threads > 2**31 - 1:
-        raise ValueError(f"threads is {threads}; it is far too large")
-    return threads
+    return size(threads, "threads", 1, _lib.MAX_THREADS)
 
 
 class Handle:

@@ -43,6 +43,7 @@ ABI = 4  # FFTCONV_ABI of the header that this package is written for
 MAX_ORDER = 16  # FFTCONV_MAX_ORDER
 MAX_RADIX = 128  # FFTCONV_MAX_RADIX
 MAX_STAGES = 40  # FFTCONV_MAX_STAGES
+MAX_THREADS = 255  # of common.h: the most threads of a call
 
 OK, INVALID, NO_MEMORY, UNSUPPORTED = range(4)  # fftconv_status
 DTYPES = {"float64": 1, "float32": 2, "float16": 3, "bfloat16": 4, "complex128": 5, "complex64": 6}
@@ -448,8 +449,8 @@ def _candidates():
 def _load():
     """(library, path) of the first candidate that loads and is libfftconv.
 
-    Its prototypes are set.  Raises ImportError if its ABI number is another than ABI, or
-    if there is none.
+    Its prototypes are set.  Raises ImportError if its ABI number is another than ABI, if
+    it lacks a function, or if there is none.
     """
     tried = []
     for path in _candidates():
@@ -466,6 +467,12 @@ def _load():
                 f"{path} has ABI number {library.fftconv_abi()}, and this "
                 f"package needs {ABI}: the library and the Python package "
                 "must come from the same version"
+            )
+        missing = [name for name in PROTOTYPES if not hasattr(library, name)]
+        if missing:
+            raise ImportError(
+                f"{path} lacks {', '.join(missing)}, which this package needs: build the library "
+                "again with `make`, or name the right file in FFTCONV_LIBRARY"
             )
         for name, (result, arguments) in PROTOTYPES.items():
             function = getattr(library, name)

@@ -39,7 +39,7 @@ class FlashFFTConv:
     input s samples ahead of the output.
 
     dtype: the dtype of u, the gates and y: "float16", "bfloat16", "float32" or "float64",
-        given as a string, a NumPy dtype or a torch dtype.
+        or what np.dtype takes for these, or a torch dtype.
     use_32_butterfly: accepted for compatibility and ignored; the planner chooses the radices.
 
     Raises ValueError for a wrong seqlen or dtype.
@@ -119,7 +119,7 @@ class _OfLength:
     """
 
     def __init__(self, N_partial):
-        self.N_partial = size(N_partial, "N_partial")
+        self.N_partial = size(N_partial, "N_partial", high=2**63 - 1)
 
     def __repr__(self):
         return f"{type(self).__name__}({self.N_partial})"

@@ -63,7 +63,7 @@ class Pattern:
         Raises ValueError.
         """
         self = cls.__new__(cls)
-        self._set("lowpass", size(n_partial, "n_partial"))
+        self._set("lowpass", size(n_partial, "n_partial", high=2**63 - 1))
         return self
 
     @classmethod

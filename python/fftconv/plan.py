@@ -957,6 +957,9 @@ def check_needs(needs, views):
 
 def _shape(shape, name):
     try:
-        return tuple(size(n, name) for n in shape)
+        sizes = list(shape)
     except TypeError:
-        raise ValueError(f"{name} is {shape!r}; it must be a tuple of sizes") from None
+        raise ValueError(
+            f"{name} is {shape!r}; it must be a tuple of sizes, each from 1 to 2**40"
+        ) from None
+    return tuple(size(n, f"{name}[{i}]") for i, n in enumerate(sizes))

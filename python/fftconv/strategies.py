@@ -31,6 +31,7 @@ from ._array import (
     WIDE,
     aligned_empty,
     choice,
+    dtype_name,
     finish,
     fixed,
     numpy_dtype,
@@ -45,6 +46,8 @@ from .plan import Spectrum, cached_plan
 
 #: Bytes of rows or spectra that one block of the batch may take in strategies 2 and 3.
 ROWS_BYTES = 2 << 20
+
+_REALS = ("float32", "float64")
 
 
 class SsmGradients(NamedTuple):
@@ -485,13 +488,16 @@ def _block_of(batch, row_bytes):
     return max(d for d in range(1, batch + 1) if batch % d == 0 and d <= most)
 
 
-@cache
 def machine(dtype="float32", threads=None):
     """Return the `Machine` of this computer, measured on first use (about 0.1 s).
 
     dtype: "float32" or "float64".  threads: None means all processors.  Raises ValueError.
     """
-    dtype = choice(dtype, "dtype", {"float32": "float32", "float64": "float64"})
+    return _measured(dtype_name(dtype, allowed=_REALS), threads)
+
+
+@cache
+def _measured(dtype, threads):
     rng = np.random.default_rng(0)
 
     def fastest(call, least=1e-2):
@@ -583,6 +589,7 @@ def strategy_costs(
     }
     for name, value in sizes.items():
         size(value, name)
+    dtype = dtype_name(dtype, allowed=_REALS)
     if hardware is None:
         hardware = machine(dtype, threads)
     return _costs(

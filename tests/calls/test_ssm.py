@@ -402,8 +402,12 @@ def test_bad_gradients(dk, change, words):
 
 @pytest.mark.slow  # sanitizers' malloc stops the program
 def test_no_memory():
+    """A kernel larger than any address space, of the longest length that there may be."""
+    A, B = -np.ones((32, 1)), np.ones((1, 32, 1))
     with pytest.raises(MemoryError):
-        ssm_kernel(**{**GOOD, "length": 2**50})
+        ssm_kernel(A, B, B, 2**40)
+    with pytest.raises(ValueError, match=r"length is 1099511627777; it must be from 1 to 2\*\*40"):
+        ssm_kernel(A, B, B, 2**40 + 1)
 
 
 def test_singular(rng):

@@ -97,6 +97,19 @@ def test_a_wrong_abi_is_said(tmp_path):
     assert status and f"ABI number 99, and this package needs {_lib.ABI}" in out
 
 
+def test_a_missing_function_is_said(tmp_path):
+    compiler = shutil.which(os.environ.get("CC", "cc").split()[0])
+    if compiler is None:
+        pytest.skip("no C compiler here")
+    source = tmp_path / "part.c"
+    source.write_text(f"int fftconv_abi(void) {{ return {_lib.ABI}; }}\n")
+    library = str(tmp_path / "part.so")
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, str(source)], check=True)
+    status, out = run("import fftconv", FFTCONV_LIBRARY=library)
+    assert status and f"ImportError: {library} lacks fftconv_version, " in out
+    assert "fftconv_plan_create" in out and "build the library again" in out
+
+
 def test_not_a_library(tmp_path):
     """A file that is not our library is skipped, and the error names it."""
     file = tmp_path / "text.so"

@@ -508,8 +508,11 @@ def test_dtypes_alike():
     for same in (
         ["float32", np.float32, np.dtype("float32"), "torch.float32"],
         ["bfloat16", ml_dtypes.bfloat16, np.dtype(ml_dtypes.bfloat16), "torch.bfloat16"],
-        ["float64", float, np.float64],
-        ["float16", np.half],
+        ["float64", float, np.float64, "f8", "double", ">f8", "<f8", np.dtype(">f8"), "d"],
+        ["float32", "single", "f4", "=f4"],
+        ["float16", np.half, "half", "e", ">f2"],
+        ["complex128", complex, "complex", "c16", np.cdouble],
+        ["complex64", "csingle", "F", ">c8"],
     ):
         for dtype in same:
             plan = fftconv.Plan((1, 1, 8), (1, 8), dtype=dtype)
