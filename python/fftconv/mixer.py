@@ -31,6 +31,7 @@ class FFTConv:
         device, raise ValueError if u is elsewhere, and `Unsupported` if there is no such
         device or driver, or no CUDA in this build.  If u is on a CUDA device, each call
         copies the parameters there.
+    seed: for the parameters' initial values, as np.random.default_rng takes it.
 
     The parameters are NumPy arrays, which may be assigned or changed in place: ``k``
     (H, length), ``skip`` (H,) and, if two-sided, ``k_rev`` (H, length), in float32
@@ -56,6 +57,7 @@ class FFTConv:
         gated=False,
         two_sided=False,
         device=None,
+        seed=None,
     ):
         self.channels = size(channels, "channels")
         self.length = size(length, "length")
@@ -70,7 +72,7 @@ class FFTConv:
         if device is not None:
             check_device(device)
         self.device = device
-        rng = np.random.default_rng()
+        rng = np.random.default_rng(seed)
         self._parameters = {}
         decay = np.exp(-2 * np.arange(self.length) / self.length)
         for name in ["k", "k_rev"] if two_sided else ["k"]:

@@ -8,10 +8,13 @@ the same output.  The interface is that of lrnnx's FFTConvS4, for arrays.
 Sources: S4, arXiv 2111.00396; S4D, arXiv 2206.11893.
 """
 
+import inspect
+from difflib import get_close_matches
+
 import numpy as np
 
 from . import hippo
-from ._array import aligned_empty, choice, finish, real, size, view
+from ._array import COMPLEX, aligned_empty, choice, dtype_name, finish, real, size, view
 from .convolution import conv, conv_backward
 from .ssm import ssm_kernel, ssm_kernel_backward
 
@@ -398,9 +401,12 @@ class S4DKernel:
     # ---- The recurrence -----------------------------------------------------
 
     def default_state(self, *batch_shape, dtype="complex64"):
-        """Return zeros (*batch_shape, H, N): one state of each conjugate pair."""
+        """Return zeros (*batch_shape, H, N): one state of each conjugate pair.
+
+        dtype: "complex64" or "complex128".  Raises ValueError.
+        """
         shape = tuple(size(n, "batch_shape") for n in batch_shape)
-        return np.zeros(shape + (self.H, self.N), dtype)
+        return np.zeros(shape + (self.H, self.N), dtype_name(dtype, allowed=COMPLEX))
 
     def _checked_state(self, state):
         """Return the state (batch, H, N) in a complex dtype; raise ValueError if it is wrong.
@@ -592,6 +598,14 @@ class S4Kernel(S4DKernel):
 KERNELS = {"s4": S4Kernel, "s4d": S4DKernel}
 
 
+def _check_ignored(keywords, *names):
+    """Raise TypeError if a keyword that would be ignored is nearly one of the names."""
+    for keyword in keywords:
+        meant = get_close_matches(keyword.lower(), names, 1)
+        if meant:
+            raise TypeError(f"there is no argument {keyword!r}; did you mean {meant[0]!r}?")
+
+
 def _probability(p, name):
     if not np.isscalar(p) or not 0 <= p < 1:
         raise ValueError(f"{name} is {p!r}; it must be from 0 to below 1")
@@ -671,6 +685,9 @@ class FFTConvS4:
                 **kernel_args,
             )
             return
+        unknown = kernel_args.keys() - inspect.signature(S4DKernel).parameters
+        if unknown:
+            raise TypeError(f"there is no argument {', '.join(map(repr, sorted(unknown)))}")
         if kernel_args:
             raise ValueError(
                 f"kernel_args has {sorted(kernel_args)}; with param_config they belong inside it"
@@ -735,8 +752,10 @@ class FFTConvS4:
             with the same result; next_state is the state after x.
         rate: multiplies Delta.
 
-        Other keywords are ignored.  Raises ValueError.
+        Other keywords are ignored.  Raises ValueError, and TypeError for one that resembles
+        the name of an argument.
         """
+        _check_ignored(kwargs, "state", "rate")
         rows, kind = self._rows(x)
         batch, _, length = rows.shape
         if state is not None:
@@ -824,8 +843,10 @@ class FFTConvS4:
         """Prepare for `step`; call this once before it.
 
         The arguments are those of the kernel's setup_step.  Parameters that are changed
-        afterwards take effect.  Other keywords are ignored.  Raises ValueError.
+        afterwards take effect.  Other keywords are ignored.  Raises ValueError, and TypeError
+        for one that resembles the name of an argument.
         """
+        _check_ignored(kwargs, "mode", "rate")
         self.kernel.setup_step(mode, rate)
 
     def step(self, x, state):

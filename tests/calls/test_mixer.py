@@ -1,5 +1,7 @@
 """FFTConv, a convolution that holds its kernel."""
 
+import pickle
+
 import numpy as np
 import pytest
 from fftconv import FFTConv, reference
@@ -29,6 +31,18 @@ def case_of(module, batch, length, options=(), seed=0):
     if two_sided:
         case.k_rev = module.k_rev
     return case
+
+
+def test_seed():
+    """Two modules of one seed begin alike, and each seed begins elsewhere; both may be pickled."""
+    a, b, other = (FFTConv(3, 8, two_sided=True, seed=seed) for seed in (1, 1, 2))
+    for name, x in a.parameters().items():
+        assert same_bits(x, b.parameters()[name])
+        assert same_bits(x, pickle.loads(pickle.dumps(a)).parameters()[name])
+        assert not np.any(x == other.parameters()[name])
+    generator = np.random.default_rng(1)
+    assert same_bits(FFTConv(3, 8, two_sided=True, seed=generator).skip, a.skip)
+    assert not np.array_equal(FFTConv(3, 8).k, FFTConv(3, 8).k)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16", "float64"])

@@ -484,6 +484,35 @@ def test_bad_config(change, words):
         FFTConvS4(6, channels=2, kernel_type="s4d", param_config=config("s4d", **change))
 
 
+def test_keywords():
+    """Those that resemble no argument's name are ignored, as the original ignores them."""
+    layer = FFTConvS4(6, kernel="s4d", d_state=8, seed=0)
+    x = np.ones((2, 6, 20), np.float32)
+    want, _ = layer(x)
+    assert np.array_equal(layer(x, lengths=None, inference_cache=1)[0], want)
+    layer.setup_step(verbose=True)
+    for call, keyword, meant in (
+        (lambda: layer(x, states=layer.default_state(2)), "states", "state"),
+        (lambda: layer.forward(x, State=None), "State", "state"),
+        (lambda: layer(x, rates=2.0), "rates", "rate"),
+        (lambda: layer.setup_step(modes="linear"), "modes", "mode"),
+    ):
+        with pytest.raises(TypeError, match=f"no argument '{keyword}'; did you mean '{meant}'"):
+            call()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'dstate'"):
+        FFTConvS4(6, kernel="s4d", dstate=8)
+    with pytest.raises(TypeError, match="there is no argument 'dstate'"):
+        FFTConvS4(6, channels=2, kernel_type="s4d", param_config=config("s4d"), dstate=8)
+
+
+def test_states_have_complex_types():
+    layer = FFTConvS4(6, kernel="s4d", d_state=8).kernel
+    assert layer.default_state(2).dtype == "complex64"
+    assert layer.default_state(2, dtype=">c16").dtype == np.dtype("complex128")
+    with pytest.raises(ValueError, match="dtype is 'f4'; allowed: complex128, complex64"):
+        layer.default_state(2, dtype="f4")
+
+
 def test_bad_config_beside_other_arguments():
     for arguments, words in (
         ({"kernel_type": None}, "kernel_type is None"),
