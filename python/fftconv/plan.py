@@ -78,8 +78,8 @@ def rows_axes(ndim, layout, name="u"):
     return axes
 
 
-def kernel_axes(shape, batch, channels, name="k"):
-    """(1 or B, G, Lk) of a kernel's shape, or ValueError."""
+def fitting_axes(shape, batch, channels):
+    """(1 or B, G, Lk) of a kernel's shape, or None if the shape is not one of a kernel."""
     if len(shape) == 2 and shape[0] == channels and shape[1] > 0:
         return (1, *shape)  # The most frequent case, checked first to save time.
     axes = (1,) * (3 - len(shape)) + tuple(shape)
@@ -90,6 +90,14 @@ def kernel_axes(shape, batch, channels, name="k"):
         or channels % axes[1]
         or axes[2] < 1
     ):
+        return None
+    return axes
+
+
+def kernel_axes(shape, batch, channels, name="k"):
+    """(1 or B, G, Lk) of a kernel's shape, or ValueError."""
+    axes = fitting_axes(shape, batch, channels)
+    if axes is None:
         raise ValueError(
             f"{name} has shape {tuple(shape)}; it must be (Lk,), (G, Lk), "
             f"(1, G, Lk) or (B, G, Lk) with B = {batch} and H = {channels}, "

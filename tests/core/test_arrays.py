@@ -1,5 +1,6 @@
 """Arrays in and out: strides, kinds of array, alignment, byte order and overlap."""
 
+import itertools
 import sys
 
 import fftconv
@@ -278,12 +279,12 @@ def test_other_kinds():
     """An array of any supported protocol is taken; DLPack arrays get results of their own kind."""
     case = Case(2, 3, 50, 50, options=("in_gate", "skip"))
     want = fftconv.conv(case.u, case.k, **case.arguments)
-    for wrap in (Interface, Array, DLPack):
+    for wrap, axis in itertools.product((Interface, Array, DLPack), (None, -1)):
         at = {
             name: wrap(x) if isinstance(x, np.ndarray) else x for name, x in case.arguments.items()
         }
-        y = fftconv.conv(wrap(case.u), wrap(case.k), **at)
-        g = fftconv.conv_backward(wrap(case.dy), wrap(case.u), wrap(case.k), **at)
+        y = fftconv.conv(wrap(case.u), wrap(case.k), **at, axis=axis)
+        g = fftconv.conv_backward(wrap(case.dy), wrap(case.u), wrap(case.k), **at, axis=axis)
         if wrap is DLPack:
             assert all(type(x) is DLPack for x in (y, g.du, g.dk, g.din_gate))
             y, g = y.x, type(g)(*(x and x.x for x in g))

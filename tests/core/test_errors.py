@@ -7,7 +7,7 @@ import ctypes
 import fftconv
 import numpy as np
 import pytest
-from fftconv import Pattern
+from fftconv import Pattern, _lib
 
 U = np.ones((2, 3, 40), np.float32)
 K = np.ones((3, 40), np.float32)
@@ -15,15 +15,13 @@ K = np.ones((3, 40), np.float32)
 # (changed arguments of conv, what the message must say)
 BAD = [
     (dict(u=[[1, 2], [3]]), r"u cannot be made an array"),
-    (dict(u=np.ones((1, 2, 3, 4), np.float32)), r"u has 4 axes"),
-    (dict(u=np.float32(1)), r"u has 0 axes"),
+    (dict(u=np.float32(1)), r"u has 0 axes; it must have at least 1"),
     (dict(u=U[:0]), r"u has shape \(0, 3, 40\)"),
     (dict(u=U[..., :0]), r"u has shape \(2, 3, 0\)"),
     (dict(k=K[:2]), r"k has shape \(2, 40\).*H = 3"),
     (dict(k=K[0, 0]), r"k has shape \(\); it must be \(Lk,\), \(G, Lk\)"),
-    (dict(k=K[None, None]), r"k has shape \(1, 1, 3, 40\)"),
     (dict(k=K[:, :0]), r"k has shape \(3, 0\).*Lk at least 1"),
-    (dict(k=np.ones((3, 3, 40), np.float32)), r"k has shape \(3, 3, 40\).*B = 2"),
+    (dict(k=np.ones((3, 3, 40), np.float32)), r"k has shape \(3, 3, 40\).*u's, \(2,\)"),
     (dict(k=np.ones((2, 2, 40), np.float32)), r"k has shape \(2, 2, 40\).*G a divisor of H"),
     (dict(k=np.ones((6, 40), np.float32)), r"k has shape \(6, 40\).*divisor"),
     (dict(in_gate=U[:, :2]), r"in_gate has shape \(2, 2, 40\).*\(2, 3, 40\)"),
@@ -299,10 +297,10 @@ PLANS = [
     ),
     (dict(radices=(4, 8), single_block=True), r"radices.*product"),
     (dict(k_shape=(3, 2**62)), r"k_shape\[1\] is 4611686018427387904"),
-    (dict(dtype="longdouble"), r"dtype is 'longdouble'; allowed: float64"),
-    (dict(dtype="f4,f4"), r"dtype is 'f4,f4'; allowed: float64"),
     (dict(mode="full"), r"mode is 'full'; allowed: 'causal', 'circular', 'two_sided'"),
     (dict(dtype="float8"), r"dtype is 'float8'; allowed: float64"),
+    (dict(dtype="longdouble"), r"dtype is 'longdouble'; allowed: float64"),
+    (dict(dtype="f4,f4"), r"dtype is 'f4,f4'; allowed: float64"),
     (dict(dtype=None), r"dtype is None"),
     (dict(dtype=np.int32), r"dtype is <class 'numpy.int32'>"),
     (dict(dtype="torch.int8"), r"dtype is 'torch.int8'"),
@@ -335,6 +333,8 @@ PLANS = [
 def test_plan(arguments, message):
     with pytest.raises((ValueError, fftconv.Unsupported), match=message):
         fftconv.Plan(**{"u_shape": U.shape, "k_shape": K.shape, **arguments})
+
+
 def test_limits():
     """The number of threads that messages name as the limit is the library's own."""
     assert fftconv.Plan(U.shape, K.shape, threads=_lib.MAX_THREADS).threads >= 1
@@ -343,8 +343,6 @@ def test_limits():
     desc.k_length, desc.dtype, desc.threads = 8, _lib.DTYPES["float32"], 256
     with pytest.raises(ValueError, match="threads is 256, must be .* 255"):
         _lib.lib.fftconv_plan_create(ctypes.byref(ctypes.c_void_p()), ctypes.byref(desc))
-
-
 
 
 def test_plan_called_with_another_shape():

@@ -7,6 +7,7 @@ arrays need a GPU.
 """
 
 import gc
+import pickle
 import sys
 import types
 from ctypes import byref, c_int, c_void_p
@@ -162,6 +163,13 @@ class Ndarray:
     def reshape(self, shape):
         return self._on(self.memory.numpy().reshape(shape))
 
+    def __getitem__(self, index):
+        return self._on(self.memory.numpy()[index])
+
+    def __setitem__(self, index, x):
+        assert index is ... and x.shape == self.shape
+        self.memory = x.memory
+
 
 class WholeNdarray(Ndarray):
     """Stands in for a cupy.ndarray of integers or booleans, of which only `astype` is used."""
@@ -196,7 +204,18 @@ def stand_in_cupy():
         cuda=types.SimpleNamespace(Device=Device, get_current_stream=lambda device: stream),
         empty=lambda shape, dtype: Ndarray(cuda.Array(shape, np.dtype(dtype).name, now.device)),
         pad=lambda x, widths: x._on(np.pad(x.memory.numpy(), widths)),
+        concatenate=lambda xs, axis: xs[0]._on(
+            np.concatenate([x[...].memory.numpy() for x in xs], axis)
+        ),
+        **{
+            name: by_numpy(getattr(np, name))
+            for name in ("moveaxis", "broadcast_to", "zeros_like", "ascontiguousarray")
+        },
     )
+
+
+def by_numpy(function):
+    return lambda x, *arguments: x._on(function(x.memory.numpy(), *arguments))
 
 
 def real_torch(torch):
@@ -717,6 +736,42 @@ def test_conversions_of_plans_and_modules(kind):
             continue
         y = call(to(case.u))
         assert isinstance(y, array) and same_bits(back(y), back(call(to(np.float32(case.u)))))
+
+
+@pytest.mark.parametrize("mode, axis", [("full", -1), ("same", 1), ("causal", 0)])
+def test_shapes_and_modes(kind, mode, axis):
+    """More axes and NumPy's modes, where the array's library can reshape it; else a refusal."""
+    array, to, back = kind
+    if EMULATED and array is Tensor:
+        pytest.skip("test_shapes.py tests torch's own tensors, on the CPU")
+    rng = np.random.default_rng(0)
+    u = np.moveaxis(rng.standard_normal((3, 4, 60)).astype("float32"), -1, axis).copy()
+    k = rng.standard_normal((2, 1, 2, 9)).astype("float32")
+    want = fftconv.conv(u, k, mode=mode, axis=axis)
+    options = {"mode": mode, "axis": axis}
+    if array in (cuda.Array, Dlpack) or array.__module__.startswith("jax"):
+        with pytest.raises(fftconv.Unsupported, match="u is on cuda:0 and of no library"):
+            fftconv.conv(to(u), to(k), **options)
+        return
+    out = to(np.zeros_like(want))
+    for y in (
+        fftconv.conv(to(u), to(k), **options),
+        fftconv.conv(to(u), to(k), **options, out=out),
+    ):
+        assert isinstance(y, array) and np.allclose(back(y), want, atol=1e-4)
+    assert y is out
+    want = fftconv.conv_backward(want, u, k, **options)
+    got = fftconv.conv_backward(y, to(u), to(k), **options)
+    for a, b in ((got.du, want.du), (got.dk, want.dk)):
+        assert isinstance(a, array) and np.allclose(back(a), b, atol=1e-3 * np.abs(b).max())
+
+
+def test_pickled():
+    """Plans are pickled with their device; spectra there are not."""
+    plan = fftconv.Plan((1, 2, 64), (2, 64), device="cuda")
+    assert repr(pickle.loads(pickle.dumps(plan))) == repr(plan)
+    with pytest.raises(TypeError, match="a Spectrum lives .* cannot be pickled"):
+        pickle.dumps(plan.spectrum(cuda.asarray(np.ones((2, 64), "float32"))))
 
 
 def test_wrong_arrays():
