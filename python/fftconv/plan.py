@@ -312,18 +312,7 @@ class Plan(Handle):
         if k_rev_length is not None:
             self._reverse = size(k_rev_length, "k_rev_length")
             desc.k_rev_length = self._reverse
-        if radices is not None:
-            radices = [size(r, "radices") for r in radices]
-            if not radices:
-                raise ValueError("radices is empty; name at least one, or pass None")
-            if order is not None and order != len(radices):
-                raise ValueError(
-                    f"order is {order!r}, and radices names {len(radices)}; leave one out"
-                )
-            desc.radices = _lib.int64s(radices)
-            desc.order = len(radices)
-        elif order is not None:
-            desc.order = min(size(order, "order"), 2**31 - 1)
+        radices = _fill_radices(desc, radices, order)
         self._arguments.update(
             u_shape=u_shape, k_shape=k_shape, pattern=self.pattern, radices=radices
         )
@@ -331,9 +320,18 @@ class Plan(Handle):
         if self.pattern is not None:
             weights = self._weights(desc.fft_size or length)
             desc.weights = weights.ctypes.data_as(POINTER(c_double))
-        handle, info = c_void_p(), _lib.PlanInfo(size=ctypes.sizeof(_lib.PlanInfo))
+        handle = c_void_p()
         _lib.lib.fftconv_plan_create(byref(handle), byref(desc))
         self._own(handle, _lib.lib.fftconv_plan_destroy)
+        self._read_info()
+        self._code = _lib.DTYPES[self.dtype]
+        self._kernel_dtypes = KERNEL_DTYPES[self.dtype]
+        # A kernel may be given without its leading axes of length 1.
+        self._kernel_shapes = [self._kernel[i:] for i in range(3) if self._kernel[:i] == (1,) * i]
+
+    def _read_info(self):
+        """Set the attributes that tell what the library has chosen."""
+        info = _lib.PlanInfo(size=ctypes.sizeof(_lib.PlanInfo))
         _lib.lib.fftconv_plan_get_info(self._handle, byref(info))
         self.isa = info.isa and info.isa.decode()
         self.engine = info.engine and info.engine.decode()
@@ -358,10 +356,6 @@ class Plan(Handle):
                 if name != "stage_flops"
             },
         )
-        self._code = _lib.DTYPES[self.dtype]
-        self._kernel_dtypes = KERNEL_DTYPES[self.dtype]
-        # A kernel may be given without its leading axes of length 1.
-        self._kernel_shapes = [self._kernel[i:] for i in range(3) if self._kernel[:i] == (1,) * i]
         self._workspace_bytes = (
             self.counters.forward_workspace_bytes,
             self.counters.backward_workspace_bytes,
@@ -961,6 +955,22 @@ def check_needs(needs, views):
             f"allowed here: {', '.join(map(repr, there))}"
         )
     return [name for name in there if name in needs]
+
+
+def _fill_radices(desc, radices, order):
+    """Fill in the radices or the order of a PlanDesc; returns the radices as a list, or None."""
+    if radices is None:
+        if order is not None:
+            desc.order = min(size(order, "order"), 2**31 - 1)
+        return None
+    radices = [size(r, "radices") for r in radices]
+    if not radices:
+        raise ValueError("radices is empty; name at least one, or pass None")
+    if order is not None and order != len(radices):
+        raise ValueError(f"order is {order!r}, and radices names {len(radices)}; leave one out")
+    desc.radices = _lib.int64s(radices)
+    desc.order = len(radices)
+    return radices
 
 
 def _shape(shape, name):
