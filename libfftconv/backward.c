@@ -330,6 +330,20 @@ static int chunks_task(void *context, int64_t kernel, int worker)
     return finish_kernel(c, &w, kernel / plan->G, kernel % plan->G, sum);
 }
 
+/* A channel's parts of dskip, in their order. */
+static int dskip_task(void *context, int64_t h, int worker)
+{
+    const struct call *c = context;
+    struct scalar total = {0, 0};
+    (void)worker;
+    for (int64_t i = 0; i < c->plan->KB * c->plan->chunks; i++) {
+        total.re += shared_dskips(c, i)[h].re;
+        total.im += shared_dskips(c, i)[h].im;
+    }
+    set_dskip(c, h, total);
+    return FFTCONV_STATUS_OK;
+}
+
 int fftconv_backward(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
                      const fftconv_operands *o)
 {
@@ -353,14 +367,8 @@ int fftconv_backward(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
         status = parallel_for(l->threads, l->kernel_tasks * plan->chunks, backward_task, &c);
     if (!status && plan->chunks > 1)
         status = parallel_for(l->threads, plan->KB * plan->G, chunks_task, &c);
-    for (int64_t h = 0; !status && o->dskip.data && l->split && h < plan->H; h++) {
-        struct scalar total = {0, 0};
-        for (int64_t i = 0; i < plan->KB * plan->chunks; i++) {
-            total.re += shared_dskips(&c, i)[h].re;
-            total.im += shared_dskips(&c, i)[h].im;
-        }
-        set_dskip(&c, h, total);
-    }
+    if (!status && o->dskip.data && l->split)
+        status = parallel_for(l->threads, plan->H, dskip_task, &c);
     aligned_free(owned);
     return status;
 }
