@@ -83,6 +83,7 @@ struct block_rows {
     struct source input, output;
     struct sink p_sink, dz_sink;
     int64_t from, to; /* the elements of dz that this block finishes */
+    int z_exponent;   /* of row_to_spectra */
 };
 
 static void begin_block(struct block_rows *r, const struct block *block)
@@ -122,11 +123,12 @@ static void transform_input(struct block_rows *r, int64_t i, const char *spectru
         r->p_sink.skip = skip;
     }
     if (r->needs.at_once)
-        convolve_row(w, &r->input, w->z, spectrum, &r->p_sink, prefetch);
+        convolve_row(w, &r->input, &r->z_exponent, w->z, spectrum, &r->p_sink, prefetch);
     else if (r->needs.p || r->needs.dk)
-        row_to_spectra(w, &r->input, w->z, prefetch);
+        row_to_spectra(w, &r->input, &r->z_exponent, w->z, prefetch);
     if (r->needs.p && !r->needs.at_once) {
         multiply_row(w, spectrum, w->z, w->g, false);
+        r->p_sink.exponent = r->input.exponent + *exponent_of(w->plan, spectrum);
         spectra_to_row(w, w->g, &r->p_sink, NULL);
     }
 }
@@ -215,11 +217,14 @@ static void backward_row(struct block_rows *r, int64_t i)
         differentiate_output(r, i);
     if (!r->needs.dz && !r->needs.dk)
         return;
-    row_to_spectra(w, &r->output, w->g, NULL);
+    int g_exponent;
+    row_to_spectra(w, &r->output, &g_exponent, w->g, NULL);
+    r->dz_sink.exponent = r->output.exponent + *exponent_of(w->plan, spectrum);
     if (r->needs.dk) {
         char *sum = r->sums->spectra + (one_each ? i : 0) * r->sums->step;
         const bool begin = !r->sums->begun && r->block.j == 0 && (one_each || i == 0);
-        accumulate_row(w, begin, sum, w->z, w->g, r->needs.dz ? spectrum : NULL);
+        accumulate_scaled(w, begin, sum, r->z_exponent, w->z, g_exponent, w->g,
+                          r->needs.dz ? spectrum : NULL);
     } else {
         multiply_row(w, spectrum, w->g, w->g, true);
     }
@@ -256,7 +261,7 @@ static int finish_kernel(const struct call *c, const struct worker *w, int64_t k
     if (!o->dk.data && !o->dk_rev.data)
         return FFTCONV_STATUS_OK;
     const struct taps taps = taps_of(c->plan, &o->dk, o->dk_rev.data ? &o->dk_rev : NULL, kb, g);
-    return spectra_to_taps(w, &taps, sum);
+    return spectra_to_taps(w, &taps, *exponent_of(c->plan, sum), sum);
 }
 
 /* The sums of all channels, where more tasks than one have a part in each. */
@@ -322,12 +327,24 @@ static int chunks_task(void *context, int64_t kernel, int worker)
     const struct fftconv_plan *plan = c->plan;
     const struct worker w = worker_of(c, worker);
     char *sum = shared_sums(c, kernel);
-    for (int64_t i = 1; i < plan->chunks; i++)
-        for (int part = 0; part < plan->chosen.parts; part++)
-            plan->engine->spectra.add(
-                &plan->chosen.part[part], spectra_of_part(plan, part, sum),
-                spectra_of_part(plan, part, sum + i * c->layout.spectra_bytes));
+    const bool summed = c->o->dk.data || c->o->dk_rev.data;
+    for (int64_t i = 1; summed && i < plan->chunks; i++)
+        add_sums(plan, sum, sum + i * c->layout.spectra_bytes);
     return finish_kernel(c, &w, kernel / plan->G, kernel % plan->G, sum);
+}
+
+/* A channel's parts of dskip, in their order. */
+static int dskip_task(void *context, int64_t h, int worker)
+{
+    const struct call *c = context;
+    struct scalar total = {0, 0};
+    (void)worker;
+    for (int64_t i = 0; i < c->plan->KB * c->plan->chunks; i++) {
+        total.re += shared_dskips(c, i)[h].re;
+        total.im += shared_dskips(c, i)[h].im;
+    }
+    set_dskip(c, h, total);
+    return FFTCONV_STATUS_OK;
 }
 
 int fftconv_backward(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
@@ -353,14 +370,8 @@ int fftconv_backward(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
         status = parallel_for(l->threads, l->kernel_tasks * plan->chunks, backward_task, &c);
     if (!status && plan->chunks > 1)
         status = parallel_for(l->threads, plan->KB * plan->G, chunks_task, &c);
-    for (int64_t h = 0; !status && o->dskip.data && l->split && h < plan->H; h++) {
-        struct scalar total = {0, 0};
-        for (int64_t i = 0; i < plan->KB * plan->chunks; i++) {
-            total.re += shared_dskips(&c, i)[h].re;
-            total.im += shared_dskips(&c, i)[h].im;
-        }
-        set_dskip(&c, h, total);
-    }
+    if (!status && o->dskip.data && l->split)
+        status = parallel_for(l->threads, plan->H, dskip_task, &c);
     aligned_free(owned);
     return status;
 }

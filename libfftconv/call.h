@@ -46,24 +46,26 @@ struct array array_of(const fftconv_tensor *t, int64_t b, int64_t h);
 /* A row of the plan's own numbers in the workspace, from element `origin` on. */
 struct array own_row(const struct fftconv_plan *plan, const void *p, int64_t origin);
 
-/* S = the spectra of a row. */
-void row_to_spectra(const struct worker *w, const struct source *source, void *S,
+/* S = the spectra of a row.  With a place for an exponent, the source's is chosen and set, and S is
+ * the spectra of 2^-exponent z; ALL_ZEROS in that place says that all of z is zero. */
+void row_to_spectra(const struct worker *w, struct source *source, int *exponent, void *S,
                     struct prefetch *prefetch);
 /* A row from its spectra S, which are overwritten. */
 void spectra_to_row(const struct worker *w, void *S, const struct sink *sink,
                     struct prefetch *prefetch);
 /* The transform of a row, its product with a spectrum and the transform back in one pass, in
  * which the product stays in the cache that its leaf is in.  If S is given and
- * keeps_spectra(plan) is true, the spectra of the row are written to S. */
-void convolve_row(const struct worker *w, const struct source *source, void *S,
-                  const void *spectrum, const struct sink *sink, struct prefetch *prefetch);
+ * keeps_spectra(plan) is true, the spectra of the row are written to S.  The source's exponent is
+ * chosen as above; the sink's is set to the sum of it and of the spectrum's. */
+void convolve_row(const struct worker *w, struct source *source, int *exponent, void *S,
+                  const void *spectrum, struct sink *sink, struct prefetch *prefetch);
 bool keeps_spectra(const struct fftconv_plan *plan);
 /* out = spectrum S at every frequency, or conj(spectrum) S; out may be S. */
 void multiply_row(const struct worker *w, const void *spectrum, void *S, void *out, bool adjoint);
-/* sum += scale weights conj(Z) G, or sum = that if `begin` is true.  The scale is the factor
+/* sum += power scale weights conj(Z) G, or sum = that if `begin` is true.  The scale is the factor
  * that the inverse transform leaves out (scale_of_part in row.c).  If a spectrum is given, G is
  * also multiplied by conj(spectrum). */
-void accumulate_row(const struct worker *w, bool begin, void *sum, void *Z, void *G,
+void accumulate_row(const struct worker *w, bool begin, double power, void *sum, void *Z, void *G,
                     const void *spectrum);
 /* Turns S, the transform of a kernel, into a spectrum: multiplies it by the weights and by the
  * factor that the inverse transform leaves out (scale_of_part in row.c). */
@@ -76,15 +78,32 @@ void set_element(const struct fftconv_plan *plan, const struct array *a, int64_t
                  struct scalar value);
 struct taps taps_of(const struct fftconv_plan *plan, const fftconv_tensor *k,
                     const fftconv_tensor *k_rev, int64_t b, int64_t g);
-/* S = the transform of a kernel. */
-int taps_to_spectra(const struct worker *w, const struct taps *taps, void *S);
-/* The taps of a kernel's gradient from its spectrum S, which is overwritten. */
-int spectra_to_taps(const struct worker *w, const struct taps *taps, void *S);
+/* S = the transform of a kernel; of 2^-exponent times it where there is a place for the exponent. */
+int taps_to_spectra(const struct worker *w, const struct taps *taps, int *exponent, void *S);
+/* The taps of a kernel's gradient from its spectrum 2^exponent S; S is overwritten. */
+int spectra_to_taps(const struct worker *w, const struct taps *taps, int exponent, void *S);
 /* The spectrum of kernel (b, g) of the operands. */
 int make_spectrum(const struct worker *w, const fftconv_operands *o, int64_t b, int64_t g,
                   void *spectrum);
 /* The spectra of all kernels, one after the other from `to` on. */
 int make_all_spectra(const struct call *c, char *to);
+
+/* ---- scale.c: powers of two ----------------------------------------------------------------------- */
+
+/* The spectrum of a kernel, and a sum of spectra, stand for 2^exponent times their numbers. */
+int *exponent_of(const struct fftconv_plan *plan, const void *spectrum);
+/* The exponent of the largest number at places [n, n + count) of a source (struct row_kernels). */
+int largest_of_places(const struct fftconv_plan *plan, const struct source *source, int64_t n,
+                      int64_t count);
+/* The exponent with which a row is read whose largest number has this one: 0 mostly. */
+int exponent_if_needed(const struct fftconv_plan *plan, int largest);
+/* accumulate_row for rows of z and g that row_to_spectra gave these two exponents. */
+void accumulate_scaled(const struct worker *w, bool begin, void *sum, int z, void *Z, int g,
+                       void *G, const void *spectrum);
+/* sum += other, which is overwritten. */
+void add_sums(const struct fftconv_plan *plan, void *sum, void *other);
+/* S = 2^exponent S */
+void scale_spectra(const struct fftconv_plan *plan, int exponent, void *S);
 
 /* ---- groups.c: rows of a call ------------------------------------------------------------------ */
 

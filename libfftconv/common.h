@@ -48,7 +48,10 @@ enum { MAX_THREADS = 255 };
 typedef int task_fn(void *context, int64_t index, int worker);
 /* Calls fn(context, i, worker) once for each i in [0, n), where worker is in [0, threads),
  * and returns when all are done.  Once a task has returned a status other than OK, no more
- * are begun; that status is returned, and its message is then the calling thread's. */
+ * are begun; that status is returned, and its message is then the calling thread's.
+ *
+ * In a task denormal numbers are zeros and rounding is to nearest; the floating-point state of the
+ * calling thread is what it was when this returns.  So arithmetic on data belongs into tasks. */
 int parallel_for(int threads, int64_t n, task_fn *fn, void *context);
 
 #endif

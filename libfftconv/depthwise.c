@@ -264,22 +264,24 @@ static int dweight_task(void *context, int64_t index, int worker)
     return FFTCONV_STATUS_OK;
 }
 
-/* dweight and dbias from the sums of all chunks, which are added up in their order. */
-static void write_sums(const struct depthwise *d)
+/* dweight and dbias of a channel from the sums of all chunks, which are added up in their order. */
+static int sums_task(void *context, int64_t h, int worker)
 {
+    const struct depthwise *d = context;
     const int64_t K = d->K, chunk = d->H * (K + 1);
-    for (int64_t h = 0; h < d->H; h++)
-        for (int64_t k = 0; k <= K; k++) {
-            const fftconv_tensor *t = k < K ? &d->o->dweight : &d->o->dbias;
-            if (!t->data)
-                continue;
-            double sum = 0;
-            for (int64_t i = 0; i < d->chunks; i++)
-                sum += d->sums[i * chunk + h * (K + 1) + k];
-            struct array to = array_of(t, 0, h);
-            to = behind(to, (k < K ? k : 0) * to.stride);
-            d->engine->rows.store_scalar(&to, (struct scalar){sum, 0});
-        }
+    (void)worker;
+    for (int64_t k = 0; k <= K; k++) {
+        const fftconv_tensor *t = k < K ? &d->o->dweight : &d->o->dbias;
+        if (!t->data)
+            continue;
+        double sum = 0;
+        for (int64_t i = 0; i < d->chunks; i++)
+            sum += d->sums[i * chunk + h * (K + 1) + k];
+        struct array to = array_of(t, 0, h);
+        to = behind(to, (k < K ? k : 0) * to.stride);
+        d->engine->rows.store_scalar(&to, (struct scalar){sum, 0});
+    }
+    return FFTCONV_STATUS_OK;
 }
 
 /* next_state of one channel is the last K - 1 elements of state and x together.  They are moved
@@ -387,8 +389,7 @@ static int run_backward(struct depthwise *d, int threads)
     memset(d->sums, 0, (size_t)(d->chunks * d->H * (d->K + 1)) * sizeof *d->sums);
     (void)cut_into_tiles(d, 0, c->Lout, threads); /* a task takes a band instead */
     status = parallel_for(threads, d->chunks * d->bands, dweight_task, d);
-    write_sums(d);
-    return status;
+    return status ? status : parallel_for(threads, d->H, sums_task, d);
 }
 
 static int run(const fftconv_depthwise_desc *o, const struct engine *engine, bool backward);

@@ -113,13 +113,15 @@ static int64_t place_of(const struct dft *f, int64_t j)
     return natural ? at : at + rest;
 }
 
-/* DFTs [b, b + count) of the batch, each in a lane.  With re and im exchanged, before and
+/* As many DFTs of the batch as a vector has lanes, each in a lane.  With re and im exchanged, before and
  * after, a DFT is the inverse one. */
-static void run_group(const struct dft *f, int64_t b, int64_t count)
+static int group_task(void *context, int64_t group, int worker)
 {
+    const struct dft *f = context;
     const fftconv_dft_desc *d = f->d;
     const int lanes = f->engine->lanes, real_bytes = f->engine->real_bytes;
-    const int64_t n = d->n;
+    const int64_t n = d->n, b = group * lanes, count = min64(lanes, d->count - b);
+    (void)worker;
     const double scale = d->inverse && d->stages < 0 ? 1 / (double)n : 1;
     const int re = d->inverse ? lanes : 0, im = d->inverse ? 0 : lanes;
     memset(f->T, 0, (size_t)(n * 2 * lanes * real_bytes));
@@ -136,6 +138,7 @@ static void run_group(const struct dft *f, int64_t b, int64_t count)
             store_real(d->out, real_bytes, to, scale * load_real(f->T, real_bytes, from + re));
             store_real(d->out, real_bytes, to + 1, scale * load_real(f->T, real_bytes, from + im));
         }
+    return FFTCONV_STATUS_OK;
 }
 
 int fftconv_dft(const fftconv_dft_desc *d)
@@ -155,8 +158,8 @@ int fftconv_dft(const fftconv_dft_desc *d)
         status = stages_build(f.stage, f.steps, f.step_radix, d->dense, real_bytes);
     for (int64_t j = 0; !status && j < d->n; j++)
         f.place[j] = place_of(&f, j);
-    for (int64_t b = 0; !status && b < d->count; b += lanes)
-        run_group(&f, b, min64(lanes, d->count - b));
+    if (!status)
+        status = parallel_for(1, ceil_div(d->count, lanes), group_task, &f);
     stages_clear(f.stage, f.steps);
     aligned_free(f.T);
     aligned_free(f.place);

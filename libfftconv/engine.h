@@ -25,7 +25,7 @@ enum packing {
     COMPLEX_ROW, /* point n is x[n], complex */
 };
 
-/* Where a transform reads: place n takes element n + shift of z = x gate. */
+/* Where a transform reads: place n takes element n + shift of z = 2^-exponent x gate. */
 struct source {
     int packing;
     int64_t shift;
@@ -35,9 +35,10 @@ struct source {
      * again from element before_to <= 0 on. */
     struct array before, before_gate;
     int64_t before_to;
+    int exponent;
 };
 
-/* Where a transform writes: place n gives v, from which element n + shift of
+/* Where a transform writes: place n gives 2^-exponent v, from v element n + shift of
  *     y = out_gate mask act(v + skip x gate)
  * is made. */
 struct sink {
@@ -50,8 +51,11 @@ struct sink {
     struct array twin, twin_gate;
     bool has_skip, has_mask;
     struct scalar skip, mask;
-    int activation;
+    int activation, exponent;
 };
+
+/* What `largest` says of rows that have no exponent. */
+enum { ALL_ZEROS = -16384, NOT_FINITE = 16384 };
 
 /* Backward between two transforms, elements [from, from + count) of a row: from dy and p to
  *     g = dy conj(out_gate mask) act'(p),   dout_gate = dy conj(mask act(p)),
@@ -142,6 +146,9 @@ struct row_kernels {
                       int64_t columns);
     /* out[i] = act(in[i]), or act'(in[i]), the engine's own numbers; out may be in. */
     void (*activate)(int activation, bool slope, int64_t count, const void *in, void *out);
+    /* The exponent e of the largest of elements [from, to), which is 2^e or more and less than
+     * 2^(e + 1), whatever its sign; or ALL_ZEROS or NOT_FINITE. */
+    int (*largest)(const struct array *a, int64_t from, int64_t to);
     struct scalar (*load_scalar)(const struct array *a);
     void (*store_scalar)(const struct array *a, struct scalar value);
     /* Taps, k_rev among them, to a row; and a row to taps. */

@@ -27,13 +27,15 @@ static void sink_of_row(struct sink *s, const struct row_group *group, int64_t i
 
 /* A few samples of a stream are summed directly, with the taps of the kernel whose spectrum
  * the row would meet. */
-static void sum_row(const struct row_group *group, const struct source *source, struct sink *sink,
+static void sum_row(const struct row_group *group, struct source *source, struct sink *sink,
                     int64_t i)
 {
     const struct call *c = group->call;
     const struct fftconv_spectrum *spectrum = c->direct;
     const int64_t kernel = (spectrum_of(group, i) - c->spectra) / c->layout.spectra_bytes;
     sink->shift = 0; /* that of the only block */
+    sink->exponent = source->exponent = exponent_if_needed(
+        c->plan, largest_of_places(c->plan, source, 0, c->plan->taps - 1 + c->L));
     c->plan->engine->rows.direct_sum(
         source, (const char *)spectrum->reversed + kernel * spectrum->reversed_bytes, c->plan->taps,
         c->L, sink, group->worker->memory + c->layout.direct_work);
@@ -105,12 +107,14 @@ static int forward_task(void *context, int64_t index, int worker)
             for (int64_t i = 0; i < group.count; i++) {
                 source_of_row(&source, &group, &block, i);
                 sink_of_row(&sink, &group, i);
-                if (c->direct) {
+                const char *spectrum = spectrum_of(&group, i);
+                if (c->direct && !*exponent_of(c->plan, spectrum)) {
                     sum_row(&group, &source, &sink, i);
                     continue;
                 }
                 struct prefetch prefetch = prefetch_beside_row(&group, i);
-                convolve_row(&w, &source, NULL, spectrum_of(&group, i), &sink, &prefetch);
+                int exponent;
+                convolve_row(&w, &source, &exponent, NULL, spectrum, &sink, &prefetch);
             }
             copy_out(&group, Y, block.t0, block.t1);
         }

@@ -275,6 +275,7 @@ void input_source(struct source *s, const struct fftconv_plan *plan, int64_t L,
     s->to = min64(L, block->s + plan->chosen.padded_length);
     s->gate.data = s->before.data = s->before_gate.data = NULL;
     s->before_to = 0;
+    s->exponent = 0;
 }
 
 /* Elements below 0 are read from the caller's row: in place too, since those that come round

@@ -174,7 +174,7 @@ int64_t spectra_reals(const struct fftconv_plan *plan)
 
 int64_t spectra_bytes(const struct fftconv_plan *plan)
 {
-    return round_up(spectra_reals(plan) * plan->engine->real_bytes, ALIGNMENT);
+    return round_up(spectra_reals(plan) * plan->engine->real_bytes, ALIGNMENT) + ALIGNMENT;
 }
 
 void *spectra_of_part(const struct fftconv_plan *plan, int i, const void *spectra)

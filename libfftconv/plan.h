@@ -72,7 +72,8 @@ struct fftconv_spectrum {
 
 /* ---- plan.c ------------------------------------------------------------------------------ */
 
-/* Numbers of a row's spectra, all parts; and their bytes, rounded up to ALIGNMENT. */
+/* Numbers of a row's spectra, all parts; and their bytes, rounded up to ALIGNMENT, with so many
+ * more for an exponent (scale.c). */
 int64_t spectra_reals(const struct fftconv_plan *plan);
 int64_t spectra_bytes(const struct fftconv_plan *plan);
 /* Where the spectra of part i begin within a row's spectra. */

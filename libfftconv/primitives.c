@@ -51,7 +51,7 @@ static int rows_to_spectra_task(void *context, int64_t i, int worker)
         }
     }
     zero_spectra(plan, p->out + i * p->row_bytes, p->row_bytes);
-    row_to_spectra(&w, &source, p->out + i * p->row_bytes, NULL);
+    row_to_spectra(&w, &source, NULL, p->out + i * p->row_bytes, NULL);
     return FFTCONV_STATUS_OK;
 }
 
@@ -86,7 +86,7 @@ static int kernels_to_spectra_task(void *context, int64_t i, int worker)
     const int64_t n1 = p->rows->shape[1];
     const struct taps taps = taps_of(p->call.plan, p->rows, p->rev, i / n1, i % n1);
     zero_spectra(p->call.plan, p->out + i * p->row_bytes, p->row_bytes);
-    return taps_to_spectra(&w, &taps, p->out + i * p->row_bytes);
+    return taps_to_spectra(&w, &taps, NULL, p->out + i * p->row_bytes);
 }
 
 static int spectra_to_kernels_task(void *context, int64_t i, int worker)
@@ -95,7 +95,7 @@ static int spectra_to_kernels_task(void *context, int64_t i, int worker)
     const struct worker w = worker_of(&p->call, worker);
     const int64_t n1 = p->rows->shape[1];
     const struct taps taps = taps_of(p->call.plan, p->rows, p->rev, i / n1, i % n1);
-    return spectra_to_taps(&w, &taps, p->out + i * p->row_bytes);
+    return spectra_to_taps(&w, &taps, 0, p->out + i * p->row_bytes);
 }
 
 static int multiply_task(void *context, int64_t i, int worker)
@@ -116,6 +116,9 @@ static int multiply_task(void *context, int64_t i, int worker)
                                        spectra_of_part(plan, part, p->out + i * p->row_bytes),
                                        false, 0, 1);
     }
+    const int exponent = *exponent_of(plan, spectrum);
+    if (exponent)
+        scale_spectra(plan, exponent, p->out + i * p->row_bytes);
     return FFTCONV_STATUS_OK;
 }
 

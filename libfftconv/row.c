@@ -24,6 +24,8 @@ struct array own_row(const struct fftconv_plan *plan, const void *p, int64_t ori
     return (struct array){p, dtype, 1, origin};
 }
 
+enum { FIRST_CACHE = 32 << 10, SECOND_CACHE = 512 << 10 }; /* bytes that surely fit them */
+
 /* ---- Threads inside a row ------------------------------------------------------------------- */
 
 /* One step of a row, whose pieces threads share. */
@@ -38,17 +40,43 @@ struct row_step {
     void *other;
     bool adjoint, begin;
     double scale;
-    int levels; /* of a fold */
+    int *largest; /* of each piece of stage 1, where wanted */
+    int levels;   /* of a fold */
     int64_t length, pieces;
 };
+
+/* Stage 1 of columns [c0, c1).  *largest, where wanted, is the exponent of the largest number that
+ * they hold: of so many columns at a time that they are still in the first cache when the stage
+ * reads them. */
+static void run_first_columns(const struct worker *w, const struct transform *t,
+                              const struct source *source, int64_t c0, int64_t c1, int *largest,
+                              void *scratch)
+{
+    const struct fftconv_plan *plan = w->plan;
+    const int64_t lanes = plan->engine->lanes, sub = t->stage[0].sub;
+    int64_t step = c1 - c0;
+    if (largest) {
+        *largest = ALL_ZEROS;
+        step = max64(1, FIRST_CACHE / (2 * t->stage[0].radix * lanes * plan->engine->real_bytes));
+    }
+    for (int64_t c = c0; c < c1; c += step) {
+        const int64_t columns = min64(step, c1 - c);
+        for (int64_t i = 0; largest && i < 2 * t->stage[0].radix; i++) {
+            const int64_t place = (i / 2 * sub + c) * lanes + i % 2 * t->M;
+            const int exponent = largest_of_places(plan, source, place, columns * lanes);
+            *largest = exponent > *largest ? exponent : *largest;
+        }
+        plan->engine->transform.first_stage(t, source, w->x, c, c + columns, scratch);
+    }
+}
 
 static int first_stage_piece(void *context, int64_t i, int thread)
 {
     const struct row_step *s = context;
     const int64_t columns = s->t->stage[0].sub;
-    s->w->plan->engine->transform.first_stage(s->t, s->source, s->w->x, columns * i / s->pieces,
-                                              columns * (i + 1) / s->pieces,
-                                              s->w->scratch + thread * s->w->scratch_bytes);
+    run_first_columns(s->w, s->t, s->source, columns * i / s->pieces, columns * (i + 1) / s->pieces,
+                      s->largest ? &s->largest[i] : NULL,
+                      s->w->scratch + thread * s->w->scratch_bytes);
     return FFTCONV_STATUS_OK;
 }
 
@@ -121,14 +149,17 @@ static int64_t subtrees_of(const struct transform *t)
 /* The three steps of a transform.  On one thread they call the engine directly: a short row
  * is done in less time than a step for several threads takes to set up. */
 static inline void run_first_stage(const struct worker *w, const struct transform *t,
-                                   const struct source *source)
+                                   const struct source *source, int *largest)
 {
     if (w->inside <= 1) {
-        w->plan->engine->transform.first_stage(t, source, w->x, 0, t->stage[0].sub, w->scratch);
+        run_first_columns(w, t, source, 0, t->stage[0].sub, largest, w->scratch);
         return;
     }
-    struct row_step s = {.w = w, .t = t, .source = source};
+    int of_piece[4 * MAX_THREADS];
+    struct row_step s = {.w = w, .t = t, .source = source, .largest = largest ? of_piece : NULL};
     run_pieces(&s, first_stage_piece, pieces_of(w, t));
+    for (int64_t i = 0; largest && i < s.pieces; i++)
+        *largest = i == 0 || of_piece[i] > *largest ? of_piece[i] : *largest;
 }
 
 static inline void run_inner_stages(const struct worker *w, const struct transform *t,
@@ -195,6 +226,7 @@ static void source_of_part(struct source *s, const struct worker *w, int i)
     s->to = t->form == FFTCONV_FORM_RIGHT_ANGLE ? 2 * t->M : t->M;
     s->x = own_row(w->plan, w->row + t->row_offset * t->real_bytes, 0);
     s->gate.data = s->before.data = s->before_gate.data = NULL;
+    s->exponent = 0;
 }
 
 static void sink_of_part(struct sink *s, const struct worker *w, int i)
@@ -206,6 +238,7 @@ static void sink_of_part(struct sink *s, const struct worker *w, int i)
     s->y = own_row(w->plan, w->row + t->row_offset * t->real_bytes, 0);
     s->out_gate.data = s->twin.data = NULL;
     s->has_skip = s->has_mask = false;
+    s->exponent = 0;
     s->activation = FFTCONV_ACTIVATION_IDENTITY;
 }
 
@@ -220,17 +253,43 @@ static bool can_hold_row(const struct fftconv_plan *plan, const struct sink *s)
 
 /* ---- Rows and spectra ----------------------------------------------------------------------- */
 
-void row_to_spectra(const struct worker *w, const struct source *source, void *S,
+/* Chooses the exponent of a row, and does what the first pass over it is: stage 1, or the fold.  A
+ * long row's exponent is known after that pass only, which is then done again in the rare case
+ * that it is not 0. */
+static void begin_row(const struct worker *w, struct source *source, int *exponent)
+{
+    const struct choice *c = &w->plan->chosen;
+    const struct transform *t = &c->part[0];
+    const bool together = exponent && c->parts == 1 && source->packing == LINEAR &&
+                          t->Q % w->plan->engine->lanes == 0 &&
+                          (w->inside > 1 || c->padded_length * t->real_bytes > SECOND_CACHE);
+    source->exponent = 0;
+    if (together) {
+        run_first_stage(w, t, source, exponent);
+        source->exponent = exponent_if_needed(w->plan, *exponent);
+    } else if (exponent) {
+        *exponent = largest_of_places(w->plan, source, 0, c->padded_length);
+        source->exponent = exponent_if_needed(w->plan, *exponent);
+    }
+    if (exponent)
+        *exponent = *exponent <= ALL_ZEROS / 2 ? ALL_ZEROS : source->exponent;
+    if (c->parts > 1)
+        fold_row(w, source);
+    else if (!together || source->exponent)
+        run_first_stage(w, t, source, NULL);
+}
+
+void row_to_spectra(const struct worker *w, struct source *source, int *exponent, void *S,
                     struct prefetch *prefetch)
 {
     const struct choice *c = &w->plan->chosen;
-    if (c->parts > 1)
-        fold_row(w, source);
+    begin_row(w, source, exponent);
     for (int i = c->parts; i-- > 0;) {
         struct source part;
-        if (c->parts > 1)
+        if (c->parts > 1) {
             source_of_part(&part, w, i);
-        run_first_stage(w, &c->part[i], c->parts > 1 ? &part : source);
+            run_first_stage(w, &c->part[i], &part, NULL);
+        }
         run_inner_stages(w, &c->part[i], FORWARD, spectra_of_part(w->plan, i, S), NULL, prefetch);
     }
 }
@@ -258,8 +317,8 @@ bool keeps_spectra(const struct fftconv_plan *plan)
     return all;
 }
 
-void convolve_row(const struct worker *w, const struct source *source, void *S,
-                  const void *spectrum, const struct sink *sink, struct prefetch *prefetch)
+void convolve_row(const struct worker *w, struct source *source, int *exponent, void *S,
+                  const void *spectrum, struct sink *sink, struct prefetch *prefetch)
 {
     const struct fftconv_plan *plan = w->plan;
     const int parts = plan->chosen.parts, directions = FORWARD | INVERSE | (S ? KEEP_SPECTRA : 0);
@@ -269,22 +328,21 @@ void convolve_row(const struct worker *w, const struct source *source, void *S,
         in_sink.row = (char *)sink->y.data;
         w = &in_sink;
     }
-    if (parts > 1)
-        fold_row(w, source);
+    begin_row(w, source, exponent);
+    sink->exponent = source->exponent + *exponent_of(plan, spectrum);
     for (int i = parts; i-- > 0;) {
         const struct transform *t = &plan->chosen.part[i];
-        const struct source *from = source;
         const struct sink *to = sink;
         struct source part_source;
         struct sink part_sink;
         if (parts > 1) {
             source_of_part(&part_source, w, i);
             sink_of_part(&part_sink, w, i);
-            from = &part_source, to = &part_sink;
+            to = &part_sink;
+            run_first_stage(w, t, &part_source, NULL);
         }
         void *kept = S ? spectra_of_part(plan, i, S) : NULL;
         const void *factor = spectra_of_part(plan, i, spectrum);
-        run_first_stage(w, t, from);
         run_inner_stages(w, t, directions, kept, factor, prefetch);
         run_last_stage(w, t, to);
         if (parts > 1)
@@ -320,7 +378,7 @@ static double scale_of_part(const struct fftconv_plan *plan, int i)
     return 1 / ((double)plan->chosen.part[i].M * (double)((int64_t)1 << levels));
 }
 
-void accumulate_row(const struct worker *w, bool begin, void *sum, void *Z, void *G,
+void accumulate_row(const struct worker *w, bool begin, double power, void *sum, void *Z, void *G,
                     const void *spectrum)
 {
     const struct fftconv_plan *plan = w->plan;
@@ -328,7 +386,7 @@ void accumulate_row(const struct worker *w, bool begin, void *sum, void *Z, void
         struct row_step s = {.w = w,
                              .t = &plan->chosen.part[i],
                              .begin = begin,
-                             .scale = scale_of_part(plan, i),
+                             .scale = power * scale_of_part(plan, i),
                              .sum = spectra_of_part(plan, i, sum),
                              .S = spectra_of_part(plan, i, Z),
                              .other = spectra_of_part(plan, i, G),

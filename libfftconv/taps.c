@@ -54,7 +54,7 @@ static int filter_taps(const struct worker *w, const struct array *k, bool back)
     return status;
 }
 
-int taps_to_spectra(const struct worker *w, const struct taps *taps, void *S)
+int taps_to_spectra(const struct worker *w, const struct taps *taps, int *exponent, void *S)
 {
     const struct fftconv_plan *plan = w->plan;
     struct source source = {.packing = plan->chosen.packing, .to = taps->count, .x = taps->k};
@@ -68,7 +68,7 @@ int taps_to_spectra(const struct worker *w, const struct taps *taps, void *S)
         source.x = own_row(plan, w->taps, 0);
     }
     if (!status)
-        row_to_spectra(w, &source, S, NULL);
+        row_to_spectra(w, &source, exponent, S, NULL);
     return status;
 }
 
@@ -80,10 +80,11 @@ static void zero_elements(const struct fftconv_plan *plan, const struct array *a
         set_element(plan, a, n, (struct scalar){0, 0});
 }
 
-int spectra_to_taps(const struct worker *w, const struct taps *taps, void *S)
+int spectra_to_taps(const struct worker *w, const struct taps *taps, int exponent, void *S)
 {
     const struct fftconv_plan *plan = w->plan;
-    struct sink sink = {.packing = plan->chosen.packing, .to = taps->count, .y = taps->k};
+    struct sink sink = {
+        .packing = plan->chosen.packing, .to = taps->count, .y = taps->k, .exponent = exponent};
     int status = FFTCONV_STATUS_OK;
     if (taps->k_rev.data)
         sink.to = taps->padded_length;
@@ -103,7 +104,10 @@ int make_spectrum(const struct worker *w, const fftconv_operands *o, int64_t b, 
                   void *spectrum)
 {
     const struct taps taps = taps_of(w->plan, &o->k, &o->k_rev, b, g);
-    const int status = taps_to_spectra(w, &taps, spectrum);
+    int *exponent = exponent_of(w->plan, spectrum);
+    const int status = taps_to_spectra(w, &taps, exponent, spectrum);
+    if (*exponent == ALL_ZEROS)
+        *exponent = 0;
     if (!status)
         weigh_row(w->plan, spectrum);
     return status;

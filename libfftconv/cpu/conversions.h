@@ -19,14 +19,17 @@ static inline uint32_t bits_of(float f)
 static inline float half_to_float(uint16_t h) { return _cvtsh_ss(h); }
 static inline uint16_t float_to_half(float f) { return _cvtss_sh(f, 0); }
 #else
-/* The bits of a float16, moved to the places of a float, stand for its value times 2^-112,
- * since the exponents are biased by 15 and by 127.  A multiplication corrects this, for
- * subnormal numbers too. */
+/* The exponents of a float16 and of a float are biased by 15 and by 127.  A subnormal number's
+ * bits m stand for m 2^-24, which is (2^-14 + m 2^-24) - 2^-14: no float on the way is subnormal,
+ * since those count as zeros here. */
 static inline float half_to_float(uint16_t h)
 {
     uint32_t magnitude = h & 0x7fffu;
-    uint32_t finite = bits_of(float_of(magnitude << 13) * 0x1p112f);
-    uint32_t bits = magnitude >= 0x7c00u ? 0x7f800000u | magnitude << 13 : finite;
+    uint32_t tiny = bits_of(float_of(0x38800000u | (magnitude & 0x3ffu) << 13) - 0x1p-14f);
+    uint32_t normal = (magnitude << 13) + (112u << 23);
+    uint32_t bits = magnitude >= 0x7c00u ? 0x7f800000u | magnitude << 13
+                    : magnitude < 0x400u ? tiny
+                                         : normal;
     return float_of(bits | (uint32_t)(h & 0x8000u) << 16);
 }
 /* Rounds to the nearest number, and halfway between two to the even one.  Below 2^-14 the

@@ -173,6 +173,67 @@ static void N_(read_gated)(const struct array *x, const struct array *gate, int6
     N_(multiply_by_array)(gate, false, n, count, dst);
 }
 
+/* v[i] *= 2^exponent.  The power may be out of a REAL's range, but its root is not. */
+static void N_(scale_by_power)(int exponent, int64_t count, REAL *v)
+{
+    const REAL a = (REAL)ldexp(1, exponent / 2), b = (REAL)ldexp(1, exponent - exponent / 2);
+    for (int64_t i = 0; i < count; i++)
+        v[i] = v[i] * a * b;
+}
+
+/* dst[i] = 2^-exponent x[n + i] gate[n + i].  Half of the power goes before the gate, so that the
+ * product, too, stays in range. */
+static void N_(read_scaled)(const struct array *x, const struct array *gate, int exponent,
+                            int64_t n, int64_t count, REAL *dst)
+{
+    if (!exponent || count <= 0) {
+        N_(read_gated)(x, gate, n, count, dst);
+        return;
+    }
+    const int64_t reals = count * (1 + is_complex(x->dtype));
+    N_(read)(x, n, count, dst);
+    N_(scale_by_power)(-(exponent / 2), reals, dst);
+    N_(multiply_by_array)(gate, false, n, count, dst);
+    N_(scale_by_power)(exponent / 2 - exponent, reals, dst);
+}
+
+/* The bits of the largest of some REALs without its sign: as integers, they are in order.  Two
+ * maxima are independent. */
+static INT N_(largest_bits)(const REAL *x, int64_t count)
+{
+    typedef INT __attribute__((may_alias)) bits;
+    const bits *b = (const bits *)x;
+    const INT all = IN_DOUBLE ? (INT)INT64_MAX : (INT)INT32_MAX;
+    const int64_t half = count / 2;
+    INT even = count % 2 ? b[count - 1] & all : 0, odd = 0;
+    for (int64_t i = 0; i < half; i++) {
+        const INT p = b[i] & all, q = b[i + half] & all;
+        even = p > even ? p : even;
+        odd = q > odd ? q : odd;
+    }
+    return even > odd ? even : odd;
+}
+
+static int N_(largest)(const struct array *a, int64_t from, int64_t to)
+{
+    const int64_t reals = 1 + is_complex(a->dtype), step = CHUNK / reals;
+    const int digits = IN_DOUBLE ? 52 : 23, bias = IN_DOUBLE ? 1023 : 127;
+    const REAL *contiguous = N_(in_place)(a, from);
+    INT largest = 0;
+    if (contiguous)
+        largest = N_(largest_bits)(contiguous, max64(0, to - from));
+    for (int64_t n = from; !contiguous && n < to; n += step) {
+        REAL part[CHUNK];
+        const int64_t m = min64(step, to - n);
+        N_(read)(a, n, m, part);
+        const INT bits = N_(largest_bits)(part, m * reals);
+        largest = bits > largest ? bits : largest;
+    }
+    const int exponent = (int)(largest >>
+                               digits); /* 0: zeros, and denormals, which count as such */
+    return exponent == 0 ? ALL_ZEROS : exponent > 2 * bias ? NOT_FINITE : exponent - bias;
+}
+
 static void N_(write_product)(int64_t start, int64_t count, const struct array *from,
                               const struct array *factor, const struct array *to)
 {

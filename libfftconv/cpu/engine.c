@@ -11,6 +11,7 @@
  *     ENGINE      the name of the engine. */
 #include "../engine.h"
 
+#include <math.h>
 #include <string.h>
 
 #if defined(__GNUC__) && !defined(__clang__)

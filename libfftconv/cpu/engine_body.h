@@ -51,6 +51,7 @@ const struct engine ENGINE = {
              .add_scaled = N_(add_scaled),
              .transpose = N_(transpose_matrix),
              .activate = N_(apply),
+             .largest = N_(largest),
              .load_scalar = N_(load_scalar),
              .store_scalar = N_(store_scalar),
              .place_taps = N_(place_taps),

@@ -46,8 +46,8 @@ static void N_(fold)(bool back, int levels, int64_t length, int64_t prefetch_dis
     const int quarters = 1 << levels; /* or halves */
     const int64_t step = length >> levels;
     const bool from_x = source && source->x.dtype == REAL_DTYPE && source->x.stride == 1 &&
-                        !source->gate.data && source->shift == 0 && source->from == 0 &&
-                        source->to == length;
+                        !source->gate.data && !source->exponent && source->shift == 0 &&
+                        source->from == 0 && source->to == length;
     const bool to_y = sink && N_(sink_is_plain)(sink) && sink->shift == 0 && sink->from == 0 &&
                       sink->to == length;
     struct N_(prefetched_rows) soon;

@@ -99,6 +99,8 @@ static void N_(write_run)(const struct sink *s, int64_t n, int64_t count, REAL *
     const int64_t e = n + s->shift;
     int64_t first = max64(0, s->from - e);
     count = min64(count, s->to - e);
+    if (s->exponent && first < count)
+        N_(scale_by_power)(s->exponent, (count - first) * reals, v + first * reals);
     if (first < count)
         first += N_(write_vectors)(s, e + first, 1, 0, count - first, v + first);
     for (int64_t i = first; i < count; i += step) {
@@ -125,7 +127,8 @@ static void N_(write_run)(const struct sink *s, int64_t n, int64_t count, REAL *
 static bool N_(sink_is_plain)(const struct sink *s)
 {
     return s->packing == LINEAR && s->y.dtype == REAL_DTYPE && s->y.stride == 1 && !s->has_mask &&
-           !s->has_skip && !s->out_gate.data && s->activation == FFTCONV_ACTIVATION_IDENTITY;
+           !s->has_skip && !s->out_gate.data && !s->exponent &&
+           s->activation == FFTCONV_ACTIVATION_IDENTITY;
 }
 
 /* Places [n, n + count) of a complex row, from the real and the imaginary parts. */

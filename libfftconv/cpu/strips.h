@@ -102,7 +102,7 @@ static bool N_(write_strip)(const struct transform *t, const struct sink *s, int
                             int64_t length, bool imag, const REAL *v)
 {
     const int64_t R = t->stage[0].radix, step = t->stage[0].sub * W;
-    bool written = s->packing == LINEAR && t->Q % W == 0 && length % (2 * W) == 0;
+    bool written = s->packing == LINEAR && !s->exponent && t->Q % W == 0 && length % (2 * W) == 0;
     for (int plane = 0; plane <= imag && written; plane++)
         written = N_(write_vectors)(s, c * W + plane * t->M + s->shift, R, step, length,
                                     v + plane * R * length);
@@ -193,7 +193,7 @@ static void N_(first_stage)(const struct transform *t, const struct source *s, v
                             int64_t c1, void *scratch)
 {
     const bool imag = N_(has_imaginary)(s->packing, s->to, s->shift, t->M);
-    const bool plain = s->packing == LINEAR && !s->gate.data && t->Q % W == 0 &&
+    const bool plain = s->packing == LINEAR && !s->gate.data && !s->exponent && t->Q % W == 0 &&
                        s->shift >= max64(0, s->from) && s->shift + t->M * (1 + imag) <= s->to;
     REAL *z = plain ? N_(in_place)(&s->x, s->shift) : NULL;
     if (!z) {

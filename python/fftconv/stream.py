@@ -52,6 +52,9 @@ class Stream:
         means 8192 or Lk, whichever is more.
     threads: the number of threads of every push; None means all processors.
 
+    A NaN or an infinity spoils the piece it is in, before that sample too, and the pieces
+    that see it through the kernel; never another row.
+
     A stream must not be used by several threads at once.  It is copied and pickled with its
     past; on the same kind of machine, the copy continues with the same bits.  Raises
     TypeError for an operand that is not an array of numbers, ValueError.

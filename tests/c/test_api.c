@@ -4,6 +4,7 @@
  * call.  There is no framework: CHECK counts, and main reports. */
 #include <fftconv.h>
 
+#include <fenv.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -849,6 +850,65 @@ static void test_threads_and_fork(void)
     free(k), free(job.u), free(job.want);
 }
 
+/* ---- The caller's floating-point state ------------------------------------ */
+
+static unsigned control_register(void)
+{
+#ifdef __x86_64__
+    return __builtin_ia32_stmxcsr();
+#else
+    return 0;
+#endif
+}
+
+/* Calls on one thread and on two, with an overflow and an invalid operation in them, and one that
+ * fails.  Whatever rounding and exceptions the caller has set, the results are the same and the
+ * state is left as it was.  (1,000 taps of 1e-39, which are denormal, count as zeros.) */
+static void test_float_state(void)
+{
+    const int64_t L = 1000;
+    float *u = random_floats((size_t)(2 * L), 1), *k = random_floats((size_t)(2 * L), 2);
+    float *y[2] = {poison((size_t)(2 * L)), poison((size_t)(2 * L))};
+    float *du = poison((size_t)(2 * L)), *dk = poison((size_t)(2 * L));
+    const fftconv_plan_desc desc = plan_desc(1, 2, L, L);
+    fftconv_plan *plan;
+
+    MUST(fftconv_plan_create(&plan, &desc));
+    u[5] = 3e38f;
+    for (int64_t i = 0; i < L; i++)
+        k[L + i] = 1e-39f;
+    for (int threads = 1; threads <= 2; threads++) {
+        fftconv_operands o = {.size = sizeof o,
+                              .threads = threads,
+                              .u = tensor(u, 1, 2, L),
+                              .k = tensor(k, 1, 2, L),
+                              .y = tensor(y[0], 1, 2, L),
+                              .dy = tensor(u, 1, 2, L),
+                              .du = tensor(du, 1, 2, L),
+                              .dk = tensor(dk, 1, 2, L)};
+        MUST(fftconv_forward(plan, NULL, &o));
+        o.y = tensor(y[1], 1, 2, L);
+        feclearexcept(FE_ALL_EXCEPT);
+        feraiseexcept(FE_DIVBYZERO);
+        fesetround(FE_UPWARD);
+        const int raised = fetestexcept(FE_ALL_EXCEPT);
+        const unsigned before = control_register();
+        int status = fftconv_forward(plan, NULL, &o);
+        status |= fftconv_backward(plan, NULL, &o);
+        const int bad = fftconv_forward(plan, NULL, NULL);
+        const unsigned after = control_register();
+        CHECK(fegetround() == FE_UPWARD, "%d", fegetround());
+        CHECK(fetestexcept(FE_ALL_EXCEPT) == raised, "%d", fetestexcept(FE_ALL_EXCEPT));
+        CHECK(before == after, "%#x, then %#x", before, after);
+        fesetround(FE_TONEAREST);
+        feclearexcept(FE_ALL_EXCEPT);
+        CHECK(status == FFTCONV_STATUS_OK && bad == FFTCONV_STATUS_INVALID, "%d, %d", status, bad);
+        CHECK(!memcmp(y[0], y[1], (size_t)(2 * L) * sizeof *y[0]), "rounded differently");
+    }
+    fftconv_plan_destroy(plan);
+    free(u), free(k), free(y[0]), free(y[1]), free(du), free(dk);
+}
+
 /* ---- Cost model ---------------------------------------------------------- */
 
 static void test_cost(void)
@@ -896,6 +956,7 @@ int main(void)
     test_bad_plans();
     test_bad_operands();
     test_threads_and_fork();
+    test_float_state();
     test_cost();
     printf("%d checks, %d failed\n", atomic_load(&checks), atomic_load(&failures));
     return atomic_load(&failures) != 0;

@@ -1,0 +1,91 @@
+/* Powers of two that keep numbers in range.
+ *
+ * A transform of M points makes numbers that are up to M times as large as those it is given, and
+ * products of such; and 1/M goes into spectra.  So a row or a kernel of very large or very small
+ * numbers is read times a power of two, which is exact, and what is written is multiplied by the
+ * opposite power.  Rows and kernels of ordinary size keep an exponent of 0, and their numbers. */
+#include "call.h"
+
+#include <math.h>
+
+/* An exponent that needs no help.  With z and k up to 2^40, Z is up to 2^64 and its product with
+ * a spectrum up to 2^104, for M = 2^24; and z k from 2^-80 on leaves, with the 1/M in spectra, 2^-104,
+ * which is 2^22 times the least float. */
+int exponent_if_needed(const struct fftconv_plan *plan, int exponent)
+{
+    const int ordinary = plan->engine->real_bytes == 8 ? 400 : 40;
+    const bool finite = exponent > ALL_ZEROS / 2 && exponent < NOT_FINITE / 2;
+    return finite && (exponent > ordinary || exponent < -ordinary) ? exponent : 0;
+}
+
+int *exponent_of(const struct fftconv_plan *plan, const void *spectrum)
+{
+    void *behind = (char *)spectrum + spectra_bytes(plan) - ALIGNMENT;
+    return behind;
+}
+
+static int largest(const struct fftconv_plan *plan, const struct array *a, int64_t from, int64_t to)
+{
+    if (!a->data || from >= to)
+        return ALL_ZEROS;
+    if (a->dtype == FFTCONV_DTYPE_FLOAT16) /* all of its numbers are ordinary */
+        return 0;
+    return plan->engine->rows.largest(a, from, to);
+}
+
+/* Of x gate: the sum of their exponents, which is at most one too small. */
+static int largest_product(const struct fftconv_plan *plan, const struct array *x,
+                           const struct array *gate, int64_t from, int64_t to)
+{
+    const int exponent = largest(plan, x, from, to);
+    return gate->data ? exponent + largest(plan, gate, from, to) : exponent;
+}
+
+int largest_of_places(const struct fftconv_plan *plan, const struct source *s, int64_t n,
+                      int64_t count)
+{
+    const int64_t from = max64(s->from, n + s->shift), to = min64(s->to, n + count + s->shift);
+    const int before = largest_product(plan, &s->before, &s->before_gate, from,
+                                       min64(s->before_to, to));
+    const int row = largest_product(plan, &s->x, &s->gate, max64(0, from), to);
+    return before > row ? before : row;
+}
+
+void scale_spectra(const struct fftconv_plan *plan, int exponent, void *S)
+{
+    for (int i = 0; i < plan->chosen.parts; i++) {
+        struct transform unweighted = plan->chosen.part[i];
+        unweighted.weights = NULL;
+        plan->engine->spectra.weigh(&unweighted, ldexp(1, exponent), spectra_of_part(plan, i, S));
+    }
+}
+
+/* A sum keeps the largest exponent among its terms, or one that is little less. */
+static void raise_exponent(const struct fftconv_plan *plan, void *sum, int exponent)
+{
+    int *old = exponent_of(plan, sum);
+    scale_spectra(plan, *old - exponent, sum);
+    *old = exponent;
+}
+
+void accumulate_scaled(const struct worker *w, bool begin, void *sum, int z, void *Z, int g,
+                       void *G, const void *spectrum)
+{
+    enum { LITTLE = 20 };
+    int *exponent = exponent_of(w->plan, sum);
+    if (begin)
+        *exponent = z + g;
+    else if (z + g > *exponent + LITTLE)
+        raise_exponent(w->plan, sum, z + g);
+    accumulate_row(w, begin, ldexp(1, z + g - *exponent), sum, Z, G, spectrum);
+}
+
+void add_sums(const struct fftconv_plan *plan, void *sum, void *other)
+{
+    const int a = *exponent_of(plan, sum), b = *exponent_of(plan, other);
+    if (a != b)
+        raise_exponent(plan, a < b ? sum : other, a < b ? b : a);
+    for (int i = 0; i < plan->chosen.parts; i++)
+        plan->engine->spectra.add(&plan->chosen.part[i], spectra_of_part(plan, i, sum),
+                                  spectra_of_part(plan, i, other));
+}
