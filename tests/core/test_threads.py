@@ -3,6 +3,8 @@
 import gc
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -208,6 +210,50 @@ def test_fork_during_use():
     finally:
         stop.set()
         thread.join()
+
+
+# The start of a program that ends while daemon threads are inside the C library.
+ENDS = """
+import sys, threading
+import numpy as np
+import fftconv
+from fftconv import hyena, lrnnx, ssm
+
+f = lambda *shape: np.ones(shape, "float32")
+u, k, few = f(4, 16, 4096), f(16, 4096), f(16, 4)
+begun = threading.Barrier(4, timeout=10)
+
+def endless(call, *arguments, **keywords):
+    call(*arguments, **keywords)
+    begun.wait()
+    while True:
+        call(*arguments, **keywords)
+"""
+CALLS = {
+    "conv": "fftconv.conv, u, k, threads=2",
+    "backward": "fftconv.conv_backward, u, u, k, u",
+    "stream": "lambda: fftconv.Stream(k, batch=4).push(u)",
+    "prepared": "lambda: (p := fftconv.Plan(u.shape, k.shape)).prepare(u, p.spectrum(k))[1]()",
+    "depthwise": "fftconv.depthwise_conv1d_backward, u[..., 3:], u, few",
+    "matrix": "fftconv.conv_matrix, u, f(16, 16, 4096)",
+    "heads": "hyena.fftconv_func, u, k[:4], f(4), v=u, head_dim=4, q=u",
+    "ssm": "ssm.ssm_kernel, -few, few[None], few[None], 1 << 18",
+    "strategies": "lrnnx.opt_ssm_forward, u.swapaxes(1, 2), k.T, f(16, 16), f(16, 16), strategy=2",
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_exit_during_a_call(call):
+    """What a call uses lives until it returns, even if the interpreter ends before."""
+    program = ENDS + (
+        "for _ in range(3):\n"
+        f"    threading.Thread(target=lambda: endless({CALLS[call]}), daemon=True).start()\n"
+        "begun.wait()\n"
+        "u = k = None\n"
+        "sys.exit(7)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+    assert done.returncode == 7, done.stderr.decode()
 
 
 def test_destroyed_while_spectrum_lives():
