@@ -138,8 +138,16 @@ FFTCONV_API const char *fftconv_last_error(void);
 FFTCONV_API const char *fftconv_isa_name(int index);
 /* 1 if this machine can run the instruction set of that name, else 0. */
 FFTCONV_API int fftconv_isa_available(const char *name);
-/* The processors that a thread count of 0 means: those this process may run on. */
+/* What a thread count of 0 means, 1 ... 255; the first of these that is given:
+ *   1. the number of fftconv_set_default_threads;
+ *   2. the environment variable FFTCONV_NUM_THREADS, then OMP_NUM_THREADS, the first number of a
+ *      list such as "4,2".  They are read once.  A value that is no number from 1 is ignored;
+ *   3. the processors that this process may run on, or as many as its container's quota pays
+ *      for (of control groups, versions 1 and 2; rounded up), if those are fewer. */
 FFTCONV_API int fftconv_default_threads(void);
+/* Sets it for all threads of the process; 0 takes the setting back.  A plan keeps the number
+ * with which it was made.  Errors: INVALID (threads is not 0 ... 255). */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_set_default_threads(int threads);
 
 /* ---- Plans -------------------------------------------------------------- */
 

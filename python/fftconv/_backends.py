@@ -20,7 +20,8 @@ _workspace_bytes = _lib.lib.fftconv_workspace_bytes
 
 
 class Workspace(threading.local):
-    """One workspace for each thread, aligned to 64 bytes.  It grows and never shrinks."""
+    """One workspace for each thread, aligned to 64 bytes.  It grows until
+    `release_workspace`."""
 
     size = 0
     held = None, None
@@ -42,6 +43,21 @@ class Workspace(threading.local):
 
 
 _workspace = Workspace()
+
+
+def release_workspace():
+    """Give back the memory that the calls on the CPU keep for later ones.
+
+    Each thread keeps one workspace, as large as its largest call so far has needed.  Those of
+    all threads are given back, except where a call is running: that one's is given back when
+    the call returns.  The next call of a thread allocates a new one.  What a Plan, a Spectrum
+    or `Plan.prepare` holds stays.
+
+    Example:
+        >>> release_workspace()
+    """
+    global _workspace
+    _workspace = Workspace()  # a threading.local that is gone takes every thread's part along
 
 
 class Cpu:

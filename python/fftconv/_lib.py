@@ -368,6 +368,7 @@ PROTOTYPES = {
     "fftconv_rows_to_spectra": (STATUS, [_PLAN, POINTER(SpectraDesc)]),
     "fftconv_spectra_to_rows": (STATUS, [_PLAN, POINTER(SpectraDesc)]),
     "fftconv_multiply": (STATUS, [_PLAN, _SPECTRUM, POINTER(SpectraDesc)]),
+    "fftconv_set_default_threads": (STATUS, [c_int]),
     "fftconv_kernels_to_spectra": (STATUS, [_PLAN, POINTER(SpectraDesc)]),
     "fftconv_spectra_to_kernels": (STATUS, [_PLAN, POINTER(SpectraDesc)]),
     "fftconv_contract": (STATUS, [_PLAN, POINTER(ContractionDesc)]),

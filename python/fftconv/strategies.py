@@ -493,11 +493,11 @@ def machine(dtype="float32", threads=None):
 
     dtype: "float32" or "float64".  threads: None means all processors.  Raises ValueError.
     """
-    return _measured(dtype_name(dtype, allowed=_REALS), threads)
+    return measured(dtype_name(dtype, allowed=_REALS), threads)
 
 
 @cache
-def _measured(dtype, threads):
+def measured(dtype, threads):
     rng = np.random.default_rng(0)
 
     def fastest(call, least=1e-2):

@@ -183,6 +183,8 @@ OTHERS = {
     "hippo",
     "isas",
     "reference",
+    "release_workspace",
+    "set_default_threads",
     "flash",  # modules whose names are among the calls
     "hyena",
     "lrnnx",

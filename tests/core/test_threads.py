@@ -1,5 +1,6 @@
 """Threads: the same bits for any number, one plan shared by many, and calls after a fork."""
 
+import ctypes
 import gc
 import multiprocessing
 import os
@@ -7,10 +8,12 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import fftconv
 import numpy as np
 import pytest
+from build_tree import CC, TOP, run
 from support import Case, check_forward, same_bits
 
 ALL = ("in_gate", "out_gate", "skip", "mask")
@@ -270,3 +273,152 @@ def test_default_threads():
     n = fftconv.default_threads()
     assert 1 <= n <= os.cpu_count()
     assert fftconv.Plan((64, 64, 64), (64, 64)).threads >= 1
+
+
+# ---- How many threads --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def c_processors(tmp_path_factory):
+    """processors.c by itself: its functions that are not exported can be called."""
+    library = tmp_path_factory.mktemp("processors") / "processors.so"
+    source = TOP / "libfftconv"
+    files = [source / "processors.c", source / "status.c"]
+    run(
+        *CC,
+        "-std=gnu11",
+        "-shared",
+        "-fPIC",
+        "-pthread",
+        '-DPACKAGE_VERSION=""',
+        *files,
+        "-o",
+        library,
+    )
+    return ctypes.CDLL(str(library))
+
+
+QUOTAS = {
+    "none": ({"proc/self/cgroup": "0::/\n"}, 0),
+    "no files": ({}, 0),
+    "version 2": ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "150000 100000\n"}, 2),
+    "version 2 without a limit": (
+        {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"},
+        0,
+    ),
+    "the least of the groups around": (
+        {
+            "proc/self/cgroup": "0::/a/b/c\n",
+            "sys/fs/cgroup/a/cpu.max": "300000 100000\n",
+            "sys/fs/cgroup/a/b/cpu.max": "700000 100000\n",
+            "sys/fs/cgroup/a/b/c/cpu.max": "max 100000\n",
+        },
+        3,
+    ),
+    "version 1": (
+        {
+            "proc/self/cgroup": "5:cpuset:/a\n4:cpu,cpuacct:/a\n0::/\n",
+            "sys/fs/cgroup/cpu/a/cpu.cfs_quota_us": "50000\n",
+            "sys/fs/cgroup/cpu/a/cpu.cfs_period_us": "100000\n",
+        },
+        1,
+    ),
+    "version 1 without a limit": (
+        {
+            "proc/self/cgroup": "4:cpuacct,cpu:/\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+        },
+        0,
+    ),
+    "version 1, of which the container sees its own group alone": (
+        {
+            "proc/self/cgroup": "4:cpu:/docker/0123\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "400000\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+        },
+        4,
+    ),
+    "wrong": ({"proc/self/cgroup": "x\n0:\n0::\n", "sys/fs/cgroup/cpu.max": "-1 0\n"}, 0),
+}
+
+
+@pytest.mark.parametrize("name", QUOTAS)
+def test_quota_of_a_container(name, c_processors, tmp_path):
+    files, want = QUOTAS[name]
+    for file, text in files.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text)
+    assert c_processors.quota_processors(os.fsencode(tmp_path)) == want
+
+
+def test_numbers_of_the_environment(c_processors):
+    numbers = {"3": 3, "4,2": 4, " 5 ": 5, "6 ,1": 6, "300": 255, "9" * 30: 255}
+    wrong = ("", "0", "-2", "x", "4x", "2.5", ",2")
+    for text, want in {**numbers, **dict.fromkeys(wrong, 0)}.items():
+        assert c_processors.threads_of_text(text.encode()) == want, text
+    assert c_processors.threads_of_text(None) == 0
+
+
+@pytest.mark.parametrize(
+    "variables, want",
+    [
+        ({"OMP_NUM_THREADS": "4,2"}, "4"),
+        ({"FFTCONV_NUM_THREADS": "3", "OMP_NUM_THREADS": "4"}, "3"),
+        ({"FFTCONV_NUM_THREADS": "none", "OMP_NUM_THREADS": "4"}, "4"),
+    ],
+)
+def test_environment(variables, want):
+    program = "import fftconv; print(fftconv.default_threads())"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **variables}, stdout=subprocess.PIPE
+    )
+    assert done.stdout.decode().strip() == want
+
+
+def test_set_default_threads():
+    """The number holds for new plans, and for those that calls keep; a Plan keeps its own."""
+    before, shapes = fftconv.default_threads(), ((1, 1, 64), (1, 64))
+    kept = ((1, 1, 64), (1, 1, 64), None, "float32", "causal", None, None, None)
+    old = fftconv.Plan(*shapes)
+    try:
+        for n in (5, 255):
+            fftconv.set_default_threads(n)
+            assert fftconv.default_threads() == n == fftconv.Plan(*shapes).threads
+            assert fftconv.plan.cached_plan(*kept).threads == n
+        assert old.threads == before
+        for n in (0, -1, 256, 2**40, 1.5, "2"):
+            with pytest.raises(ValueError, match="threads"):
+                fftconv.set_default_threads(n)
+        assert fftconv.default_threads() == 255
+    finally:
+        fftconv.set_default_threads()
+    assert fftconv.default_threads() == before
+
+
+def test_release_workspace():
+    """It takes the workspaces of all threads, and leaves that of a running call."""
+    released, buffers = threading.Event(), {}
+
+    def work(name, running):
+        buffer, _ = fftconv._backends._workspace.at_least(1000)
+        buffers[name] = weakref.ref(buffer)
+        if not running:
+            del buffer
+        begun.wait()
+        released.wait()
+
+    begun = threading.Barrier(3)
+    threads = [threading.Thread(target=work, args=of) for of in (("idle", 0), ("running", 1))]
+    for thread in threads:
+        thread.start()
+    begun.wait()
+    buffers["mine"] = weakref.ref(fftconv._backends._workspace.at_least(1000)[0])
+    assert all(buffer() is not None for buffer in buffers.values())
+    fftconv.release_workspace()
+    left = [name for name, buffer in buffers.items() if buffer() is not None]
+    released.set()
+    for thread in threads:
+        thread.join()
+    assert left == ["running"]
+    assert buffers["running"]() is None
