@@ -550,7 +550,7 @@ typedef struct fftconv_ssm_desc {
                                k[l] = 2 Re C Abar^(l+1) s; not with dss */
     int32_t threads;                /* 0 means all processors; the result does not depend on it */
     const char *isa;                /* NULL means the best of this machine */
-    const double *A;                /* (H, N), real parts negative */
+    const double *A;                /* (H, N), real parts negative; parts to 1e60, as P's, Q's */
     const double *B;                /* (I, H, N) */
     const double *C;                /* (C, H, N) */
     const double *P, *Q;            /* (rank, H, N) */
@@ -565,6 +565,21 @@ FFTCONV_API FFTCONV_MUST_CHECK int fftconv_ssm_kernel(const fftconv_ssm_desc *de
 /* Gradients, d/dRe + i d/dIm, of sum(dk . k).  With dk a signal backwards in time,
  * conj(dC) / 2 is the state that it leaves: sum_l dk[l] Abar^l Bbar. */
 FFTCONV_API FFTCONV_MUST_CHECK int fftconv_ssm_kernel_backward(const fftconv_ssm_desc *desc);
+
+/* Products of matrices, out[i] = a[i] b[i]: a (batch, rows, depth), b (batch, depth, columns),
+ * out (batch, rows, columns), with any strides; a or b is the same for all i where its first
+ * stride is 0.  All are float32, float64, complex64 or complex128; or a and b are complex, and
+ * out is of their real type and gets the real parts.  Sums are made in an order that the sizes
+ * fix and threads do not.  Errors: INVALID, UNSUPPORTED (isa), NO_MEMORY. */
+typedef struct fftconv_matmul_desc {
+    size_t size;
+    const char *isa; /* NULL means the best of this machine */
+    int32_t threads; /* 0 means all processors */
+    int32_t reserved;
+    fftconv_tensor a, b, out; /* out overlaps neither a nor b */
+} fftconv_matmul_desc;
+
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_matmul(const fftconv_matmul_desc *desc);
 
 /* Projections around kernels, at every frequency (Centaurus' opt_ssm_forward, arXiv
  * 2409.03377):
