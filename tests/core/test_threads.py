@@ -217,7 +217,7 @@ def test_fork_during_use():
 
 # The start of a program that ends while daemon threads are inside the C library.
 ENDS = """
-import sys, threading
+import sys, threading, time
 import numpy as np
 import fftconv
 from fftconv import hyena, lrnnx, ssm
@@ -252,10 +252,14 @@ def test_exit_during_a_call(call):
         "for _ in range(3):\n"
         f"    threading.Thread(target=lambda: endless({CALLS[call]}), daemon=True).start()\n"
         "begun.wait()\n"
+        "time.sleep(0.1)\n"
         "u = k = None\n"
         "sys.exit(7)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+    freed_is_unmapped = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "4096"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, timeout=60, env=freed_is_unmapped
+    )
     assert done.returncode == 7, done.stderr.decode()
 
 
