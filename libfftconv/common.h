@@ -54,4 +54,15 @@ typedef int task_fn(void *context, int64_t index, int worker);
  * calling thread is what it was when this returns.  So arithmetic on data belongs into tasks. */
 int parallel_for(int threads, int64_t n, task_fn *fn, void *context);
 
+/* ---- processors.c ------------------------------------------------------------------------ */
+
+/* The processors that this process may run on at once: by its affinity and its container's
+ * quota. */
+int processors(void);
+/* The quota of the control groups, versions 1 and 2, whose files lie below `root`, in processors
+ * rounded up; 0 where there is none. */
+int quota_processors(const char *root);
+/* The first number of a list such as "4,2"; 0 if the text is NULL or begins with none from 1. */
+int threads_of_text(const char *text);
+
 #endif

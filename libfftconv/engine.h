@@ -178,18 +178,38 @@ struct contraction {
 };
 
 /* out[r, c] = sum_d a[r, d] b[d, c], real matrices whose rows lie `step` numbers apart; the
- * columns are a multiple of the lanes. */
+ * columns are a multiple of the lanes.  accumulate: += instead of =. */
 struct matmul {
     int64_t rows, columns, depth;
     const void *a, *b;
     void *out;
     int64_t a_step, b_step, out_step;
+    bool accumulate;
 };
+
+/* A product of real or complex matrices with any steps along rows and columns, which count real
+ * numbers.  It is made in blocks of `out`; block_columns is a multiple of the lanes. */
+struct product {
+    int64_t depth;
+    bool is_complex, real_part; /* are a and b complex; is `out` the product's real part? */
+    int64_t a_step[2], b_step[2], out_step[2];
+    int64_t block_rows, block_columns, block_depth;
+};
+/* The real numbers of memory that a block needs. */
+static inline int64_t product_work(const struct product *p, int lanes)
+{
+    const int parts = p->is_complex ? 2 : 1;
+    return parts * (p->block_depth + p->block_rows) * (p->block_columns + lanes) +
+           parts * parts * p->block_rows * p->block_depth;
+}
 
 struct matrix_kernels {
     /* Vectors [v0, v1) of every row, at most a panel of them; work holds the packed panels. */
     void (*contract)(const struct contraction *, int64_t v0, int64_t v1, void *work);
     void (*multiply)(const struct matmul *);
+    /* One block, of at most block_rows and block_columns; a, b and out are its first numbers. */
+    void (*multiply_block)(const struct product *, int64_t rows, int64_t columns, const void *a,
+                           const void *b, void *out, void *work);
     /* Vectors of spectra: x *= k, and x += i y. */
     void (*scale_spectra)(int64_t reals, const void *k, void *x);
     void (*add_turned)(int64_t reals, const void *y, void *x);

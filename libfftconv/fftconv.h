@@ -144,8 +144,16 @@ FFTCONV_API const char *fftconv_last_error(void);
 FFTCONV_API const char *fftconv_isa_name(int index);
 /* 1 if this machine can run the instruction set of that name, else 0. */
 FFTCONV_API int fftconv_isa_available(const char *name);
-/* The processors that a thread count of 0 means: those this process may run on. */
+/* What a thread count of 0 means, 1 ... 255; the first of these that is given:
+ *   1. the number of fftconv_set_default_threads;
+ *   2. the environment variable FFTCONV_NUM_THREADS, then OMP_NUM_THREADS, the first number of a
+ *      list such as "4,2".  They are read once.  A value that is no number from 1 is ignored;
+ *   3. the processors that this process may run on, or as many as its container's quota pays
+ *      for (of control groups, versions 1 and 2; rounded up), if those are fewer. */
 FFTCONV_API int fftconv_default_threads(void);
+/* Sets it for all threads of the process; 0 takes the setting back.  A plan keeps the number
+ * with which it was made.  Errors: INVALID (threads is not 0 ... 255). */
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_set_default_threads(int threads);
 
 /* ---- Plans -------------------------------------------------------------- */
 
@@ -548,7 +556,7 @@ typedef struct fftconv_ssm_desc {
                                k[l] = 2 Re C Abar^(l+1) s; not with dss */
     int32_t threads;                /* 0 means all processors; the result does not depend on it */
     const char *isa;                /* NULL means the best of this machine */
-    const double *A;                /* (H, N), real parts negative */
+    const double *A;                /* (H, N), real parts negative; parts to 1e60, as P's, Q's */
     const double *B;                /* (I, H, N) */
     const double *C;                /* (C, H, N) */
     const double *P, *Q;            /* (rank, H, N) */
@@ -563,6 +571,21 @@ FFTCONV_API FFTCONV_MUST_CHECK int fftconv_ssm_kernel(const fftconv_ssm_desc *de
 /* Gradients, d/dRe + i d/dIm, of sum(dk . k).  With dk a signal backwards in time,
  * conj(dC) / 2 is the state that it leaves: sum_l dk[l] Abar^l Bbar. */
 FFTCONV_API FFTCONV_MUST_CHECK int fftconv_ssm_kernel_backward(const fftconv_ssm_desc *desc);
+
+/* Products of matrices, out[i] = a[i] b[i]: a (batch, rows, depth), b (batch, depth, columns),
+ * out (batch, rows, columns), with any strides; a or b is the same for all i where its first
+ * stride is 0.  All are float32, float64, complex64 or complex128; or a and b are complex, and
+ * out is of their real type and gets the real parts.  Sums are made in an order that the sizes
+ * fix and threads do not.  Errors: INVALID, UNSUPPORTED (isa), NO_MEMORY. */
+typedef struct fftconv_matmul_desc {
+    size_t size;
+    const char *isa; /* NULL means the best of this machine */
+    int32_t threads; /* 0 means all processors */
+    int32_t reserved;
+    fftconv_tensor a, b, out; /* out overlaps neither a nor b */
+} fftconv_matmul_desc;
+
+FFTCONV_API FFTCONV_MUST_CHECK int fftconv_matmul(const fftconv_matmul_desc *desc);
 
 /* Projections around kernels, at every frequency (Centaurus' opt_ssm_forward, arXiv
  * 2409.03377):

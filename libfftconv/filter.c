@@ -4,56 +4,87 @@
  *     k' = irfft(weights rfft(k)),   y = k' * u modulo N.
  *
  * The result is right, but no work is saved.  The weights are real, so the filter is a symmetric
- * circulant matrix: it is its own adjoint, and dk = irfft(weights rfft(dk')).  Both are done in
- * float64, by the real DFTs of rdft.c. */
+ * circulant matrix: it is its own adjoint, and dk = irfft(weights rfft(dk')).  It is the circular
+ * convolution with w = irfft(weights), in float64; only w itself needs a DFT of N points. */
 #include "plan.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 struct filter {
     int64_t N;
-    fftconv_rdft *rdft;
-    double *weights;
+    fftconv_plan *plan;         /* of one row of N samples on the circle of N */
+    fftconv_spectrum *spectrum; /* of w */
 };
+
+static fftconv_tensor row_of(void *data, int dtype, int64_t n)
+{
+    return (fftconv_tensor){.data = data, .dtype = dtype, .shape = {1, 1, n}, .stride = {0, 0, 1}};
+}
+
+/* w = irfft(weights), N samples. */
+static int make_taps(int64_t N, const double *weights, const char *isa, double *w)
+{
+    const fftconv_rdft_desc desc = {
+        .size = sizeof desc, .n = N, .dtype = FFTCONV_DTYPE_FLOAT64, .isa = isa};
+    const int64_t count = N / 2 + 1, bytes = 2 * count * (int64_t)sizeof *weights;
+    fftconv_rdft *rdft;
+    int status = fftconv_rdft_create(&rdft, &desc);
+    if (status)
+        return status;
+    double *bins = aligned_new(bytes);
+    if (bins) {
+        for (int64_t m = 0; m < count; m++)
+            bins[2 * m] = weights[m], bins[2 * m + 1] = 0;
+        const fftconv_tensor from = row_of(bins, FFTCONV_DTYPE_COMPLEX128, count);
+        const fftconv_tensor to = row_of(w, FFTCONV_DTYPE_FLOAT64, N);
+        status = fftconv_rdft_inverse(rdft, &from, &to, 1 / (double)N);
+    } else
+        status = fail_memory(bytes);
+    aligned_free(bins);
+    fftconv_rdft_destroy(rdft);
+    return status;
+}
 
 int filter_create(struct filter **out, int64_t N, const double *weights, const char *isa)
 {
-    const int64_t bytes = (N / 2 + 1) * (int64_t)sizeof *weights;
-    const fftconv_rdft_desc desc = {
-        .size = sizeof desc, .n = N, .dtype = FFTCONV_DTYPE_FLOAT64, .isa = isa};
+    const int64_t bytes = N * (int64_t)sizeof(double);
+    const fftconv_plan_desc desc = {.size = sizeof desc,
+                                    .batch = 1,
+                                    .channels = 1,
+                                    .length = N,
+                                    .k_length = N,
+                                    .fft_size = N,
+                                    .mode = FFTCONV_MODE_CIRCULAR,
+                                    .dtype = FFTCONV_DTYPE_FLOAT64,
+                                    .isa = isa};
     struct filter *f = *out = calloc(1, sizeof *f);
     if (!f)
         return fail_memory(sizeof *f);
     f->N = N;
-    if (!(f->weights = aligned_new(bytes)))
+    double *w = aligned_new(bytes);
+    if (!w)
         return fail_memory(bytes);
-    memcpy(f->weights, weights, (size_t)bytes);
-    return fftconv_rdft_create(&f->rdft, &desc);
+    const fftconv_operands kernel = {.size = sizeof kernel,
+                                     .k = row_of(w, FFTCONV_DTYPE_FLOAT64, N)};
+    int status = make_taps(N, weights, isa, w);
+    if (!status && !(status = fftconv_plan_create(&f->plan, &desc)))
+        status = fftconv_spectrum_create(&f->spectrum, f->plan, &kernel);
+    aligned_free(w);
+    return status;
 }
 
 void filter_destroy(struct filter *f)
 {
     if (f) {
-        fftconv_rdft_destroy(f->rdft);
-        aligned_free(f->weights);
+        fftconv_spectrum_destroy(f->spectrum);
+        fftconv_plan_destroy(f->plan);
     }
     free(f);
 }
 
-int filter_apply(const struct filter *f, double *row, double *bins, int threads)
+int filter_apply(const struct filter *f, double *row, int threads)
 {
-    const int64_t count = f->N / 2 + 1;
-    const fftconv_tensor rows = {
-        .data = row, .dtype = FFTCONV_DTYPE_FLOAT64, .shape = {1, 1, f->N}, .stride = {0, 0, 1}};
-    const fftconv_tensor spectrum = {.data = bins,
-                                     .dtype = FFTCONV_DTYPE_COMPLEX128,
-                                     .shape = {1, 1, count},
-                                     .stride = {0, 0, 1}};
-    int status = rdft_run(f->rdft, &rows, &spectrum, 1, false, threads);
-    for (int64_t m = 0; !status && m < count; m++) {
-        bins[2 * m] *= f->weights[m];
-        bins[2 * m + 1] *= f->weights[m];
-    }
-    return status ? status : rdft_run(f->rdft, &rows, &spectrum, 1 / (double)f->N, true, threads);
+    const fftconv_tensor in_place = row_of(row, FFTCONV_DTYPE_FLOAT64, f->N);
+    const fftconv_operands o = {.size = sizeof o, .threads = threads, .u = in_place, .y = in_place};
+    return fftconv_forward(f->plan, f->spectrum, &o);
 }

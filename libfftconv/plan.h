@@ -165,20 +165,14 @@ bool touches(const fftconv_tensor *t, const void *memory, int64_t bytes);
 bool tensors_overlap(const fftconv_tensor *a, const fftconv_tensor *b);
 const fftconv_tensor *row_tensor(const fftconv_operands *operands, int row_operand);
 
-/* ---- rdft.c ---------------------------------------------------------------------------------- */
-
-/* fftconv_rdft_forward or, `inverse`, fftconv_rdft_inverse, on this many threads. */
-int rdft_run(const fftconv_rdft *rdft, const fftconv_tensor *rows, const fftconv_tensor *bins,
-             double scale, bool inverse, int threads);
-
 /* ---- filter.c: a pattern on a circle whose length has no stages -------------------------------- */
 
 /* weights: of the bins 0 ... N/2 of real rows of N samples. */
 int filter_create(struct filter **filter, int64_t N, const double *weights, const char *isa);
 /* NULL is allowed. */
 void filter_destroy(struct filter *filter);
-/* row = irfft(weights rfft(row)), N samples in place; bins: N/2 + 1 complex numbers. */
-int filter_apply(const struct filter *filter, double *row, double *bins, int threads);
+/* row = irfft(weights rfft(row)), N samples in place. */
+int filter_apply(const struct filter *filter, double *row, int threads);
 
 /* ---- cuda/call.c: the same calls on a GPU ------------------------------------------------------- */
 

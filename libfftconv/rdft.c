@@ -92,28 +92,22 @@ static int create_chirp_plan(struct fftconv_rdft *t, fftconv_plan_desc *d)
     d->form = FFTCONV_FORM_AUTO;
     d->radices = NULL;
     d->order = 0;
-    double *taps = aligned_new(2 * bytes);
-    t->chirp = aligned_new(bytes);
-    if (!t->chirp || !taps) {
-        aligned_free(taps);
-        return fail_memory(2 * bytes);
-    }
-    double *rev_taps = taps + 2 * N;
+    if (!(t->chirp = aligned_new(bytes)))
+        return fail_memory(bytes);
     for (int64_t i = 0, square = 0; i < N; i++) { /* square = i^2 mod 2N */
-        root_of_unity(square, 2 * N, &taps[2 * i], &taps[2 * i + 1]);
-        t->chirp[2 * i] = taps[2 * i];
-        t->chirp[2 * i + 1] = -taps[2 * i + 1];
+        root_of_unity(square, 2 * N, &t->chirp[2 * i], &t->chirp[2 * i + 1]);
         square = (square + 2 * i + 1) % (2 * N);
     }
-    memcpy(rev_taps, taps, (size_t)bytes); /* c[-t] = c[t] */
-    rev_taps[0] = rev_taps[1] = 0;         /* lag 0 counts once */
-    const fftconv_operands kernel = {.size = sizeof kernel,
-                                     .k = complex_row(taps, FFTCONV_DTYPE_COMPLEX128, N),
-                                     .k_rev = complex_row(rev_taps, FFTCONV_DTYPE_COMPLEX128, N)};
+    /* c[-t] = c[t], so that the same taps act on both sides, and lag 0 is halved: both count it. */
+    t->chirp[0] = 0.5;
+    const fftconv_tensor taps = complex_row(t->chirp, FFTCONV_DTYPE_COMPLEX128, N);
+    const fftconv_operands kernel = {.size = sizeof kernel, .k = taps, .k_rev = taps};
     int status = fftconv_plan_create(&t->plan, d);
     if (!status)
         status = fftconv_spectrum_create(&t->spectrum, t->plan, &kernel);
-    aligned_free(taps);
+    t->chirp[0] = 1;
+    for (int64_t i = 0; i < N; i++)
+        t->chirp[2 * i + 1] *= -1;
     return status;
 }
 
@@ -455,8 +449,8 @@ static int check_rows_and_bins(const fftconv_rdft *t, const fftconv_tensor *rows
     return check_table(all, 2, false, used);
 }
 
-int rdft_run(const fftconv_rdft *t, const fftconv_tensor *rows, const fftconv_tensor *bins,
-             double scale, bool inverse, int threads)
+static int run(const fftconv_rdft *t, const fftconv_tensor *rows, const fftconv_tensor *bins,
+               double scale, bool inverse)
 {
     int status;
     if (!t)
@@ -464,7 +458,7 @@ int rdft_run(const fftconv_rdft *t, const fftconv_tensor *rows, const fftconv_te
     if ((status = check_rows_and_bins(t, rows, bins, inverse)))
         return status;
     const int64_t count = rows->shape[0] * rows->shape[1];
-    const int workers = (int)min64(threads, count);
+    const int threads = t->threads, workers = (int)min64(threads, count);
     struct rdft_call call = {.t = t,
                              .rows = rows,
                              .bins = bins,
@@ -482,11 +476,11 @@ int rdft_run(const fftconv_rdft *t, const fftconv_tensor *rows, const fftconv_te
 int fftconv_rdft_forward(const fftconv_rdft *rdft, const fftconv_tensor *rows,
                          const fftconv_tensor *bins, double scale)
 {
-    return rdft_run(rdft, rows, bins, scale, false, rdft ? rdft->threads : 1);
+    return run(rdft, rows, bins, scale, false);
 }
 
 int fftconv_rdft_inverse(const fftconv_rdft *rdft, const fftconv_tensor *bins,
                          const fftconv_tensor *rows, double scale)
 {
-    return rdft_run(rdft, rows, bins, scale, true, rdft ? rdft->threads : 1);
+    return run(rdft, rows, bins, scale, true);
 }

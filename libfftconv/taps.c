@@ -48,7 +48,7 @@ static int filter_taps(const struct worker *w, const struct array *k, bool back)
     double *row = (double *)w->filter;
     for (int64_t n = 0; n < plan->N; n++)
         row[n] = n < given ? get_element(plan, from, n).re : 0;
-    const int status = filter_apply(plan->filter, row, row + plan->N, w->inside);
+    const int status = filter_apply(plan->filter, row, w->inside);
     for (int64_t n = 0; !status && n < wanted; n++)
         set_element(plan, to, n, (struct scalar){row[n], 0});
     return status;

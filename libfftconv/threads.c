@@ -12,7 +12,6 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 /* A job is one call of parallel_for.  Its tasks are shared out beforehand: a thread begins with
  * a share of its own, which is the same in each job of that size, so that it meets again what
@@ -287,7 +286,7 @@ static void reset_in_child(void)
 
 static void start_pool(void)
 {
-    pool.processors = fftconv_default_threads();
+    pool.processors = processors();
     pthread_atfork(NULL, NULL, reset_in_child);
 }
 
@@ -350,19 +349,4 @@ int parallel_for(int threads, int64_t n, task_fn *fn, void *context)
         fail(status, "%s", pool.message);
     pthread_mutex_unlock(&pool.owner);
     return status;
-}
-
-/* The processors that this process may run on.  In a container they may be fewer than the
- * machine has. */
-int fftconv_default_threads(void)
-{
-    long n = 0;
-#ifdef CPU_COUNT
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0)
-        n = CPU_COUNT(&set);
-#endif
-    if (n < 1)
-        n = sysconf(_SC_NPROCESSORS_ONLN);
-    return n < 1 ? 1 : n > MAX_THREADS ? MAX_THREADS : (int)n;
 }

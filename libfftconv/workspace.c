@@ -126,8 +126,8 @@ static void take_worker(struct layout *l, const struct fftconv_plan *plan)
         l->made = take_bytes(at, l->spectra_bytes * l->group_kernels);
     if ((plan->rev_taps || plan->filter) && makes_spectra)
         l->taps = take_bytes(at, chosen->padded_length * element);
-    if (plan->filter && makes_spectra) /* a row, and its bins */
-        l->filter = take_bytes(at, (plan->N + 2 * (plan->N / 2 + 1)) * (int64_t)sizeof(double));
+    if (plan->filter && makes_spectra) /* a row */
+        l->filter = take_bytes(at, plan->N * (int64_t)sizeof(double));
     if (!forward)
         take_backward(l, plan, halo);
     if (plan->direct_outputs && call->has_spectrum)

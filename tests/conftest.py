@@ -91,9 +91,10 @@ def poison(monkeypatch):
         return fresh_tensor(*arguments).fill_(float("nan"))
 
     def workspace(self, size):
-        pointer = at_least(self, size)
-        self._buffer[:size] = 0xFF  # only the part for this call, out of a reused buffer
-        return pointer
+        held = at_least(self, size)
+        if size:
+            held[0][:size] = 0xFF  # only the part for this call, out of a reused buffer
+        return held
 
     def device_nan(shape, dtype, like):
         array, v = device_empty(shape, dtype, like)

@@ -30,6 +30,7 @@
 /* Other work. */
 #include "contract.h"
 #include "depthwise.h"
+#include "matmul.h"
 #include "ssm.h"
 
 extern const struct engine ENGINE;
@@ -60,6 +61,7 @@ const struct engine ENGINE = {
              .direct_sum = N_(direct_sum)},
     .matrix = {.contract = N_(contract),
                .multiply = N_(matmul),
+               .multiply_block = N_(multiply_block),
                .scale_spectra = N_(scale_spectra),
                .add_turned = N_(add_turned)},
     .depthwise = {.forward = N_(depthwise),

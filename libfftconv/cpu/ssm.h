@@ -1,55 +1,5 @@
-/* The engine's part of state-space kernels, and the products of real matrices that they and
- * projections (project.c) are made of.  engine_body.h includes this file. */
-
-/* ---- Matrix products ------------------------------------------------------------------------ */
-
-/* A tile of out = a b of so many rows, and so many vectors of columns; its sums stay in
- * registers. */
-INLINE void N_(product_tile)(int rows, int vectors, int64_t depth, const REAL *a, int64_t a_step,
-                             const REAL *b, int64_t b_step, REAL *out, int64_t out_step)
-{
-    V sum[4][2] = {0};
-    for (int64_t d = 0; d < depth; d++, b += b_step) {
-        V column[2] = {0};
-#pragma GCC unroll 2
-        for (int j = 0; j < vectors; j++)
-            column[j] = *(const VU *)(b + j * W);
-#pragma GCC unroll 4
-        for (int i = 0; i < rows; i++)
-#pragma GCC unroll 2
-            for (int j = 0; j < vectors; j++)
-                sum[i][j] += column[j] * a[i * a_step + d];
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < rows; i++)
-#pragma GCC unroll 2
-        for (int j = 0; j < vectors; j++)
-            *(VU *)(out + i * out_step + j * W) = sum[i][j];
-}
-
-/* out = a b (struct matmul), in tiles of 4 rows and 2 vectors, or less at the edges. */
-static void N_(matmul)(const struct matmul *p)
-{
-    const REAL *a = p->a, *b = p->b;
-    REAL *out = p->out;
-    for (int64_t c = 0; c < p->columns; c += 2 * W) {
-        const bool two = p->columns - c > W;
-        for (int64_t r = 0; r < p->rows;) {
-            const REAL *ar = a + r * p->a_step, *bc = b + c;
-            REAL *to = out + r * p->out_step + c;
-            const bool four = p->rows - r >= 4;
-            if (four && two)
-                N_(product_tile)(4, 2, p->depth, ar, p->a_step, bc, p->b_step, to, p->out_step);
-            else if (four)
-                N_(product_tile)(4, 1, p->depth, ar, p->a_step, bc, p->b_step, to, p->out_step);
-            else if (two)
-                N_(product_tile)(1, 2, p->depth, ar, p->a_step, bc, p->b_step, to, p->out_step);
-            else
-                N_(product_tile)(1, 1, p->depth, ar, p->a_step, bc, p->b_step, to, p->out_step);
-            r += four ? 4 : 1;
-        }
-    }
-}
+/* The engine's part of state-space kernels, and of projections (project.c).  engine_body.h
+ * includes this file. */
 
 /* x *= k, vectors of complex numbers. */
 static void N_(scale_spectra)(int64_t reals, const void *k, void *x)

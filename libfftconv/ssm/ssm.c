@@ -55,6 +55,18 @@ static int check_options(const fftconv_ssm_desc *d)
     return check_number("threads", d->threads, 0, MAX_THREADS, "0 (all) ... 255");
 }
 
+/* The squares and fourth powers of larger numbers would overflow inside, unseen in k. */
+static int check_magnitude(const fftconv_ssm_desc *d, const char *name, const double *x,
+                           int64_t count)
+{
+    for (int64_t i = 0; i < 2 * count; i++)
+        if (!(fabs(x[i]) <= 1e60))
+            return fail(FFTCONV_STATUS_INVALID,
+                        "%s has %g at [%lld, %lld], must have parts of at most 1e60", name, x[i],
+                        (long long)(i / 2 / d->states), (long long)(i / 2 % d->states));
+    return FFTCONV_STATUS_OK;
+}
+
 static int check_arrays(const fftconv_ssm_desc *d, bool backward)
 {
     const struct {
@@ -73,7 +85,11 @@ static int check_arrays(const fftconv_ssm_desc *d, bool backward)
                         "A[%lld, %lld] is %g%+gi, must be finite with a negative real part",
                         (long long)(i / d->states), (long long)(i % d->states), d->A[2 * i],
                         d->A[2 * i + 1]);
-    return FFTCONV_STATUS_OK;
+    const int64_t count = d->heads * d->states;
+    int status = check_magnitude(d, "A", d->A, count);
+    if (!status && d->rank && !(status = check_magnitude(d, "P", d->P, d->rank * count)))
+        status = check_magnitude(d, "Q", d->Q, d->rank * count);
+    return status;
 }
 
 /* ---- Calls ---------------------------------------------------------------------------------- */

@@ -17,16 +17,18 @@ GPUs, `cost` is the cost model of the FlashFFTConv paper, `monarch` is the trans
 by itself, and `reference` is a plain NumPy implementation to test against.
 """
 
-from . import cost, cuda, flash, hippo, hyena, lrnnx, monarch, reference, ssm
+from . import cost, cuda, flash, hippo, hyena, lrnnx, monarch, natural, reference, ssm, strategies
+from ._backends import release_workspace
 from ._gradients import Gradients
+from ._handles import thread_count
 from ._lib import Unsupported
 from ._lib import lib as _c
 from .convolution import conv, conv_backward
 from .depthwise import depthwise_conv1d, depthwise_conv1d_backward
-from .matrix import conv_matrix, conv_matrix_backward
+from .matrix import conv_matrix, conv_matrix_backward, row_plan
 from .mixer import FFTConv
 from .pattern import Pattern
-from .plan import Counters, Plan, Spectrum
+from .plan import Counters, Plan, Spectrum, cached_plan
 from .stream import Stream
 
 __version__ = _c.fftconv_version().decode()
@@ -55,6 +57,8 @@ __all__ = [
     "lrnnx",
     "monarch",
     "reference",
+    "release_workspace",
+    "set_default_threads",
     "ssm",
 ]
 
@@ -74,6 +78,29 @@ def isas():
 
 
 def default_threads():
-    """The number of threads that ``threads=None`` stands for: one for each processor that this
-    process may run on."""
+    """The number of threads that ``threads=None`` stands for, from 1 to 255.
+
+    It is the first of these that is given: the number of `set_default_threads`; the
+    environment variable FFTCONV_NUM_THREADS; OMP_NUM_THREADS, of which a list such as "4,2"
+    counts by its first number; the processors that this process may run on, or as many as its
+    container's CPU quota pays for, rounded up, if those are fewer.  The environment is read
+    once, and a value that is not a number from 1 is ignored.
+    """
     return _c.fftconv_default_threads()
+
+
+def set_default_threads(n=None):
+    """Set the number of threads that ``threads=None`` stands for, for the whole process.
+
+    n: from 1 to 255; None takes the setting back.  A `Plan`, `Stream` or layer that was made
+    before keeps its number.  Raises ValueError.
+
+    Example:
+        >>> set_default_threads(1)
+        >>> default_threads()
+        1
+        >>> set_default_threads()
+    """
+    _c.fftconv_set_default_threads(thread_count(n))
+    for kept in (cached_plan, row_plan, natural.kept_rdft, strategies.measured):
+        kept.cache_clear()

@@ -20,22 +20,44 @@ _workspace_bytes = _lib.lib.fftconv_workspace_bytes
 
 
 class Workspace(threading.local):
-    """One workspace for each thread, aligned to 64 bytes.  It grows and never shrinks."""
+    """One workspace for each thread, aligned to 64 bytes.  It grows until
+    `release_workspace`."""
 
     size = 0
-    pointer = None
+    held = None, None
 
     def at_least(self, size):
+        """(the buffer, its address).
+
+        The caller must hold the buffer until its call has returned: when the interpreter
+        ends, it drops what belongs to threads that still run.  What their functions hold
+        lives on.
+        """
         if size > self.size:
             # The old buffer is freed before the new one is allocated.  If that fails,
             # the thread has no buffer, and the next call allocates one.
-            self.size, self.pointer, self._buffer = 0, None, None
-            self._buffer, self.pointer = aligned_bytes(size)
+            self.size, self.held = 0, (None, None)
+            self.held = aligned_bytes(size)
             self.size = size
-        return self.pointer
+        return self.held
 
 
 _workspace = Workspace()
+
+
+def release_workspace():
+    """Give back the memory that the calls on the CPU keep for later ones.
+
+    Each thread keeps one workspace, as large as its largest call so far has needed.  Those of
+    all threads are given back, except where a call is running: that one's is given back when
+    the call returns.  The next call of a thread allocates a new one.  What a Plan, a Spectrum
+    or `Plan.prepare` holds stays.
+
+    Example:
+        >>> release_workspace()
+    """
+    global _workspace
+    _workspace = Workspace()  # a threading.local that is gone takes every thread's part along
 
 
 class Cpu:
@@ -86,7 +108,7 @@ class Cpu:
             need = plan._workspace_bytes[direction]
         else:
             need = self._need(plan, direction, spectrum, ops)
-        ops.workspace = _workspace.at_least(need)
+        buffer, ops.workspace = _workspace.at_least(need)  # noqa: F841, see at_least
         ops.workspace_bytes = need
         (_backward if direction else _forward)(plan._handle, spectrum, ops)
 

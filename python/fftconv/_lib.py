@@ -227,6 +227,20 @@ class SsmDesc(Structure):
     ]
 
 
+class MatmulDesc(Structure):
+    """fftconv_matmul_desc: a product of matrices, or of a batch of them."""
+
+    _fields_ = [
+        ("size", c_size_t),
+        ("isa", c_char_p),
+        ("threads", c_int32),
+        ("reserved", c_int32),
+        ("a", Tensor),
+        ("b", Tensor),
+        ("out", Tensor),
+    ]
+
+
 class ProjectionDesc(Structure):
     """fftconv_projection_desc: input and output projections B and C around kernels, at
     every frequency."""
@@ -354,6 +368,7 @@ PROTOTYPES = {
     "fftconv_isa_name": (c_char_p, [c_int]),
     "fftconv_isa_available": (c_int, [c_char_p]),
     "fftconv_default_threads": (c_int, []),
+    "fftconv_set_default_threads": (STATUS, [c_int]),
     "fftconv_plan_create": (STATUS, [POINTER(_PLAN), POINTER(PlanDesc)]),
     "fftconv_plan_destroy": (None, [_PLAN]),
     "fftconv_plan_get_info": (STATUS, [_PLAN, POINTER(PlanInfo)]),
@@ -391,6 +406,7 @@ PROTOTYPES = {
     "fftconv_depthwise_backward": (STATUS, [POINTER(DepthwiseDesc)]),
     "fftconv_ssm_kernel": (STATUS, [POINTER(SsmDesc)]),
     "fftconv_ssm_kernel_backward": (STATUS, [POINTER(SsmDesc)]),
+    "fftconv_matmul": (STATUS, [POINTER(MatmulDesc)]),
     "fftconv_project": (STATUS, [_PLAN, POINTER(ProjectionDesc)]),
     "fftconv_cuda_devices": (c_int, []),
     "fftconv_cuda_allocate": (STATUS, [POINTER(c_void_p), c_int64, c_int]),

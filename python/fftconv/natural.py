@@ -26,7 +26,7 @@ class _Rdft(Handle):
 
 
 @lru_cache(maxsize=8)
-def _rdft(n, dtype, threads):
+def kept_rdft(n, dtype, threads):
     return _Rdft(n, dtype, threads)
 
 
@@ -36,7 +36,7 @@ def rfft(rows, bins, scale=1.0, threads=None):
     rows: (G, n), a real dtype.  bins: (G, n // 2 + 1), the complex dtype of the same
     precision.
     """
-    rdft = _rdft(rows.shape[-1], rows.dtype, thread_count(threads))
+    rdft = kept_rdft(rows.shape[-1], rows.dtype, thread_count(threads))
     _lib.lib.fftconv_rdft_forward(rdft._handle, tensor(rows), tensor(bins), scale)
 
 
@@ -47,7 +47,7 @@ def irfft(bins, rows, threads=None):
     of bin n / 2 are ignored.
     """
     n = rows.shape[-1]
-    rdft = _rdft(n, rows.dtype, thread_count(threads))
+    rdft = kept_rdft(n, rows.dtype, thread_count(threads))
     _lib.lib.fftconv_rdft_inverse(rdft._handle, tensor(bins), tensor(rows), 1 / n)
 
 

@@ -21,6 +21,9 @@ from .ssm import ssm_kernel, ssm_kernel_backward
 #: Smaller values are raised to this one before a transform is inverted: exp(x) is never 0.
 SMALLEST = 1e-4
 
+#: The largest |Delta A| and |Delta P|; kernels of larger ones would overflow inside.
+LARGEST = 1e60
+
 
 def _softplus(x):
     return np.logaddexp(x, 0.0)
@@ -340,6 +343,13 @@ class S4DKernel:
         if "P" in p:
             P = self._heads(p["P"])
             system.update(P=dt * P, Q=P)
+        for name in ("A", "P"):
+            largest = np.max(np.abs(system.get(name, 0)))
+            if not largest <= LARGEST:  # C refuses some of them; step must refuse the same
+                raise ValueError(
+                    f"{name} times Delta has entries of {largest:g}; "
+                    f"they must be at most {LARGEST:g}"
+                )
         return system
 
     def __call__(self, length, state=None, rate=1.0, dtype="float32"):

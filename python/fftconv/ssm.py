@@ -119,7 +119,7 @@ def ssm_kernel(
 ):
     """Return k (I, C, H, L), the response over L samples of each output C to each input B.
 
-    All parameters are in units of one time step:
+    All parameters are in units of one time step; parts of A, P and Q are at most 1e60:
 
     A: (H, N), complex, with negative real parts.
     B: (I, H, N).  C: (C, H, N).

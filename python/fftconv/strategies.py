@@ -39,7 +39,7 @@ from ._array import (
     size,
     view,
 )
-from ._handles import tensor
+from ._handles import tensor, thread_count
 from .convolution import conv, conv_backward
 from .matrix import BLOCK_BYTES, Spectra, conv_matrix, conv_matrix_backward, first_rows, row_plan
 from .plan import Spectrum, cached_plan
@@ -209,6 +209,26 @@ def _blocks(outputs, inputs, row_bytes):
     ]
 
 
+def _matmul(a, b, out=None, threads=None):
+    """The matrix product a b of arrays with two or three axes, by the library's own threads.
+
+    a and b are promoted to one dtype.  Matrices of a batch lie along the first of three axes;
+    two axes are one matrix for the whole batch.  out: the array to write to, of the promoted
+    dtype, or of its real one to get the real part alone; None makes a new one.
+    """
+    dtype = np.result_type(a, b)
+    a, b = a.astype(dtype, copy=False), b.astype(dtype, copy=False)
+    if out is None:
+        batch = a.shape[:-2] or b.shape[:-2]
+        out = aligned_empty((*batch, a.shape[-2], b.shape[-1]), dtype)
+    batch = out.shape[:-2]
+    a, b = (np.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (a, b))
+    desc = _lib.MatmulDesc(size=ctypes.sizeof(_lib.MatmulDesc), threads=thread_count(threads))
+    desc.a, desc.b, desc.out = (tensor(view(x, "matrix")) for x in (a, b, out))
+    _lib.lib.fftconv_matmul(byref(desc))
+    return out
+
+
 def _folded(p):
     """Return rows K' (N', Lk) and a function w(o, o_end, i, i_end) -> (outputs, inputs, N').
 
@@ -249,12 +269,13 @@ def _dense(p, y, threads, in_time):
     for o, o_end, i, i_end in blocks:
         w = weights(o, o_end, i, i_end).reshape(-1, len(K))
         if in_time:
-            k = (w @ K).reshape(o_end - o, i_end - i, -1).astype(dtype, copy=False)
+            k = _matmul(w, K, threads=threads).astype(dtype, copy=False)
+            k = k.reshape(o_end - o, i_end - i, -1)
             S = s.spectra_of_taps([tensor(view(k, "K"))], memory)
             del k  # free it before the k of the next block is allocated
         else:
             S = first_rows(memory, o_end - o, i_end - i)
-            _spectral_matmul(w, SK, S.reshape(len(w), -1), s.plan.lanes)
+            _spectral_matmul(w, SK, S.reshape(len(w), -1), s.plan.lanes, threads)
         Y = first_rows(sums, p.shape[0], o_end - o)
         s.contract(U[:, i:i_end], S.swapaxes(0, 1), Y, accumulate=i > 0)
         if i_end == p.inputs:
@@ -272,25 +293,30 @@ def _real_rows(s, Y, dtype, y):
     rows[...] = wide.real
 
 
-def _spectral_matmul(w, s, out, lanes):
+def _spectral_matmul(w, s, out, lanes, threads):
     """Compute out = w s for spectra s (N, reals) and a real or complex matrix w.
 
     A spectrum stores `lanes` real parts, then the `lanes` imaginary parts that go with them.
     """
     if not np.iscomplexobj(w):
-        np.matmul(w.astype(s.dtype, copy=False), s, out=out)
+        _matmul(w.astype(s.dtype, copy=False), s, out, threads)
         return
-    np.matmul(np.ascontiguousarray(w.real), s, out=out)
-    turned = (np.ascontiguousarray(w.imag) @ s).reshape(len(w), -1, 2, lanes)
+    _matmul(w.real, s, out, threads)
+    turned = _matmul(w.imag, s, threads=threads).reshape(len(w), -1, 2, lanes)
     parts = out.reshape(len(w), -1, 2, lanes)
     parts[:, :, 0] -= turned[:, :, 1]
     parts[:, :, 1] += turned[:, :, 0]
 
 
-def _projected_rows(p, start, stop, u):
+def _projected_rows(p, start, stop, u, threads):
     """Write u (batch, N, L) = B x for the batch entries start ... stop - 1, in u's dtype."""
     x = _swapped(p.x[start:stop].astype(u.dtype, copy=False))
-    np.matmul(p.B.astype(u.dtype, copy=False), x, out=u)
+    _matmul(p.B, x, u, threads)
+
+
+def _outputs(C, z, y, threads):
+    """Write y (batch, L, H_out) = C z, or its real part if y is real, for z (batch, N, L)."""
+    _matmul(C, z, _swapped(y), threads)
 
 
 def _projections_in_time(p, y, threads):
@@ -302,12 +328,9 @@ def _projections_in_time(p, y, threads):
     plan = cached_plan(u.shape, p.K.shape, None, dtype.name, "causal", None, None, threads)
     spectrum = Spectrum(plan, p.K, None, keep=False)
     for start, stop in batches:
-        _projected_rows(p, start, stop, u)
+        _projected_rows(p, start, stop, u, threads)
         plan(u, spectrum, out=u)
-        if p.real:
-            np.matmul(_swapped(u), p.C.T, out=y[start:stop])
-        else:
-            y[start:stop] = (_swapped(u) @ p.C.T).real
+        _outputs(p.C, u, y[start:stop], threads)
 
 
 def _projections_in_frequency(p, y, threads):
@@ -362,7 +385,7 @@ ORDERS = {
 class Machine:
     """The measured rates of a machine, in seconds, with a fixed number of threads."""
 
-    gemm: float  #: seconds per real flop of NumPy's matmul
+    gemm: float  #: seconds per real flop of the matrix products
     contract: float  #: seconds per real flop of the matrix product at each frequency
     project: float  #: seconds per real flop of the projections at each frequency
     transform: float  #: measured time of a row's transform / the planner's estimate of it
@@ -493,11 +516,11 @@ def machine(dtype="float32", threads=None):
 
     dtype: "float32" or "float64".  threads: None means all processors.  Raises ValueError.
     """
-    return _measured(dtype_name(dtype, allowed=_REALS), threads)
+    return measured(dtype_name(dtype, allowed=_REALS), threads)
 
 
 @cache
-def _measured(dtype, threads):
+def measured(dtype, threads):
     rng = np.random.default_rng(0)
 
     def fastest(call, least=1e-2):
@@ -516,7 +539,7 @@ def _measured(dtype, threads):
 
     n, length = 64, 1024
     a, b = random(n, n), random(n, length)
-    gemm = fastest(lambda: a @ b) / (2 * n * n * length)
+    gemm = fastest(lambda: _matmul(a, b, threads=threads)) / (2 * n * n * length)
     s = _spectra(length, length, dtype, threads)
     rows = view(random(n, n // 4, length), "rows")
     U = s.spectra_of(rows, _lib.INPUT)
@@ -667,8 +690,7 @@ def opt_ssm_forward(x, K, B_, C, *, strategy="auto", k_layout=None, threads=None
             A key of `strategy_costs`, such as "3 kernels", means that order.
         k_layout: "LN" or "NL".  None decides by the shape of K; if Lk = N it is taken as the
             documented "LN", with a warning.
-        threads: for the transforms; None means all processors.  NumPy's matrix products use
-            NumPy's own threads.
+        threads: None means all processors.  The result does not depend on it.
 
     Returns y, an array from the same library as x.  It is real, in the widest precision of the
     four operands (16 bits only if all have the same 16-bit dtype); Python lists take the dtype
@@ -810,15 +832,15 @@ def _backward(p, g, threads):
     dK, dB, dC = (np.zeros(m.shape, np.result_type(dtype, np.float64)) for m in (p.K, p.B, p.C))
     for start, stop in batches:
         x = p.x[start:stop]
-        _projected_rows(p, start, stop, u)
+        _projected_rows(p, start, stop, u, threads)
         gt = _swapped(g[start:stop])
-        dz = (p.C.conj().T @ gt).astype(dtype, copy=False)
+        dz = _matmul(p.C.conj().T, gt, threads=threads).astype(dtype, copy=False)
         z = conv(u, K, threads=threads)
-        dC += (gt @ _swapped(z).conj()).sum(0)
+        dC += _matmul(gt, _swapped(z), threads=threads).conj().sum(0)
         got = conv_backward(dz, u, K, threads=threads, needs=("u", "k"))
         dK += got.dk
-        dB += (got.du @ x.conj()).sum(0)
-        dx[start:stop] = _swapped(got.du) @ p.B.conj()
+        dB += _matmul(got.du, x.conj(), threads=threads).sum(0)
+        _outputs(p.B.conj().T, got.du, dx[start:stop], threads)
     return {"x": dx, "K": dK, "B_": dB, "C": dC}
 
 
@@ -862,9 +884,9 @@ def fft_conv(equation, input, *args, real=True, threads=None):
         length = p.shape[1]
         for start, stop in _batches(p, p.states * length * dtype.itemsize):
             u = aligned_empty((stop - start, p.states, length), dtype)
-            _projected_rows(p, start, stop, u)
+            _projected_rows(p, start, stop, u, threads)
             conv(u, p.K, threads=threads, out=u)
-            y[start:stop] = _swapped(u) @ p.C.T
+            _outputs(p.C, u, y[start:stop], threads)
         return finish(y, p.kind)
     (k,) = arrays
     dtype = _real_dtype((x, k))

@@ -612,3 +612,25 @@ def test_dss_has_no_step():
     for call in (module.setup_step, lambda: module(np.zeros((1, 6, 9)), np.zeros((1, 6, 8)))):
         with pytest.raises(ValueError, match="disc is 'dss'"):
             call()
+
+
+@pytest.mark.parametrize("kind", ["s4", "s4d"])
+@pytest.mark.parametrize("dt", [1e-300, 1e-20, 1e20, 1e55, 1e84, 1e160, 1e300])
+def test_forward_and_step_at_extreme_time_steps(kind, dt, rng):
+    """Both give the same, or both say that the step is too large."""
+    layer = FFTConvS4(2, kernel=kind, d_state=4, disc="bilinear", seed=0)
+    layer.kernel.parameters["inv_dt"][...] = np.log(dt)
+    x = rng.standard_normal((1, 2, 8))
+    layer.setup_step()
+    state = layer.default_state(1).astype(np.complex128)
+    if dt > 1e60:
+        with pytest.raises(ValueError, match="times Delta"):
+            layer.forward(x)
+        with pytest.raises(ValueError, match="times Delta"):
+            layer.step(x[..., 0], state)
+        return
+    y, _ = layer.forward(x)
+    for t in range(8):
+        want, state = layer.step(x[..., t], state)
+        assert np.abs(y[..., t] - want).max() <= 1e-13 * np.abs(y).max()
+        assert np.abs(want).max() > 0

@@ -9,7 +9,8 @@ import pytest
 
 TOP = """Counters FFTConv Gradients Pattern Plan Spectrum Stream Unsupported conv
 conv_backward conv_matrix conv_matrix_backward cost cuda default_threads depthwise_conv1d
-depthwise_conv1d_backward flash hippo hyena isas lrnnx monarch reference ssm"""
+depthwise_conv1d_backward flash hippo hyena isas lrnnx monarch reference release_workspace
+set_default_threads ssm"""
 # By module: the originals' calls under their own names, and the classes that they return.
 ORIGINALS = {
     "flash": """FlashDepthWiseConv1d FlashDepthwiseConv1d FlashFFTConv

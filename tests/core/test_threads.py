@@ -1,14 +1,19 @@
 """Threads: the same bits for any number, one plan shared by many, and calls after a fork."""
 
+import ctypes
 import gc
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 import time
+import weakref
 
 import fftconv
 import numpy as np
 import pytest
+from build_tree import CC, TOP, run
 from support import Case, check_forward, same_bits
 
 ALL = ("in_gate", "out_gate", "skip", "mask")
@@ -210,6 +215,54 @@ def test_fork_during_use():
         thread.join()
 
 
+# The start of a program that ends while daemon threads are inside the C library.
+ENDS = """
+import sys, threading, time
+import numpy as np
+import fftconv
+from fftconv import hyena, lrnnx, ssm
+
+f = lambda *shape: np.ones(shape, "float32")
+u, k, few = f(4, 16, 4096), f(16, 4096), f(16, 4)
+begun = threading.Barrier(4, timeout=10)
+
+def endless(call, *arguments, **keywords):
+    call(*arguments, **keywords)
+    begun.wait()
+    while True:
+        call(*arguments, **keywords)
+"""
+CALLS = {
+    "conv": "fftconv.conv, u, k, threads=2",
+    "backward": "fftconv.conv_backward, u, u, k, u",
+    "stream": "lambda: fftconv.Stream(k, batch=4).push(u)",
+    "prepared": "lambda: (p := fftconv.Plan(u.shape, k.shape)).prepare(u, p.spectrum(k))[1]()",
+    "depthwise": "fftconv.depthwise_conv1d_backward, u[..., 3:], u, few",
+    "matrix": "fftconv.conv_matrix, u, f(16, 16, 4096)",
+    "heads": "hyena.fftconv_func, u, k[:4], f(4), v=u, head_dim=4, q=u",
+    "ssm": "ssm.ssm_kernel, -few, few[None], few[None], 1 << 18",
+    "strategies": "lrnnx.opt_ssm_forward, u.swapaxes(1, 2), k.T, f(16, 16), f(16, 16), strategy=2",
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_exit_during_a_call(call):
+    """What a call uses lives until it returns, even if the interpreter ends before."""
+    program = ENDS + (
+        "for _ in range(3):\n"
+        f"    threading.Thread(target=lambda: endless({CALLS[call]}), daemon=True).start()\n"
+        "begun.wait()\n"
+        "time.sleep(0.1)\n"
+        "u = k = None\n"
+        "sys.exit(7)\n"
+    )
+    freed_is_unmapped = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "4096"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, timeout=60, env=freed_is_unmapped
+    )
+    assert done.returncode == 7, done.stderr.decode()
+
+
 def test_destroyed_while_spectrum_lives():
     """A spectrum works after the last name of its plan is gone, and both are freed without an
     error."""
@@ -224,3 +277,152 @@ def test_default_threads():
     n = fftconv.default_threads()
     assert 1 <= n <= os.cpu_count()
     assert fftconv.Plan((64, 64, 64), (64, 64)).threads >= 1
+
+
+# ---- How many threads --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def c_processors(tmp_path_factory):
+    """processors.c by itself: its functions that are not exported can be called."""
+    library = tmp_path_factory.mktemp("processors") / "processors.so"
+    source = TOP / "libfftconv"
+    files = [source / "processors.c", source / "status.c"]
+    run(
+        *CC,
+        "-std=gnu11",
+        "-shared",
+        "-fPIC",
+        "-pthread",
+        '-DPACKAGE_VERSION=""',
+        *files,
+        "-o",
+        library,
+    )
+    return ctypes.CDLL(str(library))
+
+
+QUOTAS = {
+    "none": ({"proc/self/cgroup": "0::/\n"}, 0),
+    "no files": ({}, 0),
+    "version 2": ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "150000 100000\n"}, 2),
+    "version 2 without a limit": (
+        {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"},
+        0,
+    ),
+    "the least of the groups around": (
+        {
+            "proc/self/cgroup": "0::/a/b/c\n",
+            "sys/fs/cgroup/a/cpu.max": "300000 100000\n",
+            "sys/fs/cgroup/a/b/cpu.max": "700000 100000\n",
+            "sys/fs/cgroup/a/b/c/cpu.max": "max 100000\n",
+        },
+        3,
+    ),
+    "version 1": (
+        {
+            "proc/self/cgroup": "5:cpuset:/a\n4:cpu,cpuacct:/a\n0::/\n",
+            "sys/fs/cgroup/cpu/a/cpu.cfs_quota_us": "50000\n",
+            "sys/fs/cgroup/cpu/a/cpu.cfs_period_us": "100000\n",
+        },
+        1,
+    ),
+    "version 1 without a limit": (
+        {
+            "proc/self/cgroup": "4:cpuacct,cpu:/\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+        },
+        0,
+    ),
+    "version 1, of which the container sees its own group alone": (
+        {
+            "proc/self/cgroup": "4:cpu:/docker/0123\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "400000\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+        },
+        4,
+    ),
+    "wrong": ({"proc/self/cgroup": "x\n0:\n0::\n", "sys/fs/cgroup/cpu.max": "-1 0\n"}, 0),
+}
+
+
+@pytest.mark.parametrize("name", QUOTAS)
+def test_quota_of_a_container(name, c_processors, tmp_path):
+    files, want = QUOTAS[name]
+    for file, text in files.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text)
+    assert c_processors.quota_processors(os.fsencode(tmp_path)) == want
+
+
+def test_numbers_of_the_environment(c_processors):
+    numbers = {"3": 3, "4,2": 4, " 5 ": 5, "6 ,1": 6, "300": 255, "9" * 30: 255}
+    wrong = ("", "0", "-2", "x", "4x", "2.5", ",2")
+    for text, want in {**numbers, **dict.fromkeys(wrong, 0)}.items():
+        assert c_processors.threads_of_text(text.encode()) == want, text
+    assert c_processors.threads_of_text(None) == 0
+
+
+@pytest.mark.parametrize(
+    "variables, want",
+    [
+        ({"OMP_NUM_THREADS": "4,2"}, "4"),
+        ({"FFTCONV_NUM_THREADS": "3", "OMP_NUM_THREADS": "4"}, "3"),
+        ({"FFTCONV_NUM_THREADS": "none", "OMP_NUM_THREADS": "4"}, "4"),
+    ],
+)
+def test_environment(variables, want):
+    program = "import fftconv; print(fftconv.default_threads())"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **variables}, stdout=subprocess.PIPE
+    )
+    assert done.stdout.decode().strip() == want
+
+
+def test_set_default_threads():
+    """The number holds for new plans, and for those that calls keep; a Plan keeps its own."""
+    before, shapes = fftconv.default_threads(), ((1, 1, 64), (1, 64))
+    kept = ((1, 1, 64), (1, 1, 64), None, "float32", "causal", None, None, None)
+    old = fftconv.Plan(*shapes)
+    try:
+        for n in (5, 255):
+            fftconv.set_default_threads(n)
+            assert fftconv.default_threads() == n == fftconv.Plan(*shapes).threads
+            assert fftconv.plan.cached_plan(*kept).threads == n
+        assert old.threads == before
+        for n in (0, -1, 256, 2**40, 1.5, "2"):
+            with pytest.raises(ValueError, match="threads"):
+                fftconv.set_default_threads(n)
+        assert fftconv.default_threads() == 255
+    finally:
+        fftconv.set_default_threads()
+    assert fftconv.default_threads() == before
+
+
+def test_release_workspace():
+    """It takes the workspaces of all threads, and leaves that of a running call."""
+    released, buffers = threading.Event(), {}
+
+    def work(name, running):
+        buffer, _ = fftconv._backends._workspace.at_least(1000)
+        buffers[name] = weakref.ref(buffer)
+        if not running:
+            del buffer
+        begun.wait()
+        released.wait()
+
+    begun = threading.Barrier(3)
+    threads = [threading.Thread(target=work, args=of) for of in (("idle", 0), ("running", 1))]
+    for thread in threads:
+        thread.start()
+    begun.wait()
+    buffers["mine"] = weakref.ref(fftconv._backends._workspace.at_least(1000)[0])
+    assert all(buffer() is not None for buffer in buffers.values())
+    fftconv.release_workspace()
+    left = [name for name, buffer in buffers.items() if buffer() is not None]
+    released.set()
+    for thread in threads:
+        thread.join()
+    assert left == ["running"]
+    assert buffers["running"]() is None
