@@ -60,12 +60,19 @@ static int check_arrays(const fftconv_ssm_desc *d, bool backward)
         const char *name;
         const void *data;
         bool needed;
-    } arrays[] = {{"A", d->A, true},        {"B", d->B, true},        {"C", d->C, true},
-                  {"P", d->P, d->rank > 0}, {"Q", d->Q, d->rank > 0}, {"k", d->k, !backward},
-                  {"dk", d->dk, backward}};
-    for (int i = 0; i < 7; i++)
+    } arrays[] = {{"k", d->k, !backward},   {"dk", d->dk, backward},  {"A", d->A, true},
+                  {"B", d->B, true},        {"C", d->C, true},        {"P", d->P, d->rank > 0},
+                  {"Q", d->Q, d->rank > 0}, {"dA", d->dA, false},     {"dB", d->dB, false},
+                  {"dC", d->dC, false},     {"dP", d->dP, false},     {"dQ", d->dQ, false}};
+    for (int i = 0; i < 12; i++) {
+        const int alignment = i < 2 ? dtype_size(d->dtype) : (int)sizeof(double);
         if (arrays[i].needed && !arrays[i].data)
             return fail(FFTCONV_STATUS_INVALID, "%s is NULL, must be given", arrays[i].name);
+        if ((uintptr_t)arrays[i].data % (unsigned)alignment)
+            return fail(FFTCONV_STATUS_INVALID,
+                        "%s is at %p, must be aligned to its %d-byte numbers", arrays[i].name,
+                        arrays[i].data, alignment);
+    }
     for (int64_t i = 0; i < d->heads * d->states; i++)
         if (!(d->A[2 * i] < 0) || !isfinite(d->A[2 * i]) || !isfinite(d->A[2 * i + 1]))
             return fail(FFTCONV_STATUS_INVALID,
