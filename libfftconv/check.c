@@ -46,18 +46,21 @@ bool bytes_overlap(const void *a, int64_t a_bytes, const void *b, int64_t b_byte
     return from <= other ? other - from < (uint64_t)a_bytes : from - other < (uint64_t)b_bytes;
 }
 
-/* The bytes that an operand of any strides touches: the first, and their number.  check_layout
- * has bounded both. */
-static const void *span(const fftconv_tensor *t, int64_t *bytes)
+const void *bytes_spanned(const void *data, int axes, const int64_t *shape, const int64_t *stride,
+                          int64_t entry_bytes, int64_t *bytes)
 {
-    const int64_t size = dtype_size(t->dtype);
-    int64_t low = 0, high = size;
-    for (int i = 0; i < 3; i++) {
-        const int64_t reach = (t->shape[i] - 1) * t->stride[i] * size;
+    int64_t low = 0, high = entry_bytes;
+    for (int i = 0; i < axes; i++) {
+        const int64_t reach = (shape[i] - 1) * stride[i] * entry_bytes;
         *(reach < 0 ? &low : &high) += reach;
     }
     *bytes = high - low;
-    return (const void *)((uintptr_t)t->data + (uintptr_t)low);
+    return (const void *)((uintptr_t)data + (uintptr_t)low);
+}
+
+static const void *span(const fftconv_tensor *t, int64_t *bytes)
+{
+    return bytes_spanned(t->data, 3, t->shape, t->stride, dtype_size(t->dtype), bytes);
 }
 
 bool touches(const fftconv_tensor *t, const void *memory, int64_t bytes)

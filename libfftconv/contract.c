@@ -33,18 +33,6 @@ struct matrix {
     int64_t shape[2], stride[2]; /* in entries */
 };
 
-/* The bytes of a matrix, whatever the signs of its strides: the first, and their number. */
-static const void *span(const struct matrix *m, int64_t entry_bytes, int64_t *bytes)
-{
-    int64_t low = 0, high = entry_bytes;
-    for (int i = 0; i < 2; i++) {
-        const int64_t reach = (m->shape[i] - 1) * m->stride[i] * entry_bytes;
-        *(reach < 0 ? &low : &high) += reach;
-    }
-    *bytes = high - low;
-    return (const void *)((uintptr_t)m->data + (uintptr_t)low);
-}
-
 /* `alignment` is that of a vector, which every row of spectra must have. */
 static int check_matrix(const struct matrix *m, int64_t entry_reals, int alignment)
 {
@@ -102,7 +90,8 @@ static int check(const struct fftconv_plan *plan, const fftconv_contraction_desc
         if ((status = check_matrix(&matrices[i], spectra_reals(plan),
                                    plan->engine->lanes * plan->engine->real_bytes)))
             return status;
-        first[i] = span(&matrices[i], spectra_reals(plan) * plan->engine->real_bytes, &bytes[i]);
+        first[i] = bytes_spanned(matrices[i].data, 2, matrices[i].shape, matrices[i].stride,
+                                 spectra_reals(plan) * plan->engine->real_bytes, &bytes[i]);
     }
     if (!entries_apart(&matrices[2]))
         return fail(FFTCONV_STATUS_INVALID,

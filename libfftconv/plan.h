@@ -161,6 +161,10 @@ int check_kernels(const struct fftconv_plan *plan, const fftconv_tensor *k,
 bool bytes_overlap(const void *a, int64_t a_bytes, const void *b, int64_t b_bytes);
 /* How far the entries of an axis reach, where each step is stride times unit. */
 int64_t stride_reach(int64_t shape, int64_t stride, int64_t unit);
+/* The bytes that an array touches, whatever the signs of its strides: the first, and their number.
+ * A check by stride_reach must have bounded both. */
+const void *bytes_spanned(const void *data, int axes, const int64_t *shape, const int64_t *stride,
+                          int64_t entry_bytes, int64_t *bytes);
 /* Does the operand touch any of these bytes? */
 bool touches(const fftconv_tensor *t, const void *memory, int64_t bytes);
 /* Do two share memory? */

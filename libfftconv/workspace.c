@@ -76,9 +76,8 @@ static void take_backward(struct layout *l, const struct fftconv_plan *plan, boo
     if (plan->chunks == 1)
         l->sum = take_bytes(at, size_mul(l->spectra_bytes, l->group_kernels));
     if (!l->split)
-        l->dskips = take_bytes(at,
-                               size_mul(size_mul(l->group_kernels, plan->channels_per_kernel),
-                                        sizeof(struct scalar)));
+        l->dskips = take_bytes(at, size_mul(size_mul(l->group_kernels, plan->channels_per_kernel),
+                                            sizeof(struct scalar)));
     l->carry = take_bytes(at, size_mul(l->carry_bytes, l->group_channels));
     l->wrapped = take_bytes(at, size_mul(l->wrap_bytes, l->group_channels));
 }
@@ -147,8 +146,8 @@ struct layout layout_of(const struct fftconv_plan *plan, const struct call_shape
         l.shared_spectra = take_bytes(&l.shared_bytes, size_mul(kernels, l.spectra_bytes));
     if (call->direction == FFTCONV_DIRECTION_BACKWARD) {
         if (plan->chunks > 1)
-            l.shared_sums = take_bytes(
-                &l.shared_bytes, size_mul(size_mul(kernels, plan->chunks), l.spectra_bytes));
+            l.shared_sums = take_bytes(&l.shared_bytes,
+                                       size_mul(size_mul(kernels, plan->chunks), l.spectra_bytes));
         if (l.split)
             l.shared_dskips = take_bytes(
                 &l.shared_bytes, size_mul(size_mul(size_mul(plan->KB, plan->chunks), plan->H),
@@ -195,6 +194,8 @@ int fftconv_workspace_bytes(const fftconv_plan *plan, const fftconv_spectrum *sp
     }
     const struct call_shape call = call_shape_of(plan, o, direction, threads, spectrum != NULL);
     const struct layout layout = layout_of(plan, &call);
+    if ((status = check_layout_bytes(plan, &layout)))
+        return status;
     *bytes = layout.total_bytes;
-    return check_layout_bytes(plan, &layout);
+    return FFTCONV_STATUS_OK;
 }

@@ -166,11 +166,10 @@ static struct workspace workspace_of(const struct cuda_plan *p, int direction, b
         w.spectrum = cuda_take(&w.total, bytes_of(p, tile_kernels(p)));
     if (direction == FFTCONV_DIRECTION_BACKWARD) {
         w.kept = cuda_take(&w.total, bytes_of(p, tile_rows(p)));
-        w.own = cuda_take(&w.total,
-                          size_mul(tile_rows(p), round_up(p->L, 8) * real_bytes(p)));
+        w.own = cuda_take(&w.total, size_mul(tile_rows(p), round_up(p->L, 8) * real_bytes(p)));
         w.sums = cuda_take(&w.total, bytes_of(p, tile_kernels(p)));
-        w.dskip = cuda_take(&w.total, size_mul(size_mul(p->H, p->B),
-                                               ceil_div(p->L, p->stretch) * real_bytes(p)));
+        w.dskip = cuda_take(
+            &w.total, size_mul(size_mul(p->H, p->B), ceil_div(p->L, p->stretch) * real_bytes(p)));
     }
     return w;
 }

@@ -25,8 +25,7 @@ static int check_sizes(const fftconv_ssm_desc *d)
     const int64_t rows = size_mul(size_mul(d->inputs, d->channels), d->heads);
     const int64_t parameters = max64(d->inputs, max64(d->channels, d->rank));
     if (size_mul(rows, d->length) > most ||
-        size_mul(size_mul(parameters, d->heads), d->states) > most ||
-        d->states > (int64_t)1 << 24)
+        size_mul(size_mul(parameters, d->heads), d->states) > most || d->states > (int64_t)1 << 24)
         return fail(FFTCONV_STATUS_INVALID,
                     "sizes are inputs %lld, channels %lld, heads %lld, states %lld, length %lld; "
                     "states must be at most 2^24, and every array at most 2^56 elements",
@@ -60,10 +59,10 @@ static int check_arrays(const fftconv_ssm_desc *d, bool backward)
         const char *name;
         const void *data;
         bool needed;
-    } arrays[] = {{"k", d->k, !backward},   {"dk", d->dk, backward},  {"A", d->A, true},
-                  {"B", d->B, true},        {"C", d->C, true},        {"P", d->P, d->rank > 0},
-                  {"Q", d->Q, d->rank > 0}, {"dA", d->dA, false},     {"dB", d->dB, false},
-                  {"dC", d->dC, false},     {"dP", d->dP, false},     {"dQ", d->dQ, false}};
+    } arrays[] = {{"k", d->k, !backward},   {"dk", d->dk, backward}, {"A", d->A, true},
+                  {"B", d->B, true},        {"C", d->C, true},       {"P", d->P, d->rank > 0},
+                  {"Q", d->Q, d->rank > 0}, {"dA", d->dA, false},    {"dB", d->dB, false},
+                  {"dC", d->dC, false},     {"dP", d->dP, false},    {"dQ", d->dQ, false}};
     for (int i = 0; i < 12; i++) {
         const int alignment = i < 2 ? dtype_size(d->dtype) : (int)sizeof(double);
         if (arrays[i].needed && !arrays[i].data)

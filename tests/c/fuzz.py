@@ -22,7 +22,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent.parent
 BUILD = Path(os.environ.get("FFTCONV_BUILDDIR", TESTS.parent / "build"))
-SHIM = BUILD / "tests" / ".libs" / "libfail_allocation.so"
+LIBRARY = BUILD / "tests" / ".libs" / "libfuzzed.so"
 CASES = Path(__file__).with_name("fuzz_cases.py")
 HANG = 300  # seconds that one case may take, on a busy machine
 
@@ -31,11 +31,10 @@ def environment():
     paths = TESTS, TESTS / "c", TESTS.parent / "python"
     return {
         **os.environ,
-        "LD_PRELOAD": ":".join([str(SHIM), *os.environ.get("SANITIZER_PRELOAD", "").split()]),
-        "ASAN_OPTIONS": "verify_asan_link_order=0:detect_leaks=0:allocator_may_return_null=1"
-        ":max_allocation_size_mb=1024",
+        "LD_PRELOAD": os.environ.get("SANITIZER_PRELOAD", ""),
+        "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=1024",
         "UBSAN_OPTIONS": "print_stacktrace=1",
-        "FFTCONV_LIBRARY": str(BUILD / ".libs" / "libfftconv.so"),
+        "FFTCONV_LIBRARY": str(LIBRARY),
         "PYTHONPYCACHEPREFIX": str(BUILD / ".pycache"),
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
         "OMP_NUM_THREADS": "1",
