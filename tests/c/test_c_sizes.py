@@ -10,7 +10,6 @@ import pytest
 from c_calls import TWO_SIDED, Call, call, desc, info_of, new_plan, refused, spectra_desc, tensor
 from fftconv import _lib
 from fftconv._lib import DepthwiseDesc, HeadsDesc, Operands, RdftDesc, SsmDesc
-from test_c_primitives import Product
 
 NUMBERS = np.ones(64)
 
@@ -156,13 +155,6 @@ def test_ssm_alignment(name):
     setattr(d, name, NUMBERS.ctypes.data + 2)
     for direction in ("fftconv_ssm_kernel", "fftconv_ssm_kernel_backward"):
         refused(direction, byref(d), words=(name + " is at", "aligned"))
-
-
-def test_contract_depth(plan):
-    p = Product(plan)
-    p.c.depth = 2**62
-    p.c.a_stride, p.c.b_stride = (c_int64 * 2)(0, 0), (c_int64 * 2)(0, 0)
-    refused("fftconv_contract", plan, byref(p.c), words=("depth", "2^58"))
 
 
 def test_strides_of_one_entry(plan):
