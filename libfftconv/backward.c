@@ -308,8 +308,8 @@ static int backward_task(void *context, int64_t index, int worker)
         sums.step = plan->chunks * l->spectra_bytes;
     }
     memset(sums.dskips, 0, (size_t)channels * sizeof *sums.dskips);
-    struct row_group group = groups_of(c, &w, &k, rows * chunk / plan->chunks,
-                                       rows * (chunk + 1) / plan->chunks, false);
+    struct row_group group = groups_of(c, &w, &k, share_begin(rows, chunk, plan->chunks),
+                                       share_begin(rows, chunk + 1, plan->chunks), false);
     while (next_group(&group))
         backward_group(&group, &sums);
     if (plan->chunks == 1)

@@ -40,22 +40,34 @@ int check_radices(const int64_t *radices, int order, int bits, int64_t *product)
 
 /* ---- Tensors --------------------------------------------------------------------------------- */
 
-/* First and one-past-last byte that an operand touches, for any strides. */
-static void span(const fftconv_tensor *t, intptr_t *low, intptr_t *high)
+bool bytes_overlap(const void *a, int64_t a_bytes, const void *b, int64_t b_bytes)
 {
-    intptr_t a = (intptr_t)t->data, b = a + dtype_size(t->dtype);
-    for (int i = 0; i < 3; i++) {
-        const intptr_t reach = (intptr_t)((t->shape[i] - 1) * t->stride[i] * dtype_size(t->dtype));
-        *(reach < 0 ? &a : &b) += reach;
+    const uintptr_t from = (uintptr_t)a, other = (uintptr_t)b;
+    return from <= other ? other - from < (uint64_t)a_bytes : from - other < (uint64_t)b_bytes;
+}
+
+const void *bytes_spanned(const void *data, int axes, const int64_t *shape, const int64_t *stride,
+                          int64_t entry_bytes, int64_t *bytes)
+{
+    int64_t low = 0, high = entry_bytes;
+    for (int i = 0; i < axes; i++) {
+        const int64_t reach = (shape[i] - 1) * stride[i] * entry_bytes;
+        *(reach < 0 ? &low : &high) += reach;
     }
-    *low = a, *high = b;
+    *bytes = high - low;
+    return (const void *)((uintptr_t)data + (uintptr_t)low);
+}
+
+static const void *span(const fftconv_tensor *t, int64_t *bytes)
+{
+    return bytes_spanned(t->data, 3, t->shape, t->stride, dtype_size(t->dtype), bytes);
 }
 
 bool touches(const fftconv_tensor *t, const void *memory, int64_t bytes)
 {
-    intptr_t low, high, from = (intptr_t)memory;
-    span(t, &low, &high);
-    return low < from + bytes && from < high;
+    int64_t own;
+    const void *first = span(t, &own);
+    return bytes_overlap(first, own, memory, bytes);
 }
 
 /* Each axis must step over all that the axes with smaller steps reach. */
@@ -81,6 +93,11 @@ static bool elements_apart(const fftconv_tensor *t)
     return true;
 }
 
+int64_t stride_reach(int64_t shape, int64_t stride, int64_t unit)
+{
+    return stride == INT64_MIN ? INT64_MAX : size_mul(size_mul(shape - 1, llabs(stride)), unit);
+}
+
 int check_layout(const char *name, const fftconv_tensor *t, const int64_t shape[3], bool output)
 {
     for (int i = 0; i < 3; i++)
@@ -93,15 +110,18 @@ int check_layout(const char *name, const fftconv_tensor *t, const int64_t shape[
     if ((uintptr_t)t->data % (unsigned)alignment)
         return fail(FFTCONV_STATUS_INVALID, "%s is at %p, must be aligned to its %d-byte numbers",
                     name, t->data, alignment);
+    if (size_mul(size_mul(shape[0], shape[1]), shape[2]) > (int64_t)1 << SIZE_BITS)
+        return fail(FFTCONV_STATUS_INVALID,
+                    "%s has shape (%lld, %lld, %lld), must have at most 2^%d elements, repeated "
+                    "ones included",
+                    name, (long long)shape[0], (long long)shape[1], (long long)shape[2], SIZE_BITS);
     int64_t total = 0;
     for (int i = 0; i < 3; i++) {
-        int64_t reach;
-        if (t->stride[i] == INT64_MIN ||
-            __builtin_mul_overflow(t->shape[i] - 1, llabs(t->stride[i]), &reach) ||
-            __builtin_add_overflow(total, reach, &total) || total > (int64_t)1 << 58)
+        total = size_add(total, stride_reach(t->shape[i], t->stride[i], 1));
+        if (total > (int64_t)1 << SIZE_BITS)
             return fail(FFTCONV_STATUS_INVALID,
-                        "%s has stride[%d] %lld, must stay within 2^58 elements", name, i,
-                        (long long)t->stride[i]);
+                        "%s has stride[%d] %lld, must stay within 2^%d elements", name, i,
+                        (long long)t->stride[i], SIZE_BITS);
     }
     if (output && !elements_apart(t))
         return fail(FFTCONV_STATUS_INVALID,
@@ -145,10 +165,9 @@ static bool same_strides(const fftconv_tensor *a, const fftconv_tensor *b)
 
 bool tensors_overlap(const fftconv_tensor *a, const fftconv_tensor *b)
 {
-    intptr_t alow, ahigh, blow, bhigh;
-    span(a, &alow, &ahigh);
-    span(b, &blow, &bhigh);
-    if (ahigh <= blow || bhigh <= alow)
+    int64_t bytes;
+    const void *first = span(a, &bytes);
+    if (!touches(b, first, bytes))
         return false;
     const int size = dtype_size(a->dtype);
     const int64_t delta = (intptr_t)b->data - (intptr_t)a->data;

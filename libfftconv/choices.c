@@ -190,6 +190,14 @@ static void try_lengths(struct search *s, int form)
                 try_candidate(s, &c);
 }
 
+/* The most points that named radices may have in such a form.  A longer transform would only
+ * cost more, and its tables would take seconds to make. */
+static int64_t most_points(const struct search *s, int form)
+{
+    enum { ALWAYS = 1 << 16, TIMES = 16 /* what a row needs */ };
+    return max64(ALWAYS, TIMES * ceil_div(places_of_row(s->plan), planes_of(form)));
+}
+
 /* ---- No candidate: why ------------------------------------------------------------------------ */
 
 /* Named radices whose product is no length of any form allowed here. */
@@ -200,13 +208,14 @@ static int fail_radices(const struct search *s, int linear, bool lines, bool fol
     char ways[3][64] = {"", "", ""};
     if (lines)
         snprintf(
-            ways[0], sizeof ways[0], " at least %lld for %s;",
+            ways[0], sizeof ways[0], " %lld ... %lld for %s;",
             (long long)(s->desc->single_block
                             ? ceil_div(plan->L + (comes_round(plan)
                                                       ? halo_of(plan)
                                                       : max64(plan->past_taps, plan->future_taps)),
                                        planes)
                             : halo_of(plan) / planes + 1),
+            (long long)most_points(s, linear),
             linear == FFTCONV_FORM_COMPLEX ? "complex" : "right_angle");
     if (folds && plan->N % 4 == 0)
         snprintf(ways[1], sizeof ways[1], " %lld for folded;", (long long)(plan->N / 4));
@@ -237,7 +246,8 @@ static int search_forms(struct search *s)
     struct candidate c;
     if (lines && !s->given)
         try_lengths(s, linear);
-    else if (lines && cut_into_blocks(s, linear, s->given, &c))
+    else if (lines && s->given <= most_points(s, linear) &&
+             cut_into_blocks(s, linear, s->given, &c))
         try_candidate(s, &c);
     if (folds)
         try_folds(s);

@@ -13,8 +13,44 @@ enum { ALIGNMENT = 64 }; /* bytes: a cache line, and the widest vector */
 
 static inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-static inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+/* For b > 0. */
+static inline int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b > 0); }
+
+/* ---- Sizes ------------------------------------------------------------------------------- */
+
+/* Every size that grows with the number of rows, channels, kernels or states is computed by
+ * these functions.  Their arguments and results are 0 or more.  A result that does not fit is
+ * INT64_MAX and stays so, whatever is added to it: a layout is computed plainly, and looked at
+ * once, by check_bytes.  The elements of one row, and the points of its transform, are at most
+ * 2^ROW_BITS and a small multiple of that, so that they need no such care. */
+enum { SIZE_BITS = 58, ROW_BITS = 40 }; /* of an array's elements, and of a row's */
+
+static inline int64_t size_add(int64_t a, int64_t b)
+{
+    int64_t sum;
+    return __builtin_add_overflow(a, b, &sum) ? INT64_MAX : sum;
+}
+static inline int64_t size_mul(int64_t a, int64_t b)
+{
+    int64_t product;
+    return __builtin_mul_overflow(a, b, &product) ? INT64_MAX : product;
+}
+static inline int64_t round_up(int64_t a, int64_t b) { return size_mul(ceil_div(a, b), b); }
+/* Where share i begins when n things are cut into `shares` shares: n i / shares, for any n. */
+static inline int64_t share_begin(int64_t n, int64_t i, int64_t shares)
+{
+    return n / shares * i + n % shares * i / shares;
+}
+/* Reserves bytes at the cursor, rounded up to ALIGNMENT; returns where they begin. */
+static inline int64_t take_bytes(int64_t *cursor, int64_t bytes)
+{
+    const int64_t at = *cursor;
+    *cursor = size_add(at, round_up(bytes, ALIGNMENT));
+    return at;
+}
+/* INVALID where a call would need more bytes than any machine can have.  The format says which
+ * arguments ask for them: "u has shape (...)". */
+int check_bytes(int64_t bytes, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* ---- status.c ---------------------------------------------------------------------------- */
 
@@ -34,13 +70,6 @@ static inline bool is_complex(int dtype) { return dtype >= FFTCONV_DTYPE_COMPLEX
 /* Memory aligned to ALIGNMENT; NULL where there is none. */
 void *aligned_new(int64_t bytes);
 void aligned_free(void *p);
-/* Reserves bytes at the cursor, rounded up to ALIGNMENT; returns where they begin. */
-static inline int64_t take_bytes(int64_t *cursor, int64_t bytes)
-{
-    const int64_t at = *cursor;
-    *cursor += round_up(bytes, ALIGNMENT);
-    return at;
-}
 
 /* ---- threads.c --------------------------------------------------------------------------- */
 

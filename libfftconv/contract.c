@@ -33,17 +33,6 @@ struct matrix {
     int64_t shape[2], stride[2]; /* in entries */
 };
 
-/* The addresses that a matrix lies between, whatever the signs of its strides: the first byte,
- * and the one past the last. */
-static void find_ends(const struct matrix *m, int64_t entry_bytes, intptr_t *low, intptr_t *high)
-{
-    *low = (intptr_t)m->data, *high = *low + entry_bytes;
-    for (int i = 0; i < 2; i++) {
-        const intptr_t reach = (m->shape[i] - 1) * m->stride[i] * entry_bytes;
-        *(reach < 0 ? low : high) += reach;
-    }
-}
-
 /* `alignment` is that of a vector, which every row of spectra must have. */
 static int check_matrix(const struct matrix *m, int64_t entry_reals, int alignment)
 {
@@ -54,11 +43,8 @@ static int check_matrix(const struct matrix *m, int64_t entry_reals, int alignme
                     (const void *)m->data, alignment);
     int64_t total = entry_reals;
     for (int i = 0; i < 2; i++) {
-        int64_t reach;
-        if (m->stride[i] == INT64_MIN ||
-            __builtin_mul_overflow(m->shape[i] - 1, llabs(m->stride[i]), &reach) ||
-            __builtin_mul_overflow(reach, entry_reals, &reach) ||
-            __builtin_add_overflow(total, reach, &total) || total > (int64_t)1 << 58)
+        total = size_add(total, stride_reach(m->shape[i], m->stride[i], entry_reals));
+        if (total > (int64_t)1 << SIZE_BITS)
             return fail(FFTCONV_STATUS_INVALID,
                         "%s_stride[%d] is %lld, must keep the matrix within 2^58 real numbers",
                         m->name, i, (long long)m->stride[i]);
@@ -90,19 +76,22 @@ static int check(const struct fftconv_plan *plan, const fftconv_contraction_desc
         int64_t value;
     } sizes[] = {{"rows", c->rows}, {"columns", c->columns}, {"depth", c->depth}};
     for (int i = 0; i < 3; i++)
-        if ((status = check_number(sizes[i].name, sizes[i].value, 1, INT64_MAX, "at least 1")))
+        if ((status = check_number(sizes[i].name, sizes[i].value, 1, (int64_t)1 << SIZE_BITS,
+                                   "1 ... 2^58")))
             return status;
     const struct matrix matrices[] = {
         {"a", c->a, {c->rows, c->depth}, {c->a_stride[0], c->a_stride[1]}},
         {"b", c->b, {c->depth, c->columns}, {c->b_stride[0], c->b_stride[1]}},
         {"out", c->out, {c->rows, c->columns}, {c->out_stride[0], c->out_stride[1]}},
     };
-    intptr_t low[3], high[3];
+    const void *first[3];
+    int64_t bytes[3];
     for (int i = 0; i < 3; i++) {
         if ((status = check_matrix(&matrices[i], spectra_reals(plan),
                                    plan->engine->lanes * plan->engine->real_bytes)))
             return status;
-        find_ends(&matrices[i], spectra_reals(plan) * plan->engine->real_bytes, &low[i], &high[i]);
+        first[i] = bytes_spanned(matrices[i].data, 2, matrices[i].shape, matrices[i].stride,
+                                 spectra_reals(plan) * plan->engine->real_bytes, &bytes[i]);
     }
     if (!entries_apart(&matrices[2]))
         return fail(FFTCONV_STATUS_INVALID,
@@ -111,7 +100,7 @@ static int check(const struct fftconv_plan *plan, const fftconv_contraction_desc
                     (long long)c->out_stride[0], (long long)c->out_stride[1], (long long)c->rows,
                     (long long)c->columns);
     for (int i = 0; i < 2; i++)
-        if (low[i] < high[2] && low[2] < high[i])
+        if (bytes_overlap(first[i], bytes[i], first[2], bytes[2]))
             return fail(FFTCONV_STATUS_INVALID, "out overlaps %s, must not", matrices[i].name);
     return FFTCONV_STATUS_OK;
 }
@@ -154,8 +143,9 @@ int fftconv_contract(const fftconv_plan *plan, const fftconv_contraction_desc *c
     const int64_t tasks = ceil_div(job.vectors, k->panel_vectors);
     threads = (int)min64(threads, tasks);
     job.work_bytes = round_up(bytes * k->panel_vectors, ALIGNMENT);
-    if (!(job.work = aligned_new(job.work_bytes * threads)))
-        return fail_memory(job.work_bytes * threads);
+    const int64_t work_bytes = size_mul(job.work_bytes, threads);
+    if (!(job.work = aligned_new(work_bytes)))
+        return fail_memory(work_bytes);
     status = parallel_for(threads, tasks, contract_task, &job);
     aligned_free(job.work);
     return status;

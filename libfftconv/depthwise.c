@@ -30,6 +30,7 @@ struct depthwise {
     int64_t work_bytes; /* of each worker */
     int64_t chunks;     /* of the batch, each of which has sums of its own */
     double *sums;       /* [chunk][H][K + 1] */
+    int64_t sum_bytes;
 };
 
 /* ---- Checks ------------------------------------------------------------------------------ */
@@ -153,11 +154,12 @@ static void *make_tables(struct depthwise *d, bool backward, int64_t *bytes)
     const struct engine *e = d->engine;
     struct short_conv *c = &d->conv;
     const int64_t padded = round_up(d->H, e->lanes), K = d->K;
-    const int64_t taps = round_up(padded * K, e->lanes);
-    const int64_t slices = c->uncopied && c->channels_last ? (K + 1) * round_up(d->H, 2 * e->lanes)
-                                                           : 0;
-    const int64_t reals = 2 * taps + padded + e->lanes;
-    *bytes = (reals + slices) * e->real_bytes;
+    const int64_t taps = round_up(size_mul(padded, K), e->lanes);
+    const int64_t slices = c->uncopied && c->channels_last
+                               ? size_mul(K + 1, round_up(d->H, 2 * e->lanes))
+                               : 0;
+    const int64_t reals = size_add(size_mul(2, taps), size_add(padded, e->lanes));
+    *bytes = size_mul(size_add(reals, slices), e->real_bytes);
     char *table = aligned_new(*bytes);
     if (!table)
         return NULL;
@@ -255,8 +257,8 @@ static int dweight_task(void *context, int64_t index, int worker)
     const struct depthwise *d = context;
     const int64_t chunk = index / d->bands, band = index % d->bands;
     double *sums = d->sums + (chunk * d->H + band * d->conv.tile_channels) * (d->K + 1);
-    const int64_t end = d->B * (chunk + 1) / d->chunks;
-    for (int64_t b = d->B * chunk / d->chunks; b < end; b++)
+    const int64_t end = share_begin(d->B, chunk + 1, d->chunks);
+    for (int64_t b = share_begin(d->B, chunk, d->chunks); b < end; b++)
         for (int64_t i = 0; i < d->tiles_per_channel; i++) {
             const struct short_conv_tile tile = tile_at(d, b, band, i);
             d->engine->depthwise.dweight(&d->conv, &tile, sums, d->work + worker * d->work_bytes);
@@ -386,7 +388,7 @@ static int run_backward(struct depthwise *d, int threads)
     }
     if (status || !d->sums)
         return status;
-    memset(d->sums, 0, (size_t)(d->chunks * d->H * (d->K + 1)) * sizeof *d->sums);
+    memset(d->sums, 0, (size_t)d->sum_bytes);
     (void)cut_into_tiles(d, 0, c->Lout, threads); /* a task takes a band instead */
     status = parallel_for(threads, d->chunks * d->bands, dweight_task, d);
     return status ? status : parallel_for(threads, d->H, sums_task, d);
@@ -410,6 +412,14 @@ static int dx_by_forward(const fftconv_depthwise_desc *o, const struct engine *e
     return run(&f, engine, false);
 }
 
+/* So many bytes could not be allocated. */
+static int fail_bytes(const fftconv_depthwise_desc *o, int64_t bytes)
+{
+    const int status = check_bytes(bytes, "weight has shape (1, %lld, %lld)",
+                                   (long long)o->weight.shape[1], (long long)o->weight.shape[2]);
+    return status ? status : fail_memory(bytes);
+}
+
 /* A call of a known engine, whose operands are checked. */
 static int run(const fftconv_depthwise_desc *o, const struct engine *engine, bool backward)
 {
@@ -430,19 +440,20 @@ static int run(const fftconv_depthwise_desc *o, const struct engine *engine, boo
     int64_t table_bytes;
     void *table = make_tables(&d, backward, &table_bytes);
     if (!table)
-        return fail_memory(table_bytes);
+        return fail_bytes(o, table_bytes);
     const bool has_sums = backward && (o->dweight.data || o->dbias.data);
     d.chunks = min64(d.B, ceil_div(WEIGHT_TASKS, d.bands));
-    const int64_t sum_bytes = has_sums ? d.chunks * d.H * (d.K + 1) * (int64_t)sizeof *d.sums : 0;
-    d.work_bytes = round_up(short_conv_work(&d.conv, engine->lanes) * engine->real_bytes,
+    d.sum_bytes = has_sums ? size_mul(size_mul(size_mul(d.chunks, d.H), d.K + 1), sizeof *d.sums)
+                           : 0;
+    d.work_bytes = round_up(size_mul(short_conv_work(&d.conv, engine->lanes), engine->real_bytes),
                             ALIGNMENT);
-    const int64_t bytes = threads * d.work_bytes + sum_bytes;
+    const int64_t bytes = size_add(size_mul(threads, d.work_bytes), d.sum_bytes);
     if ((d.work = aligned_new(bytes))) {
         void *sums = d.work + threads * d.work_bytes;
         d.sums = has_sums ? sums : NULL;
         status = backward ? run_backward(&d, threads) : run_forward(&d, threads);
     } else
-        status = fail_memory(bytes);
+        status = fail_bytes(o, bytes);
     aligned_free(d.work);
     aligned_free(table);
     return status;

@@ -36,12 +36,11 @@ static int check_dft(const fftconv_dft_desc *d)
     if (product != d->n)
         return fail(FFTCONV_STATUS_INVALID, "n is %lld, must be the product of radices, %lld",
                     (long long)d->n, (long long)product);
-    int64_t bytes;
-    if (__builtin_mul_overflow(product, d->count * 2 * (int64_t)real_bytes, &bytes))
-        return fail(FFTCONV_STATUS_INVALID, "count is %lld, must keep count * n below 2^59",
-                    (long long)d->count);
-    const intptr_t in = (intptr_t)d->in, out = (intptr_t)d->out;
-    if (in != out && in < out + bytes && out < in + bytes)
+    const int64_t bytes = size_mul(size_mul(product, d->count), 2 * (int64_t)real_bytes);
+    if ((status = check_bytes(bytes, "count is %lld and n is %lld", (long long)d->count,
+                              (long long)d->n)))
+        return status;
+    if (d->in != d->out && bytes_overlap(d->in, bytes, d->out, bytes))
         return fail(FFTCONV_STATUS_INVALID, "out overlaps in, must be in itself or apart from it");
     if (d->stages > d->order)
         return fail(FFTCONV_STATUS_INVALID,

@@ -260,11 +260,12 @@ enum { TILE_X, TILE_OUT, TILE_P, TILE_G, TILE_BUFFERS };
 static inline int64_t short_conv_buffer(const struct short_conv *c, int lanes)
 {
     const int64_t width = c->channels_last ? round_up(c->tile_channels, lanes) + 2 * lanes : 1;
-    return round_up((c->tile_length + 2 * c->taps) * width, lanes) + 16 * lanes;
+    const int64_t length = c->tile_length + 2 * c->taps;
+    return size_add(round_up(size_mul(length, width), lanes), 16 * lanes);
 }
 static inline int64_t short_conv_work(const struct short_conv *c, int lanes)
 {
-    return TILE_BUFFERS * short_conv_buffer(c, lanes);
+    return size_mul(TILE_BUFFERS, short_conv_buffer(c, lanes));
 }
 
 /* work: short_conv_work numbers, aligned to ALIGNMENT. */

@@ -121,7 +121,8 @@ typedef struct fftconv_spectrum fftconv_spectrum;
 /* An array that the caller owns.  data == NULL: the operand is absent.
  *
  * shape and stride are those of (B, H, L).  Strides count elements, not bytes; a stride of
- * 0 repeats an input along that axis, which an output must not do.  Any strides will do:
+ * 0 repeats an input along that axis, which an output must not do.  Repeated elements
+ * included, there are at most 2^58 of them.  Any strides will do:
  * rows that are not contiguous while channels are, as in (B, L, H), pass through the
  * workspace, a tile of channels at a time.
  *
@@ -173,10 +174,12 @@ typedef struct fftconv_plan_desc {
     int32_t form;                    /* fftconv_form */
     int32_t dense;                   /* 1: every stage is a dense complex matrix product
                                         instead of a codelet */
-    int32_t threads;                 /* of a call that names none; 0 means all processors */
+    int32_t threads;                 /* of a call that names none, at most 255, as everywhere
+                                        here; 0 means all processors */
     int32_t order;                   /* p, the number of stages; that of radices if given */
     const int64_t *radices;          /* N_1 (outermost) ... N_p, each 1 ... 128; their product
-                                        is M, the length of the complex transform */
+                                        is M, the length of the complex transform, at most 16
+                                        times what a row needs, or 2^16 */
     const char *isa;                 /* CPU: the instruction set; NULL means the best there is */
     int32_t single_block;            /* 1: each row goes through one transform, which the three
                                         primitives need.  0: short kernels work in blocks

@@ -26,6 +26,8 @@ int begin_call(struct call *c, const struct fftconv_plan *plan, const fftconv_op
                                    t->shape[1] > 1 ? t->stride[1] * size : 0};
     }
     *owned = NULL;
+    if ((status = check_layout_bytes(plan, &c->layout)))
+        return status;
     char *memory = o->workspace;
     if (memory && o->workspace_bytes < c->layout.total_bytes)
         return fail(FFTCONV_STATUS_INVALID, "workspace_bytes is %lld, must be at least %lld",

@@ -134,7 +134,7 @@ static void lay_out(struct heads *c)
     const fftconv_heads_desc *o = c->o;
     const struct fftconv_plan *plan = c->plan;
     const bool backward = c->backward;
-    const int64_t row = c->step * c->real_bytes, rows = c->h * row;
+    const int64_t row = c->step * c->real_bytes, rows = size_mul(c->h, row);
     struct group_memory *at = &c->at;
     int64_t cursor = 0;
 #define TAKE(wanted, bytes) ((wanted) ? take_bytes(&cursor, (bytes)) : -1)
@@ -152,7 +152,7 @@ static void lay_out(struct heads *c)
     at->taps = TAKE(backward && (o->dk.data || o->dk_rev.data),
                     (plan->Lk + plan->Lk_rev) * c->real_bytes);
 #undef TAKE
-    at->skip = take_bytes(&cursor, (2 + c->h) * c->real_bytes);
+    at->skip = take_bytes(&cursor, size_mul(2 + c->h, c->real_bytes));
     at->mask = at->skip + c->real_bytes;
     at->dskip = at->mask + c->real_bytes;
     c->workspace_bytes = plain_workspace_bytes(
@@ -397,8 +397,8 @@ static int group_task(void *context, int64_t index, int worker)
     int status = fftconv_spectrum_create(&spectrum, c->plan, &kernel);
     if (c->backward)
         memset(sums, 0, (size_t)c->sum_bytes);
-    const int64_t end = c->B * (chunk + 1) / c->chunks;
-    for (int64_t b = c->B * chunk / c->chunks; !status && b < end; b++) {
+    const int64_t end = share_begin(c->B, chunk + 1, c->chunks);
+    for (int64_t b = share_begin(c->B, chunk, c->chunks); !status && b < end; b++) {
         struct group group = {
             .b = b,
             .g = g,
@@ -465,7 +465,7 @@ static int run(const struct fftconv_plan *plan, const fftconv_heads_desc *o, boo
                       .real_bytes = plan->engine->real_bytes};
     c.step = round_up(c.L * c.real_bytes, ALIGNMENT) / c.real_bytes;
     c.chunks = min64(c.B, ceil_div(LEAST_TASKS, c.G));
-    const int64_t tasks = c.G * c.chunks;
+    const int64_t tasks = size_mul(c.G, c.chunks);
     const int workers = tasks >= threads ? threads : 1;
     c.inside = workers > 1 ? 1 : threads;
     lay_out(&c);
@@ -473,7 +473,12 @@ static int run(const struct fftconv_plan *plan, const fftconv_heads_desc *o, boo
         c.dskip_at = round_up((plan->Lk + plan->Lk_rev) * c.real_bytes, sizeof(double));
         c.sum_bytes = round_up(c.dskip_at + (int64_t)sizeof(double), ALIGNMENT);
     }
-    const int64_t bytes = workers * c.at.total + tasks * c.sum_bytes;
+    const int64_t bytes = size_add(size_mul(workers, c.at.total), size_mul(tasks, c.sum_bytes));
+    if ((status = check_bytes(bytes,
+                              "u has shape (%lld, %lld, %lld), and kernels have %lld and %lld taps",
+                              (long long)c.B, (long long)o->u.shape[1], (long long)c.L,
+                              (long long)plan->Lk, (long long)plan->Lk_rev)))
+        return status;
     if (!(c.workers = aligned_new(bytes)))
         return fail_memory(bytes);
     c.sums = c.workers + workers * c.at.total;

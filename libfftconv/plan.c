@@ -60,19 +60,13 @@ static int take_weights(struct fftconv_plan *plan, fftconv_plan_desc *d)
 }
 
 /* All that a call may hold for each kernel or channel must fit. */
-static int check_bytes(const struct fftconv_plan *plan)
+static int check_plan_bytes(const struct fftconv_plan *plan)
 {
     const int64_t numbers = spectra_reals(plan) + plan->taps;
-    int64_t rows, bytes;
-    if (__builtin_mul_overflow(plan->KB * plan->chunks, plan->H, &rows) ||
-        __builtin_mul_overflow(rows, numbers * plan->engine->real_bytes + 4 * ALIGNMENT, &bytes) ||
-        bytes > (int64_t)1 << 62)
-        return fail(FFTCONV_STATUS_INVALID,
-                    "channels is %lld, must be fewer: spectra of %lld numbers for each, and each "
-                    "of %lld parts of the batch, must fit in 2^62 bytes",
-                    (long long)plan->H, (long long)spectra_reals(plan),
-                    (long long)(plan->KB * plan->chunks));
-    return FFTCONV_STATUS_OK;
+    const int64_t rows = size_mul(size_mul(plan->KB, plan->chunks), plan->H);
+    return check_bytes(size_mul(rows, numbers * plan->engine->real_bytes + 4 * ALIGNMENT),
+                       "channels is %lld and batch is %lld", (long long)plan->H,
+                       (long long)plan->B);
 }
 
 /* Bytes of a row to prefetch with each square of the row before.  0 where that is of no use:
@@ -122,7 +116,7 @@ static int make_cpu_plan(struct fftconv_plan *plan, const fftconv_plan_desc *giv
         return status;
     plan->past_taps = plan->taps - 1;
     plan->future_taps = max64(0, plan->rev_taps - 1);
-    if ((status = choose(plan, &d)) || (status = check_bytes(plan)))
+    if ((status = choose(plan, &d)) || (status = check_plan_bytes(plan)))
         return status;
     plan->prefetch_bytes = prefetch_bytes_of(plan);
     set_prefetch_distance(plan);
@@ -285,7 +279,8 @@ int fftconv_plan_get_info(const fftconv_plan *plan, fftconv_plan_info *info)
     describe_choice(plan, info);
     const int real = plan->engine->real_bytes;
     const int64_t reversed = plan->direct_outputs ? round_up(plan->taps, plan->engine->lanes) : 0;
-    info->spectrum_bytes = plan->KB * plan->G * real * (spectra_reals(plan) + reversed);
+    info->spectrum_bytes = size_mul(size_mul(plan->KB, plan->G),
+                                    real * (spectra_reals(plan) + reversed));
     info->spectra_row_bytes = spectra_reals(plan) * real;
     info->forward_workspace_bytes = plain_workspace_bytes(plan, FFTCONV_DIRECTION_FORWARD,
                                                           plan->threads);

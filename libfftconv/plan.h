@@ -129,12 +129,11 @@ struct layout {
     int64_t total_bytes;
 };
 struct layout layout_of(const struct fftconv_plan *plan, const struct call_shape *call);
+int check_layout_bytes(const struct fftconv_plan *plan, const struct layout *layout);
 /* Bytes of any call of the direction whose rows are contiguous and whose y is not u. */
 int64_t plain_workspace_bytes(const struct fftconv_plan *plan, int direction, int threads);
 struct call_shape call_shape_of(const struct fftconv_plan *plan, const fftconv_operands *o,
                                 int direction, int threads, bool has_spectrum);
-
-enum { SIZE_BITS = 58, ROW_BITS = 40 }; /* of the sizes that a descriptor may have */
 
 /* ---- check.c: operands, before anything is written -------------------------------------------- */
 
@@ -159,6 +158,14 @@ int check_tensor(const struct fftconv_plan *plan, const char *name, const fftcon
 /* Both of a spectrum's kernels, k_rev as the plan's mode asks. */
 int check_kernels(const struct fftconv_plan *plan, const fftconv_tensor *k,
                   const fftconv_tensor *k_rev);
+/* Do two ranges of memory, each of at least one byte, share one? */
+bool bytes_overlap(const void *a, int64_t a_bytes, const void *b, int64_t b_bytes);
+/* How far the entries of an axis reach, where each step is stride times unit. */
+int64_t stride_reach(int64_t shape, int64_t stride, int64_t unit);
+/* The bytes that an array touches, whatever the signs of its strides: the first, and their number.
+ * A check by stride_reach must have bounded both. */
+const void *bytes_spanned(const void *data, int axes, const int64_t *shape, const int64_t *stride,
+                          int64_t entry_bytes, int64_t *bytes);
 /* Does the operand touch any of these bytes? */
 bool touches(const fftconv_tensor *t, const void *memory, int64_t bytes);
 /* Do two share memory? */

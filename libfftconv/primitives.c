@@ -158,20 +158,20 @@ static int check_rows(const struct fftconv_plan *plan, const char *name, const f
                       int64_t n, bool kernel, bool output, const void *spectra)
 {
     const int64_t row_bytes = spectra_reals(plan) * plan->engine->real_bytes;
-    int64_t count;
+    const int64_t bytes = t->shape[0] < 1 || t->shape[1] < 1
+                              ? 0
+                              : size_mul(size_mul(t->shape[0], t->shape[1]), row_bytes);
     int status;
     if (!t->data)
         return fail(FFTCONV_STATUS_INVALID, "%s is NULL, must be given", name);
-    if (t->shape[0] < 1 || t->shape[1] < 1 ||
-        __builtin_mul_overflow(t->shape[0], t->shape[1], &count) ||
-        count > ((int64_t)1 << 58) / row_bytes)
+    if (bytes < 1 || bytes > (int64_t)1 << SIZE_BITS)
         return fail(FFTCONV_STATUS_INVALID,
                     "%s has shape (%lld, %lld, %lld), must have 1 ... 2^58 bytes of spectra", name,
                     (long long)t->shape[0], (long long)t->shape[1], (long long)t->shape[2]);
     const int64_t shape[3] = {t->shape[0], t->shape[1], n};
     if ((status = check_tensor(plan, name, t, shape, output, kernel)))
         return status;
-    if (touches(t, spectra, count * row_bytes))
+    if (touches(t, spectra, bytes))
         return fail(FFTCONV_STATUS_INVALID, "%s overlaps spectra, must not", name);
     return FFTCONV_STATUS_OK;
 }
@@ -267,7 +267,11 @@ int fftconv_multiply(const fftconv_plan *plan, const fftconv_spectrum *spectrum,
     char *out = d->spectra;
     const int64_t rows = plan->B * plan->H;
     const int64_t row_bytes = spectra_reals(plan) * plan->engine->real_bytes;
-    if (in != out && in < out + rows * row_bytes && out < in + rows * row_bytes)
+    const int64_t bytes = size_mul(rows, row_bytes);
+    if ((status = check_bytes(bytes, "the plan's batch is %lld and channels %lld",
+                              (long long)plan->B, (long long)plan->H)))
+        return status;
+    if (in != out && bytes_overlap(in, bytes, out, bytes))
         return fail(FFTCONV_STATUS_INVALID,
                     "spectra overlaps in, must not unless it is the same array");
     if ((status = resolve_threads(plan, d->threads, &threads)))

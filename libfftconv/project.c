@@ -99,22 +99,25 @@ static int check(const fftconv_plan *plan, const fftconv_projection_desc *p)
             return status;
     const int64_t row_bytes = spectra_reals(plan) * plan->engine->real_bytes;
     const unsigned vector = (unsigned)(plan->engine->lanes * plan->engine->real_bytes);
-    int64_t in_rows = p->batch * p->inputs, out_rows = p->batch * p->outputs, bytes;
-    if (__builtin_mul_overflow(max64(in_rows, out_rows), row_bytes, &bytes) ||
-        __builtin_mul_overflow(p->states, row_bytes, &bytes))
-        return fail(FFTCONV_STATUS_INVALID, "batch is %lld, must keep all spectra below 2^63 bytes",
-                    (long long)p->batch);
+    const int64_t in_bytes = size_mul(size_mul(p->batch, p->inputs), row_bytes);
+    const int64_t out_bytes = size_mul(size_mul(p->batch, p->outputs), row_bytes);
+    const int64_t kernel_bytes = size_mul(p->states, row_bytes);
+    if ((status = check_bytes(max64(max64(in_bytes, out_bytes), kernel_bytes),
+                              "batch is %lld, inputs %lld, states %lld and outputs %lld",
+                              (long long)p->batch, (long long)p->inputs, (long long)p->states,
+                              (long long)p->outputs)))
+        return status;
     const struct {
         const char *name;
         const void *data;
         unsigned alignment;
         int64_t bytes;
     } arrays[] = {
-        {"in", p->in, vector, in_rows * row_bytes},
-        {"kernels", p->kernels, vector, p->states * row_bytes},
+        {"in", p->in, vector, in_bytes},
+        {"kernels", p->kernels, vector, kernel_bytes},
         {"B", p->B, (unsigned)plan->engine->real_bytes, 0},
         {"C", p->C, (unsigned)plan->engine->real_bytes, 0},
-        {"out", p->out, vector, out_rows * row_bytes},
+        {"out", p->out, vector, out_bytes},
     };
     for (int i = 0; i < 5; i++) {
         if (!arrays[i].data)
@@ -123,11 +126,9 @@ static int check(const fftconv_plan *plan, const fftconv_projection_desc *p)
             return fail(FFTCONV_STATUS_INVALID, "%s is at %p, must be aligned to %u bytes",
                         arrays[i].name, arrays[i].data, arrays[i].alignment);
     }
-    for (int i = 0; i < 2; i++) {
-        const uintptr_t a = (uintptr_t)arrays[i].data, out = (uintptr_t)p->out;
-        if (a < out + (uintptr_t)arrays[4].bytes && out < a + (uintptr_t)arrays[i].bytes)
+    for (int i = 0; i < 2; i++)
+        if (bytes_overlap(arrays[i].data, arrays[i].bytes, p->out, out_bytes))
             return fail(FFTCONV_STATUS_INVALID, "out overlaps %s, must not", arrays[i].name);
-    }
     return FFTCONV_STATUS_OK;
 }
 
@@ -143,9 +144,10 @@ int fftconv_project(const fftconv_plan *plan, const fftconv_projection_desc *p)
     j.panel = min64(j.panel, j.row);
     j.panels = ceil_div(j.row, j.panel);
     threads = (int)min64(threads, p->batch * j.panels);
-    j.work_bytes = round_up(rows * j.panel * size, ALIGNMENT);
-    if (!(j.work = aligned_new(j.work_bytes * threads)))
-        return fail_memory(j.work_bytes * threads);
+    j.work_bytes = round_up(size_mul(size_mul(rows, j.panel), size), ALIGNMENT);
+    const int64_t bytes = size_mul(j.work_bytes, threads);
+    if (!(j.work = aligned_new(bytes)))
+        return fail_memory(bytes);
     status = parallel_for(threads, p->batch * j.panels, project_task, &j);
     aligned_free(j.work);
     return status;

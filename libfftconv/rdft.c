@@ -464,10 +464,10 @@ static int run(const fftconv_rdft *t, const fftconv_tensor *rows, const fftconv_
                              .bins = bins,
                              .scale = scale,
                              .inverse = inverse,
-                             .inside = count >= threads ? 1 : threads,
-                             .work = aligned_new(workers * t->work_bytes)};
-    if (!call.work)
-        return fail_memory(workers * t->work_bytes);
+                             .inside = count >= threads ? 1 : threads};
+    const int64_t bytes = size_mul(workers, t->work_bytes);
+    if (!(call.work = aligned_new(bytes)))
+        return fail_memory(bytes);
     status = parallel_for(call.inside > 1 ? 1 : workers, count, rdft_task, &call);
     aligned_free(call.work);
     return status;

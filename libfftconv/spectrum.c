@@ -37,11 +37,12 @@ struct spectrum_key spectrum_key_of(const struct fftconv_plan *plan)
 static int reverse_kernels(struct fftconv_spectrum *s, const struct fftconv_plan *plan,
                            const fftconv_tensor *k)
 {
-    const int64_t kernels = plan->KB * plan->G;
+    const int64_t kernels = size_mul(plan->KB, plan->G);
     const int64_t padded = round_up(plan->taps, plan->engine->lanes);
     s->reversed_bytes = padded * plan->engine->real_bytes;
-    if (!(s->reversed = aligned_new(kernels * s->reversed_bytes)))
-        return fail_memory(kernels * s->reversed_bytes);
+    const int64_t bytes = size_mul(kernels, s->reversed_bytes);
+    if (!(s->reversed = aligned_new(bytes)))
+        return fail_memory(bytes);
     for (int64_t i = 0; i < kernels; i++) {
         const struct array taps = array_of(k, i / plan->G, i % plan->G);
         plan->engine->rows.reverse_taps(&taps, plan->taps, padded,
@@ -55,7 +56,8 @@ static int fill_spectrum(struct fftconv_spectrum *s, const struct fftconv_plan *
 {
     const fftconv_operands o = {
         .size = sizeof o, .threads = given->threads, .k = given->k, .k_rev = given->k_rev};
-    const int64_t kernels = plan->KB * plan->G, bytes = kernels * spectra_bytes(plan);
+    const int64_t kernels = size_mul(plan->KB, plan->G);
+    const int64_t bytes = size_mul(kernels, spectra_bytes(plan));
     struct call c = {0};
     void *owned;
     int status;

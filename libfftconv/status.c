@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-enum { HUGE_PAGE = 2 << 20 };
+enum { HUGE_PAGE = 2 << 20, MOST_BYTES_BITS = 62 };
 
 static _Thread_local char message[MESSAGE_BYTES];
 
@@ -25,6 +25,20 @@ int fail_memory(int64_t bytes)
                 (long long)bytes);
 }
 
+int check_bytes(int64_t bytes, const char *format, ...)
+{
+    char arguments[MESSAGE_BYTES / 2];
+    va_list args;
+    if (bytes <= (int64_t)1 << MOST_BYTES_BITS)
+        return FFTCONV_STATUS_OK;
+    va_start(args, format);
+    vsnprintf(arguments, sizeof arguments, format, args);
+    va_end(args);
+    return fail(FFTCONV_STATUS_INVALID,
+                "%s, must be smaller: a call would need more than 2^%d bytes of memory", arguments,
+                MOST_BYTES_BITS);
+}
+
 const char *dtype_name(int dtype)
 {
     static const char *const name[] = {NULL,       "float64",    "float32",  "float16",
@@ -38,7 +52,7 @@ void *aligned_new(int64_t bytes)
 {
     void *p = NULL;
     const bool huge = bytes >= HUGE_PAGE;
-    if (bytes < 0 ||
+    if (bytes > (int64_t)1 << MOST_BYTES_BITS ||
         posix_memalign(&p, huge ? HUGE_PAGE : ALIGNMENT, (size_t)max64(bytes, ALIGNMENT)))
         return NULL;
 #ifdef MADV_HUGEPAGE

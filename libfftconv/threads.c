@@ -329,8 +329,9 @@ int parallel_for(int threads, int64_t n, task_fn *fn, void *context)
     pool.context = context;
     pool.shares = helpers + 1;
     for (int s = 0; s < pool.shares; s++) {
-        atomic_store_explicit(&pool.share[s].next, n * s / pool.shares, memory_order_relaxed);
-        pool.share[s].end = n * (s + 1) / pool.shares;
+        atomic_store_explicit(&pool.share[s].next, share_begin(n, s, pool.shares),
+                              memory_order_relaxed);
+        pool.share[s].end = share_begin(n, s + 1, pool.shares);
     }
     atomic_store(&pool.spins, pool.started < pool.processors);
     atomic_store(&pool.finished, 0);

@@ -71,15 +71,15 @@ static void take_backward(struct layout *l, const struct fftconv_plan *plan, boo
     int64_t *at = &l->worker_bytes;
     l->z = take_bytes(at, l->spectra_bytes);
     l->g = take_bytes(at, l->spectra_bytes);
-    l->p = take_bytes(at, plan->chosen.block_length * element);
-    l->dz = take_bytes(at, (halo ? plan->chosen.padded_length : plan->L) * element);
+    l->p = take_bytes(at, size_mul(plan->chosen.block_length, element));
+    l->dz = take_bytes(at, size_mul(halo ? plan->chosen.padded_length : plan->L, element));
     if (plan->chunks == 1)
-        l->sum = take_bytes(at, l->spectra_bytes * l->group_kernels);
+        l->sum = take_bytes(at, size_mul(l->spectra_bytes, l->group_kernels));
     if (!l->split)
-        l->dskips = take_bytes(at, l->group_kernels * plan->channels_per_kernel *
-                                       (int64_t)sizeof(struct scalar));
-    l->carry = take_bytes(at, l->carry_bytes * l->group_channels);
-    l->wrapped = take_bytes(at, l->wrap_bytes * l->group_channels);
+        l->dskips = take_bytes(at, size_mul(size_mul(l->group_kernels, plan->channels_per_kernel),
+                                            sizeof(struct scalar)));
+    l->carry = take_bytes(at, size_mul(l->carry_bytes, l->group_channels));
+    l->wrapped = take_bytes(at, size_mul(l->wrap_bytes, l->group_channels));
 }
 
 /* Copies of rows that are not contiguous. */
@@ -93,7 +93,8 @@ static void take_copies(struct layout *l, const struct fftconv_plan *plan)
             /* an odd number of lines, so that rows do not meet in one set of a cache */
             l->copy_bytes[i] = round_up(elements * dtype_size(plan->dtype), 2 * ALIGNMENT) +
                                ALIGNMENT;
-            l->copy[i] = take_bytes(&l->worker_bytes, l->copy_bytes[i] * l->group_channels);
+            l->copy[i] = take_bytes(&l->worker_bytes,
+                                    size_mul(l->copy_bytes[i], l->group_channels));
         }
 }
 
@@ -121,9 +122,9 @@ static void take_worker(struct layout *l, const struct fftconv_plan *plan)
     l->x = take_bytes(at, x * real);
     if (chosen->parts > 1)
         l->row = take_bytes(at, chosen->padded_length * element);
-    l->scratch = take_bytes(at, l->scratch_bytes * l->inside);
+    l->scratch = take_bytes(at, size_mul(l->scratch_bytes, l->inside));
     if (l->by_kernel)
-        l->made = take_bytes(at, l->spectra_bytes * l->group_kernels);
+        l->made = take_bytes(at, size_mul(l->spectra_bytes, l->group_kernels));
     if ((plan->rev_taps || plan->filter) && makes_spectra)
         l->taps = take_bytes(at, chosen->padded_length * element);
     if (plan->filter && makes_spectra) /* a row */
@@ -137,21 +138,29 @@ static void take_worker(struct layout *l, const struct fftconv_plan *plan)
 
 struct layout layout_of(const struct fftconv_plan *plan, const struct call_shape *call)
 {
-    const int64_t kernels = plan->KB * plan->G;
+    const int64_t kernels = size_mul(plan->KB, plan->G);
     struct layout l = {.call = *call};
     share_work(&l, plan);
     take_worker(&l, plan);
     if (!call->has_spectrum && !l.by_kernel)
-        l.shared_spectra = take_bytes(&l.shared_bytes, kernels * l.spectra_bytes);
+        l.shared_spectra = take_bytes(&l.shared_bytes, size_mul(kernels, l.spectra_bytes));
     if (call->direction == FFTCONV_DIRECTION_BACKWARD) {
         if (plan->chunks > 1)
-            l.shared_sums = take_bytes(&l.shared_bytes, kernels * plan->chunks * l.spectra_bytes);
+            l.shared_sums = take_bytes(&l.shared_bytes,
+                                       size_mul(size_mul(kernels, plan->chunks), l.spectra_bytes));
         if (l.split)
-            l.shared_dskips = take_bytes(&l.shared_bytes, plan->KB * plan->chunks * plan->H *
-                                                              (int64_t)sizeof(struct scalar));
+            l.shared_dskips = take_bytes(
+                &l.shared_bytes, size_mul(size_mul(size_mul(plan->KB, plan->chunks), plan->H),
+                                          sizeof(struct scalar)));
     }
-    l.total_bytes = l.shared_bytes + l.worker_bytes * l.threads;
+    l.total_bytes = size_add(l.shared_bytes, size_mul(l.worker_bytes, l.threads));
     return l;
+}
+
+int check_layout_bytes(const struct fftconv_plan *plan, const struct layout *l)
+{
+    return check_bytes(l->total_bytes, "the plan's batch is %lld, channels %lld and length %lld",
+                       (long long)plan->B, (long long)plan->H, (long long)plan->L);
 }
 
 int64_t plain_workspace_bytes(const struct fftconv_plan *plan, int direction, int threads)
@@ -184,6 +193,9 @@ int fftconv_workspace_bytes(const fftconv_plan *plan, const fftconv_spectrum *sp
         return FFTCONV_STATUS_OK;
     }
     const struct call_shape call = call_shape_of(plan, o, direction, threads, spectrum != NULL);
-    *bytes = layout_of(plan, &call).total_bytes;
+    const struct layout layout = layout_of(plan, &call);
+    if ((status = check_layout_bytes(plan, &layout)))
+        return status;
+    *bytes = layout.total_bytes;
     return FFTCONV_STATUS_OK;
 }

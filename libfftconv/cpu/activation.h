@@ -86,8 +86,7 @@ INLINE V N_(exp_normal)(V x)
     static const REAL c[] = {EXP_SINGLE};
 #endif
     V p = N_(polynomial)(r, c, sizeof c / sizeof *c);
-    return p *
-           (V)(((VI)t << digits) + (VI)SPLAT(1)); /* 2^n: the bits of 1, and n in the exponent */
+    return p * (V)(((VB)t << digits) + (VB)SPLAT(1)); /* 2^n: the bits of 1, n in the exponent */
 }
 
 /* exp(-x^2 / 2) / sqrt(2 pi), and 0 where that would be a subnormal number, which would cost

@@ -5,7 +5,7 @@
  * each precision, with
  *     REAL        float or double,
  *     IN_DOUBLE   whether it is double,
- *     INT         the signed integer of its size,
+ *     INT, BITS   the signed and the unsigned integer of its size,
  *     REAL_DTYPE  its fftconv_dtype,
  *     N_(name)    the name with a suffix for the precision,
  *     ENGINE      the name of the engine. */
@@ -28,6 +28,7 @@
 #define REAL float
 #define IN_DOUBLE 0
 #define INT int32_t
+#define BITS uint32_t
 #define REAL_DTYPE FFTCONV_DTYPE_FLOAT32
 #define N_(name) N_JOIN(name, _f32)
 #define ENGINE JOIN(fftconv_engine, FFTCONV_ISA, f32)
@@ -35,6 +36,7 @@
 #undef REAL
 #undef IN_DOUBLE
 #undef INT
+#undef BITS
 #undef REAL_DTYPE
 #undef N_
 #undef ENGINE
@@ -42,6 +44,7 @@
 #define REAL double
 #define IN_DOUBLE 1
 #define INT int64_t
+#define BITS uint64_t
 #define REAL_DTYPE FFTCONV_DTYPE_FLOAT64
 #define N_(name) N_JOIN(name, _f64)
 #define ENGINE JOIN(fftconv_engine, FFTCONV_ISA, f64)

@@ -4,7 +4,8 @@
  *
  * LANES is the number of REALs in a vector, and W the same number for index arithmetic.
  * V is the type of a vector at an aligned address, VU of one at any address, and VI of a
- * vector of integers of the same size, which comparisons give. */
+ * vector of integers of the same size, which comparisons give; bits are computed in VB, whose
+ * integers have no sign and may overflow. */
 
 #define LANES ((int)(FFTCONV_VECTOR_BYTES / sizeof(REAL)))
 #define W ((int64_t)LANES)
@@ -16,11 +17,13 @@
 #define V N_(vector)
 #define VU N_(vector_unaligned)
 #define VI N_(vector_int)
+#define VB N_(vector_bits)
 
 typedef REAL V __attribute__((vector_size(FFTCONV_VECTOR_BYTES), may_alias));
 typedef REAL VU
     __attribute__((vector_size(FFTCONV_VECTOR_BYTES), may_alias, aligned(__alignof__(REAL))));
 typedef INT VI __attribute__((vector_size(FFTCONV_VECTOR_BYTES)));
+typedef BITS VB __attribute__((vector_size(FFTCONV_VECTOR_BYTES)));
 
 INLINE V N_(load)(const REAL *p) { return *(const V *)p; }
 INLINE void N_(store)(REAL *p, V v) { *(V *)p = v; }

@@ -47,7 +47,11 @@ int cuda_plan_create(struct fftconv_plan *plan, const fftconv_plan_desc *d)
     plan->taps = p->taps;
     plan->rev_taps = p->rev_taps;
     plan->threads = 1;
-    return FFTCONV_STATUS_OK;
+    return check_bytes(max64(p->engine->spectrum_bytes(p),
+                             max64(p->engine->spectrum_workspace_bytes(p),
+                                   cuda_workspace_bytes(plan, FFTCONV_DIRECTION_BACKWARD, false))),
+                       "channels is %lld and batch is %lld", (long long)d->channels,
+                       (long long)d->batch);
 }
 
 void cuda_plan_destroy(struct cuda_plan *p)

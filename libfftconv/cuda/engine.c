@@ -64,7 +64,7 @@ void cuda_plan_clear(struct cuda_plan *p)
 int64_t cuda_take(int64_t *total, int64_t bytes)
 {
     const int64_t at = *total;
-    *total += round_up(bytes, WORKSPACE_ALIGNMENT);
+    *total = size_add(at, round_up(bytes, WORKSPACE_ALIGNMENT));
     return at;
 }
 

@@ -112,18 +112,20 @@ static int64_t launch_blocks(const struct cuda_plan *p, int64_t tasks)
 /* While spectra are made, they stand in the workspace as complex float32. */
 static int64_t spectrum_workspace_bytes(const struct cuda_plan *p)
 {
-    return p->KB * p->G * p->shape->M * 2 * (int64_t)sizeof(float);
+    return size_mul(size_mul(p->KB, p->G), p->shape->M * 2 * (int64_t)sizeof(float));
 }
 
 /* A spectrum in memory: the points of all kernels, and then an exponent for each kernel. */
 static int64_t points_bytes(const struct cuda_plan *p)
 {
-    return round_up(p->KB * p->G * p->shape->M * p->shape->point_bytes, WORKSPACE_ALIGNMENT);
+    return round_up(size_mul(size_mul(p->KB, p->G), p->shape->M * p->shape->point_bytes),
+                    WORKSPACE_ALIGNMENT);
 }
 
 static int64_t spectrum_bytes(const struct cuda_plan *p)
 {
-    return points_bytes(p) + round_up(p->KB * p->G * (int64_t)sizeof(int32_t), WORKSPACE_ALIGNMENT);
+    const int64_t exponents = size_mul(size_mul(p->KB, p->G), sizeof(int32_t));
+    return size_add(points_bytes(p), round_up(exponents, WORKSPACE_ALIGNMENT));
 }
 
 static int32_t *exponents_of(const struct cuda_plan *p, const void *spectrum)
@@ -154,8 +156,9 @@ static struct workspace workspace_of(const struct cuda_plan *p, int direction, b
     if (!prepared)
         w.wide = cuda_take(&w.total, spectrum_workspace_bytes(p));
     if (back) {
-        w.sums = cuda_take(&w.total, p->H * p->chunks * p->shape->rows * M * complex);
-        w.dskip = cuda_take(&w.total, p->H * p->chunks * (int64_t)sizeof(float));
+        const int64_t sums = size_mul(p->H, p->chunks);
+        w.sums = cuda_take(&w.total, size_mul(sums, p->shape->rows * M * complex));
+        w.dskip = cuda_take(&w.total, size_mul(sums, sizeof(float)));
         w.own = cuda_take(&w.total, block_rows * (M << p->even_odd) * (int64_t)sizeof(float));
         w.kept = cuda_take(&w.total, block_rows * M * p->shape->point_bytes);
     }

@@ -46,6 +46,11 @@ static int64_t tile_kernels(const struct cuda_plan *p)
     return p->g_tile * (p->KB > 1 ? p->b_tile : 1);
 }
 static int64_t tile_rows(const struct cuda_plan *p) { return p->g_tile * p->m_tile * p->b_tile; }
+/* Of the rows, or of the kernels, of a tile. */
+static int64_t bytes_of(const struct cuda_plan *p, int64_t rows)
+{
+    return size_mul(rows, row_bytes(p));
+}
 
 /* n cut into as few shares of at most `most` as will do, which are as even as can be: the
  * largest of them. */
@@ -137,7 +142,7 @@ static int64_t spectrum_workspace_bytes(const struct cuda_plan *p)
 /* Kernels are transformed where their spectra stand, a whole tile of them at a time. */
 static int64_t spectrum_bytes(const struct cuda_plan *p)
 {
-    return round_up(p->KB * p->G, tile_kernels(p)) * row_bytes(p);
+    return bytes_of(p, round_up(size_mul(p->KB, p->G), tile_kernels(p)));
 }
 
 /* Where each buffer of a call begins in its workspace, in bytes. */
@@ -156,14 +161,15 @@ static struct workspace workspace_of(const struct cuda_plan *p, int direction, b
 {
     struct workspace w = {0};
     w.fft = cuda_take(&w.total, spectrum_workspace_bytes(p));
-    w.x = cuda_take(&w.total, tile_rows(p) * row_bytes(p));
+    w.x = cuda_take(&w.total, bytes_of(p, tile_rows(p)));
     if (!prepared)
-        w.spectrum = cuda_take(&w.total, tile_kernels(p) * row_bytes(p));
+        w.spectrum = cuda_take(&w.total, bytes_of(p, tile_kernels(p)));
     if (direction == FFTCONV_DIRECTION_BACKWARD) {
-        w.kept = cuda_take(&w.total, tile_rows(p) * row_bytes(p));
-        w.own = cuda_take(&w.total, tile_rows(p) * round_up(p->L, 8) * real_bytes(p));
-        w.sums = cuda_take(&w.total, tile_kernels(p) * row_bytes(p));
-        w.dskip = cuda_take(&w.total, p->H * p->B * ceil_div(p->L, p->stretch) * real_bytes(p));
+        w.kept = cuda_take(&w.total, bytes_of(p, tile_rows(p)));
+        w.own = cuda_take(&w.total, size_mul(tile_rows(p), round_up(p->L, 8) * real_bytes(p)));
+        w.sums = cuda_take(&w.total, bytes_of(p, tile_kernels(p)));
+        w.dskip = cuda_take(
+            &w.total, size_mul(size_mul(p->H, p->B), ceil_div(p->L, p->stretch) * real_bytes(p)));
     }
     return w;
 }

@@ -163,8 +163,8 @@ static struct forward_memory take_forward(struct arena *arena, const struct diag
 {
     const int64_t N = j->call->d->states, real = j->product->real_bytes;
     return (struct forward_memory){.powers = take_powers(arena, j),
-                                   .columns = take(arena, 2 * N * j->width, real),
-                                   .weighted = take(arena, 2 * N * j->rows, real),
+                                   .columns = take(arena, size_mul(2 * N, j->width), real),
+                                   .weighted = take(arena, size_mul(2 * N, j->rows), real),
                                    .last_row = take(arena, j->width, real)};
 }
 
@@ -276,12 +276,12 @@ static struct backward_memory take_backward(struct arena *arena, const struct di
 {
     const int64_t N = j->call->d->states, stride = stride_of(j);
     return (struct backward_memory){.powers = take_powers(arena, j),
-                                    .columns = take_doubles(arena, j->width * stride),
-                                    .high_re = take_doubles(arena, N * j->rows),
-                                    .high_im = take_doubles(arena, N * j->rows),
+                                    .columns = take_doubles(arena, size_mul(j->width, stride)),
+                                    .high_re = take_doubles(arena, size_mul(N, j->rows)),
+                                    .high_im = take_doubles(arena, size_mul(N, j->rows)),
                                     .last = take(arena, N, (int64_t)sizeof(struct complex)),
                                     .g = take_doubles(arena, j->rows * j->width),
-                                    .sums = take_doubles(arena, j->rows * stride)};
+                                    .sums = take_doubles(arena, size_mul(j->rows, stride))};
 }
 
 static void make_moment_tables(const struct diagonal_job *j, int64_t h,

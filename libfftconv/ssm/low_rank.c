@@ -50,9 +50,9 @@ static struct truncation take_truncation(struct arena *arena, const struct low_r
     return (struct truncation){.solver = take_head_solver(arena, d),
                                .side = side,
                                .step = step,
-                               .first = take_doubles(arena, side * step),
-                               .power = take_doubles(arena, side * step),
-                               .next = take_doubles(arena, side * step),
+                               .first = take_doubles(arena, size_mul(side, step)),
+                               .power = take_doubles(arena, size_mul(side, step)),
+                               .next = take_doubles(arena, size_mul(side, step)),
                                .x = take(arena, d->states, size),
                                .y = take(arena, d->states, size),
                                .w = take(arena, d->states, size),
@@ -365,7 +365,8 @@ static int build_tables(struct low_rank_job *j)
     j->c = aligned_new(j->nodes * size);
     j->sample_at = aligned_new(M * (int64_t)sizeof *j->sample_at);
     j->untwist = aligned_new(2 * M * size);
-    j->Ct = aligned_new(d->channels * d->heads * d->states * (int64_t)sizeof(struct complex));
+    j->Ct = aligned_new(
+        size_mul(size_mul(size_mul(d->channels, d->heads), d->states), sizeof(struct complex)));
     if (!j->s2 || !j->c || !j->sample_at || !j->untwist || !j->Ct)
         return fail_memory(6 * M * size);
     for (int64_t m = 0; m < j->nodes; m++) {

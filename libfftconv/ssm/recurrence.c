@@ -36,7 +36,7 @@ static size_t bundle_bytes(const struct ssm_call *call)
 
 static double *take_bundles(struct arena *arena, const struct ssm_call *call, int64_t count)
 {
-    return take_doubles(arena, count * bundle_doubles(call));
+    return take_doubles(arena, size_mul(count, bundle_doubles(call)));
 }
 
 static struct solver take_solver(struct arena *arena, const struct ssm_call *call)
@@ -70,7 +70,7 @@ static struct recurrence_memory take_memory(struct arena *arena, const struct re
         .y = take_bundles(arena, call, 1),
         .x = take_bundles(arena, call, j->steps + 1),
         .checkpoints = take_bundles(arena, call, j->intervals),
-        .g = take_doubles(arena, j->steps * d->channels * call->lanes)};
+        .g = take_doubles(arena, size_mul(size_mul(j->steps, d->channels), call->lanes))};
 }
 
 /* ---- Heads to lanes, and back --------------------------------------------------------------- */

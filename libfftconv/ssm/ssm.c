@@ -21,13 +21,11 @@ static int check_sizes(const fftconv_ssm_desc *d)
         status = check_number(sizes[i].name, sizes[i].value, 1, (int64_t)1 << 40, "1 ... 2^40");
     if (status)
         return status;
-    int64_t rows = d->inputs, parameters = max64(d->inputs, max64(d->channels, d->rank));
-    if (__builtin_mul_overflow(rows, d->channels, &rows) ||
-        __builtin_mul_overflow(rows, d->heads, &rows) ||
-        __builtin_mul_overflow(rows, d->length, &rows) || rows > (int64_t)1 << 56 ||
-        __builtin_mul_overflow(parameters, d->heads, &parameters) ||
-        __builtin_mul_overflow(parameters, d->states, &parameters) ||
-        parameters > (int64_t)1 << 56 || d->states > (int64_t)1 << 24)
+    const int64_t most = (int64_t)1 << 56;
+    const int64_t rows = size_mul(size_mul(d->inputs, d->channels), d->heads);
+    const int64_t parameters = max64(d->inputs, max64(d->channels, d->rank));
+    if (size_mul(rows, d->length) > most ||
+        size_mul(size_mul(parameters, d->heads), d->states) > most || d->states > (int64_t)1 << 24)
         return fail(FFTCONV_STATUS_INVALID,
                     "sizes are inputs %lld, channels %lld, heads %lld, states %lld, length %lld; "
                     "states must be at most 2^24, and every array at most 2^56 elements",
@@ -73,12 +71,19 @@ static int check_arrays(const fftconv_ssm_desc *d, bool backward)
         const char *name;
         const void *data;
         bool needed;
-    } arrays[] = {{"A", d->A, true},        {"B", d->B, true},        {"C", d->C, true},
-                  {"P", d->P, d->rank > 0}, {"Q", d->Q, d->rank > 0}, {"k", d->k, !backward},
-                  {"dk", d->dk, backward}};
-    for (int i = 0; i < 7; i++)
+    } arrays[] = {{"k", d->k, !backward},   {"dk", d->dk, backward}, {"A", d->A, true},
+                  {"B", d->B, true},        {"C", d->C, true},       {"P", d->P, d->rank > 0},
+                  {"Q", d->Q, d->rank > 0}, {"dA", d->dA, false},    {"dB", d->dB, false},
+                  {"dC", d->dC, false},     {"dP", d->dP, false},    {"dQ", d->dQ, false}};
+    for (int i = 0; i < 12; i++) {
+        const int alignment = i < 2 ? dtype_size(d->dtype) : (int)sizeof(double);
         if (arrays[i].needed && !arrays[i].data)
             return fail(FFTCONV_STATUS_INVALID, "%s is NULL, must be given", arrays[i].name);
+        if ((uintptr_t)arrays[i].data % (unsigned)alignment)
+            return fail(FFTCONV_STATUS_INVALID,
+                        "%s is at %p, must be aligned to its %d-byte numbers", arrays[i].name,
+                        arrays[i].data, alignment);
+    }
     for (int64_t i = 0; i < d->heads * d->states; i++)
         if (!(d->A[2 * i] < 0) || !isfinite(d->A[2 * i]) || !isfinite(d->A[2 * i + 1]))
             return fail(FFTCONV_STATUS_INVALID,
@@ -116,11 +121,17 @@ static int prepare_call(struct ssm_call *call, const fftconv_ssm_desc *d, bool b
 int run_tasks(struct ssm_call *call, int64_t tasks, int64_t arena_bytes, task_fn *fn, void *context)
 {
     const int threads = (int)min64(call->threads, tasks);
+    const fftconv_ssm_desc *d = call->d;
+    const int64_t bytes = size_mul(arena_bytes, threads);
+    int status = check_bytes(bytes, "channels is %lld, states %lld and length %lld",
+                             (long long)d->channels, (long long)d->states, (long long)d->length);
+    if (status)
+        return status;
     call->memory_bytes = arena_bytes;
-    call->memory = aligned_new(arena_bytes * threads);
+    call->memory = aligned_new(bytes);
     if (!call->memory)
-        return fail_memory(arena_bytes * threads);
-    const int status = parallel_for(threads, tasks, fn, context);
+        return fail_memory(bytes);
+    status = parallel_for(threads, tasks, fn, context);
     aligned_free(call->memory);
     return status;
 }

@@ -89,7 +89,7 @@ struct arena {
 
 static inline void *take(struct arena *arena, int64_t count, int64_t size)
 {
-    const int64_t at = take_bytes(&arena->used, count * size);
+    const int64_t at = take_bytes(&arena->used, size_mul(count, size));
     return arena->memory ? arena->memory + at : NULL;
 }
 static inline double *take_doubles(struct arena *arena, int64_t count)

@@ -218,8 +218,9 @@ class Product:
             for axis in (0, 1)
             for value in (2**62, -(2**62), 2**63 - 1, -(2**63), 2**56)
         ),
-        (lambda c, row: setattr(c, "rows", 2**62), "a_stride"),
-        (lambda c, row: setattr(c, "depth", 2**60), "a_stride"),
+        (lambda c, row: setattr(c, "rows", 2**62), "rows is"),
+        (lambda c, row: setattr(c, "depth", 2**60), "depth is"),
+        (lambda c, row: setattr(c, "rows", 2**58), "a_stride"),
         (lambda c, row: c.out_stride.__setitem__(0, 0), "out_stride"),
         (lambda c, row: c.out_stride.__setitem__(1, 0), "out_stride"),
         (lambda c, row: c.out_stride.__setitem__(0, 2), "out_stride"),

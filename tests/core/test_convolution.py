@@ -208,6 +208,23 @@ def test_activation_everywhere(activation, dtype):
     assert np.all(abs(g.du - slope) <= 4 * tolerance)
 
 
+@pytest.mark.parametrize("isa", fftconv.isas())
+@pytest.mark.parametrize("activation", ["gelu", "silu"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_activation_of_nan(activation, dtype, isa):
+    """A NaN stays one whatever its bits are, which exp shifts into an exponent: no signed integer
+    may overflow there, which sanitizers see."""
+    infinity = np.array(np.inf, dtype).view("u4" if dtype == "float32" else "u8")
+    payloads = np.array([1, 0x40, 0x80, 0xC0, 0xFF, 0x400, 0x600, 0x7FF, 1 << 22], infinity.dtype)
+    u = (infinity + payloads).view(dtype)[None, :, None]
+    u = np.concatenate([u, -u], axis=1)
+    k, skip = np.zeros((u.shape[1], 1), dtype), np.ones(u.shape[1], dtype)
+    plan = fftconv.Plan(u.shape, k.shape, dtype=dtype, isa=isa)
+    options = dict(skip=skip, activation=activation)
+    assert np.isnan(plan(u, k, **options)).all()
+    assert np.isnan(plan.backward(u, u, k, needs=["u"], **options).du).all()
+
+
 @pytest.mark.parametrize(
     "needs",
     [

@@ -124,6 +124,8 @@ def test_refusals():
             RuntimeError, match=(f"device_index is {index}, must be 0 ... {DEVICES - 1}")
         ):
             create(device_index=index)
+    with pytest.raises(RuntimeError, match=r"channels is \d+ and batch is 2, must be.*2\^62 bytes"):
+        create(engine=b"cufft", batch=2, channels=2**57, length=1, k_length=1)
     ones = (ctypes.c_double * 151)(*[1.0] * 151)
     for fields in (
         {"dense": 1},
