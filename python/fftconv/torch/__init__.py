@@ -1,0 +1,40 @@
+"""Long convolutions for PyTorch, differentiable to any order, under `torch.compile` and alone.
+
+    y = fftconv.torch.conv(u, k)        # tensors; gradients flow to u and k
+
+The functions have the names, arguments and dtypes of those in `fftconv`, and take tensors.
+`torch.get_num_threads()` is the default of ``threads``.
+"""
+
+try:
+    import torch as _torch
+
+    _found = _torch.__version__
+except (ImportError, AttributeError):  # AttributeError: a folder of that name, without a module
+    _found = "0.0"
+if tuple(map(int, _found.split(".")[:2])) < (2, 6):
+    raise ImportError("fftconv.torch needs PyTorch 2.6 or later: pip install 'fftconv[torch]'")
+
+from ._calls import (
+    conv_matrix,
+    depthwise_conv1d,
+    fft_conv,
+    fftconv_func,
+    opt_ssm_forward,
+    ssm_kernel,
+)
+from ._conv import conv
+
+__all__ = [
+    "conv",
+    "conv_matrix",
+    "depthwise_conv1d",
+    "fft_conv",
+    "fftconv_func",
+    "opt_ssm_forward",
+    "ssm_kernel",
+]
+
+
+def __dir__():
+    return __all__
