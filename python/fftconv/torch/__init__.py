@@ -8,6 +8,9 @@ The functions have the names, arguments and dtypes of those in `fftconv`, and ta
 `FFTConv` is a layer that holds its kernel as a parameter.  `flash`, `hyena` and `lrnnx` offer
 the modules of flash-fft-conv, safari and hyena-dna, and lrnnx, under their original names and
 with the names of their checkpoints.
+
+`compile_options` and `rewriting` make `torch.compile` put this library's convolution where a
+model that nobody edits writes it with `torch.fft`.
 """
 
 try:
@@ -33,6 +36,7 @@ from .mixer import FFTConv
 
 __all__ = [
     "FFTConv",
+    "compile_options",
     "conv",
     "conv_matrix",
     "depthwise_conv1d",
@@ -42,8 +46,17 @@ __all__ = [
     "hyena",
     "lrnnx",
     "opt_ssm_forward",
+    "rewriting",
     "ssm_kernel",
 ]
+
+
+def __getattr__(name):
+    if name in ("compile_options", "rewriting"):  # These import torch's compiler, in seconds.
+        from . import rewrite
+
+        return getattr(rewrite, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__():
