@@ -9,9 +9,10 @@ pass is always one call of the library.
 one without.
 """
 
-from typing import Any, Callable, NamedTuple
+from typing import Callable, NamedTuple
 
 import torch
+from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import Function
 
 from .. import derivatives
@@ -20,8 +21,8 @@ from .. import derivatives
 class Operation(NamedTuple):
     """What the Functions have to know of an operation, whose operands are x and options."""
 
-    forward: Any  #: the operator: (*x, *options) -> y
-    gradients: Any  #: the operator: (g, *x, *options, needs) -> a list
+    forward: Callable  #: the operator: (*x, *options) -> y
+    gradients: Callable  #: the operator: (g, *x, *options, needs) -> a list
     is_bilinear: Callable  #: (x, options) -> whether it is linear in x[0] and in x[1:] together
     compose: Callable  #: (options, *x) -> y from bilinear operations and torch's own
     batched: Callable  #: the batching rule, see `_ops`
@@ -31,7 +32,12 @@ OPERATIONS = {}
 
 
 def _records(x):
-    return torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in x)
+    """Whether autograd records a call with these operands."""
+    if torch.is_grad_enabled():
+        for v in x:
+            if v is not None and v.requires_grad:
+                return True
+    return False
 
 
 def _forward_mode():
@@ -49,20 +55,22 @@ def apply(name, options, *x):
         if not operation.is_bilinear(x, options):
             return operation.compose(options, *x)
         return _ApplyInFull.apply(name, options, *x)
-    elif _records(x) or torch._C._are_functorch_transforms_active():
+    elif torch._C._are_functorch_transforms_active():
         return _ApplyInFull.apply(name, options, *x)
+    elif _records(x):
+        return _apply_alone(name, options, *unwrap_dead_wrappers(x))
     return operation.forward(*x, *options)
 
 
 def gradients(name, options, needs, g, *x):
     """The gradients of the operation for the operands x that are needed, as a sequence."""
-    needs = list(needs)
-    if not any(needs):
+    if True not in needs:
         return ()
+    needs = list(needs)
     if torch.compiler.is_compiling():
         if _records((g, *x)):
             return _Gradients.apply(name, options, needs, g, *x)
-    elif _forward_mode() or _records((g, *x)) or torch._C._are_functorch_transforms_active():
+    elif _forward_mode() or torch._C._are_functorch_transforms_active() or _records((g, *x)):
         return _GradientsInFull.apply(name, options, needs, g, *x)
     return OPERATIONS[name].gradients(g, *x, *options, needs)
 
@@ -138,6 +146,11 @@ class _ApplyInFull(_Apply):
         return OPERATIONS[name].batched(
             lambda *x: apply(name, options, *x), x, dims[2:], info.batch_size, options, None
         )
+
+
+# Outside of torch.func and of forward mode, this is what _Apply.apply comes to.  It leaves out
+# the binding of default arguments by `inspect`, which takes longer than all the rest.
+_apply_alone = super(Function, _Apply).apply
 
 
 class _Gradients(Function):

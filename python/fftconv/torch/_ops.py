@@ -8,6 +8,7 @@ import ast
 from functools import lru_cache, partial
 
 import torch
+from torch._functorch.utils import unwrap_dead_wrappers
 
 from .. import convolution
 from ..pattern import Pattern, as_pattern
@@ -23,7 +24,7 @@ def thread_count(threads):
 
 
 def define(name, operands, options, forward, backward, fake, fake_gradients, batched):
-    """Define the operator `name` and its gradients; returns the two.
+    """Define the operator `name` and its gradients; returns the two as functions.
 
     operands, options: their parts of the schema.
     forward(*operands, *options), backward(g, *operands, *options, needs): the computation.
@@ -47,8 +48,36 @@ def define(name, operands, options, forward, backward, fake, fake_gradients, bat
         torch.library.register_fake(full, shapes, lib=_library)
         rule = partial(_batching_rule, name + suffix, count + bool(suffix), batched)
         torch.library.register_vmap(full, rule, lib=_library)
-    ops = torch.ops.fftconv
-    return getattr(ops, name).default, getattr(ops, name + "_gradients").default
+    return (
+        _caller(getattr(torch.ops.fftconv, name).default, forward, count),
+        _caller(getattr(torch.ops.fftconv, name + "_gradients").default, backward, count + 1),
+    )
+
+
+def _caller(op, kernel, count):
+    """A function that calls the operator, whose first `count` arguments are tensors or None.
+
+    Where nobody watches the operators, it calls the kernel itself: the dispatcher takes as
+    long as a small convolution.
+    """
+
+    def call(*arguments):
+        if (
+            torch.compiler.is_compiling()
+            or torch._C._len_torch_dispatch_stack()
+            or torch._C._are_functorch_transforms_active()
+        ):
+            return op(*arguments)
+        for x in arguments[:count]:
+            if x is not None and type(x) not in _PLAIN:
+                return op(*arguments)
+        # A pull of torch.func.vjp that is called later gets tensors wrapped for it.
+        return kernel(*unwrap_dead_wrappers(arguments))
+
+    return call
+
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def _batching_rule(name, count, batched, info, dims, *arguments):
