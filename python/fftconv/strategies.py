@@ -883,10 +883,32 @@ def fft_conv(equation, input, *args, real=True, threads=None):
 def _parse(equation, input, args):
     """Return (the View of the input, the Views of args, the name of the convolution).
 
-    The Views of args have their axes in the order that the library uses:
+    The Views of args have their axes in the order that `equation_axes` tells.
+    """
+    names = operand_names(args)
+    views = [view(a, name) for a, name in zip((input, *args), names)]
+    axes, order = equation_axes(equation, [v.shape for v in views])
+    arrays = [
+        v.reshaped(tuple(v.shape[a] for a in axis), tuple(v.strides[a] for a in axis))
+        for v, axis in zip(views[1:], axes)
+    ]
+    return views[0], arrays, order
+
+
+def operand_names(args):
+    """Return the names of fft_conv's operands."""
+    return ["input"] + (["K", "B_", "C"] if len(args) == 3 else ["kernel"] * len(args))
+
+
+def equation_axes(equation, shapes):
+    """Return (the order of each argument's axes, the name of the convolution).
+
+    shapes: those of fft_conv's input and of its args.  The axes are brought to the order that
+    the library uses:
     "channels": [k] as (n, l) or (l,); "matrix": [k] as (o, i, l);
     "states": [K, B_, C] as (n, l), (n, i), (o, n).
     """
+    count = len(shapes)
 
     def wrong(what):
         return ValueError(f"equation is {equation!r}; {what}")
@@ -895,9 +917,9 @@ def _parse(equation, input, args):
         raise wrong("it must be a str such as 'bli,loi->blo'")
     left, out = equation.replace(" ", "").split("->")
     terms = left.split(",")
-    if len(args) not in (1, 3) or len(terms) != len(args) + 1:
+    if count not in (2, 4) or len(terms) != count:
         raise wrong(
-            f"it has {len(terms)} operands and {len(args) + 1} are "
+            f"it has {len(terms)} operands and {count} are "
             "given; there must be an input and a kernel, or an input, "
             "K, B and C"
         )
@@ -909,30 +931,27 @@ def _parse(equation, input, args):
             "the input and the result must have three letters, the "
             "first two, batch and time, the same"
         )
-    names = ["input"] + (["K", "B_", "C"] if len(args) == 3 else ["kernel"])
-    views = [view(a, name) for a, name in zip((input, *args), names)]
     lengths = {}
-    for v, name, term in zip(views, names, terms):
-        if len(v.shape) != len(term) or 0 in v.shape:
+    for shape, name, term in zip(shapes, operand_names(shapes[1:]), terms):
+        if len(shape) != len(term) or 0 in shape:
             raise ValueError(
-                f"{name} has shape {tuple(v.shape)}; by the "
+                f"{name} has shape {tuple(shape)}; by the "
                 f"equation's {term!r} it must have {len(term)} "
                 "axes, each at least 1"
             )
-        for letter, n in zip(term, v.shape):
+        for letter, n in zip(term, shape):
             if letter != terms[0][1] and lengths.setdefault(letter, n) != n:
                 raise ValueError(
-                    f"{name} has shape {tuple(v.shape)}; by the "
+                    f"{name} has shape {tuple(shape)}; by the "
                     f"equation its axis {letter!r} must be "
                     f"{lengths[letter]}"
                 )
     time_, i, o = terms[0][1], terms[0][2], out[2]
 
-    def in_order(v, term, letters):
-        axes = [term.index(letter) for letter in letters]
-        return v.reshaped(tuple(v.shape[a] for a in axes), tuple(v.strides[a] for a in axes))
+    def axes(*letters):
+        return [[term.index(letter) for letter in word] for term, word in zip(terms[1:], letters)]
 
-    if len(args) == 3:
+    if count == 4:
         state = set(terms[1]) - {time_}
         n = state.pop() if len(state) == 1 else ""
         if (
@@ -946,19 +965,11 @@ def _parse(equation, input, args):
                 "state and channel, C of the result's channel and "
                 "state"
             )
-        return (
-            views[0],
-            [
-                in_order(v, term, letters)
-                for v, term, letters in zip(views[1:], terms[1:], (n + time_, n + i, o + n))
-            ],
-            "states",
-        )
+        return axes(n + time_, n + i, o + n), "states"
     if i == o and set(terms[1]) in ({time_, i}, {time_}):
-        letters = terms[1].replace(time_, "") + time_
-        return views[0], [in_order(views[1], terms[1], letters)], "channels"
+        return axes(terms[1].replace(time_, "") + time_), "channels"
     if i != o and set(terms[1]) == {time_, o, i}:
-        return views[0], [in_order(views[1], terms[1], o + i + time_)], "matrix"
+        return axes(o + i + time_), "matrix"
     raise wrong(
         "the kernel must have the letters of time and, of equal "
         "channels in and out, none or that of the channel; of others, "

@@ -16,9 +16,25 @@ except ImportError as error:
 if not hasattr(_torch, "library") or tuple(map(int, _torch.__version__.split(".")[:2])) < (2, 6):
     raise ImportError(f"fftconv.torch needs PyTorch 2.6 or later; this is {_torch.__version__}")
 
+from ._calls import (
+    conv_matrix,
+    depthwise_conv1d,
+    fft_conv,
+    fftconv_func,
+    opt_ssm_forward,
+    ssm_kernel,
+)
 from ._conv import conv
 
-__all__ = ["conv"]
+__all__ = [
+    "conv",
+    "conv_matrix",
+    "depthwise_conv1d",
+    "fft_conv",
+    "fftconv_func",
+    "opt_ssm_forward",
+    "ssm_kernel",
+]
 
 
 def __dir__():

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from . import _ops
 from ._autograd import OPERATIONS, Operation, apply
 
-_ACTIVATIONS = {None: lambda p: p, "gelu": F.gelu, "silu": F.silu}
+ACTIVATIONS = {None: lambda p: p, "gelu": F.gelu, "silu": F.silu}
 _16_BITS = (torch.float16, torch.bfloat16)
 
 
@@ -22,7 +22,7 @@ def _compose(options, u, k, k_rev, in_gate, out_gate, skip, mask):
     p = apply("conv", (mode, fft_size, None, pattern, layout, threads), z, k, k_rev, *(None,) * 4)
     if skip is not None:
         p = p + (skip if last == -1 else skip[:, None]) * z
-    y = _ACTIVATIONS[activation](p)
+    y = ACTIVATIONS[activation](p)
     if mask is not None:
         mask = mask if wide.is_complex else mask.to(wide)
         y = y * (mask[:, None, :] if last == -1 else mask[:, :, None])
@@ -34,11 +34,11 @@ def _is_bilinear(x, options):
 
 
 OPERATIONS["conv"] = Operation(
-    _ops.conv, _ops.conv_gradients, _is_bilinear, _compose, _ops._batched_conv
+    _ops.conv, _ops.conv_gradients, _is_bilinear, _compose, _ops.batched_conv
 )
 
 
-def _kernel_dtype(dtype, own):
+def kernel_dtype(dtype, own):
     """The dtype in which a kernel of dtype `own` meets rows of dtype `dtype`."""
     return own if own == dtype else torch.float32 if dtype in _16_BITS else dtype
 
@@ -148,7 +148,7 @@ def conv(
         dtype = result_dtype((u, in_gate, out_gate), (k, k_rev, skip), mask)
         u, in_gate, out_gate = (x if x is None else x.to(dtype) for x in (u, in_gate, out_gate))
         k, k_rev, skip = (
-            x if x is None else x.to(_kernel_dtype(dtype, x.dtype)) for x in (k, k_rev, skip)
+            x if x is None else x.to(kernel_dtype(dtype, x.dtype)) for x in (k, k_rev, skip)
         )
     if in_gate is not None or out_gate is not None or skip is not None or mask is not None:
         channels = 1 if axes == 1 else shape[-1] if layout == "BLH" else shape[-2]

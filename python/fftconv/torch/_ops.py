@@ -8,7 +8,7 @@ import ast
 from functools import lru_cache, partial
 
 import torch
-from torch._functorch.utils import unwrap_dead_wrappers
+from torch._C._functorch import unwrap_if_dead
 
 from .. import convolution
 from ..pattern import Pattern, as_pattern
@@ -68,11 +68,15 @@ def _caller(op, kernel, count):
             or torch._C._are_functorch_transforms_active()
         ):
             return op(*arguments)
-        for x in arguments[:count]:
-            if x is not None and type(x) not in _PLAIN:
-                return op(*arguments)
-        # A pull of torch.func.vjp that is called later gets tensors wrapped for it.
-        return kernel(*unwrap_dead_wrappers(arguments))
+        x = []
+        for v in arguments[:count]:
+            if v is not None:
+                if type(v) not in _PLAIN:
+                    return op(*arguments)
+                # A pull of torch.func.vjp that is called later gets tensors wrapped for it.
+                v = unwrap_if_dead(v)
+            x.append(v)
+        return kernel(*x, *arguments[count:])
 
     return call
 
@@ -215,7 +219,7 @@ def _fake_conv(u, k, k_rev, in_gate, out_gate, skip, mask, mode, fft_size, act, 
     return u.new_empty(u.shape)
 
 
-def _fake_gradients(g, *arguments):
+def fake_gradients(g, *arguments):
     """Empty gradients, each like its operand; for every operation."""
     *x, needs = arguments
     return [v.new_empty(v.shape) for v, need in zip(x, needs) if need]
@@ -225,7 +229,7 @@ def _fake_gradients(g, *arguments):
 _CHANNELS = (1, -2, -2, 1, 1, 0, 1)
 
 
-def _batched_conv(run, x, dims, size, options, needs):
+def batched_conv(run, x, dims, size, options, needs):
     channels = _CHANNELS if needs is None else (1, *_CHANNELS)
     return fold_rows(run, x, dims, size, options, needs, channels, options[4])
 
@@ -238,6 +242,6 @@ conv, conv_gradients = define(
     _conv,
     _conv_gradients,
     _fake_conv,
-    _fake_gradients,
-    _batched_conv,
+    fake_gradients,
+    batched_conv,
 )
