@@ -43,7 +43,8 @@ def define(name, operands, options, forward, backward, fake, fake_gradients, bat
     ):
         _library.define(f"{name}{suffix}{schema}")
         for device in ("CPU", "CUDA"):
-            _library.impl(f"{name}{suffix}", kernel, device)
+            # A program that torch.export made may call it with parameters.
+            _library.impl(f"{name}{suffix}", torch.no_grad()(kernel), device)
         full = f"fftconv::{name}{suffix}"
         torch.library.register_fake(full, shapes, lib=_library)
         rule = partial(_batching_rule, name + suffix, count + bool(suffix), batched)
@@ -78,6 +79,7 @@ def _caller(op, kernel, count):
             x.append(v)
         return kernel(*x, *arguments[count:])
 
+    call.op = op
     return call
 
 
