@@ -3,11 +3,13 @@ training."""
 
 import copy
 import pickle
+import re
 import threading
 
 import fftconv
 import numpy as np
 import pytest
+from build_tree import TOP
 from torch_support import CASES, bits, close, ft, in_rest, normal, torch
 
 pytestmark = in_rest
@@ -331,3 +333,12 @@ def test_examples():
         (test,) = doctest.DocTestFinder().find(call, name, globs=dict(vars(ft)))
         assert test.examples, name
         assert not doctest.DocTestRunner().run(test).failed, name
+
+
+def test_readme():
+    """The README's program for PyTorch runs as printed."""
+    found = re.findall(r"^```py\n(.*?)^```", (TOP / "README.md").read_text(), re.S | re.M)
+    assert len(found) == 1
+    names = {}
+    exec(found[0], names)
+    assert names["each"].shape == (2, 4, 1000)

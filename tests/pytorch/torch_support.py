@@ -3,6 +3,8 @@
 The folder is not called torch: tests/ is on the path, and would hide a missing PyTorch.
 """
 
+import itertools
+
 import fftconv
 import numpy as np
 import pytest
@@ -14,14 +16,17 @@ import fftconv.torch as ft  # noqa: E402  torch has to be there
 torch.set_num_threads(1)
 
 # `quickstart check` does not install PyTorch, so that the target "rest" runs these tests, too.
-in_rest = pytest.mark.partly
+in_rest = [pytest.mark.partly, pytest.mark.slow]
 
 double = {"dtype": torch.float64}
 
 
+_seeds = itertools.count()
+
+
 def normal(*shape, dtype=torch.float64, grad=True):
-    """Normal numbers of a fixed seed for each shape."""
-    seed = torch.Generator().manual_seed(hash(shape) % 2**31)
+    """New normal numbers."""
+    seed = torch.Generator().manual_seed(next(_seeds))
     return torch.randn(*shape, dtype=dtype, generator=seed).requires_grad_(grad)
 
 
