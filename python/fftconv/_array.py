@@ -183,8 +183,8 @@ def _torch_view(x, name, torch, devices=False):
     if x.requires_grad and torch.is_grad_enabled():
         raise ValueError(
             f"{name} requires grad, and this call would not "
-            f"record one: pass {name}.detach(), or call under "
-            "torch.no_grad()"
+            f"record one: take the call in fftconv.torch, which does, pass "
+            f"{name}.detach(), or call under torch.no_grad()"
         )
     found = original = str(x.dtype)[6:]
     if found not in DTYPE_NAMES:

@@ -1,10 +1,12 @@
 """How the package finds the C library, and what importing the package costs."""
 
+import importlib
 import os
 import shutil
 import subprocess
 import sys
 import textwrap
+import types
 
 import fftconv
 import pytest
@@ -161,3 +163,12 @@ def test_isas():
     assert isas and len(set(isas)) == len(isas)
     for isa in isas:
         assert fftconv.Plan((1, 1, 8), (1, 8), isa=isa).isa == isa
+
+
+def test_torch_is_missing(monkeypatch):
+    """Without PyTorch, or with a folder in its place, fftconv.torch says what it needs."""
+    monkeypatch.delitem(sys.modules, "fftconv.torch", raising=False)
+    for instead in (None, types.ModuleType("torch")):
+        monkeypatch.setitem(sys.modules, "torch", instead)
+        with pytest.raises(ImportError, match="needs PyTorch"):
+            importlib.import_module("fftconv.torch")

@@ -8,13 +8,12 @@ The functions have the names, arguments and dtypes of those in `fftconv`, and ta
 
 try:
     import torch as _torch
-except ImportError as error:
-    raise ImportError(
-        "fftconv.torch needs PyTorch, 2.6 or later: pip install 'fftconv[torch]'"
-    ) from error
 
-if not hasattr(_torch, "library") or tuple(map(int, _torch.__version__.split(".")[:2])) < (2, 6):
-    raise ImportError(f"fftconv.torch needs PyTorch 2.6 or later; this is {_torch.__version__}")
+    _found = _torch.__version__
+except (ImportError, AttributeError):  # AttributeError: a folder of that name, without a module
+    _found = "0.0"
+if tuple(map(int, _found.split(".")[:2])) < (2, 6):
+    raise ImportError("fftconv.torch needs PyTorch 2.6 or later: pip install 'fftconv[torch]'")
 
 from ._calls import (
     conv_matrix,

@@ -101,8 +101,9 @@ def conv(
 ):
     """`fftconv.conv` for tensors: differentiable to any order, and traced by torch.compile.
 
-    The operands are tensors on one device.  All arguments, shapes and dtypes are those of
-    `fftconv.conv`, but for threads: None means `torch.get_num_threads()`.  Gradients flow to
+    The operands are tensors on one device.  The arguments, shapes and dtypes are those of
+    `fftconv.conv`, but for out and device, which there are none of, and threads: None means
+    `torch.get_num_threads()`.  Gradients flow to
     all operands but mask, which must not require grad.  The first backward pass is one call of
     `fftconv.conv_backward`; of an operand only what is needed is kept for it.
 
@@ -139,18 +140,22 @@ def conv(
         raise ValueError("mask requires grad, and none flows to it; pass mask.detach()")
     dtype = u.dtype
     kernels = (dtype, torch.float32) if dtype in _16_BITS else (dtype,)
+    more = not (in_gate is out_gate is k_rev is skip is mask is None)
     if (
-        not (dtype.is_floating_point or dtype.is_complex)
-        or k.dtype not in kernels
-        or any(x is not None and x.dtype != dtype for x in (in_gate, out_gate))
-        or any(x is not None and x.dtype not in kernels for x in (k_rev, skip, mask))
+        k.dtype not in kernels
+        or not (dtype.is_floating_point or dtype.is_complex)
+        or more
+        and (
+            any(x is not None and x.dtype != dtype for x in (in_gate, out_gate))
+            or any(x is not None and x.dtype not in kernels for x in (k_rev, skip, mask))
+        )
     ):
         dtype = result_dtype((u, in_gate, out_gate), (k, k_rev, skip), mask)
         u, in_gate, out_gate = (x if x is None else x.to(dtype) for x in (u, in_gate, out_gate))
         k, k_rev, skip = (
             x if x is None else x.to(kernel_dtype(dtype, x.dtype)) for x in (k, k_rev, skip)
         )
-    if in_gate is not None or out_gate is not None or skip is not None or mask is not None:
+    if more:
         channels = 1 if axes == 1 else shape[-1] if layout == "BLH" else shape[-2]
         batch = shape[0] if axes == 3 else 1
         in_gate, out_gate = (

@@ -195,7 +195,9 @@ def _conv_gradients(g, u, k, k_rev, in_gate, out_gate, skip, mask, *options):
     found = convolution.conv_backward(
         g, u, k, in_gate, out_gate, needs=names, **_arguments(k_rev, skip, mask, *options)
     )
-    return [getattr(found, "d" + name) for name in names]
+    # In the order of `needs`; the gradients that were not asked for are None.
+    found = (found.du, found.dk, found.dk_rev, found.din_gate, found.dout_gate, found.dskip)
+    return [x for x in found if x is not None]
 
 
 def _check_shapes(u, k, k_rev, in_gate, out_gate, skip, mask, mode, fft_size, layout):
