@@ -137,8 +137,12 @@ class Call:
         self._operands = {name: _Operand(v, name) for name, v in views.items()}
         for name, operand in self._operands.items():
             getattr(self, _STEPS[name])(operand, name)
-        self.arguments = {name: operand.view() for name, operand in self._operands.items()}
+        self.arguments = {name: self._passed(x) for name, x in self._operands.items()}
         self.arguments.update(mode=mode, fft_size=fft_size, pattern=pattern)
+
+    def _passed(self, operand):
+        """What the call on rows is given for an operand."""
+        return operand.view()
 
     def _join(self, rows, k_shape):
         """Broadcast the axes of u and k before their samples and taps.
@@ -198,8 +202,8 @@ class Call:
             )
             return copied * prod(self._full) * self._samples + prod(spread(batch)) * taps
 
-        several = len(self._full) > 1
-        self._batch = min(range(len(self._full)), key=cost) if several else 0
+        costs = [cost(batch) for batch in range(len(self._full))] if len(self._full) > 1 else [0]
+        self._batch = costs.index(min(costs))
         self._spread = spread(self._batch)
 
     def _merged(self, shape):

@@ -97,6 +97,9 @@ def test_conv_is_the_packages():
         ((u.half(), k.to(torch.complex64)), {}),
         ((u.transpose(1, 2), k), {"layout": "BLH"}),
         ((u[0].T, k), {"layout": "BLH", "in_gate": q.T}),
+        ((u[:, None, :1], k[:, None]), {"mode": "same"}),
+        ((u.movedim(-1, 0), k), {"mode": "full", "axis": 0, "mask": m}),
+        ((u[0, 0], normal(7, 9, grad=False)), {}),
     ):
         bits(ft.conv(*x, **options), fftconv.conv(*x, **options))
 
@@ -105,7 +108,7 @@ def test_conv_is_the_packages():
     "wrong, match",
     [
         (lambda u, k: ft.conv(u.numpy(), k), "u is a ndarray"),
-        (lambda u, k: ft.conv(u, k[:, None, None]), "k has shape"),
+        (lambda u, k: ft.conv(u, k[:3]), "k has shape"),
         (lambda u, k: ft.conv(u, k, u[..., 1:]), "in_gate has shape"),
         (lambda u, k: ft.conv(u, k, mode="two_sided"), "k_rev is None"),
         (lambda u, k: ft.conv(u, k, mode="other"), "mode is 'other'"),

@@ -61,6 +61,11 @@ def cases():
             lambda u, k, k_rev: ft.conv(u, k, k_rev=k_rev, mode="two_sided"),
             (u, k, k_rev),
         ),
+        "full, broadcast": (
+            lambda u, k, q: ft.conv(u, k, None, q, mode="full", activation="gelu"),
+            (normal(2, 1, 3, L), normal(3, 1, TAPS), normal(L + TAPS - 1)),
+        ),
+        "valid, axis": (lambda *x: ft.conv(*x, mode="valid", axis=1), (normal(2, 9, 4), k)),
         "complex": (ft.conv, (normal(*U, **COMPLEX), normal(*K, **COMPLEX))),
         "real and complex": (ft.conv, (u, normal(*K, **COMPLEX))),
         "gates": (

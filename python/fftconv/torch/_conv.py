@@ -3,6 +3,10 @@
 import torch
 import torch.nn.functional as F
 
+from .. import _lib
+from .._shapes import Call
+from .._view import View
+from ..plan import fitting_axes
 from . import _ops
 from ._autograd import OPERATIONS, Operation, apply
 
@@ -83,6 +87,20 @@ def _expanded(x, name, shape):
     return x.expand(shape)
 
 
+class _TensorCall(Call):
+    """A call of other axes and modes as one on rows, by torch's own differentiable steps."""
+
+    def _passed(self, operand):
+        return operand.x
+
+
+def _as_view(x):
+    """A View that tells `Call` what it needs of a tensor; None for None."""
+    if x is None:
+        return None
+    return View(None, str(x.dtype).removeprefix("torch."), tuple(x.shape), None, x, torch)
+
+
 def conv(
     u,
     k,
@@ -97,6 +115,7 @@ def conv(
     activation=None,
     mask=None,
     layout="BHL",
+    axis=None,
     threads=None,
 ):
     """`fftconv.conv` for tensors: differentiable to any order, and traced by torch.compile.
@@ -112,8 +131,8 @@ def conv(
     torch.func's grad, vjp, jvp, vmap, jacrev and jacfwd work, and so does torch.compile; but
     as everywhere in torch, second derivatives through a compiled function raise RuntimeError.
 
-    Returns y, of u's shape.  Raises TypeError for an operand that is not a tensor of numbers and
-    ValueError for a wrong value.
+    Returns y, as `fftconv.conv` does.  Raises TypeError for an operand that is not a tensor of
+    numbers and ValueError for a wrong value.
 
     Example:
         >>> import torch
@@ -125,12 +144,29 @@ def conv(
     tensors(u=u, k=k, k_rev=k_rev, in_gate=in_gate, out_gate=out_gate, skip=skip, mask=mask)
     shape = u.shape
     axes = len(shape)
-    if not 1 <= axes <= 3 or 0 in shape:
-        raise ValueError(
-            f"u has shape {tuple(shape)}; it must have 1, 2 or 3 axes, each at least 1 long"
-        )
     if layout not in ("BHL", "BLH"):
         raise ValueError(f"layout is {layout!r}; allowed: 'BHL', 'BLH'")
+    if 0 in shape:
+        raise ValueError(f"u has shape {tuple(shape)}; every axis must be at least 1 long")
+    batch = shape[0] if axes == 3 else 1
+    channels = 1 if axes < 2 else shape[-1] if layout == "BLH" else shape[-2]
+    if (
+        axis is not None
+        or mode not in _lib.MODES
+        or not 1 <= axes <= 3
+        or fitting_axes(k.shape, batch, channels) is None
+    ):
+        call = _TensorCall(
+            *map(_as_view, (u, k, in_gate, out_gate)),
+            mode,
+            fft_size,
+            *map(_as_view, (k_rev,)),
+            pattern,
+            *map(_as_view, (skip, mask)),
+            layout,
+            axis,
+        )
+        return call.y(conv(**call.arguments, activation=activation, threads=threads), None)
     if (k_rev is None) == (mode == "two_sided"):
         must = "be given" if k_rev is None else "be None"
         raise ValueError(
@@ -156,8 +192,6 @@ def conv(
             x if x is None else x.to(kernel_dtype(dtype, x.dtype)) for x in (k, k_rev, skip)
         )
     if more:
-        channels = 1 if axes == 1 else shape[-1] if layout == "BLH" else shape[-2]
-        batch = shape[0] if axes == 3 else 1
         in_gate, out_gate = (
             _expanded(in_gate, "in_gate", shape),
             _expanded(out_gate, "out_gate", shape),
