@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("torch.nn")
 
 import torch
+from compared import error, same_gradients
 from fftconv.torch import flash, mixer
 from fftconv.torch.flash import (
     FlashDepthWiseConv1d,
@@ -29,13 +30,6 @@ def seed():
     torch.manual_seed(0)
 
 
-def error(got, want):
-    """The norm of the difference, relative to the norm of `want`."""
-    got, want = got.detach().double(), want.detach().double()
-    assert got.shape == want.shape
-    return float((got - want).norm() / want.norm())
-
-
 def agree(module, inputs, formula, tolerance):
     """Compare the value of module(*inputs) and all gradients with those of the formula.
 
@@ -47,13 +41,8 @@ def agree(module, inputs, formula, tolerance):
     wide_parameters = {n: p.detach().double().requires_grad_() for n, p in parameters.items()}
     y, want = module(*inputs), formula(*wide, **wide_parameters)
     assert error(y, want) < tolerance
-    g = torch.randn(want.shape, dtype=torch.float64).to(y.dtype)
-    leaves = [*inputs, *parameters.values()]
-    got = torch.autograd.grad(y, leaves, g)
-    wanted = torch.autograd.grad(want, [*wide, *wide_parameters.values()], g.double())
-    for x, a, b in zip(leaves, got, wanted):
-        assert a.dtype == x.dtype
-        assert error(a, b) < 3 * tolerance
+    leaves, wide_leaves = [*inputs, *parameters.values()], [*wide, *wide_parameters.values()]
+    same_gradients(y, leaves, want, wide_leaves, 3 * tolerance)
 
 
 def circular(u, k, n):
@@ -102,9 +91,7 @@ def test_partial_and_sparse(taps):
 # The buffers of flash-fft-conv by FFT size.
 STALE = {
     512: "f_sqrt_N_fft f_sqrt_N_ifft twiddle_factors_fft twiddle_factors_ifft twid".split(),
-    8192: [
-        *("f_32_fft", "f_16_ifft", "twiddle_factors_fft_16_16", "twiddle_factors_ifft_32_256")
-    ],
+    8192: [*("f_32_fft", "f_16_ifft", "twiddle_factors_fft_16_16", "twiddle_factors_ifft_32_256")],
     65536: ["f_16_fft_real", "f_16_ifft_imag", "twiddle_factors_fft_real"],
 }
 

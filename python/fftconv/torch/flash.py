@@ -15,8 +15,8 @@ from .. import _lib
 from .._array import choice, size
 from ..depthwise import check_padding
 from ..pattern import Pattern
+from ._calls import depthwise_conv1d
 from ._conv import conv
-from ._depthwise import depthwise_conv1d
 
 __all__ = [
     "FlashDepthWiseConv1d",

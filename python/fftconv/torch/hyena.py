@@ -1,4 +1,4 @@
-"""The modules of safari and hyena-dna: `HyenaFilter` and `HyenaOperator`, under their names.
+"""safari's and hyena-dna's `fftconv_func`, `HyenaFilter` and `HyenaOperator`, under their names.
 
 `HyenaOperator` also has the signature and the parameters of hyena-dna's standalone file, and
 loads checkpoints of HyenaDNA in that form and in that of Hugging Face.
@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from .._array import choice, size
+from ._calls import depthwise_conv1d, fftconv_func
 from ._conv import conv
-from ._depthwise import depthwise_conv1d
+from ._parameters import register
 
-__all__ = ["HyenaFilter", "HyenaOperator"]
+__all__ = ["HyenaFilter", "HyenaOperator", "fftconv_func"]
 
 _ACTIVATIONS = {
     None: nn.Identity,
@@ -34,19 +35,6 @@ _ACTIVATIONS = {
 
 def __dir__():
     return __all__
-
-
-def _register(module, name, x, lr, wd=0.0):
-    """Add x to the module: as a buffer if lr is 0, else as a parameter.
-
-    Its attribute ``_optim``, a dict, tells a training script lr and weight decay.
-    """
-    if lr == 0:
-        module.register_buffer(name, x)
-    else:
-        x = nn.Parameter(x)
-        module.register_parameter(name, x)
-    x._optim = {"weight_decay": wd} if lr is None else {"lr": lr, "weight_decay": wd}
 
 
 class _Sine(nn.Module):
@@ -71,8 +59,8 @@ class _PositionalEmbedding(nn.Module):
         angle = torch.linspace(1e-4, bands - 1, bands) * (
             2 * math.pi / seq_len * torch.arange(seq_len)[:, None]
         )
-        _register(self, "z", torch.cat([t, angle.cos(), -angle.sin()], 1)[None], lr)
-        _register(self, "t", t[None], 0.0)
+        register(self, "z", torch.cat([t, angle.cos(), -angle.sin()], 1)[None], lr)
+        register(self, "t", t[None], 0.0)
 
 
 class _Modulation(nn.Module):
@@ -95,7 +83,7 @@ class _Modulation(nn.Module):
         super().__init__()
         self.modulate, self.shift = modulate, shift
         slow, fast = math.log(target) / slow_decay_pct, math.log(target) / fast_decay_pct
-        _register(self, "deltas", torch.linspace(slow, fast, d_model)[None, None], modulation_lr)
+        register(self, "deltas", torch.linspace(slow, fast, d_model)[None, None], modulation_lr)
 
     def forward(self, t, h):
         return h * (torch.exp(-t * self.deltas.abs()) + self.shift) if self.modulate else h
@@ -352,11 +340,7 @@ class HyenaOperator(nn.Module):
         if length % blocks:
             raise ValueError(f"u has length {length}; num_blocks, {blocks}, must divide it")
         u = depthwise_conv1d(
-            u,
-            self.short_filter.weight,
-            self.short_filter.bias,
-            padding="causal",
-            layout="BLH",
+            u, self.short_filter.weight, self.short_filter.bias, padding="causal", layout="BLH"
         )
         # Of shape (order + 1, rows, L / blocks, head_dim), a row for each (batch, head, block)
         u = u.reshape(batch, blocks, length // blocks, heads, self.order + 1, self.head_dim)

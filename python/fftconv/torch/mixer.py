@@ -114,6 +114,4 @@ class FFTConv(nn.Module):
             options.update(mode="two_sided", k_rev=self.k_rev)
         elif self.fft_size is not None and self.fft_size < 2 * self.length - 1:
             options.update(mode="circular", fft_size=self.fft_size)
-        return conv(
-            u, self.k, in_gate, out_gate, layout=self.layout, threads=threads, **options
-        )
+        return conv(u, self.k, in_gate, out_gate, layout=self.layout, threads=threads, **options)
