@@ -12,7 +12,7 @@ pytest.importorskip("torch.nn")
 import torch
 from compared import error, same_gradients
 from fftconv.torch import hyena
-from fftconv.torch.hyena import HyenaFilter, HyenaOperator
+from fftconv.torch.hyena import HyenaFilter, HyenaOperator, LongConv
 from torch import nn
 
 
@@ -320,21 +320,136 @@ def test_checkpoints_of_hyena_dna(kept, prefix):
         model.load_state_dict(state, strict=True)
 
 
+# ---- LongConv ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        dict(transposed=False, channels=2, postact=None, activation="silu", lam=0.0),
+        dict(bidirectional=True, channels=2, postact="tanh", weight_init="double_exp"),
+        dict(causal=False, initializer="xavier"),
+        dict(use_ma_smoothing=True, ma_window_len=5),
+        dict(use_ma_smoothing=True, smooth_freq=True, weight_norm=True),
+    ],
+    ids=str,
+)
+def test_long_conv(more):
+    channels, transposed = more.get("channels", 1), more.get("transposed", True)
+    module = LongConv(4, 20, **{"lam": 0.01, "learning_rate": 0.1, **more})
+    with torch.no_grad():
+        module.kernel.kernel.mul_(30)
+    sides, taps = 1 + more.get("bidirectional", False), 20 * (2 - more.get("causal", True))
+    assert module.kernel.kernel.shape == (sides * channels, 4, taps)
+    assert module.kernel.kernel._optim == {"lr": 0.1, "weight_decay": 0.0}
+    names = {"D", "kernel.kernel"}
+    if more.get("postact", "glu") is not None:
+        weights = ["weight"]
+        if more.get("weight_norm"):
+            weights = ["parametrizations.weight.original0", "parametrizations.weight.original1"]
+            old = {**module.state_dict(), "output_linear.0.weight_g": torch.randn(8, 1)}
+            old["output_linear.0.weight_v"] = torch.randn(8, 4)
+            for name in weights:
+                del old["output_linear.0." + name]
+            module.load_state_dict(old, strict=True)
+        names |= {"output_linear.0." + name for name in weights}
+        names |= {"output_linear.0.bias"}
+    assert set(module.state_dict()) == names
+    p = {n: v.detach().double().requires_grad_() for n, v in module.named_parameters()}
+    u = torch.randn(2, 4, 20).requires_grad_()
+    U = u.detach().double().requires_grad_()
+    y, state = module(u if transposed else u.mT)
+    assert state is None
+
+    k = p["kernel.kernel"]
+    if more.get("smooth_freq"):
+        f, i = torch.fft.rfft(k), torch.arange(11)
+        k = torch.fft.irfft(
+            f
+            @ torch.exp(-0.5 * (i[:, None] - i) ** 2 * 1.0)
+            .where((i[:, None] - i).abs() < 4, 0)
+            .to(f),
+            20,
+        )
+    elif "use_ma_smoothing" in more:
+        i = torch.arange(20)
+        k = k @ ((i[:, None] - i).abs() < 3).double() / 5
+    k = k.sign() * (k.abs() - more.get("lam", 0.01)).clamp(min=0)
+    # The whole matrix of the taps, from input s to output t
+    lag = torch.arange(20)[:, None] - torch.arange(20)
+    if sides == 2:
+        k = torch.cat([k[:channels], k[channels:].flip(-1)], -1)  # lag -1 is the last tap
+    matrix = k[..., lag % k.shape[-1]]
+    if k.shape[-1] == 20:
+        matrix = matrix * (lag >= 0)
+    c = torch.einsum("chts,bhs->bcht", matrix, U) + p["D"][..., None] * U[:, None]
+    c = getattr(nn.functional, more.get("activation", "gelu"))(c).flatten(1, 2).mT
+    if more.get("postact", "glu") is not None:
+        if more.get("weight_norm"):
+            g, v = (p["output_linear.0." + name] for name in weights)
+            weight = g * v / v.norm(dim=1, keepdim=True)
+        else:
+            weight = p["output_linear.0.weight"]
+        act = {"glu": nn.functional.glu, "tanh": torch.tanh}[more.get("postact", "glu")]
+        c = act(c @ weight.t() + p["output_linear.0.bias"])
+    want = c.mT if transposed else c
+    assert error(y, want) < 1e-5
+    leaves = dict(module.named_parameters())
+    same_gradients(y, [u, *leaves.values()], want, [U, *(p[n] for n in leaves)], 2e-4)
+
+
+def test_long_conv_options():
+    module, u = (
+        LongConv(4, 30, lam=0.0, dropout=0.5, tie_dropout=True, postact=None),
+        torch.randn(2, 4, 20),
+    )
+    kept = (module(u)[0] != 0).float()
+    assert 0 < kept.mean() < 1 and torch.equal(kept, kept[..., :1].expand_as(kept))
+    module.eval()
+    y = module(u)[0]
+    assert torch.equal(module(u, lengths=[20, 5])[0][0], y[0])
+    assert torch.equal(module(u, lengths=[20, 5])[0][1, :, :5], y[1, :, :5])
+    assert torch.equal(module(u, lengths=5)[0], module(u * (torch.arange(20) < 5))[0])
+    assert isinstance(LongConv(4, 30, learning_rate=0.0).kernel.kernel, torch.Tensor)
+    assert "kernel.kernel" in dict(LongConv(4, 30, learning_rate=0.0).named_buffers())
+    assert (LongConv(4, 30, initializer="one").output_linear[0].weight == 1).all()
+    dropped = LongConv(4, 30, lam=0.0, kernel_dropout=0.5).kernel()[0]
+    assert 0.2 < (dropped == 0).float().mean() < 0.8
+    for options, message in [
+        (dict(block_fft_conv=True), "block_fft_conv is True"),
+        (dict(activation="glu"), "activation is 'glu'"),
+        (dict(postact="no"), "postact is 'no'"),
+        (dict(initializer="no"), "initializer is 'no'"),
+        (dict(weight_init="no"), "weight_init is 'no'"),
+        (dict(ma_window_len=4), "ma_window_len is 4"),
+        (dict(causal=False, bidirectional=True), "causal is False"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            LongConv(4, 30, **options)
+    with pytest.raises(ValueError, match="lengths has 3 entries"):
+        module(u, lengths=[1, 2, 3])
+
+
 @pytest.mark.parametrize(
     "make, inputs",
     [
+        (lambda: LongConv(4, 16, lam=0.0, postact=None), [torch.ones(1, 4, 16)]),
         (lambda: HyenaOperator(4, 16, order=3), [torch.ones(1, 16, 4)]),
         (lambda: HyenaFilter(4, seq_len=16), [torch.ones(1, 4, 16), 16]),
     ],
 )
 def test_pickle_and_deepcopy(make, inputs):
     module = make()
-    y = module(*inputs)
-    assert torch.equal(copy.deepcopy(module)(*inputs), y)
-    assert torch.equal(pickle.loads(pickle.dumps(module))(*inputs), y)
     other = make()
     other.load_state_dict(module.state_dict(), strict=True)
-    assert torch.equal(other(*inputs), y)
+
+    def call(m):
+        return m(*inputs)[0] if isinstance(m, LongConv) else m(*inputs)
+
+    y = call(module)
+    for same in (copy.deepcopy(module), pickle.loads(pickle.dumps(module)), other):
+        assert torch.equal(call(same), y)
     assert type(module).__name__ in repr(module)
 
 

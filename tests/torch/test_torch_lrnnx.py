@@ -219,7 +219,8 @@ def config_of(kernel, channels=2, dtype=torch.float32):
         config[name] = nn.Parameter(x.to(dtype))
     names = ("real_transform", "imag_transform", "dt_transform", "dt_fast", "is_real")
     return config, {
-        "P": None, **config,
+        "P": None,
+        **config,
         **{name: getattr(of, name) for name in names},
         **dict(N=3, H=4, channels=channels, rank=1, repeat=2, deterministic=False, verbose=True),
     }

@@ -1,36 +1,22 @@
-"""safari's and hyena-dna's `fftconv_func`, `HyenaFilter` and `HyenaOperator`, under their names.
+"""The modules of safari and hyena-dna, and their `fftconv_func`, under their names.
 
 `HyenaOperator` also has the signature and the parameters of hyena-dna's standalone file, and
 loads checkpoints of HyenaDNA in that form and in that of Hugging Face.
-Source: Hyena, arXiv 2302.10866.
+Sources: Hyena, arXiv 2302.10866; long convolutions, arXiv 2302.06646.
 """
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from .._array import choice, size
 from ._calls import depthwise_conv1d, fftconv_func
 from ._conv import conv
-from ._parameters import register
+from ._parts import ACTIVATIONS, TiedDropout, cut, register
 
-__all__ = ["HyenaFilter", "HyenaOperator", "fftconv_func"]
-
-_ACTIVATIONS = {
-    None: nn.Identity,
-    "id": nn.Identity,
-    "identity": nn.Identity,
-    "linear": nn.Identity,
-    "elu": nn.ELU,
-    "gelu": nn.GELU,
-    "relu": nn.ReLU,
-    "sigmoid": nn.Sigmoid,
-    "silu": nn.SiLU,
-    "softplus": nn.Softplus,
-    "swish": nn.SiLU,
-    "tanh": nn.Tanh,
-}
+__all__ = ["HyenaFilter", "HyenaOperator", "LongConv", "LongConvKernel", "fftconv_func"]
 
 
 def __dir__():
@@ -287,7 +273,7 @@ class HyenaOperator(nn.Module):
         self.short_filter_order = size(short_filter_order, "short_filter_order")
         self.outer_mixing, self.post_order_ffn = outer_mixing, post_order_ffn
         self.return_state, self.interleaved = return_state, interleaved
-        self.activation = choice(activation, "activation", _ACTIVATIONS)()
+        self.activation = choice(activation, "activation", ACTIVATIONS)()
         self.dropout = nn.Dropout(dropout)
         inner = self.d_model * self.inner_factor
         self.head_dim = inner // self.num_heads
@@ -367,3 +353,196 @@ class HyenaOperator(nn.Module):
         y = y.unflatten(0, (batch, heads, blocks)).permute(0, 2, 3, 1, 4)
         y = self.out_proj(self.activation(y.reshape(batch, length, -1)))
         return (y, None) if self.return_state else y
+
+
+class LongConvKernel(nn.Module):
+    """safari's explicit kernel, regularised: squash(k) = sign(k) max(|k| - lam, 0).
+
+    H: the number of heads.  L: the number of taps; causal=False makes it 2 L, and the tap
+    2 L - s then acts s samples ahead.
+    channels: C.
+    learning_rate: for the attribute ``_optim``; 0 makes the kernel a buffer.
+    lam: the threshold.
+    kernel_dropout: the probability of dropout on the taps.
+    weight_init: "random" (0.002 times normal), or "double_exp" (0.02 times normal times
+        exp(-l / L (H // 2)^(h / H))).
+    use_ma_smoothing: smooth k before it is squashed, by the mean of ma_window_len taps, an odd
+        number; with smooth_freq, sum neighbouring frequencies with the weights
+        exp(-(i - ma_window_len // 2)^2 / 2) instead.
+
+    Other keywords are ignored, as the original does.  Parameter: kernel (C, H, L).  Raises
+    ValueError.
+    """
+
+    def __init__(
+        self,
+        H,
+        L,
+        channels=1,
+        learning_rate=None,
+        lam=0.1,
+        causal=True,
+        kernel_dropout=0,
+        weight_init="random",
+        use_ma_smoothing=False,
+        ma_window_len=7,
+        smooth_freq=False,
+        **kwargs,
+    ):
+        super().__init__()
+        self.H, self.L = size(H, "H"), size(L, "L") * (1 if causal else 2)
+        self.channels, self.causal, self.lam = size(channels, "channels"), causal, lam
+        self.drop = nn.Dropout(kernel_dropout)
+        choice(weight_init, "weight_init", dict.fromkeys(("random", "double_exp")))
+        k = torch.randn(self.channels, self.H, self.L)
+        if weight_init == "random":
+            k = 0.002 * k
+        else:
+            rates = (self.H // 2) ** (torch.arange(self.H) / self.H)
+            k = 0.02 * k * torch.exp(-rates[:, None] * torch.arange(self.L) / self.L)
+        register(self, "kernel", k, learning_rate)
+        self.use_ma_smoothing, self.smooth_freq = use_ma_smoothing, smooth_freq
+        self.ma_window_len = size(ma_window_len, "ma_window_len")
+        if ma_window_len % 2 == 0:
+            raise ValueError(f"ma_window_len is {ma_window_len}; it must be odd")
+
+    def _smoothed(self, k):
+        n = self.ma_window_len
+        if not self.smooth_freq:
+            return F.avg_pool1d(k, n, stride=1, padding=n // 2)
+        weight = torch.exp(-0.5 * (torch.arange(n, device=k.device) - n // 2) ** 2).to(k.dtype)
+        bins = torch.view_as_real(torch.fft.rfft(k)).movedim(-1, 0)
+        bins = F.conv1d(bins.flatten(0, 2)[:, None], weight[None, None], padding=n // 2)
+        bins = bins.reshape(2, *k.shape[:2], -1)
+        return torch.fft.irfft(torch.complex(*bins), k.shape[-1])
+
+    def forward(self, **kwargs):
+        """Return (the kernel (C, H, L), None); all keywords are ignored."""
+        k = self._smoothed(self.kernel) if self.use_ma_smoothing else self.kernel
+        return self.drop(F.relu(k.abs() - self.lam) * k.sign()), None
+
+    @property
+    def d_output(self):
+        """H."""
+        return self.H
+
+
+_INITIALIZERS = {
+    "uniform": lambda x, act: nn.init.kaiming_uniform_(x, nonlinearity=act),
+    "normal": lambda x, act: nn.init.kaiming_normal_(x, nonlinearity=act),
+    "xavier": lambda x, act: nn.init.xavier_normal_(x),
+    "zero": lambda x, act: nn.init.zeros_(x),
+    "one": lambda x, act: nn.init.ones_(x),
+}
+
+
+class LongConv(nn.Module):
+    """safari's long convolution with an explicit kernel, and a linear mix of its channels.
+
+        y = postact(W dropout(act(k * u + D u)) + b)
+
+    d_model: H, the width of u and y.
+    l_max: the number of taps of the kernel.
+    channels: C, the number of kernels of each head.
+    bidirectional: a second kernel acts on the samples ahead, its first tap on the next one.
+    activation: act, as in `HyenaOperator`.
+    postact: one of these, or "glu"; None omits the last linear map too.
+    initializer: of W: None (that of nn.Linear), "uniform", "normal", "xavier", "zero" or "one".
+    weight_norm: make W by `torch.nn.utils.parametrizations.weight_norm`, which also loads the
+        names weight_g and weight_v of older checkpoints.
+    dropout: its probability.  tie_dropout: use one mask for all samples of a channel.
+    transposed: True if u and y are (B, H, L), False if they are (B, L, H).
+    verbose, block_fft_conv_args: accepted and ignored.
+    block_fft_conv: must be False; with True, the original raises AttributeError in each call.
+    kernel_args: for `LongConvKernel`.
+
+    Parameters: D (C, H), kernel.kernel (C, H, L), (2 C, H, L) if bidirectional, and
+    output_linear.0.{weight, bias}.  Raises ValueError.
+
+    Example:
+        >>> import torch
+        >>> y, _ = LongConv(4, l_max=32, lam=0.001)(torch.randn(2, 4, 32))
+        >>> y.shape
+        torch.Size([2, 4, 32])
+    """
+
+    def __init__(
+        self,
+        d_model,
+        l_max=1024,
+        channels=1,
+        bidirectional=False,
+        activation="gelu",
+        postact="glu",
+        initializer=None,
+        weight_norm=False,
+        dropout=0.0,
+        tie_dropout=False,
+        transposed=True,
+        verbose=False,
+        block_fft_conv=False,
+        block_fft_conv_args=None,
+        **kernel_args,
+    ):
+        super().__init__()
+        if block_fft_conv:
+            raise ValueError(f"block_fft_conv is {block_fft_conv!r}; it must be False")
+        self.d_model, self.l_max = size(d_model, "d_model"), size(l_max, "l_max")
+        self.channels = size(channels, "channels")
+        self.bidirectional, self.transposed = bidirectional, transposed
+        self.D = nn.Parameter(torch.randn(self.channels, self.d_model))
+        self.kernel = LongConvKernel(
+            self.d_model, self.l_max, self.channels * (2 if bidirectional else 1), **kernel_args
+        )
+        if bidirectional and not self.kernel.causal:
+            raise ValueError("causal is False beside bidirectional; one of them must be as usual")
+        self.activation = choice(activation, "activation", ACTIVATIONS)()
+        self.dropout = (TiedDropout if tie_dropout else nn.Dropout)(dropout)
+        if postact is None:
+            self.output_linear = nn.Identity()
+            return
+        act = choice(postact, "postact", {"glu": nn.GLU, **ACTIVATIONS})()
+        wide = self.d_model * (2 if postact == "glu" else 1)
+        linear = nn.Linear(self.d_model * self.channels, wide)
+        if initializer is not None:
+            gain = postact if postact in ("relu", "tanh", "sigmoid") else "linear"
+            choice(initializer, "initializer", _INITIALIZERS)(linear.weight, gain)
+        if weight_norm:
+            linear = nn.utils.parametrizations.weight_norm(linear)
+        self.output_linear = nn.Sequential(linear, act)
+
+    @property
+    def d_state(self):
+        """H."""
+        return self.d_model
+
+    @property
+    def d_output(self):
+        """The width of y, d_model."""
+        return self.d_model
+
+    def extra_repr(self):
+        return f"{self.d_model}, {self.l_max}, channels={self.channels}"
+
+    def forward(self, u, state=None, rate=1.0, lengths=None, **kwargs):
+        """Return (y, None); y has u's shape, (B, H, L) if transposed, else (B, L, H).
+
+        lengths: an int, or integers (B,) or (1,): later samples of u count as zero.
+        state, rate and other keywords are ignored, as the original does.
+        """
+        u = cut(u.mT if self.transposed else u, lengths)
+        k, _ = self.kernel()
+        options, k_rev = {}, None
+        if self.bidirectional:
+            k, k_rev = k.chunk(2)
+            k_rev = F.pad(k_rev, (1, 0))  # lag 0 is the other kernel's
+        elif not self.kernel.causal:
+            k, k_rev = k[..., : self.l_max], F.pad(k[..., self.l_max + 1 :].flip(-1), (1, 0))
+        y = []
+        for c in range(self.channels):
+            if k_rev is not None:
+                options = {"mode": "two_sided", "k_rev": k_rev[c]}
+            y.append(conv(u, k[c], skip=self.D[c], layout="BLH", **options))
+        y = self.dropout(self.activation(y[0] if len(y) == 1 else torch.cat(y, -1)))
+        y = self.output_linear(y)
+        return (y.mT if self.transposed else y), None

@@ -17,7 +17,7 @@ from .._array import choice, size
 from ._autograd import gradients
 from ._calls import conv_matrix, fft_conv, opt_ssm_forward, ssm_kernel
 from ._conv import conv
-from ._parameters import register
+from ._parts import ACTIVATIONS, TiedDropout, cut, register
 
 __all__ = [
     "Centaurus",
@@ -559,15 +559,6 @@ class FFTConvS4(nn.Module):
 
 # ---- Layers -----------------------------------------------------------------------
 
-_FINAL = {"glu": nn.GELU, "gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
-
-
-class _Dropout(nn.Dropout):
-    """Dropout of (B, ..., H) with one mask for all samples of a channel."""
-
-    def forward(self, x):
-        return x * super().forward(x.new_ones((x.shape[0], *(1,) * (x.dim() - 2), x.shape[-1])))
-
 
 class _Layer(nn.Module):
     """The common part of `S4` and `S4D`."""
@@ -630,11 +621,11 @@ class _Layer(nn.Module):
             self.register_parameter(name, x)
         self.D = nn.Parameter(torch.randn(channels, inner))
         self.conv_activation, self.mult_activation = nn.GELU(), nn.GELU()
-        self.drop = (_Dropout if tie_dropout else nn.Dropout)(dropout)
+        self.drop = (TiedDropout if tie_dropout else nn.Dropout)(dropout)
         if final_act is None:
             self.output_linear = nn.Identity()
         else:
-            act = choice(final_act, "final_act", {"id": nn.Identity, **_FINAL})
+            act = choice(final_act, "final_act", {"glu": nn.GELU, **ACTIVATIONS})
             self.output_linear = nn.Sequential(nn.Linear(width, self.d_model), act())
 
     @property
@@ -658,16 +649,7 @@ class _Layer(nn.Module):
         lengths: an int, or integers (B,) or (1,): later samples of x count as zero.
         state, rate: as in `FFTConvS4`.  Other keywords are ignored.
         """
-        x = x.mT if self.transposed else x
-        if lengths is not None:
-            lengths = torch.as_tensor(lengths, device=x.device).reshape(-1, 1)
-            if len(lengths) not in (1, x.shape[0]):
-                raise ValueError(
-                    f"lengths has {len(lengths)} entries; it must have 1 or x's batch, {x.shape[0]}"
-                )
-            kept = torch.arange(x.shape[1], device=x.device) < lengths
-            x = x * kept[..., None]
-        source = x
+        source = x = cut(x.mT if self.transposed else x, lengths)
         if self.bottleneck is not None:
             x = self.input_linear(x)
         y, state = self.layer(x, **kwargs)
@@ -706,8 +688,8 @@ _LAYER = """lrnnx's {name} layer: a convolution, a skip, a GELU, and a linear mi
     bottleneck: the convolution has H = d_model / bottleneck channels, to which a linear map
         brings x; None means d_model.
     gate: the factor of the width of the gate; None means no gate.
-    final_act: act, "glu" or "gelu" (both GELU, as in lrnnx), "relu", "silu", "tanh" or "id";
-        None omits the last linear map too.
+    final_act: act, "glu" or "gelu" (both GELU, as in lrnnx), "relu", "silu", "tanh",
+        "sigmoid", "softplus", "elu" or "id"; None omits the last linear map too.
     postact: another name for final_act.
     dropout: its probability.  tie_dropout: use one mask for all samples of a channel.
     transposed: True if x and y are (B, H, L), False if they are (B, L, H).
