@@ -4,6 +4,10 @@
 
 The functions have the names, arguments and dtypes of those in `fftconv`, and take tensors.
 `torch.get_num_threads()` is the default of ``threads``.
+
+`FFTConv` is a layer that holds its kernel as a parameter.  `flash`, `hyena` and `lrnnx` offer
+the modules of flash-fft-conv, safari and hyena-dna, and lrnnx, under their original names and
+with the names of their checkpoints.
 """
 
 try:
@@ -15,6 +19,7 @@ except (ImportError, AttributeError):  # AttributeError: a folder of that name, 
 if tuple(map(int, _found.split(".")[:2])) < (2, 6):
     raise ImportError("fftconv.torch needs PyTorch 2.6 or later: pip install 'fftconv[torch]'")
 
+from . import flash, hyena, lrnnx
 from ._calls import (
     conv_matrix,
     depthwise_conv1d,
@@ -24,13 +29,18 @@ from ._calls import (
     ssm_kernel,
 )
 from ._conv import conv
+from .mixer import FFTConv
 
 __all__ = [
+    "FFTConv",
     "conv",
     "conv_matrix",
     "depthwise_conv1d",
     "fft_conv",
     "fftconv_func",
+    "flash",
+    "hyena",
+    "lrnnx",
     "opt_ssm_forward",
     "ssm_kernel",
 ]

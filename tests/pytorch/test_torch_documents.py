@@ -6,15 +6,14 @@ a missing super().__init__(), `...`.  Comments within the examples are the docum
 """
 
 import pytest
-
-pytest.importorskip("torch.nn")
-
-import torch
 from compared import error
 from fftconv.torch.flash import FlashDepthWiseConv1d, FlashDepthwiseConv1d, FlashFFTConv
 from fftconv.torch.lrnnx import FFTConvS4, opt_ssm_forward
 from support import big
 from torch import nn
+from torch_support import in_rest, torch
+
+pytestmark = in_rest
 
 
 @pytest.fixture(autouse=True)

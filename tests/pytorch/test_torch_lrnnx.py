@@ -6,10 +6,6 @@ import pickle
 
 import numpy as np
 import pytest
-
-pytest.importorskip("torch.nn")
-
-import torch
 from compared import error, same_gradients
 from fftconv import s4
 from fftconv.torch import lrnnx
@@ -25,6 +21,9 @@ from fftconv.torch.lrnnx import (
 )
 from torch import nn
 from torch.nn import functional as F
+from torch_support import in_rest, torch
+
+pytestmark = in_rest
 
 
 @pytest.fixture(autouse=True)

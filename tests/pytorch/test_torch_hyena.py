@@ -6,14 +6,13 @@ import math
 import pickle
 
 import pytest
-
-pytest.importorskip("torch.nn")
-
-import torch
 from compared import error, same_gradients
 from fftconv.torch import hyena
 from fftconv.torch.hyena import HyenaFilter, HyenaOperator, LongConv
 from torch import nn
+from torch_support import in_rest, torch
+
+pytestmark = in_rest
 
 
 @pytest.fixture(autouse=True)

@@ -6,10 +6,6 @@ import doctest
 import pickle
 
 import pytest
-
-pytest.importorskip("torch.nn")
-
-import torch
 from compared import error, same_gradients
 from fftconv.torch import flash, mixer
 from fftconv.torch.flash import (
@@ -21,8 +17,12 @@ from fftconv.torch.flash import (
 )
 from fftconv.torch.mixer import FFTConv
 from torch import nn
+from torch_support import in_rest, torch
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
+
+
+pytestmark = in_rest
 
 
 @pytest.fixture(autouse=True)

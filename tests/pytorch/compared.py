@@ -1,13 +1,6 @@
 """What the tests of the modules share: relative errors of values and of gradients."""
 
-import pytest
-
-pytest.importorskip("torch.nn")
-
-import torch
-
-# Rows are small here, and other tests run beside these.
-torch.set_num_threads(1)
+from torch_support import torch
 
 
 def error(got, want):
