@@ -307,6 +307,9 @@ def test_errors():
     ]:
         with pytest.raises(ValueError, match=message):
             call()
+    assert torch.equal(layer(x, return_output=True)[0], layer(x)[0])
+    with pytest.raises(TypeError, match="did you mean 'rate'"):
+        layer(x, rates=2.0)
     dss = FFTConvS4(4, kernel="s4d", d_state=6, disc="dss")
     assert torch.isfinite(dss(x)[0]).all()
     with pytest.raises(ValueError, match="disc is 'dss'"):
@@ -443,6 +446,20 @@ def test_a_checkpoint_with_the_transformed_C_loads():
     x = torch.randn(2, 4, 40)
     assert error(other.C, model.C) < 1e-3 and other.C is other.layer.kernel.C
     assert error(other(x)[0], model(x)[0]) < 1e-3 and other.layer.kernel.l_kernel == 0
+
+
+@pytest.mark.parametrize("make", [S4, S4D])
+def test_types(make):
+    model = make(4, d_state=6)
+    x = torch.randn(2, 4, 20)
+    want, _ = copy.deepcopy(model).double()(x.double())
+    assert want.dtype == torch.float64
+    with torch.autocast("cpu", torch.bfloat16):
+        y, _ = model(x)
+    assert y.dtype == torch.bfloat16 and error(y, want) < 3e-2
+    y.float().sum().backward()
+    assert all(p.grad.dtype == torch.float32 for p in model.parameters())
+    assert error(model.bfloat16()(x.bfloat16())[0], want) < 0.1
 
 
 # ---- Centaurus -------------------------------------------------------------------

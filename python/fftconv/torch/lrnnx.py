@@ -495,8 +495,10 @@ class FFTConvS4(nn.Module):
             with the same result; next_state is the state after x.
         rate: multiplies Delta.
 
-        y has x's dtype.  Other keywords are ignored.  Raises ValueError.
+        y has x's dtype.  Other keywords are ignored.  Raises ValueError, and TypeError for one
+        that resembles the name of an argument.
         """
+        s4._check_ignored(kwargs, "state", "rate")
         axes = "(B, H, L)" if self.transposed else "(B, L, H)"
         if x.dim() != 3 or 0 in x.shape or x.shape[1 if self.transposed else 2] != self.d_model:
             raise ValueError(
