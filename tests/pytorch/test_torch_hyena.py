@@ -1,13 +1,11 @@
 """`fftconv.torch.hyena` against formulas in float64, and the checkpoints of HyenaDNA."""
 
 import copy
-import doctest
 import math
 import pickle
 
 import pytest
 from compared import error, same_gradients
-from fftconv.torch import hyena
 from fftconv.torch.hyena import HyenaFilter, HyenaOperator, LongConv
 from torch import nn
 from torch_support import in_rest, torch
@@ -450,8 +448,3 @@ def test_pickle_and_deepcopy(make, inputs):
     for same in (copy.deepcopy(module), pickle.loads(pickle.dumps(module)), other):
         assert torch.equal(call(same), y)
     assert type(module).__name__ in repr(module)
-
-
-def test_examples():
-    got = doctest.testmod(hyena)
-    assert got.attempted and not got.failed

@@ -1,14 +1,12 @@
 """`fftconv.torch.lrnnx` against recurrences in float64, and its checkpoints."""
 
 import copy
-import doctest
 import pickle
 
 import numpy as np
 import pytest
 from compared import error, same_gradients
 from fftconv import s4
-from fftconv.torch import lrnnx
 from fftconv.torch.lrnnx import (
     S4,
     S4D,
@@ -549,8 +547,3 @@ def test_pickle_and_deepcopy(make, shape):
     assert type(module).__name__ in repr(module)
     if isinstance(module, (S4, S4D)):
         assert other.C is other.layer.kernel.C
-
-
-def test_examples():
-    got = doctest.testmod(lrnnx)
-    assert got.attempted and not got.failed
