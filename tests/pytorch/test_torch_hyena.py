@@ -5,7 +5,7 @@ import math
 import pickle
 
 import pytest
-from compared import error, same_gradients
+from compared import error, same_gradients, same_when_compiled
 from fftconv.torch.hyena import HyenaFilter, HyenaOperator, LongConv
 from torch import nn
 from torch_support import in_rest, torch
@@ -240,6 +240,10 @@ def test_autocast():
     assert y.dtype == torch.bfloat16 and error(y, want) < 3e-2
     y.float().sum().backward()
     assert module.filter_fn.bias.grad.dtype == torch.float32
+
+
+def test_compiled():
+    same_when_compiled(HyenaOperator(8, 24, order=3), torch.randn(2, 24, 8))
 
 
 def test_optim_attributes():

@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from compared import error, same_gradients
+from compared import error, same_gradients, same_when_compiled
 from fftconv import s4
 from fftconv.torch.lrnnx import (
     S4,
@@ -444,6 +444,12 @@ def test_a_checkpoint_with_the_transformed_C_loads():
     x = torch.randn(2, 4, 40)
     assert error(other.C, model.C) < 1e-3 and other.C is other.layer.kernel.C
     assert error(other(x)[0], model(x)[0]) < 1e-3 and other.layer.kernel.l_kernel == 0
+
+
+@pytest.mark.parametrize("make, d_state", [(S4, 6), (S4D, 6), (CentaurusFull, 16)])
+def test_compiled(make, d_state):
+    module = make(4, d_state, 2) if make is CentaurusFull else make(4, d_state=d_state)
+    same_when_compiled(module, torch.randn(2, 4, 4))
 
 
 @pytest.mark.parametrize("make", [S4, S4D])
