@@ -20,3 +20,16 @@ def same_gradients(y, leaves, want, wide_leaves, tolerance):
     for x, a, b in zip(leaves, got, wanted):
         assert a.dtype == x.dtype
         assert error(a, b) < tolerance
+
+
+def same_when_compiled(module, *inputs):
+    """Compare a module, and its gradients, with the same one under torch.compile."""
+    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend="aot_eager")
+    results = []
+    for call in (module, compiled):
+        y = call(*inputs)
+        y = y[0] if isinstance(y, tuple) else y
+        results.append([y, *torch.autograd.grad(y.square().sum(), list(module.parameters()))])
+    assert torch.equal(results[0][0], results[1][0])
+    for want, got in zip(*results):
+        assert error(got, want) < 1e-5

@@ -2,12 +2,10 @@
 checkpoints."""
 
 import copy
-import doctest
 import pickle
 
 import pytest
 from compared import error, same_gradients
-from fftconv.torch import flash, mixer
 from fftconv.torch.flash import (
     FlashDepthWiseConv1d,
     FlashDepthwiseConv1d,
@@ -231,9 +229,3 @@ def test_pickle_and_deepcopy(make, inputs):
     assert torch.equal(copy.deepcopy(module)(*inputs), y)
     assert torch.equal(pickle.loads(pickle.dumps(module))(*inputs), y)
     assert type(module).__name__ in repr(module)
-
-
-@pytest.mark.parametrize("of", [flash, mixer])
-def test_examples(of):
-    got = doctest.testmod(of)
-    assert got.attempted and not got.failed

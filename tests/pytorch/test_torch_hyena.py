@@ -1,13 +1,11 @@
 """`fftconv.torch.hyena` against formulas in float64, and the checkpoints of HyenaDNA."""
 
 import copy
-import doctest
 import math
 import pickle
 
 import pytest
-from compared import error, same_gradients
-from fftconv.torch import hyena
+from compared import error, same_gradients, same_when_compiled
 from fftconv.torch.hyena import HyenaFilter, HyenaOperator, LongConv
 from torch import nn
 from torch_support import in_rest, torch
@@ -244,6 +242,10 @@ def test_autocast():
     assert module.filter_fn.bias.grad.dtype == torch.float32
 
 
+def test_compiled():
+    same_when_compiled(HyenaOperator(8, 24, order=3), torch.randn(2, 24, 8))
+
+
 def test_optim_attributes():
     module = HyenaOperator(8, 24, lr=3e-4, lr_pos_emb=1e-5, wd=0.1, modulation_lr=0.0)
     optim = {n: getattr(p, "_optim", None) for n, p in module.named_parameters()}
@@ -450,8 +452,3 @@ def test_pickle_and_deepcopy(make, inputs):
     for same in (copy.deepcopy(module), pickle.loads(pickle.dumps(module)), other):
         assert torch.equal(call(same), y)
     assert type(module).__name__ in repr(module)
-
-
-def test_examples():
-    got = doctest.testmod(hyena)
-    assert got.attempted and not got.failed

@@ -1,14 +1,12 @@
 """`fftconv.torch.lrnnx` against recurrences in float64, and its checkpoints."""
 
 import copy
-import doctest
 import pickle
 
 import numpy as np
 import pytest
-from compared import error, same_gradients
+from compared import error, same_gradients, same_when_compiled
 from fftconv import s4
-from fftconv.torch import lrnnx
 from fftconv.torch.lrnnx import (
     S4,
     S4D,
@@ -448,6 +446,12 @@ def test_a_checkpoint_with_the_transformed_C_loads():
     assert error(other(x)[0], model(x)[0]) < 1e-3 and other.layer.kernel.l_kernel == 0
 
 
+@pytest.mark.parametrize("make, d_state", [(S4, 6), (S4D, 6), (CentaurusFull, 16)])
+def test_compiled(make, d_state):
+    module = make(4, d_state, 2) if make is CentaurusFull else make(4, d_state=d_state)
+    same_when_compiled(module, torch.randn(2, 4, 4))
+
+
 @pytest.mark.parametrize("make", [S4, S4D])
 def test_types(make):
     model = make(4, d_state=6)
@@ -549,8 +553,3 @@ def test_pickle_and_deepcopy(make, shape):
     assert type(module).__name__ in repr(module)
     if isinstance(module, (S4, S4D)):
         assert other.C is other.layer.kernel.C
-
-
-def test_examples():
-    got = doctest.testmod(lrnnx)
-    assert got.attempted and not got.failed
