@@ -21,8 +21,8 @@
  * descriptor names, and all the arrays of its calls are in that device's memory.
  *
  * Numbers of every magnitude are convolved to the same relative precision on CPUs: rows and
- * kernels that are very large or very small are scaled by powers of two in between.  Denormal
- * numbers count as zeros.  A number that is not finite spoils its own row, before it and after
+ * kernels that are very large or very small are scaled by powers of two in between.  In all
+ * other arithmetic denormal numbers count as zeros.  A number that is not finite spoils its own row, before it and after
  * it, and never another one.  The floating-point state of the calling thread (rounding,
  * exceptions) neither acts on the tasks of a call nor is changed by them.
  *

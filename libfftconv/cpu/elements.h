@@ -173,12 +173,49 @@ static void N_(read_gated)(const struct array *x, const struct array *gate, int6
     N_(multiply_by_array)(gate, false, n, count, dst);
 }
 
-/* v[i] *= 2^exponent.  The power may be out of a REAL's range, but its root is not. */
+enum {
+    N_(DIGITS) = IN_DOUBLE ? 52 : 23,
+    N_(BIAS) = IN_DOUBLE ? 1023 : 127,
+    N_(LEAST) = 1 - N_(BIAS), /* exponent of the least normal number */
+};
+
+INLINE INT N_(bits)(REAL x)
+{
+    INT bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+INLINE REAL N_(from_bits)(INT bits)
+{
+    REAL x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* v[i] *= 2^exponent, exactly, and rounded once where the result is denormal.  Denormal numbers
+ * count as zeros in all arithmetic, so they are made as integers: their bits m stand for
+ * m 2^(LEAST - DIGITS), and 2^DIGITS + m as a REAL has the bits of 2^DIGITS plus m.  A power may be
+ * out of a REAL's range, but its root is not. */
 static void N_(scale_by_power)(int exponent, int64_t count, REAL *v)
 {
+    const int in_units = exponent - N_(LEAST) + N_(DIGITS),
+              of_units = exponent + N_(LEAST) - N_(DIGITS);
     const REAL a = (REAL)ldexp(1, exponent / 2), b = (REAL)ldexp(1, exponent - exponent / 2);
-    for (int64_t i = 0; i < count; i++)
-        v[i] = v[i] * a * b;
+    const REAL c = (REAL)ldexp(1, in_units / 2), d = (REAL)ldexp(1, in_units - in_units / 2);
+    const REAL unit = (REAL)ldexp(1, of_units), least = (REAL)ldexp(1, N_(LEAST));
+    const REAL whole = (REAL)ldexp(1, N_(DIGITS));
+    const INT sign = IN_DOUBLE ? (INT)INT64_MIN : (INT)INT32_MIN, whole_bits = N_(bits)(whole);
+    const INT normal = (INT)1 << N_(DIGITS);
+    for (int64_t i = 0; i < count; i++) {
+        const INT bits = N_(bits)(v[i]), m = bits & ~sign;
+        const REAL x = N_(from_bits)(m),
+                   integer = N_(from_bits)((m & (normal - 1)) | whole_bits) - whole;
+        const REAL y = m < normal ? integer * unit : x * a * b;
+        const REAL units = m < normal ? integer * unit * c * d : x * c * d;
+        const INT denormal = N_(bits)(units + whole) - whole_bits;
+        v[i] = N_(from_bits)((y < least ? denormal : N_(bits)(y)) | (bits & sign));
+    }
 }
 
 /* dst[i] = 2^-exponent x[n + i] gate[n + i].  Half of the power goes before the gate, so that the
@@ -217,7 +254,6 @@ static INT N_(largest_bits)(const REAL *x, int64_t count)
 static int N_(largest)(const struct array *a, int64_t from, int64_t to)
 {
     const int64_t reals = 1 + is_complex(a->dtype), step = CHUNK / reals;
-    const int digits = IN_DOUBLE ? 52 : 23, bias = IN_DOUBLE ? 1023 : 127;
     const REAL *contiguous = N_(in_place)(a, from);
     INT largest = 0;
     if (contiguous)
@@ -229,9 +265,8 @@ static int N_(largest)(const struct array *a, int64_t from, int64_t to)
         const INT bits = N_(largest_bits)(part, m * reals);
         largest = bits > largest ? bits : largest;
     }
-    const int exponent = (int)(largest >>
-                               digits); /* 0: zeros, and denormals, which count as such */
-    return exponent == 0 ? ALL_ZEROS : exponent > 2 * bias ? NOT_FINITE : exponent - bias;
+    const int exponent = (int)(largest >> N_(DIGITS)) - N_(BIAS);
+    return largest == 0 ? ALL_ZEROS : exponent > N_(BIAS) ? NOT_FINITE : exponent;
 }
 
 static void N_(write_product)(int64_t start, int64_t count, const struct array *from,

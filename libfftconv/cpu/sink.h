@@ -90,6 +90,20 @@ static int64_t N_(write_vectors)(const struct sink *s, int64_t e, int64_t rows, 
 #undef WRITE_SKIP
 #undef WRITE_ALL
 
+/* Is y = v, or v times a power of two? */
+static bool N_(sink_is_bare)(const struct sink *s)
+{
+    return !s->has_mask && !s->has_skip && !s->out_gate.data && !s->twin.data &&
+           s->activation == FFTCONV_ACTIVATION_IDENTITY;
+}
+
+/* Is y = v, in contiguous REALs, so that the last stage may write v where y is? */
+static bool N_(sink_is_plain)(const struct sink *s)
+{
+    return N_(sink_is_bare)(s) && s->packing == LINEAR && s->y.dtype == REAL_DTYPE &&
+           s->y.stride == 1 && !s->exponent;
+}
+
 /* Writes places [n, n + count), whose numbers are v, which is overwritten.  Elements outside
  * [from, to) are not wanted, and are left out. */
 static void N_(write_run)(const struct sink *s, int64_t n, int64_t count, REAL *v)
@@ -99,8 +113,13 @@ static void N_(write_run)(const struct sink *s, int64_t n, int64_t count, REAL *
     const int64_t e = n + s->shift;
     int64_t first = max64(0, s->from - e);
     count = min64(count, s->to - e);
-    if (s->exponent && first < count)
+    if (s->exponent && first < count) {
         N_(scale_by_power)(s->exponent, (count - first) * reals, v + first * reals);
+        if (N_(sink_is_bare)(s)) { /* no arithmetic after that: results may be denormal */
+            N_(write)(&s->y, e + first, count - first, v + first * reals);
+            return;
+        }
+    }
     if (first < count)
         first += N_(write_vectors)(s, e + first, 1, 0, count - first, v + first);
     for (int64_t i = first; i < count; i += step) {
@@ -121,14 +140,6 @@ static void N_(write_run)(const struct sink *s, int64_t n, int64_t count, REAL *
         N_(multiply_by_array)(&s->out_gate, false, e + i, m, w);
         N_(write)(&s->y, e + i, m, w);
     }
-}
-
-/* Is y = v, in contiguous REALs, so that the last stage may write v where y is? */
-static bool N_(sink_is_plain)(const struct sink *s)
-{
-    return s->packing == LINEAR && s->y.dtype == REAL_DTYPE && s->y.stride == 1 && !s->has_mask &&
-           !s->has_skip && !s->out_gate.data && !s->exponent &&
-           s->activation == FFTCONV_ACTIVATION_IDENTITY;
 }
 
 /* Places [n, n + count) of a complex row, from the real and the imaginary parts. */

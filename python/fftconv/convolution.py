@@ -184,9 +184,10 @@ def conv(
 
     Returns y, of u's array library, and of u's shape unless k has more axes or the mode
     another length. Arithmetic is in float32 (float64 for float64 and complex128). Each
-    row's result is independent of all other rows, to the last bit. Denormal numbers count
-    as zeros. A NaN or an infinity in u, or in a gate, spoils its own row, before that sample
-    and after it, and no other row; `depthwise_conv1d`, for short kernels, keeps it where it is.
+    row's result is independent of all other rows, to the last bit. Rows and
+    kernels of any magnitude keep that precision. A NaN or an infinity in u, or in a gate,
+    spoils its own row, before that sample and after it, and no other row;
+    `depthwise_conv1d`, for short kernels, keeps it where it is.
 
     On a CUDA device pattern must be None and types real, and an axis, a mode or axes that
     rows (B, H, L) do not have need arrays of torch or CuPy.  16-bit types are computed in
