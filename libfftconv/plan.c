@@ -280,7 +280,7 @@ int fftconv_plan_get_info(const fftconv_plan *plan, fftconv_plan_info *info)
     const int real = plan->engine->real_bytes;
     const int64_t reversed = plan->direct_outputs ? round_up(plan->taps, plan->engine->lanes) : 0;
     info->spectrum_bytes = size_mul(size_mul(plan->KB, plan->G),
-                                    real * (spectra_reals(plan) + reversed));
+                                    spectra_bytes(plan) + real * reversed);
     info->spectra_row_bytes = spectra_reals(plan) * real;
     info->forward_workspace_bytes = plain_workspace_bytes(plan, FFTCONV_DIRECTION_FORWARD,
                                                           plan->threads);

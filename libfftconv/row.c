@@ -24,8 +24,6 @@ struct array own_row(const struct fftconv_plan *plan, const void *p, int64_t ori
     return (struct array){p, dtype, 1, origin};
 }
 
-enum { FIRST_CACHE = 32 << 10, SECOND_CACHE = 512 << 10 }; /* bytes that surely fit them */
-
 /* ---- Threads inside a row ------------------------------------------------------------------- */
 
 /* One step of a row, whose pieces threads share. */
@@ -46,28 +44,21 @@ struct row_step {
 };
 
 /* Stage 1 of columns [c0, c1).  *largest, where wanted, is the exponent of the largest number that
- * they hold: of so many columns at a time that they are still in the first cache when the stage
- * reads them. */
+ * they hold. */
 static void run_first_columns(const struct worker *w, const struct transform *t,
                               const struct source *source, int64_t c0, int64_t c1, int *largest,
                               void *scratch)
 {
     const struct fftconv_plan *plan = w->plan;
     const int64_t lanes = plan->engine->lanes, sub = t->stage[0].sub;
-    int64_t step = c1 - c0;
-    if (largest) {
+    if (largest)
         *largest = ALL_ZEROS;
-        step = max64(1, FIRST_CACHE / (2 * t->stage[0].radix * lanes * plan->engine->real_bytes));
+    for (int64_t i = 0; largest && i < 2 * t->stage[0].radix; i++) {
+        const int64_t place = (i / 2 * sub + c0) * lanes + i % 2 * t->M;
+        const int exponent = largest_of_places(plan, source, place, (c1 - c0) * lanes);
+        *largest = exponent > *largest ? exponent : *largest;
     }
-    for (int64_t c = c0; c < c1; c += step) {
-        const int64_t columns = min64(step, c1 - c);
-        for (int64_t i = 0; largest && i < 2 * t->stage[0].radix; i++) {
-            const int64_t place = (i / 2 * sub + c) * lanes + i % 2 * t->M;
-            const int exponent = largest_of_places(plan, source, place, columns * lanes);
-            *largest = exponent > *largest ? exponent : *largest;
-        }
-        plan->engine->transform.first_stage(t, source, w->x, c, c + columns, scratch);
-    }
+    plan->engine->transform.first_stage(t, source, w->x, c0, c1, scratch);
 }
 
 static int first_stage_piece(void *context, int64_t i, int thread)
@@ -253,16 +244,15 @@ static bool can_hold_row(const struct fftconv_plan *plan, const struct sink *s)
 
 /* ---- Rows and spectra ----------------------------------------------------------------------- */
 
-/* Chooses the exponent of a row, and does what the first pass over it is: stage 1, or the fold.  A
- * long row's exponent is known after that pass only, which is then done again in the rare case
- * that it is not 0. */
+/* Chooses the exponent of a row, and does what the first pass over it is: stage 1, or the fold.
+ * Where threads share a row, its exponent is known after stage 1 only, which is then done again in
+ * the rare case that it is not 0. */
 static void begin_row(const struct worker *w, struct source *source, int *exponent)
 {
     const struct choice *c = &w->plan->chosen;
     const struct transform *t = &c->part[0];
     const bool together = exponent && c->parts == 1 && source->packing == LINEAR &&
-                          t->Q % w->plan->engine->lanes == 0 &&
-                          (w->inside > 1 || c->padded_length * t->real_bytes > SECOND_CACHE);
+                          t->Q % w->plan->engine->lanes == 0 && w->inside > 1;
     source->exponent = 0;
     if (together) {
         run_first_stage(w, t, source, exponent);

@@ -275,7 +275,8 @@ def test_a_used_workspace_is_poisoned_again():
 
 def test_nothing_is_allocated_beside_the_seam():
     """Unwritten memory comes from _array alone, and on devices from cuda.empty: a module's own
-    np.empty would not be filled with NaN."""
+    np.empty would not be filled with NaN.  torch.empty makes parameters of fftconv.torch, which
+    are then initialised."""
     for file in SOURCE.glob("**/*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
@@ -284,5 +285,6 @@ def test_nothing_is_allocated_beside_the_seam():
                     node.func.attr not in ("empty", "empty_like", "ndarray")
                     or called
                     in ("_array.empty", "cuda.empty", "self._backend.empty", "backend.empty")
+                    or (called == "torch.empty" and file.parent.name == "torch")
                     or file.name in ("_array.py", "cuda.py")
                 ), f"{file.name}:{node.lineno}: {called}"
