@@ -759,6 +759,22 @@ def ssm(f):
         assert abs(got - slope) <= 1e-5 * size, f"d{name}: {got}, not {slope}"
 
 
+def matmul(f):
+    """Products of matrices, one or a batch of them."""
+    real = f.pick(("float32", "float64"))
+    wide = {"float32": "complex64", "float64": "complex128"}[real]
+    dtype = f.pick((real, wide))
+    to = f.pick((real, wide)) if dtype == wide else real
+    batch, rows, depth, columns = f.size(3), f.size(200), f.size(200), f.size(60)
+    a, b = (normal(f.rng, s, dtype) for s in ((batch, rows, depth), (batch, depth, columns)))
+    out, t = f.array((batch, rows, columns), to)
+    d = described(_lib.MatmulDesc, isa=f.pick(ISAS), threads=f.threads(), out=t)
+    d.a, d.b = f.input(a), f.input(b)
+    f.call("matmul", d)
+    want = a.astype(complex) @ b.astype(complex)
+    close("matmul", out, want if to == wide else want.real)
+
+
 def cost(f):
     """The cost model, and the radices that it chooses."""
     order, bits = f.size(4), int(f.rng.integers(4, 24))
@@ -793,6 +809,7 @@ def rest(f):
         "abi": (),
         "last_error": (),
         "default_threads": (),
+        "set_default_threads": (f.pick(SMALL),),
         "isa_name": (f.pick(SMALL),),
         "isa_available": (f.pick((None, b"", b"avx2", b"x" * 2000)),),
         "hardware_name": (f.pick(SMALL),),
@@ -818,7 +835,8 @@ def rest(f):
         assert name in plain or status in (_lib.INVALID, _lib.UNSUPPORTED), (name, status)
 
 
-KINDS = [convolution] * 6 + [history, primitives, dft, rdft, heads, depthwise, depthwise, ssm, cost]
+KINDS = [convolution] * 6 + [history, primitives, dft, rdft, heads, depthwise, depthwise, ssm]
+KINDS += [matmul, cost]
 
 
 def run(progress, first, end_seed, end_time):
