@@ -50,6 +50,8 @@ def compile_options(report=None):
     """Options of `torch.compile` that replace convolutions by `torch.fft` with this library's.
 
     report: a list, to which each compilation appends a `Found` for every inverse transform.
+        With a report, torch's cache of compiled graphs on disk is not used, since nothing
+        would be reported of a graph that it holds.
 
     The options are for the "inductor" backend, torch 2.6 or later.  Values and gradients are
     those of the model to rounding.  Raises nothing: what is not understood stays as it is.
@@ -65,7 +67,7 @@ def compile_options(report=None):
         >>> report[0].mode
         'causal'
     """
-    return {"pre_grad_custom_pass": _Pass([] if report is None else report)}
+    return {"pre_grad_custom_pass": _Pass(report)}
 
 
 @contextlib.contextmanager
@@ -73,11 +75,22 @@ def rewriting(report=None):
     """A context in which every `torch.compile` that compiles replaces convolutions.
 
     For models that call `torch.compile` themselves.  Compilation happens at a function's first
-    call, which must be inside of the context.  Yields the report, a list of `Found`.
+    call, which must be inside of the context.  Yields the report, a list of `Found`: the one
+    given, or a new one.
+
+    Example:
+        >>> import torch, fftconv.torch
+        >>> def model(u, k):
+        ...     u_f, k_f = torch.fft.rfft(u, n=200), torch.fft.rfft(k, n=200)
+        ...     return torch.fft.irfft(u_f * k_f, n=200)[..., :100]
+        >>> with fftconv.torch.rewriting() as report:
+        ...     y = torch.compile(model)(torch.ones(2, 3, 100), torch.ones(3, 100))
+        >>> report[0].mode
+        'causal'
     """
-    options = compile_options(report)
-    with torch._inductor.config.patch(options):
-        yield options["pre_grad_custom_pass"].report
+    report = [] if report is None else report
+    with torch._inductor.config.patch(compile_options(report)):
+        yield report
 
 
 class _Pass(CustomGraphPass):
@@ -88,12 +101,14 @@ class _Pass(CustomGraphPass):
         for node in list(graph.nodes):
             if node.op == "call_function" and node.target is torch.fft.irfft:
                 try:
-                    self.report.append(_replace(graph, node))
+                    found = _replace(graph, node)
                 except _Unlike as unlike:
-                    self.report.append(Found(node.name, None, (), str(unlike)))
+                    found = Found(node.name, None, (), str(unlike))
+                if self.report is not None:
+                    self.report.append(found)
 
     def uuid(self):
-        return get_hash_for_files((__file__,))
+        return get_hash_for_files((__file__,)) if self.report is None else None  # None: no cache
 
     def __deepcopy__(self, memo):
         return self  # The report is the caller's list.
