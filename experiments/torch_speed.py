@@ -3,15 +3,11 @@
 Each row of the report is a causal convolution of u (B, H, L) with k (H, L), forward and backward,
 on one thread, checked against float64 first. Its times, taken in turns (`bench.interleaved`), are
 those of `fftconv.torch.conv`; of torch.fft, that is rfft of rows and kernel, product and irfft in
-every call; and of the calls on arrays, `fftconv.conv` and `fftconv.conv_backward`. Its memory is
-the largest resident memory of a process that runs the step, less that of one that only makes the
-operands.
+every call; and of the calls on arrays, `fftconv.conv` and `fftconv.conv_backward`.
 
 It needs PyTorch (pip install 'fftconv[torch]').
 """
 
-import subprocess
-import sys
 import time
 
 import bench
@@ -26,17 +22,6 @@ GRIDS = {
 }
 GRIDS["full"] = GRIDS["default"]
 
-# A process of its own prints its largest resident memory, in KiB.
-MEMORY = """
-import resource, sys, torch, torch_speed
-torch.set_num_threads(1)
-way, *shape = sys.argv[1:]
-step = torch_speed.step_of(way, *torch_speed.operands(*map(int, shape), seed=0))
-if way != "nothing":
-    step()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
-
 
 def by_torch_fft(u, k):
     """The causal convolution of u with k as models write it."""
@@ -45,7 +30,7 @@ def by_torch_fft(u, k):
     return torch.fft.irfft(product, n=n)[..., : u.shape[-1]]
 
 
-WAYS = {"fftconv": fftconv.torch.conv, "torch.fft": by_torch_fft, "nothing": None}
+WAYS = {"fftconv": fftconv.torch.conv, "torch.fft": by_torch_fft}
 
 
 def operands(batch, channels, length, seed):
@@ -100,20 +85,6 @@ def convolutions(shape, repeats, seed):
     return {"shape": shape, "errors": errors, "times": times, "speedup": speedup}
 
 
-def memory(shape):
-    """Bytes of the largest resident memory that the step adds, for both ways."""
-
-    def resident(way):
-        command = [sys.executable, "-c", MEMORY, way, *map(str, shape)]
-        run = subprocess.run(
-            command, capture_output=True, text=True, check=True, cwd=bench.ROOT / "experiments"
-        )
-        return 1024 * int(run.stdout)
-
-    nothing = resident("nothing")
-    return {way: resident(way) - nothing for way in ("fftconv", "torch.fft")}
-
-
 def main():
     settings = bench.options(__doc__).parse_args()
     started = time.perf_counter()
@@ -121,11 +92,9 @@ def main():
     bench.keep_freed_memory()
     grid = GRIDS[settings.grid]
     rows = [convolutions(shape, grid["repeats"], settings.seed) for shape in grid["rows"]]
-    for row in rows:
-        row["memory"] = memory(row["shape"])
     print(bench.write(settings.results, "torch_speed", settings, {"rows": rows}, started))
     for row in rows:
-        print(row["shape"], f"{row['speedup']:.2f}", row["memory"])
+        print(row["shape"], f"{row['speedup']:.2f}")
 
 
 if __name__ == "__main__":
