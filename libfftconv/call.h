@@ -78,7 +78,8 @@ void set_element(const struct fftconv_plan *plan, const struct array *a, int64_t
                  struct scalar value);
 struct taps taps_of(const struct fftconv_plan *plan, const fftconv_tensor *k,
                     const fftconv_tensor *k_rev, int64_t b, int64_t g);
-/* S = the transform of a kernel; of 2^-exponent times it where there is a place for the exponent. */
+/* S = the transform of a kernel; where there is a place for an exponent, that of 2^-exponent
+ * times the kernel. */
 int taps_to_spectra(const struct worker *w, const struct taps *taps, int *exponent, void *S);
 /* The taps of a kernel's gradient from its spectrum 2^exponent S; S is overwritten. */
 int spectra_to_taps(const struct worker *w, const struct taps *taps, int exponent, void *S);
@@ -88,7 +89,7 @@ int make_spectrum(const struct worker *w, const fftconv_operands *o, int64_t b, 
 /* The spectra of all kernels, one after the other from `to` on. */
 int make_all_spectra(const struct call *c, char *to);
 
-/* ---- scale.c: powers of two ----------------------------------------------------------------------- */
+/* ---- scale.c: powers of two -------------------------------------------------------------------- */
 
 /* The spectrum of a kernel, and a sum of spectra, stand for 2^exponent times their numbers. */
 int *exponent_of(const struct fftconv_plan *plan, const void *spectrum);

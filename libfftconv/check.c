@@ -63,6 +63,12 @@ static const void *span(const fftconv_tensor *t, int64_t *bytes)
     return bytes_spanned(t->data, 3, t->shape, t->stride, dtype_size(t->dtype), bytes);
 }
 
+fftconv_tensor contiguous_row(const void *data, int dtype, int64_t n)
+{
+    return (fftconv_tensor){
+        .data = (void *)data, .dtype = dtype, .shape = {1, 1, n}, .stride = {0, 0, 1}};
+}
+
 bool touches(const fftconv_tensor *t, const void *memory, int64_t bytes)
 {
     int64_t own;

@@ -112,8 +112,8 @@ static int64_t place_of(const struct dft *f, int64_t j)
     return natural ? at : at + rest;
 }
 
-/* As many DFTs of the batch as a vector has lanes, each in a lane.  With re and im exchanged, before and
- * after, a DFT is the inverse one. */
+/* As many DFTs of the batch as a vector has lanes, each in a lane.  With re and im exchanged,
+ * before and after, a DFT is the inverse one. */
 static int group_task(void *context, int64_t group, int worker)
 {
     const struct dft *f = context;

@@ -147,8 +147,8 @@ struct row_kernels {
     /* out[i] = act(in[i]), or act'(in[i]), the engine's own numbers; out may be in. */
     void (*activate)(int activation, bool slope, int64_t count, const void *in, void *out);
     /* The exponent e of the largest of elements [from, to), which is 2^e or more and less than
-     * 2^(e + 1), whatever its sign; or ALL_ZEROS or NOT_FINITE.  Denormal numbers have one less than
-     * the least normal number. */
+     * 2^(e + 1), whatever its sign; or ALL_ZEROS or NOT_FINITE.  Denormal numbers have one less
+     * than the least normal number. */
     int (*largest)(const struct array *a, int64_t from, int64_t to);
     struct scalar (*load_scalar)(const struct array *a);
     void (*store_scalar)(const struct array *a, struct scalar value);

@@ -20,11 +20,11 @@
  * The same functions serve CPUs and GPUs.  A plan belongs to one device, which its
  * descriptor names, and all the arrays of its calls are in that device's memory.
  *
- * Numbers of every magnitude are convolved to the same relative precision on CPUs: rows and
+ * On CPUs, numbers of every magnitude are convolved to the same relative precision: rows and
  * kernels that are very large or very small are scaled by powers of two in between.  In all
- * other arithmetic denormal numbers count as zeros.  A number that is not finite spoils its own row, before it and after
- * it, and never another one.  The floating-point state of the calling thread (rounding,
- * exceptions) neither acts on the tasks of a call nor is changed by them.
+ * other arithmetic denormal numbers count as zeros.  A number that is not finite spoils its own
+ * row, before it and after it, and never another one.  The floating-point state of the calling
+ * thread (rounding, exceptions) neither acts on a call nor is changed by it.
  *
  * Every function that can fail returns a fftconv_status.  fftconv_last_error() then holds,
  * for the calling thread, a message that names the argument, its value and what is

@@ -16,11 +16,6 @@ struct filter {
     fftconv_spectrum *spectrum; /* of w */
 };
 
-static fftconv_tensor row_of(void *data, int dtype, int64_t n)
-{
-    return (fftconv_tensor){.data = data, .dtype = dtype, .shape = {1, 1, n}, .stride = {0, 0, 1}};
-}
-
 /* w = irfft(weights), N samples. */
 static int make_taps(int64_t N, const double *weights, const char *isa, double *w)
 {
@@ -35,8 +30,8 @@ static int make_taps(int64_t N, const double *weights, const char *isa, double *
     if (bins) {
         for (int64_t m = 0; m < count; m++)
             bins[2 * m] = weights[m], bins[2 * m + 1] = 0;
-        const fftconv_tensor from = row_of(bins, FFTCONV_DTYPE_COMPLEX128, count);
-        const fftconv_tensor to = row_of(w, FFTCONV_DTYPE_FLOAT64, N);
+        const fftconv_tensor from = contiguous_row(bins, FFTCONV_DTYPE_COMPLEX128, count);
+        const fftconv_tensor to = contiguous_row(w, FFTCONV_DTYPE_FLOAT64, N);
         status = fftconv_rdft_inverse(rdft, &from, &to, 1 / (double)N);
     } else
         status = fail_memory(bytes);
@@ -65,7 +60,7 @@ int filter_create(struct filter **out, int64_t N, const double *weights, const c
     if (!w)
         return fail_memory(bytes);
     const fftconv_operands kernel = {.size = sizeof kernel,
-                                     .k = row_of(w, FFTCONV_DTYPE_FLOAT64, N)};
+                                     .k = contiguous_row(w, FFTCONV_DTYPE_FLOAT64, N)};
     int status = make_taps(N, weights, isa, w);
     if (!status && !(status = fftconv_plan_create(&f->plan, &desc)))
         status = fftconv_spectrum_create(&f->spectrum, f->plan, &kernel);
@@ -84,7 +79,7 @@ void filter_destroy(struct filter *f)
 
 int filter_apply(const struct filter *f, double *row, int threads)
 {
-    const fftconv_tensor in_place = row_of(row, FFTCONV_DTYPE_FLOAT64, f->N);
+    const fftconv_tensor in_place = contiguous_row(row, FFTCONV_DTYPE_FLOAT64, f->N);
     const fftconv_operands o = {.size = sizeof o, .threads = threads, .u = in_place, .y = in_place};
     return fftconv_forward(f->plan, f->spectrum, &o);
 }

@@ -299,13 +299,9 @@ static void set_gradients(const struct heads *c, struct group *group)
     o->din_gate = rows_in_memory(c, memory, c->at.dv);
     o->dout_gate = rows_in_memory(c, memory, c->at.dq);
     if (all->dk.data)
-        o->dk = (fftconv_tensor){
-            .data = taps, .dtype = dtype, .shape = {1, 1, Lk}, .stride = {0, 0, 1}};
+        o->dk = contiguous_row(taps, dtype, Lk);
     if (all->dk_rev.data)
-        o->dk_rev = (fftconv_tensor){.data = taps + Lk * c->real_bytes,
-                                     .dtype = dtype,
-                                     .shape = {1, 1, Lk_rev},
-                                     .stride = {0, 0, 1}};
+        o->dk_rev = contiguous_row(taps + Lk * c->real_bytes, dtype, Lk_rev);
     if (all->dskip.data)
         o->dskip = (fftconv_tensor){.data = memory + c->at.dskip,
                                     .dtype = dtype,

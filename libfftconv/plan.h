@@ -171,6 +171,8 @@ bool touches(const fftconv_tensor *t, const void *memory, int64_t bytes);
 /* Do two share memory? */
 bool tensors_overlap(const fftconv_tensor *a, const fftconv_tensor *b);
 const fftconv_tensor *row_tensor(const fftconv_operands *operands, int row_operand);
+/* The operand of a single row, whose n elements are contiguous. */
+fftconv_tensor contiguous_row(const void *data, int dtype, int64_t n);
 
 /* ---- filter.c: a pattern on a circle whose length has no stages -------------------------------- */
 

@@ -75,12 +75,6 @@ static void root_of_unity(int64_t k, int64_t n, double *re, double *im)
     *re = cos(angle), *im = sin(angle);
 }
 
-static fftconv_tensor complex_row(const void *data, int dtype, int64_t n)
-{
-    return (fftconv_tensor){
-        .data = (void *)data, .dtype = dtype, .shape = {1, 1, n}, .stride = {0, 0, 1}};
-}
-
 /* The plan of a two-sided convolution with the chirp, and the chirp's spectrum. */
 static int create_chirp_plan(struct fftconv_rdft *t, fftconv_plan_desc *d)
 {
@@ -100,7 +94,7 @@ static int create_chirp_plan(struct fftconv_rdft *t, fftconv_plan_desc *d)
     }
     /* c[-t] = c[t], so that the same taps act on both sides, and lag 0 is halved: both count it. */
     t->chirp[0] = 0.5;
-    const fftconv_tensor taps = complex_row(t->chirp, FFTCONV_DTYPE_COMPLEX128, N);
+    const fftconv_tensor taps = contiguous_row(t->chirp, FFTCONV_DTYPE_COMPLEX128, N);
     const fftconv_operands kernel = {.size = sizeof kernel, .k = taps, .k_rev = taps};
     int status = fftconv_plan_create(&t->plan, d);
     if (!status)
@@ -341,9 +335,9 @@ static void copy_reals(void *to, int to_dtype, int64_t to_stride, const void *fr
 static int chirp_transform(const struct fftconv_rdft *t, void *from, void *to, int inside)
 {
     fftconv_operands o = {.size = sizeof o, .threads = inside};
-    o.u = complex_row(from, FFTCONV_DTYPE_COMPLEX128, t->N);
-    o.y = complex_row(to, FFTCONV_DTYPE_COMPLEX128, t->N);
-    o.in_gate = o.out_gate = complex_row(t->chirp, FFTCONV_DTYPE_COMPLEX128, t->N);
+    o.u = contiguous_row(from, FFTCONV_DTYPE_COMPLEX128, t->N);
+    o.y = contiguous_row(to, FFTCONV_DTYPE_COMPLEX128, t->N);
+    o.in_gate = o.out_gate = contiguous_row(t->chirp, FFTCONV_DTYPE_COMPLEX128, t->N);
     return fftconv_forward(t->plan, t->spectrum, &o);
 }
 
@@ -398,7 +392,8 @@ static int staged_row(const struct rdft_call *call, char *row, int64_t stride, s
         .size = sizeof d,
         .threads = call->inside,
         .side = call->inverse ? FFTCONV_SIDE_OUTPUT : FFTCONV_SIDE_INPUT,
-        .rows = complex_row(pairs, wide ? FFTCONV_DTYPE_COMPLEX128 : FFTCONV_DTYPE_COMPLEX64, t->N),
+        .rows = contiguous_row(pairs, wide ? FFTCONV_DTYPE_COMPLEX128 : FFTCONV_DTYPE_COMPLEX64,
+                               t->N),
         .spectra = work};
     p->Z = work;
     if (call->inverse) {

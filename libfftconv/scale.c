@@ -8,9 +8,10 @@
 
 #include <math.h>
 
-/* An exponent that needs no help.  With z and k up to 2^40, Z is up to 2^64 and its product with
- * a spectrum up to 2^104, for M = 2^24; and z k from 2^-80 on leaves, with the 1/M in spectra, 2^-104,
- * which is 2^22 times the least float. */
+/* Numbers from 2^-40 to 2^40 (float64: 2^-400 to 2^400) need no power.  For M = 2^24 and z and k of
+ * at most 2^40, a transform is at most 2^64, and its product with a spectrum 2^104, in which 1/M is
+ * contained.  For z and k of 2^-40, the least product is 2^-80 / M = 2^-104, which is 2^22 times the
+ * least normal float. */
 int exponent_if_needed(const struct fftconv_plan *plan, int exponent)
 {
     const int ordinary = plan->engine->real_bytes == 8 ? 400 : 40;

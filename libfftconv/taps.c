@@ -106,11 +106,12 @@ int make_spectrum(const struct worker *w, const fftconv_operands *o, int64_t b, 
     const struct taps taps = taps_of(w->plan, &o->k, &o->k_rev, b, g);
     int *exponent = exponent_of(w->plan, spectrum);
     const int status = taps_to_spectra(w, &taps, exponent, spectrum);
+    if (status)
+        return status;
     if (*exponent == ALL_ZEROS)
         *exponent = 0;
-    if (!status)
-        weigh_row(w->plan, spectrum);
-    return status;
+    weigh_row(w->plan, spectrum);
+    return FFTCONV_STATUS_OK;
 }
 
 struct spectra_job {
