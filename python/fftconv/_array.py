@@ -531,12 +531,18 @@ def real(v, name):
     return v
 
 
+def broadcasts(given, shape):
+    """Whether an array of shape `given` broadcasts to `shape` by NumPy's rules."""
+    lead = len(shape) - len(given)
+    return lead >= 0 and all(n in (1, m) for n, m in zip(given, shape[lead:]))
+
+
 def broadcast_strides(v, name, shape):
     """v's strides after broadcasting to `shape` by NumPy's rules: 0 along repeated axes.
 
     Raises ValueError if v does not broadcast to `shape`.
     """
-    lead = len(shape) - len(v.shape)
-    if lead < 0 or any(n not in (1, m) for n, m in zip(v.shape, shape[lead:])):
+    if not broadcasts(v.shape, shape):
         raise ValueError(f"{name} has shape {v.shape}; it must be {shape}, or broadcast to it")
+    lead = len(shape) - len(v.shape)
     return (0,) * lead + tuple(0 if n == 1 else s for n, s in zip(v.shape, v.strides))

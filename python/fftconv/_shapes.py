@@ -14,7 +14,7 @@ from math import prod
 import numpy as np
 
 from . import _lib, cuda
-from ._array import AXES, choice, finish, output_view, reduce_to, view
+from ._array import AXES, broadcasts, choice, finish, output_view, reduce_to, view
 from ._backends import check_place
 from .plan import NEEDS, check_reverse
 
@@ -223,7 +223,7 @@ class Call:
         lead = len(shape) - len(given)
         if name == "dy" and given != shape:
             raise ValueError(f"dy has shape {given}; it must be {shape}, as y")
-        if lead < 0 or any(n not in (1, m) for n, m in zip(given, shape[lead:])):
+        if not broadcasts(given, shape):
             raise ValueError(f"{name} has shape {given}; it must be {shape}, or broadcast to it")
         x.reshape((1,) * lead + given)
         x.to_last(self._axis)
@@ -259,7 +259,7 @@ class Call:
         shape = self._full[-1:] if name == "skip" else self._full
         given = tuple(x.x.shape)
         lead = _without_ones(given, len(shape)) if name == "mask" else given
-        if len(lead) > len(shape) or any(n not in (1, m) for n, m in zip(lead[::-1], shape[::-1])):
+        if not broadcasts(lead, shape):
             raise ValueError(f"{name} has shape {given}; it must be {shape}, or broadcast to it")
         to = self._full[self._batch :] if name == "skip" else self._full
         x.reshape((1,) * (len(to) - len(lead)) + tuple(lead))

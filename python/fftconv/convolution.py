@@ -209,26 +209,10 @@ def conv(
         >>> conv([1, 2, 3], [[1, 1], [2, 2]], mode="full").round(6).tolist()
         [[1.0, 3.0, 5.0, 3.0], [2.0, 6.0, 10.0, 6.0]]
     """
-    prepared = _prepared(
-        u,
-        k,
-        in_gate,
-        out_gate,
-        mode,
-        fft_size,
-        k_rev,
-        pattern,
-        skip,
-        mask,
-        layout,
-        axis,
-        threads,
-        device,
-    )
+    arguments = (u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern, skip, mask, layout, axis)
+    prepared = _prepared(*arguments, threads, device)
     if prepared is None:
-        call = Call(
-            u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern, skip, mask, layout, axis
-        )
+        call = Call(*arguments)
         options = {"activation": activation, "threads": threads, "device": device}
         return call.y(conv(**call.arguments, **options), out)
     plan, v, axes, k, k_rev, in_gate, out_gate, skip, mask = prepared
@@ -281,27 +265,10 @@ def conv_backward(
         ([2.0, 2.0, 1.0], [6.0, 3.0])
     """
     dy = view(dy, "dy", None, True)
-    prepared = _prepared(
-        u,
-        k,
-        in_gate,
-        out_gate,
-        mode,
-        fft_size,
-        k_rev,
-        pattern,
-        skip,
-        mask,
-        layout,
-        axis,
-        threads,
-        device,
-        dy,
-    )
+    arguments = (u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern, skip, mask, layout, axis)
+    prepared = _prepared(*arguments, threads, device, dy)
     if prepared is None:
-        call = Call(
-            u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern, skip, mask, layout, axis
-        )
+        call = Call(*arguments)
         options = {"activation": activation, "threads": threads, "device": device, "needs": needs}
         return call.gradients(conv_backward(call.dy(dy), **call.arguments, **options))
     plan, v, axes, k, k_rev, in_gate, out_gate, skip, mask = prepared

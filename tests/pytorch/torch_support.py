@@ -50,7 +50,6 @@ def cases():
     layer = [normal(4, L, **COMPLEX), normal(4, 3, **COMPLEX), normal(2, 4, **COMPLEX)]
     A, b, c = parameter(2, 3), normal(1, 2, 3, **COMPLEX), normal(2, 2, 3, **COMPLEX)
     low = fftconv.Pattern.lowpass(4)
-    single = {"dtype": torch.float64}
     return {
         "causal": (ft.conv, (u, k)),
         "one kernel": (ft.conv, (normal(H, L), normal(TAPS))),
@@ -109,17 +108,17 @@ def cases():
         ),
         "S4D": (lambda *x: ft.ssm_kernel(*x, L, dtype=torch.float64), (A, b, c)),
         "S4D, bilinear, state": (
-            lambda *x: ft.ssm_kernel(*x, L, discretization="bilinear", state=True, **single),
+            lambda *x: ft.ssm_kernel(*x, L, discretization="bilinear", state=True, **double),
             (A, b, c),
         ),
-        "DSS": (lambda *x: ft.ssm_kernel(*x, L, discretization="dss", **single), (A, b, c)),
+        "DSS": (lambda *x: ft.ssm_kernel(*x, L, discretization="dss", **double), (A, b, c)),
         "S4": (
-            lambda A, b, c, p: ft.ssm_kernel(A, b, c, L, p, discretization="bilinear", **single),
+            lambda A, b, c, p: ft.ssm_kernel(A, b, c, L, p, discretization="bilinear", **double),
             (A, b, c, normal(1, 2, 3, **COMPLEX)),
         ),
         "S4, Q": (
             lambda A, b, c, p, q: ft.ssm_kernel(
-                A, b, c, L, 0.1 * p, 0.1 * q, discretization="bilinear", **single
+                A, b, c, L, 0.1 * p, 0.1 * q, discretization="bilinear", **double
             ),
             (A, b, c, normal(1, 2, 3, **COMPLEX), normal(1, 2, 3, **COMPLEX)),
         ),

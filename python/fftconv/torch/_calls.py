@@ -4,15 +4,16 @@ state-space layers and their kernels."""
 import torch
 
 from .. import depthwise, hyena, matrix, ssm, strategies
+from ..plan import check_reverse
 from ..strategies import equation_axes
 from ._autograd import OPERATIONS, Operation, apply
-from ._conv import _16_BITS, ACTIVATIONS, conv, kernel_dtype, result_dtype, tensors
+from ._conv import ACTIVATIONS, conv, kernel_dtype, result_dtype, tensors, wide_dtype
 from ._ops import define, fake_gradients, fold_rows, loop, thread_count
 
 
 def _wide(x):
     """x, or its float32 if it has 16 bits; None for None."""
-    return x.float() if x is not None and x.dtype in _16_BITS else x
+    return x if x is None else x.to(wide_dtype(x.dtype))
 
 
 def _never(x, options):
@@ -83,11 +84,7 @@ def conv_matrix(u, k, *, mode="causal", fft_size=None, k_rev=None, threads=None)
             f"u has shape {tuple(u.shape)} and k {tuple(k.shape)}; they must be (B, H_in, L) and "
             "(H_out, H_in, Lk)"
         )
-    if (k_rev is None) == (mode == "two_sided"):
-        must = "be given" if k_rev is None else "be None"
-        raise ValueError(
-            f"k_rev is {'None' if k_rev is None else 'given'}; with mode={mode!r} it must {must}"
-        )
+    check_reverse(k_rev, mode)
     dtype = result_dtype((u,), (k, k_rev))
     k, k_rev = (x if x is None else x.to(kernel_dtype(dtype, x.dtype)) for x in (k, k_rev))
     return apply("conv_matrix", (mode, fft_size, threads), u.to(dtype), k, k_rev)
@@ -323,7 +320,7 @@ def fftconv_func(
             raise ValueError("dropout_mask requires grad, and none flows to it; detach it")
         dtype = result_dtype((u, v, q), (k, D, k_rev), dropout_mask)
         u, v, q = (x.to(dtype) for x in (u, v, q))
-        k, k_rev = (x if x is None else x.to(_wide_dtype(dtype)) for x in (k, k_rev))
+        k, k_rev = (x if x is None else x.to(wide_dtype(dtype)) for x in (k, k_rev))
         D = D if D is None else D.to(kernel_dtype(dtype, D.dtype))
         y = apply("heads", (gelu, head_dim, threads), u, k, k_rev, D, dropout_mask, v, q)
     if force_fp16_output:
@@ -333,10 +330,6 @@ def fftconv_func(
             )
         y = y.half() if y.dtype == torch.float32 else y
     return y.transpose(0, 1).contiguous().transpose(0, 1) if output_hbl_layout else y
-
-
-def _wide_dtype(dtype):
-    return torch.float32 if dtype in _16_BITS else dtype
 
 
 # ---- State-space layers -----------------------------------------------------------
@@ -373,7 +366,7 @@ def _fake_layer(x, K, B_, C, strategy, threads):
 def _complex_layer(x, K, B_, C, threads):
     """The layer from its parts, in the precision of its operands and complex if one is."""
     dtype = result_dtype((x, K, B_, C), ())
-    x, K, B_, C = (v.to(_wide_dtype(dtype)) for v in (x, K, B_, C))
+    x, K, B_, C = (v.to(wide_dtype(dtype)) for v in (x, K, B_, C))
     u = torch.einsum("bli,ni->bnl", x, B_)
     return torch.einsum("bnl,on->blo", conv(u, K[:, : x.shape[1]], threads=threads), C)
 

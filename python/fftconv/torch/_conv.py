@@ -4,9 +4,10 @@ import torch
 import torch.nn.functional as F
 
 from .. import _lib
+from .._array import broadcasts
 from .._shapes import Call
 from .._view import View
-from ..plan import fitting_axes
+from ..plan import check_reverse, fitting_axes
 from . import _ops
 from ._autograd import OPERATIONS, Operation, apply
 
@@ -17,7 +18,7 @@ _16_BITS = (torch.float16, torch.bfloat16)
 def _compose(options, u, k, k_rev, in_gate, out_gate, skip, mask):
     """conv from its bilinear part and torch's own operations; 16 bits become float32."""
     mode, fft_size, activation, pattern, layout, threads = options
-    dtype, wide = u.dtype, torch.float32 if u.dtype in _16_BITS else u.dtype
+    dtype, wide = u.dtype, wide_dtype(u.dtype)
     u, k, k_rev, in_gate, out_gate, skip = (
         x if x is None else x.to(wide) for x in (u, k, k_rev, in_gate, out_gate, skip)
     )
@@ -42,9 +43,14 @@ OPERATIONS["conv"] = Operation(
 )
 
 
+def wide_dtype(dtype):
+    """The dtype itself, or float32 if it has 16 bits."""
+    return torch.float32 if dtype in _16_BITS else dtype
+
+
 def kernel_dtype(dtype, own):
     """The dtype in which a kernel of dtype `own` meets rows of dtype `dtype`."""
-    return own if own == dtype else torch.float32 if dtype in _16_BITS else dtype
+    return own if own == dtype else wide_dtype(dtype)
 
 
 def result_dtype(rows, kernels, mask=None):
@@ -79,8 +85,7 @@ def _expanded(x, name, shape):
     """x broadcast to `shape`, or ValueError."""
     if x is None or x.shape == shape:
         return x
-    lead = len(shape) - x.dim()
-    if lead < 0 or any(n not in (1, m) for n, m in zip(x.shape, shape[lead:])):
+    if not broadcasts(x.shape, shape):
         raise ValueError(
             f"{name} has shape {tuple(x.shape)}; it must be {tuple(shape)}, or broadcast to it"
         )
@@ -121,10 +126,10 @@ def conv(
     """`fftconv.conv` for tensors: differentiable to any order, and traced by torch.compile.
 
     The operands are tensors on one device.  The arguments, shapes and dtypes are those of
-    `fftconv.conv`, but for out and device, which there are none of, and threads: None means
-    `torch.get_num_threads()`.  Gradients flow to
-    all operands but mask, which must not require grad.  The first backward pass is one call of
-    `fftconv.conv_backward`; of an operand only what is needed is kept for it.
+    `fftconv.conv`; there are no out and device, and threads=None means
+    `torch.get_num_threads()`.  Gradients flow to all operands but mask, which must not require
+    grad.  The first backward pass is one call of `fftconv.conv_backward`; of an operand only
+    what is needed is kept for it.
 
     Autocast changes nothing here: u may be in 16 bits beside k and skip in float32.
 
@@ -167,15 +172,11 @@ def conv(
             axis,
         )
         return call.y(conv(**call.arguments, activation=activation, threads=threads), None)
-    if (k_rev is None) == (mode == "two_sided"):
-        must = "be given" if k_rev is None else "be None"
-        raise ValueError(
-            f"k_rev is {'None' if k_rev is None else 'given'}; with mode={mode!r} it must {must}"
-        )
+    check_reverse(k_rev, mode)
     if mask is not None and mask.requires_grad:
         raise ValueError("mask requires grad, and none flows to it; pass mask.detach()")
     dtype = u.dtype
-    kernels = (dtype, torch.float32) if dtype in _16_BITS else (dtype,)
+    kernels = (dtype, wide_dtype(dtype))
     more = not (in_gate is out_gate is k_rev is skip is mask is None)
     if (
         k.dtype not in kernels
