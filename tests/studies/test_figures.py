@@ -539,7 +539,7 @@ def test_the_committed_run_can_be_drawn(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "index.html").is_file()
     names = {file.stem for file in kept.glob("*.json")}
-    assert names <= {*RESULTS, "bench_gpu", "cuda_resources"}
+    assert names <= {*RESULTS, "bench_gpu", "cuda_resources", "torch_speed"}
     for name in names - {"genome_tracks", "cuda_resources"}:
         record = json.loads((kept / f"{name}.json").read_text())
         assert record["grid"] in ("default", "full")
