@@ -94,6 +94,31 @@ def speed_columns(record):
     return columns
 
 
+# What each target compares, in words.  Times of one over times of the other, but for the last.
+WORDS = {
+    "fftw_avx512": "FFTW over ours, AVX-512, filter transformed beforehand",
+    "fftw_avx2": "FFTW over ours, AVX2, filter transformed beforehand",
+    "scipy": "the fastest of SciPy's over ours, filter transformed in the call",
+    "torch": "PyTorch's FFTs over ours, filter transformed in the call",
+    "threads": "one thread over two, rows of up to 65,536 samples",
+    "threads_long": "one thread over two, longer rows",
+    "threads_row": "one thread over two, a single long row",
+    "batch": "one row or an odd number of them over four, per output",
+    "fused": "with gates, skip and activation over without, rows in cache",
+    "fused_long": "with gates over without, rows in no cache",
+    "half": "16 bits over float32, rows in cache",
+    "half_memory": "16 bits over float32, where memory binds",
+    "backward": "backward over gated forward, four rows",
+    "backward_row": "backward over gated forward, one row",
+    "workspace": "workspace of 512 rows over that of one, one thread",
+    "circular": "circular over causal, per point of the transform",
+    "any_length": "any length over the nearest power of two, per output",
+    "baseline": "AVX2 over the baseline",
+    "planner": "the plan's radices over the best forced ones",
+    "planning": "a first plan (ms)",
+    "planning_again": "a second plan of the same size (ms)",
+    "python": "what a call from Python adds (us)",
+}
 LEVELS = {"l1": "L1", "l2": "L2", "l3": "L3", "memory": "memory"}
 
 
@@ -313,7 +338,7 @@ def draw(results, out):
     targets = record["targets"]
     style.save_table(
         out, "cpu_targets", "CPU engine: targets", TARGET_TEXT, TARGET_COLUMNS,
-        [{"target": name, **t, "reached": yes(t["met"])}
+        [{"target": name, **t, "what": WORDS[name], "reached": yes(t["met"])}
          for name, t in targets.items()], record)  # fmt: skip
     style.save_table(
         out, "cpu_rows", "CPU engine: every row of the targets", TARGET_TEXT,

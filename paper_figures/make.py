@@ -6,8 +6,8 @@
     make.py --draw-only --results experiments/results
                                draws again from the committed results, without
                                the figures for which some are missing
-    make.py --snapshot         also copies the results to experiments/results and
-                               the README's figure to paper_figures
+    make.py --snapshot         also copies the results to experiments/results, and
+                               renews the README's figure and numbers
 
 Open out/index.html when it is done.
 """
@@ -25,6 +25,7 @@ import figure4
 import gallery
 import genome_skew
 import readme_figure
+import readme_numbers
 import style
 import table_7
 import table_9
@@ -108,7 +109,7 @@ def options():
     parser.add_argument(
         "--snapshot",
         action="store_true",
-        help="copy results to experiments/results, readme.png here",
+        help="copy results to experiments/results, renew the README's figure and numbers",
     )
     return parser.parse_args()
 
@@ -153,6 +154,7 @@ def main():
         for name in RESULTS:
             shutil.copy(settings.results / f"{name}.json", kept)
         shutil.copy(settings.out / "readme.png", style.HERE / "readme.png")
+        readme_numbers.write()
     print(f"{'all':<22} {time.perf_counter() - started:7.1f} s\n{settings.out / 'index.html'}")
 
 

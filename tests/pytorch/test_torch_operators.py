@@ -342,8 +342,9 @@ def test_examples():
 
 
 def test_readme():
-    """The README's programs for PyTorch run as printed."""
-    found = re.findall(r"^```py\n(.*?)^```", (TOP / "README.md").read_text(), re.S | re.M)
+    """The programs for PyTorch in python/README.md run as printed."""
+    text = (TOP / "python" / "README.md").read_text()
+    found = re.findall(r"^```py\n(.*?)^```", text, re.S | re.M)
     names = {}
     for program in found:
         exec(program, names)
