@@ -352,15 +352,25 @@ def draw(results, out):
         [{**r, **{f"{who}_stages": " ".join(map(str, r[who]))
                   for who in ("own", "best")}}
          for r in record["planner"]], record)  # fmt: skip
-    figure = draw_speeds(record, speeds, limits, peers_of(record))
+    peers = peers_of(record)
+    figure = draw_speeds(record, speeds, limits, peers)
+    with_fftw = (
+        "; with FFTW the kernel's spectrum is made beforehand on both sides"
+        if program["fftw"]
+        else ""
+    )
+    torch = any("torch" in ns for ns in peers.values())
+    peers_text = "SciPy and PyTorch" if torch else "SciPy"
     style.save_figure(
         figure, out, "cpu", "CPU engine",
-        """Left: time per output element; with FFTW the kernel's spectrum is made
-        beforehand on both sides. Middle: how many times longer the others take;
-        SciPy's and PyTorch's calls transform the kernel, as ours beside them
+        f"""Left: time per output element{with_fftw}. Middle: how many times longer the
+        others take; the calls of {peers_text} transform the kernel, as ours beside them
         does. Right: how much of this machine's measured rates is used, and how
         much of the time what binds would take alone.""",
-        columns, speeds, record)  # fmt: skip
+        columns, speeds, record,
+        f"""Three panels over the row length. Left: time per output element of libfftconv on each
+        instruction set, beside {peers_text}. Middle: their time over libfftconv's. Right: the
+        shares of the machine's measured rates that are used.""")  # fmt: skip
     return figure
 
 

@@ -210,6 +210,11 @@ def draw(results, out):
         caption_of(record),
         *drawn(tracks),
         record,
+        f"""Left: {len(tracks["windows"])} rings around the chromosome, from short windows outside
+        to long ones inside, in which the skew of G against C turns from one colour to the other at
+        the two dashed marks, {" and ".join(record["marks"])}. Right: along the chromosome, GC
+        content, GC and AT skew, the cumulative skew, which has its least and its greatest value at
+        the marks, and a map of dinucleotide skews.""",
     )
     timings = [
         {

@@ -1,6 +1,6 @@
 """Run all measurements, then draw all figures and tables into paper_figures/out/.
 
-    make figures               takes about four minutes on two cores
+    make figures               takes about five minutes on two cores
     make figures FULL=1        measures the long grid, N up to 4,194,304
     make.py --quick            checks in seconds that everything runs
     make.py --draw-only --results experiments/results
@@ -9,15 +9,17 @@
     make.py --snapshot         also copies the results to experiments/results, and
                                renews the README's figure and numbers
 
-Open out/index.html when it is done.
+Open out/index.html: it is there after the first experiment, and grows.
 """
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import cpu_engine
@@ -37,46 +39,36 @@ import tables_11_15
 import tables_16_17
 
 ROOT = style.HERE.parent
-EXPERIMENTS = [
-    "calibrate",
-    "bench_cpu",
-    "speed",
-    "memory",
-    "partial",
-    "sparsity",
-    "short",
-    "strategies",
-    "predict_gpu",
-    "genome_convolutions",
-]
-RESULTS = [
-    "host",
-    "bench_cpu",
-    "speed",
-    "memory",
-    "partial",
-    "sparsity",
-    "short",
-    "strategies",
-    "predict_gpu",
-    "genome",
-    "genome_tracks",
-]
+KEPT = ROOT / "experiments" / "results"
+# Each experiment and the results that it writes.  The genome's is first: its figure is the first
+# that there is to look at.
+EXPERIMENTS = {
+    "genome_convolutions": ["genome", "genome_tracks"],
+    "speed": ["speed"],
+    "memory": ["memory"],
+    "bench_cpu": ["bench_cpu"],
+    "calibrate": ["host"],
+    "partial": ["partial"],
+    "sparsity": ["sparsity"],
+    "short": ["short"],
+    "strategies": ["strategies"],
+    "predict_gpu": ["predict_gpu"],
+}
+RESULTS = sum(EXPERIMENTS.values(), [])
 # Each drawing script, and the names of the results that it needs.
 DRAWINGS = {
-    figure4: ["host"],
-    cpu_engine: ["bench_cpu"],
+    genome_skew: ["genome", "genome_tracks"],
+    readme_figure: ["speed"],
     tables_11_15: ["speed", "memory"],
     tables_16_17: ["memory"],
-    table_gpu: [],  # uses bench_gpu.json if there is one; only a machine with a GPU writes it
-    table_predicted: ["predict_gpu"],
+    cpu_engine: ["bench_cpu"],
+    figure4: ["host"],
     table_7: ["partial"],
     table_9: ["sparsity"],
     table_short: ["short"],
     table_strategies: ["strategies"],
-    genome_skew: ["genome", "genome_tracks"],
-    readme_figure: ["speed"],
-    gallery: ["speed"],
+    table_predicted: ["predict_gpu"],
+    table_gpu: [],  # uses bench_gpu.json if there is one; only a machine with a GPU writes it
 }
 
 
@@ -114,11 +106,41 @@ def options():
     return parser.parse_args()
 
 
-def timed(name, work):
-    """Run one step and print the seconds that it took."""
-    started = time.perf_counter()
-    work()
-    print(f"{name:<22} {time.perf_counter() - started:7.1f} s", flush=True)
+class Clock:
+    """Says what each step took and how long the rest may take.
+
+    The stored results say what the experiments took; how much slower or faster this machine is,
+    the steps so far have shown.
+    """
+
+    def __init__(self, steps):
+        self.started = time.perf_counter()
+        self.left = {name: self.usual(names[0]) for name, names in steps.items()}
+        self.whole = sum(self.left.values())
+
+    def usual(self, name):
+        stored = KEPT / f"{name}.json"
+        return 5 + (json.loads(stored.read_text())["seconds"] if stored.is_file() else 0)
+
+    def taken(self):
+        return time.perf_counter() - self.started
+
+    def rest(self):
+        """Seconds that the steps not yet done may take."""
+        left = sum(self.left.values())
+        return left * (self.taken() / (self.whole - left) if left < self.whole else 1)
+
+    @contextmanager
+    def step(self, name):
+        started = self.taken()
+        yield
+        self.left.pop(name)
+        minutes = self.rest() / 60
+        print(
+            f"{name:<22} {self.taken() - started:7.1f} s"
+            + (f"   about {minutes:.1f} min left" if self.left else ""),
+            flush=True,
+        )
 
 
 def measure(experiment, settings):
@@ -134,28 +156,43 @@ def measure(experiment, settings):
     subprocess.run(command, check=True, env={**os.environ, **one})
 
 
+def draw(settings, drawn, there):
+    """Draw what can be drawn of the results that are there and is not drawn yet, and the page."""
+    for drawing, needed in DRAWINGS.items():
+        if drawing not in drawn and there.issuperset(needed):
+            drawing.draw(settings.results, settings.out)
+            drawn.add(drawing)
+    gallery.draw(settings.results, settings.out)
+
+
 def main():
     settings = options()
     settings.results = settings.results or settings.out / "results"
     settings.out.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
-    if not settings.draw_only:
-        for experiment in EXPERIMENTS:
-            timed(experiment, lambda: measure(experiment, settings))
-    for drawing, needed in DRAWINGS.items():
-        missing = [name for name in needed if not (settings.results / f"{name}.json").is_file()]
-        if missing and settings.draw_only:
-            print(f"{drawing.__name__:<22} not drawn: no {missing[0]}.json")
-            continue
-        timed(drawing.__name__, lambda: drawing.draw(settings.results, settings.out))
+    page = settings.out / "index.html"
+    drawn, there = set(), set()
+    if settings.draw_only:
+        there = {name for name in RESULTS if (settings.results / f"{name}.json").is_file()}
+        for name in sorted(set(RESULTS) - there):
+            print(f"there is no {name}.json: what it has is not drawn")
+        draw(settings, drawn, there)
+    else:
+        clock = Clock(EXPERIMENTS)
+        print(f"{len(EXPERIMENTS)} experiments, about {clock.rest() / 60:.0f} min", flush=True)
+        for experiment, names in EXPERIMENTS.items():
+            with clock.step(experiment):
+                measure(experiment, settings)
+                there.update(names)
+                draw(settings, drawn, there)
+            if len(there) == len(names):
+                print(f"The first picture is there: {page} grows as it goes on", flush=True)
     if settings.snapshot:
-        kept = ROOT / "experiments" / "results"
-        kept.mkdir(exist_ok=True)
+        KEPT.mkdir(exist_ok=True)
         for name in RESULTS:
-            shutil.copy(settings.results / f"{name}.json", kept)
+            shutil.copy(settings.results / f"{name}.json", KEPT)
         shutil.copy(settings.out / "readme.png", style.HERE / "readme.png")
         readme_numbers.write()
-    print(f"{'all':<22} {time.perf_counter() - started:7.1f} s\n{settings.out / 'index.html'}")
+    print(page)
 
 
 if __name__ == "__main__":

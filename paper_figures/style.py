@@ -2,7 +2,7 @@
 
 Each figure or table has a NAME.  Its files are NAME.json (title, caption, columns and rows),
 NAME.csv (only the rows) and, for a figure, NAME.png and NAME.pdf.  The rows of a figure are the
-numbers drawn in it.
+numbers drawn in it, and its alt says what is seen, for those who do not see it.
 """
 
 import argparse
@@ -73,6 +73,7 @@ plt.rcParams.update(
         "lines.markersize": 4.5,
         "legend.frameon": False,
         "legend.fontsize": 8.5,
+        "legend.handlelength": 4,  # long enough to tell dashes apart
         "figure.dpi": 100,
         "savefig.dpi": 180,
         "savefig.bbox": "tight",
@@ -177,7 +178,7 @@ def machine_line(record):
     )
 
 
-def save_table(out, name, title, caption, columns, rows, record, image=False):
+def save_table(out, name, title, caption, columns, rows, record, alt=None):
     """Write NAME.csv and NAME.json.  columns: pairs (key, heading); rows: dicts by key."""
     keys = [key for key, _ in columns]
     with open(out / f"{name}.csv", "w", newline="") as file:
@@ -188,7 +189,8 @@ def save_table(out, name, title, caption, columns, rows, record, image=False):
         "name": name,
         "title": title,
         "caption": " ".join(caption.split()),
-        "image": image,
+        "image": alt is not None,
+        "alt": " ".join((alt or "").split()),
         "measured_on": machine_line(record),
         "columns": columns,
         "rows": rows,
@@ -196,12 +198,12 @@ def save_table(out, name, title, caption, columns, rows, record, image=False):
     (out / f"{name}.json").write_text(json.dumps(body, indent=1, allow_nan=False) + "\n")
 
 
-def save_figure(figure, out, name, title, caption, columns, rows, record):
+def save_figure(figure, out, name, title, caption, columns, rows, record, alt):
     """Write NAME.png and NAME.pdf, and the numbers drawn as NAME.csv and NAME.json."""
     figure.savefig(out / f"{name}.png")
     figure.savefig(out / f"{name}.pdf", metadata={"CreationDate": None})
     plt.close(figure)
-    save_table(out, name, title, caption, columns, rows, record, image=True)
+    save_table(out, name, title, caption, columns, rows, record, alt)
 
 
 def by_case(record):

@@ -188,6 +188,9 @@ def draw(results, out):
         COLUMNS,
         rows,
         record,
+        """Three panels over the paper's six patterns. Left: bars of what is removed on a real row
+        and of what is not computed, in stage order and in natural order, below marks of what was
+        asked. Middle and right: speed over the dense convolution, forward and backward.""",
     )
     return figure
 

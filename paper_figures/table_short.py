@@ -101,8 +101,10 @@ def draw_short(rows):
                     *zip(*points),
                     label=f"{layout}, K = {taps}",
                     color=colour,
-                    marker=marker,
-                    ls=dashes,
+                    marker="x" if taps == 7 else marker,
+                    mfc="none" if taps == 3 else colour,
+                    # Taps that were run at some shapes alone are marks without a line.
+                    ls=dashes if len(points) == len(shapes) else "",
                 )
         axis.axhline(1, color=style.GREY, lw=1)
         axis.set_title(dtype)
@@ -113,7 +115,7 @@ def draw_short(rows):
             ha="right",
         )
         axis.set_xlabel("L x D")
-        axis.set_ylim(bottom=0)
+    axes[0, 0].set_ylim(bottom=0)  # of all panels, when all is drawn
     axes[0, 0].set_ylabel("Time, of reading x and writing y once")
     axes[0, -1].legend(ncols=2, fontsize=8)
     return figure
@@ -137,6 +139,8 @@ def draw(results, out):
         COLUMNS,
         rows,
         record,
+        """A panel for each type: the time of a short convolution over that of a copy, by shape, in
+        two layouts and with 3, 5 and 7 taps; a line at 1 is the copy itself.""",
     )
     return figure
 

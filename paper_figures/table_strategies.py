@@ -163,6 +163,8 @@ def draw(results, out):
         COLUMNS,
         rows,
         record,
+        """A map with a mark for each shape, coloured by its fastest strategy, over 1/B + 1/N and
+        1/H_in + 1/H_out; lrnnx's rule is the diagonal. Rings show where "auto" chose another.""",
     )
     return figure
 

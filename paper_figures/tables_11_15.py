@@ -243,6 +243,9 @@ def draw(results, out):
         ],
         rows,
         record,
+        """Two rows of five panels, one for each of Tables 11 to 15, over the FFT size. Above: time
+        per output element of libfftconv, NumPy and SciPy on one thread. Below: how many times
+        faster libfftconv is than each, and the paper's speedup on an H100 as a dashed line.""",
     )
     return figure
 

@@ -1,12 +1,15 @@
 """The main job: experiments/ and paper_figures/, run as a whole on the tiny grid."""
 
 import csv
+import html
 import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
+from fnmatch import fnmatch
 
 import fftconv
 import numpy as np
@@ -117,11 +120,32 @@ def test_every_result_names_its_machine(out):
 def test_the_page_needs_no_network_and_all_its_links_exist(out):
     page = (out / "index.html").read_text()
     links = re.findall(r'(?:src|href)="([^"]*)"', page)
-    assert links and not [x for x in links if "//" in x]
-    files = {x for x in links if not x.startswith("#")}
+    assert [x for x in links if "//" in x] == ["https://arxiv.org/abs/2311.05908"]
+    files = {x for x in links if not x.startswith(("#", "https:", "data:"))}
     assert {f"{n}.png" for n in FIGURES if n != "readme"} <= files
     assert [x for x in files if not (out / x).is_file()] == []
     assert [x for x in links if x.startswith("#") and f'id="{x[1:]}"' not in page] == []
+
+
+def test_every_picture_says_what_is_seen(out):
+    for name in FIGURES:
+        body = json.loads((out / f"{name}.json").read_text())
+        assert len(body["alt"]) > 80 and body["alt"] != body["title"], name
+    page = (out / "index.html").read_text()
+    for name in set(FIGURES) - {"readme"}:
+        assert re.search(rf'<img src="{name}.png" alt="[^"]{{80,}}">', page), name
+
+
+def test_the_page_says_nothing_twice(out):
+    """Everything drawn is on the page once, and no sentence of a caption is there again."""
+    page = (out / "index.html").read_text()
+    for name in (*FIGURES, *TABLES):
+        seen = name != "readme" and not name.endswith("_gpu")
+        assert page.count(f' id="{name}"') == seen, name
+    assert "`" not in page and ">not measured<" not in page
+    assert page.count("milliseconds at the paper's B".replace("'", "&#x27;")) <= 1
+    assert page.count("milliseconds at the paper's B") <= 1
+    assert page.count("Measured on") == 1
 
 
 def test_tables_11_to_15_are_the_measured_times(out):
@@ -521,8 +545,10 @@ def equation_2(n, order, machine):
     return seconds
 
 
-def test_the_committed_run_can_be_drawn(tmp_path):
-    kept = TOP / "experiments" / "results"
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory):
+    """The folder with all that is drawn from the committed results."""
+    kept, folder = TOP / "experiments" / "results", tmp_path_factory.mktemp("committed")
     done = subprocess.run(
         [
             sys.executable,
@@ -531,13 +557,102 @@ def test_the_committed_run_can_be_drawn(tmp_path):
             "--results",
             str(kept),
             "--out",
-            str(tmp_path),
+            str(folder),
         ],
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "index.html").is_file()
+    return folder
+
+
+# Opens every table, and then writes on the page what does not load or does not fit.
+PROBE = """<script>
+addEventListener("load", () => {
+  document.querySelectorAll("details").forEach(d => d.open = true);
+  const wide = e => e.scrollWidth > e.clientWidth;
+  const name = e => e.closest("[id]").id;
+  const found = {
+    pictures: [...document.images].filter(i => !i.naturalWidth).map(i => i.src),
+    tables: [...document.querySelectorAll(".scroll")].filter(wide).map(name),
+    page: wide(document.documentElement),
+    shown: [document.images.length, document.querySelectorAll("table").length],
+  };
+  const probe = document.createElement("pre");
+  probe.id = "probe";
+  probe.textContent = JSON.stringify(found);
+  document.body.append(probe);
+});
+</script>"""
+
+
+@pytest.mark.parametrize("width", [1280, 412])
+def test_the_page_in_a_browser(committed, width, tmp_path):
+    """Every picture loads, nothing is wider than the page, and the browser has no complaint; on a
+    phone, tables may scroll."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no browser here: apt-get install chromium")
+    page = committed / f"probe{width}.html"
+    page.write_text((committed / "index.html").read_text().replace("</body>", PROBE + "</body>"))
+    done = subprocess.run(
+        [
+            *(browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"),
+            *(f"--user-data-dir={tmp_path}", f"--window-size={width},2000"),
+            *("--enable-logging=stderr", "--virtual-time-budget=20000", page.as_uri()),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "CONSOLE" not in done.stderr, done.stderr
+    found = json.loads(html.unescape(re.search(r'id="probe">(.*?)</pre>', done.stdout)[1]))
+    pictures, tables = found.pop("shown")
+    assert pictures >= len(FIGURES) and tables >= len(TABLES) - 5
+    if width < 1280:
+        found["tables"] = []
+    assert found == {"pictures": [], "tables": [], "page": False}
+
+
+def test_no_table_has_more_than_eight_columns(committed, scripts):
+    import gallery
+
+    for file in committed.glob("*.json"):
+        body = json.loads(file.read_text())
+        columns = gallery.columns_of(body)
+        assert 1 <= len(columns) <= 8, file.name
+        wanted = gallery.SHOWN.get(body["name"])
+        if wanted is None:
+            assert body["image"] or columns == columns_with_values(body), file.name
+        else:  # every pattern fits a column, except where no row has a value
+            keys = [key for key, _ in body["columns"]]
+            assert all(any(fnmatch(key, pattern) for key in keys) for pattern in wanted), file.name
+
+
+def columns_with_values(body):
+    return [
+        (key, words)
+        for key, words in body["columns"]
+        if any(row.get(key) not in (None, "") for row in body["rows"])
+    ]
+
+
+def test_numbers_as_people_read_them(scripts):
+    import gallery
+
+    assert gallery.shown(1605802.0, " (ms)") == "26.8\N{NO-BREAK SPACE}min"
+    assert gallery.shown(0.0421, " (ms)") == "42.1\N{NO-BREAK SPACE}µs"
+    assert gallery.shown(1.5, " (s)") == "1.50\N{NO-BREAK SPACE}s"
+    assert gallery.shown(2_000_000, " (bytes)") == "2.00\N{NO-BREAK SPACE}MB"
+    assert gallery.shown(None) == gallery.shown("") == "\N{EN DASH}"
+    assert gallery.shown(4938920) == "4,938,920"
+    assert gallery.text("`a*b` of *E. coli*") == "<code>a*b</code> of <i>E. coli</i>"
+
+
+def test_the_committed_run_can_be_drawn(committed):
+    kept = TOP / "experiments" / "results"
+    assert (committed / "index.html").is_file()
     names = {file.stem for file in kept.glob("*.json")}
     assert names <= {*RESULTS, "bench_gpu", "cuda_resources", "torch_speed"}
     for name in names - {"genome_tracks", "cuda_resources"}:
