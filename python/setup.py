@@ -4,7 +4,8 @@ The library is loaded with ctypes, so the wheel depends on the platform but not 
 of Python.  The library is configured and built in a temporary copy of the sources, so that no
 files are left in the source tree, and an earlier configure in the source tree does no harm.
 If the environment variable FFTCONV_LIBRARY names a library that is built already, that one is
-packed instead.
+packed instead.  The CUDA engine is part of it where FFTCONV_WITH_CUDA=yes; nvcc must then be
+there.  The library in the wheel has no debug information.
 """
 
 import os
@@ -56,8 +57,15 @@ def build_library(target):
                 shutil.copy2(source, scratch / name)
         if not (scratch / "configure").exists():
             run(["autoreconf", "--install"], scratch)
-        run(["./configure", "--quiet", "--disable-static", "PYTHON=:"], scratch)
-        run(["make", "--silent", f"-j{os.cpu_count() or 1}", "libfftconv.la"], scratch)
+        cuda = os.environ.get("FFTCONV_WITH_CUDA") or "no"
+        if cuda not in ("yes", "no"):
+            raise SystemExit(f"fftconv: FFTCONV_WITH_CUDA is {cuda!r}; allowed: 'yes', 'no'")
+        flags = os.environ.get("CFLAGS", "-O3")
+        run(
+            ["./configure", "--quiet", f"--with-cuda={cuda}", "PYTHON=:", f"CFLAGS={flags}"],
+            scratch,
+        )
+        run(["make", "--silent", f"-j{len(os.sched_getaffinity(0))}", "libfftconv.la"], scratch)
         shutil.copyfile(scratch / ".libs" / "libfftconv.so", target)
 
 
@@ -70,6 +78,8 @@ class BuildPy(build_py):
                 shutil.copyfile(os.environ["FFTCONV_LIBRARY"], target)
             else:
                 build_library(target)
+            if shutil.which("strip"):
+                run(["strip", "--strip-unneeded", str(target)], ".")
 
 
 class BdistWheel(bdist_wheel):

@@ -119,6 +119,7 @@ def test_wheel(library, tmp_path):
     )
     (wheel,) = tmp_path.glob("*.whl")
     assert re.fullmatch(r"fftconv-[\d.]+-py3-none-(?!any)\w+\.whl", wheel.name)
+    assert wheel.stat().st_size < 4e6
     unpacked = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(unpacked)
@@ -131,6 +132,14 @@ def test_wheel(library, tmp_path):
     )
     used = set(re.findall(r"\S+/libfftconv\.so\S*", output))
     assert used == {str(unpacked / "fftconv" / "libfftconv.so")}
+    need("readelf")
+    sections = run("readelf", "--sections", "--wide", unpacked / "fftconv" / "libfftconv.so")
+    assert ".text" in sections and ".debug" not in sections and ".symtab" not in sections
+    # Other machines load it: it asks for nothing but the C library.
+    if "linux" in wheel.name:
+        pytest.importorskip("auditwheel")
+        said = run(sys.executable, "-m", "auditwheel", "show", wheel)
+        assert re.search(r'tag:\s+"manylinux_', said), said
 
 
 def test_dependencies_and_extras():
