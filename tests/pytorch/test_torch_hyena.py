@@ -1,12 +1,14 @@
-"""`fftconv.torch.hyena` against formulas in float64, and the checkpoints of HyenaDNA."""
+"""`fftconv.torch.hyena` and `hyena_dna` against formulas in float64, and their checkpoints."""
 
 import copy
 import math
 import pickle
+from types import SimpleNamespace
 
 import pytest
 from compared import error, same_gradients, same_when_compiled
-from fftconv.torch.hyena import HyenaFilter, HyenaOperator, LongConv
+from fftconv.torch.hyena import H3, HyenaFilter, HyenaOperator, LongConv
+from fftconv.torch.hyena_dna import HyenaDNAModel
 from torch import nn
 from torch_support import in_rest, torch
 
@@ -104,6 +106,7 @@ def operator(
     taps=3,
     act=lambda x: x,
     interleaved=True,
+    shift=0.0,
 ):
     """Hyena's operator by its definition, in float64: loops over heads, blocks and orders."""
     u = u[:, :l_max]
@@ -122,7 +125,7 @@ def operator(
         1,
     )
     dim = d * inner // heads
-    filters = filter_of(p, length, l_max, emb_dim, 2, "filter_fn.")
+    filters = filter_of(p, length, l_max, emb_dim, 2, "filter_fn.", shift)
     piece = length // blocks
     v, x = {}, {}
     for h in range(heads):
@@ -244,6 +247,7 @@ def test_autocast():
 
 def test_compiled():
     same_when_compiled(HyenaOperator(8, 24, order=3), torch.randn(2, 24, 8))
+    same_when_compiled(H3(8, 6), torch.randn(2, 24, 8))
 
 
 def test_optim_attributes():
@@ -262,63 +266,284 @@ def test_optim_attributes():
     )
 
 
-# ---- HyenaDNA's checkpoints ------------------------------------------------------
+# ---- HyenaDNA -----------------------------------------------------------------------
 
-MIXER = """in_proj.weight in_proj.bias out_proj.weight out_proj.bias short_filter.weight
-    short_filter.bias filter_fn.bias filter_fn.pos_emb.z filter_fn.pos_emb.t
-    filter_fn.implicit_filter.0.weight filter_fn.implicit_filter.0.bias
-    filter_fn.implicit_filter.1.freq filter_fn.implicit_filter.2.weight
-    filter_fn.implicit_filter.2.bias filter_fn.implicit_filter.3.freq
-    filter_fn.implicit_filter.4.weight filter_fn.implicit_filter.4.bias
-    filter_fn.implicit_filter.5.freq filter_fn.implicit_filter.6.weight
-    filter_fn.modulation.deltas""".split()
-
-
-class Block(nn.Module):
-    def __init__(self, d, inner, **hyena):
-        super().__init__()
-        self.mixer = HyenaOperator(d, **hyena)
-        self.norm1, self.norm2 = nn.LayerNorm(d), nn.LayerNorm(d)
-        self.mlp = nn.ModuleDict({"fc1": nn.Linear(d, inner), "fc2": nn.Linear(inner, d)})
+LAYER = """mixer.in_proj.weight mixer.in_proj.bias mixer.out_proj.weight mixer.out_proj.bias
+    mixer.short_filter.weight mixer.short_filter.bias mixer.filter_fn.bias
+    mixer.filter_fn.pos_emb.z mixer.filter_fn.pos_emb.t mixer.filter_fn.implicit_filter.0.weight
+    mixer.filter_fn.implicit_filter.0.bias mixer.filter_fn.implicit_filter.1.freq
+    mixer.filter_fn.implicit_filter.2.weight mixer.filter_fn.implicit_filter.2.bias
+    mixer.filter_fn.implicit_filter.3.freq mixer.filter_fn.implicit_filter.4.weight
+    mixer.filter_fn.implicit_filter.4.bias mixer.filter_fn.implicit_filter.5.freq
+    mixer.filter_fn.implicit_filter.6.weight mixer.filter_fn.modulation.deltas
+    mlp.fc1.weight mlp.fc1.bias mlp.fc2.weight mlp.fc2.bias
+    norm1.weight norm1.bias norm2.weight norm2.bias""".split()
+CONFIG = dict(_name_="hyena", l_max=26, emb_dim=5, filter_order=6, local_order=3, modulate=True)
+CONFIG.update(w=10, lr=6e-4, wd=0.0, lr_pos_emb=0.0)
 
 
-def hyena_dna(layers=2, d=8, l_max=26):
-    """The modules of HyenaDNA's backbone, under its names."""
-    embeddings = nn.ModuleDict({"word_embeddings": nn.Embedding(16, d)})
-    options = dict(l_max=l_max, emb_dim=5, filter_order=6, w=10, lr=6e-4, local_order=3)
-    blocks = [Block(d, 4 * d, lr_pos_emb=0.0, modulate=True, **options) for _ in range(layers)]
-    backbone = nn.ModuleDict(
-        {"embeddings": embeddings, "layers": nn.ModuleList(blocks), "ln_f": nn.LayerNorm(d)}
+def hyena_dna(layers=2, **more):
+    options = dict(pad_vocab_size_multiple=8, fused_mlp=True, checkpoint_mixer=False)
+    return HyenaDNAModel(8, layers, 32, 12, dict(CONFIG), **{**options, **more})
+
+
+def renamed(state, form):
+    """A checkpoint as the standalone file writes it, in another form."""
+    if form == "standalone":
+        return state
+    if form == "lightning":
+        return {"model." + name: x for name, x in state.items()}
+    if form == "checkpointing":  # gradient checkpointing wraps the parts of a block
+        parts = [("mixer.", "mixer.layer."), ("mlp.", "mlp.layer.")]
+        for old, new in parts:
+            state = {name.replace(old, new): x for name, x in state.items()}
+        return {"model." + name: x for name, x in state.items()}
+    kept = {name: x for name, x in state.items() if ".freq" not in name or f".{form}.freq" in name}
+    return {("hyena." if name[:8] == "backbone" else "") + name: x for name, x in kept.items()}
+
+
+# A number: the form of Hugging Face, where safetensors has kept this name of freq.
+@pytest.mark.parametrize("form", ["standalone", "lightning", "checkpointing", "1", "3", "5"])
+def test_checkpoints_of_hyena_dna(form):
+    model = hyena_dna(lm_head=True)
+    names = [f"backbone.layers.{i}.{name}" for i in range(2) for name in LAYER]
+    names += ["backbone.embeddings.word_embeddings.weight", "backbone.ln_f.weight"]
+    names += ["backbone.ln_f.bias", "lm_head.weight"]
+    assert set(names) == set(model.state_dict())
+    assert model.lm_head.weight.shape == (16, 8)  # 12 tokens, padded
+    state = {name: torch.randn(model.state_dict()[name].shape) for name in names}
+    for i in range(2):
+        freq = f"backbone.layers.{i}.mixer.filter_fn.implicit_filter.%d.freq"
+        state[freq % 3] = state[freq % 5] = state[freq % 1]
+    model.load_state_dict(renamed(state, form), strict=True)
+    bare = hyena_dna()
+    bare.load_state_dict(renamed(state, form), strict=True)
+    for of in (model, bare):
+        loaded = of.state_dict()
+        assert len(loaded) == len(names) - (of is bare)
+        for name, x in loaded.items():
+            assert torch.equal(x, state[name]), name
+        for block in of.backbone.layers:
+            sines = block.mixer.filter_fn.implicit_filter
+            assert sines[1] is sines[3] is sines[5]
+    lacking = {name: x for name, x in state.items() if "0.mlp.fc1.bias" not in name}
+    with pytest.raises(RuntimeError, match="Missing key.*0.mlp.fc1.bias"):
+        model.load_state_dict(renamed(lacking, form), strict=True)
+    with pytest.raises(RuntimeError, match="Unexpected key.*other"):
+        model.load_state_dict({**renamed(state, form), "other": torch.ones(1)}, strict=True)
+
+
+def normal(p, name, x):
+    x = x - x.mean(-1, keepdim=True)
+    return (
+        x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * p[name + "weight"]
+        + p[name + "bias"]
     )
-    return nn.ModuleDict({"backbone": backbone})
 
 
-@pytest.mark.parametrize("kept", ["all", "1", "3", "5"])
-@pytest.mark.parametrize("prefix", ["", "hyena."])
-def test_checkpoints_of_hyena_dna(kept, prefix):
-    model = hyena_dna()
-    if prefix:
-        model = nn.ModuleDict({"hyena": model})
-    keys = [f"{prefix}backbone.layers.{i}.mixer.{name}" for i in range(2) for name in MIXER]
-    assert set(keys) == {name for name in model.state_dict() if ".mixer." in name}
-    state = {name: torch.randn(x.shape) for name, x in model.state_dict().items()}
-    freq = {i: torch.randn(1, 6) for i in range(2)}
+@pytest.mark.parametrize(
+    "more",
+    [{}, dict(use_head=True, n_classes=3, residual_in_fp32=True), dict(max_position_embeddings=26)],
+    ids=str,
+)
+def test_hyena_dna(more):
+    model = hyena_dna(**more).eval()
+    with torch.no_grad():
+        for x in model.parameters():
+            x.add_(0.3 * torch.randn(x.shape))
+    p, tokens = wide(model), torch.randint(0, 16, (2, 20))
+    x = r = p["backbone.embeddings.word_embeddings.weight"][tokens]
+    if "max_position_embeddings" in more:
+        x = r = r + p["backbone.embeddings.position_embeddings.weight"][:20]
     for i in range(2):
-        for j in "135":
-            name = f"{prefix}backbone.layers.{i}.mixer.filter_fn.implicit_filter.{j}.freq"
-            state[name] = freq[i]
-            if kept not in ("all", j):  # safetensors keeps one name of a tensor
-                del state[name]
-    model.load_state_dict(state, strict=True)
-    for name, x in state.items():
-        assert torch.equal(model.state_dict()[name], x)
-    for i in range(2):
-        root = model["hyena"] if prefix else model
-        layers = root["backbone"]["layers"][i].mixer.filter_fn.implicit_filter
-        assert layers[1] is layers[3] is layers[5] and torch.equal(layers[5].freq, freq[i])
-    del state[keys[5]]
-    with pytest.raises(RuntimeError, match="Missing key.*short_filter.bias"):
-        model.load_state_dict(state, strict=True)
+        own = {n.split(".", 3)[3]: v for n, v in p.items() if n.startswith(f"backbone.layers.{i}.")}
+        mixer = {n[6:]: v for n, v in own.items() if n.startswith("mixer.")}
+        x = operator(mixer, normal(own, "norm1.", r), 26, 2, emb_dim=5, shift=0.05)
+        r = x + r
+        x = normal(own, "norm2.", r) @ own["mlp.fc1.weight"].t() + own["mlp.fc1.bias"]
+        x = x / 2 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+        r = r + x @ own["mlp.fc2.weight"].t() + own["mlp.fc2.bias"]
+    want = normal(p, "backbone.ln_f.", r)
+    if "use_head" in more:
+        want = (
+            want.mean(1) @ p["head.output_transform.weight"].t() + p["head.output_transform.bias"]
+        )
+    y = model(tokens)
+    assert error(y, want) < 1e-4
+    leaves = dict(model.named_parameters())
+    same_gradients(y, list(leaves.values()), want, [p[n] for n in leaves], 1e-3)
+
+
+def test_hyena_dna_options():
+    model = hyena_dna(8, initializer_cfg={"initializer_range": 0.5}, dtype=torch.bfloat16)
+    weights = {n: x.float().std() for n, x in model.named_parameters() if x.numel() > 100}
+    for name, std in weights.items():
+        if "out_proj" in name or "fc2" in name:
+            assert 0.09 < std < 0.16, name  # 0.5 / sqrt(2 * 8)
+        elif "weight" in name and "short_filter" not in name:
+            assert 0.4 < std < 0.6, name
+    tokens = torch.randint(0, 16, (2, 20))
+    y = model(tokens)  # in training, with dropout on the embedding
+    assert y.dtype == torch.bfloat16 and y.shape == (2, 20, 8)
+    assert not torch.equal(y, model(tokens))
+    for more, message in [
+        (dict(attn_layer_idx=[1]), "attn_layer_idx is"),
+        (dict(use_head=True, lm_head=True), "use_head and lm_head are both True"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            hyena_dna(**more)
+    with pytest.raises(ValueError, match="layer is None; it must be a dict with l_max"):
+        HyenaDNAModel(8, 2, 32, 12)
+
+
+# ---- H3 -------------------------------------------------------------------------------
+
+H3_SHAPES = {
+    **{f"{name}_proj.weight": (8, 8) for name in "qkv"},
+    **{f"{name}_proj.bias": (8,) for name in "qkv"},
+    **{"ssm_k_D": (8,), "ssm_k_kernel.kernel.B": (8, 6), "ssm_k_kernel.kernel.C": (1, 8, 6)},
+    **{"output_linear.weight": (8, 8), "output_linear.bias": (8,)},
+}
+
+
+def h3_shapes(heads, ssms):
+    return {
+        **H3_SHAPES,
+        "D": (heads,),
+        "kernel.kernel.C": (1, heads, 3, 2),
+        "kernel.kernel.log_dt": (heads,),
+        "kernel.kernel.B": (ssms, 3, 2),
+        "kernel.kernel.inv_A_real": (ssms, 3),
+        "kernel.kernel.A_imag": (ssms, 3),
+    }
+
+
+def h3(p, u, d, taps, fast=False, disc="bilinear", real=torch.exp, bandlimit=None, imag=True):
+    """H3 by its recurrences, in float64: loops over the samples and the pairs of channels.
+
+    taps: the kernels end after so many samples, which is done by sums over these samples.
+    """
+    q, k, v = (u @ p[f"{n}_proj.weight"].t() + p[f"{n}_proj.bias"] for n in "qkv")
+    B, C = p["ssm_k_kernel.kernel.B"], p["ssm_k_kernel.kernel.C"][0]
+    length, states = u.shape[1], B.shape[1]
+    shift = [(B[:, : states - j] * C[:, j:]).sum(1) for j in range(min(states, taps))]
+    dt = p["kernel.kernel.log_dt"].exp()[:, None]
+    A = -real(p["kernel.kernel.inv_A_real"]) + 1j * imag * p["kernel.kernel.A_imag"]
+    A, B = (
+        torch.cat([x] * (len(dt) // len(x)))
+        for x in (A, torch.view_as_complex(p["kernel.kernel.B"]))
+    )
+    C = torch.view_as_complex(p["kernel.kernel.C"])[0]
+    if bandlimit is not None:
+        C = C * (dt * A.imag.abs() / (2 * math.pi) < bandlimit / 2)
+    if disc == "zoh":
+        bar, B = (dt * A).exp(), B * ((dt * A).exp() - 1) / A
+    else:
+        bar, B = (1 + dt * A / 2) / (1 - dt * A / 2), dt * B / (1 - dt * A / 2)
+    diagonal = [2 * (C * bar**j * B).sum(1).real for j in range(taps)]
+
+    def filtered(x, kernel):
+        rows = [
+            sum(kernel[j] * x[:, t - j] for j in range(min(t + 1, len(kernel))))
+            for t in range(length)
+        ]
+        return torch.stack(rows, 1)
+
+    k = filtered(k, shift) + p["ssm_k_D"] * k
+    y = {}
+    for i in range(d):
+        for j in range(d):
+            z = k[..., i::d] * v[..., j::d]  # one of each head
+            y[j] = y.get(j, 0) + q[..., i::d] * (filtered(z, diagonal) + p["D"] * z)
+    y = torch.stack([y[j] for j in range(d)], -1 if fast else -2).flatten(-2)
+    return y @ p["output_linear.weight"].t() + p["output_linear.bias"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        dict(head_dim=2, l_max=9, n_ssm=2),
+        dict(head_dim=2, use_fast_fftconv=True, disc="zoh", measure="diag"),
+        dict(real_type="softplus", bandlimit=0.2, deterministic=True),
+        dict(head_dim=4, force_real=True, measure="diag-legs"),
+    ],
+    ids=str,
+)
+def test_h3(more):
+    d = more.get("head_dim", 1)
+    module = H3(8, 6, **more)
+    shapes = h3_shapes(8 // d, more.get("n_ssm", 8 // d))
+    state = {name: torch.randn(shape) for name, shape in shapes.items()}
+    state["kernel.kernel.log_dt"] -= 3
+    module.load_state_dict(state, strict=True)
+    u = torch.randn(2, 20, 8, requires_grad=True)
+    U, p = u.detach().double().requires_grad_(), wide(module)
+    own = {"disc": more.get("disc", "bilinear"), "bandlimit": more.get("bandlimit")}
+    own["real"] = nn.functional.softplus if "real_type" in more else torch.exp
+    own["imag"] = not more.get("force_real", False)
+    want = h3(p, U, d, more.get("l_max", 20), more.get("use_fast_fftconv", False), **own)
+    y = module(u)
+    assert error(y, want) < 1e-5
+    leaves = {n: x for n, x in module.named_parameters() if own["imag"] or "A_imag" not in n}
+    same_gradients(y, [u, *leaves.values()], want, [U, *(p[n] for n in leaves)], 2e-4)
+
+
+@pytest.mark.parametrize(
+    "d, fast, mode", [(1, False, "diag"), (2, False, "diag"), (2, True, "shift")]
+)
+def test_h3_sample_by_sample(d, fast, mode):
+    module = H3(8, 6, head_dim=d, use_fast_fftconv=fast, layer_idx=3, mode=mode)
+    u = torch.randn(2, 20, 8)
+    with torch.no_grad():
+        y = module(u)
+        for prompt in (1, 9):  # fewer samples than states, and more
+            memory = SimpleNamespace(key_value_memory_dict={}, sequence_len_offset=0)
+            pieces = [module(u[:, :prompt], memory)]
+            for t in range(prompt, 20):
+                memory.sequence_len_offset = t
+                pieces.append(module(u[:, t : t + 1], inference_params=memory))
+            assert error(torch.cat(pieces, 1), y) < 1e-5
+            assert list(memory.key_value_memory_dict) == [3]
+
+
+def test_h3_options():
+    module = H3(8, 6, lr={"dt": 0.0, "A": 1e-3, "B": 1e-4}, dtype=torch.float16, device="cpu")
+    assert {n: x._optim for n, x in module.named_parameters() if hasattr(x, "_optim")} == {
+        "ssm_k_kernel.kernel.B": {"lr": 1e-4, "weight_decay": 0.0},
+        "kernel.kernel.B": {"lr": 1e-4, "weight_decay": 0.0},
+        "kernel.kernel.inv_A_real": {"lr": 1e-3, "weight_decay": 0.0},
+        "kernel.kernel.A_imag": {"lr": 1e-3, "weight_decay": 0.0},
+    }
+    assert "kernel.kernel.log_dt" in dict(module.named_buffers())
+    half = {n for n, x in module.named_parameters() if x.dtype == torch.float16}
+    assert half == {"D", *(f"{n}_proj.{w}" for n in "qkv" for w in ("weight", "bias"))}
+    # Initially the shift is a short convolution by C, and Delta is between the bounds.
+    module, u = H3(8, 6, dt_min=0.01, dt_max=0.02, deterministic=True), torch.randn(2, 20, 8)
+    assert error(module.ssm_k_kernel(20)[0], module.ssm_k_kernel.kernel.C) < 1e-6
+    found = module.kernel.kernel.log_dt.exp()
+    assert error(found, 0.01 * 2 ** torch.linspace(0, 1, 8)) < 1e-5
+    with torch.autocast("cpu", torch.bfloat16):
+        y = module(u)
+    assert y.dtype == torch.bfloat16 and error(y, module(u)) < 3e-2
+    for options, message in [
+        (dict(head_dim=3), "head_dim is 3; it must divide d_model, 8"),
+        (dict(mode="ema"), "mode is 'ema'"),
+        (dict(measure="legt"), "measure is 'legt'"),
+        (dict(n_ssm=3), "n_ssm is 3; it must divide H, 8"),
+        (dict(measure="diag", n_ssm=1), "n_ssm is 1; .* a multiple of 2"),
+        (dict(dt_min=1.0), "dt_min is 1.0"),
+        (dict(disc="no"), "disc is 'no'"),
+        (dict(real_type="no"), "real_type is 'no'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            H3(8, 6, **options)
+    with pytest.raises(ValueError, match="layer_idx is None"):
+        module(u, SimpleNamespace(key_value_memory_dict={}, sequence_len_offset=0))
+    with pytest.raises(ValueError, match=r"u has shape \(2, 8\)"):
+        module(u[:, 0])
+    with pytest.raises(ValueError, match="rate is 2.0; it must be 1"):
+        module.ssm_k_kernel(20, 2.0)
 
 
 # ---- LongConv ----------------------------------------------------------------------
@@ -438,6 +663,8 @@ def test_long_conv_options():
         (lambda: LongConv(4, 16, lam=0.0, postact=None), [torch.ones(1, 4, 16)]),
         (lambda: HyenaOperator(4, 16, order=3), [torch.ones(1, 16, 4)]),
         (lambda: HyenaFilter(4, seq_len=16), [torch.ones(1, 4, 16), 16]),
+        (lambda: H3(4, 2), [torch.ones(1, 16, 4)]),
+        (lambda: hyena_dna().eval(), [torch.ones(1, 16, dtype=torch.int64)]),
     ],
 )
 def test_pickle_and_deepcopy(make, inputs):

@@ -335,7 +335,9 @@ def test_examples():
     for name in ft.__all__:
         of = getattr(ft, name)
         globs = dict(vars(of if inspect.ismodule(of) else ft))
-        tests = doctest.DocTestFinder().find(of, name, globs=globs)
+        # Of a module, also what it has from another one
+        named = [getattr(of, x) for x in of.__all__] if inspect.ismodule(of) else [of]
+        tests = [t for x in named for t in doctest.DocTestFinder().find(x, name, globs=globs)]
         assert any(test.examples for test in tests), name
         for test in tests:
             assert not doctest.DocTestRunner().run(test).failed, test.name

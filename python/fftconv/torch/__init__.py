@@ -5,9 +5,9 @@
 The functions have the names, arguments and dtypes of those in `fftconv`, and take tensors.
 `torch.get_num_threads()` is the default of ``threads``.
 
-`FFTConv` is a layer that holds its kernel as a parameter.  `flash`, `hyena` and `lrnnx` offer
-the modules of flash-fft-conv, safari and hyena-dna, and lrnnx, under their original names and
-with the names of their checkpoints.
+`FFTConv` is a layer that holds its kernel as a parameter.  `flash`, `hyena`, `hyena_dna` and
+`lrnnx` offer the modules of flash-fft-conv, safari, hyena-dna and lrnnx, under their original
+names and with the names of their checkpoints.
 
 `compile_options` and `rewriting` make `torch.compile` put this library's convolution where a
 model that nobody edits writes it with `torch.fft`.
@@ -22,7 +22,7 @@ except (ImportError, AttributeError):  # AttributeError: a folder of that name, 
 if tuple(map(int, _found.split(".")[:2])) < (2, 6):
     raise ImportError("fftconv.torch needs PyTorch 2.6 or later: pip install 'fftconv[torch]'")
 
-from . import flash, hyena, lrnnx
+from . import flash, hyena, hyena_dna, lrnnx
 from ._calls import (
     conv_matrix,
     depthwise_conv1d,
@@ -44,6 +44,7 @@ __all__ = [
     "fftconv_func",
     "flash",
     "hyena",
+    "hyena_dna",
     "lrnnx",
     "opt_ssm_forward",
     "rewriting",

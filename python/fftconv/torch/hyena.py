@@ -14,9 +14,18 @@ from torch import nn
 from .._array import choice, size
 from ._calls import depthwise_conv1d, fftconv_func
 from ._conv import conv
+from ._h3 import H3, SSKernel
 from ._parts import ACTIVATIONS, TiedDropout, cut, register
 
-__all__ = ["HyenaFilter", "HyenaOperator", "LongConv", "LongConvKernel", "fftconv_func"]
+__all__ = [
+    "H3",
+    "HyenaFilter",
+    "HyenaOperator",
+    "LongConv",
+    "LongConvKernel",
+    "SSKernel",
+    "fftconv_func",
+]
 
 
 def __dir__():

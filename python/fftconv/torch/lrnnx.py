@@ -171,22 +171,26 @@ class S4DKernel(nn.Module):
         raw = self.inv_dt.double()
         return _TRANSFORMS[self.dt_transform](torch.sinh(raw) if self.dt_fast else raw) * rate
 
+    def _continuous(self):
+        """Return A (S, N), B (1, S, N) and C (C, H, N), complex128."""
+        A = -_TRANSFORMS[self.real_transform](self.A_real.double()) + 0j
+        if self.A_imag is not None and not self.is_real:
+            A = A - 1j * _TRANSFORMS[self.imag_transform](self.A_imag.double())
+        C = _complex(self.C)
+        return A, _complex(self.B), C.real + 0j if self.is_real else C
+
     def _system(self, rate):
         """Return A, B, C and, for S4, P and Q, in units of one time step."""
         if not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
             raise ValueError(f"rate is {rate!r}; it must be a positive number")
         dt = self._dt(rate)
-        A = -_TRANSFORMS[self.real_transform](self.A_real.double()) + 0j
-        if self.A_imag is not None and not self.is_real:
-            A = A - 1j * _TRANSFORMS[self.imag_transform](self.A_imag.double())
+        A, B, C = self._continuous()
         _check_decay(A)
-        A, C = self._heads(A), _complex(self.C)
-        if self.is_real:
-            C = C.real + 0j
+        A = self._heads(A)
         if self.bandlimit is not None:
             frequency = self._dt(1.0) * A.imag.abs() / (2 * math.pi)
             C = C * (frequency < self.bandlimit / 2)
-        system = {"A": dt * A, "B": dt * self._heads(_complex(self.B)), "C": C}
+        system = {"A": dt * A, "B": dt * self._heads(B), "C": C}
         if "P" in self._names:
             P = self._heads(_complex(self.P))
             system.update(P=dt * P, Q=P)

@@ -53,8 +53,9 @@ def compile_options(report=None):
         With a report, torch's cache of compiled graphs on disk is not used, since nothing
         would be reported of a graph that it holds.
 
-    The options are for the "inductor" backend, torch 2.6 or later.  Values and gradients are
-    those of the model to rounding.  Raises nothing: what is not understood stays as it is.
+    The options are for the "inductor" backend, torch 2.7 or later; torch 2.6 drops options of
+    this kind without a word, and needs `rewriting`.  Values and gradients are those of the
+    model to rounding.  Raises nothing: what is not understood stays as it is.
 
     Example:
         >>> import torch, fftconv.torch
