@@ -401,8 +401,11 @@ def test_hyena_dna_options():
 H3_SHAPES = {
     **{f"{name}_proj.weight": (8, 8) for name in "qkv"},
     **{f"{name}_proj.bias": (8,) for name in "qkv"},
-    **{"ssm_k_D": (8,), "ssm_k_kernel.kernel.B": (8, 6), "ssm_k_kernel.kernel.C": (1, 8, 6)},
-    **{"output_linear.weight": (8, 8), "output_linear.bias": (8,)},
+    "ssm_k_D": (8,),
+    "ssm_k_kernel.kernel.B": (8, 6),
+    "ssm_k_kernel.kernel.C": (1, 8, 6),
+    "output_linear.weight": (8, 8),
+    "output_linear.bias": (8,),
 }
 
 

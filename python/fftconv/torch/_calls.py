@@ -7,8 +7,9 @@ from .. import depthwise, hyena, matrix, ssm, strategies
 from ..plan import check_reverse
 from ..strategies import equation_axes
 from ._autograd import OPERATIONS, Operation, apply
-from ._conv import ACTIVATIONS, conv, kernel_dtype, result_dtype, tensors, wide_dtype
+from ._conv import conv, kernel_dtype, result_dtype, tensors, wide_dtype
 from ._ops import define, fake_gradients, fold_rows, loop, thread_count
+from ._parts import activated
 
 
 def _wide(x):
@@ -124,7 +125,7 @@ def _compose_depthwise(options, x, weight, bias):
     y = apply("depthwise", (left, right, None, layout, threads), _wide(x), weight, None)
     if bias is not None:
         y = y + (bias if layout == "BLH" else bias[:, None])
-    return ACTIVATIONS[activation](y).to(dtype)
+    return activated(y, activation).to(dtype)
 
 
 def _batched_depthwise(run, x, dims, size, options, needs):
@@ -245,7 +246,7 @@ def _compose_heads(options, u, k, k_rev, D, mask, v, q):
     p = apply("conv", (mode, None, None, None, "BHL", threads), z, k, k_rev, *(None,) * 4)
     if D is not None:
         p = p + D.repeat_interleave(h * h)[:, None] * z
-    p = ACTIVATIONS["gelu" if gelu else None](p).view(b, groups, h, h, n)
+    p = activated(p, "gelu" if gelu else None).view(b, groups, h, h, n)
     if mask is not None:
         p = p * mask[:, :groups, None, None, None].to(p.dtype)
     return (p * q.view(b, groups, h, 1, n)).sum(2).view(b, channels, n).to(dtype)

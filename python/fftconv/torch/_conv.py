@@ -1,7 +1,6 @@
 """`conv`: the long convolution of tensors, with its gates, skip and activation."""
 
 import torch
-import torch.nn.functional as F
 
 from .. import _lib
 from .._array import broadcasts
@@ -10,8 +9,8 @@ from .._view import View
 from ..plan import check_reverse, fitting_axes
 from . import _ops
 from ._autograd import OPERATIONS, Operation, apply
+from ._parts import activated
 
-ACTIVATIONS = {None: lambda p: p, "gelu": F.gelu, "silu": F.silu}
 _16_BITS = (torch.float16, torch.bfloat16)
 
 
@@ -27,7 +26,7 @@ def _compose(options, u, k, k_rev, in_gate, out_gate, skip, mask):
     p = apply("conv", (mode, fft_size, None, pattern, layout, threads), z, k, k_rev, *(None,) * 4)
     if skip is not None:
         p = p + (skip if last == -1 else skip[:, None]) * z
-    y = ACTIVATIONS[activation](p)
+    y = activated(p, activation)
     if mask is not None:
         mask = mask if wide.is_complex else mask.to(wide)
         y = y * (mask[:, None, :] if last == -1 else mask[:, :, None])

@@ -3,6 +3,10 @@
 import torch
 from torch import nn
 
+from .. import _lib
+from .._array import choice
+
+#: Name of an activation: its class.
 ACTIVATIONS = {
     None: nn.Identity,
     "id": nn.Identity,
@@ -17,6 +21,12 @@ ACTIVATIONS = {
     "swish": nn.SiLU,
     "tanh": nn.Tanh,
 }
+
+
+def activated(x, name):
+    """The activation of a convolution, one of those of the library, of x."""
+    choice(name, "activation", _lib.ACTIVATIONS)
+    return ACTIVATIONS[name]()(x)
 
 
 def register(module, name, x, lr=None, wd=0.0):

@@ -1,7 +1,7 @@
 """The modules of safari and hyena-dna, and their `fftconv_func`, under their names.
 
-`HyenaOperator` also has the signature and the parameters of hyena-dna's standalone file, and
-loads checkpoints of HyenaDNA in that form and in that of Hugging Face.
+`HyenaOperator` also has the signature and the parameters of hyena-dna's standalone file, whose
+whole model is `fftconv.torch.hyena_dna.HyenaDNAModel`.
 Sources: Hyena, arXiv 2302.10866; long convolutions, arXiv 2302.06646.
 """
 
