@@ -51,9 +51,9 @@ def recorded(name):
     def spied(operator):
         def call(*arguments):
             calls.append((operator.op, arguments))
-            return operator(*arguments)
+            return operator.kernel(*arguments)
 
-        return call
+        return operator._replace(kernel=call)
 
     for key, o in operations.items():
         _autograd.OPERATIONS[key] = o._replace(
@@ -114,6 +114,10 @@ def test_conv_is_the_packages():
         (lambda u, k: ft.conv(u, k, mode="two_sided"), "k_rev is None"),
         (lambda u, k: ft.conv(u, k, mode="other"), "mode is 'other'"),
         (lambda u, k: ft.conv(u, k, activation="relu"), "activation is 'relu'"),
+        (
+            lambda u, k: torch.func.jvp(lambda u: ft.conv(u, k, activation="tanh"), (u,), (u,)),
+            "activation is 'tanh'",
+        ),
         (lambda u, k: ft.conv(u, k, fft_size=64), "fft_size is 64"),
         (lambda u, k: ft.conv(u, k, threads=-1), "threads"),
         (lambda u, k: ft.conv(u[..., :0], k), "u has shape"),

@@ -12,17 +12,17 @@ one without.
 from typing import Callable, NamedTuple
 
 import torch
-from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import Function
 
 from .. import derivatives
+from ._ops import Operator, plain
 
 
 class Operation(NamedTuple):
     """What the Functions have to know of an operation, whose operands are x and options."""
 
-    forward: Callable  #: the operator: (*x, *options) -> y
-    gradients: Callable  #: the operator: (g, *x, *options, needs) -> a list
+    forward: Operator  #: (*x, *options) -> y
+    gradients: Operator  #: (g, *x, *options, needs) -> a list
     is_bilinear: Callable  #: (x, options) -> whether it is linear in x[0] and in x[1:] together
     compose: Callable  #: (options, *x) -> y from bilinear operations and torch's own
     batched: Callable  #: the batching rule, see `_ops`
@@ -48,6 +48,7 @@ def _forward_mode():
 def apply(name, options, *x):
     """The operation of that name, recorded if a gradient is wanted."""
     operation = OPERATIONS[name]
+    alone = plain(x)
     if torch.compiler.is_compiling():
         if _records(x):
             return _Apply.apply(name, options, *x)
@@ -55,24 +56,31 @@ def apply(name, options, *x):
         if not operation.is_bilinear(x, options):
             return operation.compose(options, *x)
         return _ApplyInFull.apply(name, options, *x)
+    elif alone is not None:
+        if _records(alone):
+            return _apply_alone(name, options, *alone)
+        return operation.forward.kernel(*alone, *options)
     elif torch._C._are_functorch_transforms_active():
         return _ApplyInFull.apply(name, options, *x)
     elif _records(x):
-        return _apply_alone(name, options, *unwrap_dead_wrappers(x))
-    return operation.forward(*x, *options)
+        return _Apply.apply(name, options, *x)
+    return operation.forward.op(*x, *options)
 
 
 def gradients(name, options, needs, g, *x):
     """The gradients of the operation for the operands x that are needed, as a sequence."""
     if True not in needs:
         return ()
-    needs = list(needs)
+    needs, x = list(needs), (g, *x)
+    alone = plain(x)
     if torch.compiler.is_compiling():
-        if _records((g, *x)):
-            return _Gradients.apply(name, options, needs, g, *x)
-    elif _forward_mode() or torch._C._are_functorch_transforms_active() or _records((g, *x)):
-        return _GradientsInFull.apply(name, options, needs, g, *x)
-    return OPERATIONS[name].gradients(g, *x, *options, needs)
+        if _records(x):
+            return _Gradients.apply(name, options, needs, *x)
+    elif _forward_mode() or torch._C._are_functorch_transforms_active() or _records(x):
+        return _GradientsInFull.apply(name, options, needs, *x)
+    elif alone is not None:
+        return OPERATIONS[name].gradients.kernel(*alone, *options, needs)
+    return OPERATIONS[name].gradients.op(*x, *options, needs)
 
 
 def _spread(values, needs):
@@ -113,7 +121,7 @@ def _composed_gradients(name, options, needs, x):
 class _Apply(Function):
     @staticmethod
     def forward(name, options, *x):
-        return OPERATIONS[name].forward(*x, *options)
+        return OPERATIONS[name].forward.op(*x, *options)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -148,15 +156,21 @@ class _ApplyInFull(_Apply):
         )
 
 
-# Outside of torch.func and of forward mode, this is what _Apply.apply comes to.  It leaves out
-# the binding of default arguments by `inspect`, which takes longer than all the rest.
-_apply_alone = super(Function, _Apply).apply
+class _ApplyAlone(_Apply):
+    @staticmethod
+    def forward(name, options, *x):
+        return OPERATIONS[name].forward.kernel(*x, *options)
+
+
+# Outside of torch.func and of forward mode, this is what _ApplyAlone.apply comes to.  It leaves
+# out the binding of default arguments by `inspect`, which takes longer than all the rest.
+_apply_alone = super(Function, _ApplyAlone).apply
 
 
 class _Gradients(Function):
     @staticmethod
     def forward(name, options, needs, g, *x):
-        return tuple(OPERATIONS[name].gradients(g, *x, *options, needs))
+        return tuple(OPERATIONS[name].gradients.op(g, *x, *options, needs))
 
     @staticmethod
     def setup_context(ctx, inputs, output):

@@ -5,7 +5,8 @@ of its first gradients that `needs` asks for.  They know nothing of autograd (se
 """
 
 import ast
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
+from typing import Callable, NamedTuple
 
 import torch
 from torch._C._functorch import unwrap_if_dead
@@ -24,7 +25,7 @@ def thread_count(threads):
 
 
 def define(name, operands, options, forward, backward, fake, fake_gradients, batched):
-    """Define the operator `name` and its gradients; returns the two as functions.
+    """Define the operator `name` and its gradients; returns an `Operator` for each.
 
     operands, options: their parts of the schema.
     forward(*operands, *options), backward(g, *operands, *options, needs): the computation.
@@ -50,40 +51,42 @@ def define(name, operands, options, forward, backward, fake, fake_gradients, bat
         rule = partial(_batching_rule, name + suffix, count + bool(suffix), batched)
         torch.library.register_vmap(full, rule, lib=_library)
     return (
-        _caller(getattr(torch.ops.fftconv, name).default, forward, count),
-        _caller(getattr(torch.ops.fftconv, name + "_gradients").default, backward, count + 1),
+        Operator(getattr(torch.ops.fftconv, name).default, forward),
+        Operator(getattr(torch.ops.fftconv, name + "_gradients").default, backward),
     )
 
 
-def _caller(op, kernel, count):
-    """A function that calls the operator, whose first `count` arguments are tensors or None.
+class Operator(NamedTuple):
+    """An operator, and the kernel that computes it.
 
-    Where nobody watches the operators, it calls the kernel itself: the dispatcher takes as
-    long as a small convolution.
+    The kernel may be called where `plain` finds that nobody watches the operators: torch's
+    dispatcher takes as long as a small convolution.
     """
 
-    def call(*arguments):
-        if (
-            torch.compiler.is_compiling()
-            or torch._C._len_torch_dispatch_stack()
-            or torch._C._are_functorch_transforms_active()
-        ):
-            return op(*arguments)
-        x = []
-        for v in arguments[:count]:
-            if v is not None:
-                if type(v) not in _PLAIN:
-                    return op(*arguments)
-                # A pull of torch.func.vjp that is called later gets tensors wrapped for it.
-                v = unwrap_if_dead(v)
-            x.append(v)
-        return kernel(*x, *arguments[count:])
-
-    call.op = op
-    return call
+    op: Callable
+    kernel: Callable
 
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def plain(x):
+    """A list of the tensors or None x as a kernel takes them; None if it must be an operator."""
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._are_functorch_transforms_active()
+    ):
+        return None
+    found = []
+    for v in x:
+        if v is not None:
+            if type(v) not in _PLAIN:
+                return None
+            # A pull of torch.func.vjp that is called later gets tensors wrapped for it.
+            v = unwrap_if_dead(v)
+        found.append(v)
+    return found
 
 
 def _batching_rule(name, count, batched, info, dims, *arguments):
@@ -185,19 +188,22 @@ def _arguments(k_rev, skip, mask, mode, fft_size, activation, pattern, layout, t
     )
 
 
+@cache
+def _wanted(*needs):
+    return [name for name, need in zip(_NEEDS, needs) if need]
+
+
 def _conv(u, k, k_rev, in_gate, out_gate, skip, mask, *options):
     return convolution.conv(u, k, in_gate, out_gate, **_arguments(k_rev, skip, mask, *options))
 
 
 def _conv_gradients(g, u, k, k_rev, in_gate, out_gate, skip, mask, *options):
     *options, needs = options
-    names = [name for name, need in zip(_NEEDS, needs) if need]
+    names = _wanted(*needs)
     found = convolution.conv_backward(
         g, u, k, in_gate, out_gate, needs=names, **_arguments(k_rev, skip, mask, *options)
     )
-    # In the order of `needs`; the gradients that were not asked for are None.
-    found = (found.du, found.dk, found.dk_rev, found.din_gate, found.dout_gate, found.dskip)
-    return [x for x in found if x is not None]
+    return [getattr(found, "d" + name) for name in names]
 
 
 def _check_shapes(u, k, k_rev, in_gate, out_gate, skip, mask, mode, fft_size, layout):
