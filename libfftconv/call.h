@@ -50,6 +50,8 @@ struct array own_row(const struct fftconv_plan *plan, const void *p, int64_t ori
  * the spectra of 2^-exponent z; ALL_ZEROS in that place says that all of z is zero. */
 void row_to_spectra(const struct worker *w, struct source *source, int *exponent, void *S,
                     struct prefetch *prefetch);
+/* The same for a kernel in a row, as taps.c places it. */
+void kernel_to_spectra(const struct worker *w, struct source *source, int *exponent, void *S);
 /* A row from its spectra S, which are overwritten. */
 void spectra_to_row(const struct worker *w, void *S, const struct sink *sink,
                     struct prefetch *prefetch);

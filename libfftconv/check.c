@@ -262,12 +262,16 @@ int check_table(const struct operand *all, int count, bool backward, bool *used)
 
 /* ---- Plans and spectra ----------------------------------------------------------------------- */
 
-int check_on_cpu(const struct fftconv_plan *plan)
+int check_has_transforms(const struct fftconv_plan *plan)
 {
-    return plan->cuda ? fail(FFTCONV_STATUS_UNSUPPORTED,
-                             "plan is of a CUDA device, where this call does not run: it must be "
-                             "of the CPU")
-                      : FFTCONV_STATUS_OK;
+    if (plan->cuda)
+        return fail(FFTCONV_STATUS_UNSUPPORTED,
+                    "plan is of a CUDA device, where this call does not run: it must be of the "
+                    "CPU");
+    if (is_direct(plan))
+        return fail(FFTCONV_STATUS_INVALID,
+                    "plan has form direct, must have a form with transforms");
+    return FFTCONV_STATUS_OK;
 }
 
 int check_whole_spectra(const struct fftconv_plan *plan)
@@ -446,6 +450,20 @@ int check_operands(const struct fftconv_plan *plan, const struct fftconv_spectru
 
 static const char *const form_name[] = {"auto", "right_angle", "folded", "complex"};
 
+/* The direct form has no stages that could be named, or that weights could be for. */
+static int check_direct(const fftconv_plan_desc *d)
+{
+    const char *given = d->device == FFTCONV_DEVICE_CUDA ? "device is cuda (1)"
+                        : is_complex(d->dtype)           ? "dtype is complex"
+                        : d->weights                     ? "weights are given"
+                        : d->radices || d->order         ? "radices or order are given"
+                        : d->dense                       ? "dense is 1"
+                        : d->single_block                ? "single_block is 1"
+                                                         : NULL;
+    return given ? fail(FFTCONV_STATUS_INVALID, "form is direct, must be another where %s", given)
+                 : FFTCONV_STATUS_OK;
+}
+
 static int check_fields(const fftconv_plan_desc *d)
 {
     const int64_t size = (int64_t)1 << SIZE_BITS, row = (int64_t)1 << ROW_BITS;
@@ -462,8 +480,8 @@ static int check_fields(const fftconv_plan_desc *d)
          "causal (0), circular (1) or two_sided (2)"},
         {"dtype", d->dtype, FFTCONV_DTYPE_FLOAT64, FFTCONV_DTYPE_COMPLEX64,
          "float64 (1), float32 (2), float16 (3), bfloat16 (4), complex128 (5) or complex64 (6)"},
-        {"form", d->form, FFTCONV_FORM_AUTO, FFTCONV_FORM_COMPLEX,
-         "auto (0), right_angle (1), folded (2) or complex (3)"},
+        {"form", d->form == FFTCONV_FORM_DIRECT ? FFTCONV_FORM_AUTO : d->form, FFTCONV_FORM_AUTO,
+         FFTCONV_FORM_COMPLEX, "auto (0), right_angle (1), folded (2), complex (3) or direct (5)"},
         {"dense", d->dense, 0, 1, "0 or 1"},
         {"single_block", d->single_block, 0, 1, "0 or 1"},
         {"history", d->history, 0, 1, "0 or 1"},
@@ -511,6 +529,8 @@ static int check_form(const fftconv_plan_desc *d)
     const int only = complex                            ? FFTCONV_FORM_COMPLEX
                      : d->mode != FFTCONV_MODE_CIRCULAR ? FFTCONV_FORM_RIGHT_ANGLE
                                                         : FFTCONV_FORM_AUTO;
+    if (d->form == FFTCONV_FORM_DIRECT)
+        return check_direct(d);
     if (d->form != FFTCONV_FORM_AUTO && only != FFTCONV_FORM_AUTO && d->form != only)
         return fail(FFTCONV_STATUS_INVALID, "form is %s, must be %s (or auto) %s",
                     form_name[d->form], form_name[only],

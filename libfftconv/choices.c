@@ -338,12 +338,31 @@ static struct shared_choice *find_choice(const struct key *key)
     return c;
 }
 
+/* A block of the direct form, with what it reads and gives, stays in the first cache. */
+static void choose_direct(struct fftconv_plan *plan)
+{
+    const int64_t halo = halo_of(plan), length = min64(plan->L, max64(2048, 4 * halo));
+    plan->chosen = (struct choice){.form = FFTCONV_FORM_DIRECT,
+                                   .packing = LINEAR,
+                                   .padded_length = length + halo,
+                                   .lead = plan->past_taps,
+                                   .block_length = length,
+                                   .blocks = ceil_div(plan->L, length),
+                                   .wrap = comes_round(plan),
+                                   .predicted = (double)plan->L * (double)(halo + 1) /
+                                                machine_costs.direct_products};
+}
+
 int choose(struct fftconv_plan *plan, const fftconv_plan_desc *d)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     struct search s = {.plan = plan, .desc = d, .best.predicted = -1};
     struct key key;
     int status;
+    if (d->form == FFTCONV_FORM_DIRECT) {
+        choose_direct(plan);
+        return FFTCONV_STATUS_OK;
+    }
     pthread_once(&once, keep_over_fork);
     key_of(plan, d, &key);
     if (!d->weights && (plan->shared = find_choice(&key))) {

@@ -69,7 +69,7 @@ static int check(const struct fftconv_plan *plan, const fftconv_contraction_desc
         return fail(FFTCONV_STATUS_INVALID, "%s is NULL", plan ? "desc" : "plan");
     if (c->size != sizeof *c)
         return fail(FFTCONV_STATUS_INVALID, "desc->size is %zu, must be %zu", c->size, sizeof *c);
-    if ((status = check_on_cpu(plan)) || (status = check_whole_spectra(plan)))
+    if ((status = check_has_transforms(plan)) || (status = check_whole_spectra(plan)))
         return status;
     const struct {
         const char *name;

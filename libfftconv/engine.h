@@ -162,6 +162,30 @@ struct row_kernels {
      * vectors. */
     void (*direct_sum)(const struct source *, const void *taps, int64_t count, int64_t n,
                        const struct sink *, void *work);
+    /* Places [n, n + count) of a source, and to a sink. */
+    void (*read_places)(const struct source *, int64_t n, int64_t count, void *to);
+    void (*write_places)(const struct sink *, int64_t n, int64_t count, void *from);
+};
+
+/* ---- The direct form --------------------------------------------------------------------- */
+
+/* Numbers of which those in [from, to) are a row's, and all others zeros.  They stand ALIGNMENT
+ * bytes behind the address of this structure. */
+struct direct_row {
+    int64_t from, to;
+};
+static inline void *direct_numbers(const struct direct_row *row) { return (char *)row + ALIGNMENT; }
+
+/* Terms with numbers that are not the row's are left out of all sums: times a number that is not
+ * finite, a zero would not be zero. */
+struct direct_kernels {
+    /* Places [n, n + count) of the sink get v[j] = sum_i taps[i] x[first + j + i].  The sink may
+     * write over x, where v[j] replaces x[first + j] or an earlier number. */
+    void (*convolve)(int64_t count_of_taps, const void *taps, const struct direct_row *x,
+                     int64_t first, int64_t n, int64_t count, const struct sink *);
+    /* sums[i] += scale sum_j g[j] x[j - lead + i] for i < taps. */
+    void (*correlate)(int64_t taps, const struct direct_row *g, const struct direct_row *x,
+                      int64_t lead, double scale, double *sums);
 };
 
 /* ---- Matrices ---------------------------------------------------------------------------- */
@@ -342,6 +366,7 @@ struct engine {
     struct transform_kernels transform;
     struct spectrum_kernels spectra;
     struct row_kernels rows;
+    struct direct_kernels direct;
     struct matrix_kernels matrix;
     struct depthwise_kernels depthwise;
     struct ssm_kernels ssm;

@@ -23,8 +23,9 @@
  * On CPUs, numbers of every magnitude are convolved to the same relative precision: rows and
  * kernels that are very large or very small are scaled by powers of two in between.  In all
  * other arithmetic denormal numbers count as zeros.  A number that is not finite spoils its own
- * row, before it and after it, and never another one.  The floating-point state of the calling
- * thread (rounding, exceptions) neither acts on a call nor is changed by it.
+ * row, before it and after it, and never another one; in the direct form, only those sums that
+ * it is a term of.  The floating-point state of the calling thread (rounding, exceptions) neither
+ * acts on a call nor is changed by it.
  *
  * Every function that can fail returns a fftconv_status.  fftconv_last_error() then holds,
  * for the calling thread, a message that names the argument, its value and what is
@@ -97,6 +98,8 @@ typedef enum fftconv_form {
                                      is zero */
     FFTCONV_FORM_EVEN_ODD = 4,    /* a real circle of 2M: even samples plus i times odd ones.
                                      GPUs choose it; it cannot be asked for */
+    FFTCONV_FORM_DIRECT = 5,      /* no transform: each output of a real row is a sum over the
+                                     taps, on CPUs.  For few taps; it must be asked for */
 } fftconv_form;
 
 typedef enum fftconv_activation {
@@ -220,14 +223,15 @@ typedef struct fftconv_plan_info {
     const char *engine;       /* CUDA, else NULL */
     int64_t fft_size;         /* circular: N; else 0 */
     int64_t padded_length;    /* the samples that one transform holds, the zeros behind a row
-                                 included: 2M for real rows, M for complex ones; folded: N */
-    int64_t transform_length; /* M; folded: that of the first part, fft_size/4 */
+                                 included: 2M for real rows, M for complex ones; folded: N;
+                                 direct: those that a block reads */
+    int64_t transform_length; /* M; folded: that of the first part, fft_size/4; direct: 0 */
     int32_t order;            /* the decomposition of M, as named or as chosen */
     int32_t stages;           /* the steps it runs as: a radix of 32 may run as 4 and 8 */
     int64_t radices[FFTCONV_MAX_ORDER];
     int64_t stage_radices[FFTCONV_MAX_STAGES];
     double stage_flops[FFTCONV_MAX_STAGES]; /* real flops, both directions; folded: all parts */
-    double product_flops;                   /* spectra times spectrum */
+    double product_flops;                   /* spectra times spectrum; direct: all */
     double fold_flops;                      /* folded: the sums and differences, both directions */
     double io_bytes;                        /* u in and y out: the caller's arrays */
     double l1_bytes;                        /* moved by stages whose data are in the first cache */
@@ -304,8 +308,8 @@ FFTCONV_API FFTCONV_MUST_CHECK int fftconv_workspace_bytes(const fftconv_plan *p
 
 /* ---- The three primitives ------------------------------------------------
  * A convolution is rows_to_spectra, multiply, spectra_to_rows, for a plan of one block on
- * the CPU.  Spectra are consecutive rows of info.spectra_row_bytes, in stage order, aligned
- * to 64 bytes. */
+ * the CPU, not of the direct form.  Spectra are consecutive rows of info.spectra_row_bytes, in
+ * stage order, aligned to 64 bytes. */
 
 /* Which rows are meant: those of u and its gradient, or those of y and its gradient.  They
  * differ where u is read in more places than one (circular plans of the right-angle form),
@@ -490,7 +494,7 @@ typedef struct fftconv_heads_desc {
 } fftconv_heads_desc;
 
 /* plan: that of one group, batch 1, channels h, kernels 1, any mode, float32 or float64, on
- * the CPU.  No output may overlap another operand. */
+ * the CPU, not of the direct form.  No output may overlap another operand. */
 FFTCONV_API FFTCONV_MUST_CHECK int fftconv_heads_forward(const fftconv_plan *plan,
                                                          const fftconv_heads_desc *desc);
 /* Gradients from dy, the forward call being computed again.  Sums are made in an order that

@@ -45,7 +45,7 @@ enum { LEAST_TASKS = 16 };
 
 static int check_group_plan(const struct fftconv_plan *plan)
 {
-    const int status = check_on_cpu(plan);
+    const int status = check_has_transforms(plan);
     if (status)
         return status;
     if (plan->B != 1 || plan->G != 1 || plan->history ||

@@ -76,6 +76,8 @@ static int64_t prefetch_bytes_of(const struct fftconv_plan *plan)
     const struct choice *c = &plan->chosen;
     const int64_t row = plan->L * dtype_size(plan->dtype);
     int64_t squares = 0;
+    if (is_direct(plan))
+        return 0;
     for (int i = 0; i < c->parts; i++) {
         const struct transform *t = &c->part[i];
         squares += t->M / (t->lanes * t->lanes) * t->stage1_outputs / t->stage[0].radix;
@@ -120,7 +122,7 @@ static int make_cpu_plan(struct fftconv_plan *plan, const fftconv_plan_desc *giv
         return status;
     plan->prefetch_bytes = prefetch_bytes_of(plan);
     set_prefetch_distance(plan);
-    if (plan->history && !is_complex(plan->dtype)) {
+    if (plan->history && !is_complex(plan->dtype) && !is_direct(plan)) {
         const double seconds = plan->chosen.predicted / (double)plan->chosen.blocks;
         const double outputs = seconds * machine_costs.direct_products / (double)plan->taps;
         plan->direct_outputs = min64(plan->chosen.block_length, (int64_t)outputs);
@@ -160,8 +162,22 @@ void fftconv_plan_destroy(fftconv_plan *plan)
 
 /* ---- What follows from a plan ---------------------------------------------------------------- */
 
+int64_t direct_taps(const struct fftconv_plan *plan)
+{
+    return plan->past_taps + 1 + plan->future_taps;
+}
+
+int64_t direct_row_bytes(const struct fftconv_plan *plan)
+{
+    const int64_t vectors = 2 * plan->engine->lanes; /* behind the row, which sums may read */
+    const int64_t reals = plan->chosen.padded_length + 2 * direct_taps(plan) + vectors;
+    return ALIGNMENT + round_up(reals * plan->engine->real_bytes, ALIGNMENT);
+}
+
 int64_t spectra_reals(const struct fftconv_plan *plan)
 {
+    if (is_direct(plan))
+        return 2 * round_up(direct_taps(plan), plan->engine->lanes);
     const struct transform *last = &plan->chosen.part[plan->chosen.parts - 1];
     return last->spectra_offset + last->spectra_reals;
 }
@@ -249,10 +265,12 @@ static void describe_choice(const struct fftconv_plan *plan, fftconv_plan_info *
     info->l1_bytes = level_bytes[0];
     info->l2_bytes = level_bytes[1];
     info->memory_bytes = level_bytes[2];
+    if (is_direct(plan))
+        info->product_flops = 2 * rows * (double)plan->L * (double)direct_taps(plan);
     info->predicted_seconds = c->predicted * rows;
     info->blocks = c->blocks;
     info->block_length = c->block_length;
-    info->computed = computed / points;
+    info->computed = points ? computed / points : 1;
 }
 
 int fftconv_plan_get_info(const fftconv_plan *plan, fftconv_plan_info *info)

@@ -16,7 +16,7 @@ enum { MAX_PARTS = 10 };
  * elements of y from j block_length on.  A whole row in one block needs no lead where the
  * positions after its end are unused: what wraps round falls on those. */
 struct choice {
-    struct transform part[MAX_PARTS]; /* one, unless the form is folded */
+    struct transform part[MAX_PARTS]; /* one; several in the folded form, none in the direct one */
     int parts, form;
     int packing; /* of u, k, y */
     int64_t padded_length, lead, block_length, blocks;
@@ -76,6 +76,15 @@ struct fftconv_spectrum {
  * more for an exponent (scale.c). */
 int64_t spectra_reals(const struct fftconv_plan *plan);
 int64_t spectra_bytes(const struct fftconv_plan *plan);
+/* In the direct form a kernel's spectrum is its taps by their lags, last first, and then first one
+ * first; a sum of spectra is a double for each of these taps, last first; and the spectra of a row
+ * are a struct direct_row of so many bytes. */
+static inline bool is_direct(const struct fftconv_plan *plan)
+{
+    return plan->chosen.form == FFTCONV_FORM_DIRECT;
+}
+int64_t direct_taps(const struct fftconv_plan *plan);
+int64_t direct_row_bytes(const struct fftconv_plan *plan);
 /* Where the spectra of part i begin within a row's spectra. */
 void *spectra_of_part(const struct fftconv_plan *plan, int i, const void *spectra);
 /* Bytes of an element of the plan's own arithmetic. */
@@ -144,8 +153,8 @@ int check_operands(const struct fftconv_plan *plan, const struct fftconv_spectru
                    const fftconv_operands *operands, int direction);
 int check_spectrum(const struct fftconv_plan *plan, const struct fftconv_spectrum *spectrum);
 struct spectrum_key spectrum_key_of(const struct fftconv_plan *plan);
-/* UNSUPPORTED for a plan on a GPU. */
-int check_on_cpu(const struct fftconv_plan *plan);
+/* UNSUPPORTED for a plan on a GPU, INVALID for one of the direct form. */
+int check_has_transforms(const struct fftconv_plan *plan);
 /* INVALID for a plan whose spectra do not hold every frequency once, as they stand. */
 int check_whole_spectra(const struct fftconv_plan *plan);
 /* Threads and stream: where a call runs. */

@@ -142,7 +142,7 @@ static int check_primitive(const struct fftconv_plan *plan, const fftconv_spectr
         return fail(FFTCONV_STATUS_INVALID, "%s is NULL", plan ? "desc" : "plan");
     if (d->size != sizeof *d)
         return fail(FFTCONV_STATUS_INVALID, "desc->size is %zu, must be %zu", d->size, sizeof *d);
-    if ((status = check_on_cpu(plan)))
+    if ((status = check_has_transforms(plan)))
         return status;
     if (plan->history)
         return fail(FFTCONV_STATUS_INVALID, "plan was made with history, must be without");
@@ -314,7 +314,7 @@ int fftconv_spectra_offsets(const fftconv_plan *plan, int64_t *offset)
 {
     if (!plan || !offset)
         return fail(FFTCONV_STATUS_INVALID, "%s is NULL", plan ? "offset" : "plan");
-    int status = check_on_cpu(plan);
+    int status = check_has_transforms(plan);
     for (int i = 0; !status && i < plan->chosen.parts; i++)
         status = offsets_of_part(plan, i, offset);
     return status;

@@ -84,7 +84,7 @@ static int check(const fftconv_plan *plan, const fftconv_projection_desc *p)
     if (p->size != sizeof *p)
         return fail(FFTCONV_STATUS_INVALID, "desc->size is %zu, must be %zu", p->size, sizeof *p);
     int status;
-    if ((status = check_on_cpu(plan)) || (status = check_whole_spectra(plan)))
+    if ((status = check_has_transforms(plan)) || (status = check_whole_spectra(plan)))
         return status;
     if (p->imaginary < 0 || p->imaginary > 1 || (p->imaginary && !is_complex(plan->dtype)))
         return fail(FFTCONV_STATUS_INVALID,

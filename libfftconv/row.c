@@ -242,7 +242,7 @@ static bool can_hold_row(const struct fftconv_plan *plan, const struct sink *s)
            !(s->has_skip && s->x.data == s->y.data);
 }
 
-/* ---- Rows and spectra ----------------------------------------------------------------------- */
+/* ---- Before the stages: the exponent ----------------------------------------------------------- */
 
 /* Chooses the exponent of a row, and does what the first pass over it is: stage 1, or the fold.
  * Where threads share a row, its exponent is known after stage 1 only, which is then done again in
@@ -263,17 +263,61 @@ static void begin_row(const struct worker *w, struct source *source, int *expone
     }
     if (exponent)
         *exponent = *exponent <= ALL_ZEROS / 2 ? ALL_ZEROS : source->exponent;
+    if (is_direct(w->plan))
+        return;
     if (c->parts > 1)
         fold_row(w, source);
     else if (!together || source->exponent)
         run_first_stage(w, t, source, NULL);
 }
 
+/* ---- The direct form ------------------------------------------------------------------------- */
+
+/* Places of a source from -future_taps on, with as many zeros behind as any sum may ask for.
+ * Output t of a block is then the sum of taps[i] x[t + future_taps + i], with the last tap first;
+ * and place n of the adjoint, whose x begins with zeros, that of taps[i] x[n + i], with the first
+ * tap first. */
+static void read_row(const struct worker *w, const struct source *source, struct direct_row *row)
+{
+    const struct fftconv_plan *plan = w->plan;
+    const int64_t before = plan->future_taps, end = source->to - source->shift;
+    *row = (struct direct_row){max64(0, source->from - source->shift) + before, end + before};
+    plan->engine->rows.read_places(source, -before, before + end + direct_taps(plan) - 1,
+                                   direct_numbers(row));
+}
+
+/* In the second half of a spectrum, the taps from that of the most distant future on. */
+static void *forward_taps(const struct fftconv_plan *plan, const void *spectrum)
+{
+    const int64_t half = round_up(direct_taps(plan), plan->engine->lanes);
+    return (char *)spectrum + half * plan->engine->real_bytes;
+}
+
+void kernel_to_spectra(const struct worker *w, struct source *source, int *exponent, void *S)
+{
+    const struct fftconv_plan *plan = w->plan;
+    const int64_t past = plan->past_taps, future = plan->future_taps, taps = direct_taps(plan);
+    if (!is_direct(plan)) {
+        row_to_spectra(w, source, exponent, S, NULL);
+        return;
+    }
+    begin_row(w, source, exponent);
+    char *first = forward_taps(plan, S);
+    plan->engine->rows.read_places(source, past + 1, future, first);
+    plan->engine->rows.read_places(source, 0, past + 1, first + future * plan->engine->real_bytes);
+    const struct array array = own_row(plan, first, 0);
+    plan->engine->rows.reverse_taps(&array, taps, round_up(taps, plan->engine->lanes), S);
+}
+
+/* ---- Rows and spectra ----------------------------------------------------------------------- */
+
 void row_to_spectra(const struct worker *w, struct source *source, int *exponent, void *S,
                     struct prefetch *prefetch)
 {
     const struct choice *c = &w->plan->chosen;
     begin_row(w, source, exponent);
+    if (is_direct(w->plan))
+        read_row(w, source, S);
     for (int i = c->parts; i-- > 0;) {
         struct source part;
         if (c->parts > 1) {
@@ -288,6 +332,8 @@ void spectra_to_row(const struct worker *w, void *S, const struct sink *sink,
                     struct prefetch *prefetch)
 {
     const struct choice *c = &w->plan->chosen;
+    if (is_direct(w->plan))
+        w->plan->engine->rows.write_places(sink, 0, c->padded_length, direct_numbers(S));
     for (int i = c->parts; i-- > 0;) {
         struct sink part;
         if (c->parts > 1)
@@ -320,6 +366,14 @@ void convolve_row(const struct worker *w, struct source *source, int *exponent, 
     }
     begin_row(w, source, exponent);
     sink->exponent = source->exponent + *exponent_of(plan, spectrum);
+    if (is_direct(plan)) {
+        struct direct_row *row = S ? S : w->x;
+        const int64_t first = max64(0, sink->from - sink->shift);
+        read_row(w, source, row);
+        plan->engine->direct.convolve(direct_taps(plan), spectrum, row,
+                                      first - plan->past_taps + plan->future_taps, first,
+                                      sink->to - sink->shift - first, sink);
+    }
     for (int i = parts; i-- > 0;) {
         const struct transform *t = &plan->chosen.part[i];
         const struct sink *to = sink;
@@ -342,9 +396,21 @@ void convolve_row(const struct worker *w, struct source *source, int *exponent, 
 
 /* ---- Spectra, frequency by frequency ---------------------------------------------------------- */
 
+/* The direct form's product with a conjugate spectrum, in place: place n comes to number n.  Its
+ * other product is made by convolve_row alone. */
+static void multiply_directly(const struct fftconv_plan *plan, const void *spectrum,
+                              struct direct_row *row)
+{
+    const struct sink sink = {.to = row->to, .y = own_row(plan, direct_numbers(row), 0)};
+    plan->engine->direct.convolve(direct_taps(plan), forward_taps(plan, spectrum), row, 0, 0,
+                                  row->to, &sink);
+}
+
 void multiply_row(const struct worker *w, const void *spectrum, void *S, void *out, bool adjoint)
 {
     const struct fftconv_plan *plan = w->plan;
+    if (is_direct(plan))
+        multiply_directly(plan, spectrum, S);
     for (int i = 0; i < plan->chosen.parts; i++) {
         struct row_step s = {.w = w,
                              .t = &plan->chosen.part[i],
@@ -372,6 +438,13 @@ void accumulate_row(const struct worker *w, bool begin, double power, void *sum,
                     const void *spectrum)
 {
     const struct fftconv_plan *plan = w->plan;
+    if (is_direct(plan)) {
+        if (begin)
+            memset(sum, 0, (size_t)direct_taps(plan) * sizeof(double));
+        plan->engine->direct.correlate(direct_taps(plan), G, Z, plan->past_taps, power, sum);
+        if (spectrum)
+            multiply_directly(plan, spectrum, G);
+    }
     for (int i = 0; i < plan->chosen.parts; i++) {
         struct row_step s = {.w = w,
                              .t = &plan->chosen.part[i],

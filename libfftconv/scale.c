@@ -54,6 +54,9 @@ int largest_of_places(const struct fftconv_plan *plan, const struct source *s, i
 
 void scale_spectra(const struct fftconv_plan *plan, int exponent, void *S)
 {
+    double *sums = S;
+    for (int64_t i = 0; is_direct(plan) && i < direct_taps(plan); i++)
+        sums[i] = ldexp(sums[i], exponent);
     for (int i = 0; i < plan->chosen.parts; i++) {
         struct transform unweighted = plan->chosen.part[i];
         unweighted.weights = NULL;
@@ -86,6 +89,9 @@ void add_sums(const struct fftconv_plan *plan, void *sum, void *other)
     const int a = *exponent_of(plan, sum), b = *exponent_of(plan, other);
     if (a != b)
         raise_exponent(plan, a < b ? sum : other, a < b ? b : a);
+    double *sums = sum, *others = other;
+    for (int64_t i = 0; is_direct(plan) && i < direct_taps(plan); i++)
+        sums[i] += others[i];
     for (int i = 0; i < plan->chosen.parts; i++)
         plan->engine->spectra.add(&plan->chosen.part[i], spectra_of_part(plan, i, sum),
                                   spectra_of_part(plan, i, other));

@@ -1,6 +1,8 @@
 /* Kernels to spectra, and the gradients of kernels back to taps. */
 #include "call.h"
 
+#include <math.h>
+
 static struct array element_of(const struct array *a, int64_t n)
 {
     struct array one = *a;
@@ -25,7 +27,8 @@ struct taps taps_of(const struct fftconv_plan *plan, const fftconv_tensor *k,
                     const fftconv_tensor *k_rev, int64_t b, int64_t g)
 {
     struct taps taps = {.count = plan->taps,
-                        .padded_length = plan->chosen.padded_length,
+                        .padded_length = is_direct(plan) ? direct_taps(plan)
+                                                         : plan->chosen.padded_length,
                         .sign = plan->chosen.form == FFTCONV_FORM_RIGHT_ANGLE ? -1 : 1};
     if (k)
         taps.k = array_of(k, b, g);
@@ -68,7 +71,7 @@ int taps_to_spectra(const struct worker *w, const struct taps *taps, int *expone
         source.x = own_row(plan, w->taps, 0);
     }
     if (!status)
-        row_to_spectra(w, &source, exponent, S, NULL);
+        kernel_to_spectra(w, &source, exponent, S);
     return status;
 }
 
@@ -78,6 +81,17 @@ static void zero_elements(const struct fftconv_plan *plan, const struct array *a
 {
     for (int64_t n = from; a->data && n < to; n++)
         set_element(plan, a, n, (struct scalar){0, 0});
+}
+
+/* The taps' gradients from the direct form's sums, of which that of lag 0 counts twice. */
+static void sums_to_taps(const struct fftconv_plan *plan, const struct taps *taps, int exponent,
+                         const double *sums)
+{
+    const double *now = sums + plan->past_taps;
+    for (int64_t n = 0; taps->k.data && n < taps->count; n++)
+        set_element(plan, &taps->k, n, (struct scalar){ldexp(now[-n], exponent), 0});
+    for (int64_t n = 0; taps->k_rev.data && n < taps->rev_count; n++)
+        set_element(plan, &taps->k_rev, n, (struct scalar){ldexp(now[n], exponent), 0});
 }
 
 int spectra_to_taps(const struct worker *w, const struct taps *taps, int exponent, void *S)
@@ -90,9 +104,13 @@ int spectra_to_taps(const struct worker *w, const struct taps *taps, int exponen
         sink.to = taps->padded_length;
     if (taps->k_rev.data || plan->filter)
         sink.y = own_row(plan, w->taps, 0);
-    spectra_to_row(w, S, &sink, NULL);
-    if (taps->k_rev.data)
-        plan->engine->rows.take_taps(taps, w->taps);
+    if (is_direct(plan)) {
+        sums_to_taps(plan, taps, exponent, S);
+    } else {
+        spectra_to_row(w, S, &sink, NULL);
+        if (taps->k_rev.data)
+            plan->engine->rows.take_taps(taps, w->taps);
+    }
     if (plan->filter && taps->k.data)
         status = filter_taps(w, &taps->k, true);
     zero_elements(plan, &taps->k, plan->taps, plan->Lk);

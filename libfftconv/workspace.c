@@ -69,8 +69,9 @@ static void take_backward(struct layout *l, const struct fftconv_plan *plan, boo
 {
     const int64_t element = element_bytes(plan);
     int64_t *at = &l->worker_bytes;
-    l->z = take_bytes(at, l->spectra_bytes);
-    l->g = take_bytes(at, l->spectra_bytes);
+    const int64_t row = is_direct(plan) ? direct_row_bytes(plan) : l->spectra_bytes;
+    l->z = take_bytes(at, row);
+    l->g = take_bytes(at, row);
     l->p = take_bytes(at, size_mul(plan->chosen.block_length, element));
     l->dz = take_bytes(at, size_mul(halo ? plan->chosen.padded_length : plan->L, element));
     if (plan->chunks == 1)
@@ -113,13 +114,13 @@ static void take_worker(struct layout *l, const struct fftconv_plan *plan)
     }
     l->spectra_bytes = spectra_bytes(plan);
     l->scratch_bytes = round_up(scratch * real, ALIGNMENT);
-    const bool halo = chosen->blocks > 1 || chosen->wrap;
+    const bool halo = chosen->blocks > 1 || chosen->wrap || is_direct(plan);
     if (halo)
         l->carry_bytes = round_up((plan->past_taps + plan->future_taps) * element, ALIGNMENT);
     if (chosen->wrap)
         l->wrap_bytes = round_up(plan->past_taps * element, ALIGNMENT);
 
-    l->x = take_bytes(at, x * real);
+    l->x = take_bytes(at, is_direct(plan) ? direct_row_bytes(plan) : x * real);
     if (chosen->parts > 1)
         l->row = take_bytes(at, chosen->padded_length * element);
     l->scratch = take_bytes(at, size_mul(l->scratch_bytes, l->inside));

@@ -1,4 +1,5 @@
-/* A few outputs of a row as sums over the taps, which for so few is less work than transforms. */
+/* Outputs as sums over the taps, where that is less work than transforms: a few outputs of a row,
+ * with many taps, and in the direct form all of them, with few. */
 
 static void N_(reverse_taps)(const struct array *k, int64_t count, int64_t padded, void *taps)
 {
@@ -49,5 +50,108 @@ static void N_(direct_sum)(const struct source *s, const void *taps, int64_t cou
         for (; i < m; i++)
             N_(neighbouring_outputs)(1, taps, padded, z + j + i, y + i);
         N_(write_run)(sink, j, m, y);
+    }
+}
+
+/* ---- The direct form: all outputs of a row as sums over few taps ------------------------------ */
+
+static void N_(read_places_to)(const struct source *s, int64_t n, int64_t count, void *to)
+{
+    N_(read_places)(s, n, count, to);
+}
+
+static void N_(write_places_from)(const struct sink *s, int64_t n, int64_t count, void *from)
+{
+    N_(write_run)(s, n, count, from);
+}
+
+/* v[j] = sum_i taps[i] x[j + i] for so many vectors, which share the loads of the taps. */
+INLINE void N_(neighbouring_vectors)(int vectors, int64_t count, const REAL *taps, const REAL *x,
+                                     REAL *v)
+{
+    V sum[4] = {0};
+    for (int64_t i = 0; i < count; i++)
+#pragma GCC unroll 4
+        for (int m = 0; m < vectors; m++)
+            sum[m] += taps[i] * *(const VU *)(x + i + m * W);
+#pragma GCC unroll 4
+    for (int m = 0; m < vectors; m++)
+        *(VU *)(v + m * W) = sum[m];
+}
+
+static void N_(convolve_directly)(int64_t count_of_taps, const void *taps_,
+                                  const struct direct_row *row, int64_t first, int64_t n,
+                                  int64_t count, const struct sink *sink)
+{
+    const REAL *taps = taps_, *x = direct_numbers(row);
+    REAL v[CHUNK], zero = 0;
+    for (int64_t i = 0; i < count_of_taps; i++)
+        zero += 0 * taps[i];
+    for (int64_t j = 0, m; j < count; j += m, first += m) {
+        m = min64(CHUNK, count - j);
+        int64_t i = 0;
+        for (; i + 4 * W <= m; i += 4 * W)
+            N_(neighbouring_vectors)(4, count_of_taps, taps, x + first + i, v + i);
+        for (; i < m; i += W)
+            N_(neighbouring_vectors)(1, count_of_taps, taps, x + first + i, v + i);
+        for (i = 0; zero != 0 && i < m; i++) { /* since a tap is not finite */
+            const int64_t end = min64(count_of_taps, row->to - first - i);
+            v[i] = 0;
+            for (int64_t l = max64(0, row->from - first - i); l < end; l++)
+                v[i] += taps[l] * x[first + i + l];
+        }
+        N_(write_run)(sink, n + j, m, v);
+    }
+}
+
+INLINE REAL N_(sum_of_lanes)(V v)
+{
+#pragma GCC unroll 4
+    for (int half = LANES / 2; half > 0; half /= 2) {
+        VI index = {0};
+        for (int i = 0; i < LANES; i++)
+            index[i] = (i + half) % LANES;
+        v += N_(pick)(v, v, index);
+    }
+    return v[0];
+}
+
+/* sums[i] = sum_j g[j] x[j + i] for four i at once. */
+INLINE void N_(four_lags)(int64_t count, const REAL *g, const REAL *x, double *sums)
+{
+    V even[4] = {0}, odd[4] = {0};
+    int64_t j = 0;
+    for (; j + 2 * W <= count; j += 2 * W)
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+            even[i] += *(const VU *)(g + j) * *(const VU *)(x + j + i);
+            odd[i] += *(const VU *)(g + j + W) * *(const VU *)(x + j + W + i);
+        }
+    for (int i = 0; i < 4; i++) {
+        sums[i] = (double)N_(sum_of_lanes)(even[i] + odd[i]);
+        for (int64_t l = j; l < count; l++)
+            sums[i] += (double)g[l] * (double)x[l + i];
+    }
+}
+
+static void N_(correlate_directly)(int64_t taps, const struct direct_row *g_row,
+                                   const struct direct_row *x_row, int64_t lead, double scale,
+                                   double *sums)
+{
+    const int64_t from = g_row->from, count = g_row->to - from, first = from - lead;
+    const REAL *g = (const REAL *)direct_numbers(g_row) + from;
+    const REAL *x = (const REAL *)direct_numbers(x_row) + first;
+    double four[4] = {0};
+    for (int64_t i = 0; i < taps; i++) {
+        if (i % 4 == 0)
+            N_(four_lags)(count, g, x + i, four);
+        double sum = four[i % 4];
+        if (sum - sum != 0) { /* since a number is not finite */
+            const int64_t end = min64(count, x_row->to - first - i);
+            sum = 0;
+            for (int64_t j = max64(0, x_row->from - first - i); j < end; j++)
+                sum += (double)g[j] * (double)x[j + i];
+        }
+        sums[i] += scale * sum;
     }
 }

@@ -16,7 +16,7 @@ import numpy as np
 from . import _lib, cuda
 from ._array import AXES, broadcasts, choice, finish, output_view, reduce_to, view
 from ._backends import check_place
-from .plan import NEEDS, check_reverse
+from .plan import DIRECT_TAPS, NEEDS, check_reverse
 
 # The outputs of each mode, (first, behind the last), among the L + Lk - 1 of the full
 # convolution of L samples with Lk taps.
@@ -174,9 +174,10 @@ class Call:
 
         The circle holds the samples, and all outputs from the window's first one on: what
         wraps round it comes before the window.  It takes 0.82 of a causal call's time for
-        100,000 samples and as many taps, but 1.09 for a tenth of the taps.
+        100,000 samples and as many taps, but 1.09 for a tenth of the taps.  Few taps are
+        summed directly, and no circle is needed.
         """
-        if 8 * taps <= self._samples:
+        if taps <= DIRECT_TAPS or 8 * taps <= self._samples:
             return "causal", None
         return "circular", _smooth(max(self._samples, self._length + taps - 1 - self._start, taps))
 

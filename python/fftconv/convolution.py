@@ -97,7 +97,7 @@ def _prepared(
         kernel, k, k_rev = _collapse_repeats(kernel, k, k_rev)
     if pattern is not None:
         pattern = as_pattern(pattern)
-    arguments = (shape, kernel, reverse, dtype, mode, fft_size, pattern, threads, v.device)
+    arguments = (shape, kernel, reverse, dtype, mode, fft_size, pattern, threads, v.device, True)
     try:
         plan = cached_plan(*arguments)
     except TypeError:  # An argument is not hashable; Plan itself names it in its error.
@@ -185,9 +185,12 @@ def conv(
     Returns y, of u's array library, and of u's shape unless k has more axes or the mode
     another length. Arithmetic is in float32 (float64 for float64 and complex128). Each
     row's result is independent of all other rows, to the last bit. Rows and
-    kernels of any magnitude keep that precision. A NaN or an infinity in u, or in a gate,
-    spoils its own row, before that sample and after it, and no other row;
-    `depthwise_conv1d`, for short kernels, keeps it where it is.
+    kernels of any magnitude keep that precision. A NaN or an infinity in u, k or a gate
+    never reaches another row. Of its own row, it reaches what it is a term of if the taps
+    are few: real rows on the CPU whose kernel has at most 8 taps, k_rev's included, are
+    summed directly, without a pattern. The zeros around the row that modes "full", "same"
+    and "valid", or a longer circle, add count as samples. With more taps, it spoils
+    the whole row, before that sample too.
 
     On a CUDA device pattern must be None and types real, and an axis, a mode or axes that
     rows (B, H, L) do not have need arrays of torch or CuPy.  16-bit types are computed in
@@ -253,7 +256,9 @@ def conv_backward(
     or better and in a fixed order, so that two runs agree to the last bit.  Along axes
     that u or k was broadcast to, gradients are rounded to their dtype and then summed
     likewise.  The gradient of a complex operand x is dL/dRe x + i dL/dIm x; that of a real
-    operand is real.
+    operand is real.  A NaN or an infinity, in dy too, reaches the gradients that it is a
+    term of, if the taps are few enough that `conv` sums them directly; else those of all
+    its row, and of the kernel and the skip that the row uses.
 
     Raises TypeError for an operand that is not an array of numbers and ValueError for
     a wrong value, both naming the argument; `Unsupported` for what the device cannot

@@ -39,6 +39,12 @@ _OFFSET = tensor_offsets(_lib.Operands)
 
 NEEDS = ("u", "k", "in_gate", "out_gate", "skip", "k_rev")
 
+# With at most so many taps, k_rev's included, `conv` and `Stream` sum real rows directly.  Sums
+# over 8 taps take 0.3 to 0.6 of the time by transforms, and their gradients 0.4 to 0.9 (AVX2 and
+# AVX-512, one thread, rows of 64 to 1M samples).  With 16 taps the gradients of long rows take
+# up to 1.25 with AVX-512.
+DIRECT_TAPS = 8
+
 
 @dataclass(frozen=True)
 class Counters:
@@ -209,8 +215,11 @@ class Plan(Handle):
     threads: the number of threads of every call; None means all processors.  Results
         do not depend on it.
     isa: on the CPU, one of `fftconv.isas()`; None means the best that this machine has.
-    form: how a real row is made complex: "right_angle", "folded", "complex", or None,
-        which leaves the choice to the plan.
+    form: how a real row is made complex: "right_angle", "folded", "complex"; or
+        "direct": no transform, but each output as a sum over the taps, so that a NaN or
+        an infinity reaches only the sums that it is a term of.  That is for few taps on
+        the CPU, and leaves out pattern, radices, order, dense, single_block and the three
+        primitives.  None leaves the choice among the first three to the plan.
     dense: true runs every stage as a dense complex matrix product, not as a codelet.
     single_block: true puts each row through one transform, which the three primitives
         need.  False lets a short kernel work in blocks (overlap-save) if that is
@@ -228,7 +237,8 @@ class Plan(Handle):
     the stages that these run as; ``lanes``; ``threads``; ``isa`` (None on a GPU);
     ``engine`` (None on the CPU); ``fft_size``, the N of the circular mode (else None);
     ``transform_length``, M; ``padded_length``, the samples that one transform holds:
-    2 M in the right-angle form, N in the folded form, M for complex dtypes;
+    2 M in the right-angle form, N in the folded form, M for complex dtypes, and in the
+    direct form, where M is 0, those that a block reads;
     ``blocks`` of ``block_length`` outputs for each row; ``kept``, the fraction of the N
     bins whose weight is not 0; ``computed``, the fraction of the transforms' points
     that are computed in spite of the pattern; ``counters``, a `Counters`.
@@ -371,12 +381,12 @@ class Plan(Handle):
         if self.pattern is not None:
             where += f", {self.pattern!r}"
         kind = "dense" if self.dense else "stages " + dots(self.stage_radices)
+        how = f"M={self.transform_length} = {dots(self.radices)}, {kind}, "
         blocks = "" if self.blocks == 1 else f"{self.blocks} blocks of {self.block_length}, "
         return (
             f"Plan(u={self.u_shape}, k={self.k_shape}, {self.dtype}, "
             f"{self.mode}{where}: {blocks}{self.form}, "
-            f"M={self.transform_length} "
-            f"= {dots(self.radices)}, {kind}, "
+            + ("" if self.form == "direct" else how)
             + (
                 f"{self.isa}, lanes={self.lanes}, threads={self.threads})"
                 if self.engine is None
@@ -918,13 +928,17 @@ class Plan(Handle):
 
 
 @lru_cache(maxsize=32, typed=True)  # typed: 64.0 == 64, but is not a size
-def cached_plan(rows, kernel, reverse, dtype, mode, fft_size, pattern, threads, device=None):
+def cached_plan(
+    rows, kernel, reverse, dtype, mode, fft_size, pattern, threads, device=None, sums=False
+):
     """The plan of a call without an explicit one, kept for later calls with the same
     arguments.
 
     rows: (B, H, L); kernel: (1 or B, G, Lk); reverse: the length of k_rev, or None;
-    device: a View's device number, None for the CPU.
+    device: a View's device number, None for the CPU; sums: whether few taps are summed
+    directly.
     """
+    few = sums and pattern is None and device is None
     return Plan(
         rows,
         kernel,
@@ -934,8 +948,14 @@ def cached_plan(rows, kernel, reverse, dtype, mode, fft_size, pattern, threads, 
         k_rev_length=reverse,
         pattern=pattern,
         threads=threads,
+        form=direct_form(kernel[2] + (reverse or 0), dtype) if few else None,
         device=backend_of(device).device,
     )
+
+
+def direct_form(taps, dtype):
+    """The form "direct" if so many taps of rows of this dtype are summed directly, else None."""
+    return "direct" if taps <= DIRECT_TAPS and dtype not in COMPLEX else None
 
 
 def check_needs(needs, views):

@@ -18,7 +18,7 @@ from ._array import (
     view,
 )
 from ._handles import pack, tensor_offsets
-from .plan import Plan, kernel_axes, rows_axes
+from .plan import Plan, direct_form, kernel_axes, rows_axes
 
 _OFFSET = tensor_offsets(_lib.Operands)
 
@@ -52,8 +52,10 @@ class Stream:
         means 8192 or Lk, whichever is more.
     threads: the number of threads of every push; None means all processors.
 
-    A NaN or an infinity spoils the piece it is in, before that sample too, and the pieces
-    that see it through the kernel; never another row.
+    A NaN or an infinity never reaches another row.  If k has at most 8 taps and dtype is
+    real, outputs are summed directly, and it reaches those that it is a term of; else it
+    spoils the piece it is in, before that sample too, and the pieces that see it through
+    the kernel.
 
     A stream must not be used by several threads at once.  It is copied and pickled with its
     past; on the same kind of machine, the copy continues with the same bits.  Raises
@@ -91,7 +93,10 @@ class Stream:
             block = max(taps, LONGEST_PIECE)
         else:
             block = size(block, "block")
-        plan = _StreamPlan((batch, channels, block), v.shape, dtype=dtype, threads=threads)
+        form = direct_form(taps, dtype)
+        plan = _StreamPlan(
+            (batch, channels, block), v.shape, dtype=dtype, threads=threads, form=form
+        )
         self._plan, self._spectrum = plan, plan.spectrum(v)
         self._block = block
         self._activation = choice(activation, "activation", _lib.ACTIVATIONS)

@@ -251,7 +251,7 @@ def choices_of(f, case, fields):
     """Choices of a plan, at random, that are allowed for it."""
     for _ in range(3):
         order, dense = f.pick((0, 0, 0, 1, 2, 3)), int(f.coin(0.1))
-        choices = dict(form=f.pick((0, 0, 1, 2, 3)), order=order, dense=dense)
+        choices = dict(form=f.pick((0, 0, 1, 2, 3, 5)), order=order, dense=dense)
         if order and f.coin():
             radices = [f.pick((2, 4, 5, 8, 16, 11, 32)) for _ in range(order)]
             choices["radices"] = (c_int64 * 16)(*radices, *[2] * (16 - order))
@@ -379,6 +379,7 @@ def history(f):
         k_length=taps,
         dtype=_lib.DTYPES[dtype],
         history=1,
+        form=f.pick((0, 5)),
         isa=f.pick(ISAS),
     )
     o = described(_lib.Operands, threads=f.threads())

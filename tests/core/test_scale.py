@@ -25,6 +25,9 @@ SHAPES = {
     "causal": dict(batch=2, channels=3, length=300, taps=300),
     "shared": dict(batch=3, channels=4, length=200, taps=150, kernels=(2,)),
     "blocks": dict(batch=1, channels=2, length=6000, taps=20),
+    "few taps": dict(batch=2, channels=3, length=300, taps=5),
+    "few in blocks": dict(batch=2, channels=3, length=2100, taps=5),
+    "few both ways": dict(batch=2, channels=3, length=90, taps=5, mode="two_sided", reverse=3),
     "long": dict(batch=1, channels=2, length=100_000, taps=100_000),
     "two-sided": dict(batch=2, channels=2, length=257, taps=100, mode="two_sided"),
     "folded": dict(batch=2, channels=2, length=1024, taps=1024, mode="circular", fft_size=1024),
@@ -74,7 +77,7 @@ def test_results_at_every_scale(shape, powers):
 
 
 @pytest.mark.parametrize("powers", ((-122, 0, 0), (0, -122, 0)), ids=str)
-@pytest.mark.parametrize("shape", ("causal", "shared", "folded"))
+@pytest.mark.parametrize("shape", ("causal", "shared", "folded", "few taps"))
 def test_numbers_that_are_denormal_in_part(shape, powers):
     check_at_scale(Case(**SHAPES[shape]), *powers)
 
@@ -86,7 +89,7 @@ def test_types_at_every_scale(dtype, powers):
     check_at_scale(Case(2, 2, 200, 200, dtype), *(factor * p for p in powers))
 
 
-@pytest.mark.parametrize("shape", ("causal", "blocks", "folded"))
+@pytest.mark.parametrize("shape", ("causal", "blocks", "folded", "few taps"))
 @pytest.mark.parametrize("powers", ((0, 0, 0, 60, -60), (-80, 0, 30, 90, -20), (90, 0, 0, -100, 0)))
 def test_gates_at_every_scale(shape, powers):
     check_at_scale(Case(**SHAPES[shape], options=GATES), *powers)

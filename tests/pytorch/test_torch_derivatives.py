@@ -50,6 +50,26 @@ def test_first_backward_is_the_librarys():
     k.grad = q.grad = s.grad = None
 
 
+def test_what_is_not_finite_stays():
+    """Few taps are summed directly: a NaN reaches what it is a term of, in every derivative."""
+    length, taps = 50, 4
+    u, k, g, c = (normal(1, 1, n) for n in (length, taps, length, length))
+    with torch.no_grad():
+        u[..., 20], g[..., 1] = torch.nan, torch.nan
+    k = k[0]
+    y = ft.conv(u, k)
+    du, dk = torch.autograd.grad(y, (u, k), g, create_graph=True)
+    second, third = torch.autograd.grad(du, (k, g), c)
+    for x, spoilt in (
+        (y, range(20, 24)),
+        (du, (0, 1)),
+        (dk, range(4)),
+        (second, (0, 1)),
+        (third, ()),
+    ):
+        assert x.isnan().flatten().nonzero().flatten().tolist() == list(spoilt)
+
+
 def each(function, dims, size, *x):
     """vmap(function, dims), by a loop."""
     return [
