@@ -49,7 +49,7 @@ INLINE V N_(polynomial)(V x, const REAL *c, int terms)
 {
     const V square = x * x;
     V p[2] = {SPLAT(c[0]), SPLAT(c[1])};
-#pragma GCC unroll 20
+    UNROLL
     for (int k = 2; k < terms; k++)
         p[k % 2] = p[k % 2] * square + c[k];
     return p[terms % 2] * x + p[1 - terms % 2];
@@ -115,10 +115,10 @@ INLINE V N_(normal_cdf)(V x)
     static const REAL p[] = {NORMAL_P}, q[] = {NORMAL_Q};
     const V z = N_(clamp)(x, -NORMAL_BOUND, NORMAL_BOUND), square = z * z;
     V above = SPLAT(p[0]), below = SPLAT(q[0]);
-#pragma GCC unroll 20
+    UNROLL
     for (size_t k = 1; k < sizeof p / sizeof *p; k++)
         above = above * square + p[k];
-#pragma GCC unroll 20
+    UNROLL
     for (size_t k = 1; k < sizeof q / sizeof *q; k++)
         below = below * square + q[k];
     below = below * square + 1;

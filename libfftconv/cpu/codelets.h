@@ -52,16 +52,16 @@ INLINE void N_(dft_odd)(int h, const REAL *c, const REAL *s, V *r, V *i)
     V pr[3], pi[3], mr[3], mi[3];
     V r0 = r[0], i0 = i[0];
     const int R = 2 * h + 1;
-#pragma GCC unroll 3
+    UNROLL
     for (int j = 1; j <= h; j++) {
         pr[j - 1] = r[j] + r[R - j], pi[j - 1] = i[j] + i[R - j];
         mr[j - 1] = r[j] - r[R - j], mi[j - 1] = i[j] - i[R - j];
         r[0] += pr[j - 1], i[0] += pi[j - 1];
     }
-#pragma GCC unroll 3
+    UNROLL
     for (int k = 1; k <= h; k++) {
         V even_r = r0, even_i = i0, odd_r = {0}, odd_i = {0};
-#pragma GCC unroll 3
+        UNROLL
         for (int j = 1; j <= h; j++) {
             int m = j * k % R;
             REAL sign = m > h ? -1 : 1; /* sin(2 pi m / R) = -sin(2 pi (R - m) / R) */
@@ -124,7 +124,7 @@ INLINE void N_(dft7)(V *r, V *i)
 INLINE void N_(dft8)(V *r, V *i)
 {
     V even_r[4], even_i[4], odd_r[4], odd_i[4];
-#pragma GCC unroll 4
+    UNROLL
     for (int b = 0; b < 4; b++) {
         even_r[b] = r[b] + r[b + 4], even_i[b] = i[b] + i[b + 4];
         odd_r[b] = r[b] - r[b + 4], odd_i[b] = i[b] - i[b + 4];
@@ -134,7 +134,7 @@ INLINE void N_(dft8)(V *r, V *i)
     THREE_EIGHTHS(odd_r[3], odd_i[3]);
     N_(dft4)(even_r, even_i);
     N_(dft4)(odd_r, odd_i);
-#pragma GCC unroll 4
+    UNROLL
     for (int k = 0; k < 4; k++) {
         r[2 * k] = even_r[k], i[2 * k] = even_i[k];
         r[2 * k + 1] = odd_r[k], i[2 * k + 1] = odd_i[k];
@@ -145,12 +145,12 @@ INLINE void N_(dft8)(V *r, V *i)
 INLINE void N_(dft16)(V *r, V *i)
 {
     V ar[4][4], ai[4][4]; /* [k1][b] */
-#pragma GCC unroll 4
+    UNROLL
     for (int b = 0; b < 4; b++) {
         V tr[4] = {r[b], r[b + 4], r[b + 8], r[b + 12]};
         V ti[4] = {i[b], i[b + 4], i[b + 8], i[b + 12]};
         N_(dft4)(tr, ti);
-#pragma GCC unroll 4
+        UNROLL
         for (int k = 0; k < 4; k++)
             ar[k][b] = tr[k], ai[k][b] = ti[k];
     }
@@ -163,10 +163,10 @@ INLINE void N_(dft16)(V *r, V *i)
     ROTATE(ar[3][1], ai[3][1], SIN_2PI_16, COS_2PI_16);
     THREE_EIGHTHS(ar[3][2], ai[3][2]);
     ROTATE(ar[3][3], ai[3][3], -COS_2PI_16, -SIN_2PI_16);
-#pragma GCC unroll 4
+    UNROLL
     for (int k = 0; k < 4; k++) {
         N_(dft4)(ar[k], ai[k]);
-#pragma GCC unroll 4
+        UNROLL
         for (int j = 0; j < 4; j++)
             r[k + 4 * j] = ar[k][j], i[k + 4 * j] = ai[k][j];
     }

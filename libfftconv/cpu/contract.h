@@ -45,11 +45,11 @@ INLINE void N_(tile_product)(int rows, int columns, int64_t depth, bool add, con
                              const REAL *b, REAL *sum, int64_t row_step)
 {
     V re[N_(EDGE)][N_(EDGE)] = {0}, im[N_(EDGE)][N_(EDGE)] = {0};
-    for (int64_t d = 0; d < depth; d++, a += rows * 2 * W, b += columns * 2 * W)
-#pragma GCC unroll 2
+    for (int64_t d = 0; d < depth; d++, a += rows * 2 * W, b += columns * 2 * W) {
+        UNROLL
         for (int i = 0; i < rows; i++) {
             const V ar = N_(load)(a + 2 * i * W), ai = N_(load)(a + (2 * i + 1) * W);
-#pragma GCC unroll 2
+            UNROLL
             for (int j = 0; j < columns; j++) {
                 const V br = N_(load)(b + 2 * j * W), bi = N_(load)(b + (2 * j + 1) * W);
                 re[i][j] += ar * br;
@@ -58,9 +58,10 @@ INLINE void N_(tile_product)(int rows, int columns, int64_t depth, bool add, con
                 im[i][j] += ai * br;
             }
         }
-#pragma GCC unroll 2
-    for (int i = 0; i < rows; i++)
-#pragma GCC unroll 2
+    }
+    UNROLL
+    for (int i = 0; i < rows; i++) {
+        UNROLL
         for (int j = 0; j < columns; j++) {
             REAL *s = sum + i * row_step + 2 * j * W;
             if (add)
@@ -68,6 +69,7 @@ INLINE void N_(tile_product)(int rows, int columns, int64_t depth, bool add, con
             N_(store)(s, re[i][j]);
             N_(store)(s + W, im[i][j]);
         }
+    }
 }
 
 /* The same for two packed panels, at vector v. */

@@ -196,12 +196,12 @@ INLINE void N_(inner_products)(bool channels_last, int64_t taps, const REAL *g, 
     V sum[8] = {0};
     for (int64_t i = 0; i < count; i++, g += step, x += step) {
         const V f = *(const VU *)g;
-#pragma GCC unroll 8
+        UNROLL
         for (int64_t k = 0; k < taps; k++)
             sum[k] += f * *(const VU *)(x + k * tap);
         sum[taps] += f;
     }
-#pragma GCC unroll 8
+    UNROLL
     for (int64_t k = 0; k <= taps; k++) {
         double *to = k < taps ? sums + k : total;
         for (int64_t i = 0; to && i < (channels_last ? channels : W); i++)

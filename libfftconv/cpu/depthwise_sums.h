@@ -111,14 +111,21 @@ INLINE int64_t N_(elements_of_vector)(int as) { return as == AS_BFLOAT16 ? 2 * W
 /* x in every lane, by one instruction. */
 INLINE V N_(broadcast)(REAL x) { return x - (V){0}; }
 
-/* Elements [k, k + W) of a, and of b behind it. */
+/* Elements [k, k + W) of a, and of b behind it, for 0 < k < 8. */
+#define BEHIND(i, k) (((i) + (k)) % (2 * LANES))
 INLINE V N_(shifted)(V a, V b, int k)
 {
-    VI index = {0};
-    for (int i = 0; i < LANES; i++)
-        index[i] = i + k;
-    return N_(pick)(a, b, index);
+    switch (k) {
+    case 1: return PICK(a, b, BEHIND, 1);
+    case 2: return PICK(a, b, BEHIND, 2);
+    case 3: return PICK(a, b, BEHIND, 3);
+    case 4: return PICK(a, b, BEHIND, 4);
+    case 5: return PICK(a, b, BEHIND, 5);
+    case 6: return PICK(a, b, BEHIND, 6);
+    default: return PICK(a, b, BEHIND, 7);
+    }
 }
+#undef BEHIND
 
 /* What lies `bytes` behind an address will be wanted; it need not be memory at all. */
 INLINE void N_(prefetch_behind)(const void *address, int64_t bytes)
@@ -157,7 +164,7 @@ INLINE void N_(sum_row)(int as, int64_t taps, const REAL *restrict w, REAL bias,
         for (; j + 2 * W <= count + taps - 1 && j + W <= count; j += W) {
             const V next = N_(load_as)(as, x + (j + W) * size);
             V sum = N_(broadcast)(bias);
-#pragma GCC unroll 8
+            UNROLL
             for (int k = 0; k < taps; k++)
                 sum += w[k] * (k == 0  ? now
                                : k < W ? N_(shifted)(now, next, k)
@@ -184,14 +191,14 @@ INLINE void N_(sum_bfloat16_vectors)(int vectors, int64_t taps, const REAL *w, R
 {
     V even[2], odd[2], now[2], next[2];
     N_(words) both[2];
-#pragma GCC unroll 2
+    UNROLL
     for (int m = 0; m < vectors; m++) {
         even[m] = odd[m] = N_(broadcast)(bias);
         both[m] = N_(load_words)(x + m * 2 * W);
         now[m] = N_(even_elements)(both[m]);
     }
-    for (int64_t k = 0; k < taps; k++)
-#pragma GCC unroll 2
+    for (int64_t k = 0; k < taps; k++) {
+        UNROLL
         for (int m = 0; m < vectors; m++, now[m - 1] = next[m - 1]) {
             if (k % 2)
                 both[m] = N_(load_words)(x + m * 2 * W + k + 1);
@@ -199,7 +206,8 @@ INLINE void N_(sum_bfloat16_vectors)(int vectors, int64_t taps, const REAL *w, R
             even[m] += now[m] * w[k];
             odd[m] += next[m] * w[k];
         }
-#pragma GCC unroll 2
+    }
+    UNROLL
     for (int m = 0; m < vectors; m++)
         N_(store_words)(false, y + m * 2 * W, N_(bfloat16_words)(even[m], odd[m]));
 }
@@ -248,16 +256,16 @@ INLINE void N_(sum_vectors)(int outputs, int64_t taps, const REAL *w, int64_t w_
                             const REAL *bias, const REAL *x, int64_t step, REAL *y, int64_t y_step)
 {
     V sum[N_(OUTPUTS)];
-#pragma GCC unroll 4
+    UNROLL
     for (int m = 0; m < outputs; m++)
         sum[m] = *(const VU *)bias;
     for (int64_t k = 0; k < taps; k++) {
         const V f = *(const VU *)(w + k * w_step);
-#pragma GCC unroll 4
+        UNROLL
         for (int m = 0; m < outputs; m++)
             sum[m] += f * *(const VU *)(x + (k + m) * step);
     }
-#pragma GCC unroll 4
+    UNROLL
     for (int m = 0; m < outputs; m++)
         *(VU *)(y + m * y_step) = sum[m];
 }
@@ -317,7 +325,7 @@ INLINE void N_(add_element)(int as, int outputs, int64_t taps, int64_t i, const 
     const N_(words) both = paired ? N_(load_words)(x) : (N_(words)){0};
     const V lower = paired ? N_(even_elements)(both) : N_(load_as)(as, x);
     const V upper = N_(odd_elements)(both);
-#pragma GCC unroll 8
+    UNROLL
     for (int m = 0; m < outputs; m++) {
         const int64_t k = i - m;
         if (k < 0 || k >= taps)
@@ -339,20 +347,20 @@ INLINE void N_(sum_slice)(int as, bool streamed, int outputs, int64_t taps, cons
     const bool paired = !IN_DOUBLE && as == AS_BFLOAT16;
     const int each = paired ? 2 : 1;
     V even[N_(OUTPUTS)], odd[N_(OUTPUTS)];
-#pragma GCC unroll 8
+    UNROLL
     for (int m = 0; m < outputs; m++) {
         even[m] = N_(load)(table + taps * each * W);
         odd[m] = N_(load)(table + (taps * each + each - 1) * W);
     }
     if (__builtin_constant_p(taps)) {
-#pragma GCC unroll 16
+        UNROLL
         for (int64_t i = 0; i < taps + outputs - 1; i++)
             N_(add_element)(as, outputs, taps, i, table, x + i * step, even, odd);
     } else {
         for (int64_t i = 0; i < taps + outputs - 1; i++)
             N_(add_element)(as, outputs, taps, i, table, x + i * step, even, odd);
     }
-#pragma GCC unroll 8
+    UNROLL
     for (int m = 0; m < outputs; m++)
         if (paired)
             N_(store_words)(streamed, y + m * y_step, N_(bfloat16_words)(even[m], odd[m]));

@@ -85,6 +85,7 @@ const struct engine ENGINE = {
 #undef VU
 #undef VI
 #undef LANES
+#undef EACH_LANE
 #undef SPLAT
 #undef TRANSPOSE
 #undef MULTIPLY

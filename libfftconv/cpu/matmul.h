@@ -9,28 +9,32 @@ INLINE void N_(product_tile)(int rows, int vectors, const struct matmul *p, cons
     const int64_t depth = p->depth, a_step = p->a_step, b_step = p->b_step;
     const int64_t out_step = p->out_step;
     V sum[4][2] = {0};
-    if (p->accumulate)
-#pragma GCC unroll 4
-        for (int i = 0; i < rows; i++)
-#pragma GCC unroll 2
+    if (p->accumulate) {
+        UNROLL
+        for (int i = 0; i < rows; i++) {
+            UNROLL
             for (int j = 0; j < vectors; j++)
                 sum[i][j] = *(const VU *)(out + i * out_step + j * W);
+        }
+    }
     for (int64_t d = 0; d < depth; d++, b += b_step) {
         V column[2] = {0};
-#pragma GCC unroll 2
+        UNROLL
         for (int j = 0; j < vectors; j++)
             column[j] = *(const VU *)(b + j * W);
-#pragma GCC unroll 4
-        for (int i = 0; i < rows; i++)
-#pragma GCC unroll 2
+        UNROLL
+        for (int i = 0; i < rows; i++) {
+            UNROLL
             for (int j = 0; j < vectors; j++)
                 sum[i][j] += column[j] * a[i * a_step + d];
+        }
     }
-#pragma GCC unroll 4
-    for (int i = 0; i < rows; i++)
-#pragma GCC unroll 2
+    UNROLL
+    for (int i = 0; i < rows; i++) {
+        UNROLL
         for (int j = 0; j < vectors; j++)
             *(VU *)(out + i * out_step + j * W) = sum[i][j];
+    }
 }
 
 /* out = a b (struct matmul), in tiles of 4 rows and 2 vectors, or less at the edges. */

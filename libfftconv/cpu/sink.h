@@ -23,7 +23,7 @@ INLINE int64_t N_(write_vector_pairs)(int activation, bool skip, bool gated, boo
     for (int64_t row = 0; row < rows; row++, v += m, y += step)
         for (int64_t i = 0; i < whole; i += 2 * W) {
             V p[2];
-#pragma GCC unroll 2
+            UNROLL
             for (int k = 0; k < 2; k++) {
                 const int64_t j = row * step + i + k * W;
                 p[k] = *(const VU *)(v + i + k * W);

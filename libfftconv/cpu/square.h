@@ -8,12 +8,12 @@
 /* r, i = the real and imaginary parts of the square at x, after its stages. */
 INLINE void N_(square_forward)(bool outer, const REAL *w, const REAL *x, V *r, V *i)
 {
-#pragma GCC unroll 16
+    UNROLL
     for (int k = 0; k < LANES; k++)
         r[k] = N_(load)(x + k * 2 * W), i[k] = N_(load)(x + k * 2 * W + W);
     if (outer)
         N_(dft)(LANES, r, i);
-#pragma GCC unroll 16
+    UNROLL
     for (int k = 1; outer && k < LANES; k++) {
         const REAL *f = w + (k - 1) * 2 * W;
         MULTIPLY(r[k], i[k], N_(load)(f), N_(load)(f + W));
@@ -29,14 +29,14 @@ INLINE void N_(square_inverse)(bool outer, const REAL *w, V *r, V *i, REAL *x)
     N_(dft)(LANES, i, r);
     TRANSPOSE(r);
     TRANSPOSE(i);
-#pragma GCC unroll 16
+    UNROLL
     for (int k = 1; outer && k < LANES; k++) {
         const REAL *f = w + (k - 1) * 2 * W;
         MULTIPLY(i[k], r[k], N_(load)(f), N_(load)(f + W));
     }
     if (outer)
         N_(dft)(LANES, i, r);
-#pragma GCC unroll 16
+    UNROLL
     for (int k = 0; k < LANES; k++) {
         N_(store)(x + k * 2 * W, r[k]);
         N_(store)(x + k * 2 * W + W, i[k]);
@@ -59,7 +59,7 @@ INLINE void N_(squares)(int directions, bool outer, const REAL *w, REAL *x, REAL
         }
         if (directions & FORWARD)
             N_(square_forward)(outer, w, x, r, i);
-#pragma GCC unroll 16
+        UNROLL
         for (int k = 0; k < LANES; k++) {
             const REAL *f = spectrum + k * step;
             REAL *y = T + k * step;

@@ -65,7 +65,7 @@ static void N_(cauchy)(const struct cauchy *f)
             const V inverse = 1 / (dr * dr + di * di);
             const V ir = dr * inverse, ii = -di * inverse;
             const V ar = -2 * c * ir, ai = -2 * c * ii, br = -2 * s2 * ii, bi = 2 * s2 * ir;
-#pragma GCC unroll 4
+            UNROLL
             for (int v = 0; v < CAUCHY_SUMS; v++) {
                 re[v] += ar * term->v_conj_x[v];
                 im[v] += ai * term->v_conj_x[v];

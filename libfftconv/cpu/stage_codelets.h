@@ -57,7 +57,7 @@ INLINE void N_(middle_columns)(int R, bool inverse, bool sparse, const struct N_
         for (int64_t j = 0; j < a.count; j++) {
             V r[16], i[16];
             REAL *x = group + j * 2 * W;
-#pragma GCC unroll 16
+            UNROLL
             for (int k = 0; k < R; k++) {
                 r[k] = i[k] = (V){0};
                 if (inverse && sparse && !live[k])
@@ -68,7 +68,7 @@ INLINE void N_(middle_columns)(int R, bool inverse, bool sparse, const struct N_
                     N_(twiddle)(&a, j, R - 1, k - 1, &r[k], &i[k]);
             }
             N_(dft)(R, r, i);
-#pragma GCC unroll 16
+            UNROLL
             for (int k = 0; k < R; k++) {
                 if (!inverse && sparse && !live[k])
                     continue;
@@ -94,7 +94,7 @@ INLINE void N_(first_columns)(int R, bool imag, bool shift, bool half,
     const struct N_(columns) a = *given;
     const int64_t step = a.sub * 2 * W;
     const REAL *row[2][16];
-#pragma GCC unroll 16
+    UNROLL
     for (int k = 0; k < R; k++) {
         row[0][k] = N_(strip_row)(&a, 0, k);
         row[1][k] = imag ? N_(strip_row)(&a, 1, k) : NULL;
@@ -102,7 +102,7 @@ INLINE void N_(first_columns)(int R, bool imag, bool shift, bool half,
     for (int64_t j = 0; j < a.count; j++) {
         V r[16], i[16];
         REAL *x = a.x + j * 2 * W;
-#pragma GCC unroll 16
+        UNROLL
         for (int k = 0; k < R; k++) {
             r[k] = *(const VU *)(row[0][k] + j * W), i[k] = (V){0};
             if (imag)
@@ -116,7 +116,7 @@ INLINE void N_(first_columns)(int R, bool imag, bool shift, bool half,
             }
         }
         N_(dft)(R, r, i);
-#pragma GCC unroll 16
+        UNROLL
         for (int k = 0; k < R; k++) {
             if (half && 2 * k > R)
                 continue;
@@ -136,7 +136,7 @@ INLINE void N_(last_columns)(int R, bool imag, bool shift, bool half,
     const struct N_(columns) a = *given;
     const int64_t step = a.sub * 2 * W;
     REAL *row[2][16];
-#pragma GCC unroll 16
+    UNROLL
     for (int k = 0; k < R; k++) {
         row[0][k] = N_(strip_row)(&a, 0, k);
         row[1][k] = imag ? N_(strip_row)(&a, 1, k) : NULL;
@@ -144,7 +144,7 @@ INLINE void N_(last_columns)(int R, bool imag, bool shift, bool half,
     for (int64_t j = 0; j < a.count; j++) {
         V r[16], i[16]; /* exchanged: r holds the imaginary parts */
         const REAL *x = a.x + j * 2 * W;
-#pragma GCC unroll 16
+        UNROLL
         for (int k = 0; k < R; k++) {
             r[k] = i[k] = (V){0};
             if (half && 2 * k > R)
@@ -156,7 +156,7 @@ INLINE void N_(last_columns)(int R, bool imag, bool shift, bool half,
                 r[k] += r[k], i[k] += i[k];
         }
         N_(dft)(R, r, i);
-#pragma GCC unroll 16
+        UNROLL
         for (int k = 0; k < R; k++) {
             V yr = i[k], yi = r[k];
             if (shift && k > 0) { /* y *= conj(shift) */
@@ -186,7 +186,7 @@ INLINE void N_(phase2_rows)(int R, bool inverse, REAL *T, int64_t width, int64_t
             for (int64_t j = 0; j < count; j++) {
                 REAL *x = T + (m * width + j) * 2 * W;
                 V r[16], i[16];
-#pragma GCC unroll 16
+                UNROLL
                 for (int k = 0; k < R; k++) {
                     r[k] = N_(load)(x + k * step + re);
                     i[k] = N_(load)(x + k * step + im);
@@ -194,7 +194,7 @@ INLINE void N_(phase2_rows)(int R, bool inverse, REAL *T, int64_t width, int64_t
                         MULTIPLY(r[k], i[k], w[2 * k - 2], w[2 * k - 1]);
                 }
                 N_(dft)(R, r, i);
-#pragma GCC unroll 16
+                UNROLL
                 for (int k = 0; k < R; k++) {
                     if (!inverse && k > 0)
                         MULTIPLY(r[k], i[k], w[2 * k - 2], w[2 * k - 1]);
@@ -216,17 +216,17 @@ INLINE void N_(innermost_rows)(int R, REAL *T, int64_t width, int64_t count, int
             REAL *x = T + j * 2 * W;
             const REAL *f = spectrum + j * 2 * W;
             V r[16], i[16];
-#pragma GCC unroll 16
+            UNROLL
             for (int k = 0; k < R; k++) {
                 r[k] = N_(load)(x + k * step);
                 i[k] = N_(load)(x + k * step + W);
             }
             N_(dft)(R, r, i);
-#pragma GCC unroll 16
+            UNROLL
             for (int k = 0; k < R; k++)
                 MULTIPLY(r[k], i[k], N_(load)(f + k * step), N_(load)(f + k * step + W));
             N_(dft)(R, i, r);
-#pragma GCC unroll 16
+            UNROLL
             for (int k = 0; k < R; k++) {
                 N_(store)(x + k * step, r[k]);
                 N_(store)(x + k * step + W, i[k]);

@@ -8,7 +8,7 @@ INLINE void N_(transpose_tile)(const REAL *from, int64_t from_step, int64_t rows
 {
     V v[LANES];
     if (rows == W) {
-#pragma GCC unroll 16
+        UNROLL
         for (int i = 0; i < LANES; i++)
             v[i] = N_(load)(from + i * from_step);
     } else {
@@ -17,7 +17,7 @@ INLINE void N_(transpose_tile)(const REAL *from, int64_t from_step, int64_t rows
     }
     TRANSPOSE(v);
     if (columns == W) {
-#pragma GCC unroll 16
+        UNROLL
         for (int i = 0; i < LANES; i++)
             N_(store)(to + i * to_step, v[i]);
     } else {
@@ -72,11 +72,11 @@ static void N_(transpose_matrix)(const void *from_, int64_t from_step, void *to_
         for (int64_t c = 0; c < columns; c += W) {
             if (r + W <= rows && c + W <= columns) {
                 V v[LANES];
-#pragma GCC unroll 16
+                UNROLL
                 for (int i = 0; i < LANES; i++)
                     v[i] = *(const VU *)(from + (r + i) * from_step + c);
                 TRANSPOSE(v);
-#pragma GCC unroll 16
+                UNROLL
                 for (int i = 0; i < LANES; i++)
                     *(VU *)(to + (c + i) * to_step + r) = v[i];
                 continue;

@@ -7,11 +7,20 @@
  * vector of integers of the same size, which comparisons give; bits are computed in VB, whose
  * integers have no sign and may overflow. */
 
-#define LANES ((int)(FFTCONV_VECTOR_BYTES / sizeof(REAL)))
+#define LANES (FFTCONV_VECTOR_BYTES / (IN_DOUBLE ? 8 : 4))
 #define W ((int64_t)LANES)
 
 #ifndef INLINE
 #define INLINE static inline __attribute__((always_inline))
+
+/* Before a loop of at most 20 rounds whose number the compiler knows: it is unrolled wholly, so
+ * that arrays of vectors stay in registers.  clang needs a word of its own, because with a number
+ * it leaves some of these loops as they are. */
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 20")
+#endif
 #endif
 
 #define V N_(vector)
@@ -46,77 +55,71 @@ INLINE V N_(splat)(REAL x)
 }
 #define SPLAT N_(splat)
 
-/* Lane i of the result is lane index[i] of a, or, where that is LANES or more, lane
- * index[i] - LANES of b. */
+/* Lane i of PICK(a, b, lane, k) is lane lane(i, k) of a, or, where that is LANES or more, lane
+ * lane(i, k) - LANES of b.  `lane` is a macro and k a literal, because clang's shuffle takes only
+ * literals; from a vector of indices that a loop fills, clang makes an instruction for each lane. */
 #if defined(__clang__)
-/* The shuffle of clang accepts only literal indices, but clang turns this loop into it. */
-INLINE V N_(pick)(V a, V b, VI index)
-{
-    V v = {0};
-    for (int i = 0; i < LANES; i++)
-        v[i] = index[i] < LANES ? a[index[i] & (LANES - 1)] : b[index[i] & (LANES - 1)];
-    return v;
-}
+#define PICK(a, b, lane, k) __builtin_shufflevector(a, b, EACH_LANE(lane, k))
 #else
-INLINE V N_(pick)(V a, V b, VI index) { return __builtin_shuffle(a, b, index); }
+#define PICK(a, b, lane, k) __builtin_shuffle(a, b, (VI){EACH_LANE(lane, k)})
+#endif
+#define LANES_2(lane, k, i) lane(i, k), lane(i + 1, k)
+#define LANES_4(lane, k, i) LANES_2(lane, k, i), LANES_2(lane, k, i + 2)
+#define LANES_8(lane, k, i) LANES_4(lane, k, i), LANES_4(lane, k, i + 4)
+#define LANES_16(lane, k, i) LANES_8(lane, k, i), LANES_8(lane, k, i + 8)
+#if LANES == 2
+#define EACH_LANE(lane, k) LANES_2(lane, k, 0)
+#elif LANES == 4
+#define EACH_LANE(lane, k) LANES_4(lane, k, 0)
+#elif LANES == 8
+#define EACH_LANE(lane, k) LANES_8(lane, k, 0)
+#elif LANES == 16
+#define EACH_LANE(lane, k) LANES_16(lane, k, 0)
 #endif
 
 /* A vector of LANES rows is transposed in rounds of half = LANES / 2, ..., 2, 1.  A round
  * takes the rows in pairs that are `half` apart, and exchanges the upper right and the lower
- * left corner of every 2 x 2 square whose corners have `half` x `half` elements. */
-INLINE void N_(exchange)(V *a, V *b, int half)
-{
-    VI low = {0}, high = {0};
-    for (int i = 0; i < LANES; i++) {
-        low[i] = i & half ? LANES + i - half : i;
-        high[i] = i & half ? LANES + i : i + half;
-    }
-    V t = N_(pick)(*a, *b, low);
-    *b = N_(pick)(*a, *b, high);
-    *a = t;
-}
-
-/* For corners within a segment of 128 bits, a round may interleave the elements of the two
+ * left corner of every 2 x 2 square whose corners have `half` x `half` elements.
+ *
+ * For corners within a segment of 128 bits, a round may interleave the elements of the two
  * rows instead: those of the lower halves of a segment, and those of the upper halves.  Every
  * instruction set has instructions that do so, and after all the rounds the result is the
  * same. */
-enum { N_(SEGMENT) = 16 / sizeof(REAL) };
-INLINE void N_(interleave)(V *a, V *b)
-{
-    VI low = {0}, high = {0};
-    for (int i = 0; i < LANES; i++) {
-        const int at = i / N_(SEGMENT) * N_(SEGMENT) + i % N_(SEGMENT) / 2 + i % 2 * LANES;
-        low[i] = at;
-        high[i] = at + N_(SEGMENT) / 2;
-    }
-    V t = N_(pick)(*a, *b, low);
-    *b = N_(pick)(*a, *b, high);
-    *a = t;
-}
+#define SEGMENT (IN_DOUBLE ? 2 : 4)
+#define INTERLEAVED(i) ((i) / SEGMENT * SEGMENT + (i) % SEGMENT / 2 + (i) % 2 * LANES)
+#define LOWER(i, half) \
+    ((half) < SEGMENT ? INTERLEAVED(i) : (i) & (half) ? LANES + (i) - (half) : (i))
+#define UPPER(i, half) \
+    ((half) < SEGMENT ? INTERLEAVED(i) + SEGMENT / 2 : (i) & (half) ? LANES + (i) : (i) + (half))
+#define ROUND(v, half) \
+    do { \
+        UNROLL \
+        for (int i = 0; i < LANES; i++) { \
+            if (i & (half)) \
+                continue; \
+            const V a = (v)[i], b = (v)[i + (half)]; \
+            (v)[i] = PICK(a, b, LOWER, half); \
+            (v)[i + (half)] = PICK(a, b, UPPER, half); \
+        } \
+    } while (0)
 
-/* One round, for all rows. */
-INLINE void N_(round)(V *v, int half)
-{
-#pragma GCC unroll 16
-    for (int i = 0; i < LANES; i++)
-        if (!(i & half)) {
-            if (half < N_(SEGMENT))
-                N_(interleave)(&v[i], &v[i + half]);
-            else
-                N_(exchange)(&v[i], &v[i + half], half);
-        }
-}
-
-/* LANES rows, in place.  In each round `half` is a constant, so that the compiler sees which
- * shuffle it is. */
+/* LANES rows, in place. */
 INLINE void N_(transpose)(V *v)
 {
-    if (LANES > 8)
-        N_(round)(v, 8);
-    if (LANES > 4)
-        N_(round)(v, 4);
-    if (LANES > 2)
-        N_(round)(v, 2);
-    N_(round)(v, 1);
+#if LANES > 8
+    ROUND(v, 8);
+#endif
+#if LANES > 4
+    ROUND(v, 4);
+#endif
+#if LANES > 2
+    ROUND(v, 2);
+#endif
+    ROUND(v, 1);
 }
+#undef ROUND
+#undef UPPER
+#undef LOWER
+#undef INTERLEAVED
+#undef SEGMENT
 #define TRANSPOSE N_(transpose)
