@@ -608,7 +608,7 @@ class S4Kernel(S4DKernel):
 KERNELS = {"s4": S4Kernel, "s4d": S4DKernel}
 
 
-def _check_ignored(keywords, *names):
+def check_ignored(keywords, *names):
     """Raise TypeError if a keyword that would be ignored is nearly one of the names."""
     for keyword in keywords:
         meant = get_close_matches(keyword.lower(), names, 1)
@@ -765,7 +765,7 @@ class FFTConvS4:
         Other keywords are ignored.  Raises ValueError, and TypeError for one that resembles
         the name of an argument.
         """
-        _check_ignored(kwargs, "state", "rate")
+        check_ignored(kwargs, "state", "rate")
         rows, kind = self._rows(x)
         batch, _, length = rows.shape
         if state is not None:
@@ -856,7 +856,7 @@ class FFTConvS4:
         afterwards take effect.  Other keywords are ignored.  Raises ValueError, and TypeError
         for one that resembles the name of an argument.
         """
-        _check_ignored(kwargs, "mode", "rate")
+        check_ignored(kwargs, "mode", "rate")
         self.kernel.setup_step(mode, rate)
 
     def step(self, x, state):

@@ -97,7 +97,7 @@ class _Operands:
             raise ValueError(
                 f"C has shape {tuple(C.shape)}; it must be (H_out, N) with N = {states}, as B_"
             )
-        self.transposed = _k_layout(K.shape, states, k_layout) == "LN"
+        self.transposed = layout_of_k(K.shape, states, k_layout) == "LN"
         self.views = x, K, B_, C
         self.kind = x.kind
         self.dtype = _real_dtype(self.views)
@@ -143,7 +143,7 @@ def _real_dtype(views):
     return WIDE[dtype] if dtype in COMPLEX else dtype
 
 
-def _k_layout(shape, states, k_layout):
+def layout_of_k(shape, states, k_layout):
     """Return the layout of K, "LN" or "NL": k_layout if given, else as K's shape tells.
 
     A square K is taken as "LN", with a warning.  Raises ValueError for a wrong shape.
@@ -209,7 +209,7 @@ def _blocks(outputs, inputs, row_bytes):
     ]
 
 
-def _matmul(a, b, out=None, threads=None):
+def matmul(a, b, out=None, threads=None):
     """The matrix product a b of arrays with two or three axes, by the library's own threads.
 
     a and b are promoted to one dtype.  Matrices of a batch lie along the first of three axes;
@@ -269,7 +269,7 @@ def _dense(p, y, threads, in_time):
     for o, o_end, i, i_end in blocks:
         w = weights(o, o_end, i, i_end).reshape(-1, len(K))
         if in_time:
-            k = _matmul(w, K, threads=threads).astype(dtype, copy=False)
+            k = matmul(w, K, threads=threads).astype(dtype, copy=False)
             k = k.reshape(o_end - o, i_end - i, -1)
             S = s.spectra_of_taps([tensor(view(k, "K"))], memory)
             del k  # free it before the k of the next block is allocated
@@ -299,10 +299,10 @@ def _spectral_matmul(w, s, out, lanes, threads):
     A spectrum stores `lanes` real parts, then the `lanes` imaginary parts that go with them.
     """
     if not np.iscomplexobj(w):
-        _matmul(w.astype(s.dtype, copy=False), s, out, threads)
+        matmul(w.astype(s.dtype, copy=False), s, out, threads)
         return
-    _matmul(w.real, s, out, threads)
-    turned = _matmul(w.imag, s, threads=threads).reshape(len(w), -1, 2, lanes)
+    matmul(w.real, s, out, threads)
+    turned = matmul(w.imag, s, threads=threads).reshape(len(w), -1, 2, lanes)
     parts = out.reshape(len(w), -1, 2, lanes)
     parts[:, :, 0] -= turned[:, :, 1]
     parts[:, :, 1] += turned[:, :, 0]
@@ -311,12 +311,12 @@ def _spectral_matmul(w, s, out, lanes, threads):
 def _projected_rows(p, start, stop, u, threads):
     """Write u (batch, N, L) = B x for the batch entries start ... stop - 1, in u's dtype."""
     x = _swapped(p.x[start:stop].astype(u.dtype, copy=False))
-    _matmul(p.B, x, u, threads)
+    matmul(p.B, x, u, threads)
 
 
 def _outputs(C, z, y, threads):
     """Write y (batch, L, H_out) = C z, or its real part if y is real, for z (batch, N, L)."""
-    _matmul(C, z, _swapped(y), threads)
+    matmul(C, z, _swapped(y), threads)
 
 
 def _projections_in_time(p, y, threads):
@@ -539,7 +539,7 @@ def measured(dtype, threads):
 
     n, length = 64, 1024
     a, b = random(n, n), random(n, length)
-    gemm = fastest(lambda: _matmul(a, b, threads=threads)) / (2 * n * n * length)
+    gemm = fastest(lambda: matmul(a, b, threads=threads)) / (2 * n * n * length)
     s = _spectra(length, length, dtype, threads)
     rows = view(random(n, n // 4, length), "rows")
     U = s.spectra_of(rows, _lib.INPUT)
@@ -704,7 +704,7 @@ def opt_ssm_forward(x, K, B_, C, *, strategy="auto", k_layout=None, threads=None
         >>> opt_ssm_forward(x, K, [[1]], [[2]]).round(6).tolist()
         [[[2.0], [6.0], [10.0]]]
     """
-    _check_strategy(strategy)
+    check_strategy(strategy)
     if len(np.shape(K)) == 3:
         return _with_kernels(x, K, B_, C, k_layout, threads)
     p = _Operands(x, K, B_, C, k_layout)
@@ -718,7 +718,8 @@ def _run(p, order, threads):
     return finish(y.astype(numpy_dtype(p.dtype), copy=False), p.kind)
 
 
-def _check_strategy(strategy):
+def check_strategy(strategy):
+    """Raise ValueError unless `opt_ssm_forward` takes this strategy."""
     allowed = ("auto", "upstream", 1, 2, 3, *ORDERS)
     if isinstance(strategy, bool) or strategy not in allowed:
         raise ValueError(f"strategy is {strategy!r}; allowed: {', '.join(map(repr, allowed))}")
@@ -834,12 +835,12 @@ def _backward(p, g, threads):
         x = p.x[start:stop]
         _projected_rows(p, start, stop, u, threads)
         gt = _swapped(g[start:stop])
-        dz = _matmul(p.C.conj().T, gt, threads=threads).astype(dtype, copy=False)
+        dz = matmul(p.C.conj().T, gt, threads=threads).astype(dtype, copy=False)
         z = conv(u, K, threads=threads)
-        dC += _matmul(gt, _swapped(z), threads=threads).conj().sum(0)
+        dC += matmul(gt, _swapped(z), threads=threads).conj().sum(0)
         got = conv_backward(dz, u, K, threads=threads, needs=("u", "k"))
         dK += got.dk
-        dB += _matmul(got.du, x.conj(), threads=threads).sum(0)
+        dB += matmul(got.du, x.conj(), threads=threads).sum(0)
         _outputs(p.B.conj().T, got.du, dx[start:stop], threads)
     return {"x": dx, "K": dK, "B_": dB, "C": dC}
 

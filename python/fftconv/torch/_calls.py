@@ -404,7 +404,7 @@ def opt_ssm_forward(x, K, B_, C, *, strategy="auto", k_layout=None, threads=None
         torch.Size([4, 50])
     """
     tensors(x=x, K=K, B_=B_, C=C)
-    strategies._check_strategy(strategy)
+    strategies.check_strategy(strategy)
     if K.dim() == 3:
         for name, value in (("B_", B_), ("C", C), ("k_layout", k_layout)):
             if value is not None:
@@ -419,7 +419,7 @@ def opt_ssm_forward(x, K, B_, C, *, strategy="auto", k_layout=None, threads=None
             f"B_ has shape {tuple(B_.shape)} and C {tuple(C.shape)}; they must be (N, H_in) with "
             f"H_in = {x.shape[2]}, as x, and (H_out, N)"
         )
-    if strategies._k_layout(tuple(K.shape), B_.shape[0], k_layout) == "LN":
+    if strategies.layout_of_k(tuple(K.shape), B_.shape[0], k_layout) == "LN":
         K = K.transpose(0, 1)
     return apply("ssm_layer", (str(strategy), threads), x, K, B_, C)
 

@@ -502,7 +502,7 @@ class FFTConvS4(nn.Module):
         y has x's dtype.  Other keywords are ignored.  Raises ValueError, and TypeError for one
         that resembles the name of an argument.
         """
-        s4._check_ignored(kwargs, "state", "rate")
+        s4.check_ignored(kwargs, "state", "rate")
         axes = "(B, H, L)" if self.transposed else "(B, L, H)"
         if x.dim() != 3 or 0 in x.shape or x.shape[1 if self.transposed else 2] != self.d_model:
             raise ValueError(
