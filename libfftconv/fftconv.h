@@ -558,7 +558,7 @@ typedef struct fftconv_ssm_desc {
     int64_t inputs, channels, heads, states, length; /* I, C, H, N, L, each at least 1 */
     int64_t rank;                                    /* 0 ... 8 */
     int32_t dtype;                                   /* of k: float32 or float64 */
-    int32_t discretization;                          /* fftconv_discretization */
+    int32_t discretization;         /* fftconv_discretization; with dss |A| is at least 1e-100 */
     int32_t state;                  /* 1: B holds states s before the first sample, and
                                k[l] = 2 Re C Abar^(l+1) s; not with dss */
     int32_t threads;                /* 0 means all processors; the result does not depend on it */

@@ -84,12 +84,20 @@ static int check_arrays(const fftconv_ssm_desc *d, bool backward)
                         "%s is at %p, must be aligned to its %d-byte numbers", arrays[i].name,
                         arrays[i].data, alignment);
     }
-    for (int64_t i = 0; i < d->heads * d->states; i++)
+    for (int64_t i = 0; i < d->heads * d->states; i++) {
         if (!(d->A[2 * i] < 0) || !isfinite(d->A[2 * i]) || !isfinite(d->A[2 * i + 1]))
             return fail(FFTCONV_STATUS_INVALID,
                         "A[%lld, %lld] is %g%+gi, must be finite with a negative real part",
                         (long long)(i / d->states), (long long)(i % d->states), d->A[2 * i],
                         d->A[2 * i + 1]);
+        /* The derivatives of the weights have 1 / A^2. */
+        if (d->discretization == FFTCONV_DISCRETIZATION_DSS &&
+            hypot(d->A[2 * i], d->A[2 * i + 1]) < 1e-100)
+            return fail(FFTCONV_STATUS_INVALID,
+                        "A[%lld, %lld] is %g%+gi, must be of size 1e-100 or more with dss",
+                        (long long)(i / d->states), (long long)(i % d->states), d->A[2 * i],
+                        d->A[2 * i + 1]);
+    }
     const int64_t count = d->heads * d->states;
     int status = check_magnitude(d, "A", d->A, count);
     if (!status && d->rank && !(status = check_magnitude(d, "P", d->P, d->rank * count)))

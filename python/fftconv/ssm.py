@@ -121,7 +121,7 @@ def ssm_kernel(
 
     All parameters are in units of one time step; parts of A, P and Q are at most 1e60:
 
-    A: (H, N), complex, with negative real parts.
+    A: (H, N), complex, with negative real parts, and |A| at least 1e-100 with "dss".
     B: (I, H, N).  C: (C, H, N).
     length: L.
     P, Q: (rank, H, N) with a rank of 1 ... 8.  Q None means Q = P; both None: A is diagonal.

@@ -606,6 +606,16 @@ def test_torch_bfloat16(kernel):
     assert (got.float() - want).abs().max() < 2e-2 * want.abs().max()
 
 
+def test_dss_refuses_tiny_time_steps():
+    module = layer(disc="dss")
+    module.kernel.parameters["inv_dt"][...] = np.log(1e-300)
+    for call in (module, lambda x: module.backward(np.zeros((1, 1, 6, 9)), x)):
+        with pytest.raises(
+            ValueError, match=r"A\[0, 0\] is .*e-30.*, must be of size 1e-100 or more"
+        ):
+            call(np.zeros((1, 6, 9)))
+
+
 def test_dss_has_no_step():
     module = layer(disc="dss")
     module(np.zeros((1, 6, 9)))

@@ -236,6 +236,16 @@ def test_slow_and_small(rng):
     assert error(k, want) < 1e-14
 
 
+def test_dss_of_tiny_steps(rng):
+    """DSS' weights and their slopes are right to its smallest A: there k[l] = Re B C / (A L)."""
+    A, B, C = 1e-100 * (rng.uniform(-2, -1, (2, 3)) + 1j), normal(rng, 2, 3), normal(rng, 2, 3)
+    k = ssm_kernel(A, B[None], C[None], 5, discretization="dss")[0, 0]
+    assert error(k, np.repeat((B * C / A / 5).sum(1).real[:, None], 5, 1)) < 1e-14
+    got = ssm_kernel_backward(np.ones((1, 1, 2, 5)), A, B[None], C[None], discretization="dss")
+    for gradient, want in (got.dA, -B * C / A / A), (got.dB[0], C / A), (got.dC[0], B / A):
+        assert np.max(np.abs(gradient / want.conj() - 1)) < 1e-14
+
+
 def operands(rng, rank, H=3, N=4):
     """A, B, C and, for a rank above 0, P and Q."""
     x = {
@@ -373,6 +383,7 @@ GOOD = {
         ({"length": 2.5}, "length is 2.5"),
         ({"discretization": "euler"}, "discretization is 'euler'"),
         ({"discretization": "dss", "state": True}, "state is 1"),
+        ({"discretization": "dss", "A": np.full((3, 4), -1e-101)}, r"A\[0, 0\] is -1e-101.*dss"),
         ({"dtype": "float16"}, "dtype is 'float16'"),
         ({"threads": 0}, "threads is 0"),
         ({"threads": 1000}, "threads is 1000"),
