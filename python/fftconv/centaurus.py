@@ -20,9 +20,17 @@ from .convolution import conv
 from .matrix import conv_matrix
 from .s4 import check_decay
 from .ssm import ssm_kernel
-from .strategies import opt_ssm_forward
+from .strategies import matmul, opt_ssm_forward
 
 MODES = ("neck", "dws", "full", "pointwise")
+
+
+def _product(a, b):
+    """Return a b^T on the caller's thread or the library's, where `@` would use those of BLAS.
+
+    For a few rows a call of the library takes longer than the sums.
+    """
+    return np.einsum("bi,ni->bn", a, b) if len(a) <= 8 else matmul(a, b.T)
 
 
 class Centaurus:
@@ -88,10 +96,12 @@ class Centaurus:
         check_decay(p["A"])
         return p, np.exp(p["log_delta"])[:, None] * p["A"]
 
-    def latent_kernels(self, length, dtype="float64"):
+    def latent_kernels(self, length, dtype="float64", threads=None):
         """Return the latent kernels K (N, L), or (N M, L) for "pointwise".
 
-        length: L.  dtype: "float32" or "float64".  Raises ValueError.
+        length: L.  dtype: "float32" or "float64".  threads: None means all processors.
+
+        Raises ValueError.
         """
         p, x = self._checked()
         if self.mode == "pointwise":
@@ -99,7 +109,8 @@ class Centaurus:
         else:
             E = p["E"]
         # K[l] = Re E e^(x l) is the response 2 Re (E/2) e^(x (l+1)) s of the state s = e^-x.
-        return ssm_kernel(x, np.exp(-x)[None], E[None] / 2, length, state=True, dtype=dtype)[0, 0]
+        options = {"state": True, "dtype": dtype, "threads": threads}
+        return ssm_kernel(x, np.exp(-x)[None], E[None] / 2, length, **options)[0, 0]
 
     def _input(self):
         """Return B_ = Delta B, in the shape of B."""
@@ -123,7 +134,7 @@ class Centaurus:
                 f"x has shape {tuple(v.shape)}; it must be (B, L, {self.d_model}), each at least 1"
             )
         dtype = WIDE[real(v, "x").dtype]
-        K = self.latent_kernels(v.shape[1], dtype)
+        K = self.latent_kernels(v.shape[1], dtype, threads)
         B, C = self._input().astype(dtype), self.parameters["C"].astype(dtype)
         rows = v.numpy()
         wide = rows.astype(dtype, copy=False)
@@ -161,18 +172,18 @@ class Centaurus:
             raise ValueError(f"x has shape {tuple(v.shape)}; it must be {(len(state), H)}: (B, H)")
         rows, B, C = real(v, "x").numpy(), self._input(), p["C"]
         if self.mode == "pointwise":
-            driven = (rows @ B.T).reshape(-1, *shape)
+            driven = _product(rows, B).reshape(-1, *shape)
         elif self.mode == "neck":
-            driven = (rows @ B.T)[..., None]
+            driven = _product(rows, B)[..., None]
         else:  # state n reads channel n in "dws", and channel n mod H in "full"
             driven = (np.tile(rows, self.d_state // H) * B)[..., None]
         state = np.exp(exponent) * state + driven
         if self.mode == "pointwise":
-            y = state.real.reshape(len(state), -1) @ C.T
+            y = _product(state.real.reshape(len(state), -1), C)
         else:
             z = np.sum(p["E"] * state.real, -1)
             if self.mode == "neck":
-                y = z @ C.T
+                y = _product(z, C)
             else:
                 y = (z * C).reshape(len(z), H, -1).sum(-1)
         return finish(y.astype(rows.dtype), v.kind), state

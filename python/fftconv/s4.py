@@ -17,6 +17,7 @@ from . import hippo
 from ._array import COMPLEX, aligned_empty, choice, dtype_name, finish, real, size, view
 from .convolution import conv, conv_backward
 from .ssm import ssm_kernel, ssm_kernel_backward
+from .strategies import matmul
 
 #: Smaller values are raised to this one before a transform is inverted: exp(x) is never 0.
 SMALLEST = 1e-4
@@ -599,9 +600,13 @@ class S4Kernel(S4DKernel):
 
     def _decayed(self, system, state, length):
         power = self._dense(self._solver(system))
-        power = np.linalg.matrix_power(power, length)
         x = np.concatenate([state.real, state.imag], -1)
-        x = np.einsum("hij,bhj->bhi", power, x)
+        while length:  # power is Abar^1, Abar^2, Abar^4 ...
+            if length % 2:
+                x = np.einsum("hij,bhj->bhi", power, x)
+            length //= 2
+            if length:
+                power = matmul(power, power)
         return x[..., : self.N] + 1j * x[..., self.N :]
 
 

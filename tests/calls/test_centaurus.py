@@ -66,12 +66,12 @@ def test_strategies(mode, H, N, M, strategy, rng):
 
 @each_mode
 def test_step(mode, H, N, M, rng):
-    """step equals forward, also after the parameters have changed: nothing computed before is
-    used."""
+    """step equals forward, for few rows and for many, also after the parameters have changed:
+    nothing computed before is used."""
     layer = Centaurus(H, N, M, mode, seed=1)
-    x = rng.standard_normal((3, 200, H))
-    for _ in range(2):
-        state = layer.default_state(3)
+    for batch in 3, 9:
+        x = rng.standard_normal((batch, 200, H))
+        state = layer.default_state(batch)
         y = np.full_like(x, np.nan)
         for t in range(x.shape[1]):
             y[:, t], state = layer.step(x[:, t], state)

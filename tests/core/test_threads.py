@@ -380,6 +380,45 @@ def test_environment(variables, want):
     assert done.stdout.decode().strip() == want
 
 
+def test_no_other_library_adds_threads():
+    """With one thread, only the caller computes: products of matrices run on no threads of BLAS,
+    which the library's threads would not bound."""
+    program = """
+import os
+import numpy as np
+import fftconv
+from fftconv.lrnnx import Centaurus, FFTConvS4, opt_ssm_forward
+
+def others():  # hundredths of a second that the other threads have computed
+    ticks = 0
+    for task in set(os.listdir("/proc/self/task")) - {str(os.getpid())}:
+        with open(f"/proc/self/task/{task}/stat") as file:
+            ticks += sum(map(int, file.read().rpartition(")")[2].split()[11:13]))
+    return ticks
+
+f = lambda *shape: np.ones(shape)
+fftconv.set_default_threads(1)
+necks = Centaurus(512, 512, 2), Centaurus(512, 256, 2, "pointwise")
+s4 = FFTConvS4(4, kernel="s4", d_state=256)
+before = others()
+for strategy in 1, 2, 3:
+    opt_ssm_forward(f(1, 512, 256), f(512, 64), f(64, 256), f(256, 64), strategy=strategy)
+for layer in necks:
+    for batch in 8, 9:
+        layer.step(f(batch, 512), layer.default_state(batch))
+s4.forward(f(1, 4, 100), s4.default_state(1))
+s4.setup_step("dense")
+s4.step(f(1, 4), s4.default_state(1))
+
+print(others() - before)
+"""
+    if not os.path.isdir("/proc/self/task"):
+        pytest.skip("this system does not tell what a thread has run")
+    many = {**os.environ, "OPENBLAS_NUM_THREADS": "4", "OMP_NUM_THREADS": "4"}
+    done = subprocess.run([sys.executable, "-c", program], env=many, stdout=subprocess.PIPE)
+    assert int(done.stdout) <= 2
+
+
 def test_set_default_threads():
     """The number holds for new plans, and for those that calls keep; a Plan keeps its own."""
     before, shapes = fftconv.default_threads(), ((1, 1, 64), (1, 64))
