@@ -8,7 +8,6 @@ It needs PyTorch (pip install 'fftconv[torch]').
 """
 
 import contextlib
-from unittest import mock
 
 import fftconv.torch
 import torch
@@ -72,10 +71,17 @@ def depthwise_conv1d(
 @contextlib.contextmanager
 def in_modules():
     """A context in which the modules of fftconv.torch call the functions of this file."""
-    with contextlib.ExitStack() as stack:
-        for name in ("flash", "hyena", "lrnnx", "mixer"):
-            module = getattr(fftconv.torch, name)
-            for function in (conv, depthwise_conv1d):
-                if hasattr(module, function.__name__):
-                    stack.enter_context(mock.patch.object(module, function.__name__, function))
+    modules = fftconv.torch.flash, fftconv.torch.hyena, fftconv.torch.lrnnx, fftconv.torch.mixer
+    replaced = [
+        (module, function, getattr(module, function.__name__))
+        for module in modules
+        for function in (conv, depthwise_conv1d)
+        if hasattr(module, function.__name__)
+    ]
+    for module, function, _ in replaced:
+        setattr(module, function.__name__, function)
+    try:
         yield
+    finally:
+        for module, function, old in replaced:
+            setattr(module, function.__name__, old)

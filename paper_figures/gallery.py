@@ -69,6 +69,12 @@ GROUPS = {
         "07_partial_and_sparse",
         {"table_9": ["sparsity", "table9"]},
     ),
+    "torch": (
+        "Training in PyTorch",
+        "`fftconv.torch` beside `torch.fft`: convolutions, modules, and models that nobody edits.",
+        "08_train_it",
+        {"table_torch": ["torch", "table_torch"]},
+    ),
 }
 PAPER = "https://arxiv.org/abs/2311.05908"
 WIDEST = 8  # columns of a table on the page
@@ -110,6 +116,9 @@ SHOWN = {
     "table_strategies": [
         *("batch", "length", "states", "fastest", "auto", "over_fastest"),
         *("upstream_over_fastest", "memory")],
+    "table_torch": [
+        *("name", "length", "fftconv", "torch_fft", "speedup", "speedup_kept", "share"),
+        "memory_ratio"],
     "cpu_targets": ["what", "sense", "limit", "worst", "at", "rows_met", "rows", "reached"],
     "cpu_speed": [
         *("length", "fftw_r2c", "fftw_pairs", "ours_*", "over_fftw_*", "floor_*", "stages_*"),
