@@ -8,6 +8,7 @@ It needs PyTorch (pip install 'fftconv[torch]').
 """
 
 import contextlib
+import sys
 
 import fftconv.torch
 import torch
@@ -28,10 +29,11 @@ def conv(
     k_rev=None,
     skip=None,
     activation=None,
+    mask=None,
     layout="BHL",
     threads=None,
 ):
-    """y = out_gate . act((in_gate . u) * k + skip . in_gate . u), by transforms of 2 L points.
+    """y = out_gate . mask . act((in_gate . u) * k + skip . in_gate . u), by transforms of 2 L.
 
     In the mode "circular" they have fft_size points.  The transform of the kernel is part of
     each call.  The arguments are those of `fftconv.torch.conv`; threads is ignored.
@@ -48,6 +50,7 @@ def conv(
     if skip is not None:
         y = y + skip[:, None] * z
     y = ACTIVATIONS[activation](y)
+    y = y if mask is None else y * mask[:, :, None]
     y = y if out_gate is None else out_gate * y
     return y.mT if layout == "BLH" else y
 
@@ -68,20 +71,23 @@ def depthwise_conv1d(
     return y.mT if layout == "BLH" else y
 
 
+# Where the modules of fftconv.torch have the functions that those of this file replace.
+PLACES = [
+    (module, function, getattr(fftconv.torch, function.__name__))
+    for name, module in sys.modules.items()
+    for function in (conv, depthwise_conv1d)
+    if name.startswith("fftconv.torch.")
+    and getattr(module, function.__name__, None) is getattr(fftconv.torch, function.__name__)
+]
+
+
 @contextlib.contextmanager
 def in_modules():
     """A context in which the modules of fftconv.torch call the functions of this file."""
-    modules = fftconv.torch.flash, fftconv.torch.hyena, fftconv.torch.lrnnx, fftconv.torch.mixer
-    replaced = [
-        (module, function, getattr(module, function.__name__))
-        for module in modules
-        for function in (conv, depthwise_conv1d)
-        if hasattr(module, function.__name__)
-    ]
-    for module, function, _ in replaced:
+    for module, function, _ in PLACES:
         setattr(module, function.__name__, function)
     try:
         yield
     finally:
-        for module, function, old in replaced:
-            setattr(module, function.__name__, old)
+        for module, function, ours in PLACES:
+            setattr(module, function.__name__, ours)

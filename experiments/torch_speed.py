@@ -75,6 +75,7 @@ def step_of(call, inputs, parameters=(), context=contextlib.nullcontext):
     parameters = list(parameters)
     learned = [*inputs, *parameters]
     optimizer = torch.optim.AdamW(parameters, 0.0) if parameters else None
+    dy = normal([inputs[0].shape], 1, inputs[0].dtype)[0].detach()
 
     def step():
         for x in learned:
@@ -82,29 +83,23 @@ def step_of(call, inputs, parameters=(), context=contextlib.nullcontext):
         with context():
             y = call(*inputs)
             y = y[0] if isinstance(y, tuple) else y
-            y.backward(step.dy)
+            y.backward(dy)
         if optimizer:
             optimizer.step()
-        return [y.detach(), *(x.grad for x in learned if x.grad is not None)]
+        return [y.detach(), *(x.grad for x in learned)]
 
-    shape = inputs[0].shape
-    step.dy = normal([shape], 1)[0].detach().to(inputs[0].dtype)
     return step
 
 
-def normal(shapes, seed):
-    """Normal random numbers of these shapes, float32, which require gradients."""
+def normal(shapes, seed, dtype=torch.float32):
+    """Normal random numbers of these shapes, the same in each dtype, which require gradients."""
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(s, generator=generator).requires_grad_() for s in shapes]
-
-
-def doubled(inputs):
-    return [x.detach().double().requires_grad_() for x in inputs]
+    return [torch.randn(s, generator=generator).to(dtype).requires_grad_() for s in shapes]
 
 
 def largest_error(found, exact):
     """The largest relative error, by the 2-norm, of a list of tensors."""
-    pairs = zip(found, exact, strict=True)
+    pairs = zip(found, exact)
     return max(float((torch.as_tensor(a) - b).norm() / b.norm()) for a, b in pairs)
 
 
@@ -118,9 +113,8 @@ def checked(calls, exact, limit):
 # ---- Convolutions ---------------------------------------------------------------------
 
 
-def convolution_step(way, shape, seed):
-    batch, channels, length = shape
-    return step_of(CONVOLUTIONS[way], normal([shape, (channels, length)], seed))
+def convolution_step(way, shape, seed, dtype=torch.float32):
+    return step_of(CONVOLUTIONS[way], normal([shape, shape[1:]], seed, dtype))
 
 
 def on_arrays(shape, seed):
@@ -139,8 +133,7 @@ def on_arrays(shape, seed):
 def convolution_row(shape, grid, seed):
     calls = {way: convolution_step(way, shape, seed) for way in CONVOLUTIONS}
     calls["arrays"] = on_arrays(shape, seed)
-    exact = step_of(torch_fft.conv, doubled(normal([shape, shape[1:]], seed)))()
-    errors = checked(calls, exact, 2e-6)
+    errors = checked(calls, convolution_step(THEIRS, shape, seed, torch.float64)(), 2e-6)
     return {"shape": shape, "errors": errors, **timed(calls, grid)}
 
 
@@ -155,7 +148,7 @@ def timed(calls, grid):
 def modules(batch, channels, length):
     """{name: (function that makes the module, shapes of its inputs)}."""
     rows, samples = (batch, channels, length), (batch, length, channels)
-    named = {
+    return {
         "FlashFFTConv": (lambda: flash.FlashFFTConv(2 * length), [rows, rows[1:], rows, rows]),
         "FlashDepthWiseConv1d": (
             lambda: flash.FlashDepthWiseConv1d(
@@ -170,26 +163,19 @@ def modules(batch, channels, length):
         "S4": (lambda: lrnnx.S4(channels, d_state=64, transposed=False), [samples]),
         "Hyena block": (lambda: genome_model.Block(channels, length), [samples]),
     }
-    if hasattr(hyena, "H3"):
-        named["H3"] = (lambda: hyena.H3(channels, l_max=length, mode="diag"), [samples])
-    return named
 
 
-def module_step(way, name, shape, seed):
+def module_step(way, name, shape, seed, dtype=torch.float32):
     make, shapes = modules(*shape)[name]
     torch.manual_seed(seed)
-    module = make()
-    return step_of(module, normal(shapes, seed), module.parameters(), CONTEXTS[way])
+    module = make().to(dtype)
+    return step_of(module, normal(shapes, seed, dtype), module.parameters(), CONTEXTS[way])
 
 
 def module_row(name, shape, grid, seed):
     calls = {way: module_step(way, name, shape, seed) for way in CONTEXTS}
-    make, shapes = modules(*shape)[name]
-    torch.manual_seed(seed)
-    module = make().double()
-    exact = step_of(module, doubled(normal(shapes, seed)), module.parameters(), CONTEXTS[THEIRS])()
     # Kernels of many states, and networks of sines, lose digits on the way to a parameter.
-    errors = checked(calls, exact, 1e-4)
+    errors = checked(calls, module_step(THEIRS, name, shape, seed, torch.float64)(), 1e-4)
     return {"name": name, "shape": shape, "errors": errors, **timed(calls, grid)}
 
 
@@ -249,7 +235,7 @@ MODELS = {"state spaces": StateSpaces, "gated": Gated}
 
 
 def model_row(name, shape, grid, seed):
-    batch, channels, length = shape
+    _, channels, length = shape
     torch.manual_seed(seed)
     model, report = MODELS[name](channels, length), []
     torch._dynamo.reset()
@@ -262,7 +248,7 @@ def model_row(name, shape, grid, seed):
         for way, compiled in ways.items()
     }
     double = copy.deepcopy(model).double()
-    exact = step_of(double, doubled(normal([shape], seed)), double.parameters())()
+    exact = step_of(double, normal([shape], seed, torch.float64), double.parameters())()
     errors = checked(calls, exact, 1e-4)
     replaced = [[found.mode, *found.fused] for found in report]
     if len(replaced) != 1 or replaced[0][0] != "causal":
