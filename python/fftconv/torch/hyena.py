@@ -337,9 +337,10 @@ class HyenaOperator(nn.Module):
         u = depthwise_conv1d(
             u, self.short_filter.weight, self.short_filter.bias, padding="causal", layout="BLH"
         )
-        # Of shape (order + 1, rows, L / blocks, head_dim), a row for each (batch, head, block)
+        # Each of shape (rows, L / blocks, head_dim), a row for each (batch, head, block).  They are
+        # separated first, so that their gradients come together in the order of u.
         u = u.reshape(batch, blocks, length // blocks, heads, self.order + 1, self.head_dim)
-        *x, v = u.permute(4, 0, 3, 1, 2, 5).flatten(1, 3).unbind(0)
+        *x, v = (part.permute(0, 3, 1, 2, 4).flatten(0, 2) for part in u.unbind(4))
         filters = self.filter_fn.filter(length)
         filters = filters[0] if isinstance(filters, tuple) else filters
         k = self._of_orders(filters[0, : length // blocks].t())
