@@ -12,9 +12,10 @@ dtype than the computation's is converted if no precision is lost (`converted`).
 """
 
 import math
+import mmap
 import operator
 import sys
-from ctypes import addressof, c_char
+from ctypes import CDLL, addressof, c_char, c_int, c_size_t, c_void_p
 from numbers import Number
 
 import numpy as np
@@ -66,6 +67,11 @@ _NAMES = {numpy_dtype(name): name for name in DTYPE_NAMES if name != "bfloat16"}
 
 # Python's numbers and the containers of them.  They carry no dtype of their own.
 _PYTHON = (int, float, complex, list, tuple)
+
+# The system's madvise(address, bytes, advice), where it has huge pages.
+_madvise = getattr(CDLL(None), "madvise", None) if hasattr(mmap, "MADV_HUGEPAGE") else None
+if _madvise is not None:
+    _madvise.argtypes = c_void_p, c_size_t, c_int
 
 # The module `cuda`, which reads arrays on CUDA devices; None until it registers itself.
 _devices = None
@@ -409,8 +415,16 @@ def fresh_bytes(n):
 
 
 def fresh_tensor(torch, shape, dtype):
-    """An uninitialised CPU tensor; the tests replace this function, too."""
-    return torch.empty(shape, dtype=getattr(torch, dtype))
+    """An uninitialised CPU tensor; the tests replace this function, too.
+
+    A large one asks for huge pages, as NumPy's arrays do: otherwise the page faults of two fresh
+    results of 32 MiB are a quarter of the time of a forward and a backward call.
+    """
+    x = torch.empty(shape, dtype=getattr(torch, dtype))
+    if _madvise is not None and x.nbytes >= 2**22:
+        begin = -(-x.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+        _madvise(begin, x.data_ptr() + x.nbytes - begin, mmap.MADV_HUGEPAGE)  # may be refused
+    return x
 
 
 def finish(x, kind):

@@ -6,6 +6,7 @@ import inspect
 import pickle
 import re
 import threading
+from pathlib import Path
 
 import fftconv
 import numpy as np
@@ -330,6 +331,31 @@ def test_torchs_number_of_threads(monkeypatch):
     finally:
         torch.set_num_threads(before)
     assert used == [1, 1, 2, 2, 1]
+
+
+def flags_at(address):
+    """The flags of the memory at an address, by /proc/self/smaps."""
+    here = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        key, *values = line.split()
+        if "-" in key and not key.endswith(":"):
+            first, end = (int(x, 16) for x in key.split("-"))
+            here = first <= address < end
+        elif here and key == "VmFlags:":
+            return values
+    raise AssertionError(f"no memory at {address:#x}")
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").is_dir(), reason="no huge pages here"
+)
+def test_large_results_ask_for_huge_pages():
+    u, k = torch.ones(1, 8, 2**18, requires_grad=True), torch.ones(8, 2)
+    y = ft.conv(u, k)
+    y.backward(torch.ones_like(y))
+    for x in (y, u.grad):
+        for place in (4096, x.nbytes // 2, x.nbytes - 4096):
+            assert "hg" in flags_at(x.data_ptr() + place)
 
 
 def test_examples():
