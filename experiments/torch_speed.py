@@ -10,7 +10,9 @@
 
 All is float32 on one thread, checked against float64 first, and timed in turns
 (`bench.interleaved`).  A sample of a time repeats short calls, so that each way finds in the
-caches what it left there.
+caches what it left there.  malloc is as PyTorch's users have it: it gives large memory back,
+and takes it again in fresh pages, of which torch.fft needs most.  "kept" has the times of the
+rows where malloc keeps it (`bench.keep_freed_memory`).
 
 peak_bytes is the peak resident set during a first step minus the resident set before it
 (`memory.peak_extra`), in a forked process of its own: results, gradients, and all that is kept
@@ -130,9 +132,13 @@ def on_arrays(shape, seed):
     return step
 
 
-def convolution_row(shape, grid, seed):
+def convolution_calls(shape, seed):
     calls = {way: convolution_step(way, shape, seed) for way in CONVOLUTIONS}
-    calls["arrays"] = on_arrays(shape, seed)
+    return {**calls, "arrays": on_arrays(shape, seed)}
+
+
+def convolution_row(shape, grid, seed):
+    calls = convolution_calls(shape, seed)
     errors = checked(calls, convolution_step(THEIRS, shape, seed, torch.float64)(), 2e-6)
     return {"shape": shape, "errors": errors, **timed(calls, grid)}
 
@@ -295,7 +301,6 @@ def main():
     rows = [(shape,) for shape in grid["rows"]]
     named = [(name, shape) for shape in grid["modules"] for name in modules(*shape)]
     memory = peaks(rows + named, seed)  # first, while nothing has been allocated here
-    bench.keep_freed_memory()
     body = {"threads": 1, "rows": [], "modules": [], "models": []}
     for part, measure, cases in (
         ("rows", convolution_row, rows),
@@ -307,6 +312,9 @@ def main():
             if case in memory:
                 row["peak_bytes"] = memory[case]
             body[part].append(row)
+    bench.keep_freed_memory()
+    for row in body["rows"]:
+        row["kept"] = timed(convolution_calls(row["shape"], seed), grid)
     print(bench.write(settings.results, "torch_speed", settings, body, started))
 
 

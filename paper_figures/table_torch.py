@@ -5,12 +5,13 @@ from style import METHODS, plt
 
 TEXT = """One thread, float32, medians of steps in turns, each checked against float64
 before. Convolution: forward and backward of u (B, H, L) with k (H, L); torch.fft transforms
-rows and kernel in every call. Module: a training step (forward, backward, AdamW) with the
-module's own convolutions, and with those of PyTorch (torch.fft; conv1d for short ones). Model:
-forward and backward of a model written with torch.fft, compiled with the pass of
-compile_options and without it; 'convolution' is the part of the latter that its convolution
-takes alone. Memory: the peak resident set of a first step above that before it, in a process
-of its own."""
+rows and kernel in every call. 'Memory kept': malloc keeps what is freed; as it is by default,
+it gives much back, and the next call meets fresh pages, of which torch.fft needs most.
+Module: a training step (forward, backward, AdamW) with the module's own convolutions, and with
+those of PyTorch (torch.fft; conv1d for short ones). Model: forward and backward of a model
+written with torch.fft, compiled with the pass of compile_options and without it; 'convolution'
+is the part of the latter that its convolution takes alone. Memory: the peak resident set of a
+first step above that before it, in a process of its own."""
 PARTS = {
     # part of the record: (its name, colour)
     "rows": ("convolution", METHODS["fftconv"][1]),
@@ -26,6 +27,7 @@ COLUMNS = [
     ("fftconv", "libfftconv (ms)"),
     ("torch_fft", "torch.fft (ms)"),
     ("speedup", "torch.fft / libfftconv"),
+    ("speedup_kept", "The same, memory kept"),
     ("arrays", "Calls on arrays (ms)"),
     ("share", "Convolution (%)"),
     ("memory", "Memory, libfftconv (bytes)"),
@@ -54,6 +56,8 @@ def rows_of(record):
                 "arrays": times.get("arrays"),
                 "error": measured["errors"]["fftconv"],
             }
+            if "kept" in measured:
+                row["speedup_kept"] = measured["kept"]["speedup"]
             if "share" in measured:
                 row["share"] = 100 * measured["share"]
             if "peak_bytes" in measured:
