@@ -165,6 +165,7 @@ def modules(batch, channels, length):
         "FFTConv": (lambda: fftconv.torch.FFTConv(channels, length, activation="gelu"), [rows]),
         "LongConv": (lambda: hyena.LongConv(channels, length, lam=1e-3), [rows]),
         "HyenaOperator": (lambda: hyena.HyenaOperator(channels, length, emb_dim=5), [samples]),
+        "H3": (lambda: hyena.H3(channels, l_max=length), [samples]),
         "S4D": (lambda: lrnnx.S4D(channels, d_state=64, transposed=False), [samples]),
         "S4": (lambda: lrnnx.S4(channels, d_state=64, transposed=False), [samples]),
         "Hyena block": (lambda: genome_model.Block(channels, length), [samples]),
