@@ -264,9 +264,14 @@ class Page:
         self.usual = machines.most_common(1)[0][0] if machines else None
 
     def machine(self, body):
-        """On what a figure or table was measured, without the day; None: on nothing."""
+        """On what a figure or table was measured; None: on nothing.
+
+        Without the day, and without the version of PyTorch, which some experiments do not need.
+        """
         line = body["measured_on"]
-        return None if line == style.machine_line(None) else line.rpartition("; ")[0]
+        if line == style.machine_line(None):
+            return None
+        return re.sub(", torch [^,;]*", "", line.rpartition("; ")[0])
 
     def path(self, file):
         return escape(os.path.relpath(style.HERE.parent / file, self.out))

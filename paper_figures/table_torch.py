@@ -99,7 +99,13 @@ def draw(results, out):
     record = style.read(results, "torch_speed")
     rows = rows_of(record)
     style.save_table(
-        out, "table_torch", "Training in PyTorch: times and memory", TEXT, COLUMNS, rows, record
+        out,
+        "table_torch",
+        "Training in PyTorch: times and memory",
+        f"PyTorch {record['machine']['versions']['torch']}. {TEXT}",
+        COLUMNS,
+        rows,
+        record,
     )
     figure = draw_torch(rows)
     style.save_figure(

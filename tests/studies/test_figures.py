@@ -2,6 +2,7 @@
 
 import csv
 import html
+import importlib.util
 import json
 import math
 import os
@@ -148,7 +149,9 @@ def test_the_page_says_nothing_twice(out):
     assert "`" not in page and ">not measured<" not in page
     assert page.count("milliseconds at the paper's B".replace("'", "&#x27;")) <= 1
     assert page.count("milliseconds at the paper's B") <= 1
-    assert page.count("Measured on") == 1
+    # Without PyTorch, the figure and the table about it come from the committed run.
+    elsewhere = 0 if importlib.util.find_spec("torch") else 2
+    assert page.count("Measured on") == 1 + elsewhere
 
 
 def test_tables_11_to_15_are_the_measured_times(out):
