@@ -13,8 +13,6 @@ import sys
 from pathlib import Path
 
 import fftconv
-import pdoc
-from pdoc import render
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 # The lesson about each module, by the beginning of its number; the names at the top have one of
@@ -64,7 +62,7 @@ def markdown(text):
         r"^(\w+(?:(?:,| and) \w+)*): (?=\S)", lambda m: f"- **{m[1]}**: ", "\n" + text, flags=re.M
     )
     # A list begins after an empty line.
-    return re.sub(r"(\n(?!- )[^\n]*\S)\n(?=- \*\*)", r"\1\n\n", text).strip("\n")
+    return re.sub(r"(\n(?![- ])[^\n]*\S)\n(?=- \*\*)", r"\1\n\n", text).strip("\n")
 
 
 def public(module):
@@ -101,13 +99,15 @@ def describe(name, x):
 
 
 def write(folder):
+    import pdoc
+
     modules = [fftconv]
     if importlib.util.find_spec("torch"):
         modules.append(importlib.import_module("fftconv.torch"))
     for module in modules:
         for name, x in public(module).items():
             describe(name, x)
-    render.configure(docformat="google", show_source=False)
+    pdoc.render.configure(docformat="google", show_source=False)
     left_out = [] if len(modules) > 1 else ["!fftconv.torch"]
     pdoc.pdoc(fftconv.__name__, *left_out, output_directory=folder)
     print(folder.resolve() / "index.html")

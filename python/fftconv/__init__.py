@@ -68,7 +68,12 @@ def __dir__():
 
 
 def isas():
-    """The names of this build's instruction sets that this machine can run."""
+    """The names of this build's instruction sets that this machine can run.
+
+    Example:
+        >>> "baseline" in isas()
+        True
+    """
     found, index = [], 0
     while (name := _c.fftconv_isa_name(index)) is not None:
         if _c.fftconv_isa_available(name):
@@ -85,6 +90,10 @@ def default_threads():
     counts by its first number; the processors that this process may run on, or as many as its
     container's CPU quota pays for, rounded up, if those are fewer.  The environment is read
     once, and a value that is not a number from 1 is ignored.
+
+    Example:
+        >>> 1 <= default_threads() <= 255
+        True
     """
     return _c.fftconv_default_threads()
 

@@ -5,6 +5,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 
+def shapes(gradients):
+    """A tuple of gradients by name, shape and dtype, without those that are None."""
+    there = (
+        f"{name}: {tuple(x.shape)} {str(x.dtype).rpartition('.')[2]}"
+        for name, x in zip(gradients._fields, gradients)
+        if x is not None
+    )
+    return f"{type(gradients).__name__}({', '.join(there)})"
+
+
 class Gradients(NamedTuple):
     """Gradients of L = sum(dy * y), or of L = Re sum(conj(dy) * y) if y is complex.
 
@@ -13,6 +23,11 @@ class Gradients(NamedTuple):
     the rows that share the operand, and the gradient of a broadcast gate is summed over
     the repeated axes.  The gradient of a complex operand x is dL/dRe x + i dL/dIm x,
     that of a real one dL/dx.
+
+    Example:
+        >>> from fftconv import conv_backward
+        >>> conv_backward(np.ones((2, 1, 8)), np.ones((2, 1, 8)), np.ones((1, 4)))
+        Gradients(du: (2, 1, 8) float64, dk: (1, 4) float64)
     """
 
     du: Any = None
@@ -21,6 +36,8 @@ class Gradients(NamedTuple):
     dout_gate: Any = None
     dskip: Any = None
     dk_rev: Any = None
+
+    __repr__ = shapes
 
 
 def sum_to_shape(x, shape):

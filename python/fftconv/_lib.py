@@ -57,7 +57,16 @@ INPUT, OUTPUT = range(2)  # fftconv_side
 
 
 class Unsupported(RuntimeError):
-    """A correct request that this machine or build cannot serve."""
+    """A correct request that this machine or build cannot serve.
+
+    Example:
+        >>> import fftconv
+        >>> try:
+        ...     fftconv.Plan((1, 1, 8), (1, 8), device="cuda:255")
+        ... except fftconv.Unsupported:
+        ...     print("there is no such device")
+        there is no such device
+    """
 
 
 class Tensor(Structure):

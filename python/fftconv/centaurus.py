@@ -51,6 +51,11 @@ class Centaurus:
         "dws" and "full".
 
     Raises ValueError.
+
+    Example:
+        >>> layer = Centaurus(4, 6, 2, seed=0)
+        >>> layer(np.ones((2, 16, 4), "float32")).shape
+        (2, 16, 4)
     """
 
     def __init__(self, d_model, d_state, sub_states, mode="neck", *, seed=None):

@@ -55,16 +55,28 @@ from ._array import (
 )
 from ._view import DeviceView
 
+__all__ = ["Array", "asarray", "available", "devices"]
+
 _LEGACY = 1  # cudaStreamLegacy, the explicit handle of the legacy default stream
 
 
 def available():
-    """Whether this build has CUDA support, and a driver and a device are present."""
+    """Whether this build has CUDA support, and a driver and a device are present.
+
+    Example:
+        >>> available() == (devices() > 0)
+        True
+    """
     return devices() > 0
 
 
 def devices():
-    """The number of CUDA devices; 0 without a driver or in a build without CUDA."""
+    """The number of CUDA devices; 0 without a driver or in a build without CUDA.
+
+    Example:
+        >>> devices() >= 0
+        True
+    """
     return _lib.lib.fftconv_cuda_devices()
 
 
@@ -75,6 +87,10 @@ class Array:
     library that could allocate the result.
 
     shape: a tuple.  dtype: a name.  device: the number of the device.
+
+    Example:
+        >>> if available():
+        ...     assert asarray([[1.0, 2.0]]).shape == (1, 2)
     """
 
     __slots__ = ("shape", "dtype", "device", "_pointer", "_stream", "__weakref__")
@@ -147,6 +163,10 @@ def asarray(x, device=0):
     x: an array or list in the CPU's memory, as `conv` takes it.  device: the device's
     number.  Raises TypeError for an x that is not an array of numbers, ValueError,
     `Unsupported`, MemoryError.
+
+    Example:
+        >>> if available():
+        ...     assert asarray([1.0, 2.0]).numpy().tolist() == [1.0, 2.0]
     """
     v = view(x, "x")
     x = np.ascontiguousarray(v.numpy())

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from . import _lib
 from ._array import choice, empty, finish, output_view, real, size, view
+from ._gradients import shapes
 from ._handles import pack_tensor, tensor_offsets, thread_count
 from .plan import rows_axes
 
@@ -30,6 +31,8 @@ class DepthwiseGradients(NamedTuple):
     dweight: Any = None
     dbias: Any = None
     dstate: Any = None
+
+    __repr__ = shapes
 
 
 def real_view(x, name, listed="float32"):
@@ -239,6 +242,11 @@ def depthwise_conv1d_backward(
     summed, and the parts are added in float64, so two runs agree to the bit for any number of
     threads.  Raises TypeError for an argument that is not an array of numbers, ValueError for
     wrong values, and MemoryError.
+
+    Example:
+        >>> x, w = np.ones((1, 1, 8), "float32"), np.ones((1, 3), "float32")
+        >>> depthwise_conv1d_backward(np.ones_like(x), x, w, padding="causal").dweight.tolist()
+        [[6.0, 7.0, 8.0]]
     """
     call = _DepthwiseCall(x, weight, bias, padding, activation, layout, state, threads, isa)
     d = real_view(dy, "dy", call.x.dtype)

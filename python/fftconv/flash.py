@@ -180,6 +180,11 @@ class PartialFFTConv(_OfLength):
     The convolution is circular modulo 2 L, so that a tap k[2 L - s] multiplies the input s
     samples ahead; with at most L taps it is causal.
     Source: FlashFFTConv, arXiv 2311.05908, section 3.3.
+
+    Example:
+        >>> u, k = np.ones((1, 2, 8), "float32"), np.ones((2, 8), "float32")
+        >>> PartialFFTConv(2)(u, k)[0, 0].round(5).tolist()  # two taps
+        [1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0]
     """
 
     def _most(self, length):
@@ -197,6 +202,11 @@ class FrequencySparseFFTConv(_OfLength):
 
     Of the rfft of k over 2 L points, only bins 0 ... N_partial // 2 - 1 are used; the others
     count as zero.  Source: FlashFFTConv, arXiv 2311.05908, section 3.3.
+
+    Example:
+        >>> u, k = np.ones((1, 2, 8), "float32"), np.ones((2, 8), "float32")
+        >>> FrequencySparseFFTConv(2)(u, k)[0, 0].round(5).tolist()  # bin 0 alone
+        [4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0]
     """
 
     def __init__(self, N_partial):

@@ -14,6 +14,8 @@ import numpy as np
 
 from ._array import choice, size
 
+__all__ = ["DIAGONAL", "MEASURES", "diagonal", "low_rank", "nplr", "transition"]
+
 #: The names of the initializations with A diagonal plus low rank (`nplr`), and of those with
 #: A diagonal (`diagonal`).
 MEASURES = ("legs", "fout", "legt")
@@ -32,6 +34,11 @@ def transition(measure, n):
         sqrt 2 ...).
 
     Raises ValueError.
+
+    Example:
+        >>> A, B = transition("legs", 4)
+        >>> A.diagonal().tolist(), (B**2).round(9).tolist()
+        ([-1.0, -2.0, -3.0, -4.0], [1.0, 3.0, 5.0, 7.0])
     """
     n = size(n, "n")
     choice(measure, "measure", dict.fromkeys(MEASURES))
@@ -56,6 +63,12 @@ def low_rank(measure, n):
     """Return P (rank, n), float64, such that A + P^T P is normal.
 
     The sum is a skew-symmetric matrix, plus -I/2 for "legs".  The rank is 2 for "legt", else 1.
+
+    Example:
+        >>> A, P = transition("legs", 4)[0], low_rank("legs", 4)
+        >>> S = A + P.T @ P
+        >>> np.allclose(S @ S.T, S.T @ S)
+        True
     """
     _, b = transition(measure, n)
     if measure == "fout":
@@ -78,6 +91,11 @@ def nplr(measure, n, b_clip=None):
     the one with the smaller imaginary part, ordered by it with the most negative first.  The
     phase of each eigenvector is fixed by making its first nonzero entry positive, because the
     clipped B depends on the phase.  Raises ValueError.
+
+    Example:
+        >>> A, P, B = nplr("legs", 4)
+        >>> A.shape, P.shape, B.shape
+        ((2,), (1, 2), (2,))
     """
     a, b = transition(measure, n)
     p = low_rank(measure, n)
@@ -122,6 +140,10 @@ def diagonal(init, n):
     "legs": Lambda of `nplr`
 
     Source: S4D, equations 6 to 9, and its repository.  Raises ValueError.
+
+    Example:
+        >>> diagonal("inv", 4).real.tolist()
+        [-0.5, -0.5]
     """
     n = size(n, "n")
     choice(init, "init", dict.fromkeys(DIAGONAL))

@@ -31,6 +31,7 @@ from ._array import (
     view,
 )
 from ._backends import check_place
+from ._gradients import shapes
 from ._handles import pack, pack_tensor, tensor_offsets, thread_count
 from .convolution import conv, conv_backward
 from .natural import backwards, first, irfft, rfft
@@ -63,6 +64,11 @@ class FilterGradients(NamedTuple):
     dfilter is the rfft of the gradient of the taps, divided by fft_size, so that
     irfft(dfilter, fft_size, norm="forward")[:L] is dk.  It differs from torch's gradient of a
     half spectrum, in which the inner bins are doubled.
+
+    Example:
+        >>> u, D = np.ones((1, 2, 8)), np.ones(2)
+        >>> fftconv_bwd(u, u, np.fft.rfft(np.ones((2, 8)), 16), D)
+        FilterGradients(du: (1, 2, 8) float64, dfilter: (2, 9) complex128, dD: (2,) float64)
     """
 
     du: Any
@@ -71,9 +77,17 @@ class FilterGradients(NamedTuple):
     dv: Any = None
     dq: Any = None
 
+    __repr__ = shapes
+
 
 class FuncGradients(NamedTuple):
-    """The gradients that `fftconv_func_backward` returns; None for an operand not given."""
+    """The gradients that `fftconv_func_backward` returns; None for an operand not given.
+
+    Example:
+        >>> u, k = np.ones((1, 2, 8)), np.ones((2, 8))
+        >>> fftconv_func_backward(u, u, k, np.ones(2))
+        FuncGradients(du: (1, 2, 8) float64, dk: (2, 8) float64, dD: (2,) float64)
+    """
 
     du: Any
     dk: Any
@@ -81,6 +95,8 @@ class FuncGradients(NamedTuple):
     dv: Any = None
     dq: Any = None
     dk_rev: Any = None
+
+    __repr__ = shapes
 
 
 class _HeadsCall:
@@ -404,6 +420,11 @@ def fftconv_fwd(
     Returns out, an array from the same library as u.  Raises TypeError for an argument that
     is not an array of numbers, and ValueError for wrong values; the message names the argument,
     and nothing has been written.  Raises `Unsupported` on a GPU, and MemoryError.
+
+    Example:
+        >>> taps = np.array([[1.0, 1.0]])
+        >>> fftconv_fwd([[[1, 2, 3]]], np.fft.rfft(taps, 6), None, gelu=False).round(6).tolist()
+        [[[1.0, 3.0, 5.0]]]
     """
     bins = view(filter, "filter", devices=True)
     call = _HeadsCall(
@@ -441,6 +462,12 @@ def fftconv_bwd(
     are None if v and q are.  Sums run in a fixed order, so two runs agree to the bit.
     Raises TypeError for an argument that is not an array of numbers, ValueError for wrong
     values, `Unsupported` on a GPU, and MemoryError.
+
+    Example:
+        >>> bins = np.fft.rfft([[1.0, 1.0]], 6)
+        >>> g = fftconv_bwd([[[1, 1, 1]]], [[[1, 2, 3]]], bins, None, gelu=False)
+        >>> g.du.round(6).tolist()
+        [[[2.0, 2.0, 1.0]]]
     """
     bins, d = view(filter, "filter", devices=True), view(dout, "dout", devices=True)
     call = _HeadsCall(
@@ -528,6 +555,11 @@ def fftconv_func_backward(
     `fftconv_func`; dout is as in `fftconv_bwd`.  Raises TypeError for an argument that is not
     an array of numbers, ValueError for wrong values, `Unsupported` for an option that a GPU
     lacks, and MemoryError.
+
+    Example:
+        >>> g = fftconv_func_backward([[[1, 1, 1]]], [[[1, 2, 3]]], [[1, 1]], None, gelu=False)
+        >>> g.du.round(6).tolist(), g.dk.round(6).tolist()
+        ([[[2.0, 2.0, 1.0]]], [[6.0, 3.0]])
     """
     d = view(dout, "dout", devices=True)
     call, k, k_rev = _of_kernels(u, k, D, dropout_mask, gelu, v, head_dim, q, k_rev, threads, [d])

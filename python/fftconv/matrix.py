@@ -328,6 +328,10 @@ def conv_matrix_backward(
 
     Raises TypeError for an operand that is not an array of numbers and ValueError for
     a wrong value, both naming the argument; MemoryError.
+
+    Example:
+        >>> conv_matrix_backward(np.ones((1, 3, 8)), np.ones((1, 2, 8)), np.ones((3, 2, 4)))
+        Gradients(du: (1, 2, 8) float64, dk: (3, 2, 4) float64)
     """
     call = _MatrixCall(u, k, mode, fft_size, k_rev, threads, view(dy, "dy"))
     batch, inputs, length = call.u.shape

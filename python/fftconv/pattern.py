@@ -18,6 +18,7 @@ import math
 
 import numpy as np
 
+from . import _notebook
 from ._array import choice, size
 
 # The NumPy memory order in which an array of axes (i_1 ... i_p) is numbered by m.
@@ -37,6 +38,11 @@ class Pattern:
 
     Patterns are immutable and hashable.  `Pattern.lowpass` and `Pattern.from_mask` make
     patterns that are given in other ways.  Raises ValueError.
+
+    Example:
+        >>> pattern = Pattern((4, 4), drop=(2, 0))  # without the upper half of the first digit
+        >>> pattern.asked(16), pattern.kept(16)
+        (0.5, 0.9375)
     """
 
     __slots__ = ("_kind", "_arguments", "_hash")
@@ -115,6 +121,23 @@ class Pattern:
         if self._kind == "lowpass":
             return f"Pattern.lowpass({self._arguments[0]})"
         return f"Pattern.from_mask(<{np.count_nonzero(self._bins())} of {self._arguments[0]} bins>)"
+
+    def _repr_html_(self):
+        """Which values of each digit are kept, or which of the rfft bins."""
+        if self._kind == "box":
+            shape, drop, _ = self._arguments
+            lines = [
+                ([i < n - d for i in range(n)], f"digit {j}: {n - d} of {n}")
+                for j, (n, d) in enumerate(zip(shape, drop), 1)
+            ]
+            n = math.prod(shape)
+            lines.append((self.weights(n) != 0, f"bins that act: {self.kept(n):.1%}"))
+        elif self._kind == "mask":
+            bins = self._bins()
+            lines = [(bins, f"rfft bins: {np.count_nonzero(bins)} of {bins.size}")]
+        else:
+            lines = []
+        return _notebook.pattern(repr(self), lines)
 
     def _bins(self):
         """The mask that `from_mask` was given."""

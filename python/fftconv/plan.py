@@ -7,7 +7,7 @@ from functools import lru_cache, partial
 
 import numpy as np
 
-from . import _lib
+from . import _lib, _notebook
 from ._array import (
     AXES,
     COMPLEX,
@@ -52,6 +52,11 @@ class Counters:
 
     The numbers are counted, not measured.  They cover all rows, and leave out the
     transform of the kernel.
+
+    Example:
+        >>> c = Plan((1, 1, 1024), (1, 1024), threads=1).counters
+        >>> c.io_bytes, c.flops == sum(c.stage_flops) + c.product_flops
+        (8192.0, True)
     """
 
     stage_flops: tuple  #: real flops of each stage, forward and inverse transform together
@@ -71,6 +76,9 @@ class Counters:
     def flops(self):
         """The real flops of a forward call, all stages, products and folds together."""
         return sum(self.stage_flops) + self.product_flops + self.fold_flops
+
+    def _repr_html_(self):
+        return _notebook.counters(self)
 
 
 def rows_axes(ndim, layout, name="u"):
@@ -146,6 +154,12 @@ class Spectrum(Handle):
     nbytes: the bytes of memory that the transform takes.
     k_shape, k_rev_shape: the shapes of the kernels as they were given; k_rev_shape is
         None if there is no k_rev.
+
+    Example:
+        >>> plan = Plan((1, 1, 3), (1, 2))
+        >>> spectrum = plan.spectrum(np.ones((1, 2), "float32"))
+        >>> plan(np.array([[[1, 2, 3]]], "float32"), spectrum).round(5).tolist()
+        [[[1.0, 3.0, 5.0]]]
     """
 
     __slots__ = ("plan", "nbytes", "_k", "_k_rev", "_taps", "_handle", "__weakref__")
@@ -393,6 +407,9 @@ class Plan(Handle):
                 else f"{self.engine}, {self.device})"
             )
         )
+
+    def _repr_html_(self):
+        return _notebook.plan(self)
 
     def __reduce__(self):
         return partial(type(self), **self._arguments), ()

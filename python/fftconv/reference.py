@@ -19,6 +19,16 @@ import numpy as np
 
 from ._gradients import Gradients, sum_to_shape
 
+__all__ = [
+    "conv",
+    "conv_backward",
+    "conv_heads",
+    "correlation",
+    "depthwise_conv1d",
+    "fold",
+    "linear_convolution",
+]
+
 # Rows with at most this many products L * Lk are summed directly.
 DIRECT_PRODUCTS = 1 << 14
 
@@ -32,7 +42,12 @@ def _wide(x):
 
 
 def linear_convolution(a, b):
-    """Return sum_s a[t - s] b[s] for t = 0 ... La + Lb - 2, along the last axis."""
+    """Return sum_s a[t - s] b[s] for t = 0 ... La + Lb - 2, along the last axis.
+
+    Example:
+        >>> linear_convolution([1, 2, 3], [1, 1]).tolist()
+        [1.0, 3.0, 5.0, 3.0]
+    """
     a, b = _wide(a), _wide(b)
     length = a.shape[-1] + b.shape[-1] - 1
     if a.shape[-1] * b.shape[-1] > DIRECT_PRODUCTS:
@@ -52,7 +67,13 @@ def linear_convolution(a, b):
 
 
 def correlation(g, x):
-    """Return c[tau] = sum_t g[t] x[t - tau], and the tau of its first entry."""
+    """Return c[tau] = sum_t g[t] x[t - tau], and the tau of its first entry.
+
+    Example:
+        >>> c, first = correlation([1, 1, 1], [1, 2])
+        >>> c.tolist(), first
+        ([2.0, 3.0, 3.0, 1.0], -1)
+    """
     x = np.asarray(x)
     return linear_convolution(g, x[..., ::-1]), 1 - x.shape[-1]
 
@@ -62,6 +83,10 @@ def fold(full, first, length, n=None):
 
     With n, entries whose indices are equal modulo n are added, which turns a linear convolution
     into a circular one.
+
+    Example:
+        >>> fold(np.array([1, 3, 5, 3]), 0, 3, n=3).tolist()
+        [4, 3, 5]
     """
     if n is None:
         out = np.zeros(full.shape[:-1] + (length,), full.dtype)
@@ -251,6 +276,10 @@ def conv(
     kept; their mirror images are kept too.
 
     Raises ValueError.
+
+    Example:
+        >>> conv([[[1, 2, 3]]], [[1, 1]]).tolist()
+        [[[1.0, 3.0, 5.0]]]
     """
     c = _Operation(u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern, skip, activation, mask)
     return (c.v * (c.m * c.act(c.convolved()))).reshape(c.shape)
@@ -284,6 +313,11 @@ def conv_backward(
     the operand.  With a pattern, dz = Re IDFT(DFT(g) . conj(mask . DFT(k))), and dk likewise.
     With complex operands, the factors that multiply g, dz and dy above are conjugated, and the
     gradient of a real operand is the real part.
+
+    Example:
+        >>> g = conv_backward([[[1, 1, 1]]], [[[1, 2, 3]]], [[1, 1]])
+        >>> g.du.tolist(), g.dk.tolist()
+        ([[[2.0, 2.0, 1.0]]], [[6.0, 3.0]])
     """
     c = _Operation(u, k, in_gate, out_gate, mode, fft_size, k_rev, pattern, skip, activation, mask)
     dy = _wide(dy).reshape(c.u.shape)
@@ -339,6 +373,11 @@ def conv_heads(
     u, v, q: (B, H, L); v and q may be None if head_dim is 1.  k, k_rev: (H / head_dim, Lk).
     skip: D, (H / head_dim,).  mask: (B, H / head_dim).
     gelu_u, gelu_q: replace u by GELU(u), q by GELU(q).
+
+    Example:
+        >>> u, v, q = np.ones((3, 1, 2, 4))
+        >>> conv_heads(u, v, q, np.ones((1, 4)), head_dim=2)[0, 0].tolist()
+        [2.0, 4.0, 6.0, 8.0]
     """
     gelu, slope = ACTIVATIONS["gelu"]
     given = {"u": _wide(u), "v": _wide(v), "q": _wide(q)}
@@ -407,6 +446,10 @@ def depthwise_conv1d(x, weight, bias=None, *, padding=(0, 0), activation=None, s
     x: (B, D, L); it counts as zero outside its samples.  weight: (D, K).  bias: (D,).
     padding: (before, after).
     state: the K - 1 samples before x, used in place of the `before` zeros.
+
+    Example:
+        >>> depthwise_conv1d(np.array([[[1, 2, 3]]]), [[1, 1]], padding=(1, 0)).tolist()
+        [[[1.0, 3.0, 5.0]]]
     """
     x, w = _wide(x), _wide(weight)
     batch, channels, length = x.shape

@@ -105,6 +105,11 @@ class S4DKernel:
     A_real and A_imag (S, N), B (1, S, N), C (C, H, N), inv_dt (H, 1) or (H, N).
 
     Raises ValueError.
+
+    Example:
+        >>> k, _ = S4DKernel(4, 8, init="lin", seed=0)(16)
+        >>> k.shape
+        (1, 4, 16)
     """
 
     discretizations = ("zoh", "bilinear", "dss")
@@ -544,6 +549,11 @@ class S4Kernel(S4DKernel):
     and "dense", a matrix product.  ``parameters`` also has P (rank, S, N).
 
     For "fout" and "legt" Re Lambda is 0; with real_transform "exp" it becomes -`SMALLEST`.
+
+    Example:
+        >>> kernel = S4Kernel(4, 8, seed=0)
+        >>> kernel.parameters["P"].shape
+        (1, 4, 4)
     """
 
     discretizations = ("bilinear",)
@@ -649,6 +659,12 @@ class FFTConvS4:
     The attribute ``kernel`` is the kernel; its ``parameters`` are the layer's.
 
     Raises ValueError.
+
+    Example:
+        >>> layer = FFTConvS4(4, kernel="s4d", d_state=8, seed=0)
+        >>> y, _ = layer(np.ones((2, 4, 16), "float32"))
+        >>> y.shape
+        (2, 1, 4, 16)
     """
 
     def __init__(

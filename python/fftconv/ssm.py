@@ -23,6 +23,7 @@ import numpy as np
 
 from . import _lib
 from ._array import choice, dtype_name, empty, size, view
+from ._gradients import shapes
 from ._handles import thread_count
 
 __all__ = ["KernelGradients", "MAX_RANK", "ssm_kernel", "ssm_kernel_backward"]
@@ -31,13 +32,21 @@ MAX_RANK = 8
 
 
 class KernelGradients(NamedTuple):
-    """Gradients of sum(dk . k), as d/dRe + i d/dIm; None for one that was not asked for."""
+    """Gradients of sum(dk . k), as d/dRe + i d/dIm; None for one that was not asked for.
+
+    Example:
+        >>> dk = np.ones((1, 1, 1, 3))
+        >>> ssm_kernel_backward(dk, [[-1]], [[[1]]], [[[1]]], needs=["A"])
+        KernelGradients(dA: (1, 1) complex128)
+    """
 
     dA: Any = None
     dB: Any = None
     dC: Any = None
     dP: Any = None
     dQ: Any = None
+
+    __repr__ = shapes
 
 
 class _SsmCall:
@@ -174,6 +183,11 @@ def ssm_kernel_backward(
     the gradients of both.  Raises TypeError for an argument that is not an array of numbers,
     ValueError for wrong values, `Unsupported` for an isa that this machine lacks, and
     MemoryError.
+
+    Example:
+        >>> g = ssm_kernel_backward(np.ones((1, 1, 1, 3)), [[-1]], [[[1]]], [[[1]]], state=True)
+        >>> g.dC.real.round(4).tolist()  # the sum of k
+        [[[1.106]]]
     """
     dk = np.ascontiguousarray(view(dk, "dk").numpy())
     if dk.dtype not in (np.float32, np.float64) or dk.ndim != 4:

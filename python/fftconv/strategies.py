@@ -39,6 +39,7 @@ from ._array import (
     size,
     view,
 )
+from ._gradients import shapes
 from ._handles import tensor, thread_count
 from .convolution import conv, conv_backward
 from .matrix import BLOCK_BYTES, Spectra, conv_matrix, conv_matrix_backward, first_rows, row_plan
@@ -55,12 +56,19 @@ class SsmGradients(NamedTuple):
 
     The gradient of a complex operand is d/dRe + i d/dIm.  A gradient that was not asked for
     is None.
+
+    Example:
+        >>> x, K, B_, C = np.ones((1, 8, 2)), np.ones((8, 3)), np.ones((3, 2)), np.ones((2, 3))
+        >>> opt_ssm_backward(np.ones((1, 8, 2)), x, K, B_, C, needs=["K", "C"])
+        SsmGradients(dK: (8, 3) float64, dC: (2, 3) float64)
     """
 
     dx: Any = None
     dK: Any = None
     dB_: Any = None
     dC: Any = None
+
+    __repr__ = shapes
 
 
 # ---- Operands -----------------------------------------------------------------
@@ -383,7 +391,12 @@ ORDERS = {
 
 @dataclass(frozen=True)
 class Machine:
-    """The measured rates of a machine, in seconds, with a fixed number of threads."""
+    """The measured rates of a machine, in seconds, with a fixed number of threads.
+
+    Example:
+        >>> machine().byte < 1e-6  # it moves a byte in less than a microsecond
+        True
+    """
 
     gemm: float  #: seconds per real flop of the matrix products
     contract: float  #: seconds per real flop of the matrix product at each frequency
@@ -399,6 +412,11 @@ class Cost:
     """The predicted cost of one order: real flops, seconds and memory.
 
     memory_bytes: the most that a call holds besides its operands and result.
+
+    Example:
+        >>> cost = strategy_costs(8, 1024, 64, 64, 128)["2"]
+        >>> cost.flops > 0, cost.memory_bytes > 0
+        (True, True)
     """
 
     flops: float
@@ -515,6 +533,10 @@ def machine(dtype="float32", threads=None):
     """Return the `Machine` of this computer, measured on first use (about 0.1 s).
 
     dtype: "float32" or "float64".  threads: None means all processors.  Raises ValueError.
+
+    Example:
+        >>> sorted(machine("float64").call)
+        ['1', '2', '3 kernels', '3 projections']
     """
     return measured(dtype_name(dtype, allowed=_REALS), threads)
 
@@ -602,6 +624,10 @@ def strategy_costs(
     The flops are counted.  The seconds are the sum of those for matrix products, transforms
     (the planner's estimate), bytes moved and the fixed cost of a call, each at the rate
     measured on the machine.  Raises ValueError.
+
+    Example:
+        >>> list(strategy_costs(8, 1024, 64, 64, 128))
+        ['1', '2', '3 projections', '3 kernels']
     """
     sizes = {
         "batch": batch,
@@ -638,6 +664,10 @@ def upstream_strategy(batch, inputs, outputs, states):
     Otherwise:                       2 if N <= H_in, else 3.
 
     Raises ValueError.
+
+    Example:
+        >>> upstream_strategy(8, 4, 4, 32), upstream_strategy(8, 64, 64, 32)
+        (1, 2)
     """
     for value, name in (
         (batch, "batch"),
@@ -769,6 +799,11 @@ def opt_ssm_backward(dy, x, K, B_, C, *, k_layout=None, needs=None, threads=None
     Each gradient has the shape, dtype and array library of its operand; that of a complex
     operand is d/dRe + i d/dIm.  Taps of K beyond L have gradient 0.  Raises TypeError for an
     argument that is not an array of numbers, ValueError for wrong values, and MemoryError.
+
+    Example:
+        >>> x, K, B_, C = [[[1], [2], [3]]], [[1], [1], [0]], [[1]], [[1]]
+        >>> opt_ssm_backward([[[1], [1], [1]]], x, K, B_, C).dx.round(6).tolist()
+        [[[2.0], [2.0], [1.0]]]
     """
     dense = len(np.shape(K)) == 3
     there = ("x", "K") if dense else ("x", "K", "B_", "C")
