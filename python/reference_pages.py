@@ -43,7 +43,7 @@ LESSONS = {
     "fftconv.monarch": "02",
     "fftconv.reference": "01",
     "fftconv.ssm": "06",
-    "fftconv.torch": "04",
+    "fftconv.torch": "08",
     "fftconv.torch.lrnnx": "06",
 }
 
@@ -104,12 +104,15 @@ def write(folder):
     modules = [fftconv]
     if importlib.util.find_spec("torch"):
         modules.append(importlib.import_module("fftconv.torch"))
+    described = set()  # some have two names
     for module in modules:
         for name, x in public(module).items():
-            describe(name, x)
+            if id(x) not in described:
+                described.add(id(x))
+                describe(name, x)
     pdoc.render.configure(docformat="google", show_source=False)
     left_out = [] if len(modules) > 1 else ["!fftconv.torch"]
-    pdoc.pdoc(fftconv.__name__, *left_out, output_directory=folder)
+    pdoc.pdoc(*(module.__name__ for module in modules), *left_out, output_directory=folder)
     print(folder.resolve() / "index.html")
 
 
