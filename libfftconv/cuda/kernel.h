@@ -352,7 +352,7 @@ template <class Shape, int ROLE> struct RowKernel : Shape {
                         for (int w = 0; warp == 0 && l == 0 && w < WARPS; w++)
                             sum += block.template load<float>(warp_place(w), l);
                         if (warp == 0 && l == 0)
-                            a.dskip[task_of(a, place)] = sum;
+                            store_global(a.dskip + task_of(a, place), sum);
                     }
                 });
             }

@@ -62,15 +62,15 @@ static DEVICE void meet_all(Block &block, const Arguments &a, const Pass &pass, 
     };
     if (flags & SUM) {
         const Point *kept = kept_of(block, a, r);
-        const Some k = block.load_global(reinterpret_cast<const Some *>(kept + here), l);
-        const Some k_there = block.load_global(reinterpret_cast<const Some *>(kept + there), l);
+        const Some k = load_global(reinterpret_cast<const Some *>(kept + here));
+        const Some k_there = load_global(reinterpret_cast<const Some *>(kept + there));
         Complex *sums = reinterpret_cast<Complex *>(sums_of(a, place, r));
         Sums *to = reinterpret_cast<Sums *>(sums + here);
         Sums *to_there = reinterpret_cast<Sums *>(sums + there);
         Sums v = {}, v_there = {};
         if (!place.begin) {
-            v = block.load_global(to, l);
-            v_there = block.load_global(to_there, l);
+            v = load_global(to);
+            v_there = load_global(to_there);
         }
         UNROLL
         for (int i = 0; i < COUNT; i++) {
@@ -79,8 +79,8 @@ static DEVICE void meet_all(Block &block, const Arguments &a, const Pass &pass, 
             v.at[i] = v.at[i] + Complex{scaled(d.here.re, e), scaled(d.here.im, e)};
             v_there.at[j] = v_there.at[j] + Complex{scaled(d.there.re, e), scaled(d.there.im, e)};
         }
-        block.store_global(to, l, v);
-        block.store_global(to_there, l, v_there);
+        store_global(to, v);
+        store_global(to_there, v_there);
     }
     if (flags & MULTIPLY) {
         const Point *spectrum = static_cast<const Point *>(a.spectrum) +

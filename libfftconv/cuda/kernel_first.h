@@ -50,7 +50,7 @@ static DEVICE uint32_t read(Block &block, const Arguments &a, const Pass &pass, 
                     UNROLL
                     for (int j = 0; j < RUN; j++)
                         v[j] = n + j >= from && n + j < to
-                                   ? block.load_global(own_row(block, a, place, r) + n + j, l)
+                                   ? load_global(own_row(block, a, place, r) + n + j)
                                    : 0.0f;
                 } else {
                     read_run(row, n, from, to, v);

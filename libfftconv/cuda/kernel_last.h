@@ -107,9 +107,8 @@ static DEVICE void last(Block &block, const Arguments &a, const Pass &pass, cons
                 UNROLL
                 for (int j = 0; j < RUN; j++)
                     v[j] = place.pairs ? x[j / 2 + j % 2 * NEAR] : x[j];
-                sink<ROLE>(block, pass, b, place.h, own_row(block, a, place, r),
-                           ((16 * m + l / 4 + i / 2 * 8) * S + at % S) << place.pairs, l, v,
-                           dskip[l]);
+                sink<ROLE>(pass, b, place.h, own_row(block, a, place, r),
+                           ((16 * m + l / 4 + i / 2 * 8) * S + at % S) << place.pairs, v, dskip[l]);
             }
         }
     }

@@ -189,29 +189,29 @@ static DEVICE void combine(Block &block, const Arguments &a, const Place &place,
                        at;
             Four v = {};
             if (flags & ADD)
-                v = *to;
+                v = load_global(to);
             UNROLL
             for (int i = 0; i < 4; i++) {
                 const Complex z = {scaled(re[l].at[i], e[l]), scaled(im[l].at[i], e[l])};
                 v.at[i].re += flags & PUT_TURNED ? z.im : z.re;
                 v.at[i].im += flags & PUT_TURNED ? -z.re : z.im;
             }
-            *to = v;
+            store_global(to, v);
         }
         FourPoints *kept = reinterpret_cast<FourPoints *>(kept_of(block, a, r)) + at;
         if (flags & SUM) {
-            const FourPoints k = block.load_global(kept, l);
+            const FourPoints k = load_global(kept);
             Four *to = sums_of(a, place, r) + at;
             Four v = {};
             if (!place.begin)
-                v = block.load_global(to, l);
+                v = load_global(to);
             UNROLL
             for (int i = 0; i < 4; i++) {
                 const Complex d = conj(O::complex(k.at[i])) * Complex{re[l].at[i], im[l].at[i]};
                 v.at[i].re += scaled(d.re, kept_e[l] + e[l]);
                 v.at[i].im += scaled(d.im, kept_e[l] + e[l]);
             }
-            block.store_global(to, l, v);
+            store_global(to, v);
         }
         if (flags & (KEEP | LEAVE)) {
             FourPoints k;
@@ -219,7 +219,7 @@ static DEVICE void combine(Block &block, const Arguments &a, const Place &place,
             for (int i = 0; i < 4; i++)
                 k.at[i] = O::point(re[l].at[i], im[l].at[i]);
             if (flags & KEEP)
-                block.store_global(kept, l, k);
+                store_global(kept, k);
             if (flags & LEAVE)
                 store_left(block, r, 4 * at, l, k);
         }
@@ -342,8 +342,8 @@ static DEVICE void middle(Block &block, const Arguments &a, const Pass &pass, co
                 EACH_LANE(l)
                 {
                     for (int i = l; i < TILE / 4; i += LANES)
-                        block.store_global(sums_of(a, place, r) + kb * (TILE / 4) + i, l,
-                                           Pack<Complex, 4>{});
+                        store_global(sums_of(a, place, r) + kb * (TILE / 4) + i,
+                                     Pack<Complex, 4>{});
                 }
             continue;
         }

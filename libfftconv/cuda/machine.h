@@ -8,9 +8,10 @@
  *
  * There are two machines.  On a GPU (machine_device.h) a lane is a thread, a Lanes<T> is one T,
  * and there are no loops.  In the tests (tests/cuda/machine_host.h) the same source runs as C++
- * on a CPU: lanes and warps are loops, the warps run in another order in every phase, and shared
- * memory records which warp touched what, so that every race is reported, whether or not it
- * would have changed a result. */
+ * on a CPU: lanes and warps are loops, the warps run in another order in every phase, and all memory
+ * records which lane touched it, so that every race is reported, whether or not it would have
+ * changed a result.  So kernels touch global memory through load_constant, load_stream, load_global
+ * and store_global alone. */
 #ifndef FFTCONV_CUDA_MACHINE_H
 #define FFTCONV_CUDA_MACHINE_H
 

@@ -145,9 +145,6 @@ struct Block {
     {
         atomicMax(reinterpret_cast<unsigned *>(shared_memory + at), x);
     }
-    /* Global memory through which the lanes of this block hand each other values. */
-    template <class T> DEVICE T load_global(const T *p, int) const { return *p; }
-    template <class T> DEVICE void store_global(T *p, int, const T &x) const { *p = x; }
     DEVICE void sync_warp() const { __syncwarp(); }
 };
 
@@ -194,6 +191,10 @@ template <class T> DEVICE T load_stream(const T *p)
                      : "l"(reinterpret_cast<const char *>(p) + 4 * i));
     return x.value;
 }
+
+/* Any other global memory. */
+template <class T> DEVICE T load_global(const T *p) { return *p; }
+template <class T> DEVICE void store_global(T *p, const T &x) { *p = x; }
 
 /* ---- The warp ---------------------------------------------------------------------- */
 

@@ -37,8 +37,8 @@ template <class Arith> struct PackKernel {
                         Four sum = {};
                         for (int64_t m = 0; m < a.count[0]; m++)
                             for (int64_t n = 0; n < a.count[1]; n++) {
-                                const Four v =
-                                    from[(m * a.sum_step[0] + n * a.sum_step[1]) / 4 + i];
+                                const Four v = load_global(
+                                    from + (m * a.sum_step[0] + n * a.sum_step[1]) / 4 + i);
                                 UNROLL
                                 for (int j = 0; j < 4; j++) {
                                     sum.at[j].re += v.at[j].re;
@@ -52,7 +52,7 @@ template <class Arith> struct PackKernel {
                             most = re > most ? re : most;
                             most = im > most ? im : most;
                         }
-                        from[i] = sum; /* only this lane reads or writes it */
+                        store_global(from + i, sum); /* only this lane reads or writes it */
                     }
                     largest[l] = most;
                 }
@@ -73,16 +73,16 @@ template <class Arith> struct PackKernel {
                     const int e = exponent_of(block.template load<uint32_t>(0, l)) + 9;
                     FourPoints *to = static_cast<FourPoints *>(a.to) + row * fours;
                     for (int64_t i = warp * LANES + l; i < fours; i += WARPS * LANES) {
-                        const Four v = from[i];
+                        const Four v = load_global(from + i);
                         FourPoints points;
                         UNROLL
                         for (int j = 0; j < 4; j++)
                             points.at[j] = Ops<Arith>::point(scaled(v.at[j].re, -e),
                                                              scaled(v.at[j].im, -e));
-                        to[i] = points;
+                        store_global(to + i, points);
                     }
                     if (warp == 0 && l == 0)
-                        a.exponents[row] = e + a.shift;
+                        store_global(a.exponents + row, e + a.shift);
                 }
             });
         }
@@ -105,7 +105,7 @@ struct FillKernel {
                     const int64_t row = i / a.length, h = row % a.channels;
                     float sum = 0;
                     for (int64_t m = 0; m < a.count; m++)
-                        sum += a.from[h * a.count + m];
+                        sum += load_global(a.from + h * a.count + m);
                     set_element(row_of(a.to, row / a.channels, h), i % a.length, sum);
                 }
             }

@@ -50,11 +50,11 @@ template <class T> struct PaddedBase {
     /* A run of a buffer's row, which is aligned. */
     static DEVICE void get(const T *from, T (&x)[RUN])
     {
-        values_of(*reinterpret_cast<const Pack<T, RUN> *>(from), 0, x);
+        values_of(load_global(reinterpret_cast<const Pack<T, RUN> *>(from)), 0, x);
     }
     static DEVICE void put(T *to, const T (&x)[RUN])
     {
-        *reinterpret_cast<Pack<T, RUN> *>(to) = pack_of<T>(x);
+        store_global(reinterpret_cast<Pack<T, RUN> *>(to), pack_of<T>(x));
     }
     /* The number, from a.spectrum on, of the kernel that serves row (i, j) of the tile. */
     static DEVICE int64_t kernel_of(const Arguments &a, int64_t row)
@@ -92,7 +92,7 @@ template <class T> struct LoadKernel : PaddedBase<T> {
                         } else if (pass.own) {
                             UNROLL
                             for (int i = 0; i < RUN; i++)
-                                x[i] = at + i < to ? own[at + i] : T(0);
+                                x[i] = at + i < to ? load_global(own + at + i) : T(0);
                         } else {
                             read_run(x_row, at, from, to, x);
                             if (pass.gate.data)
@@ -126,14 +126,14 @@ template <class T> struct ProductKernel : PaddedBase<T> {
                     const Bins *from = Base::bins_of(a.from, a, row);
                     Bins *to = Base::bins_of(a.x, a, row);
                     for (int64_t n = first / Base::BINS + l; n < last / Base::BINS; n += LANES) {
-                        const Bins u = from[n], v = k[n];
+                        const Bins u = load_global(from + n), v = load_global(k + n);
                         Bins w;
                         UNROLL
                         for (int i = 0; i < Base::BINS; i++) {
                             const Bin p = u.at[i], q = {v.at[i].re, sign * v.at[i].im};
                             w.at[i] = {p.re * q.re - p.im * q.im, p.re * q.im + p.im * q.re};
                         }
-                        to[n] = w;
+                        store_global(to + n, w);
                     }
                 }
             });
@@ -180,9 +180,11 @@ template <class T> struct SumKernel : PaddedBase<T> {
                             UNROLL
                             for (int j = 0; j < NEAR; j++)
                                 if (i + j * step < end) {
-                                    z[j] = Base::bins_of(a.z, a, row(i + j * step))[n];
+                                    z[j] = load_global(Base::bins_of(a.z, a, row(i + j * step)) +
+                                                       n);
                                     if (products)
-                                        x[j] = Base::bins_of(a.x, a, row(i + j * step))[n];
+                                        x[j] = load_global(
+                                            Base::bins_of(a.x, a, row(i + j * step)) + n);
                                 }
                             UNROLL
                             for (int j = 0; j < NEAR; j++)
@@ -198,13 +200,13 @@ template <class T> struct SumKernel : PaddedBase<T> {
                                             : Base::bins_of(a.sums, a, q) + n;
                         Bins sum = {};
                         if (!products && !a.first_tile)
-                            sum = *to;
+                            sum = load_global(to);
                         UNROLL
                         for (int m = 0; m < Base::BINS; m++) {
                             sum.at[m].re = static_cast<T>(sum.at[m].re + re[m]);
                             sum.at[m].im = static_cast<T>(sum.at[m].im + im[m]);
                         }
-                        *to = sum;
+                        store_global(to, sum);
                     }
                 }
             });
@@ -232,8 +234,7 @@ template <class T> struct StoreKernel : PaddedBase<T> {
                     for (int64_t n = first + l * RUN; n < last; n += Base::STEP) {
                         T v[RUN];
                         Base::get(Base::real_row(a.x, a, row) + n, v);
-                        sink<ROLES>(block, pass, a.b + j, a.h + i, own, static_cast<int>(n), l, v,
-                                    dskip[l]);
+                        sink<ROLES>(pass, a.b + j, a.h + i, own, static_cast<int>(n), v, dskip[l]);
                     }
                 }
                 if (a.dskip) {
@@ -241,9 +242,10 @@ template <class T> struct StoreKernel : PaddedBase<T> {
                     EACH_LANE(l)
                     {
                         if (l == 0)
-                            static_cast<T *>(
-                                a.dskip)[((a.h + i) * a.dskip_batch + a.b + j) * parts +
-                                         first / a.stretch] = dskip[l];
+                            store_global(static_cast<T *>(a.dskip) +
+                                             ((a.h + i) * a.dskip_batch + a.b + j) * parts +
+                                             first / a.stretch,
+                                         dskip[l]);
                     }
                 }
             });
@@ -262,7 +264,7 @@ template <class T> struct SkipKernel : PaddedBase<T> {
             {
                 sum[l] = 0;
                 for (int64_t i = l; i < a.dskip_parts; i += LANES)
-                    sum[l] += static_cast<const T *>(a.dskip)[h * a.dskip_parts + i];
+                    sum[l] += load_global(static_cast<const T *>(a.dskip) + h * a.dskip_parts + i);
             }
             sum_over(sum);
             EACH_LANE(l)
@@ -305,10 +307,11 @@ template <class T> struct PlaceKernel : PaddedBase<T> {
                         for (int64_t i = n; more && i < n + RUN && i < a.points; i++) {
                             const int64_t s = a.fft_size - a.points + i,
                                           lag = i > 0 ? a.points - i : 0;
+                            T *const at = to + (i - n);
                             if (i > 0 && a.wrapped_from <= s && s < a.k_length)
-                                to[i - n] += element<T>(k, s) * scale;
+                                store_global(at, load_global(at) + element<T>(k, s) * scale);
                             if (lag < a.rev_used)
-                                to[i - n] += element<T>(k_rev, lag) * scale;
+                                store_global(at, load_global(at) + element<T>(k_rev, lag) * scale);
                         }
                     }
                 }
@@ -336,9 +339,9 @@ template <class T> struct TakeKernel : PaddedBase<T> {
                             const int64_t s = n + i;
                             x[i] = 0;
                             if (s < a.dk_used)
-                                x[i] = row[a.reversed && s > 0 ? a.points - s : s];
+                                x[i] = load_global(row + (a.reversed && s > 0 ? a.points - s : s));
                             if (!a.reversed && a.wrapped_from <= s && s < a.dk_length)
-                                x[i] += row[a.points - a.fft_size + s];
+                                x[i] += load_global(row + a.points - a.fft_size + s);
                             x[i] *= static_cast<T>(a.scale);
                         }
                         write_run(to, static_cast<int>(n), 0, static_cast<int>(a.dk_length), x);

@@ -52,20 +52,21 @@ DEVICE uint16_t bits_of(float x, int type)
 template <class T = float> DEVICE T element(const Row &r, int64_t n)
 {
     if (is_wide<T>(r.type))
-        return static_cast<T>(reinterpret_cast<const double *>(r.data)[n * r.stride]);
+        return static_cast<T>(load_global(reinterpret_cast<const double *>(r.data) + n * r.stride));
     if (r.type == FLOAT32)
-        return reinterpret_cast<const float *>(r.data)[n * r.stride];
-    return value_of(reinterpret_cast<const uint16_t *>(r.data)[n * r.stride], r.type);
+        return load_global(reinterpret_cast<const float *>(r.data) + n * r.stride);
+    return value_of(load_global(reinterpret_cast<const uint16_t *>(r.data) + n * r.stride), r.type);
 }
 
 template <class T> DEVICE void set_element(const Row &r, int64_t n, T x)
 {
     if (is_wide<T>(r.type))
-        reinterpret_cast<double *>(r.data)[n * r.stride] = x;
+        store_global(reinterpret_cast<double *>(r.data) + n * r.stride, static_cast<double>(x));
     else if (r.type == FLOAT32)
-        reinterpret_cast<float *>(r.data)[n * r.stride] = static_cast<float>(x);
+        store_global(reinterpret_cast<float *>(r.data) + n * r.stride, static_cast<float>(x));
     else
-        reinterpret_cast<uint16_t *>(r.data)[n * r.stride] = bits_of(static_cast<float>(x), r.type);
+        store_global(reinterpret_cast<uint16_t *>(r.data) + n * r.stride,
+                     bits_of(static_cast<float>(x), r.type));
 }
 
 template <class T = float> DEVICE T scalar_of(const Operand &o, int64_t b, int64_t h)
@@ -165,7 +166,7 @@ template <class T, int RUN> DEVICE void read_run(const Row &r, int n, int from, 
             UNROLL
         for (int i = 0; i < RUN; i++)
             x[i] = n + i >= from && n + i < to
-                       ? reinterpret_cast<const float *>(r.data)[(n + i) * r.stride]
+                       ? load_global(reinterpret_cast<const float *>(r.data) + (n + i) * r.stride)
                        : 0.0f;
     } else if (quick) {
         values_of(load_stream(reinterpret_cast<const Sixteens<RUN> *>(r.data + n * 2ll)), r.type,
@@ -175,7 +176,8 @@ template <class T, int RUN> DEVICE void read_run(const Row &r, int n, int from, 
         UNROLL
         for (int i = 0; i < RUN; i++)
             v[i] = n + i >= from && n + i < to
-                       ? reinterpret_cast<const uint16_t *>(r.data)[(n + i) * r.stride]
+                       ? load_global(reinterpret_cast<const uint16_t *>(r.data) +
+                                     (n + i) * r.stride)
                        : 0u;
         Sixteens<RUN> words;
         UNROLL
@@ -192,7 +194,8 @@ DEVICE void write_run(const Row &r, int n, int from, int to, const T (&x)[RUN])
     const bool quick = is_quick<T, RUN>(r, n, from, to);
     if (is_wide<T>(r.type)) {
         if (quick)
-            *reinterpret_cast<Pack<double, RUN> *>(r.data + n * 8ll) = pack_of<double>(x);
+            store_global(reinterpret_cast<Pack<double, RUN> *>(r.data + n * 8ll),
+                         pack_of<double>(x));
         else
             UNROLL
         for (int i = 0; i < RUN; i++)
@@ -200,22 +203,23 @@ DEVICE void write_run(const Row &r, int n, int from, int to, const T (&x)[RUN])
                 set_element(r, n + i, x[i]);
     } else if (r.type == FLOAT32) {
         if (quick)
-            *reinterpret_cast<Pack<float, RUN> *>(r.data + n * 4ll) = pack_of<float>(x);
+            store_global(reinterpret_cast<Pack<float, RUN> *>(r.data + n * 4ll), pack_of<float>(x));
         else
             UNROLL
         for (int i = 0; i < RUN; i++)
             if (n + i >= from && n + i < to)
-                reinterpret_cast<float *>(r.data)[(n + i) * r.stride] = static_cast<float>(x[i]);
+                store_global(reinterpret_cast<float *>(r.data) + (n + i) * r.stride,
+                             static_cast<float>(x[i]));
     } else {
         const Sixteens<RUN> v = words_of(x, r.type);
         if (quick)
-            *reinterpret_cast<Sixteens<RUN> *>(r.data + n * 2ll) = v;
+            store_global(reinterpret_cast<Sixteens<RUN> *>(r.data + n * 2ll), v);
         else
             UNROLL
         for (int i = 0; i < RUN; i++)
             if (n + i >= from && n + i < to)
-                reinterpret_cast<uint16_t *>(r.data)[(n + i) * r.stride] = static_cast<uint16_t>(
-                    v.at[i / 2] >> i % 2 * 16);
+                store_global(reinterpret_cast<uint16_t *>(r.data) + (n + i) * r.stride,
+                             static_cast<uint16_t>(v.at[i / 2] >> i % 2 * 16));
     }
 }
 

@@ -12,8 +12,7 @@ namespace fftconv
 /* Takes the values v of row (b, h) at places n ... n + RUN - 1.  A kernel of one role contains the
  * code of that role's sinks only; ROLE = ROLES stands for a kernel that has all of them. */
 template <int ROLE, class T, int RUN>
-DEVICE void sink(Block &block, const Pass &s, int64_t b, int64_t h, T *own, int n, int l,
-                 T (&v)[RUN], T &dskip)
+DEVICE void sink(const Pass &s, int64_t b, int64_t h, T *own, int n, T (&v)[RUN], T &dskip)
 {
     const int from = s.sink_from, to = s.sink_to;
     T x[RUN];
@@ -23,9 +22,9 @@ DEVICE void sink(Block &block, const Pass &s, int64_t b, int64_t h, T *own, int 
         UNROLL
         for (int i = 0; i < RUN; i++) {
             if (s.sink == HOLD)
-                block.store_global(own + n + i, l, v[i]);
+                store_global(own + n + i, v[i]);
             else if (s.add >= 0 && n + i >= from && n + i < to)
-                v[i] += block.load_global(own + n + i + s.add, l);
+                v[i] += load_global(own + n + i + s.add);
         }
         if (s.sink == TAPS)
             write_run(row_of<T>(s.y, b, h), n, from, to, v);
@@ -41,7 +40,7 @@ DEVICE void sink(Block &block, const Pass &s, int64_t b, int64_t h, T *own, int 
             UNROLL
             for (int i = 0; i < RUN; i++)
                 if (n + i < to)
-                    g[i] = block.load_global(own + n + i, l);
+                    g[i] = load_global(own + n + i);
         } else if (is_given(s.skip)) {
             read_run(row_of<T>(s.dy, b, h), n, from, to, g);
             multiply_run(s.out_gate, b, h, n, from, to, g);
@@ -113,7 +112,7 @@ DEVICE void sink(Block &block, const Pass &s, int64_t b, int64_t h, T *own, int 
     multiply_slope(s.activation, v, x);
     UNROLL
     for (int i = 0; i < RUN; i++)
-        block.store_global(own + n + i, l, x[i]);
+        store_global(own + n + i, x[i]);
 }
 
 } // namespace fftconv

@@ -4,9 +4,11 @@
  * It is stricter than a GPU.  Memory begins as NaN.  The warps of a phase run in a shuffled
  * order.  It is an error to access memory that another lane has written since the last barrier,
  * or to write what another lane has read since, even where the result would have been right; a
- * lane of the same warp may follow after sync_warp.  Matrix products are summed exactly and then
- * cut off, which is the least that is known of tensor cores.  Where a test asks for it, the
- * wavefronts that shared memory takes are counted. */
+ * lane of the same warp may follow after sync_warp.  Between the blocks of a launch there is no
+ * barrier: none may access what another one writes.  Nor may a launch write what it reads by
+ * load_constant.  Matrix products are summed exactly and then cut off, which is the least that is
+ * known of tensor cores.  Where a test asks for it, the wavefronts that shared memory takes are
+ * counted. */
 #ifndef FFTCONV_CUDA_MACHINE_HOST_H
 #define FFTCONV_CUDA_MACHINE_HOST_H
 
@@ -15,6 +17,7 @@
 
 #include <algorithm>
 #include <map>
+#include <memory>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -26,7 +29,7 @@
 
 #define UNROLL
 #define NO_UNROLL
-#define EACH_LANE(l) for (int l = 0; l < LANES; l++)
+#define EACH_LANE(l) for (int l = 0; (running_lane = l) < LANES; l++)
 
 namespace fftconv
 {
@@ -55,13 +58,50 @@ template <class T, int COUNT> struct Warps {
 
 /* ---- The block ------------------------------------------------------------------- */
 
-/* Who touched four bytes since the last barrier. */
+/* Who touched a few bytes last, and in which phase of the launch. */
 struct Trace {
     int64_t write_phase = -1, read_phase = -1;
     int writer = -1, write_step = -1;
     int reader = -1, read_step = -1;   /* the last one */
-    bool lanes = false, warps = false; /* readers were several */
+    bool lanes = false, warps = false; /* readers of the same phase were several */
+    bool blocks = false;               /* so were readers of the launch */
 };
+
+/* What the blocks of a launch share: the count of their phases, and the traces of global memory. */
+struct Launch {
+    int64_t now = 0;
+
+    enum { LINE = 256 };
+    struct Line {                            /* of LINE bytes */
+        uint64_t constants = 0, written = 0; /* a bit for each four bytes */
+        std::unique_ptr<Trace[]> traces;     /* one for each two bytes */
+    };
+    /* Calls f(line, first, last) for the bytes of each line that `bytes` bytes from p on touch. */
+    template <class F> void each_line(const void *p, size_t bytes, const F &f)
+    {
+        uintptr_t at = reinterpret_cast<uintptr_t>(p);
+        for (const uintptr_t end = at + bytes; at < end; at = (at / LINE + 1) * LINE)
+            f(line_of(at / LINE), at % LINE, std::min<size_t>(end - at / LINE * LINE, LINE));
+    }
+
+  private:
+    enum { RECENT = 64 };
+    std::unordered_map<uintptr_t, Line> lines;
+    std::pair<uintptr_t, Line *> recent[RECENT] = {}; /* of `lines`, which are slower to find */
+
+    Line &line_of(uintptr_t number)
+    {
+        auto &[found, line] = recent[number % RECENT];
+        if (!line || found != number) {
+            found = number;
+            line = &lines[number];
+        }
+        return *line;
+    }
+};
+
+/* The lane that this thread runs, within EACH_LANE; LANES outside of it. */
+inline thread_local int running_lane = LANES;
 
 /* How long shared memory works for a kernel's accesses.
  *
@@ -134,9 +174,9 @@ class Instructions
 struct Block {
     int64_t index, count;
 
-    Block(int64_t index_, int64_t count_, int64_t bytes, int warps_, uint32_t seed)
-        : index(index_), count(count_), memory(bytes, 0xff), traces((bytes + 3) / 4), order(warps_),
-          random(seed)
+    Block(Launch &launch_, int64_t index_, int64_t count_, int64_t bytes, int warps_, uint32_t seed)
+        : index(index_), count(count_), launch(launch_), begin(launch_.now), memory(bytes, 0xff),
+          traces((bytes + 3) / 4), order(warps_), random(seed)
     {
         for (int w = 0; w < warps_; w++)
             order[w] = w;
@@ -151,7 +191,7 @@ struct Block {
             if (counted)
                 accesses.finish();
         }
-        now++;
+        launch.now++;
     }
     template <class T>
     T load(int at, int lane, const char *function = __builtin_FUNCTION(),
@@ -183,7 +223,7 @@ struct Block {
         inside(at, 4);
         Trace &t = traces[at / 4];
         const int atomic = 1 << 20;
-        if (t.writer != atomic || t.write_phase != now)
+        if (t.writer != atomic || t.write_phase != launch.now)
             write(t, lane, "shared");
         t.writer = atomic;
         uint32_t old;
@@ -191,30 +231,42 @@ struct Block {
         old = std::max(old, x);
         memcpy(&memory[at], &old, 4);
     }
-    template <class T> T load_global(const T *p, int lane)
-    {
-        for (uintptr_t a = reinterpret_cast<uintptr_t>(p); a < reinterpret_cast<uintptr_t>(p + 1);
-             a += 4)
-            read(global[a / 4], lane, "global");
-        return *p;
-    }
-    template <class T> void store_global(T *p, int lane, const T &x)
-    {
-        for (uintptr_t a = reinterpret_cast<uintptr_t>(p); a < reinterpret_cast<uintptr_t>(p + 1);
-             a += 4)
-            write(global[a / 4], lane, "global");
-        *p = x;
-    }
     void sync_warp() { step++; }
 
+    /* The running lane accesses `bytes` bytes of global memory. */
+    enum Access { READ, WRITE, READ_CONSTANT };
+    void touch(Access access, const void *p, size_t bytes, size_t alignment)
+    {
+        if (reinterpret_cast<uintptr_t>(p) % alignment)
+            throw std::runtime_error("global memory: a vector that is not aligned");
+        if (running_lane >= LANES)
+            throw std::runtime_error("global memory: an access outside of EACH_LANE");
+        launch.each_line(p, bytes, [&](Launch::Line &line, size_t first, size_t last) {
+            const uint64_t all = -1, mask = all << first / 4 & all >> (63 - (last - 1) / 4);
+            if (access == READ_CONSTANT ? line.written & mask
+                                        : access == WRITE && line.constants & mask)
+                race("global", "a constant is written by the launch that reads it");
+            (access == WRITE ? line.written : line.constants) |= access == READ ? 0 : mask;
+            if (access == READ_CONSTANT)
+                return;
+            if (!line.traces)
+                line.traces.reset(new Trace[Launch::LINE / 2]);
+            for (size_t i = first / 2; i < (last + 1) / 2; i++)
+                if (access == READ)
+                    read(line.traces[i], running_lane, "global");
+                else
+                    write(line.traces[i], running_lane, "global");
+        });
+    }
+
   private:
+    Launch &launch;
+    const int64_t begin; /* this block's first phase */
     std::vector<unsigned char> memory;
     std::vector<Trace> traces;
-    std::unordered_map<uintptr_t, Trace> global;
     std::vector<int> order;
     std::mt19937 random;
     Instructions accesses;
-    int64_t now = 0;
     int warp = 0, step = 0;
 
     void inside(int at, size_t bytes) const
@@ -223,13 +275,19 @@ struct Block {
             throw std::runtime_error("shared memory: " + std::to_string(bytes) + " bytes at " +
                                      std::to_string(at) + " of " + std::to_string(memory.size()));
     }
+    /* Is it a phase of another block? */
+    bool is_before(int64_t phase) const { return phase >= 0 && phase < begin; }
     void read(Trace &t, int lane, const char *where)
     {
         const int me = warp * LANES + lane;
+        const int64_t now = launch.now;
+        if (is_before(t.write_phase))
+            race(where, "read of what another block wrote");
         if (t.write_phase == now && t.writer != me &&
             (t.writer / LANES != warp || t.write_step == step))
             race(where, "read of what another lane wrote");
         const bool again = t.read_phase == now;
+        t.blocks |= is_before(t.read_phase);
         t.lanes = again && (t.lanes || t.reader != me);
         t.warps = again && (t.warps || t.reader / LANES != warp);
         t.read_phase = now;
@@ -239,6 +297,11 @@ struct Block {
     void write(Trace &t, int lane, const char *where)
     {
         const int me = warp * LANES + lane;
+        const int64_t now = launch.now;
+        if (is_before(t.write_phase))
+            race(where, "write of what another block wrote");
+        if (t.blocks || is_before(t.read_phase))
+            race(where, "write of what another block read");
         if (t.write_phase == now && t.writer != me &&
             (t.writer / LANES != warp || t.write_step == step))
             race(where, "write of what another lane wrote");
@@ -256,14 +319,24 @@ struct Block {
     }
 };
 
-/* A vector is aligned: a GPU would stop. */
+inline thread_local Block *running_block = nullptr;
+
 template <class T> T load_constant(const T *p)
 {
-    if (reinterpret_cast<uintptr_t>(p) % alignof(T))
-        throw std::runtime_error("device memory: a vector that is not aligned");
+    running_block->touch(Block::READ_CONSTANT, p, sizeof *p, alignof(T));
     return *p;
 }
-template <class T> T load_stream(const T *p) { return load_constant(p); }
+template <class T> T load_global(const T *p)
+{
+    running_block->touch(Block::READ, p, sizeof *p, alignof(T));
+    return *p;
+}
+template <class T> T load_stream(const T *p) { return load_global(p); }
+template <class T> void store_global(T *p, const T &x)
+{
+    running_block->touch(Block::WRITE, p, sizeof *p, alignof(T));
+    *p = x;
+}
 
 /* ---- The warp ---------------------------------------------------------------------- */
 
@@ -425,8 +498,10 @@ void launch_here(const typename Kernel::Arguments &a, int64_t blocks, int64_t by
     for (int64_t i = 0; i < blocks; i++)
         order[i] = i;
     std::shuffle(order.begin(), order.end(), random);
+    Launch launch;
     for (int64_t i : order) {
-        Block block(i, blocks, bytes, Kernel::WARPS, random());
+        Block block(launch, i, blocks, bytes, Kernel::WARPS, random());
+        running_block = &block;
         Kernel::run(block, a);
     }
 }
