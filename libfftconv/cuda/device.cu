@@ -2,6 +2,8 @@
  * runtime.  struct cuda_machine in engine.h says what each function does. */
 #include "launch.h"
 
+#include <atomic>
+
 extern "C" {
 #include "engine.h"
 }
@@ -89,10 +91,36 @@ int enter(int device, int *before)
     return status;
 }
 
+/* Where the thread never used `before`, CUDA 12 makes a context there: its runtime knows no other
+ * way back. */
 void leave(int device, int before)
 {
     if (device != before)
         quietly(cudaSetDevice(before));
+}
+
+/* Memory in the order of streams comes from a pool of the library's own for each device.  It keeps
+ * up to POOL_BYTES of what was released, for the next call.  The device's default pool keeps nothing
+ * beyond a synchronisation unless the caller has set it to, and its settings are the caller's. */
+enum { POOLS = 64, TILE_BYTES = 128 << 20, POOL_BYTES = 8 * TILE_BYTES };
+std::atomic<cudaMemPool_t> pools[POOLS];
+
+/* Makes the pool of a device that has none.  Where that fails, the default pool serves. */
+void make_pool(int device)
+{
+    cudaMemPool_t pool, none = nullptr;
+    cudaMemPoolProps of = {};
+    uint64_t bytes = POOL_BYTES;
+    of.allocType = cudaMemAllocationTypePinned;
+    of.location.type = cudaMemLocationTypeDevice;
+    of.location.id = device;
+    if (device >= POOLS || pools[device] || cudaMemPoolCreate(&pool, &of) != cudaSuccess) {
+        cudaGetLastError();
+        return;
+    }
+    quietly(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &bytes));
+    if (!pools[device].compare_exchange_strong(none, pool))
+        quietly(cudaMemPoolDestroy(pool)); /* another thread has made one */
 }
 
 int limits(int device, int64_t *shared_bytes, int64_t *tile_bytes)
@@ -112,8 +140,10 @@ int limits(int device, int64_t *shared_bytes, int64_t *tile_bytes)
     /* cuFFT has a CUDA runtime of its own, and needs the device's context to exist */
     if (!status)
         status = check(cudaFree(nullptr), "waking the device");
+    if (!status)
+        make_pool(device);
     *shared_bytes = bytes;
-    *tile_bytes = 128 << 20;
+    *tile_bytes = TILE_BYTES;
     return status;
 }
 
@@ -158,9 +188,16 @@ void release(void *memory) { quietly(cudaFree(memory)); }
 /* In the order of the stream: the host does not wait. */
 int allocate_on(void **memory, int64_t bytes, void *stream)
 {
-    return check(
-        cudaMallocAsync(memory, static_cast<size_t>(bytes), static_cast<cudaStream_t>(stream)),
-        "allocating device memory");
+    int device;
+    int status = check(cudaGetDevice(&device), "asking for the device");
+    if (status)
+        return status;
+    const auto pool = device < POOLS ? pools[device].load() : nullptr;
+    const auto size = static_cast<size_t>(bytes);
+    const auto s = static_cast<cudaStream_t>(stream);
+    return check(pool ? cudaMallocFromPoolAsync(memory, size, pool, s)
+                      : cudaMallocAsync(memory, size, s),
+                 "allocating device memory");
 }
 
 void release_on(void *memory, void *stream)
@@ -184,11 +221,13 @@ int copy(void *to, const void *from, int64_t bytes, void *stream)
 int device_of(const void *memory, int *device)
 {
     cudaPointerAttributes a;
-    int status = check(cudaPointerGetAttributes(&a, memory), "asking where memory is");
-    if (!status && a.type != cudaMemoryTypeDevice && a.type != cudaMemoryTypeManaged)
+    const int status = check(cudaPointerGetAttributes(&a, memory), "asking where memory is");
+    if (status)
+        return status;
+    if (a.type != cudaMemoryTypeDevice && a.type != cudaMemoryTypeManaged)
         return fail(FFTCONV_STATUS_INVALID, "memory is %p, must be a device's", memory);
     *device = a.device;
-    return status;
+    return FFTCONV_STATUS_OK;
 }
 
 int wait(void *stream, void *other)

@@ -14,9 +14,11 @@ namespace fftconv
 template <class Kernel>
 cudaError_t launch(const typename Kernel::Arguments &a, int64_t blocks, void *stream)
 {
-    entry<Kernel><<<static_cast<unsigned>(blocks), Kernel::WARPS * LANES, Kernel::SHARED_BYTES,
-                    static_cast<cudaStream_t>(stream)>>>(a);
-    return cudaGetLastError();
+    void *arguments[] = {const_cast<typename Kernel::Arguments *>(&a)};
+    /* This returns its own error, and not one that the caller has left behind. */
+    return cudaLaunchKernel(entry<Kernel>, dim3(static_cast<unsigned>(blocks)),
+                            dim3(Kernel::WARPS * LANES), arguments, Kernel::SHARED_BYTES,
+                            static_cast<cudaStream_t>(stream));
 }
 
 /* To be done once for each device, before any launch there: allows the kernel its shared memory,

@@ -150,6 +150,8 @@ struct Block {
 
 /* A value of 4 or 8 bytes, or of a multiple of 16, as words. */
 template <class T> union Words {
+    static_assert(sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) % 16 == 0,
+                  "an instruction moves one, two or four words");
     T value;
     uint32_t at[sizeof(T) / 4];
     DEVICE Words() {}
@@ -179,6 +181,7 @@ template <class T> DEVICE T load_constant(const T *p)
  * order in which they are written here. */
 template <class T> DEVICE T load_stream(const T *p)
 {
+    static_assert(sizeof(T) >= 8, "the loads of one word are not written here");
     Words<T> x;
     if constexpr (sizeof(T) == 8)
         asm volatile("ld.global.L1::no_allocate.v2.u32 {%0, %1}, [%2];"

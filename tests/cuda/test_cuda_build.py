@@ -16,6 +16,7 @@ def test_the_library_needs_nothing_of_cuda():
     assert not [name for name in needed if re.match("lib(cu|nv)", name)]
 
 
+CORE = (TOP / "libfftconv").resolve()
 CONFIGURE = """
 AC_INIT([one], [1])
 AC_DEFUN([AM_CONDITIONAL], [])
@@ -72,3 +73,26 @@ def test_architectures(configure, tmp_path, gpus, option, want):
     assert found == [
         (a, f"[sm_{a},compute_{a}]" if a == first else f"sm_{a}") for a in want.split()
     ], done.stdout + done.stderr
+
+
+def included(file):
+    """All files of libfftconv that this one includes."""
+    found = set()
+    for name in re.findall(r'^#include "(.*?)"', file.read_text(), re.MULTILINE):
+        beside = (file.parent / name).resolve()
+        of = beside if beside.exists() else CORE / name
+        found |= {of} | (included(of) if of.exists() else set())
+    return found
+
+
+@pytest.mark.parametrize("source", ("shapes.cpp", "device.cu", "rows_half.cu", "rows_single.cu"))
+def test_kernels_are_rebuilt(source):
+    """What nvcc compiles is compiled again after a change of any header that it includes."""
+    makefile = (CORE / "Makefile.inc").read_text().replace("\\\n", "")
+    values = dict(re.findall(r"^(\w+) = (.*)", makefile, re.MULTILINE))
+    target = rf"^%D%/cuda/{source.partition('.')[0]}\.lo: (.*)"
+    (needs,) = re.findall(target, makefile, re.MULTILINE)
+    while "$(" in needs:
+        needs = re.sub(r"\$\((\w+)\)", lambda m: values[m[1]], needs)
+    names = {CORE / name.removeprefix("%D%/") for name in needs.split()}
+    assert included(CORE / "cuda" / source) <= names
