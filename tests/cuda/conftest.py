@@ -1,4 +1,5 @@
-"""Before each test of the CUDA engine, the emulated machine is set back to its first state."""
+"""Before each test of the CUDA engine, the emulated machine is set back to its first state.  After
+it, no memory may have been written past its end."""
 
 import pytest
 from engine_calls import H100, LIBRARY, ON_GPU, library
@@ -12,3 +13,6 @@ def machine():
         lib.cuda_emulated_set_tile(1 << 27)
         lib.cuda_emulated_fail(-1)
         lib.cuda_emulated_expect(None, 0)
+    yield
+    if LIBRARY.exists() and hasattr(library(), "cuda_emulated_overruns"):
+        assert library().cuda_emulated_overruns() == 0

@@ -10,6 +10,13 @@
 #include "cuda/shapes.h"
 #include "cuda/tables.h"
 
+#if __has_include(<sanitizer/asan_interface.h>)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(at, bytes)
+#define ASAN_UNPOISON_MEMORY_REGION(at, bytes)
+#endif
+
 #include <atomic>
 #include <complex>
 #include <map>
@@ -120,10 +127,30 @@ int rows(int single, int shape, const struct fftconv_cuda_rows *a, int64_t block
     return status;
 }
 
+/* The largest part of a spectrum lies where kernel.h, which shows that float16 does not overflow,
+ * has it; but not at the ends of float32's range. */
+template <class Arith> int pack(const fftconv_cuda_pack &a, int64_t blocks)
+{
+    const int status = launch<PackKernel<Arith>>(a, blocks);
+    const auto *points = static_cast<const typename Arith::Point *>(a.to);
+    for (int64_t row = 0; points && !status && row < a.rows[0] * a.rows[1]; row++) {
+        float most = 0;
+        for (int64_t i = 0; i < a.points; i++) {
+            const Complex z = Ops<Arith>::complex(points[row * a.points + i]);
+            most = std::max({most, fabsf(z.re), fabsf(z.im)});
+        }
+        if ((most < 0.25f || most > 0.5f) && abs(a.exponents[row] - a.shift) < 100)
+            return fail(FFTCONV_STATUS_UNSUPPORTED,
+                        "the largest part of a spectrum is %g, must be 1/4 ... 1/2",
+                        static_cast<double>(most));
+    }
+    return status;
+}
+
 int pack(int single, const struct fftconv_cuda_pack *a, int64_t blocks, void *stream)
 {
     on(stream);
-    return single ? launch<PackKernel<Single>>(*a, blocks) : launch<PackKernel<Half>>(*a, blocks);
+    return single ? pack<Single>(*a, blocks) : pack<Half>(*a, blocks);
 }
 
 int fill(const struct fftconv_cuda_fill *a, int64_t blocks, void *stream)
@@ -199,13 +226,17 @@ int prepare_padded(int device, int wide)
     return wide ? prepare_steps<double>(device) : prepare_steps<float>(device);
 }
 
-/* Memory is filled with NaN.  It is not longer than asked for, so that AddressSanitizer sees every
- * access behind its end. */
+/* Memory is filled with NaN, and so are GUARD bytes behind it, in which release finds what was
+ * written past the end; AddressSanitizer sees every access there. */
+enum { GUARD = 256 };
+std::atomic<int64_t> overruns;
+
 int allocate(void **memory, int64_t bytes)
 {
-    if (fails() || !(*memory = aligned_new(bytes)))
+    if (fails() || !(*memory = aligned_new(bytes + GUARD)))
         return fail_memory(bytes);
-    memset(*memory, 0xff, static_cast<size_t>(bytes));
+    memset(*memory, 0xff, static_cast<size_t>(bytes + GUARD));
+    ASAN_POISON_MEMORY_REGION(static_cast<char *>(*memory) + bytes, GUARD);
     allocations++;
     const std::lock_guard<std::mutex> lock(of_pieces);
     pieces[reinterpret_cast<uintptr_t>(*memory)] = {bytes, current};
@@ -216,7 +247,11 @@ void release(void *memory)
 {
     {
         const std::lock_guard<std::mutex> lock(of_pieces);
-        pieces.erase(reinterpret_cast<uintptr_t>(memory));
+        const auto piece = pieces.find(reinterpret_cast<uintptr_t>(memory));
+        const auto *end = static_cast<unsigned char *>(memory) + piece->second.bytes;
+        ASAN_UNPOISON_MEMORY_REGION(end, GUARD);
+        overruns += std::any_of(end, end + GUARD, [](unsigned char x) { return x != 0xff; });
+        pieces.erase(piece);
     }
     aligned_free(memory);
 }
@@ -532,6 +567,9 @@ FFTCONV_API int cufftExecZ2D(int h, void *in, void *out)
 }
 }
 
+/* How often memory that was released since the last call had been written past its end. */
+extern "C" FFTCONV_API int64_t cuda_emulated_overruns(void) { return overruns.exchange(0); }
+
 /* The number of pieces of device memory and cuFFT handles that have not been freed, and the device
  * that the calling thread is on. */
 extern "C" FFTCONV_API int64_t cuda_emulated_allocations(void)
@@ -555,6 +593,9 @@ extern "C" FFTCONV_API void cuda_emulated_fragment(int matrix, int lane, int i, 
               : matrix == 'b' ? b_column(lane)
                               : c_column(lane, i);
 }
+
+/* The exponent of a row whose largest sample is x. */
+extern "C" FFTCONV_API int cuda_emulated_exponent(float x) { return exponent_of(float_bits(x)); }
 
 /* The bits of x as a 16-bit number. */
 extern "C" FFTCONV_API int cuda_emulated_bits(int bfloat, float x)

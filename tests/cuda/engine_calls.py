@@ -57,6 +57,7 @@ def library():
             lib.cuda_emulated_allocations.restype = c_int64
             lib.cuda_emulated_stops.restype = c_int64
             lib.cuda_emulated_bits.argtypes = [c_int, c_float]
+            lib.cuda_emulated_exponent.argtypes = [c_float]
     return library.lib
 
 
@@ -269,7 +270,7 @@ def call_on(
             size = workspace_bytes(plan, spectrum, o, direction)
             most = info.backward_workspace_bytes if direction else info.forward_workspace_bytes
             assert size <= most if prepared else size == most
-            room = np.full(size + 64, 0xFF, np.uint8)  # every byte 0xFF: NaN
+            room = np.full(size + 4096, 0xFF, np.uint8)  # every byte 0xFF: NaN
             o.workspace = -(-memory.address(room) // 64) * 64
             o.workspace_bytes = size - 1
             if size:

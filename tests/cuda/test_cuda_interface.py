@@ -39,7 +39,7 @@ from engine_calls import (
 from fftconv import _lib
 from fftconv._array import KERNEL_DTYPES
 from fftconv.plan import aligned_bytes
-from support import Case
+from support import Case, wide
 
 pytestmark = needs_library
 
@@ -79,12 +79,13 @@ def test_shared_memory(sm, kilobytes, half, single):
 
 
 @ENGINES
-def test_workspace_of_the_caller(engine):
-    """With the caller's workspace nothing is allocated and the host never waits: call() checks
-    that."""
-    case = Case(3, 2, 300, 300, "float16", options=("out_gate", "skip"), activation="silu")
+@pytest.mark.parametrize("batch, tile", [(3, 1 << 27), (40, 20000)])
+def test_workspace_of_the_caller(engine, batch, tile):
+    """With the caller's workspace nothing is allocated, nothing behind it is written, and the host
+    never waits: call() checks that."""
+    case = Case(batch, 2, 300, 300, "float16", options=("out_gate", "skip"), activation="silu")
     for prepared in (True, False):
-        options = {"prepared": prepared, "workspace": True, "engine": engine}
+        options = {"prepared": prepared, "workspace": True, "engine": engine, "tile": tile}
         y, _ = forward(case, **options)
         check_forward(case, y)
         check_backward(case, backward(case, **options))
@@ -163,15 +164,12 @@ def test_refusals():
         with pytest.raises(RuntimeError, match="may have at most 1073741824 points"):
             create(**fields)
     desc.engine = None
-    first, second = create(), create(length=600)
+    plan = create(length=600)
     k, u, memory = np.zeros((1, 1, 3), "float32"), np.zeros((1, 1, 600), "float32"), Memory()
-    spectrum = new_spectrum(first, tensor(k, "rows", memory))
     o = operands()
     o.u, o.y = tensor(u, "rows", memory), tensor(poisoned(u), "rows", memory)
-    with pytest.raises(RuntimeError, match="spectrum was made for another plan"):
-        must(lib.fftconv_forward(second, spectrum, byref(o)))
     with pytest.raises(RuntimeError, match="k is NULL"):
-        must(lib.fftconv_forward(second, None, byref(o)))
+        must(lib.fftconv_forward(plan, None, byref(o)))
     o.k = tensor(k, "rows", memory)
     for name in ("u", "k", "y"):
         t = getattr(o, name)
@@ -179,17 +177,17 @@ def test_refusals():
         with pytest.raises(
             RuntimeError, match=(f"{name} is at 0x.*, must be aligned to its 4-byte numbers")
         ):
-            must(lib.fftconv_forward(second, None, byref(o)))
+            must(lib.fftconv_forward(plan, None, byref(o)))
         if name == "k":
             with pytest.raises(RuntimeError, match="k is at 0x.*, must be aligned"):
-                new_spectrum(second, t)
+                new_spectrum(plan, t)
         t.data -= 2
     for threads in (-1, 256):
         o.threads = threads
         for call_of in (
-            partial(lib.fftconv_forward, second, None, byref(o)),
-            partial(lib.fftconv_spectrum_create, byref(c_void_p()), second, byref(o)),
-            partial(workspace_bytes, second, None, o, _lib.FORWARD),
+            partial(lib.fftconv_forward, plan, None, byref(o)),
+            partial(lib.fftconv_spectrum_create, byref(c_void_p()), plan, byref(o)),
+            partial(workspace_bytes, plan, None, o, _lib.FORWARD),
         ):
             with pytest.raises(RuntimeError, match=f"threads is {threads}"):
                 must(call_of())
@@ -197,11 +195,9 @@ def test_refusals():
     scratch, o.workspace = aligned_bytes(64)
     o.workspace_bytes = 64
     with pytest.raises(RuntimeError, match="workspace_bytes is 64"):
-        must(lib.fftconv_forward(second, None, byref(o)))
+        must(lib.fftconv_forward(plan, None, byref(o)))
     memory.__exit__()
-    lib.fftconv_spectrum_destroy(spectrum)
-    lib.fftconv_plan_destroy(first)
-    lib.fftconv_plan_destroy(second)
+    lib.fftconv_plan_destroy(plan)
     nothing_is_left()
 
 
@@ -294,27 +290,99 @@ def test_spectrum_of_the_other_device():
     nothing_is_left()
 
 
-def test_a_spectrum_is_of_its_form():
-    """A plan refuses a spectrum of another form, though both have M = 256 and kernels of 9 taps."""
-    lib, k, plans = library(), np.ones((1, 1, 9), "float32"), {}
+CIRCLE, TWO_SIDED = {"mode": "circular"}, {"mode": "two_sided"}
+BOTH = (b"fused", b"cufft")
+FUSED, CUFFT = BOTH[:1], BOTH[1:]
+
+
+# (engines, fields of one plan, fields of the other); what is not named is PLAN's.
+PLAN = {
+    "batch": 2,
+    "channels": 2,
+    "length": 300,
+    "k_length": 9,
+    "mode": "causal",
+    "dtype": "float32",
+}
+STRANGERS = [
+    (BOTH, {"k_length": 9}, {"k_length": 10}),
+    (BOTH, {"k_rev_length": 3, **TWO_SIDED}, {"k_rev_length": 4, **TWO_SIDED}),
+    (BOTH, {"kernels": 1}, {"kernels": 2}),
+    (BOTH, {"kernel_batch": 1}, {"kernel_batch": 2}),
+    (BOTH, {"device_index": 0}, {"device_index": 1}),
+    (BOTH, {"dtype": "float16"}, {"dtype": "float32"}),
+    (FUSED, {"engine": b"fused"}, {"engine": b"cufft"}),
+    (CUFFT, {"length": 300}, {"length": 400}),  # the padded length
+    (FUSED, {"length": 200}, {"length": 300}),  # M
+    # right angles of M = 512; in the first, no tap comes round
+    (
+        FUSED,
+        {"length": 500, "k_length": 20, "fft_size": 600, **CIRCLE},
+        {"length": 500, "k_length": 20, "fft_size": 510, **CIRCLE},
+    ),
+    (
+        FUSED,
+        {"fft_size": 300, "k_length": 300, **CIRCLE},
+        {"fft_size": 301, "k_length": 300, **CIRCLE},
+    ),
+    # even/odd and right angle, both of M = 256
+    (FUSED, {"length": 500, "fft_size": 508, **CIRCLE}, {"length": 200, "fft_size": 208, **CIRCLE}),
+    # padded to 600, from tap 9 or 8 on at both lags
+    (
+        CUFFT,
+        {"length": 299, "k_length": 290, "fft_size": 307, **CIRCLE},
+        {"length": 300, "k_length": 290, "fft_size": 307, **CIRCLE},
+    ),
+]
+TWINS = [
+    (BOTH, {"batch": 2}, {"batch": 3}),
+    (BOTH, {"fft_size": 400, **CIRCLE}, {"fft_size": 500, **CIRCLE}),
+    (CUFFT, {}, {"fft_size": 400, **CIRCLE}),
+    (FUSED, {"length": 300}, {"length": 500}),
+    (FUSED, {"dtype": "float16"}, {"dtype": "bfloat16"}),
+]
+
+
+@pytest.mark.parametrize(
+    "engine, one, other, taken",
+    [
+        (engine, one, other, taken)
+        for pairs, taken in ((STRANGERS, False), (TWINS, True))
+        for engines, one, other in pairs
+        for engine in engines
+    ],
+)
+def test_a_spectrum_is_of_its_plan(engine, one, other, taken):
+    """A plan takes a spectrum of another plan where the two need the same one, and no other."""
+    lib, made = library(), []
+    if "device_index" in one and ON_GPU:
+        pytest.skip("operands of one device")
     with Memory() as memory:
-        for length, form in ((500, "even_odd"), (200, "right_angle")):
-            plan = new_plan(1, 1, length, 9, mode=_lib.MODES["circular"], fft_size=length + 8)
-            info = _lib.PlanInfo(size=ctypes.sizeof(_lib.PlanInfo))
-            must(lib.fftconv_plan_get_info(plan, byref(info)))
-            assert (info.form, info.transform_length) == (_lib.FORMS[form], 256)
-            assert (info.fft_size, info.padded_length) == (length + 8, 512)
-            spectrum = new_spectrum(plan, tensor(k, "rows", memory))
-            u = np.ones((1, 1, length), "float32")
-            y = poisoned(u)
-            o = operands(u=tensor(u, "rows", memory), y=tensor(y, "rows", memory))
-            plans[form] = plan, spectrum, o, (u, y)
-        for form, other in itertools.permutations(plans):
-            plan, spectrum, o, _ = plans[form]
+        for fields in (one, other):
+            desc = {"engine": engine, **PLAN, **fields}
+            taps = Case(desc.get("kernel_batch", 1), desc.get("kernels", 2), desc["k_length"], 1)
+            u = Case(desc["batch"], 2, desc["length"], 1, desc["dtype"]).u
+            y, again = poisoned(u), poisoned(u)
+            desc["mode"], desc["dtype"] = _lib.MODES[desc["mode"]], _lib.DTYPES[desc["dtype"]]
+            plan = new_plan(**desc)
+            o = operands(k=tensor(taps.u, "rows", memory), u=tensor(u, "rows", memory))
+            if "k_rev_length" in desc:
+                o.k_rev = tensor(taps.dy[..., : desc["k_rev_length"]], "rows", memory)
+            spectrum = c_void_p()
+            must(lib.fftconv_spectrum_create(byref(spectrum), plan, byref(o)))
+            o.k, o.k_rev, o.y = _lib.Tensor(), _lib.Tensor(), tensor(y, "rows", memory)
             must(lib.fftconv_forward(plan, spectrum, byref(o)))
-            with pytest.raises(RuntimeError, match="was made for another plan"):
-                must(lib.fftconv_forward(plan, plans[other][1], byref(o)))
-        for plan, spectrum, _, _ in plans.values():
+            o.y = tensor(again, "rows", memory)
+            made.append((plan, spectrum, o, y, again, u))
+        for (plan, _, o, *_), (_, spectrum, *_) in (made, made[::-1]):
+            if taken:
+                must(lib.fftconv_forward(plan, spectrum, byref(o)))
+            else:
+                with pytest.raises(RuntimeError, match="was made for another plan"):
+                    must(lib.fftconv_forward(plan, spectrum, byref(o)))
+        memory.fetch()
+        for plan, spectrum, _, y, again, _ in made:
+            assert np.isnan(wide(again)).all() if not taken else again.tobytes() == y.tobytes()
             lib.fftconv_spectrum_destroy(spectrum)
             lib.fftconv_plan_destroy(plan)
     nothing_is_left()
@@ -353,37 +421,61 @@ def test_without_a_device():
         )
 
 
+def far(x, axis):
+    """A copy of x whose rows, or whose samples, are 2^32 + 1024 elements apart: an index of 32 bits
+    leads to other memory of the copy."""
+    step = (1 << 32) + 1024
+    strides = [2 * step, step][-x.ndim :] if x.ndim < 3 else [2 * step, step, 1]
+    if x.ndim == 3 and axis == "samples":
+        strides = [128, 64, step]
+    strides = [s * x.itemsize for s in strides]
+    span = sum(s * (n - 1) for s, n in zip(strides, x.shape)) + x.itemsize
+    # MAP_NORESERVE of Linux: a page takes memory only once it is touched
+    memory = mmap.mmap(-1, span, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)
+    out = np.lib.stride_tricks.as_strided(np.frombuffer(memory, x.dtype), x.shape, strides)
+    out[...] = x
+    return out
+
+
 @emulated_only
 @pytest.mark.skipif(sys.platform != "linux", reason="much memory, of which little is used")
-@ENGINES
-def test_far_apart(engine):
-    """Rows may be more than 2^31 elements apart."""
-    base = Case(2, 2, 300, 40, "float16", options=("in_gate", "out_gate"), activation="silu")
-    want, gradients = forward(base, engine=engine)[0], backward(base, engine=engine)
-    steps = (5 << 30, 3 << 30)
-
-    def far(x):
-        bytes_ = (steps[0] + steps[1] + 300) * x.itemsize
-        memory = mmap.mmap(
-            -1, bytes_, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000
-        )  # MAP_NORESERVE of Linux: a page takes memory only once it is touched
-        out = np.lib.stride_tricks.as_strided(
-            np.frombuffer(memory, x.dtype),
-            x.shape,
-            (steps[0] * x.itemsize, steps[1] * x.itemsize, x.itemsize),
-        )
-        out[...] = x
-        return out
-
-    case = Case(2, 2, 300, 40, "float16", options=("in_gate", "out_gate"), activation="silu")
-    case.u = far(case.u)
-    case.operands = {name: far(x) for name, x in case.operands.items()}
-    y = far(poisoned(want))
-    call(case, 0, {"y": y}, engine=engine)
+@pytest.mark.pairwise
+@pytest.mark.parametrize("axis", ("rows", "samples"))
+@pytest.mark.parametrize("activation", (None, "silu"))
+@pytest.mark.parametrize(
+    "engine, dtype",
+    [("fused", "float16"), ("fused", "float32"), ("cufft", "bfloat16"), ("cufft", "float64")],
+)
+def test_far_apart(engine, dtype, activation, axis):
+    """Rows, and samples of a row, may be more than 2^32 elements apart, in every operand."""
+    length, taps = (300, 400) if axis == "rows" else (6, 7)  # the last taps never act
+    options = ("in_gate", "skip", "mask", *(["out_gate"] if activation else []))
+    case = Case(
+        2,
+        2,
+        length,
+        taps,
+        dtype,
+        options=options,
+        activation=activation,
+        mode="two_sided",
+        reverse=taps,
+        kernels=(2, 2),
+    )
+    want, gradients = forward(case, engine=engine)[0], backward(case, engine=engine)
+    check_forward(case, want)
+    check_backward(case, gradients)
+    case.u, case.k, case.k_rev, case.dy = (
+        far(x, axis) for x in (case.u, case.k, case.k_rev, case.dy)
+    )
+    case.operands = {name: far(x, axis) for name, x in case.operands.items()}
+    y = far(poisoned(want), axis)
+    call(case, 0, {"y": y}, engine=engine, prepared=False)
     assert y.tobytes() == want.tobytes()
-    du = far(poisoned(want))
-    call(case, 1, {"du": du}, dy=far(case.dy), engine=engine)
-    assert du.tobytes() == gradients["du"].tobytes()
+    outputs = {name: far(poisoned(x), axis) for name, x in gradients.items()}
+    call(case, 1, outputs, dy=case.dy, engine=engine)
+    for name, x in outputs.items():
+        assert x.tobytes() == gradients[name].tobytes(), name
 
 
 @emulated_only

@@ -1,9 +1,11 @@
-"""The emulated machine's matrix fragments and conversions are those of the hardware."""
+"""The emulated machine's matrix fragments and conversions are those of the hardware, and the scales
+of float16 those of the bounds in kernel.h."""
 
 import itertools
 from ctypes import byref, c_int
 
 import numpy as np
+import pytest
 from engine_calls import emulated_only, library, needs_library
 from support import Case, normal
 
@@ -48,3 +50,11 @@ def test_conversions(rng):
     lib = library()
     assert [lib.cuda_emulated_bits(0, v) for v in x] == half.tolist()
     assert [lib.cuda_emulated_bits(1, v) for v in x] == brain.tolist()
+
+
+@emulated_only
+@pytest.mark.parametrize("e", (-112, -20, 0, 7, 30, 126))
+def test_exponents(e):
+    """A row is divided by a power of two that brings its largest sample to [128, 256)."""
+    for x in (2.0**e, np.nextafter(np.float32(2.0 ** (e + 1)), np.float32(0))):
+        assert 128 <= x / 2.0 ** library().cuda_emulated_exponent(x) < 256

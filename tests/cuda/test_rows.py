@@ -231,6 +231,12 @@ def test_rows_and_blocks(batch, channels, blocks, m, circle):
     assert y.tobytes() == again.tobytes()
 
 
+def test_many_kernels():
+    """A block may have to pack the spectra of several kernels, where they are more than 512."""
+    case = Case(1, 1030, 20, 20, "float16")
+    check_forward(case, forward(case)[0])
+
+
 @pytest.mark.parametrize(
     "engine",
     (
@@ -349,6 +355,23 @@ def test_far_exponents(dtype, circle, engine):
         y, _ = forward(case, engine=engine)
         want = reference.conv(case.u, case.k, **case.arguments)
         check("y", y, want, norm(want), 600)
+    case = Case(2, 1, 600, 600, dtype, k_dtype="float32", **rows_of(512, circle)[1])
+    case.u, case.dy = ((wide(x) * 1e-18).astype(x.dtype) for x in (case.u, case.dy))
+    check_backward(case, backward(case, engine=engine))
+
+
+@pytest.mark.pairwise
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("loud", (2.0**15, 2.0**40))
+@CIRCLE
+@ENGINES
+def test_silence(dtype, loud, circle, engine):
+    """A row may be silent but for one loud sample."""
+    length, mode = rows_of(2048, circle)
+    case = Case(2, 1, length, length, dtype, k_dtype="float32", **mode)
+    case.u[...] = 0
+    case.u[:, 0, length // 3] = loud if dtype != "float16" else 2.0**15
+    check_forward(case, forward(case, engine=engine)[0])
 
 
 @pytest.mark.pairwise
