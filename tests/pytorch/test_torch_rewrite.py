@@ -6,11 +6,10 @@ inductor.  Values and gradients are held against the model as it stands, in floa
 """
 
 import copy
-import doctest
 
 import pytest
 from compared import error
-from fftconv.torch import compile_options, rewrite, rewriting
+from fftconv.torch import compile_options, rewriting
 from torch_support import in_rest, torch
 
 F = torch.nn.functional
@@ -260,7 +259,3 @@ def test_report_is_the_callers():
     report = []
     options = copy.deepcopy(compile_options(report))
     assert options["pre_grad_custom_pass"].report is report
-
-
-def test_examples():
-    assert doctest.testmod(rewrite).failed == 0
