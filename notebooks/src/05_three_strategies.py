@@ -252,8 +252,8 @@ for order, cost in strategy_costs(B_, L_, H_, H_, N_, threads=1).items():
 #
 # `K` may have the shape (L, N), as in lrnnx's documentation, or (N, L), as in the code of
 # its models. The shape says which of the two is meant, unless $L = N$. In that case lrnnx
-# takes one of them without a warning, and its result is wrong if the other was meant. The
-# library takes the documented layout and warns, unless the argument `k_layout` names one.
+# takes (N, L) without a warning, and its result is wrong if (L, N) was meant. The library
+# takes (N, L), too, but warns, unless the argument `k_layout` names one.
 
 # %%
 x, K = rng.standard_normal((2, 8, 3)), rng.standard_normal((8, 8))

@@ -154,7 +154,7 @@ def _real_dtype(views):
 def layout_of_k(shape, states, k_layout):
     """Return the layout of K, "LN" or "NL": k_layout if given, else as K's shape tells.
 
-    A square K is taken as "LN", with a warning.  Raises ValueError for a wrong shape.
+    A square K is taken as "NL", with a warning.  Raises ValueError for a wrong shape.
     """
     if k_layout is not None:
         choice(k_layout, "k_layout", dict.fromkeys(("LN", "NL")))
@@ -168,11 +168,11 @@ def layout_of_k(shape, states, k_layout):
         if shape[0] != shape[1]:
             return "LN" if shape[1] == states else "NL"
         warnings.warn(
-            f"K has shape {tuple(shape)}, with L = N: taken as (L, N), as "
-            'documented; say k_layout="LN" or "NL"',
+            f"K has shape {tuple(shape)}, with L = N: taken as (N, L), as "
+            'lrnnx computes it; say k_layout="LN" or "NL"',
             stacklevel=4,
         )
-        return "LN"
+        return "NL"
     if shape[k_layout.index("N")] != states:
         raise ValueError(
             f"K has shape {tuple(shape)}; with k_layout="
@@ -718,8 +718,8 @@ def opt_ssm_forward(x, K, B_, C, *, strategy="auto", k_layout=None, threads=None
             "auto": the order to which `strategy_costs` gives the fewest seconds.
             "upstream": the rule of lrnnx, `upstream_strategy`.
             A key of `strategy_costs`, such as "3 kernels", means that order.
-        k_layout: "LN" or "NL".  None decides by the shape of K; if Lk = N it is taken as the
-            documented "LN", with a warning.
+        k_layout: "LN" or "NL".  None decides by the shape of K; if Lk = N it is taken as "NL",
+            which is what lrnnx computes, with a warning.
         threads: None means all processors.  The result does not depend on it.
 
     Returns y, an array from the same library as x.  It is real, in the widest precision of the

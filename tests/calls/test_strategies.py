@@ -135,8 +135,8 @@ def test_blocks(order, rng, monkeypatch):
 
 
 def test_layout_of_k(rng):
-    """The layout of K is found from its shape.  Where L = N, it is the documented one, with a
-    warning, or the one that k_layout names; the original is silently wrong there."""
+    """The layout of K is found from its shape.  Where L = N, it is that of the original's
+    code, with a warning, or the one that k_layout names."""
     x, K, B_, C = operands(rng, 2, 12, 3, 3, 12)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -145,7 +145,7 @@ def test_layout_of_k(rng):
         opt_ssm_forward(x, K[:, :11], B_, C)
     with pytest.warns(UserWarning, match=r"K has shape \(12, 12\), with L = N"):
         y = opt_ssm_forward(x, K, B_, C)
-    check(y, definition(x, K.T, B_, C), "float64")
+    check(y, definition(x, K, B_, C), "float64")
 
 
 def test_kernels_themselves(rng):
