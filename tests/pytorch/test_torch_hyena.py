@@ -510,6 +510,17 @@ def test_h3_sample_by_sample(d, fast, mode):
             assert list(memory.key_value_memory_dict) == [3]
 
 
+def test_states_of_h3_in_pieces():
+    """The state after two pieces is that after both, however long they are."""
+    module, u = H3(8, 6), torch.randn(2, 8, 20)
+    for kernel in (module.ssm_k_kernel, module.kernel):
+        start = kernel.default_state(2)
+        whole = kernel.forward_state(u, start)
+        for cut in (1, 4, 17):
+            state = kernel.forward_state(u[..., :cut], start)
+            assert error(kernel.forward_state(u[..., cut:], state), whole) < 1e-5
+
+
 def test_h3_options():
     module = H3(8, 6, lr={"dt": 0.0, "A": 1e-3, "B": 1e-4}, dtype=torch.float16, device="cpu")
     assert {n: x._optim for n, x in module.named_parameters() if hasattr(x, "_optim")} == {
