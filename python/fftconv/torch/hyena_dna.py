@@ -22,7 +22,7 @@ def __dir__():
 
 # What the names of a checkpoint may have before and inside those of the standalone file:
 # Lightning's prefix or that of Hugging Face, and a name put in by gradient checkpointing.
-_PREFIX = re.compile(r"(?:model\.|hyena\.)?(?=backbone\.|head\.|lm_head\.)")
+_PREFIX = re.compile(r"^(?:model\.|hyena\.)?(?=backbone\.|head\.|lm_head\.)")
 _WRAPPED = re.compile(r"\.(mixer|mlp)\.layer\.")
 
 
@@ -215,7 +215,7 @@ class HyenaDNAModel(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         for key in [key for key in state_dict if key.startswith(prefix)]:
-            name = _WRAPPED.sub(r".\1.", _PREFIX.sub("", key[len(prefix) :], count=1))
+            name = _WRAPPED.sub(r".\1.", _PREFIX.sub("", key[len(prefix) :]))
             x = state_dict.pop(key)
             if self.lm_head is not None or not name.startswith("lm_head."):
                 state_dict[prefix + name] = x
