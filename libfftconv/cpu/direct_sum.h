@@ -70,11 +70,12 @@ INLINE void N_(neighbouring_vectors)(int vectors, int64_t count, const REAL *tap
                                      REAL *v)
 {
     V sum[4] = {0};
-    for (int64_t i = 0; i < count; i++)
-#pragma GCC unroll 4
+    for (int64_t i = 0; i < count; i++) {
+        UNROLL
         for (int m = 0; m < vectors; m++)
             sum[m] += taps[i] * *(const VU *)(x + i + m * W);
-#pragma GCC unroll 4
+    }
+    UNROLL
     for (int m = 0; m < vectors; m++)
         *(VU *)(v + m * W) = sum[m];
 }
@@ -104,29 +105,37 @@ static void N_(convolve_directly)(int64_t count_of_taps, const void *taps_,
     }
 }
 
+/* In turn each lane gets that of the lane 8, 4, 2 and 1 further on, round the vector's end, so that
+ * at last every lane holds the sum of all. */
+#define AHEAD(i, half) (((i) + (half)) % LANES)
 INLINE REAL N_(sum_of_lanes)(V v)
 {
-#pragma GCC unroll 4
-    for (int half = LANES / 2; half > 0; half /= 2) {
-        VI index = {0};
-        for (int i = 0; i < LANES; i++)
-            index[i] = (i + half) % LANES;
-        v += N_(pick)(v, v, index);
-    }
+#if LANES > 8
+    v += PICK(v, v, AHEAD, 8);
+#endif
+#if LANES > 4
+    v += PICK(v, v, AHEAD, 4);
+#endif
+#if LANES > 2
+    v += PICK(v, v, AHEAD, 2);
+#endif
+    v += PICK(v, v, AHEAD, 1);
     return v[0];
 }
+#undef AHEAD
 
 /* sums[i] = sum_j g[j] x[j + i] for four i at once. */
 INLINE void N_(four_lags)(int64_t count, const REAL *g, const REAL *x, double *sums)
 {
     V even[4] = {0}, odd[4] = {0};
     int64_t j = 0;
-    for (; j + 2 * W <= count; j += 2 * W)
-#pragma GCC unroll 4
+    for (; j + 2 * W <= count; j += 2 * W) {
+        UNROLL
         for (int i = 0; i < 4; i++) {
             even[i] += *(const VU *)(g + j) * *(const VU *)(x + j + i);
             odd[i] += *(const VU *)(g + j + W) * *(const VU *)(x + j + W + i);
         }
+    }
     for (int i = 0; i < 4; i++) {
         sums[i] = (double)N_(sum_of_lanes)(even[i] + odd[i]);
         for (int64_t l = j; l < count; l++)
