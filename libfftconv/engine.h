@@ -54,6 +54,15 @@ struct sink {
     int activation, exponent;
 };
 
+/* Numbers between 2^-e and 2^e are ordinary: rows and kernels whose largest number is one need no
+ * exponent (scale.c). */
+enum { ORDINARY_SINGLE = 40, ORDINARY_DOUBLE = 400 };
+
+/* What the first pass over a row has seen in the sum of squares of the numbers it read: that the
+ * largest is surely not below the ordinary ones, and that it may be above them, or not finite.
+ * What threads see is combined by `or`, and a row with LARGE_ENOUGH alone is ordinary. */
+enum { LARGE_ENOUGH = 1, PERHAPS_TOO_LARGE = 2 };
+
 /* What `largest` says of rows that have no exponent. */
 enum { ALL_ZEROS = -16384, NOT_FINITE = 16384 };
 
@@ -94,9 +103,9 @@ struct prefetch {
 enum { FORWARD = 1, INVERSE = 2, KEEP_SPECTRA = 4 };
 
 struct transform_kernels {
-    /* Stage 1 from the source to X, columns [c0, c1) of it. */
-    void (*first_stage)(const struct transform *, const struct source *, void *X, int64_t c0,
-                        int64_t c1, void *scratch);
+    /* Stage 1 from the source to X, columns [c0, c1) of it.  Returns what it has seen. */
+    int (*first_stage)(const struct transform *, const struct source *, void *X, int64_t c0,
+                       int64_t c1, void *scratch);
     /* Everything below the outputs [k0, k1) of stage 1.  FORWARD leaves spectra in S, INVERSE
      * begins with those there.  Both: multiplies by `spectrum` between, and needs no S; with
      * KEEP_SPECTRA, the spectra before the product are left in S.  prefetch may be NULL. */
@@ -108,9 +117,9 @@ struct transform_kernels {
                        int64_t c1, void *scratch);
     /* One or two levels of a folded row of `length`, there or back, elements [i0, i1) of its
      * halves or quarters: the first level reads a source, the last level back writes a sink,
-     * and all others are done in place. */
-    void (*fold)(bool back, int levels, int64_t length, int64_t prefetch_distance,
-                 const struct source *, const struct sink *, void *row, int64_t i0, int64_t i1);
+     * and all others are done in place.  Returns what it has seen. */
+    int (*fold)(bool back, int levels, int64_t length, int64_t prefetch_distance,
+                const struct source *, const struct sink *, void *row, int64_t i0, int64_t i1);
     /* A group of `lanes` DFTs: stages [0, count), on T. */
     void (*column_stages)(const struct stage *, int count, void *T);
 };

@@ -38,36 +38,18 @@ struct row_step {
     void *other;
     bool adjoint, begin;
     double scale;
-    int *largest; /* of each piece of stage 1, where wanted */
-    int levels;   /* of a fold */
+    int *seen;  /* by each piece of the first pass */
+    int levels; /* of a fold */
     int64_t length, pieces;
 };
-
-/* Stage 1 of columns [c0, c1).  *largest, where wanted, is the exponent of the largest number that
- * they hold. */
-static void run_first_columns(const struct worker *w, const struct transform *t,
-                              const struct source *source, int64_t c0, int64_t c1, int *largest,
-                              void *scratch)
-{
-    const struct fftconv_plan *plan = w->plan;
-    const int64_t lanes = plan->engine->lanes, sub = t->stage[0].sub;
-    if (largest)
-        *largest = ALL_ZEROS;
-    for (int64_t i = 0; largest && i < 2 * t->stage[0].radix; i++) {
-        const int64_t place = (i / 2 * sub + c0) * lanes + i % 2 * t->M;
-        const int exponent = largest_of_places(plan, source, place, (c1 - c0) * lanes);
-        *largest = exponent > *largest ? exponent : *largest;
-    }
-    plan->engine->transform.first_stage(t, source, w->x, c0, c1, scratch);
-}
 
 static int first_stage_piece(void *context, int64_t i, int thread)
 {
     const struct row_step *s = context;
     const int64_t columns = s->t->stage[0].sub;
-    run_first_columns(s->w, s->t, s->source, columns * i / s->pieces, columns * (i + 1) / s->pieces,
-                      s->largest ? &s->largest[i] : NULL,
-                      s->w->scratch + thread * s->w->scratch_bytes);
+    s->seen[i] = s->w->plan->engine->transform.first_stage(
+        s->t, s->source, s->w->x, columns * i / s->pieces, columns * (i + 1) / s->pieces,
+        s->w->scratch + thread * s->w->scratch_bytes);
     return FFTCONV_STATUS_OK;
 }
 
@@ -96,9 +78,9 @@ static int fold_piece(void *context, int64_t i, int thread)
     const struct fftconv_plan *plan = s->w->plan;
     const int64_t step = s->length >> s->levels;
     (void)thread;
-    plan->engine->transform.fold(s->adjoint, s->levels, s->length,
-                                 plan->chosen.part[0].prefetch_distance, s->source, s->sink,
-                                 s->w->row, step * i / s->pieces, step * (i + 1) / s->pieces);
+    s->seen[i] = plan->engine->transform.fold(
+        s->adjoint, s->levels, s->length, plan->chosen.part[0].prefetch_distance, s->source,
+        s->sink, s->w->row, step * i / s->pieces, step * (i + 1) / s->pieces);
     return FFTCONV_STATUS_OK;
 }
 
@@ -126,6 +108,17 @@ static void run_pieces(struct row_step *s, task_fn *piece, int64_t n)
     (void)parallel_for(s->w->inside, n, piece, s); /* the steps of a row cannot fail */
 }
 
+/* The same for stage 1 and for folds; returns what all pieces have seen. */
+static int run_seeing_pieces(struct row_step *s, task_fn *piece, int64_t n)
+{
+    int seen[4 * MAX_THREADS], all = 0;
+    s->seen = seen;
+    run_pieces(s, piece, n);
+    for (int64_t i = 0; i < n; i++)
+        all |= seen[i];
+    return all;
+}
+
 static int64_t pieces_of(const struct worker *w, const struct transform *t)
 {
     return w->inside > 1 ? min64(4 * w->inside, t->stage[0].sub) : 1;
@@ -139,18 +132,14 @@ static int64_t subtrees_of(const struct transform *t)
 
 /* The three steps of a transform.  On one thread they call the engine directly: a short row
  * is done in less time than a step for several threads takes to set up. */
-static inline void run_first_stage(const struct worker *w, const struct transform *t,
-                                   const struct source *source, int *largest)
+static inline int run_first_stage(const struct worker *w, const struct transform *t,
+                                  const struct source *source)
 {
-    if (w->inside <= 1) {
-        run_first_columns(w, t, source, 0, t->stage[0].sub, largest, w->scratch);
-        return;
-    }
-    int of_piece[4 * MAX_THREADS];
-    struct row_step s = {.w = w, .t = t, .source = source, .largest = largest ? of_piece : NULL};
-    run_pieces(&s, first_stage_piece, pieces_of(w, t));
-    for (int64_t i = 0; largest && i < s.pieces; i++)
-        *largest = i == 0 || of_piece[i] > *largest ? of_piece[i] : *largest;
+    if (w->inside <= 1)
+        return w->plan->engine->transform.first_stage(t, source, w->x, 0, t->stage[0].sub,
+                                                      w->scratch);
+    struct row_step s = {.w = w, .t = t, .source = source};
+    return run_seeing_pieces(&s, first_stage_piece, pieces_of(w, t));
 }
 
 static inline void run_inner_stages(const struct worker *w, const struct transform *t,
@@ -179,17 +168,20 @@ static inline void run_last_stage(const struct worker *w, const struct transform
 
 /* ---- Folded rows ---------------------------------------------------------------------------- */
 
-/* Two levels in a pass; what is left over goes last. */
-static void fold_row(const struct worker *w, const struct source *source)
+/* Two levels in a pass; what is left over goes last.  Returns what the first pass has seen. */
+static int fold_row(const struct worker *w, const struct source *source)
 {
     const int levels = w->plan->chosen.parts - 1;
+    int first = 0;
     for (int l = 0; l < levels; l += 2) {
         struct row_step s = {.w = w,
                              .source = l == 0 ? source : NULL,
                              .levels = (int)min64(2, levels - l),
                              .length = w->plan->chosen.padded_length >> l};
-        run_pieces(&s, fold_piece, w->inside > 1 ? 4 * w->inside : 1);
+        const int seen = run_seeing_pieces(&s, fold_piece, w->inside > 1 ? 4 * w->inside : 1);
+        first = l == 0 ? seen : first;
     }
+    return first;
 }
 
 /* The pass back that part i, done after all the smaller ones, completes: the small end of the
@@ -204,7 +196,7 @@ static void unfold_row(const struct worker *w, const struct sink *sink, int i)
                          .adjoint = true,
                          .levels = (int)min64(2, levels - i),
                          .length = w->plan->chosen.padded_length >> i};
-    run_pieces(&s, fold_piece, w->inside > 1 ? 4 * w->inside : 1);
+    (void)run_seeing_pieces(&s, fold_piece, w->inside > 1 ? 4 * w->inside : 1);
 }
 
 /* Part i of the folded row as a source.  Only the members that switch the optional inputs off
@@ -244,31 +236,35 @@ static bool can_hold_row(const struct fftconv_plan *plan, const struct sink *s)
 
 /* ---- Before the stages: the exponent ----------------------------------------------------------- */
 
-/* Chooses the exponent of a row, and does what the first pass over it is: stage 1, or the fold.
- * Where threads share a row, its exponent is known after stage 1 only, which is then done again in
- * the rare case that it is not 0. */
-static void begin_row(const struct worker *w, struct source *source, int *exponent)
+/* Stage 1, or the fold.  Returns what it has seen. */
+static int first_pass(const struct worker *w, const struct source *source)
 {
     const struct choice *c = &w->plan->chosen;
-    const struct transform *t = &c->part[0];
-    const bool together = exponent && c->parts == 1 && source->packing == LINEAR &&
-                          t->Q % w->plan->engine->lanes == 0 && w->inside > 1;
-    source->exponent = 0;
-    if (together) {
-        run_first_stage(w, t, source, exponent);
-        source->exponent = exponent_if_needed(w->plan, *exponent);
-    } else if (exponent) {
-        *exponent = largest_of_places(w->plan, source, 0, c->padded_length);
-        source->exponent = exponent_if_needed(w->plan, *exponent);
-    }
-    if (exponent)
-        *exponent = *exponent <= ALL_ZEROS / 2 ? ALL_ZEROS : source->exponent;
     if (is_direct(w->plan))
+        return LARGE_ENOUGH;
+    return c->parts > 1 ? fold_row(w, source) : run_first_stage(w, &c->part[0], source);
+}
+
+/* The first pass over a row, and the choice of its exponent.  Most rows are ordinary, and the first
+ * pass sees that.  It is done again in the rare case that the exponent is not 0.  Where it
+ * overwrites the row, the exponent is chosen before. */
+static void begin_row(const struct worker *w, struct source *source, int *exponent)
+{
+    const bool in_place = w->plan->chosen.parts > 1 && source->x.data == w->row;
+    const bool before = exponent && (in_place || is_direct(w->plan));
+    source->exponent = 0;
+    if (!in_place && (first_pass(w, source) == LARGE_ENOUGH || !exponent)) {
+        if (exponent)
+            *exponent = 0;
         return;
-    if (c->parts > 1)
-        fold_row(w, source);
-    else if (!together || source->exponent)
-        run_first_stage(w, t, source, NULL);
+    }
+    if (exponent) {
+        const int largest = largest_of_places(w->plan, source, 0, w->plan->chosen.padded_length);
+        source->exponent = exponent_if_needed(w->plan, largest);
+        *exponent = largest <= ALL_ZEROS / 2 ? ALL_ZEROS : source->exponent;
+    }
+    if (in_place || source->exponent)
+        (void)first_pass(w, source);
 }
 
 /* ---- The direct form ------------------------------------------------------------------------- */
@@ -322,7 +318,7 @@ void row_to_spectra(const struct worker *w, struct source *source, int *exponent
         struct source part;
         if (c->parts > 1) {
             source_of_part(&part, w, i);
-            run_first_stage(w, &c->part[i], &part, NULL);
+            (void)run_first_stage(w, &c->part[i], &part);
         }
         run_inner_stages(w, &c->part[i], FORWARD, spectra_of_part(w->plan, i, S), NULL, prefetch);
     }
@@ -383,7 +379,7 @@ void convolve_row(const struct worker *w, struct source *source, int *exponent, 
             source_of_part(&part_source, w, i);
             sink_of_part(&part_sink, w, i);
             to = &part_sink;
-            run_first_stage(w, t, &part_source, NULL);
+            (void)run_first_stage(w, t, &part_source);
         }
         void *kept = S ? spectra_of_part(plan, i, S) : NULL;
         const void *factor = spectra_of_part(plan, i, spectrum);

@@ -14,7 +14,7 @@
  * least normal float. */
 int exponent_if_needed(const struct fftconv_plan *plan, int exponent)
 {
-    const int ordinary = plan->engine->real_bytes == 8 ? 400 : 40;
+    const int ordinary = plan->engine->real_bytes == 8 ? ORDINARY_DOUBLE : ORDINARY_SINGLE;
     const bool finite = exponent > ALL_ZEROS / 2 && exponent < NOT_FINITE / 2;
     return finite && (exponent > ordinary || exponent < -ordinary) ? exponent : 0;
 }

@@ -269,6 +269,22 @@ static int N_(largest)(const struct array *a, int64_t from, int64_t to)
     return largest == 0 ? ALL_ZEROS : exponent > N_(BIAS) ? NOT_FINITE : exponent;
 }
 
+/* What a pass has seen that summed, in each lane, the squares of `count` numbers or fewer (struct
+ * transform_kernels).  Their largest is at most the sum's root, and at least the root of the
+ * sum / count; four bits are left for rounding, and for z = x gate, whose exponent is not exact. */
+INLINE int N_(seen)(V squares, int64_t count)
+{
+    const int ordinary = IN_DOUBLE ? ORDINARY_DOUBLE : ORDINARY_SINGLE;
+    const REAL high = (REAL)ldexp(1, 2 * ordinary - 4);
+    const REAL low = (REAL)count * (REAL)ldexp(1, 4 - 2 * ordinary);
+    const VI lanes = ((squares >= low) & LARGE_ENOUGH) | (~(squares <= high) & PERHAPS_TOO_LARGE);
+    uint64_t part[FFTCONV_VECTOR_BYTES / 8], all = 0;
+    memcpy(part, &lanes, sizeof part);
+    for (size_t i = 0; i < sizeof part / sizeof *part; i++)
+        all |= part[i];
+    return (int)((all | all >> 32) & (LARGE_ENOUGH | PERHAPS_TOO_LARGE));
+}
+
 static void N_(write_product)(int64_t start, int64_t count, const struct array *from,
                               const struct array *factor, const struct array *to)
 {

@@ -9,17 +9,19 @@
 enum { N_(QUARTERS) = 4 };
 
 /* Sums of the halves or quarters x[k] at element j, of type T: a vector of REALs, or one.  y
- * may be x. */
+ * may be x.  On the way there, the squares of x are added to `squares`. */
 #define AT(T, p) (*(T *)((p) + j))
-#define FOLD_HALVES(T) \
+#define FOLD_HALVES(T, squares) \
     const T a = AT(T, x[0]), b = AT(T, x[1]); \
+    squares += a * a + b * b; \
     AT(T, y[0]) = a + b, AT(T, y[1]) = a - b;
-#define FOLD_QUARTERS(T) \
+#define FOLD_QUARTERS(T, squares) \
     const T a = AT(T, x[0]), b = AT(T, x[1]), c = AT(T, x[2]), d = AT(T, x[3]); \
     const T even = a + c, odd = b + d; \
+    squares += (a * a + b * b) + (c * c + d * d); \
     AT(T, y[0]) = even + odd, AT(T, y[1]) = even - odd; \
     AT(T, y[2]) = a - c, AT(T, y[3]) = b - d;
-#define UNFOLD_QUARTERS(T) \
+#define UNFOLD_QUARTERS(T, squares) \
     const T a = AT(T, x[0]), b = AT(T, x[1]), c = AT(T, x[2]), d = AT(T, x[3]); \
     const T even = a + b, odd = a - b; \
     AT(T, y[0]) = even + c, AT(T, y[1]) = odd + d; \
@@ -29,20 +31,21 @@ enum { N_(QUARTERS) = 4 };
     do { \
         int64_t j = 0; \
         for (; j + W <= count; j += W) { \
-            kind(VU) \
+            kind(VU, squares) \
         } \
         for (; j < count; j++) { \
-            kind(REAL) \
+            kind(REAL, squares_of_rest) \
         } \
     } while (0)
 
 /* Elements [i0, i1) of each half or quarter.  The row is read from the source, where there is one,
  * and written to the sink, where there is one; else it stays in place. */
-static void N_(fold)(bool back, int levels, int64_t length, int64_t prefetch_distance,
-                     const struct source *source, const struct sink *sink, void *row_, int64_t i0,
-                     int64_t i1)
+static int N_(fold)(bool back, int levels, int64_t length, int64_t prefetch_distance,
+                    const struct source *source, const struct sink *sink, void *row_, int64_t i0,
+                    int64_t i1)
 {
-    REAL *row = row_;
+    REAL *row = row_, squares_of_rest = 0;
+    V squares = {0};
     const int quarters = 1 << levels; /* or halves */
     const int64_t step = length >> levels;
     const bool from_x = source && source->x.dtype == REAL_DTYPE && source->x.stride == 1 &&
@@ -82,6 +85,8 @@ static void N_(fold)(bool back, int levels, int64_t length, int64_t prefetch_dis
         for (int k = 0; sink && !to_y && k < quarters; k++)
             N_(write_run)(sink, i + k * step, count, y[k]);
     }
+    squares[0] += squares_of_rest;
+    return N_(seen)(squares, length);
 }
 
 #undef AT

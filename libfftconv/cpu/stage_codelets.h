@@ -29,6 +29,7 @@ struct N_(columns) {
     REAL *const *row[2];
     REAL *rows;
     int64_t plane, offset;
+    REAL *squares; /* stage 1: of each lane, the sum of the squares of its inputs, which it adds */
 };
 
 /* The functions below copy this structure first.  The compiler must assume that a store to X
@@ -99,14 +100,18 @@ INLINE void N_(first_columns)(int R, bool imag, bool shift, bool half,
         row[0][k] = N_(strip_row)(&a, 0, k);
         row[1][k] = imag ? N_(strip_row)(&a, 1, k) : NULL;
     }
+    V squares[2] = {{0}, {0}}; /* two sums are independent */
     for (int64_t j = 0; j < a.count; j++) {
         V r[16], i[16];
         REAL *x = a.x + j * 2 * W;
         UNROLL
         for (int k = 0; k < R; k++) {
             r[k] = *(const VU *)(row[0][k] + j * W), i[k] = (V){0};
-            if (imag)
+            squares[k % 2] += r[k] * r[k];
+            if (imag) {
                 i[k] = *(const VU *)(row[1][k] + j * W);
+                squares[1 - k % 2] += i[k] * i[k];
+            }
             if (shift && k > 0) {
                 const REAL c = a.shift[2 * k], s = a.shift[2 * k + 1];
                 if (imag)
@@ -125,6 +130,7 @@ INLINE void N_(first_columns)(int R, bool imag, bool shift, bool half,
             N_(store)(x + k * step + W, i[k]);
         }
     }
+    *(VU *)a.squares += squares[0] + squares[1];
 }
 
 /* The inverse of stage 1, from X to the rows of the sink.  half: the terms above R/2 are the

@@ -57,12 +57,16 @@ static void N_(middle_dense)(const struct N_(columns) * a, bool inverse)
 static void N_(first_dense)(const struct N_(columns) * a)
 {
     const int R = a->R;
+    V squares = {0};
     DENSE_LOCALS;
     for (int64_t j = 0; j < a->count; j++) {
         for (int k = 0; k < R; k++) {
             xr[k] = *(const VU *)(N_(strip_row)(a, 0, k) + j * W);
-            if (a->imag)
+            squares += xr[k] * xr[k];
+            if (a->imag) {
                 xi[k] = *(const VU *)(N_(strip_row)(a, 1, k) + j * W);
+                squares += xi[k] * xi[k];
+            }
         }
         if (a->imag)
             N_(dense_dft)(R, a->matrix, R, 1, false, false, xr, xi, yr, yi);
@@ -75,6 +79,7 @@ static void N_(first_dense)(const struct N_(columns) * a)
             N_(store)(x + k * a->sub * 2 * W + W, yi[k]);
         }
     }
+    *(VU *)a->squares += squares;
 }
 
 /* x[r] = sum_k conj(F[k][r]) X[k]: the product with the transposed matrix, real and imaginary

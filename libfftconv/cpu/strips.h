@@ -45,7 +45,7 @@ INLINE bool N_(prefetches)(const struct transform *t, int packing)
 /* A strip has `length` numbers in each row.  A strip of every column is the whole of X, and its R
  * rows are one run of places. */
 static void N_(first_stage_by_strips)(const struct transform *t, const struct source *s, void *X,
-                                      int64_t c0, int64_t c1, void *scratch)
+                                      int64_t c0, int64_t c1, void *scratch, REAL *squares)
 {
     const struct stage *st = &t->stage[0];
     const int R = st->radix;
@@ -90,7 +90,8 @@ static void N_(first_stage_by_strips)(const struct transform *t, const struct so
                                 .shift = t->shift,
                                 .imag = imag,
                                 .half = is_half(t),
-                                .row = {(REAL *const *)z[0], (REAL *const *)z[1]}};
+                                .row = {(REAL *const *)z[0], (REAL *const *)z[1]},
+                                .squares = squares};
         N_(run_columns)(st, N_(FIRST), &a, c, columns);
     }
 }
@@ -189,19 +190,22 @@ INLINE struct N_(columns)
                                 .plane = t->M};
 }
 
-static void N_(first_stage)(const struct transform *t, const struct source *s, void *X, int64_t c0,
-                            int64_t c1, void *scratch)
+static int N_(first_stage)(const struct transform *t, const struct source *s, void *X, int64_t c0,
+                           int64_t c1, void *scratch)
 {
+    V squares = {0};
     const bool imag = N_(has_imaginary)(s->packing, s->to, s->shift, t->M);
     const bool plain = s->packing == LINEAR && !s->gate.data && !s->exponent && t->Q % W == 0 &&
                        s->shift >= max64(0, s->from) && s->shift + t->M * (1 + imag) <= s->to;
     REAL *z = plain ? N_(in_place)(&s->x, s->shift) : NULL;
-    if (!z) {
-        N_(first_stage_by_strips)(t, s, X, c0, c1, scratch);
-        return;
+    if (z) {
+        struct N_(columns) a = N_(columns_in_place)(t, X, z, imag, c0);
+        a.squares = (REAL *)&squares;
+        N_(run_columns)(&t->stage[0], N_(FIRST), &a, c0, c1 - c0);
+    } else {
+        N_(first_stage_by_strips)(t, s, X, c0, c1, scratch, (REAL *)&squares);
     }
-    struct N_(columns) a = N_(columns_in_place)(t, X, z, imag, c0);
-    N_(run_columns)(&t->stage[0], N_(FIRST), &a, c0, c1 - c0);
+    return N_(seen)(squares, 2 * t->M);
 }
 
 static void N_(last_stage)(const struct transform *t, void *X, const struct sink *s, int64_t c0,
