@@ -1,9 +1,10 @@
 """Measures the time of calls against the magnitude of their numbers.
 
 Each call is timed with u of size one, of large and of small numbers down to denormal ones, on
-each instruction set of this machine, on one thread: a forward call, a backward call, a short
-convolution and a stream's pieces, in float32 and in float64.  `ratio` is the time over that with
-numbers of size one.
+each instruction set of this machine, on one thread, in float32 and in float64: forward and
+backward calls, without and with gates, skip and activation; a short convolution; and, on the best
+instruction set, a stream's pieces and a convolution that mixes channels.  `ratio` is the time over
+that with numbers of size one.
 
 Writes results/magnitude.json.
 """
@@ -37,12 +38,20 @@ def calls(dtype, isa, length, magnitude, rng):
     spectrum = plan.spectrum(k)
     y, forward = plan.prepare(u, spectrum)
     dy = normal(*u.shape)
-    found = {"forward": forward, "backward": lambda: plan.backward(dy, u, k)}
-    if isa == fftconv.Plan(u.shape, k.shape).isa:  # these two choose it themselves
-        taps, piece = normal(2, 4), u[..., :480]
+    gates, taps = (normal(*u.shape), normal(*u.shape)), normal(2, 4)
+    options = dict(skip=normal(2), activation="gelu")
+    found = {
+        "forward": forward,
+        "backward": lambda: plan.backward(dy, u, k),
+        "gated": lambda: plan(u, spectrum, *gates, **options),
+        "gated backward": lambda: plan.backward(dy, u, k, *gates, **options),
+        "short": lambda: fftconv.depthwise_conv1d(u, taps, padding="causal", threads=1, isa=isa),
+    }
+    if isa == fftconv.Plan(u.shape, k.shape).isa:  # these choose it themselves
+        piece, mixing = u[..., :480], normal(2, 2, length)
         stream = fftconv.Stream(k[:, :4800], batch=1, threads=1)
-        found["short"] = lambda: fftconv.depthwise_conv1d(u, taps, padding="causal", threads=1)
         found["stream"] = lambda: stream.push(piece)
+        found["conv_matrix"] = lambda: fftconv.conv_matrix(u, mixing, threads=1)
     return found
 
 

@@ -8,6 +8,7 @@
  * which are carried over; and what lies below element 0 comes round at the end. */
 #include "call.h"
 
+#include <math.h>
 #include <string.h>
 
 /* What a task sums, and where. */
@@ -41,8 +42,20 @@ static struct needs needs_of(const struct fftconv_plan *plan, const fftconv_oper
     return n;
 }
 
+/* Gives two rows times powers of two, of so many elements, the larger of their exponents. */
+static void share_exponent(const struct fftconv_plan *plan, int64_t m, char *x, int *x_exponent,
+                           int64_t n, char *y, int *y_exponent)
+{
+    const struct row_kernels *kernels = &plan->engine->rows;
+    const int64_t reals = 1 + is_complex(plan->dtype);
+    if (*x_exponent < *y_exponent)
+        kernels->scale_by_power(*x_exponent - *y_exponent, m * reals, x), *x_exponent = *y_exponent;
+    if (*y_exponent < *x_exponent)
+        kernels->scale_by_power(*y_exponent - *x_exponent, n * reals, y), *y_exponent = *x_exponent;
+}
+
 void overlap_add(const struct call *c, const struct worker *w, const struct block *block, int64_t i,
-                 char *dz, int64_t *from, int64_t *to)
+                 char *dz, struct overlap *o, int64_t *from, int64_t *to)
 {
     const struct fftconv_plan *plan = c->plan;
     const struct row_kernels *kernels = &plan->engine->rows;
@@ -54,19 +67,25 @@ void overlap_add(const struct call *c, const struct worker *w, const struct bloc
     char *carry = w->memory + l->carry + i * l->carry_bytes;
     char *wrapped = w->memory + l->wrapped + i * l->wrap_bytes;
     const struct scalar one = {1, 0};
-    if (block->j > 0)
+    if (block->j > 0) {
+        share_exponent(plan, min64(halo, span), carry, &o->carry, span, dz, &o->dz);
         kernels->add_scaled(complex, min64(halo, span), one, carry, dz);
+    }
     if (!last)
-        memcpy(carry, dz + length * element, (size_t)(halo * element));
+        memcpy(carry, dz + length * element, (size_t)(halo * element)), o->carry = o->dz;
     *from = max64(0, block->s);
     *to = last ? c->L : max64(0, block->s + length);
     if (!plan->chosen.wrap)
         return;
     /* elements s ... 0 come round to N + s ...; a later block adds to those left */
-    const int64_t below = max64(0, min64(length, -block->s));
-    memcpy(wrapped + (block->s + plan->past_taps) * element, dz,
-           below > 0 ? (size_t)(below * element) : 0);
+    const int64_t below = max64(0, min64(length, -block->s)), held = block->s + plan->past_taps;
+    if (block->j == 0)
+        o->wrapped = o->dz;
+    else if (below > 0)
+        share_exponent(plan, held, wrapped, &o->wrapped, span, dz, &o->dz);
+    memcpy(wrapped + held * element, dz, below > 0 ? (size_t)(below * element) : 0);
     if (last) {
+        share_exponent(plan, plan->past_taps, wrapped, &o->wrapped, span, dz, &o->dz);
         const int64_t count = max64(0, min64(plan->past_taps, c->L - plan->N + plan->past_taps));
         kernels->add_scaled(complex, count, one, wrapped,
                             dz + (plan->N - plan->past_taps - block->s) * element);
@@ -84,6 +103,8 @@ struct block_rows {
     struct sink p_sink, dz_sink;
     int64_t from, to; /* the elements of dz that this block finishes */
     int z_exponent;   /* of row_to_spectra */
+    int g_exponent;   /* of the row in the worker's memory */
+    struct overlap overlap[GROUP_CHANNELS];
 };
 
 static void begin_block(struct block_rows *r, const struct block *block)
@@ -99,6 +120,8 @@ static void begin_block(struct block_rows *r, const struct block *block)
     r->output = output_source(c->plan, block, p);
     r->p_sink = output_sink(c->plan, block, p);
     r->p_sink.has_skip = c->o->skip.data;
+    r->p_sink.own = !r->needs.p_passes;
+    r->g_exponent = 0;
     r->dz_sink = input_sink(c->plan, c->L, block, r->dz);
     if (r->needs.dz_passes)
         r->dz_sink.from = r->from;
@@ -128,36 +151,51 @@ static void transform_input(struct block_rows *r, int64_t i, const char *spectru
         row_to_spectra(w, &r->input, &r->z_exponent, w->z, prefetch);
     if (r->needs.p && !r->needs.at_once) {
         multiply_row(w, spectrum, w->z, w->g, false);
-        r->p_sink.exponent = r->input.exponent + *exponent_of(w->plan, spectrum);
+        scale_sink(w->plan, &r->p_sink, &r->input, *exponent_of(w->plan, spectrum));
         spectra_to_row(w, w->g, &r->p_sink, NULL);
     }
 }
 
 /* g in the place of p, dout_gate, and dskip of the row's channel. */
-static void differentiate_output(const struct block_rows *r, int64_t i)
+static void differentiate_output(struct block_rows *r, int64_t i)
 {
     const struct row_group *group = r->group;
+    const struct fftconv_plan *plan = group->call->plan;
     const fftconv_operands *o = group->call->o;
-    const int64_t h = group->h0 + i;
-    const struct gradient gradient = {.from = r->block.t0,
-                                      .count = r->block.t1 - r->block.t0,
+    const int64_t h = group->h0 + i, from = r->block.t0, to = r->block.t1;
+    const struct scalar mask = scalar_of(plan, &o->mask, group->b, h);
+    const struct array dy = row_of(group, DY, i), out_gate = row_of(group, OUT_GATE, i);
+    const bool careful = r->input.exponent || r->input.careful || r->p_sink.careful ||
+                         r->p_sink.y_exponent || !is_moderate(plan, mask) ||
+                         !plan->engine->rows.is_ordinary(&dy, &out_gate, from, to);
+    r->g_exponent = 0;
+    if (careful) { /* |act'| is at most about one */
+        const int largest = plan->engine->rows.largest(&dy, &out_gate, from, to) +
+                            (o->mask.data ? exponent_of_scalar(mask) : 0);
+        r->g_exponent = largest > ALL_ZEROS / 2 && largest < NOT_FINITE / 2 ? largest : 0;
+    }
+    const struct gradient gradient = {.from = from,
+                                      .count = to - from,
                                       .activation = o->activation,
                                       .has_mask = o->mask.data,
-                                      .mask = scalar_of(group->call->plan, &o->mask, group->b, h),
+                                      .mask = mask,
+                                      .careful = careful,
+                                      .p_exponent = r->p_sink.y_exponent,
+                                      .g_exponent = r->g_exponent,
                                       .p = r->needs.p ? group->worker->p : NULL,
                                       .g = group->worker->p,
-                                      .dy = row_of(group, DY, i),
-                                      .out_gate = row_of(group, OUT_GATE, i),
+                                      .dy = dy,
+                                      .out_gate = out_gate,
                                       .x = r->input.x,
                                       .gate = r->input.gate,
                                       .dout_gate = row_of(group, DOUT_GATE, i),
                                       .dskip = o->dskip.data ? &r->sums->dskips[h - r->sums->h0]
                                                              : NULL};
-    group->call->plan->engine->rows.differentiate(&gradient);
+    plan->engine->rows.differentiate(&gradient);
 }
 
 /* dz straight to du and din_gate, as the sink of its transform. */
-static void write_dz(struct block_rows *r, int64_t i, struct prefetch *prefetch)
+static void write_dz(struct block_rows *r, int64_t i, int kernel, struct prefetch *prefetch)
 {
     const struct row_group *group = r->group;
     const fftconv_operands *o = group->call->o;
@@ -167,12 +205,24 @@ static void write_dz(struct block_rows *r, int64_t i, struct prefetch *prefetch)
         row_to(&r->dz_sink.twin, group, DIN_GATE, i);
         row_to(&r->dz_sink.twin_gate, group, U, i);
     }
+    scale_sink(group->call->plan, &r->dz_sink, &r->output, kernel);
     spectra_to_row(group->worker, group->worker->g, &r->dz_sink, prefetch);
+}
+
+/* to = 2^exponent dz conj(factor), as far as dz is finished. */
+static void write_product(const struct block_rows *r, int exponent, const struct array *factor,
+                          const struct array *to)
+{
+    const struct fftconv_plan *plan = r->group->call->plan;
+    if (to->data)
+        plan->engine->rows.write_product(r->from, r->to - r->from, &r->dz,
+                                         exponent || is_tiny(plan, factor, r->from, r->to),
+                                         exponent, factor, to);
 }
 
 /* dz by way of the worker's memory: with the skip's part, overlapped with other blocks, and
  * then to du and din_gate as far as it is finished. */
-static void finish_dz(struct block_rows *r, int64_t i, struct scalar skip,
+static void finish_dz(struct block_rows *r, int64_t i, bool zero, int kernel, struct scalar skip,
                       struct prefetch *prefetch)
 {
     const struct row_group *group = r->group;
@@ -180,17 +230,28 @@ static void finish_dz(struct block_rows *r, int64_t i, struct scalar skip,
     const struct fftconv_plan *plan = group->call->plan;
     const struct row_kernels *kernels = &plan->engine->rows;
     const struct block *block = &r->block;
+    struct overlap *overlap = &r->overlap[i];
+    r->dz_sink.own = true;
+    scale_sink(plan, &r->dz_sink, &r->output, kernel);
+    overlap->dz = r->dz_sink.y_exponent;
+    const int of_skip = r->g_exponent + exponent_of_scalar(skip);
+    if (group->call->o->skip.data && of_skip > overlap->dz &&
+        (overlap->dz || r->g_exponent || !is_moderate(plan, skip))) {
+        r->dz_sink.exponent = overlap->dz - of_skip;
+        overlap->dz = of_skip;
+    }
     spectra_to_row(w, w->g, &r->dz_sink, prefetch);
     if (group->call->o->skip.data)
         kernels->add_scaled(is_complex(plan->dtype), block->t1 - block->t0,
-                            (struct scalar){skip.re, -skip.im}, w->p,
-                            w->dz + (block->t0 - block->s) * element_bytes(plan));
-    overlap_add(group->call, w, block, i, w->dz, &r->from, &r->to);
+                            (struct scalar){ldexp(skip.re, r->g_exponent - overlap->dz),
+                                            -ldexp(skip.im, r->g_exponent - overlap->dz)},
+                            w->p, w->dz + (block->t0 - block->s) * element_bytes(plan));
+    if (zero)
+        overlap->dz = ALL_ZEROS;
+    overlap_add(group->call, w, block, i, w->dz, overlap, &r->from, &r->to);
     const struct array du = row_of(group, DU, i), din_gate = row_of(group, DIN_GATE, i);
-    if (du.data)
-        kernels->write_product(r->from, r->to - r->from, &r->dz, &r->input.gate, &du);
-    if (din_gate.data)
-        kernels->write_product(r->from, r->to - r->from, &r->dz, &r->input.x, &din_gate);
+    write_product(r, overlap->dz, &r->input.gate, &du);
+    write_product(r, overlap->dz, &r->input.x, &din_gate);
 }
 
 /* The gradients of row i of a block. */
@@ -219,7 +280,10 @@ static void backward_row(struct block_rows *r, int64_t i)
         return;
     int g_exponent;
     row_to_spectra(w, &r->output, &g_exponent, w->g, NULL);
-    r->dz_sink.exponent = r->output.exponent + *exponent_of(w->plan, spectrum);
+    const bool zero = g_exponent == ALL_ZEROS;
+    const int kernel = *exponent_of(w->plan, spectrum);
+    g_exponent += r->g_exponent;
+    r->output.exponent += r->g_exponent;
     if (r->needs.dk) {
         char *sum = r->sums->spectra + (one_each ? i : 0) * r->sums->step;
         const bool begin = !r->sums->begun && r->block.j == 0 && (one_each || i == 0);
@@ -229,9 +293,9 @@ static void backward_row(struct block_rows *r, int64_t i)
         multiply_row(w, spectrum, w->g, w->g, true);
     }
     if (r->needs.dz && r->needs.dz_passes)
-        write_dz(r, i, &next);
+        write_dz(r, i, kernel, &next);
     else if (r->needs.dz)
-        finish_dz(r, i, skip, &next);
+        finish_dz(r, i, zero, kernel, skip, &next);
 }
 
 static void backward_group(struct row_group *group, struct sums *sums)

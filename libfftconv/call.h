@@ -100,6 +100,16 @@ int largest_of_places(const struct fftconv_plan *plan, const struct source *sour
                       int64_t count);
 /* The exponent with which a row is read whose largest number has this one: 0 mostly. */
 int exponent_if_needed(const struct fftconv_plan *plan, int largest);
+/* The exponent of a number; ALL_ZEROS for 0. */
+int exponent_of_scalar(struct scalar s);
+/* Is a factor one by which ordinary numbers may be multiplied, between 2^-20 and 2^20? */
+bool is_moderate(const struct fftconv_plan *plan, struct scalar s);
+/* Are all elements [from, to) less than the ordinary numbers?  Not where there are none. */
+bool is_tiny(const struct fftconv_plan *plan, const struct array *a, int64_t from, int64_t to);
+/* Sets the exponents of a sink of z * k, where the kernel has this one, and whether it needs
+ * care. */
+void scale_sink(const struct fftconv_plan *plan, struct sink *sink, const struct source *z,
+                int kernel);
 /* accumulate_row for rows of z and g that row_to_spectra gave these two exponents. */
 void accumulate_scaled(const struct worker *w, bool begin, void *sum, int z, void *Z, int g,
                        void *G, const void *spectrum);
@@ -234,9 +244,14 @@ static inline void prefetch_next_row(struct prefetch *p, const struct row_group 
 
 /* ---- backward.c -------------------------------------------------------------------------------- */
 
+/* The exponents of what overlap-add holds of a row: of dz, of what goes to the next block, and of
+ * what comes round at the end. */
+struct overlap {
+    int dz, carry, wrapped;
+};
 /* Overlap-add: adds to dz, the result of block j of row i, what earlier blocks contributed to
  * the same elements.  Elements [*from, *to) are then complete. */
 void overlap_add(const struct call *c, const struct worker *w, const struct block *block, int64_t i,
-                 char *dz, int64_t *from, int64_t *to);
+                 char *dz, struct overlap *overlap, int64_t *from, int64_t *to);
 
 #endif

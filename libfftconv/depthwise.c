@@ -129,7 +129,7 @@ static struct array numbers_at(const struct depthwise *d, void *table, int64_t i
 
 static void copy(const struct depthwise *d, struct array from, struct array to, int64_t count)
 {
-    d->engine->rows.write_product(0, count, &from, &(struct array){0}, &to);
+    d->engine->rows.write_product(0, count, &from, false, 0, &(struct array){0}, &to);
 }
 
 /* Copies weight to a table in which taps are tap_step apart, and channels channel_step.  One

@@ -36,10 +36,11 @@ struct source {
     struct array before, before_gate;
     int64_t before_to;
     int exponent;
+    bool careful; /* x gate is computed as x and gate may be of any magnitude */
 };
 
 /* Where a transform writes: place n gives 2^-exponent v, from v element n + shift of
- *     y = out_gate mask act(v + skip x gate)
+ *     y = 2^-y_exponent out_gate mask act(v + skip x gate)
  * is made. */
 struct sink {
     int packing;
@@ -51,7 +52,9 @@ struct sink {
     struct array twin, twin_gate;
     bool has_skip, has_mask;
     struct scalar skip, mask;
-    int activation, exponent;
+    int activation, exponent, y_exponent;
+    bool careful; /* operands may be of any magnitude */
+    bool own;     /* y is memory of the worker, whose numbers may keep an exponent: y_exponent */
 };
 
 /* Numbers between 2^-e and 2^e are ordinary: rows and kernels whose largest number is one need no
@@ -68,7 +71,9 @@ enum { ALL_ZEROS = -16384, NOT_FINITE = 16384 };
 
 /* Backward between two transforms, elements [from, from + count) of a row: from dy and p to
  *     g = dy conj(out_gate mask) act'(p),   dout_gate = dy conj(mask act(p)),
- *     dskip += sum g conj(x gate). */
+ *     dskip += sum g conj(x gate).
+ * With care, operands may be of any magnitude, what stands in p is 2^-p_exponent p, and in g comes
+ * 2^-g_exponent g. */
 struct gradient {
     int64_t from, count;
     int activation;
@@ -76,6 +81,8 @@ struct gradient {
     struct scalar mask;
     const void *p; /* NULL where nothing needs it */
     void *g;       /* may be p */
+    bool careful;
+    int p_exponent, g_exponent;
     struct array dy, out_gate, x, gate, dout_gate;
     struct scalar *dskip;
 };
@@ -145,20 +152,27 @@ struct spectrum_kernels {
 struct row_kernels {
     void (*differentiate)(const struct gradient *);
     /* to[n] = from[n] conj(factor[n]), elements [start, start + count), each array in its own
-     * dtype; a plain conversion where factor has no data. */
-    void (*write_product)(int64_t start, int64_t count, const struct array *from,
-                          const struct array *factor, const struct array *to);
+     * dtype; a plain conversion where factor has no data.  With care, 2^exponent times that, and
+     * the factors may be of any magnitude; `from` has the engine's own numbers. */
+    void (*write_product)(int64_t start, int64_t count, const struct array *from, bool careful,
+                          int exponent, const struct array *factor, const struct array *to);
     /* y += a x, rows of the engine's own numbers, complex or not. */
     void (*add_scaled)(bool complex, int64_t count, struct scalar a, const void *x, void *y);
+    /* v *= 2^exponent, a row of so many of the engine's own numbers. */
+    void (*scale_by_power)(int exponent, int64_t reals, void *v);
     /* to[c][r] = from[r][c]; steps count numbers. */
     void (*transpose)(const void *from, int64_t from_step, void *to, int64_t to_step, int64_t rows,
                       int64_t columns);
     /* out[i] = act(in[i]), or act'(in[i]), the engine's own numbers; out may be in. */
     void (*activate)(int activation, bool slope, int64_t count, const void *in, void *out);
-    /* The exponent e of the largest of elements [from, to), which is 2^e or more and less than
-     * 2^(e + 1), whatever its sign; or ALL_ZEROS or NOT_FINITE.  Denormal numbers have one less
-     * than the least normal number. */
-    int (*largest)(const struct array *a, int64_t from, int64_t to);
+    /* The exponent e of the largest of elements [from, to) of x gate, which is 2^e or more and less
+     * than 2^(e + 1), or, with a gate, than 2^(e + 2), whatever its sign; or ALL_ZEROS or
+     * NOT_FINITE.  Denormal numbers count as if they had one less than the least normal number. */
+    int (*largest)(const struct array *x, const struct array *gate, int64_t from, int64_t to);
+    /* Are all of these elements less than the ordinary numbers? */
+    bool (*is_tiny)(const struct array *a, int64_t from, int64_t to);
+    /* Are the largest of x and the largest of x gate surely ordinary? */
+    bool (*is_ordinary)(const struct array *x, const struct array *gate, int64_t from, int64_t to);
     struct scalar (*load_scalar)(const struct array *a);
     void (*store_scalar)(const struct array *a, struct scalar value);
     /* Taps, k_rev among them, to a row; and a row to taps. */

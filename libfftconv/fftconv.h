@@ -20,12 +20,15 @@
  * The same functions serve CPUs and GPUs.  A plan belongs to one device, which its
  * descriptor names, and all the arrays of its calls are in that device's memory.
  *
- * On CPUs, numbers of every magnitude are convolved to the same relative precision: rows and
- * kernels that are very large or very small are scaled by powers of two in between.  In all
- * other arithmetic denormal numbers count as zeros.  A number that is not finite spoils its own
- * row, before it and after it, and never another one; in the direct form, only those sums that
- * it is a term of.  The floating-point state of the calling thread (rounding, exceptions) neither
- * acts on a call nor is changed by it.
+ * On CPUs, fftconv_forward and fftconv_backward take numbers of every magnitude, denormal ones
+ * too: rows, kernels, gates, skip and mask that are very large or very small are scaled by powers
+ * of two in between, so that the precision of results is the same, and one is infinite only where
+ * the true one is.  All other calls compute with numbers as they stand: denormal ones count as
+ * zeros, and the largest number of a row or of a kernel should be between 2^-40 and 2^40 (float64:
+ * 2^-400 and 2^400), for which no transform or product leaves the range of its type.  A number that
+ * is not finite spoils its own row, before it and after it, and never another one; in the direct
+ * form, only those sums that it is a term of.  The floating-point state of the calling thread
+ * (rounding, exceptions) neither acts on a call nor is changed by it.
  *
  * Every function that can fail returns a fftconv_status.  fftconv_last_error() then holds,
  * for the calling thread, a message that names the argument, its value and what is
@@ -309,7 +312,8 @@ FFTCONV_API FFTCONV_MUST_CHECK int fftconv_workspace_bytes(const fftconv_plan *p
 /* ---- The three primitives ------------------------------------------------
  * A convolution is rows_to_spectra, multiply, spectra_to_rows, for a plan of one block on
  * the CPU, not of the direct form.  Spectra are consecutive rows of info.spectra_row_bytes, in
- * stage order, aligned to 64 bytes. */
+ * stage order, aligned to 64 bytes.  They hold the numbers themselves, and have no powers of two
+ * beside them. */
 
 /* Which rows are meant: those of u and its gradient, or those of y and its gradient.  They
  * differ where u is read in more places than one (circular plans of the right-angle form),

@@ -34,8 +34,11 @@ static void sum_row(const struct row_group *group, struct source *source, struct
     const struct fftconv_spectrum *spectrum = c->direct;
     const int64_t kernel = (spectrum_of(group, i) - c->spectra) / c->layout.spectra_bytes;
     sink->shift = 0; /* that of the only block */
-    sink->exponent = source->exponent = exponent_if_needed(
+    source->exponent = exponent_if_needed(
         c->plan, largest_of_places(c->plan, source, 0, c->plan->taps - 1 + c->L));
+    source->careful = source->gate.data &&
+                      !c->plan->engine->rows.is_ordinary(&source->x, &source->gate, 0, c->L);
+    scale_sink(c->plan, sink, source, 0);
     c->plan->engine->rows.direct_sum(
         source, (const char *)spectrum->reversed + kernel * spectrum->reversed_bytes, c->plan->taps,
         c->L, sink, group->worker->memory + c->layout.direct_work);

@@ -278,6 +278,7 @@ void input_source(struct source *s, const struct fftconv_plan *plan, int64_t L,
     s->gate.data = s->before.data = s->before_gate.data = NULL;
     s->before_to = 0;
     s->exponent = 0;
+    s->careful = false;
 }
 
 /* Elements below 0 are read from the caller's row: in place too, since those that come round

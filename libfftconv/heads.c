@@ -166,7 +166,7 @@ static void lay_out(struct heads *c)
 /* to = from, `count` elements, each array in its own dtype. */
 static void copy(const struct heads *c, int64_t count, struct array from, struct array to)
 {
-    c->plan->engine->rows.write_product(0, count, &from, &(struct array){0}, &to);
+    c->plan->engine->rows.write_product(0, count, &from, false, 0, &(struct array){0}, &to);
 }
 
 static void add(const struct heads *c, int64_t count, const void *x, void *y)
@@ -329,7 +329,7 @@ static void finish_channel(const struct heads *c, const struct group *group, int
     const struct array from = own_row(c->plan, sum, 0);
     const struct array factor = gelu ? own_row(c->plan, slope, 0) : (struct array){0};
     const struct array to = array_of(gradient, group->b, channel);
-    c->plan->engine->rows.write_product(0, c->L, &from, &factor, &to);
+    c->plan->engine->rows.write_product(0, c->L, &from, false, 0, &factor, &to);
 }
 
 /* Adds the dk, dk_rev and dskip of a call to the sums of the chunk. */

@@ -72,10 +72,11 @@ static int spectra_to_rows_task(void *context, int64_t i, int worker)
     }
     const struct array dz = own_row(plan, w.dz, block.s);
     const struct sink sink = input_sink(plan, plan->L, &block, dz);
+    struct overlap none = {0, 0, 0};
     int64_t from, to;
     spectra_to_row(&w, S, &sink, NULL);
-    overlap_add(&p->call, &w, &block, 0, w.dz, &from, &to);
-    plan->engine->rows.write_product(from, to - from, &dz, &(struct array){0}, &y);
+    overlap_add(&p->call, &w, &block, 0, w.dz, &none, &from, &to);
+    plan->engine->rows.write_product(from, to - from, &dz, false, 0, &(struct array){0}, &y);
     return FFTCONV_STATUS_OK;
 }
 

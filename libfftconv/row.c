@@ -210,6 +210,7 @@ static void source_of_part(struct source *s, const struct worker *w, int i)
     s->x = own_row(w->plan, w->row + t->row_offset * t->real_bytes, 0);
     s->gate.data = s->before.data = s->before_gate.data = NULL;
     s->exponent = 0;
+    s->careful = false;
 }
 
 static void sink_of_part(struct sink *s, const struct worker *w, int i)
@@ -220,7 +221,7 @@ static void sink_of_part(struct sink *s, const struct worker *w, int i)
     s->to = t->form == FFTCONV_FORM_RIGHT_ANGLE ? 2 * t->M : t->M;
     s->y = own_row(w->plan, w->row + t->row_offset * t->real_bytes, 0);
     s->out_gate.data = s->twin.data = NULL;
-    s->has_skip = s->has_mask = false;
+    s->has_skip = s->has_mask = s->careful = false;
     s->exponent = 0;
     s->activation = FFTCONV_ACTIVATION_IDENTITY;
 }
@@ -245,15 +246,45 @@ static int first_pass(const struct worker *w, const struct source *source)
     return c->parts > 1 ? fold_row(w, source) : run_first_stage(w, &c->part[0], source);
 }
 
+/* The exponent of one of a row's numbers, by its bits. */
+static int exponent_at(const struct array *a, int64_t n)
+{
+    const char *p = (const char *)a->data + (n - a->origin) * a->stride * dtype_size(a->dtype);
+    uint16_t half;
+    uint32_t single;
+    uint64_t bits;
+    switch (a->dtype) {
+    case FFTCONV_DTYPE_FLOAT16: return 0;
+    case FFTCONV_DTYPE_BFLOAT16: memcpy(&half, p, sizeof half); return (half >> 7 & 255) - 127;
+    case FFTCONV_DTYPE_FLOAT32:
+    case FFTCONV_DTYPE_COMPLEX64:
+        memcpy(&single, p, sizeof single);
+        return (int)(single >> 23 & 255) - 127;
+    default: memcpy(&bits, p, sizeof bits); return (int)(bits >> 52 & 2047) - 1023;
+    }
+}
+
+/* Does the number in the middle of a row make it likely that the row needs an exponent? */
+static bool seems_extreme(const struct fftconv_plan *plan, const struct source *s)
+{
+    const int64_t n = (max64(0, s->from) + s->to) / 2;
+    int exponent = n < s->to ? exponent_at(&s->x, n) : 0;
+    if (n < s->to && s->gate.data)
+        exponent += exponent_at(&s->gate, n);
+    return exponent_if_needed(plan, exponent);
+}
+
 /* The first pass over a row, and the choice of its exponent.  Most rows are ordinary, and the first
- * pass sees that.  It is done again in the rare case that the exponent is not 0.  Where it
- * overwrites the row, the exponent is chosen before. */
+ * pass sees that.  If it is not so, and the exponent is not 0, it is done again.  Where it
+ * overwrites the row, or the row seems extreme, the exponent is chosen before. */
 static void begin_row(const struct worker *w, struct source *source, int *exponent)
 {
     const bool in_place = w->plan->chosen.parts > 1 && source->x.data == w->row;
-    const bool before = exponent && (in_place || is_direct(w->plan));
+    const bool before =
+        exponent && (in_place || is_direct(w->plan) || seems_extreme(w->plan, source));
     source->exponent = 0;
-    if (!in_place && (first_pass(w, source) == LARGE_ENOUGH || !exponent)) {
+    source->careful = false;
+    if (!before && (first_pass(w, source) == LARGE_ENOUGH || !exponent)) {
         if (exponent)
             *exponent = 0;
         return;
@@ -261,9 +292,10 @@ static void begin_row(const struct worker *w, struct source *source, int *expone
     if (exponent) {
         const int largest = largest_of_places(w->plan, source, 0, w->plan->chosen.padded_length);
         source->exponent = exponent_if_needed(w->plan, largest);
+        source->careful = source->gate.data && largest > ALL_ZEROS / 2;
         *exponent = largest <= ALL_ZEROS / 2 ? ALL_ZEROS : source->exponent;
     }
-    if (in_place || source->exponent)
+    if (before || source->exponent || source->careful)
         (void)first_pass(w, source);
 }
 
@@ -361,7 +393,7 @@ void convolve_row(const struct worker *w, struct source *source, int *exponent, 
         w = &in_sink;
     }
     begin_row(w, source, exponent);
-    sink->exponent = source->exponent + *exponent_of(plan, spectrum);
+    scale_sink(plan, sink, source, *exponent_of(plan, spectrum));
     if (is_direct(plan)) {
         struct direct_row *row = S ? S : w->x;
         const int64_t first = max64(0, sink->from - sink->shift);

@@ -7,6 +7,7 @@
 #include "call.h"
 
 #include <math.h>
+#include <string.h>
 
 /* Numbers from 2^-40 to 2^40 (float64: 2^-400 to 2^400) need no power.  For M = 2^24 and z and k of
  * at most 2^40, a transform is at most 2^64, and its product with a spectrum 2^104, in which 1/M is
@@ -25,31 +26,74 @@ int *exponent_of(const struct fftconv_plan *plan, const void *spectrum)
     return behind;
 }
 
-static int largest(const struct fftconv_plan *plan, const struct array *a, int64_t from, int64_t to)
+static int largest(const struct fftconv_plan *plan, const struct array *x, const struct array *gate,
+                   int64_t from, int64_t to)
 {
-    if (!a->data || from >= to)
+    if (!x->data || from >= to)
         return ALL_ZEROS;
-    if (a->dtype == FFTCONV_DTYPE_FLOAT16) /* all of its numbers are ordinary */
+    if (x->dtype == FFTCONV_DTYPE_FLOAT16) /* all of its numbers are ordinary, and their products */
         return 0;
-    return plan->engine->rows.largest(a, from, to);
-}
-
-/* Of x gate: the sum of their exponents, which is at most one too small. */
-static int largest_product(const struct fftconv_plan *plan, const struct array *x,
-                           const struct array *gate, int64_t from, int64_t to)
-{
-    const int exponent = largest(plan, x, from, to);
-    return gate->data ? exponent + largest(plan, gate, from, to) : exponent;
+    return plan->engine->rows.largest(x, gate, from, to);
 }
 
 int largest_of_places(const struct fftconv_plan *plan, const struct source *s, int64_t n,
                       int64_t count)
 {
     const int64_t from = max64(s->from, n + s->shift), to = min64(s->to, n + count + s->shift);
-    const int before = largest_product(plan, &s->before, &s->before_gate, from,
-                                       min64(s->before_to, to));
-    const int row = largest_product(plan, &s->x, &s->gate, max64(0, from), to);
+    const int before = largest(plan, &s->before, &s->before_gate, from, min64(s->before_to, to));
+    const int row = largest(plan, &s->x, &s->gate, max64(0, from), to);
     return before > row ? before : row;
+}
+
+/* The exponent of a number, at most one too large; by its bits, since denormal ones count as
+ * zeros. */
+static int exponent_of_double(double x)
+{
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits &= ~((uint64_t)1 << 63);
+    return bits ? (int)(bits >> 52) - 1023 : ALL_ZEROS;
+}
+
+int exponent_of_scalar(struct scalar s)
+{
+    const int re = exponent_of_double(s.re), im = exponent_of_double(s.im);
+    return re > im ? re : im;
+}
+
+bool is_moderate(const struct fftconv_plan *plan, struct scalar s)
+{
+    const int most = (plan->engine->real_bytes == 8 ? ORDINARY_DOUBLE : ORDINARY_SINGLE) / 2;
+    const int exponent = exponent_of_scalar(s);
+    return exponent == ALL_ZEROS || (exponent >= -most && exponent <= most);
+}
+
+bool is_tiny(const struct fftconv_plan *plan, const struct array *a, int64_t from, int64_t to)
+{
+    return a->data && from < to && plan->engine->rows.is_tiny(a, from, to);
+}
+
+void scale_sink(const struct fftconv_plan *plan, struct sink *s, const struct source *z, int kernel)
+{
+    const bool bare = !s->has_mask && !s->has_skip && !s->out_gate.data && !s->twin.data &&
+                      s->activation == FFTCONV_ACTIVATION_IDENTITY;
+    s->exponent = z->exponent + kernel;
+    s->y_exponent = 0;
+    s->careful = false;
+    if (bare) {
+        if (s->own)
+            s->y_exponent = s->exponent, s->exponent = 0;
+        return;
+    }
+    s->careful = s->exponent || (s->has_skip && (z->exponent || z->careful)) ||
+                 (s->has_skip && !is_moderate(plan, s->skip)) ||
+                 (s->has_mask && !is_moderate(plan, s->mask)) ||
+                 is_tiny(plan, &s->out_gate, s->from, s->to) ||
+                 (s->twin.data && is_tiny(plan, &s->twin_gate, s->from, s->to));
+    if (s->own && s->careful) {
+        const int of_skip = s->has_skip ? z->exponent + exponent_of_scalar(s->skip) : ALL_ZEROS;
+        s->y_exponent = of_skip > s->exponent ? of_skip : s->exponent;
+    }
 }
 
 void scale_spectra(const struct fftconv_plan *plan, int exponent, void *S)

@@ -11,6 +11,7 @@
  *     ENGINE      the name of the engine. */
 #include "../engine.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 

@@ -9,6 +9,7 @@
 
 /* Rows in the caller's memory. */
 #include "elements.h"
+#include "scaled.h"
 #include "prefetch.h"
 #include "source.h"
 #include "sink.h"
@@ -50,9 +51,12 @@ const struct engine ENGINE = {
     .rows = {.differentiate = N_(differentiate),
              .write_product = N_(write_product),
              .add_scaled = N_(add_scaled),
+             .scale_by_power = N_(scale_by_power),
              .transpose = N_(transpose_matrix),
              .activate = N_(apply),
              .largest = N_(largest),
+             .is_tiny = N_(is_tiny),
+             .is_ordinary = N_(is_ordinary),
              .load_scalar = N_(load_scalar),
              .store_scalar = N_(store_scalar),
              .place_taps = N_(place_taps),
@@ -88,6 +92,8 @@ const struct engine ENGINE = {
 #undef EACH_LANE
 #undef SPLAT
 #undef TRANSPOSE
+#undef E_AT
+#undef M_AT
 #undef MULTIPLY
 #undef FOR_RUNS
 #undef FOR_COMPUTED

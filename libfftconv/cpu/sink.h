@@ -104,6 +104,39 @@ static bool N_(sink_is_plain)(const struct sink *s)
            s->y.stride == 1 && !s->exponent;
 }
 
+/* Elements [e, e + m), whose numbers are v 2^exponent. */
+static void N_(write_carefully)(const struct sink *s, int64_t e, int64_t m, REAL *v)
+{
+    const bool complex = is_complex(s->y.dtype);
+    const int64_t reals = m * (1 + complex);
+    struct N_(scaled) p, f, gate;
+    N_(own_scaled)(reals, v, s->exponent, &p);
+    if (s->twin.data) {
+        N_(load_scaled)(&s->twin_gate, e, m, &f);
+        N_(times)(complex, false, reals, &f, &p);
+        N_(narrow)(reals, &f, 0, v);
+        N_(write)(&s->twin, e, m, v);
+    }
+    if (s->has_skip) {
+        N_(load_scaled)(&s->x, e, m, &f);
+        if (s->gate.data) {
+            N_(load_scaled)(&s->gate, e, m, &gate);
+            N_(times)(complex, false, reals, &f, &gate);
+        }
+        N_(times_scalar)(complex, false, reals, &f, s->skip);
+        N_(plus)(complex, reals, &p, &f);
+    }
+    N_(activate_scaled)(s->activation, reals, &p);
+    if (s->has_mask)
+        N_(times_scalar)(complex, false, reals, &p, s->mask);
+    if (s->out_gate.data) {
+        N_(load_scaled)(&s->out_gate, e, m, &f);
+        N_(times)(complex, false, reals, &p, &f);
+    }
+    N_(narrow)(reals, &p, -s->y_exponent, v);
+    N_(write)(&s->y, e, m, v);
+}
+
 /* Writes places [n, n + count), whose numbers are v, which is overwritten.  Elements outside
  * [from, to) are not wanted, and are left out. */
 static void N_(write_run)(const struct sink *s, int64_t n, int64_t count, REAL *v)
@@ -113,18 +146,20 @@ static void N_(write_run)(const struct sink *s, int64_t n, int64_t count, REAL *
     const int64_t e = n + s->shift;
     int64_t first = max64(0, s->from - e);
     count = min64(count, s->to - e);
-    if (s->exponent && first < count) {
+    if (s->exponent && !s->careful && first < count) { /* y is v then */
         N_(scale_by_power)(s->exponent, (count - first) * reals, v + first * reals);
-        if (N_(sink_is_bare)(s)) { /* no arithmetic after that: results may be denormal */
-            N_(write)(&s->y, e + first, count - first, v + first * reals);
-            return;
-        }
+        N_(write)(&s->y, e + first, count - first, v + first * reals);
+        return;
     }
-    if (first < count)
+    if (first < count && !s->careful)
         first += N_(write_vectors)(s, e + first, 1, 0, count - first, v + first);
     for (int64_t i = first; i < count; i += step) {
         int64_t m = min64(step, count - i);
         REAL *w = v + i * reals, z[CHUNK];
+        if (s->careful) {
+            N_(write_carefully)(s, e + i, m, w);
+            continue;
+        }
         if (s->twin.data) {
             memcpy(z, w, (size_t)m * sizeof(REAL));
             N_(multiply_by_array)(&s->twin_gate, false, e + i, m, z);

@@ -5,7 +5,7 @@ static void N_(read_places)(const struct source *s, int64_t n, int64_t count, RE
 {
     const int64_t reals = 1 + is_complex(s->x.dtype), e = n + s->shift;
     if (e >= max64(0, s->from) && e + count <= s->to) {
-        N_(read_scaled)(&s->x, &s->gate, s->exponent, e, count, dst);
+        N_(read_scaled)(&s->x, &s->gate, s->careful, s->exponent, e, count, dst);
         return;
     }
     /* Zeros up to `from`, what came before the row up to `before`, zeros up to `row`, the row
@@ -16,10 +16,10 @@ static void N_(read_places)(const struct source *s, int64_t n, int64_t count, RE
     const int64_t row = min64(to, max64(before, UP_TO(0)));
 #undef UP_TO
     memset(dst, 0, (size_t)(from * reals) * sizeof(REAL));
-    N_(read_scaled)(&s->before, &s->before_gate, s->exponent, e + from, before - from,
+    N_(read_scaled)(&s->before, &s->before_gate, s->careful, s->exponent, e + from, before - from,
                     dst + from * reals);
     memset(dst + before * reals, 0, (size_t)((row - before) * reals) * sizeof(REAL));
-    N_(read_scaled)(&s->x, &s->gate, s->exponent, e + row, to - row, dst + row * reals);
+    N_(read_scaled)(&s->x, &s->gate, s->careful, s->exponent, e + row, to - row, dst + row * reals);
     memset(dst + to * reals, 0, (size_t)((count - to) * reals) * sizeof(REAL));
 }
 

@@ -103,7 +103,8 @@ static bool N_(write_strip)(const struct transform *t, const struct sink *s, int
                             int64_t length, bool imag, const REAL *v)
 {
     const int64_t R = t->stage[0].radix, step = t->stage[0].sub * W;
-    bool written = s->packing == LINEAR && !s->exponent && t->Q % W == 0 && length % (2 * W) == 0;
+    bool written = s->packing == LINEAR && !s->exponent && !s->careful && t->Q % W == 0 &&
+                   length % (2 * W) == 0;
     for (int plane = 0; plane <= imag && written; plane++)
         written = N_(write_vectors)(s, c * W + plane * t->M + s->shift, R, step, length,
                                     v + plane * R * length);

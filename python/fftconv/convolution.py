@@ -184,8 +184,9 @@ def conv(
 
     Returns y, of u's array library, and of u's shape unless k has more axes or the mode
     another length. Arithmetic is in float32 (float64 for float64 and complex128). Each
-    row's result is independent of all other rows, to the last bit. Rows and
-    kernels of any magnitude keep that precision. A NaN or an infinity in u, k or a gate
+    row's result is independent of all other rows, to the last bit. On a CPU, operands of
+    any magnitude, denormal numbers too, keep that precision, and a result is infinite
+    only where the true one is. A NaN or an infinity in u, k or a gate
     never reaches another row. Of its own row, it reaches what it is a term of if the taps
     are few: real rows on the CPU whose kernel has at most 8 taps, k_rev's included, are
     summed directly, without a pattern. The zeros around the row that modes "full", "same"

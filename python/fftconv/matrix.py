@@ -253,7 +253,10 @@ def conv_matrix(u, k, *, mode="causal", fft_size=None, k_rev=None, threads=None,
     float32.
 
     Returns y (B, H_out, L), of u's array library. Products and sums are in float32
-    (float64 for float64 and complex128), and sums over H_in have a fixed order. Each
+    (float64 for float64 and complex128), and sums over H_in have a fixed order. Numbers
+    are taken as they stand, without the powers of two of `conv`: the largest number of
+    each row and kernel should be between 2^-40 and 2^40 (float64: 2^-400 and 2^400), and
+    denormal numbers count as zeros. Each
     sequence of the batch is independent of the others, to the last bit. Besides the
     operands, the call needs memory for the spectra of u's rows, those of a block of
     outputs, and `BLOCK_BYTES` (32 MiB) of kernels' spectra, or one kernel's if that is

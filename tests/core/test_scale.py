@@ -9,6 +9,7 @@ import fftconv
 import ml_dtypes
 import numpy as np
 import pytest
+from fftconv import reference
 from support import COMPLEX, Case, check_forward, check_gradients, norm, same_bits, tolerance, wide
 
 # Powers of two of u, k and dy for float32, with which all results have normal float32 exponents.
@@ -43,18 +44,22 @@ def scaled(x, exponent):
     return np.ldexp(x.astype(np.float64), exponent).astype(x.dtype)
 
 
-def check_at_scale(case, u, k, dy, in_gate=0, out_gate=0):
-    """Check a case whose operands are multiplied by these powers of two."""
-    powers = {"in_gate": in_gate, "out_gate": out_gate, "skip": k}
+def check_at_scale(case, u, k, dy, in_gate=0, out_gate=0, skip=None, mask=0):
+    """Check a case whose operands are multiplied by these powers of two; skip's is k's."""
+    powers = {"in_gate": in_gate, "out_gate": out_gate, "skip": k, "mask": mask}
+    for name, x in case.operands.items():  # what becomes denormal loses digits
+        case.operands[name] = scaled(scaled(x, powers[name]), -powers[name])
+    case.u, case.k = scaled(scaled(case.u, u), -u), scaled(scaled(case.k, k), -k)
+    case.dy = scaled(scaled(case.dy, dy), -dy)
     arguments = dict(case.arguments)
     for name in case.operands:
         arguments[name] = scaled(arguments[name], powers[name])
     if case.k_rev is not None:
         arguments["k_rev"] = scaled(case.k_rev, k)
     U, K, G = scaled(case.u, u), scaled(case.k, k), scaled(case.dy, dy)
-    z, g = u + in_gate, dy + out_gate
+    z, g = u + in_gate, dy + out_gate + mask
     y = fftconv.conv(U, K, **arguments)
-    check_forward(case, scaled(y, -(z + k + out_gate)))
+    check_forward(case, scaled(y, -(z + k + out_gate + mask)))
     got = fftconv.conv_backward(G, U, K, **arguments)
     of = {
         "du": g + k + in_gate,
@@ -62,7 +67,7 @@ def check_at_scale(case, u, k, dy, in_gate=0, out_gate=0):
         "dk_rev": g + z,
         "dskip": g + z,
         "din_gate": g + k + u,
-        "dout_gate": dy + z + k,
+        "dout_gate": dy + mask + z + k,
     }
     check_gradients(
         case,
@@ -93,6 +98,70 @@ def test_types_at_every_scale(dtype, powers):
 @pytest.mark.parametrize("powers", ((0, 0, 0, 60, -60), (-80, 0, 30, 90, -20), (90, 0, 0, -100, 0)))
 def test_gates_at_every_scale(shape, powers):
     check_at_scale(Case(**SHAPES[shape], options=GATES), *powers)
+
+
+# Powers of u, k, dy, in_gate, out_gate and mask with which all results have normal exponents, while
+# z, p, g or dz are beyond those of float32, or a gate is denormal.
+INSIDE = {
+    "p is huge": dict(u=0, k=125, dy=-5, out_gate=-115),
+    "p is tiny": dict(u=20, in_gate=-40, k=-120, dy=20, out_gate=110),
+    "g is huge": dict(u=-100, in_gate=20, k=-100, dy=100, out_gate=60),
+    "g is tiny": dict(u=50, in_gate=40, k=100, dy=-80, out_gate=-70),
+    "z is huge": dict(u=100, in_gate=100, k=-120, dy=-100),
+    "z is tiny": dict(u=-110, in_gate=-90, k=110, dy=100),
+    "in_gate is denormal": dict(u=100, in_gate=-132, k=-20, dy=40),
+    "out_gate is denormal": dict(u=30, k=20, dy=40, out_gate=-132),
+    "the mask is tiny": dict(u=0, k=20, dy=20, out_gate=110, mask=-120),
+    "the mask is huge": dict(u=0, k=-20, dy=-20, out_gate=-110, mask=120),
+}
+
+
+@pytest.mark.parametrize(
+    "shape, options",
+    (
+        *((shape, GATES) for shape in ("causal", "blocks", "folded", "wrapped", "two-sided")),
+        *((shape, GATES[:2]) for shape in ("causal", "blocks", "wrapped")),
+        *((shape, (*GATES, "mask")) for shape in ("shared", "folded")),
+    ),
+    ids=str,
+)
+@pytest.mark.parametrize("powers", INSIDE)
+def test_no_product_inside_leaves_the_range(shape, options, powers):
+    powers = INSIDE[powers]
+    if "mask" in powers and "mask" not in options:
+        options = (*options, "mask")
+    check_at_scale(Case(**SHAPES[shape], options=options), **powers)
+
+
+@pytest.mark.parametrize("dtype", ("float64", "bfloat16", *COMPLEX))
+@pytest.mark.parametrize("powers", list(INSIDE)[:6])
+def test_types_inside(dtype, powers):
+    factor = 8 if dtype in ("float64", "complex128") else 1
+    powers = {name: factor * p for name, p in INSIDE[powers].items()}
+    check_at_scale(Case(2, 2, 200, 200, dtype, options=GATES), **powers)
+
+
+@pytest.mark.parametrize("activation", ("gelu", "silu"))
+@pytest.mark.parametrize("powers", ((120, 9, -115), (-100, -40, 60)), ids=str)
+def test_an_activation_of_any_magnitude(activation, powers):
+    """act(p) is p or 0 where p is huge, and p / 2 where it is tiny."""
+    case = Case(1, 2, 300, 300, options=GATES, activation=activation)
+    u, k, out_gate = powers
+    case.u, case.k = scaled(case.u, u), scaled(case.k, k)
+    for name, power in (("skip", k), ("out_gate", out_gate)):
+        case.operands[name] = scaled(case.operands[name], power)
+    y = fftconv.conv(case.u, case.k, **case.arguments)
+    want = reference.conv(case.u, case.k, **case.arguments)
+    size = case.kernel_norms() * norm(wide(case.u) * case.wide("in_gate")) * 2.0**out_gate
+    assert np.isfinite(y).all()
+    assert (norm(y - want) <= tolerance("float32", 300) * np.maximum(size, norm(want))).all()
+    case.dy = scaled(case.dy, -max(0, out_gate + u - 100))
+    got = fftconv.conv_backward(case.dy, case.u, case.k, **case.arguments)
+    want = reference.conv_backward(case.dy, case.u, case.k, **case.arguments)
+    for name in ("du", "din_gate", "dskip", "dk"):
+        x, y = wide(getattr(got, name)), getattr(want, name)
+        normal = np.abs(y).max() < 2.0**127 and np.abs(y).max() > 2.0**-120
+        assert not normal or norm(x.ravel() - y.ravel()) <= 1e-5 * norm(y.ravel()), name
 
 
 @pytest.mark.parametrize("isa", fftconv.isas())
