@@ -237,12 +237,21 @@ static bool can_hold_row(const struct fftconv_plan *plan, const struct sink *s)
 
 /* ---- Before the stages: the exponent ----------------------------------------------------------- */
 
-/* Stage 1, or the fold.  Returns what it has seen. */
+/* Are the elements of a source, and those before element 0, surely ordinary? */
+static bool is_ordinary(const struct fftconv_plan *plan, const struct source *s)
+{
+    const struct row_kernels *rows = &plan->engine->rows;
+    return rows->is_ordinary(&s->x, &s->gate, max64(0, s->from), s->to) &&
+           (!s->before.data ||
+            rows->is_ordinary(&s->before, &s->before_gate, s->from, min64(s->before_to, s->to)));
+}
+
+/* Stage 1, or the fold; the direct form only looks.  Returns what it has seen. */
 static int first_pass(const struct worker *w, const struct source *source)
 {
     const struct choice *c = &w->plan->chosen;
     if (is_direct(w->plan))
-        return LARGE_ENOUGH;
+        return is_ordinary(w->plan, source) ? LARGE_ENOUGH : 0;
     return c->parts > 1 ? fold_row(w, source) : run_first_stage(w, &c->part[0], source);
 }
 
@@ -280,8 +289,7 @@ static bool seems_extreme(const struct fftconv_plan *plan, const struct source *
 static void begin_row(const struct worker *w, struct source *source, int *exponent)
 {
     const bool in_place = w->plan->chosen.parts > 1 && source->x.data == w->row;
-    const bool before =
-        exponent && (in_place || is_direct(w->plan) || seems_extreme(w->plan, source));
+    const bool before = exponent && (in_place || seems_extreme(w->plan, source));
     source->exponent = 0;
     source->careful = false;
     if (!before && (first_pass(w, source) == LARGE_ENOUGH || !exponent)) {
@@ -295,7 +303,7 @@ static void begin_row(const struct worker *w, struct source *source, int *expone
         source->careful = source->gate.data && largest > ALL_ZEROS / 2;
         *exponent = largest <= ALL_ZEROS / 2 ? ALL_ZEROS : source->exponent;
     }
-    if (before || source->exponent || source->careful)
+    if (!is_direct(w->plan) && (before || source->exponent || source->careful))
         (void)first_pass(w, source);
 }
 

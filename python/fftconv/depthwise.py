@@ -193,9 +193,10 @@ def depthwise_conv1d(
         isa: one of `fftconv.isas()`; None means the best of this machine.
         out: an array to write y to; it must not overlap an operand.
 
-    The result of a row does not depend on any other row.  Denormal numbers count as zeros, and
-    so does a product that would be one.  Raises TypeError for an argument that is not an array of numbers, and ValueError, naming the argument, for wrong values; then
-    nothing has been written.  Raises MemoryError.
+    The result of a row does not depend on any other row.  Denormal numbers count as zeros,
+    and so does a product that would be one.  Raises TypeError for an argument that is not
+    an array of numbers, and ValueError, naming the argument, for wrong values; then nothing
+    has been written.  Raises MemoryError.
 
     Example:
         >>> depthwise_conv1d([[1, 2, 4]], [[-1, 1]], padding="causal").tolist()
