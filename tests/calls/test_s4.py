@@ -43,6 +43,7 @@ def test_document_example():
     assert np.isfinite(y).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", STEP_LIMIT)
 @pytest.mark.parametrize(
     "kernel, init", [(kernel, init) for kernel in KERNELS for init in KERNELS[kernel].inits]

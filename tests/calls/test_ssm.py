@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fftconv import hippo
 from fftconv.ssm import ssm_kernel, ssm_kernel_backward
-from support import big, same_bits
+from support import big, same_bits, slow
 
 # Limits relative to max |k|.  Measured errors are below 1e-5 in float32 (for sums of one sample
 # that cancel; else below 2e-6) and below 1e-12 in float64.
@@ -167,6 +167,7 @@ def check_initialisations(n, length, dt):
             assert error(k, want) < limit, (measure, dtype)
 
 
+@slow
 @pytest.mark.parametrize("n", [2, 16, 64, 256])
 @pytest.mark.parametrize(
     "length, dt", [(1, 1e-3), (17, 1e-2), (1000, 1), (1000, 1e-4), (3000, 0.1)]
@@ -331,7 +332,7 @@ def test_threads_and_isas(rank, rng):
                 np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_memory(rank):
     """Memory is O(H (N + L)): nothing has H N L entries, which would be 4 GiB of complex64 here."""
@@ -411,7 +412,7 @@ def test_bad_gradients(dk, change, words):
         ssm_kernel_backward(dk, **arguments, **change)
 
 
-@pytest.mark.slow  # sanitizers' malloc stops the program
+@slow  # sanitizers' malloc stops the program
 def test_no_memory():
     """A kernel larger than any address space, of the longest length that there may be."""
     A, B = -np.ones((32, 1)), np.ones((1, 32, 1))

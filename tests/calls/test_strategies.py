@@ -18,7 +18,7 @@ from fftconv.lrnnx import (
     upstream_strategy,
 )
 from fftconv.strategies import ORDERS  # what runs each order, to see which is chosen
-from support import same_bits
+from support import same_bits, slow
 
 STRATEGIES = ("auto", "upstream", 1, 2, 3)
 LIMIT = {"float64": 1e-13, "float32": 3e-6}
@@ -265,6 +265,7 @@ def test_flops_of_the_document_shape():
         assert cost.seconds > 0
 
 
+@slow
 @pytest.mark.parametrize("shape", [(16, 2048, 16, 16, 64), (4, 4096, 64, 64, 32)])
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("kinds", ["", "KBC"])

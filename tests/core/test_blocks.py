@@ -179,6 +179,7 @@ def test_in_place_without_gates(mode, dtype):
     assert same_bits(u, plan(case.u, case.k, **case.kernel_arguments))
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "complex64"])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("rows", [(1, 1), (2, 3), (9, 2)], ids=str)

@@ -12,6 +12,7 @@ import fftconv
 import pytest
 from fftconv import _lib
 
+pytestmark = pytest.mark.slow
 PACKAGE = os.path.dirname(os.path.realpath(fftconv.__file__))
 
 

@@ -21,6 +21,7 @@ ALL = ("in_gate", "out_gate", "skip", "mask")
 SHAPES = [(5, 7, 300), (3, 2, 1009), (1, 1, 1 << 16), (2, 1, 100000), (40, 1, 64)]
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("mode", ["causal", "circular"])
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -15,7 +15,7 @@ from engine_calls import (
     needs_library,
     rows_of,
 )
-from support import Case
+from support import Case, slow
 
 pytestmark = [needs_library, pytest.mark.skipif(ON_GPU, reason="the emulated machine counts")]
 
@@ -80,6 +80,7 @@ EVERY = pytest.mark.parametrize(
 SHIFT = pytest.mark.parametrize("shift", (0, 1))
 
 
+@slow
 @SHIFT
 @EVERY
 def test_bank_conflicts(dtype, m, shift):
@@ -91,6 +92,7 @@ def test_bank_conflicts(dtype, m, shift):
     assert worst(case) == want
 
 
+@slow
 @SHIFT
 @EVERY
 def test_bank_conflicts_even_odd(dtype, m, shift):

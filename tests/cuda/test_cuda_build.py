@@ -38,6 +38,7 @@ def configure(tmp_path_factory):
     return folder / "configure"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "gpus, option, want",
     [
