@@ -245,7 +245,8 @@ struct Block {
             const uint64_t all = -1, mask = all << first / 4 & all >> (63 - (last - 1) / 4);
             if (access == READ_CONSTANT ? line.written & mask
                                         : access == WRITE && line.constants & mask)
-                race("global", "a constant is written by the launch that reads it");
+                throw std::runtime_error("global memory: what a launch reads by load_constant, "
+                                         "the same launch writes");
             (access == WRITE ? line.written : line.constants) |= access == READ ? 0 : mask;
             if (access == READ_CONSTANT)
                 return;

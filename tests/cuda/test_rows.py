@@ -233,7 +233,7 @@ def test_rows_and_blocks(batch, channels, blocks, m, circle):
 
 def test_many_kernels():
     """A block may have to pack the spectra of several kernels, where they are more than 512."""
-    case = Case(1, 1030, 20, 20, "float16")
+    case = Case(1, 520, 20, 20, "float16")
     check_forward(case, forward(case)[0])
 
 
