@@ -417,7 +417,7 @@ print(others() - before)
         pytest.skip("this system does not tell what a thread has run")
     many = {**os.environ, "OPENBLAS_NUM_THREADS": "4", "OMP_NUM_THREADS": "4"}
     done = subprocess.run([sys.executable, "-c", program], env=many, stdout=subprocess.PIPE)
-    assert int(done.stdout) <= 2
+    assert int(done.stdout) <= 8  # with products by NumPy: 25 to 35
 
 
 def test_set_default_threads():
