@@ -106,10 +106,8 @@ int exponent_of_scalar(struct scalar s);
 bool is_moderate(const struct fftconv_plan *plan, struct scalar s);
 /* Are all elements [from, to) less than the ordinary numbers?  Not where there are none. */
 bool is_tiny(const struct fftconv_plan *plan, const struct array *a, int64_t from, int64_t to);
-/* Sets the exponents of a sink of z * k, where the kernel has this one, and whether it needs
- * care. */
-void scale_sink(const struct fftconv_plan *plan, struct sink *sink, const struct source *z,
-                int kernel);
+/* Whether a sink of z * k needs care; its y_exponent if so. */
+void choose_care(const struct fftconv_plan *plan, struct sink *s, const struct source *z);
 /* accumulate_row for rows of z and g that row_to_spectra gave these two exponents. */
 void accumulate_scaled(const struct worker *w, bool begin, void *sum, int z, void *Z, int g,
                        void *G, const void *spectrum);
@@ -208,6 +206,22 @@ static inline void row_to(struct array *a, const struct row_group *group, int op
         a->stride = rows->first.stride;
         a->origin = 0;
     }
+}
+
+/* Sets the exponents of a sink of z * k, where the kernel has this one, and whether it needs
+ * care. */
+static inline void scale_sink(const struct fftconv_plan *plan, struct sink *s,
+                              const struct source *z, int kernel)
+{
+    const bool bare = !s->has_mask && !s->has_skip && !s->out_gate.data && !s->twin.data &&
+                      s->activation == FFTCONV_ACTIVATION_IDENTITY;
+    s->exponent = z->exponent + kernel;
+    s->y_exponent = 0;
+    s->careful = false;
+    if (!bare)
+        choose_care(plan, s, z);
+    else if (s->own)
+        s->y_exponent = s->exponent, s->exponent = 0;
 }
 
 /* The spectrum that row i is multiplied by. */

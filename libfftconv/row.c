@@ -247,7 +247,7 @@ static bool is_ordinary(const struct fftconv_plan *plan, const struct source *s)
 }
 
 /* Stage 1, or the fold; the direct form only looks.  Returns what it has seen. */
-static int first_pass(const struct worker *w, const struct source *source)
+static inline int first_pass(const struct worker *w, const struct source *source)
 {
     const struct choice *c = &w->plan->chosen;
     if (is_direct(w->plan))
@@ -256,7 +256,7 @@ static int first_pass(const struct worker *w, const struct source *source)
 }
 
 /* The exponent of one of a row's numbers, by its bits. */
-static int exponent_at(const struct array *a, int64_t n)
+static inline int exponent_at(const struct array *a, int64_t n)
 {
     const char *p = (const char *)a->data + (n - a->origin) * a->stride * dtype_size(a->dtype);
     uint16_t half;
@@ -274,19 +274,20 @@ static int exponent_at(const struct array *a, int64_t n)
 }
 
 /* Does the number in the middle of a row make it likely that the row needs an exponent? */
-static bool seems_extreme(const struct fftconv_plan *plan, const struct source *s)
+static inline bool seems_extreme(const struct fftconv_plan *plan, const struct source *s)
 {
     const int64_t n = (max64(0, s->from) + s->to) / 2;
     int exponent = n < s->to ? exponent_at(&s->x, n) : 0;
     if (n < s->to && s->gate.data)
         exponent += exponent_at(&s->gate, n);
-    return exponent_if_needed(plan, exponent);
+    const int ordinary = plan->engine->real_bytes == 8 ? ORDINARY_DOUBLE : ORDINARY_SINGLE;
+    return exponent < -ordinary || exponent > ordinary;
 }
 
 /* The first pass over a row, and the choice of its exponent.  Most rows are ordinary, and the first
  * pass sees that.  If it is not so, and the exponent is not 0, it is done again.  Where it
  * overwrites the row, or the row seems extreme, the exponent is chosen before. */
-static void begin_row(const struct worker *w, struct source *source, int *exponent)
+static inline void begin_row(const struct worker *w, struct source *source, int *exponent)
 {
     const bool in_place = w->plan->chosen.parts > 1 && source->x.data == w->row;
     const bool before = exponent && (in_place || seems_extreme(w->plan, source));

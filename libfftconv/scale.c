@@ -73,18 +73,8 @@ bool is_tiny(const struct fftconv_plan *plan, const struct array *a, int64_t fro
     return a->data && from < to && plan->engine->rows.is_tiny(a, from, to);
 }
 
-void scale_sink(const struct fftconv_plan *plan, struct sink *s, const struct source *z, int kernel)
+void choose_care(const struct fftconv_plan *plan, struct sink *s, const struct source *z)
 {
-    const bool bare = !s->has_mask && !s->has_skip && !s->out_gate.data && !s->twin.data &&
-                      s->activation == FFTCONV_ACTIVATION_IDENTITY;
-    s->exponent = z->exponent + kernel;
-    s->y_exponent = 0;
-    s->careful = false;
-    if (bare) {
-        if (s->own)
-            s->y_exponent = s->exponent, s->exponent = 0;
-        return;
-    }
     s->careful = s->exponent || (s->has_skip && (z->exponent || z->careful)) ||
                  (s->has_skip && !is_moderate(plan, s->skip)) ||
                  (s->has_mask && !is_moderate(plan, s->mask)) ||
