@@ -57,7 +57,11 @@ TRANSFORMS = {
 }
 
 
-def _inverse(name, of, value):
+def inverse_transform(name, of, value):
+    """The parameter that the transform of that name takes to `value`, in float64.
+
+    of: the argument that named the transform, for the ValueError where it reaches no such value.
+    """
     _, _, inverse = choice(name, of, TRANSFORMS)
     if name == "sigmoid" and np.max(value) >= 1:
         raise ValueError(
@@ -161,8 +165,8 @@ class S4DKernel:
         if is_real:
             A, B = A.real + 0j, B.real + 0j
         p = {
-            "A_real": _inverse(real_transform, "real_transform", -A.real),
-            "A_imag": _inverse(imag_transform, "imag_transform", -A.imag),
+            "A_real": inverse_transform(real_transform, "real_transform", -A.real),
+            "A_imag": inverse_transform(imag_transform, "imag_transform", -A.imag),
             "B": B[None],
         }
         p = {name: np.repeat(x[..., None, :], ssms, -2) for name, x in p.items()}
@@ -184,7 +188,7 @@ class S4DKernel:
         inv_dt = (
             log_dt
             if dt_transform == "exp"
-            else _inverse(dt_transform, "dt_transform", np.exp(log_dt))
+            else inverse_transform(dt_transform, "dt_transform", np.exp(log_dt))
         )
         p["inv_dt"] = np.arcsinh(inv_dt) if dt_fast else inv_dt
         self._take(p)

@@ -77,7 +77,7 @@ class _Diagonal(S4DKernel):
         self.force_real = force_real
         self.channels, self.H, self.N = C.shape
         self.C = nn.Parameter(torch.view_as_real(C))
-        inverse = torch.from_numpy(s4._inverse(real_type, "real_type", -A.real.numpy()))
+        inverse = torch.from_numpy(s4.inverse_transform(real_type, "real_type", -A.real.numpy()))
         register(self, "log_dt", log_dt, lr.get("dt"))
         register(self, "B", torch.view_as_real(torch.ones_like(A).to(C.dtype)), lr.get("B"))
         register(self, "inv_A_real", inverse.to(log_dt.dtype), lr.get("A"))
