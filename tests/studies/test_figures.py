@@ -700,7 +700,7 @@ def test_the_committed_run_can_be_drawn(committed):
     kept = TOP / "experiments" / "results"
     assert (committed / "index.html").is_file()
     names = {file.stem for file in kept.glob("*.json")}
-    assert names <= {*RESULTS, "bench_gpu", "cuda_resources"}
+    assert names <= {*RESULTS, "bench_gpu", "cuda_resources", "load", "magnitude"}
     for name in names - {"genome_tracks", "cuda_resources"}:
         record = json.loads((kept / f"{name}.json").read_text())
         assert record["grid"] in ("default", "full")
