@@ -186,7 +186,7 @@ rows = rng.standard_normal((1, 4, n))
 bins = np.empty((1, 4, n // 2 + 1), complex)
 t, handle = ctypes.c_void_p(), ctypes.c_void_p()
 d = RdftDesc(size=ctypes.sizeof(RdftDesc), n=n, dtype=1, threads=threads)
-# The chirp's memory is there again when the old handle is gone; its spectrum's is not.
+# The chirp's memory may be there again when the old handle is gone; its spectrum's is not.
 spectrum_size = 16 * 36864 + 64
 limited("rdft_create", (byref(handle), byref(d)), handle, spectrum_size, size // 3)
 _lib.lib.fftconv_rdft_create(byref(t), byref(d))
@@ -200,7 +200,7 @@ u, k = rng.standard_normal((2, 1, 2, n)).astype("float32")
 y, dk = np.empty_like(u), np.empty_like(k)
 shape = dict(batch=1, channels=2, length=n, k_length=n, mode=CIRCULAR, weights=weights([0.5] * n))
 handle, d = ctypes.c_void_p(), desc(**shape)
-limited("plan_create", (byref(handle), byref(d)), handle, 16 * n, size // 3)
+limited("plan_create", (byref(handle), byref(d)), handle, spectrum_size, size // 3)
 plan = new_plan(**shape)
 ops = Operands(size=ctypes.sizeof(Operands), u=tensor(u), k=tensor(k), dy=tensor(u))
 ops.y, ops.dk, ops.threads = tensor(y), tensor(dk), threads
