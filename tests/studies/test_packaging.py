@@ -119,7 +119,9 @@ def test_wheel(library, tmp_path):
     )
     (wheel,) = tmp_path.glob("*.whl")
     assert re.fullmatch(r"fftconv-[\d.]+-py3-none-(?!any)\w+\.whl", wheel.name)
-    assert wheel.stat().st_size < 4e6
+    # The kernels for GPUs double the wheel of a library that has them.
+    has_cuda = library == "packed" and b"cudaLaunchKernel" in LIBRARY.read_bytes()
+    assert wheel.stat().st_size < (10e6 if has_cuda else 4e6)
     unpacked = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(unpacked)
