@@ -98,6 +98,11 @@ int *exponent_of(const struct fftconv_plan *plan, const void *spectrum);
 /* The exponent of the largest number at places [n, n + count) of a source (struct row_kernels). */
 int largest_of_places(const struct fftconv_plan *plan, const struct source *source, int64_t n,
                       int64_t count);
+/* Numbers between 2^-e and 2^e need no power of two, where e is this exponent. */
+static inline int ordinary_exponent(const struct fftconv_plan *plan)
+{
+    return plan->engine->real_bytes == 8 ? ORDINARY_DOUBLE : ORDINARY_SINGLE;
+}
 /* The exponent with which a row is read whose largest number has this one: 0 mostly. */
 int exponent_if_needed(const struct fftconv_plan *plan, int largest);
 /* The exponent of a number; ALL_ZEROS for 0. */

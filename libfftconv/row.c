@@ -280,7 +280,7 @@ static inline bool seems_extreme(const struct fftconv_plan *plan, const struct s
     int exponent = n < s->to ? exponent_at(&s->x, n) : 0;
     if (n < s->to && s->gate.data)
         exponent += exponent_at(&s->gate, n);
-    const int ordinary = plan->engine->real_bytes == 8 ? ORDINARY_DOUBLE : ORDINARY_SINGLE;
+    const int ordinary = ordinary_exponent(plan);
     return exponent < -ordinary || exponent > ordinary;
 }
 

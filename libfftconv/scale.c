@@ -15,7 +15,7 @@
  * least normal float. */
 int exponent_if_needed(const struct fftconv_plan *plan, int exponent)
 {
-    const int ordinary = plan->engine->real_bytes == 8 ? ORDINARY_DOUBLE : ORDINARY_SINGLE;
+    const int ordinary = ordinary_exponent(plan);
     const bool finite = exponent > ALL_ZEROS / 2 && exponent < NOT_FINITE / 2;
     return finite && (exponent > ordinary || exponent < -ordinary) ? exponent : 0;
 }
@@ -63,7 +63,7 @@ int exponent_of_scalar(struct scalar s)
 
 bool is_moderate(const struct fftconv_plan *plan, struct scalar s)
 {
-    const int most = (plan->engine->real_bytes == 8 ? ORDINARY_DOUBLE : ORDINARY_SINGLE) / 2;
+    const int most = ordinary_exponent(plan) / 2;
     const int exponent = exponent_of_scalar(s);
     return exponent == ALL_ZEROS || (exponent >= -most && exponent <= most);
 }

@@ -12,6 +12,7 @@ enum {
     N_(DIGITS) = IN_DOUBLE ? 52 : 23,
     N_(BIAS) = IN_DOUBLE ? 1023 : 127,
     N_(LEAST) = 1 - N_(BIAS), /* exponent of the least normal number */
+    N_(ORDINARY) = IN_DOUBLE ? ORDINARY_DOUBLE : ORDINARY_SINGLE,
 };
 #define SIGN (IN_DOUBLE ? (INT)INT64_MIN : (INT)INT32_MIN)
 #define NORMAL ((INT)1 << N_(DIGITS)) /* the bits of the least normal number */
@@ -273,9 +274,8 @@ static void N_(read_scaled)(const struct array *x, const struct array *gate, boo
  * that / count; four bits are left for rounding. */
 INLINE int N_(seen)(V squares, int64_t count)
 {
-    const int ordinary = IN_DOUBLE ? ORDINARY_DOUBLE : ORDINARY_SINGLE;
-    const REAL high = (REAL)ldexp(1, 2 * ordinary - 4);
-    const REAL low = (REAL)count * (REAL)ldexp(1, 4 - 2 * ordinary);
+    const REAL high = (REAL)ldexp(1, 2 * N_(ORDINARY) - 4);
+    const REAL low = (REAL)count * (REAL)ldexp(1, 4 - 2 * N_(ORDINARY));
     typedef REAL quarter __attribute__((vector_size(16)));
     quarter part[FFTCONV_VECTOR_BYTES / 16], all = {0};
     memcpy(part, &squares, sizeof part);
@@ -285,6 +285,14 @@ INLINE int N_(seen)(V squares, int64_t count)
                          ? all[0] + all[1]
                          : (all[0] + all[1]) + (all[IN_DOUBLE ? 0 : 2] + all[IN_DOUBLE ? 0 : 3]);
     return (sum >= low ? LARGE_ENOUGH : 0) | (sum <= high ? 0 : PERHAPS_TOO_LARGE);
+}
+
+INLINE int N_(largest_lane)(VI exponents)
+{
+    INT all = ALL_ZEROS;
+    for (int i = 0; i < LANES; i++)
+        all = exponents[i] > all ? exponents[i] : all;
+    return (int)all;
 }
 
 /* The largest exponent of numbers, which have |m| < 2 or are products of such. */
@@ -297,10 +305,7 @@ static int N_(largest_scaled)(int64_t count, const struct N_(scaled) * a)
         e = N_(choose)(field > 2 * N_(BIAS), (VI){0} + NOT_FINITE, e);
         largest = N_(choose)(e > largest, e, largest);
     }
-    INT all = ALL_ZEROS;
-    for (int i = 0; i < LANES; i++)
-        all = largest[i] > all ? largest[i] : all;
-    return (int)all;
+    return N_(largest_lane)(largest);
 }
 
 /* The exponent of the largest of some REALs: as integers, their bits without the sign are in order. */
@@ -334,10 +339,7 @@ static int N_(largest_product)(const REAL *x, const REAL *y, int64_t count)
         const VI zero = (a == 0) | (b == 0);
         largest = N_(choose)((sum > largest) & (odd | ~zero), sum, largest);
     }
-    INT all = ALL_ZEROS;
-    for (int i = 0; i < LANES; i++)
-        all = largest[i] > all ? largest[i] : all;
-    return (int)all;
+    return N_(largest_lane)(largest);
 }
 
 static int N_(largest)(const struct array *x, const struct array *gate, int64_t from, int64_t to)
@@ -371,7 +373,7 @@ static int N_(largest)(const struct array *x, const struct array *gate, int64_t 
 /* The first numbers that are read decide mostly. */
 static bool N_(is_tiny)(const struct array *a, int64_t from, int64_t to)
 {
-    const REAL least = (REAL)ldexp(1, -(IN_DOUBLE ? ORDINARY_DOUBLE : ORDINARY_SINGLE));
+    const REAL least = (REAL)ldexp(1, -N_(ORDINARY));
     const int64_t reals = 1 + is_complex(a->dtype);
     for (int64_t n = from, m; n < to; n += m) {
         REAL part[CHUNK];
